@@ -1,0 +1,62 @@
+# Everything a developer does, by name.  On a machine with python3 and make alone, `make demo` and `make test` just work.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE := .venv-engine
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format format-check typecheck check build smoke bench test-engine clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(VENV)/.ready ## Try it: a mock upstream and a sidecar on port 8787
+	@$(BIN)/sidecar demo
+
+test: $(VENV)/.ready ## Run the tests; says what it skips and why
+	$(BIN)/python -m pytest -q -rs
+
+lint: $(VENV)/.ready ## Check with ruff, all rules
+	$(BIN)/ruff check .
+
+format: $(VENV)/.ready ## Format the code
+	$(BIN)/ruff format .
+
+format-check: $(VENV)/.ready ## Check the format
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.ready ## Check the types, strictly
+	$(BIN)/mypy
+
+check: lint format-check typecheck ## Lint, format, types
+
+build: $(VENV)/.ready ## Build the wheel into dist/
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --wheel --outdir dist
+
+smoke: build ## Install the wheel into a clean environment and use it
+	rm -rf .venv-smoke
+	$(PYTHON) -m venv .venv-smoke
+	.venv-smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl -c constraints.txt
+	.venv-smoke/bin/python -I .ci/smoke.py .venv-smoke/bin/sidecar
+	rm -rf .venv-smoke
+
+bench: $(VENV)/.ready ## Measure CPU per request and per token, beside nginx where it is installed
+	$(BIN)/python bench/run.py
+
+$(ENGINE)/.ready: constraints-engine.txt
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]' gguf numpy -c constraints-engine.txt
+	@touch $@
+
+test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test in front of a real engine, llama.cpp (builds it first: some minutes)
+	ENGINE_PYTHON=$(ENGINE)/bin/python $(BIN)/python -m pytest -q -rs tests/engine -o addopts=
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) $(ENGINE) .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info

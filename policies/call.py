@@ -1,0 +1,116 @@
+"""One request, as the policies see it: the whole body, with typed accessors over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from .process import Process
+    from .store import Claim, Standing
+    from .tokens import Size
+
+Operation: TypeAlias = Literal["chat", "models"]
+Message: TypeAlias = dict[str, Any]
+
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+class Caps(msgspec.Struct, frozen=True):
+    """What the client itself asked to be limited to; each only ever lowers a limit of ours."""
+
+    day_tokens: int | None = None
+    request_tokens: int | None = None
+
+
+class Call(msgspec.Struct, kw_only=True, eq=False):
+    """One request on its way through the chain.  Policies may rewrite it while it is being admitted.
+
+    `body` is what goes upstream when admission ends; fields that nobody knows stay in it.
+    """
+
+    id: str
+    path: str
+    body: dict[str, Any]
+    process: Process
+    operation: Operation = "chat"
+    tenant: str = "default"
+    ip: str = ""
+    profile: str = ""
+    caps: Caps = Caps()
+    headers: dict[str, str] = {}
+    """Sent upstream beside our own; names in lower case."""
+    deadline: float | None = None
+    """The moment of `process.monotonic` at which the answer must have ended."""
+    imposed: bool = False
+    """The answer's ceiling is ours: the client set none."""
+    size: Size | None = None
+    """The prompt as it was when it was reserved; None where no policy counts tokens."""
+    standings: list[tuple[Claim, Standing]] = []
+    """Where the limits of the call stood when the store answered: what the answer's limit headers say."""
+
+    @property
+    def model(self) -> str:
+        """The model's name; empty where the upstream's own default holds."""
+        name = self.body.get("model")
+        return name if isinstance(name, str) else ""
+
+    @model.setter
+    def model(self, name: str) -> None:
+        self.body["model"] = name
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation, oldest first; empty for a call that has none."""
+        messages: list[Message] = self.body.get("messages") or []
+        return messages
+
+    @messages.setter
+    def messages(self, messages: list[Message]) -> None:
+        self.body["messages"] = messages
+
+    @property
+    def user(self) -> str:
+        """The end user that the client names; only ever meaningful within its tenant."""
+        name = self.body.get("user")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def stream(self) -> bool:
+        """Whether upstream is asked to stream."""
+        return self.body.get("stream") is True
+
+    @property
+    def n(self) -> int:
+        """How many answers are asked for; each may be as long as the ceiling."""
+        n = self.body.get("n")
+        return n if isinstance(n, int) else 1
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The ceiling of one answer in tokens: the lower one where a client sends both fields."""
+        asked = [limit for field in LIMIT_FIELDS if isinstance(limit := self.body.get(field), int)]
+        return min(asked, default=None)
+
+    @max_tokens.setter
+    def max_tokens(self, ceiling: int) -> None:
+        fields = [field for field in LIMIT_FIELDS if isinstance(self.body.get(field), int)]
+        self.imposed = self.imposed or not fields
+        for field in fields or LIMIT_FIELDS[:1]:
+            self.body[field] = ceiling
+
+    @property
+    def text(self) -> str:
+        """All text of the conversation, a space between pieces: what a word filter looks at."""
+        return " ".join(piece for message in self.messages for piece in texts(message))
+
+
+def texts(message: Message) -> list[str]:
+    """Return the text pieces of one message: its content, or the text parts of it."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        return []
+    return [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]

@@ -1,0 +1,224 @@
+"""Runs one call through the policies: admit, reserve, enter, forward with retries, settle.
+
+1. Each policy admits, in the order of the file; then all their claims are reserved in one step; then those that wait
+   (a queue) let the call enter.  All of it once per call, never again for a retry.
+2. Attempts are made until one gives output, or nobody wants another.  Batches are pushed to `emit` as they come.
+3. However it ends, everything is settled once, in reverse, shielded from cancellation, in bounded time.  The last batch
+   goes out after that: a client that has read it may call again at once (BerriAI/litellm#40846).
+
+Only the chain has a `try/finally`, a shield and a retry loop, so that a policy cannot get them wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import anyio
+
+from .base import HOOKS, Ending, Failure, Hooks, Lease, Outcome, Policy, Rejection, Retry, overrides
+from .call import Call
+from .event import Batch, Usage
+from .ledger import Hold, Ledger
+from .only import Only
+from .process import Process
+from .retry_budget import RetryBudget
+from .taps import Taps
+from .upstream import Stream, Upstream, UpstreamError
+
+Emit: TypeAlias = Callable[[Batch], Awaitable[None]]
+Admitted: TypeAlias = Callable[[], Awaitable[None]]
+
+EVERYTHING = Only()
+
+
+class ClientLeft(Exception):
+    """`emit` failed: whoever it wrote to is gone."""
+
+
+class Chain:
+    """The policies of one profile, the first nearest the client, and the upstream behind them.
+
+    *ledger* and *retries* are shared by all chains of a process; made here where there is only one chain.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        upstream: Upstream,
+        process: Process,
+        *,
+        ledger: Ledger | None = None,
+        retries: RetryBudget | None = None,
+        settle_within: float = 5.0,
+    ) -> None:
+        self._upstream, self._process, self._settle_within = upstream, process, settle_within
+        self._ledger = ledger or Ledger(process)
+        self._retries = retries or RetryBudget(process.monotonic)
+        self._hooks: list[tuple[Only, Hooks]] = []
+        for policy in _named(policies):
+            hooks = policy.open(process)
+            if not any(overrides(hooks, name) for name in HOOKS):
+                msg = f"{type(policy).__name__} overrides none of {', '.join(HOOKS)}: is a hook misspelt?"
+                raise TypeError(msg)
+            self._hooks.append((policy.only, hooks))
+        self._admitting = self._overriding("admit")
+        self._claiming = self._overriding("claims")
+        self._entering = self._overriding("enter")
+        self._judging = self._overriding("retry")
+
+    def _overriding(self, name: str) -> list[tuple[Only, Hooks]]:
+        return [(only, hooks) for only, hooks in self._hooks if overrides(hooks, name)]
+
+    async def run(self, call: Call, emit: Emit, *, admitted: Admitted | None = None) -> Outcome:
+        """Serve *call*, pushing its batches to *emit*; everything is settled on return, however it ends.
+
+        *admitted* is awaited once, when the call holds its reservation.  Raises `Rejection` or `UpstreamError`; when it is
+        cancelled, upstream is closed first.  An *emit* that raises is a client that left (`ClientLeft`).
+        """
+        run = _Run(call)
+        ending = Ending.CANCELLED
+        try:
+            await self._admit(run, admitted)
+            last = await self._forward(run, emit)
+            ending = Ending.DONE
+        except ClientLeft:
+            raise
+        except Exception as error:
+            ending = Ending.REJECTED if isinstance(error, Rejection) else Ending.FAILED
+            raise
+        finally:
+            outcome = Outcome(ending, run.usage, run.attempts)
+            await self._settle(run, outcome)
+        await emit(last)
+        return outcome
+
+    async def close(self) -> None:
+        """Close what the policies have running, newest first."""
+        for _, hooks in reversed(self._hooks):
+            await hooks.close()
+
+    async def _admit(self, run: _Run, admitted: Admitted | None) -> None:
+        call = run.call
+        for only, hooks in self._admitting:
+            if only is EVERYTHING or only.covers(call):
+                run.keep(await hooks.admit(call))
+        claims = [
+            (hooks, claim)
+            for only, hooks in self._claiming
+            if only is EVERYTHING or only.covers(call)
+            for claim in hooks.claims(call)
+        ]
+        if claims:
+            run.hold.claims = claims
+            await self._ledger.reserve(run.hold)
+        if admitted is not None:
+            await admitted()
+        for only, hooks in self._entering:
+            if only is EVERYTHING or only.covers(call):
+                run.keep(await hooks.enter(call))
+
+    async def _forward(self, run: _Run, emit: Emit) -> Batch:
+        taps = Taps.of(run.leases, run.call.n)
+        self._retries.deposit()
+        name: str | None = None
+        while True:
+            run.attempts += 1
+            stream = run.stream = self._upstream.open(run.call, name)
+            try:
+                async with stream:
+                    async for batch in stream:
+                        shown = taps.through(batch) if taps else batch
+                        if shown.last:
+                            return shown
+                        run.started = True
+                        try:
+                            await emit(shown)
+                        except Exception as error:
+                            raise ClientLeft from error
+            except UpstreamError as error:
+                paid = run.bank().paid_prompt
+                verdict = self._judge(run, error)
+                if verdict is None or (paid and not await self._ledger.top_up(run.hold)):
+                    if error.instead is None or run.started:
+                        raise
+                    return taps.through(error.instead) if taps else error.instead
+                name, wait = verdict.upstream or name, verdict.after
+            else:
+                msg = "the upstream's stream ended without a last batch"
+                raise RuntimeError(msg)
+            await self._process.sleep(wait)
+
+    def _judge(self, run: _Run, error: UpstreamError) -> Retry | None:
+        if run.started:
+            return None
+        call = run.call
+        failure = Failure(run.attempts, error.error, error.kind, error.retry_after, error.should_retry)
+        for only, hooks in self._judging:
+            if (only is EVERYTHING or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
+                break
+        else:
+            return None
+        in_time = call.deadline is None or self._process.monotonic() + verdict.after < call.deadline
+        return verdict if verdict.after >= 0 and in_time and self._retries.withdraw() else None
+
+    async def _settle(self, run: _Run, outcome: Outcome) -> None:
+        # In a cancelled scope every further await is cancelled too, hence the shield; a lease that hangs costs one
+        # scope, and the next turn opens another for the rest.
+        with anyio.move_on_after(self._settle_within, shield=True):
+            await self._ledger.settle(run.hold, outcome)
+            self._learn(run)
+        leases = run.leases
+        while leases:
+            lease = leases[-1]
+            with anyio.move_on_after(self._settle_within, shield=True) as scope:
+                while leases:
+                    lease = leases.pop()
+                    try:
+                        await lease.settle(outcome)
+                    except Exception:
+                        self._process.log.exception("settling %r failed", lease)
+            if scope.cancelled_caught:
+                self._process.log.error("settling %r took over %s s", lease, self._settle_within)
+
+    def _learn(self, run: _Run) -> None:
+        size, usage = run.call.size, run.usage
+        if size is not None and usage.input and run.attempts == 1:
+            self._process.tokens.learn(run.call.model, size, usage.input)
+
+
+class _Run:
+    """Where one call stands."""
+
+    __slots__ = ("_banked", "attempts", "call", "hold", "leases", "started", "stream")
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.hold = call, Hold(call, ())
+        self.attempts, self.started = 0, False
+        self.leases: list[Lease] = []
+        self.stream: Stream | None = None
+        self._banked = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What all attempts have cost together."""
+        return self._banked if self.stream is None else self._banked + self.stream.usage
+
+    def keep(self, lease: Lease | None) -> None:
+        """Register what a policy holds, so that it is settled."""
+        if lease is not None:
+            self.leases.append(lease)
+
+    def bank(self) -> Usage:
+        """Keep a broken attempt's usage before the next one starts, and return it."""
+        spent = Usage() if self.stream is None else self.stream.usage
+        self._banked, self.stream = self._banked + spent, None
+        return spent
+
+
+def _named(policies: Sequence[Policy]) -> Sequence[Policy]:
+    names = [policy.name or type(policy).__name__.lower() for policy in policies]
+    if twice := {name for name in names if names.count(name) > 1}:
+        msg = f"two policies are called {', '.join(sorted(twice))}: give each a `name` of its own"
+        raise ValueError(msg)
+    return policies

@@ -1,0 +1,30 @@
+"""What a policy needs of the process that it runs in.  It reaches a policy through its call."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+
+from .tokens import Estimator
+
+if TYPE_CHECKING:
+    from .store import Store
+
+
+class Process(msgspec.Struct, kw_only=True, eq=False):
+    """The things that are no option of a policy: clocks, waiting, chance, the store, the token estimate, the log."""
+
+    store: Store
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970."""
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    random: random.Random = msgspec.field(default_factory=random.Random)
+    tokens: Estimator = msgspec.field(default_factory=Estimator)
+    log: logging.Logger = logging.getLogger("sidecar")

@@ -1,0 +1,209 @@
+"""Doubles to test a policy of your own with: no network, no waiting, no chance.
+
+from policies.testing import make_call, serve
+
+served = await serve([NoSecrets()], make_call("my password is hunter2"))
+assert served.rejection is not None and served.rejection.code == "secret_in_prompt"
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from .base import Outcome, Policy, Rejection
+from .call import Call
+from .chain import Chain
+from .event import Batch, Event, Usage
+from .process import Process
+from .stores.memory import MemoryStore
+from .upstream import UpstreamError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from .store import Store
+
+
+class FakeClock:
+    """A clock that only moves when it is told to; sleeping moves it at once.  `slept` lists every wait, in seconds."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* pass."""
+        self.now += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Let *seconds* pass, and others run."""
+        self.slept.append(seconds)
+        self.now += seconds
+        await anyio.lowlevel.checkpoint()
+
+
+def make_process(*, clock: FakeClock | None = None, store: Store | None = None) -> Process:
+    """Return a process with fake time, a fixed seed, and a store in memory unless another is given."""
+    clock = clock or FakeClock()
+    return Process(
+        store=store or MemoryStore(clock=clock),
+        clock=clock,
+        monotonic=clock,
+        sleep=clock.sleep,
+        random=random.Random(0),  # noqa: S311  # chance, not secrets
+    )
+
+
+def make_call(
+    *texts: str,
+    process: Process | None = None,
+    path: str = "/v1/chat/completions",
+    messages: list[dict[str, Any]] | None = None,
+    **more: Any,
+) -> Call:
+    """Return a call whose user says *texts*; other fields of `Call` and `body` by keyword (`body=` is merged)."""
+    body: dict[str, Any] = {
+        "model": "test-model",
+        "messages": messages if messages is not None else [{"role": "user", "content": text} for text in texts],
+        "stream": True,
+    }
+    body |= more.pop("body", {})
+    call_id = more.pop("id", uuid4().hex)
+    return Call(id=call_id, path=path, body=body, process=process or make_process(), **more)
+
+
+class Hang:
+    """In a script: upstream says nothing more.  `reached` is set when an attempt has come there."""
+
+    def __init__(self) -> None:
+        self.reached = anyio.Event()
+
+
+Step: TypeAlias = str | Batch | UpstreamError | Hang
+Script: TypeAlias = Sequence[Step]
+
+
+class ScriptedUpstream:
+    """Plays one script for each attempt, the last one again and again.
+
+    A string is a piece of text, an `UpstreamError` breaks the attempt there, `Hang()` waits until it is cancelled.  A script
+    that starts with a `Hang` or an error never gets its connection.  `calls` keeps the bodies as they were sent, `open`
+    counts the attempts whose connection is open.
+    """
+
+    def __init__(self, *scripts: Script, usage: Usage | None = None) -> None:
+        self._scripts = list(scripts) or [["Hello", " world"]]
+        self._usage = usage
+        self.calls: list[dict[str, Any]] = []
+        self.names: list[str | None] = []
+        self.open_attempts = 0
+
+    def open(self, call: Call, name: str | None = None) -> ScriptedStream:
+        """Prepare the next attempt."""
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        self.names.append(name)
+        return ScriptedStream(self, call, script, self._usage)
+
+
+class ScriptedStream:
+    """One attempt of a `ScriptedUpstream`."""
+
+    def __init__(self, upstream: ScriptedUpstream, call: Call, script: Script, usage: Usage | None) -> None:
+        self._upstream, self._call, self._script, self._reported = upstream, call, list(script), usage
+        self.usage = Usage()
+        self._over = False
+
+    async def __aenter__(self) -> Self:
+        self._upstream.calls.append(msgspec.json.decode(msgspec.json.encode(self._call.body)))
+        self.usage = Usage(unreported=1)
+        if self._script and isinstance(self._script[0], Hang | UpstreamError):
+            await self._play(self._script.pop(0))
+        self._upstream.open_attempts += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._upstream.open_attempts -= 1
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        await anyio.lowlevel.checkpoint()
+        if self._over:
+            raise StopAsyncIteration
+        if not self._script:
+            self.usage, self._over = self._reported or self.usage, True
+            end = piece("", finish="stop")
+            return Batch(events=[end], raw=end.raw, last=True)
+        return await self._play(self._script.pop(0))
+
+    async def _play(self, step: Step) -> Batch:
+        if isinstance(step, UpstreamError):
+            self.usage = self.usage if step.worked else Usage()
+            raise step
+        if isinstance(step, Hang):
+            step.reached.set()
+            await anyio.sleep_forever()
+        if isinstance(step, str):
+            step = Batch(events=[piece(step)])
+        if isinstance(step, Batch):
+            seen = sum(1 for event in step.events if event.is_output)
+            self.usage += Usage(output=seen)
+            step.raw = step.raw or b"".join(event.encode() for event in step.events)
+            return step
+        msg = f"{step!r} is no step of a script"
+        raise TypeError(msg)
+
+
+def piece(text: str, *, finish: str | None = None) -> Event:
+    """Return one streamed piece as OpenAI's servers send it."""
+    choice = {"index": 0, "delta": {"content": text} if text else {}, "finish_reason": finish}
+    payload = msgspec.json.encode({"id": "chatcmpl-test", "object": "chat.completion.chunk", "choices": [choice]})
+    return Event(raw=b"data: " + payload + b"\n\n", payload=payload, text=text, finish=finish)
+
+
+class Served(msgspec.Struct):
+    """What came of a call: what the client saw, and how it ended."""
+
+    batches: list[Batch]
+    outcome: Outcome | None = None
+    rejection: Rejection | None = None
+    failure: UpstreamError | None = None
+
+    @property
+    def text(self) -> str:
+        """All text that the client saw."""
+        return "".join(event.text for batch in self.batches for event in batch.events)
+
+
+async def serve(
+    policies: Sequence[Policy], call: Call, upstream: ScriptedUpstream | None = None, *, chain: Chain | None = None
+) -> Served:
+    """Run *call* through *policies* in front of *upstream* and return what came of it; refusals are returned too."""
+    chain = chain or Chain(policies, upstream or ScriptedUpstream(), call.process)
+    served = Served([])
+
+    async def emit(batch: Batch) -> None:
+        served.batches.append(batch)
+
+    try:
+        served.outcome = await chain.run(call, emit)
+    except Rejection as rejection:
+        served.rejection = rejection
+    except UpstreamError as failure:
+        served.failure = failure
+    return served

@@ -1,0 +1,43 @@
+"""Keep a conversation's end, without tearing apart what belongs together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+
+from .base import Policy
+
+if TYPE_CHECKING:
+    from .call import Call, Message
+
+INSTRUCTIONS = frozenset({"system", "developer"})
+RESULTS = frozenset({"tool", "function"})
+
+
+class Trim(Policy, frozen=True):
+    """Keep the last `max_messages` messages.
+
+    Instructions (system, developer) are kept and not counted.  A tool's result never stands without the call that it
+    answers (BerriAI/litellm#10696), and the last user message always stays.
+    """
+
+    max_messages: Annotated[int, msgspec.Meta(ge=1)]
+
+    lowers: ClassVar[tuple[str, ...]] = ("max_messages",)
+
+    async def admit(self, call: Call) -> None:
+        """Drop the oldest messages of *call* beyond the limit."""
+        if len(call.messages) > self.max_messages:
+            call.messages = trimmed(call.messages, self.max_messages)
+
+
+def trimmed(messages: list[Message], keep: int) -> list[Message]:
+    """Return the last *keep* of *messages*, moved to where no group is torn, behind all instructions."""
+    talk = [message for message in messages if message.get("role") not in INSTRUCTIONS]
+    cut = max(0, len(talk) - keep)
+    while cut < len(talk) and talk[cut].get("role") in RESULTS:
+        cut += 1
+    asked = [at for at, message in enumerate(talk) if message.get("role") == "user"]
+    kept = talk[min(cut, asked[-1]) if asked else cut :]
+    return [message for message in messages if message.get("role") in INSTRUCTIONS] + kept

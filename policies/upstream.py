@@ -1,0 +1,67 @@
+"""What a chain asks of an upstream: attempts that can be opened, read in batches, and closed at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from .call import Call
+    from .event import Batch, Usage
+
+
+class UpstreamError(Exception):
+    """An attempt failed: no answer, an error, or a stream that broke.
+
+    *error* is what the OpenAI SDK would have raised, *kind* our finer class (see `Failure`).  *retry_after* are the
+    seconds that upstream asked for.  *worked* says that upstream may have read the prompt, so that it must be paid.
+    *instead* is a complete answer without any output: shown if nobody wants another attempt.
+    """
+
+    def __init__(
+        self,
+        error: Exception,
+        kind: str,
+        *,
+        retry_after: float | None = None,
+        should_retry: bool | None = None,
+        worked: bool = False,
+        instead: Batch | None = None,
+    ) -> None:
+        super().__init__(kind, error)
+        self.error, self.kind, self.worked, self.instead = error, kind, worked, instead
+        self.retry_after, self.should_retry = retry_after, should_retry
+
+
+class Stream(Protocol):
+    """One attempt: opened by entering it, closed in whatever phase it is by leaving it.
+
+    Entering raises `UpstreamError`, and so does iterating, which yields batches with output only, the last one marked.
+    """
+
+    @property
+    def usage(self) -> Usage:
+        """What this attempt has cost so far: at any moment, also before it is entered and after it broke."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Batch]: ...
+
+
+class Upstream(Protocol):
+    """Where calls go."""
+
+    def open(self, call: Call, name: str | None = None) -> Stream:
+        """Prepare one attempt; nothing is sent before it is entered.
+
+        *name* chooses one of several upstreams; None is the first.
+        """
+        ...

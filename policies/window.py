@@ -1,0 +1,84 @@
+"""Spans of time in which limits hold: sliding ones for rates, calendar ones for budgets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+
+SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000}
+FINE_LIMIT = 1_024
+"""Limits up to here are kept to the moment; above, moments that lie within a 1024th of the window count as one."""
+
+
+class Sliding(msgspec.Struct, frozen=True, tag=True):
+    """Any span of *seconds*: what was taken is counted until *seconds* have passed."""
+
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        """What tells its counters from those of other windows."""
+        return "sliding"
+
+    def grain(self, limit: int) -> float:
+        """Seconds within which takings share one entry, counted until the youngest of them is old enough.
+
+        So memory is bounded for any limit, and never more than the limit fits into any span.
+        """
+        return 0.0 if limit <= FINE_LIMIT else self.seconds / FINE_LIMIT
+
+
+class Calendar(msgspec.Struct, frozen=True, tag=True):
+    """The current minute, hour, day, week (from Monday) or month, in a time zone."""
+
+    period: Period
+    timezone: str = "UTC"
+
+    @property
+    def key(self) -> str:
+        """What tells its counters from those of other windows."""
+        return f"{self.period}@{self.timezone}"
+
+    def span(self, now: float) -> tuple[float, float]:
+        """Return the window's start and end around *now*, in seconds since 1970, right across changes of the clock.
+
+        A minute or hour is 60 or 3600 seconds from the zone's own mark; days, weeks and months begin at local midnight.
+        """
+        zone = zone_of(self.timezone)
+        local = datetime.fromtimestamp(now, zone)
+        if self.period in ("minute", "hour"):
+            size = SECONDS[self.period]
+            offset = int((local.utcoffset() or timedelta()).total_seconds())
+            start = (int(now) + offset) // size * size - offset
+            return float(start), float(start + size)
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
+        if self.period == "day":
+            first, after = midnight, midnight + timedelta(days=1)
+        elif self.period == "week":
+            first = midnight - timedelta(days=midnight.weekday())
+            after = first + timedelta(days=7)
+        else:
+            first = midnight.replace(day=1)
+            after = (first + timedelta(days=32)).replace(day=1)
+        return _stamp(first, zone), _stamp(after, zone)
+
+
+Window: TypeAlias = Sliding | Calendar
+
+
+def _stamp(naive: datetime, zone: ZoneInfo) -> float:
+    return naive.replace(tzinfo=zone).astimezone(UTC).timestamp()
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """Return the zone called *name*; raises ValueError with the cure where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        msg = f"{name!r} is no IANA time zone; write one like 'UTC' or 'Europe/Berlin'"
+        raise ValueError(msg) from None

@@ -1,0 +1,156 @@
+"""Answers on their way out: Chat Nest's events, OpenAI's stream, or one JSON object.
+
+An answer knows whether its head is out; until then a failure is a plain answer with a true status, from then on the last
+event of the stream.  Each writes whole events only, so a ping always falls between two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from policies.call import Call
+from policies.event import Batch
+
+from .errors import Fault, chat_body, chat_event, chat_status, openai_body, openai_event
+from .limits import Header, limit_headers
+from .sse import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
+
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+
+EVENT_STREAM: Sequence[Header] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+JSON: Header = (b"content-type", b"application/json")
+
+
+class Answer:
+    """One answer to one client.  `quiet_since` and `ping` are the heart's."""
+
+    pings: ClassVar[bool] = True
+    ping_event: ClassVar[bytes] = OPENAI_PING
+
+    def __init__(self, send: Send, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
+        self._send, self._request_id, self._chat_path, self._clock = send, request_id, chat_path, clock
+        self.quiet_since = clock()
+        self.call: Call | None = None
+        self.closing = False
+        """The server is going: the connection is not kept."""
+        self._started = self._over = self._busy = False
+        self._pinging: asyncio.Task[None] | None = None
+
+    async def admitted(self) -> None:
+        """Note that the call holds its reservation.  Once."""
+
+    async def emit(self, batch: Batch) -> None:
+        """Send one batch; the last one ends the answer."""
+        body = self._written(batch)
+        if body or batch.last:
+            await self._write(body, more=not batch.last)
+
+    def _written(self, batch: Batch) -> bytes:
+        raise NotImplementedError
+
+    def _broken(self, fault: Fault) -> bytes:
+        raise NotImplementedError
+
+    async def fail(self, fault: Fault) -> None:
+        """End the answer with *fault*: as an answer of its own if nothing is out yet, else as the last event."""
+        if self._over:
+            return
+        if self._started:
+            await self._write(self._broken(fault), more=False)
+            return
+        self._over = self._started = True
+        await send_fault(self._send, fault, self._head(JSON), chat_path=self._chat_path)
+
+    def ping(self) -> None:
+        """Send a sign of life, unless something is being sent just now."""
+        if self.pings and not self._busy and not self._over and self._pinging is None:
+            self._pinging = asyncio.get_running_loop().create_task(self._ping())
+
+    async def _ping(self) -> None:
+        try:
+            await self._write(self.ping_event, more=True)
+        finally:
+            self._pinging = None
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        if (pinging := self._pinging) is not None and pinging is not asyncio.current_task():
+            await asyncio.wait((pinging,))
+        if self._over:
+            return
+        self._busy, self._over = True, not more
+        if not self._started:
+            self._started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._head(*EVENT_STREAM)})
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self._busy = False
+        self.quiet_since = self._clock()
+
+    def _head(self, *headers: Header) -> list[Header]:
+        head = [*headers, (b"x-request-id", self._request_id.encode())]
+        if self.call is not None and self.call.standings:
+            head += limit_headers(self.call.standings, self.call.process.clock())
+        if self.closing:
+            head.append((b"connection", b"close"))
+        return head
+
+
+class ChatNestAnswer(Answer):
+    """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`."""
+
+    ping_event = PING
+
+    async def admitted(self) -> None:
+        """Send the head and `start`."""
+        await self._write(START, more=True)
+
+    def ping(self) -> None:
+        """Send a ping, but never before `start`: until then a refusal keeps its status."""
+        if self._started:
+            super().ping()
+
+    def _written(self, batch: Batch) -> bytes:
+        body = b"".join([token_event(event.text) for event in batch.events if event.text])
+        return body + DONE if batch.last else body
+
+    def _broken(self, fault: Fault) -> bytes:
+        return chat_event(fault)
+
+
+class OpenAIStream(Answer):
+    """The events of upstream, as they came."""
+
+    def _written(self, batch: Batch) -> bytes:
+        return batch.raw + OPENAI_DONE if batch.last else batch.raw
+
+    def _broken(self, fault: Fault) -> bytes:
+        return openai_event(fault) + OPENAI_DONE
+
+
+class JSONAnswer(Answer):
+    """One JSON object, as it came; nothing is sent before it is whole, so its status is always true."""
+
+    pings = False
+
+    async def emit(self, batch: Batch) -> None:
+        """Send the object."""
+        self._over = self._started = True
+        await send_json(self._send, 200, self._head(JSON), batch.raw)
+
+
+async def send_fault(send: Send, fault: Fault, head: list[Header], *, chat_path: bool) -> None:
+    """Answer with *fault* in the form of its path."""
+    status, body = (chat_status(fault), chat_body(fault)) if chat_path else (fault.status, openai_body(fault))
+    await send_json(send, status, [*head, *fault.headers], body)
+
+
+async def send_json(send: Send, status: int, head: list[Header], body: bytes) -> None:
+    """Answer with one JSON object."""
+    head = [*head, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

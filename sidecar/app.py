@@ -1,0 +1,122 @@
+"""The Litestar application: data routes as bare ASGI handlers, the rest as ordinary routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from litestar import Litestar, Request, Response, asgi, get
+from litestar.config.cors import CORSConfig
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from policies.store import StoreDown
+
+from .chat import CHAT, COMPLETIONS, MODELS, ChatRoute, CompletionsRoute, ModelsRoute, Route
+from .errors import Fault, internal_error, invalid_request, method_not_allowed, not_found, openai_body
+from .gateway import Gateway
+from .incoming import request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .settings import Settings
+
+EXPOSED = ["x-request-id", "retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy"]
+
+
+class Application:
+    """The ASGI application and what runs behind it; `gateway` is there from startup to shutdown."""
+
+    def __init__(self, settings: Settings, *, make_gateway: Callable[[Settings], Gateway] = Gateway) -> None:
+        self._settings, self._make_gateway = settings, make_gateway
+        self.gateway: Gateway | None = None
+        origins = list(settings.server.cors_origins)
+        self.asgi = Litestar(
+            route_handlers=[
+                self._data_route(CHAT, ChatRoute),
+                self._data_route(COMPLETIONS, CompletionsRoute),
+                self._data_route(MODELS, ModelsRoute),
+                self._health(),
+                self._readiness(),
+            ],
+            lifespan=[self._running],
+            cors_config=CORSConfig(allow_origins=origins, expose_headers=EXPOSED) if origins else None,
+            exception_handlers={HTTPException: _http_fault, Exception: _own_fault},
+            openapi_config=None,
+            logging_config=None,
+        )
+
+    @asynccontextmanager
+    async def _running(self, _: Litestar) -> AsyncIterator[None]:
+        self.gateway = self._make_gateway(self._settings)
+        try:
+            yield
+        finally:
+            await self.gateway.close()
+
+    def _data_route(self, path: str, kind: type[Route]) -> Any:
+        route: Route | None = None
+
+        @asgi(path, copy_scope=False)
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal route
+            if route is None:
+                route = kind(self._gateway())
+            await route(scope, receive, send)
+
+        return serve
+
+    def _gateway(self) -> Gateway:
+        if self.gateway is None:
+            msg = "the application has not been started: its lifespan makes the gateway"
+            raise RuntimeError(msg)
+        return self.gateway
+
+    def _health(self) -> Any:
+        @get("/healthz", sync_to_thread=False)
+        def healthz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
+            """Say that the process is alive."""
+            return _json(request, 200, {"status": "ok"})
+
+        return healthz
+
+    def _readiness(self) -> Any:
+        @get("/readyz")
+        async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
+            """Say whether calls can be served: the store answers, and the process is not on its way out."""
+            gateway = self._gateway()
+            if gateway.live.draining:
+                return _json(request, 503, {"status": "draining"})
+            try:
+                await gateway.process.store.ping()
+            except StoreDown:
+                return _json(request, 503, {"status": "store_unavailable"})
+            return _json(request, 200, {"status": "ready"})
+
+        return readyz
+
+
+def _json(request: Request[Any, Any, Any], status: int, body: dict[str, str]) -> Response[dict[str, str]]:
+    return Response(body, status_code=status, headers={"x-request-id": request_id(dict(request.scope["headers"]))})
+
+
+def _answer(request: Request[Any, Any, Any], fault: Fault) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in fault.headers}
+    headers["x-request-id"] = request_id(dict(request.scope["headers"]))
+    return Response(openai_body(fault), status_code=fault.status, media_type="application/json", headers=headers)
+
+
+def _http_fault(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    if isinstance(error, NotFoundException):
+        return _answer(request, not_found(request.url.path))
+    if isinstance(error, MethodNotAllowedException):
+        return _answer(request, method_not_allowed((error.headers or {}).get("Allow", "GET")))
+    if error.status_code < 500:  # noqa: PLR2004  # the line between the client's faults and ours
+        return _answer(request, invalid_request(error.detail, None))
+    return _own_fault(request, error)
+
+
+def _own_fault(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    request.logger.error("request failed", exc_info=error) if request.app.logger else None
+    return _answer(request, internal_error())

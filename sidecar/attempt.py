@@ -1,0 +1,192 @@
+"""One attempt at one upstream: opened, read batch by batch, closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+
+from policies.event import Batch, Usage
+from policies.upstream import UpstreamError
+
+from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
+from .failures import empty, from_exception, from_object, interrupted
+from .reading import Nonsense, Reading
+from .sse import EventTooLarge, Reader
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from policies.call import Call
+
+    from .upstream import HttpUpstream
+
+MAX_ANSWER = 67_108_864
+LESSONS = 3
+"""How often a call is put otherwise to a server that refuses a field of ours."""
+FINISH_GRACE = 10.0
+"""Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
+CLOSE_GRACE = 0.005
+"""Seconds in which the end of a complete body is waited for, so that its connection can serve again."""
+
+
+class Attempt:
+    """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
+
+    def __init__(self, upstream: HttpUpstream, call: Call) -> None:
+        self._upstream, self._call = upstream, call
+        self._request = upstream.unsent
+        self._response: httpx.Response | None = None
+        self._bytes: AsyncIterator[bytes] | None = None
+        self._reader = Reader()
+        self._reading = Reading(shows_usage=_asked_for_usage(call))
+        self._worked = self._over = False
+        self._broken: UpstreamError | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Upstream's report if it came; else the prompt as estimated and every token that was read.
+
+        A lower bound for a call without `stream` whose answer did not arrive whole.
+        """
+        if not self._worked:
+            return Usage()
+        usage = self._reading.usage
+        if self._call.stream or self._reading.done:
+            return usage
+        return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=False)
+
+    async def __aenter__(self) -> Self:
+        call, upstream = self._call, self._upstream
+        model = await upstream.model(call)
+        for _ in range(LESSONS):
+            self._request = upstream.chat_request(call, model)
+            self._worked = True
+            try:
+                self._response = response = await upstream.send(self._request)
+            except UpstreamError as error:
+                self._worked = error.worked
+                raise
+            if response.status_code == httpx.codes.OK:
+                return self
+            failure, text = await self._refused(response)
+            if not upstream.dialect.learn(call, model, response.status_code, text):
+                break
+        raise failure
+
+    async def _refused(self, response: httpx.Response) -> tuple[UpstreamError, str]:
+        try:
+            body = await read_error(response)
+        finally:
+            await self._close()
+        failure = self._upstream.failure(response, self._request, body)
+        self._worked = failure.worked
+        return failure, body.decode("utf-8", "replace")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._over and self._bytes is not None:
+            try:
+                async with asyncio.timeout(CLOSE_GRACE):
+                    await anext(self._bytes, None)
+            except (TimeoutError, *BROKEN):
+                pass
+        with anyio.CancelScope(shield=True):
+            await self._close()
+
+    async def _close(self) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            await response.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        if self._over:
+            raise StopAsyncIteration
+        if self._response is None:
+            msg = "iterated before it was entered"
+            raise RuntimeError(msg)
+        if not (self._call.stream and _is_stream(self._response)):
+            return await self._read_whole(self._response)
+        while self._broken is None:
+            batch = await self._read(self._response)
+            if batch is not None:
+                self._over = batch.last
+                return batch
+        raise self._broken
+
+    async def _read(self, response: httpx.Response) -> Batch | None:
+        """Return what the next network read gives to show; None for nothing yet, or for a stream that has broken."""
+        reading = self._reading
+        if self._bytes is None:
+            self._bytes = aiter(response.stream)  # type: ignore[arg-type]  # an asynchronous transport's stream
+        try:
+            if reading.finished:
+                async with asyncio.timeout(FINISH_GRACE):
+                    data = await anext(self._bytes, None)
+            else:
+                data = await anext(self._bytes, None)
+            batch = reading.take(self._reader.end() if data is None else self._reader.feed(data))
+        except (TimeoutError, EventTooLarge, *BROKEN) as error:
+            if reading.finished:
+                return self._ended(None)
+            self._broken = self._cut(error)
+            return None
+        if reading.failure is not None:
+            self._broken = self._failure()
+            return batch
+        if reading.done or (data is None and reading.finished):
+            return self._ended(batch)
+        if data is None:
+            self._broken = self._cut(EOFError("the stream ended before it was complete"))
+        return batch
+
+    def _ended(self, batch: Batch | None) -> Batch | None:
+        reading = self._reading
+        last = reading.last(batch)
+        if reading.has_output or reading.says_why:
+            return last
+        self._broken = empty(self._request, last if reading.finished else None)
+        return None
+
+    async def _read_whole(self, response: httpx.Response) -> Batch:
+        reading = self._reading
+        try:
+            body = await read_bounded(response, MAX_ANSWER)
+        except (AnswerTooLarge, *BROKEN) as error:
+            raise self._cut(error) from error
+        batch = reading.take_whole(body, as_stream=self._call.stream)
+        if batch is None:
+            raise self._failure()
+        self._over = True
+        if reading.has_output or reading.says_why:
+            return batch
+        raise empty(self._request, batch)
+
+    def _failure(self) -> UpstreamError:
+        """Return what upstream said instead of an answer; an error object before any output did no work."""
+        said = self._reading.failure
+        self._worked = self._reading.has_output or isinstance(said, Nonsense)
+        return from_object(said, self._request, secrets=self._upstream.secrets)
+
+    def _cut(self, error: Exception) -> UpstreamError:
+        if self._reading.has_output:
+            return interrupted(self._request, str(error))
+        return from_exception(error, self._request, sent=True)
+
+
+def _is_stream(response: httpx.Response) -> bool:
+    content_type: str = response.headers.get("content-type", "")
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _asked_for_usage(call: Call) -> bool:
+    options = call.body.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True

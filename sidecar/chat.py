@@ -1,0 +1,223 @@
+"""From a request to a call and back: who asks for what, through which chain, in which form it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from policies.base import Rejection
+from policies.call import Call
+from policies.chain import Chain, ClientLeft
+from policies.upstream import UpstreamError
+
+from .answer import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream, send_fault
+from .body import BadRequest, json_object
+from .errors import (
+    Fault,
+    deadline_passed,
+    draining,
+    fault_of_rejection,
+    fault_of_upstream,
+    internal_error,
+    invalid_request,
+    method_not_allowed,
+)
+from .incoming import ClientGone, Receive, Refused, Scope, check_json, headers_of, read_body, request_id
+from .live import LiveCall
+from .schema import chat_nest_caps, chat_nest_messages, chat_nest_profile, check_openai, system_prompt
+from .upstream import crossing
+
+if TYPE_CHECKING:
+    from .answer import Send
+    from .gateway import Gateway
+
+CHAT = "/api/chat"
+COMPLETIONS = "/v1/chat/completions"
+MODELS = "/v1/models"
+SCHEMA_HEADER = b"x-event-schema"
+PROFILE_HEADER = b"x-profile"
+
+
+class Route:
+    """One data route, as an ASGI application.  A subclass says what a request asks for."""
+
+    path: str
+    method = "POST"
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request to its end; whatever happens is answered, settled and closed."""
+        headers = headers_of(scope)
+        name = request_id(headers)
+        try:
+            if scope["method"] != self.method:
+                raise Refused(method_not_allowed(self.method))
+            if self.gateway.live.draining:
+                raise Refused(draining())
+            call, chain, answer = await self.prepare(scope, receive, send, headers, name)
+        except ClientGone:
+            return
+        except (Refused, BadRequest) as error:
+            fault = error.fault if isinstance(error, Refused) else invalid_request(error.message, error.param)
+            await self._refuse(send, fault, name)
+            return
+        except Exception:
+            self.gateway.process.log.exception("request %s could not be prepared", name)
+            await self._refuse(send, internal_error(), name)
+            return
+        await self._run(call, chain, answer, receive)
+
+    async def prepare(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
+    ) -> tuple[Call, Chain, Answer]:
+        """Read the request; return the call, the chain that it goes through and the form of its answer.
+
+        Raises `Refused`, `BadRequest` or `ClientGone`; nothing is held yet.
+        """
+        raise NotImplementedError
+
+    async def _refuse(self, send: Send, fault: Fault, name: str) -> None:
+        head = [(b"content-type", b"application/json"), (b"x-request-id", name.encode())]
+        if self.gateway.live.draining:
+            head.append((b"connection", b"close"))
+        await send_fault(send, fault, head, chat_path=self.path == CHAT)
+
+    def call(self, scope: Scope, headers: dict[bytes, bytes], name: str, body: dict[str, Any], **more: Any) -> Call:
+        """Return the call that asks for *body*.  Its id is ours alone: holds are told apart by it."""
+        sent = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers.items()}
+        client = scope.get("client")
+        return Call(
+            id=uuid4().hex,
+            path=self.path,
+            body=body,
+            process=self.gateway.process,
+            ip=client[0] if client else "",
+            headers=crossing(sent | {"x-request-id": name}),
+            **more,
+        )
+
+    def deadline(self, answer: Answer) -> float:
+        """Return the seconds that a whole answer may take; 0 for no limit."""
+        return self.gateway.settings.server.chat_deadline if isinstance(answer, ChatNestAnswer) else 0.0
+
+    async def _run(self, call: Call, chain: Chain, answer: Answer, receive: Receive) -> None:
+        gateway = self.gateway
+        answer.call = call
+        live = LiveCall(answer)
+        gateway.live.add(live)
+        live.watch(receive)
+        beat = gateway.heart.watch(answer)
+        timer = None
+        if seconds := self.deadline(answer):
+            call.deadline = gateway.process.monotonic() + seconds
+            timer = asyncio.get_running_loop().call_later(seconds, live.interrupt, deadline_passed(seconds))
+        fault: Fault | None = None
+        try:
+            with live.scope:
+                fault = await self._outcome(call, chain, answer)
+            if not live.left and (fault := live.fault or fault) is not None:
+                await answer.fail(fault)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            beat.stop()
+            live.stop_watching()
+            gateway.live.remove(live)
+
+    async def _outcome(self, call: Call, chain: Chain, answer: Answer) -> Fault | None:
+        gateway = self.gateway
+        try:
+            await chain.run(call, answer.emit, admitted=answer.admitted)
+        except Rejection as rejection:
+            return fault_of_rejection(rejection)
+        except UpstreamError as error:
+            gateway.process.log.warning("call %s: upstream failed: %s", call.id, error.kind)
+            return fault_of_upstream(error)
+        except ClientLeft:
+            return None
+        except Exception:
+            gateway.process.log.exception("call %s failed", call.id)
+            return internal_error()
+        return None
+
+    def _answer(self, form: type[Answer], send: Send, name: str) -> Answer:
+        loop = asyncio.get_running_loop()
+        return form(send, name, chat_path=self.path == CHAT, clock=loop.time)
+
+
+class ChatRoute(Route):
+    """`POST /api/chat`: a Chat Nest request, answered by Chat Nest events."""
+
+    path = CHAT
+
+    async def prepare(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
+    ) -> tuple[Call, Chain, Answer]:
+        """See `Route`."""
+        settings, upstream = self.gateway.settings.server, self.gateway.upstream
+        check_json(headers)
+        asked = json_object(await read_body(receive, headers, settings.chat_max_body))
+        messages = chat_nest_messages(asked, settings.chat_roles)
+        prompt = system_prompt(asked)
+        if prompt and settings.chat_system_prompt == "use":
+            messages.insert(0, {"role": "system", "content": prompt})
+        profile = self.gateway.settings.chat_profile(chat_nest_profile(asked))
+        body: dict[str, Any] = {"messages": messages, "stream": True}
+        if upstream.default_model:
+            body["model"] = upstream.default_model
+        if profile.temperature is not None:
+            body["temperature"] = profile.temperature
+        call = self.call(scope, headers, name, body, profile=profile.name, caps=chat_nest_caps(asked))
+        return call, self.gateway.chain(profile), self._answer(ChatNestAnswer, send, name)
+
+
+class CompletionsRoute(Route):
+    """`POST /v1/chat/completions`: an OpenAI request, answered as OpenAI would, or by Chat Nest events."""
+
+    path = COMPLETIONS
+
+    async def prepare(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
+    ) -> tuple[Call, Chain, Answer]:
+        """See `Route`."""
+        check_json(headers)
+        body = json_object(await read_body(receive, headers, self.gateway.settings.server.max_body))
+        check_openai(body)
+        profile = self.gateway.settings.profile(headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        call = self.call(scope, headers, name, body, profile=profile.name)
+        if not call.model and self.gateway.upstream.default_model:
+            call.model = self.gateway.upstream.default_model
+        form: type[Answer] = OpenAIStream if call.stream else JSONAnswer
+        if _wants_chat_nest(headers):
+            if call.n > 1:
+                msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
+                raise BadRequest(msg, "n")
+            body["stream"] = True
+            form = ChatNestAnswer
+        return call, self.gateway.chain(profile), self._answer(form, send, name)
+
+
+class ModelsRoute(Route):
+    """`GET /v1/models`: upstream's list, under the same limits of requests."""
+
+    path = MODELS
+    method = "GET"
+
+    async def prepare(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
+    ) -> tuple[Call, Chain, Answer]:
+        """See `Route`."""
+        profile = self.gateway.settings.profile(headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        call = self.call(scope, headers, name, {}, operation="models", profile=profile.name)
+        return call, self.gateway.chain(profile), self._answer(JSONAnswer, send, name)
+
+
+def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:
+    schema = headers.get(SCHEMA_HEADER, b"").strip().lower()
+    if schema not in (b"", b"chat-nest"):
+        msg = "'x-event-schema' must be 'chat-nest', or left out for OpenAI's own events."
+        raise BadRequest(msg, "x-event-schema")
+    return schema == b"chat-nest"

@@ -1,0 +1,75 @@
+"""What runs in one process: the chains of all profiles over one store, one upstream, one heart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from policies.chain import Chain
+from policies.ledger import Ledger
+from policies.process import Process
+from policies.retry_budget import RetryBudget
+from policies.store import StoreDown
+from policies.stores import open_store
+
+from .heart import Heart
+from .live import LiveCalls
+from .upstream import HttpUpstream, make_transport
+from .upstreams import Upstreams
+
+if TYPE_CHECKING:
+    import httpx
+
+    from .settings import Profile, Settings
+
+BEAT = 2.0
+"""Seconds between two signs of life to the store, and between two tries to send what it could not take."""
+
+
+class Gateway:
+    """Everything that the routes share.  Made inside the running loop, closed when the server has drained."""
+
+    def __init__(
+        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, process: Process | None = None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder))
+        transport = transport or make_transport()
+        self.upstream = Upstreams(
+            [HttpUpstream(each, transport, clock=self.process.clock) for each in settings.upstreams]
+        )
+        self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
+        self.live = LiveCalls()
+        self._ledger = Ledger(self.process)
+        self._retries = RetryBudget(self.process.monotonic)
+        self._chains = {profile.name: self._built(profile) for profile in (settings.base, *settings.profiles.values())}
+        self._beating = loop.create_task(self._beat())
+
+    def _built(self, profile: Profile) -> Chain:
+        return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)
+
+    def chain(self, profile: Profile) -> Chain:
+        """Return the chain of *profile*."""
+        return self._chains[profile.name]
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            try:
+                await self.process.store.beat()
+                await self._ledger.catch_up()
+            except StoreDown as error:  # the store is down; the next beat tries again
+                self.process.log.warning("store does not answer: %s", error)
+
+    async def close(self) -> None:
+        """Settle what is open, then let go of policies, connections and the store."""
+        self._beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._beating
+        await self._ledger.catch_up()
+        for chain in self._chains.values():
+            await chain.close()
+        await self.upstream.aclose()
+        await self.process.store.aclose()

@@ -1,0 +1,78 @@
+"""What a client sent: headers, and a body of bounded size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+from .errors import Fault, body_too_large, unsupported_media_type
+
+Scope: TypeAlias = Any
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class ClientGone(Exception):
+    """The client left before its request was whole."""
+
+
+class Refused(Exception):
+    """The request is answered by a fault, before any policy has seen it."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Return the request's headers by name in lower case; of a repeated one the last."""
+    return dict(scope["headers"])
+
+
+def request_id(headers: dict[bytes, bytes]) -> str:
+    """Return the client's `x-request-id` if it is a plain one, else one of our own."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def check_json(headers: dict[bytes, bytes]) -> None:
+    """Raise `Refused` (415) unless the body is announced as plain JSON in UTF-8.
+
+    A browser sends that type to another origin only after a preflight, so no web page can spend a budget unasked.
+    """
+    kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if kind.strip() != b"application/json" or (b"charset=" in charset and b"charset=utf-8" not in charset):
+        raise Refused(unsupported_media_type())
+    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+        raise Refused(unsupported_media_type())
+
+
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """Return the request's body of at most *limit* bytes, whatever its `content-length` says.
+
+    Raises `Refused` (413) as soon as it is known to be larger, `ClientGone` when the client leaves.
+    """
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > limit:
+        raise Refused(body_too_large(limit))
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise Refused(body_too_large(limit))
+        return body
+    pieces, size = [], 0
+    while message["type"] == "http.request":
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise Refused(body_too_large(limit))
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+        message = await receive()
+    raise ClientGone

@@ -1,0 +1,43 @@
+"""The list of models, asked for as one attempt, so that it goes through the same chain as every other call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.event import Batch, Event, Usage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from policies.call import Call
+
+    from .upstream import HttpUpstream
+
+
+class Listing:
+    """See `policies.upstream.Stream`: one batch, which is the JSON list as upstream sent it."""
+
+    usage = Usage()
+
+    def __init__(self, upstream: HttpUpstream, call: Call) -> None:
+        self._upstream, self._call = upstream, call
+        self._over = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        if self._over:
+            raise StopAsyncIteration
+        self._over = True
+        body = await self._upstream.models(self._call.headers)
+        return Batch(events=[Event(index=-1, raw=body)], raw=body, last=True)

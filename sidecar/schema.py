@@ -1,0 +1,114 @@
+"""The two request shapes, Chat Nest's and OpenAI's, checked and brought to what goes upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from policies.call import LIMIT_FIELDS, Caps, Message
+
+from .body import BadRequest
+
+MAX_SAFE_INTEGER = 2**53 - 1
+MAX_ANSWERS = 128
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+INVALID_MESSAGES = "Invalid messages payload"
+
+
+def check_openai(body: dict[str, Any]) -> None:
+    """Raise `BadRequest` unless *body* is a chat completion request as far as limits depend on it."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        msg = "'messages' must be a non-empty list of messages."
+        raise BadRequest(msg, "messages")
+    for at, message in enumerate(messages):
+        _check_message(message, f"messages[{at}]")
+    for field in LIMIT_FIELDS:
+        positive_integer(body.get(field), field)
+    if (positive_integer(body.get("n"), "n") or 1) > MAX_ANSWERS:
+        msg = f"'n' must be from 1 to {MAX_ANSWERS}."
+        raise BadRequest(msg, "n")
+    _typed(body, "stream", bool, "true or false")
+    _typed(body, "model", str, "a string")
+    _typed(body, "user", str, "a string")
+    _typed(body, "stream_options", dict, "an object")
+    _typed(body.get("stream_options") or {}, "include_usage", bool, "true or false")
+
+
+def positive_integer(value: object, field: str) -> int | None:
+    """Return *value* if it is None or an integer from 1 to 2^53 - 1; raises `BadRequest` that names *field*."""
+    if value is None or (type(value) is int and 1 <= value <= MAX_SAFE_INTEGER):
+        return value
+    msg = f"'{field}' must be a positive integer, at most {MAX_SAFE_INTEGER}."
+    raise BadRequest(msg, field)
+
+
+def _typed(body: dict[str, Any], field: str, kind: type, wanted: str) -> None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, kind):
+        msg = f"'{field}' must be {wanted}."
+        raise BadRequest(msg, field)
+
+
+def _check_message(message: object, where: str) -> None:
+    if not isinstance(message, dict):
+        msg = f"'{where}' must be an object with 'role' and 'content'."
+        raise BadRequest(msg, where)
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or role not in ROLES:
+        msg = f"'{where}.role' must be one of {', '.join(sorted(ROLES))}."
+        raise BadRequest(msg, f"{where}.role")
+    if isinstance(content, str) or (content is None and role == "assistant"):
+        return
+    if not isinstance(content, list) or not content:
+        msg = f"'{where}.content' must be a string or a list of parts."
+        raise BadRequest(msg, f"{where}.content")
+    for at, part in enumerate(content):
+        if not _is_part(part):
+            msg = f"'{where}.content[{at}]' must be an object with 'type', and a string 'text' if it is a text."
+            raise BadRequest(msg, f"{where}.content[{at}]")
+
+
+def _is_part(part: object) -> bool:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        return False
+    return isinstance(part.get("text", "" if part["type"] != "text" else None), str)
+
+
+def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Message]:
+    """Return the conversation of a Chat Nest request as upstream takes it; raises `BadRequest`."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest(INVALID_MESSAGES, "messages")
+    kept = []
+    for message in messages:
+        if not isinstance(message, dict):
+            raise BadRequest(INVALID_MESSAGES, "messages")
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or role not in roles or not isinstance(content, str):
+            raise BadRequest(INVALID_MESSAGES, "messages")
+        kept.append({"role": role, "content": content})
+    return kept
+
+
+def chat_nest_caps(body: dict[str, Any]) -> Caps:
+    """Return the limits that the client asks for itself; raises `BadRequest`."""
+    return Caps(
+        day_tokens=positive_integer(body.get("dailyTokenLimit"), "dailyTokenLimit"),
+        request_tokens=positive_integer(body.get("maxTokensPerRequest"), "maxTokensPerRequest"),
+    )
+
+
+def chat_nest_profile(body: dict[str, Any]) -> str | None:
+    """Return the profile that the client names; raises `BadRequest` where it is no string."""
+    _typed(body, "profile", str, "a string")
+    _typed(body, "aiUsageProfile", str, "a string")
+    name: str | None = body.get("profile")
+    return name if name is not None else body.get("aiUsageProfile")
+
+
+def system_prompt(body: dict[str, Any]) -> str | None:
+    """Return the body's own instructions; raises `BadRequest` where they are no string."""
+    _typed(body, "systemPrompt", str, "a string")
+    prompt: str | None = body.get("systemPrompt")
+    return prompt

@@ -1,0 +1,145 @@
+"""One upstream over HTTP: a request out, its status to an error class, its bytes to batches of events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import aiohttp
+import httpx
+import msgspec
+from httpx_aiohttp import AiohttpTransport
+
+from .attempt import Attempt
+from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
+from .dialect import Dialect
+from .failures import from_exception, from_status
+from .listing import Listing
+
+if TYPE_CHECKING:
+    from policies.call import Call
+    from policies.upstream import Stream, UpstreamError
+
+    from .settings import UpstreamChoice
+
+MAX_MODELS = 4_194_304
+KEEPALIVE = 30.0
+CROSSING = frozenset(
+    {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
+)
+"""Request headers that go upstream; cookies and all others stay here."""
+ACCOUNT = frozenset({"authorization", "openai-organization", "openai-project"})
+"""Those that say who pays upstream: they only go where the sidecar has no key of its own."""
+
+
+def crossing(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a caller's request headers that may go upstream; names in lower case."""
+    return {name: value for name, value in headers.items() if name in CROSSING or name in ACCOUNT}
+
+
+def make_transport() -> httpx.AsyncBaseTransport:
+    """Return the transport of the data path: no limit of connections, no cookies, no redirects, made lazily in the loop."""
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18)
+
+    return AiohttpTransport(client=session)
+
+
+class HttpUpstream:
+    """One OpenAI-compatible server, shared by all calls."""
+
+    def __init__(
+        self, settings: UpstreamChoice, transport: httpx.AsyncBaseTransport, *, clock: Callable[[], float]
+    ) -> None:
+        self.settings, self.transport, self.clock = settings, transport, clock
+        self.dialect = Dialect()
+        self.secrets = (settings.key,) if settings.key else ()
+        self._chat_url = httpx.URL(f"{settings.base_url}/chat/completions")
+        self._models_url = httpx.URL(f"{settings.base_url}/models")
+        self._timeout = {"timeout": {"connect": settings.connect, "read": settings.idle, "pool": None, "write": None}}
+        self._headers = [("user-agent", "chatnest-sidecar"), ("accept-encoding", "identity")]
+        if settings.key:
+            self._headers.append(("authorization", f"Bearer {settings.key}"))
+        self._model = settings.model
+        self.unsent = self.models_request({})
+        """What an attempt that has sent nothing yet names in its errors."""
+
+    def open(self, call: Call) -> Stream:
+        """Prepare one attempt at this server; nothing is sent before it is entered."""
+        return Listing(self, call) if call.operation == "models" else Attempt(self, call)
+
+    def _own_and(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        if self.settings.pass_authorization:
+            return [*self._headers, *headers.items()]
+        return [*self._headers, *(each for each in headers.items() if each[0] not in ACCOUNT)]
+
+    def chat_request(self, call: Call, model: str) -> httpx.Request:
+        """Return the request for one attempt of *call*."""
+        headers = [
+            *self._own_and(call.headers),
+            ("accept", "text/event-stream" if call.stream else "application/json"),
+            ("content-type", "application/json"),
+        ]
+        content = msgspec.json.encode(self.dialect.body(call, model))
+        return httpx.Request("POST", self._chat_url, headers=headers, content=content, extensions=self._timeout)
+
+    def models_request(self, headers: Mapping[str, str]) -> httpx.Request:
+        """Return the request for the list of models."""
+        return httpx.Request("GET", self._models_url, headers=self._own_and(headers), extensions=self._timeout)
+
+    async def model(self, call: Call) -> str:
+        """Return the call's model; where it names none, the configured one, else the first that the server lists.
+
+        Asks the server at most until it has answered once.  Raises `UpstreamError`.
+        """
+        if call.model:
+            return call.model
+        if self._model is None:
+            self._model = _first_model(await self.models(call.headers))
+        return self._model
+
+    @property
+    def default_model(self) -> str:
+        """The model of calls that name none; empty while it is not known."""
+        return self._model or ""
+
+    async def models(self, headers: Mapping[str, str]) -> bytes:
+        """Return the JSON list of the server's models.  Raises `UpstreamError`."""
+        request = self.models_request(headers)
+        response = await self.send(request)
+        try:
+            if response.status_code != httpx.codes.OK:
+                raise self.failure(response, request, await read_error(response))
+            return await read_bounded(response, MAX_MODELS)
+        except (AnswerTooLarge, *BROKEN) as error:
+            raise from_exception(error, request, sent=True) from error
+        finally:
+            await response.aclose()
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send *request* and return its answer, body unread.  Raises `UpstreamError`; a cancelled one closes its socket."""
+        try:
+            return await self.transport.handle_async_request(request)
+        except BROKEN as error:
+            raise from_exception(error, request, sent=True) from error
+
+    def failure(self, response: httpx.Response, request: httpx.Request, body: bytes) -> UpstreamError:
+        """Return what an answer with another status than 200 means."""
+        return from_status(
+            response.status_code, response.headers, body, request, secrets=self.secrets, now=self.clock()
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.transport.aclose()
+
+
+def _first_model(body: bytes) -> str:
+    try:
+        data = msgspec.json.decode(body)
+        name = data["data"][0]["id"]
+    except (msgspec.MsgspecError, KeyError, IndexError, TypeError):
+        return ""
+    return name if isinstance(name, str) else ""

@@ -1,0 +1,34 @@
+"""All upstreams of a process.  The first is the default; a policy's `Retry` may name another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from policies.call import Call
+    from policies.upstream import Stream
+
+    from .upstream import HttpUpstream
+
+
+class Upstreams:
+    """See `policies.upstream.Upstream`."""
+
+    def __init__(self, upstreams: Sequence[HttpUpstream]) -> None:
+        self._first = upstreams[0]
+        self._by_name = {upstream.settings.name: upstream for upstream in upstreams}
+
+    def open(self, call: Call, name: str | None = None) -> Stream:
+        """Prepare one attempt at the upstream called *name*; at the first where nobody names one that is known."""
+        return self._by_name.get(name or "", self._first).open(call)
+
+    @property
+    def default_model(self) -> str:
+        """The model of calls that name none; empty while it is not known."""
+        return self._first.default_model
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for upstream in self._by_name.values():
+            await upstream.aclose()

@@ -1,0 +1,79 @@
+"""How long upstream asks us to wait."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+
+_NUMBER = re.compile(r"\s*-?\d{1,15}(\.\d{1,9})?\s*")
+_DURATION = re.compile(
+    r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
+)
+_RATELIMIT_T = re.compile(r";\s*t\s*=\s*(\d{1,9})")
+EPOCH_MS = 1e12
+"""Numbers from here on are moments in milliseconds since 1970, not waits."""
+
+
+def wait_asked(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that an answer asks to wait, None where it says nothing that can be understood.
+
+    *headers* are looked up by lower-case names, *now* is in seconds since 1970; a date is read against the answer's own
+    `date`, so that skewed clocks do no harm.  First match wins: milliseconds, Azure's milliseconds, seconds or date, and
+    only then the hints about when a limit resets.
+    """
+    for name, read in _HEADERS:
+        value = headers.get(name)
+        if value is not None and (wait := read(value, headers, now)) is not None:
+            return max(0.0, wait)
+    return None
+
+
+def _number(value: str) -> float | None:
+    return float(value) if _NUMBER.fullmatch(value) else None
+
+
+def _milliseconds(value: str, _headers: Mapping[str, str], _now: float) -> float | None:
+    number = _number(value)
+    return None if number is None else number / 1000
+
+
+def _seconds_or_date(value: str, headers: Mapping[str, str], now: float) -> float | None:
+    if (number := _number(value)) is not None:
+        return number
+    moment, sent = _date(value), _date(headers.get("date", ""))
+    return None if moment is None else moment - (now if sent is None else sent)
+
+
+def _date(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+def _reset(value: str, _headers: Mapping[str, str], now: float) -> float | None:
+    if (number := _number(value)) is not None:
+        return number / 1000 - now if number >= EPOCH_MS else number
+    match = _DURATION.fullmatch(value.strip())
+    if match is None or not any(match.groups()):
+        return None
+    hours, minutes, seconds, millis = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + seconds + millis / 1000
+
+
+def _ietf(value: str, _headers: Mapping[str, str], _now: float) -> float | None:
+    waits = [float(t) for t in _RATELIMIT_T.findall(value)]
+    return max(waits, default=None)
+
+
+_Reader = Callable[[str, Mapping[str, str], float], float | None]
+_HEADERS: tuple[tuple[str, _Reader], ...] = (
+    ("retry-after-ms", _milliseconds),
+    ("x-ms-retry-after-ms", _milliseconds),
+    ("retry-after", _seconds_or_date),
+    ("x-ratelimit-reset-requests", _reset),
+    ("x-ratelimit-reset-tokens", _reset),
+    ("x-ratelimit-reset", _reset),
+    ("ratelimit", _ietf),
+)
