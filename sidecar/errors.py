@@ -53,7 +53,7 @@ CHAT_WORDS = {
     "budget_exceeded": (429, "Daily AI budget exceeded. Try again tomorrow."),
 }
 """What Chat Nest's clients know: status and words on `/api/chat`."""
-SERVER = 500
+CLIENT, SERVER, BAD_GATEWAY = 400, 500, 502
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,12 +102,15 @@ def fault_of_rejection(rejection: Rejection) -> Fault:
 def fault_of_upstream(error: UpstreamError) -> Fault:
     """Return what a failed upstream says to a client; our own retries are spent, so it is to send nothing again."""
     told, cause = BY_KIND.get(error.kind, BY_KIND["server"]), error.error
-    status = cause.status_code if isinstance(cause, openai.APIStatusError) and cause.status_code >= 400 else told.status  # noqa: PLR2004
+    status = told.status
+    if isinstance(cause, openai.APIStatusError):
+        status = cause.status_code if cause.status_code >= CLIENT else BAD_GATEWAY
     own = cause if isinstance(cause, openai.APIError) and error.kind in KEEPS_CODE else None
+    code = own.code if own is not None and own.code and not own.code.isdigit() else told.code
     words = cause.message if isinstance(cause, openai.APIError) and error.kind in SPEAKS else told.words
     return Fault(
         status=status,
-        code=(own.code if own is not None and own.code else None) or told.code,
+        code=code,
         message=words,
         kind=(own.type if own is not None and own.type else None) or "upstream_error",
         param=own.param if own is not None else None,

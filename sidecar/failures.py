@@ -95,7 +95,7 @@ def from_status(
     said = _error_object(body)
     message = redact(_message(said) or body.decode("utf-8", "replace"), secrets) or f"upstream answered {status}"
     response = httpx.Response(status, headers=headers, content=b"", request=request)
-    kind = _kind(said, message, status)
+    kind = _kind(said, message, status) if status >= CLIENT else "request"
     if status == httpx.codes.PAYMENT_REQUIRED and _in_flight(said) and "retry-after" in headers:
         kind = "rate"
     return UpstreamError(

@@ -19,6 +19,7 @@ from policies.stores import open_store
 
 from .app import Application
 from .errors import draining
+from .protocol import Protocol
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[]
     application = Application(settings)
     config = uvicorn.Config(
         application.asgi,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,267 @@
+"""Failing upstreams over real sockets: what is tried again, and what each kind of client is told."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import CHAT, Sidecar, events, settings_of, sidecar
+from wire import HEAD, Connection, Script, Upstream, sse, token, upstream
+
+pytestmark = pytest.mark.anyio
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
+STOP = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+QUICK = """
+[[policy]]
+use = "budget"
+tokens = 100_000
+[[policy]]
+use = "retry"
+base = 0.001
+cap = 0.001
+"""
+
+
+def says(*chunks: bytes, then: str = "end") -> Script:
+    """Stream *chunks*, then end well, cut the connection, or reset it."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(HEAD)
+        for chunk in chunks:
+            await connection.chunk(chunk)
+        if then == "end":
+            await connection.send(b"0\r\n\r\n")
+        elif then == "cut":
+            connection.close()
+        else:
+            connection.reset()
+
+    return script
+
+
+def answers(status: int, body: bytes, *headers: str) -> Script:
+    async def script(connection: Connection) -> None:
+        await connection.answer(status, body, *headers)
+
+    return script
+
+
+async def refuses(connection: Connection) -> None:
+    connection.reset()
+
+
+async def closes(connection: Connection) -> None:
+    connection.close()
+
+
+async def good(connection: Connection) -> None:
+    await connection.stream("fine")
+
+
+async def without_length(connection: Connection) -> None:
+    await connection.send(PLAIN + token("a") + STOP)
+    connection.close()
+
+
+def error(**fields: Any) -> bytes:
+    return json.dumps({"error": {"message": "boom", **fields}}).encode()
+
+
+ERROR_EVENT = b"data: " + error(code=502) + b"\n\n"
+
+
+async def both(up: Upstream, served: Sidecar) -> tuple[list[tuple[str, str]], tuple[int, dict[str, str], bytes]]:
+    """Ask in both schemas."""
+    status, _, chat = await served.post("/api/chat", CHAT)
+    assert status == 200
+    return events(chat), await served.post("/v1/chat/completions", HI)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(refuses, id="reset before the head"),
+        pytest.param(closes, id="closed before the head"),
+        pytest.param(answers(500, error(type="server_error")), id="500"),
+        pytest.param(answers(503, error(), "retry-after-ms: 1"), id="503"),
+        pytest.param(answers(529, error(type="overloaded_error")), id="529"),
+        pytest.param(answers(429, error(code="rate_limit_exceeded"), "retry-after-ms: 1"), id="429"),
+        pytest.param(answers(409, error()), id="409"),
+        pytest.param(answers(503, error(type="unavailable_error", message="Loading model")), id="loading"),
+        pytest.param(answers(200, error(code=500)), id="error as JSON under a 200"),
+        pytest.param(answers(200, b"<html>"), id="a page under a 200"),
+        pytest.param(says(ERROR_EVENT), id="error event before output"),
+        pytest.param(says(b'error: {"code": 500, "message": "boom"}\n\n'), id="error field"),
+        pytest.param(says(b"event: error\n" + ERROR_EVENT), id="named error event"),
+        pytest.param(says(), id="empty stream"),
+        pytest.param(says(b"data: [DONE]\n\n"), id="only the end mark"),
+        pytest.param(says(b": nothing\n\n", then="cut"), id="cut before output"),
+        pytest.param(says(b": nothing\n\n", then="reset"), id="reset before output"),
+        pytest.param(says(b"data: {half\n\n"), id="malformed before output"),
+        pytest.param(says(STOP), id="finished without output"),
+    ],
+)
+async def test_tried_again(tmp_path: Path, first: Script) -> None:
+    """What breaks before the first output is tried again, and the client sees one whole answer."""
+    async with upstream(first, good) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        _, _, chat = await served.post("/api/chat", CHAT)
+        account = await served.account()
+
+    assert events(chat) == [("start", ""), ("token", '"fine"'), ("done", "")]
+    assert (len(up.requests), account.reserved) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "code", "kind"),
+    [
+        (answers(400, error(code="context_length_exceeded", type="invalid_request_error")), 400, "context_length_exceeded", 0),
+        (answers(400, error(type="exceed_context_size_error", n_ctx=512)), 400, "upstream_error", "exceed_context_size_error"),
+        (answers(429, error(type="insufficient_quota", code="insufficient_quota")), 429, "insufficient_quota", 0),
+        (answers(401, error(code="invalid_api_key")), 401, "invalid_api_key", 0),
+        (answers(403, error()), 403, "upstream_error", 0),
+        (answers(404, error(type="NotFoundError", code=404)), 404, "upstream_error", "NotFoundError"),
+        (answers(413, b"too big"), 413, "upstream_error", 0),
+        (answers(422, b'{"detail": [{"msg": "no"}]}'), 422, "upstream_error", 0),
+        (answers(503, error(), "x-should-retry: false"), 503, "upstream_error", 0),
+        (answers(503, error(), "retry-after: 600"), 503, "upstream_error", 0),
+        (answers(302, b"", "location: http://elsewhere.example/"), 502, "upstream_error", 0),
+    ],
+)  # fmt: skip
+async def test_final(tmp_path: Path, first: Script, status: int, code: str, kind: object) -> None:
+    """What no second attempt can cure is asked once; SDKs get upstream's status and code, and are told not to repeat it."""
+    async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        chat, (got, headers, body) = await both(up, served)
+        account = await served.account()
+        asked = len(up.requests)
+
+    told = json.loads(body)["error"]
+    assert (asked, got, told["code"], headers["x-should-retry"]) == (2, status, code, "false")
+    assert not kind or told["type"] == kind
+    assert [name for name, _ in chat] == ["start", "error"]
+    assert json.loads(chat[1][1])["message"]
+    assert (account.spent, account.reserved) == (0, 0)
+
+
+async def test_spent(tmp_path: Path) -> None:
+    """When the attempts are spent, an SDK gets the last status and its wait, and is told to leave it at that."""
+    busy = answers(503, error(type="overloaded"), "retry-after-ms: 2")
+    async with upstream(busy) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        status, headers, body = await served.post("/v1/chat/completions", HI)
+
+    assert (len(up.requests), status, json.loads(body)["error"]["code"]) == (3, 503, "upstream_error")
+    assert (headers["x-should-retry"], headers["retry-after"]) == ("false", "1")
+
+
+async def test_unreachable(tmp_path: Path) -> None:
+    """An upstream that is not there is 502 `upstream_unavailable`, and costs nothing."""
+    async with upstream(good) as gone:
+        url = gone.url
+    async with sidecar(settings_of(tmp_path, url, QUICK)) as served:
+        status, _, body = await served.post("/v1/chat/completions", HI | {"stream": False})
+        account = await served.account()
+
+    assert (status, json.loads(body)["error"]["code"]) == (502, "upstream_unavailable")
+    assert (account.spent, account.reserved) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(says(token("a"), token("b"), then="end"), id="end without a finish"),
+        pytest.param(says(token("a"), token("b"), then="cut"), id="cut"),
+        pytest.param(says(token("a"), token("b"), then="reset"), id="reset"),
+        pytest.param(says(token("a") + token("b") + b'data: {"choices": [{"del'), id="cut inside an event"),
+        pytest.param(says(token("a"), token("b") + ERROR_EVENT), id="error object"),
+        pytest.param(says(token("a") + token("b"), ERROR_EVENT + b"data: [DONE]\n\n"), id="error object, then the end"),
+        pytest.param(says(token("a"), token("b"), b"data: nonsense\n\n", STOP), id="malformed"),
+    ],
+)
+async def test_never_lies(tmp_path: Path, first: Script) -> None:
+    """A stream that breaks after output delivers what came, then one error; it is never repeated, never called complete."""
+    async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        chat, (status, _, body) = await both(up, served)
+        account = await served.account()
+        asked = len(up.requests)
+
+    told = json.loads(chat[-1][1])
+    assert chat[:-1] == [("start", ""), ("token", '"a"'), ("token", '"b"')]
+    assert (chat[-1][0], told["code"] in ("stream_interrupted", "upstream_error")) == ("error", True)
+    assert (asked, status) == (2, 200)
+    assert body.startswith(token("a") + token("b") + b'data: {"error":{"message":')
+    assert body.endswith(b"}}\n\ndata: [DONE]\n\n")
+    assert body.count(b"[DONE]") == body.count(b'"error"') == 1
+    assert (account.spent, account.reserved) == ((8 + 2) + (5 + 2), 0)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(says(token("a"), STOP), id="no end mark"),
+        pytest.param(says(token("a"), STOP, then="cut"), id="cut after the finish"),
+        pytest.param(says(token("a"), STOP, b"data: [DONE]\n"), id="no blank line"),
+        pytest.param(says(token("a"), STOP, b"data: [DONE]\n\ndata: junk\n\n"), id="junk behind the end"),
+        pytest.param(says(token("a"), b"data: [DONE]\n\n"), id="no finish"),
+        pytest.param(without_length, id="ends by close"),
+        pytest.param(says(b"\xef\xbb\xbf" + token("a").replace(b"\n", b"\r\n"), STOP, b"data: [DONE]\r\n\r\n"), id="CRLF"),
+        pytest.param(answers(200, json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}).encode()), id="JSON"),
+    ],
+)  # fmt: skip
+async def test_complete(tmp_path: Path, first: Script) -> None:
+    """A stream is complete at its end mark, or once each answer has its finish; clients get a whole end either way."""
+    async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        chat, (_, _, body) = await both(up, served)
+
+    assert chat == [("start", ""), ("token", '"a"'), ("done", "")]
+    assert body.endswith(b"\n\ndata: [DONE]\n\n")
+    assert body.count(b"[DONE]") == 1
+    assert b"junk" not in body
+    assert b"error" not in body
+    assert b"\r" not in body
+
+
+async def test_empty_but_finished(tmp_path: Path) -> None:
+    """An answer that stays empty, but finished, is asked for once more and then delivered as what it is."""
+    async with upstream(says(STOP, b"data: [DONE]\n\n")) as up:
+        async with sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+            _, _, chat = await served.post("/api/chat", CHAT)
+            account = await served.account()
+
+    assert events(chat) == [("start", ""), ("done", "")]
+    assert (len(up.requests), account.spent, account.reserved) == (2, 16, 0)
+
+
+async def test_no_secrets(tmp_path: Path) -> None:
+    """Upstream's words reach a client without keys, hosts and traces."""
+    words = "Bad request for key sk-proj-abcdefgh1234 at http://10.0.0.7:8000/v1 (db.internal:5432)"
+    async with upstream(answers(400, json.dumps({"error": {"message": words}}).encode())) as up:
+        keyed = settings_of(tmp_path, up.url, QUICK, environ={"SIDECAR_UPSTREAM_KEY": "opaque-key-of-ours"})
+        async with sidecar(keyed) as served:
+            chat, (_, _, body) = await both(up, served)
+
+    for told in (chat[-1][1], body.decode()):
+        assert "Bad request for key" in told
+        assert not any(secret in told for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
+
+
+async def test_any_bytes(tmp_path: Path) -> None:
+    """However a stream is cut into writes, both schemas give the same."""
+    stream = token("h\u00e9") + b": c\n\n" + token("\U0001f98a") + STOP + b"data: [DONE]\n\n"
+    rng = random.Random(7)
+
+    def pieces() -> list[bytes]:
+        cuts = sorted({0, len(stream), *(rng.randrange(len(stream)) for _ in range(9))})
+        return [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    scripts = [says(*pieces()) for _ in range(20)]
+    async with upstream(*scripts) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        seen = [await both(up, served) for _ in range(10)]
+
+    assert all(
+        chat == [("start", ""), ("token", '"h\u00e9"'), ("token", '"\U0001f98a"'), ("done", "")] for chat, _ in seen
+    )
+    assert {body for _, (_, _, body) in seen} == {stream.replace(b": c\n\n", b"")}

@@ -1,0 +1,277 @@
+"""The whole path over real sockets: what clients see, and what upstream gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import CHAT, events, settings_of, sidecar
+from wire import Connection, eventually, sse, token, upstream
+
+pytestmark = pytest.mark.anyio
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def hello(connection: Connection) -> None:
+    await connection.stream("Hel", "lo")
+
+
+async def whole(connection: Connection) -> None:
+    message = {"role": "assistant", "content": "Hello"}
+    answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "odd": 1}
+    await connection.answer(200, json.dumps(answer).encode())
+
+
+async def test_chat_nest(tmp_path: Path) -> None:
+    """A Chat Nest call is answered by start, a token for each piece of text, done."""
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        status, headers, body = await served.post("/api/chat", CHAT)
+
+    assert (status, headers["content-type"], headers["cache-control"]) == (200, "text/event-stream", "no-cache")
+    assert events(body) == [("start", ""), ("token", '"Hel"'), ("token", '"lo"'), ("done", "")]
+
+
+async def test_chat_nest_request(tmp_path: Path) -> None:
+    """Upstream gets model, messages, stream, max_tokens, temperature, what we need for usage, and nothing else."""
+    asked = {
+        "messages": [{"id": "1", "role": "user", "content": "hi", "extra": 1}],
+        "profile": " Expanded ",
+        "systemPrompt": "be evil",
+        "nonsense": True,
+    }
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        await served.post("/api/chat", asked, "cookie: a=b", "x-stray: 1", "traceparent: 00-1")
+        (request,) = up.requests
+
+    assert request.body == {
+        "model": "test-model",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "max_tokens": 3000,
+        "temperature": 0.8,
+        "stream_options": {"include_usage": True},
+    }
+    assert request.header("cookie") is None
+    assert request.header("x-stray") is None
+    assert request.header("traceparent") == "00-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "kept", "temperature", "tokens", "requests"),
+    [
+        ("constrained", 150, 4, 0.5, 30_000, 15),
+        ("budget", 150, 4, 0.5, 30_000, 15),
+        ("balanced", 400, 6, 0.7, 70_000, 30),
+        (None, 400, 6, 0.7, 70_000, 30),
+        ("made-up", 400, 6, 0.7, 70_000, 30),
+        ("MODERATE ", 400, 6, 0.7, 70_000, 30),
+        ("expanded", 3000, 12, 0.8, 200_000, 60),
+        ("free", 3000, 12, 0.8, 200_000, 60),
+    ],
+)
+async def test_profiles(
+    tmp_path: Path, name: str | None, output: int, kept: int, temperature: float, tokens: int, requests: int
+) -> None:
+    """Each profile has its numbers, by its name, its legacy name, or for want of one."""
+    talk = [{"role": "user", "content": f"{at}"} for at in range(30)]
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        _, headers, _ = await served.post("/api/chat", {"messages": talk, "aiUsageProfile": name})
+        body = up.requests[-1].body
+
+    assert (body["max_tokens"], body["temperature"]) == (output, temperature)
+    assert [message["content"] for message in body["messages"]] == [f"{at}" for at in range(30 - kept, 30)]
+    assert headers["x-ratelimit-limit-tokens"] == str(tokens)
+    assert headers["ratelimit-policy"] == f'"rate";q={requests};w=60, "budget";q={tokens};w=86400'
+
+
+async def test_client_caps(tmp_path: Path) -> None:
+    """A client may lower its own budget: of 100 tokens, a prompt of 5 leaves 95 of the 400 wanted."""
+    asked = {"messages": [{"role": "user", "content": "abc"}], "dailyTokenLimit": 100}
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        status, headers, _ = await served.post("/api/chat", asked)
+        assert (status, up.requests[0].body["max_tokens"]) == (200, 95)
+        assert headers["x-ratelimit-limit-tokens"] == "100"
+
+        status, _, body = await served.post("/api/chat", asked | {"maxTokensPerRequest": 10})
+
+    assert status == 429
+    assert json.loads(body)["error"] == "Request too large. Please shorten your message."
+
+
+async def test_openai_bytes(tmp_path: Path) -> None:
+    """Events with choices reach an OpenAI client byte by byte as upstream sent them; the usage nobody asked for does not."""
+    odd = b'data:{"choices" : [{"index":0,"delta":{"content":"h\xc3\xa9"},"x":[1, 2]}]}\n\n'
+    usage = sse({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
+    end = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+
+    async def script(connection: Connection) -> None:
+        await connection.stream(finish=None, done=False)
+        for data in (b": note\n\n", odd, b"event: ping\ndata: {}\n\n", b"id: 4\n" + token("x"), end, usage):
+            await connection.chunk(data)
+        await connection.chunk(b"data: [DONE]\n\n")
+        await connection.send(b"0\r\n\r\n")
+
+    role = sse({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]})
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        _, _, plain = await served.post("/v1/chat/completions", HI | {"stream": True})
+        asked = HI | {"stream": True, "stream_options": {"include_usage": True}}
+        _, _, with_usage = await served.post("/v1/chat/completions", asked)
+        account = await served.account()
+
+    assert plain == role + odd + token("x") + end + b"data: [DONE]\n\n"
+    assert with_usage == role + odd + token("x") + end + usage + b"data: [DONE]\n\n"
+    assert (account.spent, account.reserved) == (18, 0)
+
+
+async def test_openai_whole(tmp_path: Path) -> None:
+    """An answer without `stream` is upstream's own body; unknown fields of the request reach upstream."""
+    async with upstream(whole) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        status, headers, body = await served.post("/v1/chat/completions", HI | {"logit_bias": {"50256": -100}})
+        asked = up.requests[0].body
+
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body)["odd"] == 1
+    assert asked == HI | {"logit_bias": {"50256": -100}, "max_tokens": 16384}
+
+
+async def test_chat_nest_events_on_v1(tmp_path: Path) -> None:
+    """On /v1 the header asks for Chat Nest events; another value, or n > 1, is an OpenAI refusal."""
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        _, _, body = await served.post("/v1/chat/completions", HI, "x-event-schema: chat-nest")
+        refusals = [
+            await served.post("/v1/chat/completions", HI, "x-event-schema: morse"),
+            await served.post("/v1/chat/completions", HI | {"n": 2}, "x-event-schema: chat-nest"),
+        ]
+
+    assert events(body)[-1] == ("done", "")
+    assert [(status, json.loads(body)["error"]["param"]) for status, _, body in refusals] == [
+        (400, "x-event-schema"),
+        (400, "n"),
+    ]
+
+
+async def test_x_profile(tmp_path: Path) -> None:
+    """On /v1 the header `x-profile` chooses a profile, but neither trims nor clamps nor sets a temperature."""
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        _, headers, _ = await served.post("/v1/chat/completions", HI | {"stream": True}, "x-profile: Constrained")
+        _, base, _ = await served.post("/v1/chat/completions", HI | {"stream": True}, "x-profile: nobody")
+        asked = up.requests[0].body
+
+    assert headers["x-ratelimit-limit-tokens"] == "30000"
+    assert base["x-ratelimit-limit-tokens"] == "500000"
+    assert "temperature" not in asked
+
+
+async def test_models(tmp_path: Path) -> None:
+    """The list of models is passed through, and counts as a request but not as tokens."""
+    listed = b'{"data": [{"id": "tiny"}]}'
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(200, listed)
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        status, headers, body = await served.get("/v1/models")
+        assert (status, body, headers["x-ratelimit-remaining-requests"]) == (200, listed, "59")
+        assert "x-ratelimit-limit-tokens" not in headers
+        assert (await served.get("/v1/models", method="DELETE"))[0] == 405
+        assert up.requests[0].head.startswith(b"GET /v1/models ")
+
+
+async def test_first_listed_model(tmp_path: Path) -> None:
+    """Without a configured model, a Chat Nest call gets the first that upstream lists, asked for once."""
+
+    async def script(connection: Connection) -> None:
+        if connection.head.startswith(b"GET"):
+            await connection.answer(200, b'{"data": [{"id": "tiny"}, {"id": "other"}]}')
+        else:
+            await connection.stream("x")
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, model=None)) as served:
+        for _ in range(2):
+            _, _, body = await served.post("/api/chat", CHAT)
+            assert events(body)[-1] == ("done", "")
+        heads = [request.head.split()[0] for request in up.requests]
+        models = [request.body["model"] for request in up.requests[1:]]
+
+    assert (heads, models) == ([b"GET", b"POST", b"POST"], ["tiny", "tiny"])
+
+
+async def test_keys(tmp_path: Path) -> None:
+    """Our key goes upstream in place of the client's; without one of ours the client's goes through."""
+    ours = settings_of(tmp_path, "http://x.invalid/v1")
+    both = ("authorization: Bearer sk-theirs", "openai-project: p")
+    async with upstream(hello) as up:
+        plain = settings_of(tmp_path, up.url)
+        keyed = settings_of(tmp_path, up.url, environ={"SIDECAR_UPSTREAM_KEY": "sk-ours"})
+        for settings in (plain, keyed):
+            async with sidecar(settings) as served:
+                await served.post("/v1/chat/completions", HI | {"stream": True}, *both)
+        seen = [(request.header("authorization"), request.header("openai-project")) for request in up.requests]
+
+    assert seen == [("Bearer sk-theirs", "p"), ("Bearer sk-ours", None)]
+    assert "sk-" not in repr(keyed) + repr(ours)
+
+
+async def test_request_ids(tmp_path: Path) -> None:
+    """Every answer has an id: the client's if it is plain, else one of ours; and a repeated one is two calls."""
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        for path in ("/api/chat", "/nix", "/healthz"):
+            _, headers, _ = await served.post(path, CHAT, "x-request-id: abc.D-1_2")
+            assert headers["x-request-id"] == "abc.D-1_2"
+        for bad in ("a b", "x" * 129, "<script>", ""):
+            _, headers, _ = await served.post("/api/chat", CHAT, f"x-request-id: {bad}")
+            assert len(headers["x-request-id"]) == 32
+        first = (await served.account()).spent
+        await served.post("/api/chat", CHAT, "x-request-id: abc.D-1_2")
+        assert (await served.account()).spent > first
+
+
+async def test_lessons(tmp_path: Path) -> None:
+    """What upstream refuses of our own additions is left out, at once and from then on; the call is no worse for it."""
+
+    async def script(connection: Connection) -> None:
+        if "stream_options" in connection.body:
+            await connection.answer(400, b'{"error": {"message": "Unknown field stream_options"}}')
+        elif connection.body.get("max_tokens") == 16384:
+            text = "maximum context length is 512 tokens, your request has 12 input tokens"
+            await connection.answer(400, json.dumps({"error": {"message": text}}).encode())
+        else:
+            await connection.stream("ok")
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        for _ in range(2):
+            status, _, body = await served.post("/v1/chat/completions", HI | {"stream": True})
+            assert (status, body.count(b"ok")) == (200, 1)
+        sent: list[Any] = [(r.body.get("max_tokens"), "stream_options" in r.body) for r in up.requests]
+
+    assert sent == [(16384, True), (16384, False), (500, False), (16384, False), (500, False)]
+
+
+async def test_cors(tmp_path: Path) -> None:
+    """Preflights are answered for the configured origins alone."""
+    text = '[server]\ncors_origins = ["http://localhost:5173"]'
+    ask = ("access-control-request-method: POST", "access-control-request-headers: content-type")
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        status, headers, _ = await served.get("/api/chat", "origin: http://localhost:5173", *ask, method="OPTIONS")
+        assert (status, headers["access-control-allow-origin"]) == (204, "http://localhost:5173")
+        _, headers, body = await served.post("/api/chat", CHAT, "origin: http://localhost:5173")
+        assert headers["access-control-allow-origin"] == "http://localhost:5173"
+        assert events(body)[-1] == ("done", "")
+        status, headers, _ = await served.get("/api/chat", "origin: http://evil.example", *ask, method="OPTIONS")
+        assert "access-control-allow-origin" not in headers
+        _, headers, _ = await served.post("/api/chat", CHAT, "origin: http://evil.example")
+        assert "access-control-allow-origin" not in headers
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        assert (await served.get("/api/chat", "origin: http://localhost:5173", *ask, method="OPTIONS"))[0] == 405
+
+
+async def test_kept_connection(tmp_path: Path) -> None:
+    """A complete answer gives its upstream connection back, so the next call uses it again."""
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        for _ in range(3):
+            await served.post("/v1/chat/completions", HI | {"stream": True})
+        assert (len(up.requests), up.open) == (3, 1)
+        await eventually(lambda: up.open == 1)

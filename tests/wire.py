@@ -1,0 +1,202 @@
+"""An upstream on a real socket whose every byte is scripted, and a client that speaks bytes too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+PATIENCE = 10.0
+"""Seconds after which a test that waits for something has failed."""
+
+
+class Connection:
+    """One request at the upstream: what was asked, and the way back."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, body: bytes) -> None:
+        self._reader, self._writer = reader, writer
+        self.head, self.raw_body = head, body
+        self.gone = asyncio.Event()
+
+    @property
+    def body(self) -> dict[str, Any]:
+        decoded: dict[str, Any] = json.loads(self.raw_body)
+        return decoded
+
+    def header(self, name: str) -> str | None:
+        for line in self.head.decode("latin-1").split("\r\n")[1:]:
+            key, _, value = line.partition(":")
+            if key.lower() == name:
+                return value.strip()
+        return None
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def chunk(self, data: bytes) -> None:
+        await self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def stream(self, *texts: str, finish: str | None = "stop", done: bool = True) -> None:
+        """Answer as OpenAI does."""
+        await self.send(HEAD)
+        await self.chunk(sse({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]}))
+        for text in texts:
+            await self.chunk(token(text))
+        if finish:
+            await self.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}))
+        if done:
+            await self.chunk(b"data: [DONE]\n\n")
+            await self.send(b"0\r\n\r\n")
+
+    async def answer(self, status: int, body: bytes, *headers: str) -> None:
+        lines = [f"HTTP/1.1 {status} X", "content-type: application/json", f"content-length: {len(body)}", *headers]
+        await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    async def hang(self) -> None:
+        """Say nothing more until the other side has gone."""
+        while await self._reader.read(65536):
+            pass
+        self.gone.set()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def reset(self) -> None:
+        """End the connection by RST."""
+        raw = self._writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+Script: TypeAlias = Callable[[Connection], Awaitable[None]]
+
+
+class Upstream:
+    """The server: plays one script for each request, the last one again and again."""
+
+    def __init__(self, scripts: list[Script]) -> None:
+        self._scripts = scripts
+        self.requests: list[Connection] = []
+        self.arrived = asyncio.Event()
+        self.url = ""
+        self.open = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    (int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")), 0
+                )
+                connection = Connection(reader, writer, head, await reader.readexactly(length))
+                self.requests.append(connection)
+                self.arrived.set()
+                script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+                await script(connection)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+            for connection in self.requests:
+                if connection._writer is writer:
+                    connection.gone.set()
+            writer.close()
+
+
+@asynccontextmanager
+async def upstream(*scripts: Script) -> AsyncIterator[Upstream]:
+    """Run an upstream on a free port while the block lasts."""
+    served = Upstream(list(scripts))
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(served.serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    try:
+        yield served
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def sse(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def token(text: str) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
+
+
+async def eventually(met: Callable[[], bool]) -> None:
+    """Wait until *met*; fails when it takes too long."""
+    async with asyncio.timeout(PATIENCE):
+        while not met():
+            await asyncio.sleep(0)
+
+
+class Client:
+    """One connection to the sidecar."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, port: int) -> Client:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def post(self, path: str, body: Any, *headers: str) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = [x.lower().split(":")[0] for x in headers]
+        lines = [f"POST {path} HTTP/1.1", "host: x", *headers]
+        if "content-type" not in named:
+            lines.append("content-type: application/json")
+        if "content-length" not in named and "transfer-encoding" not in named:
+            lines.append(f"content-length: {len(raw)}")
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+        await self.writer.drain()
+
+    async def until(self, mark: bytes) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(mark)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        lines = (await self.until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+        headers = {name.lower(): value for name, value in headers.items()}
+        return int(lines[0].split()[1]), headers
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read one whole answer."""
+        status, headers = await self.head()
+        async with asyncio.timeout(PATIENCE):
+            if status == 204:
+                return status, headers, b""
+            if "content-length" in headers:
+                return status, headers, await self.reader.readexactly(int(headers["content-length"]))
+            body = b""
+            while size := int(await self.reader.readline(), 16):
+                body += await self.reader.readexactly(size)
+                await self.reader.readline()
+            await self.reader.readline()
+            return status, headers, body
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def reset(self) -> None:
+        raw = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
