@@ -55,6 +55,8 @@ class Ledger:
         """
         call = hold.call
         ceiling = call.max_tokens or 0
+        if self._late:
+            await self.catch_up()
         try:
             grant = await self._store.reserve(call.id, [claim for _, claim in hold.claims], ceiling)
         except StoreDown as error:

@@ -33,11 +33,12 @@ class Trim(Policy, frozen=True):
 
 
 def trimmed(messages: list[Message], keep: int) -> list[Message]:
-    """Return the last *keep* of *messages*, moved to where no group is torn, behind all instructions."""
-    talk = [message for message in messages if message.get("role") not in INSTRUCTIONS]
+    """Return the last *keep* of *messages*, moved to where no group is torn, and all instructions in their places."""
+    talk = [at for at, message in enumerate(messages) if message.get("role") not in INSTRUCTIONS]
     cut = max(0, len(talk) - keep)
-    while cut < len(talk) and talk[cut].get("role") in RESULTS:
+    while cut < len(talk) and messages[talk[cut]].get("role") in RESULTS:
         cut += 1
-    asked = [at for at, message in enumerate(talk) if message.get("role") == "user"]
-    kept = talk[min(cut, asked[-1]) if asked else cut :]
-    return [message for message in messages if message.get("role") in INSTRUCTIONS] + kept
+    asked = [at for at in talk if messages[at].get("role") == "user"]
+    first = talk[cut] if cut < len(talk) else len(messages)
+    first = min(first, asked[-1]) if asked else first
+    return [message for at, message in enumerate(messages) if at >= first or message.get("role") in INSTRUCTIONS]

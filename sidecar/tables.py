@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -69,13 +69,17 @@ def struct_from(kind: type[T], table: object, path: str, faults: list[ConfigFaul
 
 def value_of(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> Any:
     """Return *value* as a *kind*; on a fault, which is added to *faults*, None."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        return struct_from(kind, value, path, faults)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         message = str(error)
         inner = _PATH.search(message)
         where = path + (inner[1].replace("[...]", "") if inner else "")
-        faults.append(ConfigFault(where, f"{_shown(value)} does not do", f"it must be {_explained(message)}"))
+        choices = _choices(kind)
+        right = f"one of {', '.join(choices)}" if choices and "enum" in message else _explained(message)
+        faults.append(ConfigFault(where, f"{_shown(value)} does not do", f"it must be {right}"))
         return None
 
 
@@ -85,6 +89,12 @@ def unknown(path: str, key: str, known: Iterable[str]) -> ConfigFault:
     near = difflib.get_close_matches(key, names, n=1)
     right = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
     return ConfigFault(path, "is not known", right)
+
+
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(each) for each in get_args(kind)]
+    return list(dict.fromkeys(name for inner in get_args(kind) for name in _choices(inner)))
 
 
 def _shown(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +227,10 @@ async def test_complete(tmp_path: Path, first: Script) -> None:
 
 async def test_empty_but_finished(tmp_path: Path) -> None:
     """An answer that stays empty, but finished, is asked for once more and then delivered as what it is."""
-    async with upstream(says(STOP, b"data: [DONE]\n\n")) as up:
-        async with sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
-            _, _, chat = await served.post("/api/chat", CHAT)
-            account = await served.account()
+    nothing = says(STOP, b"data: [DONE]\n\n")
+    async with upstream(nothing) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        _, _, chat = await served.post("/api/chat", CHAT)
+        account = await served.account()
 
     assert events(chat) == [("start", ""), ("done", "")]
     assert (len(up.requests), account.spent, account.reserved) == (2, 16, 0)
@@ -255,7 +256,7 @@ async def test_any_bytes(tmp_path: Path) -> None:
 
     def pieces() -> list[bytes]:
         cuts = sorted({0, len(stream), *(rng.randrange(len(stream)) for _ in range(9))})
-        return [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [stream[a:b] for a, b in pairwise(cuts)]
 
     scripts = [says(*pieces()) for _ in range(20)]
     async with upstream(*scripts) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:

@@ -1,0 +1,328 @@
+"""What every store keeps to: one suite for all of them."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from policies.store import Claim, Grant, Store, StoreDown
+from policies.stores import open_store
+from policies.stores.sqlite import SQLiteStore
+from policies.testing import FakeClock
+from policies.window import FINE_LIMIT, Calendar, Sliding
+
+pytestmark = pytest.mark.anyio
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(params=["memory://", "sqlite:///store.db"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
+    opened = open_store(request.param, folder=tmp_path, clock=clock)
+    yield opened
+    if isinstance(opened, SQLiteStore):
+        opened._drop()
+
+
+def budget(limit: int, base: int = 10, *, each: int = 0, floor: int = 0, name: str = "b", window: str = "day") -> Claim:
+    return Claim(
+        policy=name,
+        identity="t",
+        unit="tokens",
+        limit=limit,
+        window=Calendar(window),  # type: ignore[arg-type]
+        base=base,
+        each=each,
+        floor=floor,
+    )
+
+
+def rate(limit: int, seconds: float = 60.0, *, base: int = 1, name: str = "r") -> Claim:
+    return Claim(policy=name, identity="t", unit="requests", limit=limit, window=Sliding(seconds), base=base)
+
+
+async def reserved(store: Store, call: str, *claims: Claim, ceiling: int = 0, part: int = 0) -> Grant:
+    return await store.reserve(call, claims, ceiling, part)
+
+
+async def totals(store: Store) -> list[tuple[int, int]]:
+    return [(account.spent, account.reserved) for account in await store.accounts()]
+
+
+async def test_reserve_and_settle(store: Store) -> None:
+    """A hold counts against its limit until it is settled; then its charge does."""
+    grant = await reserved(store, "1", budget(100, 60))
+    assert (grant.refused, grant.standings[0].used, grant.standings[0].left) == (None, 60, 40)
+    assert (await reserved(store, "2", budget(100, 41))).refused == 0
+    await store.settle("1", {budget(100).key: 25})
+    assert await totals(store) == [(25, 0)]
+    assert (await reserved(store, "3", budget(100, 75))).refused is None
+    assert (await reserved(store, "4", budget(100, 1))).refused == 0
+
+
+async def test_all_or_nothing(store: Store) -> None:
+    """Where one claim does not fit, nothing is taken from any, and the first that does not is named."""
+    for _ in range(5):
+        grant = await reserved(store, "x", rate(3), budget(100, 50), budget(10, 50, name="small"))
+        assert (grant.refused, [standing.used for standing in grant.standings]) == (2, [0, 0, 0])
+    assert await totals(store) in ([], [(0, 0)])
+    assert (await reserved(store, "y", rate(3, base=3), budget(100, 100))).refused is None
+
+
+async def test_ceiling(store: Store) -> None:
+    """The ceiling is lowered to what fits into every claim, down to the floor, or to what was wanted if that is less."""
+    assert (await reserved(store, "1", budget(100, 5, each=1, floor=64), ceiling=400)).ceiling == 95
+    await store.settle("1", {budget(1).key: 35})
+    assert (await reserved(store, "2", budget(100, 5, each=1, floor=64), ceiling=400)).refused == 0
+    assert (await reserved(store, "3", budget(100, 5, each=2, floor=20), ceiling=400)).ceiling == 30
+    await store.settle("3", {budget(1).key: 0})
+    two = [budget(100, 5, each=1), budget(50, 5, each=2, name="other")]
+    assert (await reserved(store, "4", *two, ceiling=400)).ceiling == 22
+    assert [each.reserved for each in await store.accounts()] == [27, 49]
+
+
+async def test_small_wish(store: Store) -> None:
+    """A call that wants less than the floor is admitted with what it wants, and not with less."""
+    assert (await reserved(store, "1", budget(25, 5, each=1, floor=64), ceiling=20)).ceiling == 20
+    await store.release("1")
+    assert (await reserved(store, "2", budget(24, 5, each=1, floor=64), ceiling=20)).refused == 0
+
+
+async def test_same_counter_twice(store: Store) -> None:
+    """Two claims of one call on one counter add up."""
+    assert (await reserved(store, "1", budget(100, 60), budget(100, 60))).refused == 0
+    assert (await reserved(store, "2", budget(100, 60), budget(100, 40))).refused is None
+    assert await totals(store) == [(0, 100)]
+
+
+async def test_idempotent(store: Store) -> None:
+    """A reservation that is sent again takes nothing more; settling and releasing again does nothing."""
+    first = await reserved(store, "1", budget(100, 10, each=1), rate(5), ceiling=50)
+    again = await reserved(store, "1", budget(100, 10, each=1), rate(5), ceiling=50)
+    assert (first.ceiling, again.ceiling, again.standings[1].used) == (50, 50, 1)
+    assert await totals(store) == [(0, 60)]
+    for _ in range(2):
+        await store.settle("1", {budget(1).key: 7})
+    await store.release("1")
+    await store.settle("unknown", {budget(1).key: 7})
+    assert await totals(store) == [(7, 0)]
+
+
+async def test_parts(store: Store) -> None:
+    """Further parts add to a hold, and one settlement ends them all."""
+    await reserved(store, "1", budget(100, 40))
+    await reserved(store, "1", budget(100, 40), part=1)
+    assert (await reserved(store, "1", budget(100, 40), part=2)).refused == 0
+    assert await totals(store) == [(0, 80)]
+    await store.settle("1", {budget(1).key: 55})
+    assert await totals(store) == [(55, 0)]
+
+
+async def test_lower_bound(store: Store) -> None:
+    """Without a refund a hold is charged at least in full; what a settlement does not name is charged as it was held."""
+    await reserved(store, "1", budget(100, 40))
+    await store.settle("1", {budget(1).key: 5}, refund=False)
+    assert await totals(store) == [(40, 0)]
+    await reserved(store, "2", budget(100, 10))
+    await store.settle("2", {budget(1).key: 30}, refund=False)
+    await reserved(store, "3", budget(100, 10))
+    await store.settle("3", {})
+    assert await totals(store) == [(80, 0)]
+
+
+async def test_debt(store: Store) -> None:
+    """A charge beyond the limit stays on the books, and nothing more is admitted."""
+    await reserved(store, "1", budget(100, 90))
+    await store.settle("1", {budget(1).key: 130})
+    assert await totals(store) == [(130, 0)]
+    assert (await reserved(store, "2", budget(100, 0, each=1), ceiling=1)).refused == 0
+
+
+async def test_windows(store: Store, clock: FakeClock) -> None:
+    """A call settles in the window that it was reserved in, also when the next one has begun."""
+    await reserved(store, "1", budget(100, 90))
+    clock.advance(DAY)
+    assert (await reserved(store, "2", budget(100, 90))).refused is None
+    await store.settle("1", {budget(1).key: 50})
+    assert await totals(store) == [(0, 90)]
+    clock.advance(-DAY)
+    assert await totals(store) == [(50, 0)]
+
+
+async def test_release(store: Store) -> None:
+    """A release gives everything back, the place in the rate too."""
+    await reserved(store, "1", rate(1), budget(100, 100))
+    assert (await reserved(store, "2", rate(1))).refused == 0
+    await store.release("1")
+    await store.release("1")
+    assert (await reserved(store, "3", rate(1), budget(100, 100))).refused is None
+
+
+async def test_any_span(store: Store, clock: FakeClock) -> None:
+    """Never more than the limit in any span; all may come at once; each place is free exactly one window later."""
+    for call in range(3):
+        assert (await reserved(store, f"a{call}", rate(3))).refused is None
+    clock.advance(59.999)
+    grant = await reserved(store, "b", rate(3))
+    assert (grant.refused, grant.standings[0].resets_at) == (0, pytest.approx(clock.now + 0.001))
+    clock.advance(0.001)
+    assert [(await reserved(store, f"c{call}", rate(3))).refused for call in range(4)] == [None, None, None, 0]
+
+
+async def test_refused_do_not_count(store: Store, clock: FakeClock) -> None:
+    """A refused call does not push back the moment at which the next one fits."""
+    await reserved(store, "a", rate(1))
+    for call in range(50):
+        clock.advance(1)
+        assert (await reserved(store, f"b{call}", rate(1))).refused == 0
+    clock.advance(10)
+    assert (await reserved(store, "c", rate(1))).refused is None
+
+
+async def test_clock_backwards(store: Store, clock: FakeClock) -> None:
+    """A clock that steps back lets nothing more through."""
+    await reserved(store, "a", rate(1))
+    clock.advance(-3600)
+    assert (await reserved(store, "b", rate(1))).refused == 0
+    clock.advance(3600 + 59)
+    assert (await reserved(store, "c", rate(1))).refused == 0
+
+
+async def test_large_rates(store: Store, clock: FakeClock) -> None:
+    """A large limit is kept in bounded memory, and still never passed in any span."""
+    limit = 5 * FINE_LIMIT
+    moments: list[float] = []
+    for call in range(3000):
+        clock.advance(0.05)
+        if (await reserved(store, f"{call}", rate(limit, 60, base=10))).refused is None:
+            moments.append(clock.now)
+    worst = max(sum(10 for x in moments if start <= x < start + 60) for start in moments[::20])
+    assert limit * 0.99 < worst <= limit
+    entries = store._file.execute("SELECT count(*) FROM taking").fetchone()[0] if isinstance(store, SQLiteStore) else len(  # type: ignore[union-attr]
+        next(iter(store._slides.values())).takings  # type: ignore[attr-defined]
+    )
+    assert entries <= FINE_LIMIT + 1
+
+
+async def test_forgotten(store: Store, clock: FakeClock) -> None:
+    """Counters that nobody uses any more take no room."""
+    for call in range(100):
+        clock.advance(DAY)
+        await reserved(store, f"{call}", budget(100), rate(5, name=f"r{call}"))
+        await store.settle(f"{call}", {})
+    clock.advance(DAY)
+    await reserved(store, "last", budget(100))
+    assert await totals(store) == [(0, 10)]
+    if isinstance(store, SQLiteStore):
+        assert store._file is not None
+        rows = [store._file.execute(f"SELECT count(*) FROM {x}").fetchone()[0] for x in ("counter", "slide", "taking")]  # noqa: S608
+        assert rows == [1, 0, 0]
+
+
+def test_addresses(tmp_path: Path) -> None:
+    """A store's address is one of two kinds; anything else is refused with the cure."""
+    for url in ("redis://x", "sqlite://x.db", "sqlite:///", "memory", "", "postgres://x"):
+        with pytest.raises(ValueError, match=r"write 'memory://' or 'sqlite:///FILE'"):
+            open_store(url, folder=tmp_path)
+
+
+async def test_survives(tmp_path: Path, clock: FakeClock) -> None:
+    """A file that is opened again remembers everything, rates too."""
+    for call in range(3):
+        store = SQLiteStore(tmp_path / "s.db", clock=clock)
+        assert (await reserved(store, f"{call}", rate(3), budget(100, 20))).refused is None
+        await store.settle(f"{call}", {budget(1).key: 20})
+        await store.aclose()
+    store = SQLiteStore(tmp_path / "s.db", clock=clock)
+    assert await totals(store) == [(60, 0)]
+    assert (await reserved(store, "x", rate(3))).refused == 0
+    await store.aclose()
+
+
+async def test_death(tmp_path: Path, clock: FakeClock) -> None:
+    """The holds of a process that died become charges in full, once its grace is over; those of the living stay."""
+    dead = SQLiteStore(tmp_path / "s.db", clock=clock)
+    await reserved(dead, "1", budget(100, 40))
+    await reserved(dead, "1", budget(100, 5), part=1)
+    await dead.aclose()
+    living = SQLiteStore(tmp_path / "s.db", clock=clock)
+    await reserved(living, "2", budget(100, 10))
+    clock.advance(29)
+    await living.beat()
+    assert await totals(living) == [(0, 55)]
+    clock.advance(2)
+    assert await totals(living) == [(45, 10)]
+    await living.settle("1", {budget(1).key: 1})
+    await living.settle("2", {budget(1).key: 1})
+    assert await totals(living) == [(46, 0)]
+    await living.aclose()
+
+
+async def test_not_a_database(tmp_path: Path, clock: FakeClock) -> None:
+    """A file that is no store, or one of another version, or no folder at all, is an error with the cure."""
+    (tmp_path / "text.db").write_text("hello " * 1000)
+    with pytest.raises(StoreDown, match="not a database; name another file"):
+        await SQLiteStore(tmp_path / "text.db", clock=clock).ping()
+    with pytest.raises(StoreDown, match="make the folder .*nowhere first"):
+        await SQLiteStore(tmp_path / "nowhere" / "x.db", clock=clock).ping()
+    file = sqlite3.connect(tmp_path / "old.db")
+    file.execute("PRAGMA user_version = 99")
+    file.close()
+    with pytest.raises(StoreDown, match=r"another version \(99, this one reads 1\)"):
+        await SQLiteStore(tmp_path / "old.db", clock=clock).ping()
+
+
+async def test_recovers(tmp_path: Path, clock: FakeClock) -> None:
+    """After an error the file is opened anew; nothing has to be restarted."""
+    store = SQLiteStore(tmp_path / "sub" / "s.db", clock=clock)
+    with pytest.raises(StoreDown):
+        await reserved(store, "1", budget(100))
+    (tmp_path / "sub").mkdir()
+    assert (await reserved(store, "1", budget(100))).refused is None
+    await store.aclose()
+
+
+HAMMER = """
+import asyncio, sys
+from pathlib import Path
+from policies.stores.sqlite import SQLiteStore
+from policies.store import Claim
+from policies.window import Calendar
+import time
+
+async def main():
+    store = SQLiteStore(Path(sys.argv[1]), clock=time.time)
+    claim = Claim(policy="b", identity="t", unit="tokens", limit=500, window=Calendar("month"), base=2)
+    passed = 0
+    for at in range(300):
+        call = f"{sys.argv[2]}-{at}"
+        if (await store.reserve(call, [claim])).refused is None:
+            passed += 1
+            await store.settle(call, {claim.key: 1})
+    print(passed)
+    await store.aclose()
+
+asyncio.run(main())
+"""
+
+
+async def test_two_processes(tmp_path: Path, clock: FakeClock) -> None:
+    """Processes that share a file share its limits: together they spend the budget, and not one token more."""
+    command = [sys.executable, "-c", HAMMER, str(tmp_path / "s.db")]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "abc"]
+    passed = [int(process.communicate(timeout=60)[0]) for process in running]
+    store = SQLiteStore(tmp_path / "s.db", clock=__import__("time").time)
+
+    assert sum(passed) == 499
+    assert await totals(store) == [(499, 0)]
+    await store.aclose()
