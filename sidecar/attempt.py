@@ -13,7 +13,7 @@ from policies.event import Batch, Usage
 from policies.upstream import UpstreamError
 
 from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
-from .failures import empty, from_exception, from_object, interrupted
+from .failures import broken_off, empty, from_object, interrupted
 from .reading import Nonsense, Reading
 from .sse import EventTooLarge, Reader
 
@@ -179,7 +179,7 @@ class Attempt:
     def _cut(self, error: Exception) -> UpstreamError:
         if self._reading.has_output:
             return interrupted(self._request, str(error))
-        return from_exception(error, self._request, sent=True)
+        return broken_off(error, self._request)
 
 
 def _is_stream(response: httpx.Response) -> bool:

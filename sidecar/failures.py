@@ -135,6 +135,12 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
     return UpstreamError(broken, "connect", worked=reached or not isinstance(error, httpx.HTTPError | OSError))
 
 
+def broken_off(error: Exception, request: httpx.Request) -> UpstreamError:
+    """Return what a body means that broke, or just ended, before any output: a server that failed, or fell silent."""
+    found = from_exception(error, request, sent=True)
+    return UpstreamError(found.error, "timeout" if found.kind == "timeout" else "server", worked=True)
+
+
 def empty(request: httpx.Request, instead: Batch | None) -> UpstreamError:
     """Return the failure of an answer that ended well and had nothing in it; *instead* is that answer."""
     error = openai.APIError("The upstream ended its answer without any output.", _typed(request), body=None)

@@ -14,7 +14,8 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be read, and close: nothing behind it can be trusted to begin where it seems to."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        running = getattr(self, "cycle", None)
+        if running is None or running.response_complete or not running.response_started:
             body = openai_body(invalid_request(f"This is not valid HTTP: {msg}", None))
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body)
             head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % uuid4().hex.encode()

@@ -70,7 +70,8 @@ class Workers:
             self._children.discard(child)
             code = os.waitstatus_to_exitcode(status)
             if self._stopping:
-                worst = worst or abs(code)
+                # One that was still starting dies of the signal itself; it served nobody.
+                worst = worst or (0 if code == -signal.SIGTERM else abs(code))
                 continue
             log.error("worker %d ended with %d; starting another", child, code)
             now = time.monotonic()

@@ -28,6 +28,7 @@ class Sidecar:
     def __init__(self, gateway: Gateway, port: int) -> None:
         self.gateway, self.port = gateway, port
         self.url = f"http://127.0.0.1:{port}"
+        self.clients: list[Client] = []
 
     async def post(self, path: str, body: Any, *headers: str) -> tuple[int, dict[str, str], bytes]:
         client = await Client.to(self.port)
@@ -47,7 +48,8 @@ class Sidecar:
             client.close()
 
     async def client(self) -> Client:
-        return await Client.to(self.port)
+        self.clients.append(await Client.to(self.port))
+        return self.clients[-1]
 
     async def account(self, policy: str = "budget") -> Account:
         """Return the one counter of *policy* once no call runs any more."""
@@ -86,9 +88,12 @@ async def sidecar(settings: Settings) -> AsyncIterator[Sidecar]:
     running = asyncio.create_task(server._serve(sockets=[listener]))
     await eventually(lambda: server.started or running.done())
     assert application.gateway is not None
+    served = Sidecar(application.gateway, listener.getsockname()[1])
     try:
-        yield Sidecar(application.gateway, listener.getsockname()[1])
+        yield served
     finally:
+        for client in served.clients:
+            client.close()
         server.should_exit = True
         for connection in list(server.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:

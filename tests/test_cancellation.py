@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from serving import CHAT, Sidecar, settings_of, sidecar
-from wire import HEAD, Client, Connection, Upstream, eventually, token, upstream
+from wire import HEAD, Client, Connection, Script, Upstream, eventually, token, upstream
 
 from policies import Call, Lease, Policy
 
@@ -58,10 +58,10 @@ async def half_a_body(connection: Connection) -> None:
     ],
 )
 async def test_at_upstream(
-    tmp_path: Path, script: Callable[[Connection], None], leave: Callable[[Client], None], *, stream: bool, spent: int
+    tmp_path: Path, script: Script, leave: Callable[[Client], None], *, stream: bool, spent: int
 ) -> None:
     """The upstream connection closes, and the call pays its prompt and what was read; a plain one pays its hold."""
-    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:  # type: ignore[arg-type]
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", HI | {"stream": stream, "max_tokens": 40})
         await asyncio.wait_for(up.arrived.wait(), 5)

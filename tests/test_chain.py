@@ -108,7 +108,11 @@ def counting() -> tuple[Process, CountingStore]:
 
 
 def limits() -> list[Policy]:
-    return [Rate(name="rate", requests=5), Budget(name="day", tokens=1000), Budget(name="min", tokens=900, window="minute")]
+    return [
+        Rate(name="rate", requests=5),
+        Budget(name="day", tokens=1000),
+        Budget(name="min", tokens=900, window="minute"),
+    ]
 
 
 async def test_order() -> None:
@@ -258,7 +262,11 @@ async def test_top_up() -> None:
     """An attempt that may have cost its prompt is paid, and held for, once more before the next one."""
     process, store = counting()
     upstream = ScriptedUpstream([PAID], [PAID], ["ok"])
-    served = await serve([Budget(name="b", tokens=1000), RetryClassifier(name="r")], make_call("hi", process=process, body={"max_tokens": 9}), upstream)
+    served = await serve(
+        [Budget(name="b", tokens=1000), RetryClassifier(name="r")],
+        make_call("hi", process=process, body={"max_tokens": 9}),
+        upstream,
+    )
 
     assert served.text == "ok"
     assert store.steps == ["reserve 1", "reserve 1", "reserve 1", "settle"]
@@ -429,7 +437,9 @@ async def test_stop() -> None:
 
     process, store = counting()
     upstream = ScriptedUpstream(["a", "bad", "c"])
-    served = await serve([Taps(see, name="t"), Budget(name="b", tokens=1000)], make_call("hi", process=process), upstream)
+    served = await serve(
+        [Taps(see, name="t"), Budget(name="b", tokens=1000)], make_call("hi", process=process), upstream
+    )
 
     assert served.text == "a"
     assert served.batches[-1].last

@@ -171,7 +171,12 @@ def test_waits(headers: dict[str, str], wait: float | None) -> None:
     assert wait_asked(headers, NOW) == (None if wait is None else pytest.approx(wait))
 
 
-@given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "date", "ratelimit", "x-ratelimit-reset"]), st.text(max_size=40)))
+@given(
+    st.dictionaries(
+        st.sampled_from(["retry-after", "retry-after-ms", "date", "ratelimit", "x-ratelimit-reset"]),
+        st.text(max_size=40),
+    )
+)
 def test_waits_never_raise(headers: dict[str, str]) -> None:
     """Whatever a header says, reading it is no error, and no wait is negative."""
     wait = wait_asked(headers, NOW)
@@ -190,7 +195,7 @@ def test_waits_never_raise(headers: dict[str, str]) -> None:
         "Authorization: Bearer abcdefghijkl",
         "api_key=abcd1234efgh",
         "in /usr/lib/python3/site-packages/vllm/engine.py",
-        "Traceback (most recent call last):\n  File \"/x/y.py\", line 3, in f",
+        'Traceback (most recent call last):\n  File "/x/y.py", line 3, in f',
         "boom\n    at run (server.js:10:5)",
         "C:\\Users\\me\\app.py",
         "hush-hush",

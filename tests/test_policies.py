@@ -137,7 +137,10 @@ def test_unknown_zone() -> None:
         ({"role": "user", "content": "abc"}, Size(3, 1)),
         ({"role": "user", "content": "\U0001f98a"}, Size(4, 1)),
         ({"role": "user", "content": [{"type": "text", "text": "ab"}] * 50}, Size(100, 1)),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:" + "x" * 999}}]}, Size(0, 1, 1)),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:" + "x" * 999}}]},
+            Size(0, 1, 1),
+        ),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}, Size(27, 1)),
     ],
 )

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from policies import Budget, MaxTokens, Policy, Rate, RetryClassifier, Trim
+from sidecar.chains import BUILT_IN
 from sidecar.loading import default_text, load
 from sidecar.settings import Flags, ServerSettings, Settings, StoreSettings, UpstreamSettings
 from sidecar.tables import ConfigError
@@ -75,9 +76,9 @@ def test_every_option_is_in_the_file() -> None:
         said = msgspec.to_builtins(msgspec.convert(table, kind))
         assert said == msgspec.to_builtins(kind())
         assert set(table) == set(said)
-    for kind in (Rate, Trim, MaxTokens, Budget, RetryClassifier):
-        entry = next(x for x in data["policy"] if x["use"] in (kind.__name__.lower(), "max_tokens", "retry") and set(x) & set(kind.__struct_fields__) - set(Policy.__struct_fields__))  # fmt: skip
-        assert set(kind.__struct_fields__) - set(Policy.__struct_fields__) <= set(entry)
+    entries = {entry["use"]: entry for entry in data["policy"]}
+    for use, policy in BUILT_IN.items():
+        assert set(policy.__struct_fields__) - set(Policy.__struct_fields__) <= set(entries[use])
     for field in (*Policy.__struct_fields__, *UpstreamSettings.__struct_fields__):
         assert f"{field} = " in text
 
@@ -172,7 +173,10 @@ def test_keys(tmp_path: Path) -> None:
 
     assert (openai.base_url, openai.model, openai.key) == ("https://api.openai.com/v1", "gpt-4o-mini", "sk-o")
     assert (there.key, there.model, elsewhere.key, own.key) == ("sk-o", "gpt-4o-mini", None, "sk-s")
-    assert [(x.name, x.key, x.pass_authorization) for x in two] == [("upstream-1", "sk-m", False), ("upstream-2", None, True)]
+    assert [(x.name, x.key, x.pass_authorization) for x in two] == [
+        ("upstream-1", "sk-m", False),
+        ("upstream-2", None, True),
+    ]
 
 
 def test_no_upstream(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from policies.store import Claim, Grant, Store, StoreDown
 from policies.stores import open_store
+from policies.stores.memory import MemoryStore
 from policies.stores.sqlite import SQLiteStore
 from policies.testing import FakeClock
 from policies.window import FINE_LIMIT, Calendar, Sliding
@@ -174,7 +175,8 @@ async def test_any_span(store: Store, clock: FakeClock) -> None:
         assert (await reserved(store, f"a{call}", rate(3))).refused is None
     clock.advance(59.999)
     grant = await reserved(store, "b", rate(3))
-    assert (grant.refused, grant.standings[0].resets_at) == (0, pytest.approx(clock.now + 0.001))
+    assert grant.refused == 0
+    assert grant.standings[0].resets_at == pytest.approx(clock.now + 0.001)
     clock.advance(0.001)
     assert [(await reserved(store, f"c{call}", rate(3))).refused for call in range(4)] == [None, None, None, 0]
 
@@ -208,9 +210,12 @@ async def test_large_rates(store: Store, clock: FakeClock) -> None:
             moments.append(clock.now)
     worst = max(sum(10 for x in moments if start <= x < start + 60) for start in moments[::20])
     assert limit * 0.99 < worst <= limit
-    entries = store._file.execute("SELECT count(*) FROM taking").fetchone()[0] if isinstance(store, SQLiteStore) else len(  # type: ignore[union-attr]
-        next(iter(store._slides.values())).takings  # type: ignore[attr-defined]
-    )
+    if isinstance(store, SQLiteStore):
+        assert store._file is not None
+        entries = store._file.execute("SELECT count(*) FROM taking").fetchone()[0]
+    else:
+        assert isinstance(store, MemoryStore)
+        entries = len(next(iter(store._slides.values())).takings)
     assert entries <= FINE_LIMIT + 1
 
 
@@ -295,6 +300,7 @@ async def test_recovers(tmp_path: Path, clock: FakeClock) -> None:
 HAMMER = """
 import asyncio, sys
 from pathlib import Path
+from policies.stores.memory import MemoryStore
 from policies.stores.sqlite import SQLiteStore
 from policies.store import Claim
 from policies.window import Calendar

@@ -128,7 +128,10 @@ class StoreMachine(RuleBasedStateMachine):
             return
         now = [(x.spent, x.reserved) for x in run(self.store.accounts())]
         held = sum(size for parts in self.holds.values() for minute, size in parts if minute == self.minute)
-        assert now in ([(self.spent.get(self.minute, 0), held)], [] if held == self.spent.get(self.minute, 0) == 0 else None)
+        assert now in (
+            [(self.spent.get(self.minute, 0), held)],
+            [] if held == self.spent.get(self.minute, 0) == 0 else None,
+        )
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

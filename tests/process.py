@@ -1,0 +1,74 @@
+"""The program as people start it: processes of our own, ended by their id."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE = 30
+
+
+class Program:
+    """A running `sidecar ...`; its first line said where it listens."""
+
+    def __init__(self, popen: subprocess.Popen[str], line: str) -> None:
+        self.popen, self.line = popen, line
+        self.url = line.rpartition(" ")[2]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.removesuffix("/v1").rpartition(":")[2])
+
+    def stop(self, number: int = 15) -> int:
+        """Send a signal, wait for the end, return the exit code."""
+        self.popen.send_signal(number)
+        return self.popen.wait(PATIENCE)
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment without anything that configures us."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SIDECAR_", "OPENAI_"))}
+    return kept | dict(more or {})
+
+
+@contextmanager
+def program(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> Iterator[Program]:
+    """Run `sidecar ARGUMENTS` in *folder* while the block lasts."""
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        env=environment(environ),
+    )
+    assert popen.stdout is not None
+    try:
+        yield Program(popen, popen.stdout.readline().strip())
+    finally:
+        if popen.poll() is None:
+            popen.terminate()
+            try:
+                popen.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                popen.kill()
+                popen.wait()
+        popen.stdout.close()
+
+
+def ran(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Run `sidecar ARGUMENTS` to its end; return exit code, stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sidecar", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment(environ),
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr

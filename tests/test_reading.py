@@ -1,0 +1,187 @@
+"""An answer as it comes in: any split gives the same batches, counts and verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.event import Batch, Usage
+from sidecar.chunk import read_chunk
+from sidecar.reading import Nonsense, Reading
+from sidecar.sse import Reader
+
+ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+
+
+def sse(*data: Any) -> bytes:
+    return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in data)
+
+
+def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
+
+
+def read(stream: bytes, cuts: list[int] | None = None, *, shows_usage: bool = True) -> tuple[Reading, list[Batch]]:
+    reader, reading = Reader(), Reading(shows_usage=shows_usage)
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts or []), len(stream)]
+    batches: list[Batch | None] = []
+    for begin, end in pairwise(edges):
+        if not reading.done and reading.failure is None:
+            batches.append(reading.take(reader.feed(stream[begin:end])))  # a verdict ends the reading
+    if not reading.done and reading.failure is None:
+        batches.append(reading.take(reader.end()))
+    return reading, [batch for batch in batches if batch is not None]
+
+
+def told(reading: Reading, batches: list[Batch]) -> tuple[Any, ...]:
+    events = [event for batch in batches for event in batch.events]
+    texts = [(event.index, event.text, event.finish) for event in events]
+    raw = b"".join(batch.raw for batch in batches)
+    return texts, raw, reading.usage, reading.done, reading.finished, reading.has_output, repr(reading.failure)
+
+
+PIECES = st.sampled_from(
+    [
+        sse(ROLE),
+        sse(delta(content="h\u00e9")),
+        sse(delta(content="\U0001f98a fox")),
+        sse(delta(1, content="other")),
+        sse(delta(reasoning_content="hm")),
+        sse(delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}])),
+        sse(delta(finish="stop")),
+        sse(delta(1, finish="length")),
+        sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}),
+        sse({"choices": [], "prompt_filter_results": []}),
+        b": comment\n\n",
+        b"event: ping\ndata: {}\n\n",
+        b"data: {\r\ndata: }\r\n\r\n",
+        b"data: [DONE]\n\n",
+        sse({"error": {"message": "boom", "code": 500}}),
+        b"data: {broken\n\n",
+    ]
+)
+
+
+@given(pieces=st.lists(PIECES, max_size=14), cuts=st.lists(st.integers(0, 900), max_size=10), usage=st.booleans())
+def test_any_split(pieces: list[bytes], cuts: list[int], *, usage: bool) -> None:
+    """However the bytes of a stream are split, the client sees the same and pays the same."""
+    stream = b"".join(pieces)
+    whole = read(stream, shows_usage=usage)
+
+    assert told(*read(stream, cuts, shows_usage=usage)) == told(*whole)
+
+
+@given(pieces=st.lists(PIECES, max_size=14), cut=st.integers(0, 900))
+def test_any_cut(pieces: list[bytes], cut: int) -> None:
+    """Wherever a stream is cut, it is complete only if it said so before the cut, and shows no more than came."""
+    stream = b"".join(pieces)
+    reading, batches = read(stream[:cut])
+    raw = b"".join(batch.raw for batch in batches)
+    if b"[DONE]" not in stream[:cut] and b'"finish_reason": "' not in stream[:cut]:
+        assert not reading.complete
+    assert reading.has_output or not raw
+    assert len(raw) <= cut + len(b"\n\n")
+
+
+def test_held_until_output() -> None:
+    """A role alone is no output: nothing is shown before there is some, then all of it, in order."""
+    first = sse(ROLE) + sse({"choices": [], "prompt_filter_results": []})
+    reading, batches = read(first + sse(delta(content="a")), [len(first)])
+
+    assert len(batches) == 1
+    assert batches[0].raw == first + sse(delta(content="a"))
+    assert reading.usage == Usage(output=1, unreported=1)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "output"),
+    [
+        (delta(content="a"), True),
+        (delta(content=""), False),
+        (delta(reasoning="hm"), True),
+        (delta(reasoning_content="hm"), True),
+        (delta(refusal="no"), True),
+        (delta(tool_calls=[]), False),
+        (delta(tool_calls=[{"index": 0}]), True),
+        (delta(function_call={"name": "f"}), True),
+        (delta(role="assistant"), False),
+        (delta(content=None), False),
+        (delta(content=["odd"]), False),
+        ({"choices": [{"delta": None}]}, False),
+        ({"choices": [{"index": "0", "delta": {"content": "a"}}]}, True),
+        ({"choices": {}, "usage": []}, False),
+        ({"choices": [5]}, False),
+    ],
+)
+def test_output(chunk: dict[str, Any], output: bool) -> None:  # noqa: FBT001  # a column of the table
+    """Text, reasoning, a refusal and a tool call are output; fields of odd types are taken as absent."""
+    assert read(sse(chunk))[0].has_output is output
+
+
+@pytest.mark.parametrize(
+    ("events", "finished"),
+    [
+        ([delta(content="a")], False),
+        ([delta(content="a"), delta(finish="stop")], True),
+        ([delta(content="a"), delta(finish="")], False),
+        ([delta(0, content="a"), delta(1, content="b"), delta(0, finish="stop")], False),
+        ([delta(0, content="a"), delta(1, content="b"), delta(0, finish="stop"), delta(1, finish="length")], True),
+    ],
+)
+def test_finished(events: list[dict[str, Any]], finished: bool) -> None:  # noqa: FBT001  # a column of the table
+    """An answer is finished once each choice that was seen has its finish; an empty one is none (ollama/ollama#4357)."""
+    assert read(sse(*events))[0].finished is finished
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10, "completion_tokens": 0},
+        {"prompt_tokens": 10, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 99}},
+    ],
+)
+def test_zero_is_a_report(usage: dict[str, Any]) -> None:
+    """A reported zero is zero, and not "not reported" (BerriAI/litellm#37992); no cache is larger than its prompt."""
+    reading, _ = read(sse(delta(content="a"), delta(finish="stop"), {"choices": [], "usage": usage}))
+
+    assert (reading.usage.input, reading.usage.output, reading.usage.unreported) == (10, 0, 0)
+    assert reading.usage.cached in (0, 10)
+
+
+def test_report_of_a_broken_stream() -> None:
+    """A report in mid-stream is a lower bound for a stream that broke."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 1}
+    reading, _ = read(sse(delta(content="a") | {"usage": usage}, delta(content="b"), delta(content="c")))
+
+    assert (reading.usage.input, reading.usage.output) == (10, 3)
+
+
+def test_error_before_choices() -> None:
+    """An error object counts, whatever choices stand beside it (diegosouzapw/OmniRoute#8210)."""
+    event = {"error": {"code": 502, "message": "x"}, "choices": [{"delta": {"content": ""}, "finish_reason": "error"}]}
+    for each in (event, event | {"choices": []}):
+        reading, _ = read(sse(delta(content="a"), each))
+        assert reading.failure == {"code": 502, "message": "x"}
+        assert not reading.complete
+
+
+@given(st.binary(max_size=60))
+def test_any_payload(payload: bytes) -> None:
+    """Any bytes are a chunk or a ValueError, and nothing else."""
+    with contextlib.suppress(ValueError):
+        read_chunk(payload)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["choices", "delta", "content", "index", "usage", "error", "message", "finish_reason"]), x, max_size=4), max_leaves=12))  # fmt: skip
+def test_any_json(value: object) -> None:
+    """Any JSON in a stream is an event, an error or nonsense; reading it never fails."""
+    reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")
+    whole = Reading()
+    whole.take_whole(json.dumps(value).encode(), as_stream=True)
+    assert isinstance(value, dict) or isinstance(reading.failure, Nonsense)
