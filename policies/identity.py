@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import msgspec
 
 if TYPE_CHECKING:
     from .call import Call
 
 Who: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
-By: TypeAlias = Who | list[Who]
+By: TypeAlias = Who | Annotated[list[Who], msgspec.Meta(min_length=1)]
 
 SEPARATOR = "\x1e"
 

@@ -1,13 +1,14 @@
-"""`[[policy]]` and `[profile.*]`: the base chain, and the chains that tighten it."""
+"""`[[policy]]`: the base chain, of built-in policies, installed ones, and classes of modules."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import get_type_hints
 
 import msgspec
 
@@ -18,8 +19,7 @@ from policies.rate import Rate
 from policies.retry import RetryClassifier
 from policies.trim import Trim
 
-from .settings import Profile
-from .tables import ConfigFault, struct_from, unknown, value_of
+from .tables import ConfigFault, struct_from
 
 GROUP = "chatnest_sidecar.policies"
 BUILT_IN: Mapping[str, type[Policy]] = {
@@ -29,142 +29,119 @@ BUILT_IN: Mapping[str, type[Policy]] = {
     "budget": Budget,
     "retry": RetryClassifier,
 }
-Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
+KINDS = f"a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"
+TEMPERATURE = "temperature"
 
 
-def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tuple[Policy, ...]:
-    """Return the policies of `[[policy]]`, in their order; *folder* is where modules are looked for last."""
+def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tuple[tuple[Policy, ...], frozenset[str]]:
+    """Return the policies of `[[policy]]` in their order, and the names of those that have a fault.
+
+    *folder* is where modules are looked for last.
+    """
     if not isinstance(entries, list):
         faults.append(ConfigFault("policy", "is no list of tables", "write each policy below a [[policy]]"))
-        return ()
+        return (), frozenset()
     policies: list[Policy] = []
+    broken: set[str] = set()
     seen: dict[str, str] = {}
     for at, entry in enumerate(entries):
         path = f"policy[{at}]"
         policy = _policy(entry, path, folder, faults)
         if policy is None:
+            broken |= _names(entry)
             continue
         if policy.name in seen:
             right = "give one of them a `name` of its own"
             faults.append(ConfigFault(path, f"{policy.name!r} is also the name of {seen[policy.name]}", right))
         seen.setdefault(policy.name, path)
         policies.append(policy)
-    return tuple(policies)
+    return tuple(policies), frozenset(broken)
+
+
+def _names(entry: object) -> set[str]:
+    """Return what a policy with a fault may have been meant to be called."""
+    table = entry if isinstance(entry, dict) else {}
+    said = [name for name in (table.get("name"), table.get("use")) if isinstance(name, str)]
+    return {name.rpartition(":")[2] for name in said}
 
 
 def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -> Policy | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("use"), str):
-        right = f"name a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"
-        faults.append(ConfigFault(f"{path}.use", "is missing", right))
+    if not isinstance(entry, dict):
+        faults.append(ConfigFault(path, "is no table", "write each policy below a [[policy]]"))
         return None
-    use = entry["use"]
+    if not isinstance(use := entry.get("use"), str) or not use:
+        wrong = "does not do" if "use" in entry else "is missing"
+        faults.append(ConfigFault(f"{path}.use", wrong, f"name {KINDS}"))
+        return None
     try:
         kind = policy_class(use, folder)
-    except (ImportError, TypeError, AttributeError, LookupError) as error:
-        faults.append(ConfigFault(f"{path}.use", f"{use!r} cannot be used: {error}", _CURES[type(error)]))
+    except PolicyFault as error:
+        faults.append(ConfigFault(f"{path}.use", f"{use!r} cannot be used: {error.wrong}", error.right))
         return None
     options = {key: value for key, value in entry.items() if key != "use"}
     policy = struct_from(kind, options, path, faults)
-    if policy is None or policy.name:
-        return policy
-    return msgspec.structs.replace(policy, name=use.rpartition(":")[2])
+    if policy is not None and not policy.name:
+        policy = msgspec.structs.replace(policy, name=use.rpartition(":")[2])
+    if policy is not None and not _is_name(policy.name):
+        right = f"write printable ASCII without quotes, and not {TEMPERATURE!r}: it stands in headers and profiles"
+        faults.append(ConfigFault(f"{path}.name", f"{policy.name!r} does not do", right))
+        return None
+    return policy
 
 
-class _Cures(dict[type[BaseException], str]):
-    def __missing__(self, kind: type[BaseException]) -> str:
-        return "look at the message; the module is looked for beside the configuration file, last"
+def _is_name(name: str) -> bool:
+    return name.isascii() and name.isprintable() and not set(name) & set('"\\') and name != TEMPERATURE
 
 
-_CURES = _Cures(
-    {
-        LookupError: f"use a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'",
-        AttributeError: "name a class that the module has",
-        TypeError: f"derive it from policies.Policy and override one of {', '.join(HOOKS)}",
-    }
-)
+class PolicyFault(Exception):
+    """No policy stands behind a `use`: what is wrong, and what would be right."""
+
+    def __init__(self, wrong: str, right: str) -> None:
+        super().__init__(f"{wrong}, {right}")
+        self.wrong, self.right = wrong, right
 
 
 def policy_class(use: str, folder: Path) -> type[Policy]:
-    """Return the class that `use` names: a built-in, an installed entry point, or "module:Class".
+    """Return the class that `use` names: a built-in, an installed entry point, or "module:Class" (looked for in *folder* last).
 
-    Raises LookupError, ImportError, AttributeError or TypeError with words for people.
+    Raises `PolicyFault`.
     """
     if use in BUILT_IN:
         return BUILT_IN[use]
-    module, colon, name = use.partition(":")
-    if colon:
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-        found: Any = getattr(importlib.import_module(module), name)
-    else:
-        installed = entry_points(group=GROUP, name=use)
-        if not installed:
-            msg = "no such policy"
-            raise LookupError(msg)
-        found = next(iter(installed)).load()
+    try:
+        found = _named(use, folder)
+    except PolicyFault:
+        raise
+    except ModuleNotFoundError as error:
+        raise PolicyFault(str(error), f"install it, or put it into {folder}") from None
+    except Exception as error:
+        raise PolicyFault(f"{type(error).__name__}: {error}", "mend the module") from error
+    cure = f"derive it from policies.Policy and override one of {', '.join(HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        msg = "it is no Policy"
-        raise TypeError(msg)
+        raise PolicyFault("it is no Policy", cure)
     if all(getattr(found, hook) is getattr(Hooks, hook) for hook in HOOKS) and found.open is Policy.open:
-        msg = "it overrides no hook (is one misspelt?)"
-        raise TypeError(msg)
+        raise PolicyFault("it overrides no hook (is one misspelt?)", cure)
+    try:
+        get_type_hints(found, include_extras=True)
+    except NameError as error:
+        raise PolicyFault(f"it has a field of an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
     return found
 
 
-def profiles(tables: object, base: tuple[Policy, ...], faults: list[ConfigFault]) -> dict[str, Profile]:
-    """Return the chains of `[profile.*]` by name in lower case: the base chain with some limits lowered."""
-    if not isinstance(tables, dict):
-        faults.append(ConfigFault("profile", "is no table", "write each profile below a [profile.NAME]"))
-        return {}
-    return {
-        name.strip().lower(): _profile(name.strip().lower(), table, base, f"profile.{name}", faults)
-        for name, table in tables.items()
-    }
-
-
-def _profile(name: str, table: object, base: tuple[Policy, ...], path: str, faults: list[ConfigFault]) -> Profile:
-    chain = {policy.name: policy for policy in base}
-    temperature = None
-    if not isinstance(table, dict):
-        faults.append(ConfigFault(path, "is no table", "write its overrides below it"))
-        table = {}
-    for key, value in table.items():
-        if key == "temperature":
-            temperature = value_of(Temperature, value, f"{path}.temperature", faults)
-        elif key not in chain:
-            faults.append(unknown(f"{path}.{key}", key, [*chain, "temperature"]))
-        elif not isinstance(value, dict):
-            faults.append(ConfigFault(f"{path}.{key}", "is no table", f"write {{ field = value }} for {key!r}"))
-        else:
-            chain[key] = _tightened(chain[key], value, f"{path}.{key}", faults)
-    return Profile(name, tuple(chain.values()), temperature)
-
-
-def _tightened(policy: Policy, overrides: dict[str, Any], path: str, faults: list[ConfigFault]) -> Policy:
-    hints = get_type_hints(type(policy), include_extras=True)
-    known = set(policy.__struct_fields__)
-    changed: dict[str, Any] = {}
-    for field, value in overrides.items():
-        where = f"{path}.{field}"
-        if field not in known:
-            faults.append(unknown(where, field, known - set(policy.pinned)))
-        elif field in policy.pinned:
-            faults.append(
-                ConfigFault(where, "cannot differ between profiles", "they share one counter: set it in [[policy]]")
-            )
-        else:
-            before = len(faults)
-            changed[field] = value_of(hints[field], value, where, faults)
-            limit = getattr(policy, field)
-            if len(faults) == before and field in policy.lowers and _looser(changed[field], limit):
-                right = f"a profile only tightens it: at most {limit}"
-                faults.append(ConfigFault(where, f"{changed[field]} is looser than the base chain", right))
-    try:
-        return msgspec.structs.replace(policy, **changed)
-    except (ValueError, TypeError) as error:
-        faults.append(ConfigFault(path, str(error), "see `sidecar config` for an example"))
-        return policy
-
-
-def _looser(value: Any, limit: Any) -> bool:
-    return limit is not None and (value is None or value > limit)
+def _named(use: str, folder: Path) -> object:
+    module, colon, name = use.partition(":")
+    if not colon:
+        installed = entry_points(group=GROUP, name=use)
+        if not installed:
+            names = (*BUILT_IN, *entry_points(group=GROUP).names)
+            near = difflib.get_close_matches(use, names, n=1)
+            raise PolicyFault("no such policy", f"did you mean {near[0]!r}?" if near else f"name {KINDS}")
+        return next(iter(installed)).load()
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
+        raise PolicyFault("it is no place of a class", "write it as 'module:Class'")
+    found: object = getattr(importlib.import_module(module), name, None)
+    if found is None:
+        raise PolicyFault(f"{module!r} has no {name!r}", "name a class of the module, as 'module:Class'")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,15 +25,25 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that *argv* names; return the exit code: 2 for wrong flags and files."""
-    options = _parser().parse_args(argv)
     try:
-        code: int = options.run(options)
+        code = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    code: int = options.run(options)
     return code
 
 
@@ -43,9 +54,11 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the sidecar")
     serve.add_argument("--config", type=Path, metavar="FILE", help="a configuration file; the shipped one without")
-    serve.add_argument("--upstream", metavar="URL", help="the endpoint, as an OpenAI SDK takes it (with /v1)")
-    serve.add_argument("--model", metavar="NAME", help="the model of calls that name none")
-    serve.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
+    serve.add_argument(
+        "--upstream", type=_text, metavar="URL", help="the endpoint, as an OpenAI SDK takes it (with /v1)"
+    )
+    serve.add_argument("--model", type=_text, metavar="NAME", help="the model of calls that name none")
+    serve.add_argument("--host", type=_text, metavar="H", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=_port, metavar="P", help="port to listen on (8787); 0 picks one")
     serve.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (1)")
     serve.set_defaults(run=_serve)
@@ -55,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     mock = commands.add_parser("mock", help="run the mock upstream alone")
-    mock.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
+    mock.add_argument("--host", type=_text, default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
     mock.add_argument("--port", type=_port, default=8788, metavar="P", help="port to listen on (8788); 0 picks one")
     mock.add_argument("--tokens", type=_positive, default=64, metavar="N", help="tokens of an answer (64)")
     mock.add_argument("--interval-ms", type=_milliseconds, default=0.0, metavar="N", help="between two tokens (0)")
@@ -69,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, metavar="FILE", help="the file; the shipped defaults without")
     check.set_defaults(run=_check)
     return parser
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        msg = "it is empty; leave it out, or say what it is to be"
+        raise argparse.ArgumentTypeError(msg)
+    return text
 
 
 def _number(text: str) -> int:
@@ -151,8 +171,7 @@ def _mock(options: argparse.Namespace) -> int:
 def _config(_: argparse.Namespace) -> int:
     from .loading import default_text
 
-    sys.stdout.write(default_text())
-    sys.stdout.flush()
+    print(default_text(), end="")
     return 0
 
 
@@ -160,6 +179,8 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings(options, need_upstream=False)
     if settings is None:
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     chain = " → ".join(policy.name for policy in settings.base.policies) or "no policy"
     print(f"ok: {chain}; profiles: {', '.join(sorted(settings.profiles)) or 'none'}")
     return 0

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from .loading import load
-from .settings import Flags, StoreSettings
+from .settings import SQLITE, Flags, Settings, StoreSettings
 
+PATIENCE = 5.0
+"""Seconds that the mock gets to end by itself."""
+TERMINATED = 128 + signal.SIGTERM
 TRY = """\
 Once it listens, try in another terminal:
 
@@ -26,22 +33,43 @@ The model mock-20-50-200 sends 20 tokens, 50 ms apart, the first after 200 ms.  
 
 
 def demo(port: int) -> int:
-    """Run the demo on *port* until a signal; return the exit code.  The mock ends with it."""
-    command = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--interval-ms", "30"]
-    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mock:
-        try:
-            address = (mock.stdout.readline() if mock.stdout else "").rpartition(" ")[2].strip()
-            if not address:
-                return 1
-            settings = load(None, environ={}, flags=Flags(upstream=address, port=port))
-            settings = msgspec.structs.replace(
-                settings,
-                server=msgspec.structs.replace(settings.server, cors_origins=("*",)),
-                store=StoreSettings(f"sqlite:///{Path(folder) / 'demo.db'}"),
-            )
-            print(TRY.format(port=port), file=sys.stderr, flush=True)
-            from .server import run
+    """Run the demo on *port* until a signal; return the exit code.  The mock and the store's folder end with it."""
+    signal.signal(signal.SIGTERM, _stop)
+    with tempfile.TemporaryDirectory() as folder, _mock() as address:
+        if not address:
+            print("sidecar: the mock did not start; see the lines above", file=sys.stderr)
+            return 1
+        settings = demo_settings(address, port, Path(folder))
+        print(TRY.format(port=port or "PORT"), file=sys.stderr, flush=True)
+        from .server import run
 
-            return run(settings)
+        return run(settings)
+
+
+def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
+    """Return the shipped settings towards *upstream*, with a store in *folder* and open to every origin."""
+    settings = load(None, environ={}, flags=Flags(upstream=upstream, port=port))
+    return msgspec.structs.replace(
+        settings,
+        server=msgspec.structs.replace(settings.server, cors_origins=("*",)),
+        store=StoreSettings(f"{SQLITE}{folder / 'demo.db'}"),
+    )
+
+
+@contextlib.contextmanager
+def _mock() -> Iterator[str]:
+    """Run the mock as a child on a free port while the block lasts; gives its address, empty if it did not start."""
+    command = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--interval-ms", "30"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mock:
+        try:
+            yield (mock.stdout.readline() if mock.stdout else "").rpartition(" ")[2].strip()
         finally:
             mock.terminate()
+            try:
+                mock.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                mock.kill()
+
+
+def _stop(*_: object) -> NoReturn:
+    raise SystemExit(TERMINATED)

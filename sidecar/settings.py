@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -16,31 +16,35 @@ from policies.base import Policy
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Role = Literal["user", "assistant", "system", "developer"]
 
 LEGACY = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
 BALANCED = "balanced"
 OPENAI_HOST = "api.openai.com"
+SQLITE = "sqlite:///"
+STORES = "write 'sqlite:///FILE', or 'memory://' for a trial"
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[server]`: times are in seconds, sizes in bytes."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8787
     heartbeat: Seconds = 15.0
     max_body: Bytes = 16_777_216
     chat_max_body: Bytes = 1_048_576
     drain: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     chat_deadline: Annotated[float, msgspec.Meta(ge=0)] = 28.0
-    chat_roles: tuple[Literal["user", "assistant", "system", "developer"], ...] = ("user", "assistant")
+    chat_roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)] = ("user", "assistant")
     chat_system_prompt: Literal["ignore", "use"] = "ignore"
     cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for origin in self.cors_origins:
-            parts = urlsplit(origin)
-            if origin != "*" and (not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin):
-                msg = f"cors_origins: {origin!r} is no origin; write it like 'https://app.example.org', or '*'"
+        for at, origin in enumerate(self.cors_origins):
+            if origin != "*" and not _is_origin(origin):
+                right = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
+                msg = f"cors_origins[{at}]: {origin!r} is no origin; {right}"
                 raise ValueError(msg)
 
 
@@ -50,11 +54,11 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = "sqlite:///sidecar.db"
 
     def __post_init__(self) -> None:
-        if self.url.startswith("redis://"):
-            msg = "url: this version has no Redis store; write 'sqlite:///FILE', or 'memory://' for a trial"
+        if self.url.startswith(("redis://", "rediss://")):
+            msg = f"url: Redis is not in this version; {STORES}"
             raise ValueError(msg)
-        if self.url != "memory://" and not (self.url.startswith("sqlite:///") and len(self.url) > len("sqlite:///")):
-            msg = f"url: {self.url!r} is no store; write 'sqlite:///FILE', or 'memory://' for a trial"
+        if self.url != "memory://" and not (self.url.startswith(SQLITE) and len(self.url) > len(SQLITE)):
+            msg = f"url: {self.url!r} is no store; {STORES}"
             raise ValueError(msg)
 
 
@@ -63,15 +67,22 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     base_url: str
     name: str = ""
-    api_key_env: str | None = None
-    model: str | None = None
+    api_key_env: Text | None = None
+    model: Text | None = None
     connect: Seconds = 10.0
     idle: Seconds = 300.0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            msg = f"base_url: {self.base_url!r} is no address of an API; write it like 'http://127.0.0.1:11434/v1'"
+        parts = _split(self.base_url)
+        if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+            right = "write it like 'http://127.0.0.1:11434/v1'"
+            msg = f"base_url: {self.base_url!r} is no address of an API; {right}"
+            raise ValueError(msg)
+        if parts.username is not None:
+            msg = "base_url: it holds a name or a password; keys come from the environment, name one in api_key_env"
+            raise ValueError(msg)
+        if self.api_key_env is not None and not self.api_key_env.isidentifier():
+            msg = "api_key_env: it is no name of a variable; write the name, never the key itself"
             raise ValueError(msg)
 
 
@@ -127,3 +138,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         wanted = (name or "").strip().lower()
         wanted = wanted if wanted in self.profiles else LEGACY.get(wanted, wanted)
         return self.profiles.get(wanted) or self.profiles.get(BALANCED, self.base)
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of *url*; None where it has no host, a port that is none, or characters that no URL has."""
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _is_origin(text: str) -> bool:
+    parts = _split(text)
+    return parts is not None and parts.username is None and f"{parts.scheme}://{parts.netloc}" == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -11,11 +12,15 @@ import msgspec
 
 T = TypeVar("T")
 
+LARGEST = 2**53 - 1
+"""Whole numbers beyond this one do not come through JSON and the stores unharmed."""
+EXAMPLE = "see `sidecar config` for an example"
+
 _PATH = re.compile(r" - at `\$(.*)`$")
-_EXPECTED = re.compile(r"Expected `(.+?)`, got `(.+?)`")
-_BOUND = re.compile(r"Expected `(\w+)`( matching.*| [<>=].*| of length.*)")
+_EXPECTED = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
+_FIELD = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
 _NAMES = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list"}
-_NAMES |= {"object": "a table", "null": "nothing"}
+_NAMES |= {"object": "a table", "list": "a list", "tuple": "a list", "dict": "a table"}
 
 
 class ConfigFault(msgspec.Struct, frozen=True):
@@ -27,7 +32,7 @@ class ConfigFault(msgspec.Struct, frozen=True):
 
     def line(self, source: str) -> str:
         """Return the fault as one line of `sidecar check`."""
-        return f"{source}: {self.path}: {self.wrong}, {self.right}"
+        return " ".join(f"{source}: {self.path}: {self.wrong}, {self.right}".split())
 
 
 class ConfigError(Exception):
@@ -51,35 +56,44 @@ def struct_from(kind: type[T], table: object, path: str, faults: list[ConfigFaul
         if key not in fields:
             faults.append(unknown(f"{path}.{key}", key, fields))
             continue
-        converted = value_of(hints[fields[key].name], value, f"{path}.{key}", faults)
-        values[key] = converted
-    for name, field in fields.items():
-        if field.required and name not in table:
+        values[fields[key].name] = value_of(hints[fields[key].name], value, f"{path}.{key}", faults)
+    for key, field in fields.items():
+        if field.required and key not in table:
             faults.append(
-                ConfigFault(f"{path}.{name}", "is missing", f"it must be given: {_wanted(hints[field.name])}")
+                ConfigFault(f"{path}.{key}", "is missing", f"it must be given: {_described(hints[field.name])}")
             )
     if len(faults) > before:
         return None
     try:
         return kind(**values)
-    except ValueError as error:
-        faults.append(ConfigFault(path, str(error), "see `sidecar config` for an example"))
+    except (ValueError, TypeError) as error:
+        faults.append(said(error, path, fields))
         return None
+
+
+def one_from(kind: type[T], field: str, value: str, path: str, faults: list[ConfigFault]) -> T | None:
+    """Return a *kind* of which *value*, from the variable or flag *path*, is the one *field*; on faults, None."""
+    found: list[ConfigFault] = []
+    struct = struct_from(kind, {field: value}, path, found)
+    faults += [msgspec.structs.replace(fault, path=path) for fault in found]
+    return struct
 
 
 def value_of(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> Any:
     """Return *value* as a *kind*; on a fault, which is added to *faults*, None."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return struct_from(kind, value, path, faults)
+    if (strange := _strange(value, path)) is not None:
+        faults.append(strange)
+        return None
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, TypeError) as error:
         message = str(error)
         inner = _PATH.search(message)
-        where = path + (inner[1].replace("[...]", "") if inner else "")
-        choices = _choices(kind)
-        right = f"one of {', '.join(choices)}" if choices and "enum" in message else _explained(message)
-        faults.append(ConfigFault(where, f"{_shown(value)} does not do", f"it must be {right}"))
+        where, message = (inner[1], message[: inner.start()]) if inner else ("", message)
+        right = f"it must be {_explained(message, kind)}"
+        faults.append(ConfigFault(path + where, f"{_shown(_at(value, where))} does not do", right))
         return None
 
 
@@ -91,27 +105,54 @@ def unknown(path: str, key: str, known: Iterable[str]) -> ConfigFault:
     return ConfigFault(path, "is not known", right)
 
 
-def _choices(kind: Any) -> list[str]:
-    if get_origin(kind) is Literal:
-        return [str(each) for each in get_args(kind)]
-    return list(dict.fromkeys(name for inner in get_args(kind) for name in _choices(inner)))
+def said(error: Exception, path: str, fields: Iterable[str]) -> ConfigFault:
+    """Return the fault that a settings object found in itself: `wrong; right`, behind `field: ` if one is to blame."""
+    words = str(error) or type(error).__name__
+    if (match := _FIELD.match(words)) and match[1] in fields:
+        path, words = f"{path}.{match[1]}{match[2]}", match[3]
+    wrong, _, right = words.partition("; ")
+    return ConfigFault(path, wrong, right or EXAMPLE)
+
+
+def _strange(value: object, path: str) -> ConfigFault | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return ConfigFault(path, f"{value} does not do", "it must be a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return ConfigFault(path, f"{_shown(value)} does not do", f"it must be at most {LARGEST}")
+    return None
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004  # a line stays readable
 
 
-def _explained(message: str) -> str:
-    message = _PATH.sub("", message)
+def _at(value: Any, where: str) -> Any:
+    for index in re.findall(r"\[(\d+)\]", where):
+        value = value[int(index)]
+    return value
+
+
+def _explained(message: str, kind: Any) -> str:
+    if message.startswith("Invalid enum value") and (options := list(_options(kind))):
+        return f"one of {', '.join(options)}"
     if match := _EXPECTED.search(message):
-        kinds = [_NAMES.get(kind.strip(), kind.strip()) for kind in match[1].split("|")]
-        return " or ".join(kinds)
-    if match := _BOUND.search(message):
-        return _NAMES.get(match[1], match[1]) + match[2]
-    return message[0].lower() + message[1:]
+        kinds = [name for name in match[1].split(" | ") if name != "null"]
+        return " or ".join(_NAMES.get(name, name) for name in kinds) + (match[2] or "")
+    return f"of another kind ({message})"
 
 
-def _wanted(kind: Any) -> str:
-    base = getattr(kind, "__origin__", kind)
-    return _NAMES.get(getattr(base, "__name__", str(base)), str(base))
+def _options(kind: Any) -> Iterable[str]:
+    if get_origin(kind) is Literal:
+        return dict.fromkeys(map(str, get_args(kind)))
+    return dict.fromkeys(option for inner in get_args(kind) for option in _options(inner))
+
+
+def _described(kind: Any) -> str:
+    base = get_origin(kind) or kind
+    if isinstance(getattr(kind, "__metadata__", None), tuple):
+        base = get_args(kind)[0] if get_args(kind) else kind.__origin__
+    name = getattr(base, "__name__", str(base))
+    return _NAMES.get(name, name)

@@ -187,7 +187,7 @@ async def test_port_in_use(tmp_path: Path) -> None:
     [
         (["serve"], {}, "defaults: upstream: there is none, give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or write an [[upstream]]"),
         (["serve", "--config", "none.toml"], {}, "none.toml: file: does not exist, `sidecar config > sidecar.toml` writes one to start from"),
-        (["serve", "--upstream", "nonsense"], {}, "defaults: --upstream: base_url: 'nonsense' is no address of an API; write it like 'http://127.0.0.1:11434/v1', see `sidecar config` for an example"),
+        (["serve", "--upstream", "nonsense"], {}, "defaults: --upstream: 'nonsense' is no address of an API, write it like 'http://127.0.0.1:11434/v1'"),
         (["serve", "--port", "x"], {}, "sidecar serve: argument --port: 'x' is no whole number; see `sidecar serve --help`"),
         (["serve", "--port", "70000"], {}, "sidecar serve: argument --port: 70000 is no port, it must be from 0 to 65535; see `sidecar serve --help`"),
         (["serve", "--workers", "0"], {}, "sidecar serve: argument --workers: 0 is too small, it must be at least 1; see `sidecar serve --help`"),

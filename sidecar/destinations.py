@@ -1,0 +1,106 @@
+"""Where calls go: the upstreams of flags, environment and file, each with its key and the model of calls without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from .settings import OPENAI_HOST, Flags, UpstreamChoice, UpstreamSettings
+from .tables import ConfigFault, one_from, struct_from
+
+OPENAI_KEY = "OPENAI_API_KEY"
+LONE_KEY = "SIDECAR_UPSTREAM_KEY"
+OPENAI = UpstreamSettings(f"https://{OPENAI_HOST}/v1", model="gpt-4o-mini")
+CURE = "give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or write an [[upstream]]"
+
+
+def upstreams(
+    entries: object, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault], *, need: bool
+) -> tuple[UpstreamChoice, ...]:
+    """Return the upstreams of the file's *entries*, or the one that *flags* or *environ* put in their place.
+
+    Faults are added to *faults*; with *need* it is one to have none.  The keys of entries that are replaced need not be
+    set.
+    """
+    model = flags.model or environ.get("SIDECAR_MODEL") or None
+    listed = _listed(entries, faults)
+    url = flags.upstream if flags.upstream is not None else environ.get("SIDECAR_UPSTREAM") or None
+    if url is not None:
+        path = "SIDECAR_UPSTREAM" if flags.upstream is None else "--upstream"
+        lone = one_from(UpstreamSettings, "base_url", url, path, faults)
+        return () if lone is None else (_choice(lone, _lone_key(lone, environ, faults), model),)
+    if listed:
+        return tuple(_choice(each, _named_key(each, path, environ, faults), model) for path, each in listed.items())
+    if key := _key(OPENAI_KEY, OPENAI_KEY, environ, faults):
+        return (_choice(OPENAI, key, model),)
+    if need and not entries:
+        faults.append(ConfigFault("upstream", "there is none", CURE))
+    return ()
+
+
+def _listed(entries: object, faults: list[ConfigFault]) -> dict[str, UpstreamSettings]:
+    """Return the file's upstreams by their paths, all with a name."""
+    listed: dict[str, UpstreamSettings] = {}
+    if not isinstance(entries, list):
+        faults.append(ConfigFault("upstream", "is no list of tables", "write each upstream below an [[upstream]]"))
+        return listed
+    names: dict[str, str] = {}
+    for at, entry in enumerate(entries):
+        path = f"upstream[{at}]"
+        named: Any = {"name": f"upstream-{at + 1}", **entry} if isinstance(entry, dict) else entry
+        settings = struct_from(UpstreamSettings, named, path, faults)
+        if settings is None:
+            continue
+        if settings.name in names:
+            wrong = f"{settings.name!r} is also the name of {names[settings.name]}"
+            faults.append(ConfigFault(f"{path}.name", wrong, "give one of them another name"))
+        names.setdefault(settings.name, path)
+        listed[path] = settings
+    return listed
+
+
+def _named_key(
+    settings: UpstreamSettings, path: str, environ: Mapping[str, str], faults: list[ConfigFault]
+) -> str | None:
+    if settings.api_key_env is None:
+        return None
+    before = len(faults)
+    key = _key(settings.api_key_env, f"{path}.api_key_env", environ, faults)
+    if key is None and len(faults) == before:
+        right = f"export {settings.api_key_env}, or leave api_key_env out"
+        faults.append(ConfigFault(f"{path}.api_key_env", f"{settings.api_key_env} is not set", right))
+    return key
+
+
+def _lone_key(settings: UpstreamSettings, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
+    if key := _key(LONE_KEY, LONE_KEY, environ, faults):
+        return key
+    return _key(OPENAI_KEY, OPENAI_KEY, environ, faults) if _is_openai(settings) else None
+
+
+def _key(variable: str, path: str, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
+    """Return the key in *variable* without the line end that files leave behind it; None where it is not set."""
+    key = environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        faults.append(ConfigFault(path, f"the key in {variable} fits into no header", "it must be printable ASCII"))
+        return None
+    return key or None
+
+
+def _choice(settings: UpstreamSettings, key: str | None, model: str | None) -> UpstreamChoice:
+    return UpstreamChoice(
+        base_url=settings.base_url.rstrip("/"),
+        name=settings.name or "upstream-1",
+        api_key_env=settings.api_key_env,
+        model=model or settings.model or (OPENAI.model if _is_openai(settings) else None),
+        connect=settings.connect,
+        idle=settings.idle,
+        key=key,
+    )
+
+
+def _is_openai(settings: UpstreamSettings) -> bool:
+    """Whether the key for OpenAI may go there: to its host, and never in the clear."""
+    parts = urlsplit(settings.base_url)
+    return parts.hostname == OPENAI_HOST and parts.scheme == "https"

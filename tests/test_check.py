@@ -1,0 +1,280 @@
+"""What a configuration is refused for, and what it is not: the corners of `sidecar check`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.chains import GROUP, PolicyFault, policy_class
+from sidecar.loading import load
+from sidecar.settings import Flags, Settings, UpstreamChoice
+from sidecar.tables import ConfigError
+
+HERE = "http://127.0.0.1:1/v1"
+STORES = "write 'sqlite:///FILE', or 'memory://' for a trial"
+ADDRESS = "write it like 'http://127.0.0.1:11434/v1'"
+ORIGIN = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
+KINDS = "name a built-in policy (rate, trim, max_tokens, budget, retry), an installed one, or 'module:Class'"
+CURE = "derive it from policies.Policy and override one of admit, claims, enter, retry"
+EXAMPLE = "see `sidecar config` for an example"
+NAMES = "write printable ASCII without quotes, and not 'temperature': it stands in headers and profiles"
+
+RULES = """
+from typing import TYPE_CHECKING
+
+from policies import Call, Hooks, Policy, Process
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+class Empty(Policy, frozen=True):
+    async def admitt(self, call: Call) -> None:
+        pass
+
+
+class Runs(Policy, frozen=True):
+    least: int = 1
+    most: int = 9
+
+    def __post_init__(self) -> None:
+        if self.least > self.most:
+            raise ValueError(f"least: {self.least} is more than most; lower it")
+
+    def open(self, process: Process) -> Hooks:
+        return Hooks()
+
+
+class Vague(Policy, frozen=True):
+    price: "Decimal"
+
+    async def admit(self, call: Call) -> None:
+        pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with modules in it; what they leave behind in the interpreter goes."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name, text in {"check_rules": RULES, "check_broken": "x = 1 / 0", "check_syntax": "def"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+def loaded(folder: Path, text: str, environ: dict[str, str] | None = None, **flags: Any) -> Settings:
+    (folder / "s.toml").write_text(text)
+    flags.setdefault("upstream", HERE)
+    return load(folder / "s.toml", environ=environ or {}, flags=Flags(**flags))
+
+
+def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flags: Any) -> list[str]:
+    with pytest.raises(ConfigError) as found:
+        loaded(folder, text, environ, **flags)
+    return [fault.line("F").replace(str(folder), "FOLDER") for fault in found.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("x = \n", "line 1, column 5: is not TOML: Invalid value, " + EXAMPLE),
+        ("[server]\nport = 1\nport = 2\n", "line 3, column 9: is not TOML: Cannot overwrite a value, " + EXAMPLE),
+        ("x = " + "[" * 9999, "file: is nested too deeply, " + EXAMPLE),
+        ("[server]\nhost = ''", "server.host: '' does not do, it must be a string of length >= 1"),
+        ("[server]\nport = -1", "server.port: -1 does not do, it must be a whole number >= 0"),
+        ("[server]\nheartbeat = nan", "server.heartbeat: nan does not do, it must be a finite number"),
+        ("[server]\ndrain = inf", "server.drain: inf does not do, it must be a finite number"),
+        ("[server]\nmax_body = 9007199254740992", "server.max_body: 9007199254740992 does not do, it must be at most 9007199254740991"),
+        ("[server]\nchat_roles = []", "server.chat_roles: [] does not do, it must be a list of length >= 1"),
+        ("[server]\nchat_roles = ['user', 'robot']", "server.chat_roles[1]: 'robot' does not do, it must be one of user, assistant, system, developer"),
+        ("[server]\nchat_system_prompt = 'yes'", "server.chat_system_prompt: 'yes' does not do, it must be one of ignore, use"),
+        ("[server]\ncors_origins = '*'", "server.cors_origins: '*' does not do, it must be a list"),
+        ("[server]\ncors_origins = ['*', 'http://h/']", "server.cors_origins[1]: 'http://h/' is no origin, " + ORIGIN),
+        ("[server]\ncors_origins = ['http://h:99999']", "server.cors_origins[0]: 'http://h:99999' is no origin, " + ORIGIN),
+        ("[store]\nurl = 'mysql://h'", "store.url: 'mysql://h' is no store, " + STORES),
+        ("[store]\nurl = 'sqlite:///'", "store.url: 'sqlite:///' is no store, " + STORES),
+        ("upstream = 'http://h/v1'", "upstream: is no list of tables, write each upstream below an [[upstream]]"),
+        ("[upstream]\nbase_url = 'http://h/v1'", "upstream: is no list of tables, write each upstream below an [[upstream]]"),
+        ("[[upstream]]\nbase_url = 'http://h:0/v1'", "upstream[0].base_url: 'http://h:0/v1' is no address of an API, " + ADDRESS),
+        ("[[upstream]]\nbase_url = 'http://[::1/v1'", "upstream[0].base_url: 'http://[::1/v1' is no address of an API, " + ADDRESS),
+        ("[[upstream]]\nbase_url = 'http://h/v1?k=1'", "upstream[0].base_url: 'http://h/v1?k=1' is no address of an API, " + ADDRESS),
+        ("[[upstream]]\nbase_url = 'http://a:b@h/v1'", "upstream[0].base_url: it holds a name or a password, keys come from the environment, name one in api_key_env"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'sk-123'", "upstream[0].api_key_env: it is no name of a variable, write the name, never the key itself"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key = 'sk-123'", "upstream[0].api_key: is not known, did you mean 'api_key_env'?"),
+        ("[[upstream]]\nbase_url = 'http://h'\n[[upstream]]\nbase_url = 'http://i'\nname = 'upstream-1'", "upstream[1].name: 'upstream-1' is also the name of upstream[0], give one of them another name"),
+        ("policy = 1", "policy: is no list of tables, write each policy below a [[policy]]"),
+        ("policy = [1]", "policy[0]: is no table, write each policy below a [[policy]]"),
+        ("[[policy]]\nuse = 3", "policy[0].use: does not do, " + KINDS),
+        ("[[policy]]\nuse = 'nothing-like-it'", "policy[0].use: 'nothing-like-it' cannot be used: no such policy, " + KINDS),
+        ("[[policy]]\nuse = 'check_rules:'", "policy[0].use: 'check_rules:' cannot be used: it is no place of a class, write it as 'module:Class'"),
+        ("[[policy]]\nuse = '.check_rules:Runs'", "policy[0].use: '.check_rules:Runs' cannot be used: it is no place of a class, write it as 'module:Class'"),
+        ("[[policy]]\nuse = 'check_none:X'", "policy[0].use: 'check_none:X' cannot be used: No module named 'check_none', install it, or put it into FOLDER"),
+        ("[[policy]]\nuse = 'check_rules:Run'", "policy[0].use: 'check_rules:Run' cannot be used: 'check_rules' has no 'Run', name a class of the module, as 'module:Class'"),
+        ("[[policy]]\nuse = 'check_broken:X'", "policy[0].use: 'check_broken:X' cannot be used: ZeroDivisionError: division by zero, mend the module"),
+        ("[[policy]]\nuse = 'check_syntax:X'", "policy[0].use: 'check_syntax:X' cannot be used: SyntaxError: invalid syntax (check_syntax.py, line 1), mend the module"),
+        ("[[policy]]\nuse = 'check_rules:Call'", "policy[0].use: 'check_rules:Call' cannot be used: it is no Policy, " + CURE),
+        ("[[policy]]\nuse = 'check_rules:Empty'", "policy[0].use: 'check_rules:Empty' cannot be used: it overrides no hook (is one misspelt?), " + CURE),
+        ("[[policy]]\nuse = 'check_rules:Vague'\nprice = 1", "policy[0].use: 'check_rules:Vague' cannot be used: it has a field of an unknown type: name 'Decimal' is not defined, import it outside of TYPE_CHECKING"),
+        ("[[policy]]\nuse = 'check_rules:Runs'\nleast = 10", "policy[0].least: 10 is more than most, lower it"),
+        ("[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 0 }", "profile.x.Runs.least: 1 is more than most, lower it"),
+        ("[[policy]]\nuse = 'retry'\nname = 'temperature'", "policy[0].name: 'temperature' does not do, " + NAMES),
+        ("[[policy]]\nuse = 'retry'\nname = \"a\\nb\"", "policy[0].name: 'a\\nb' does not do, " + NAMES),
+        ("[[policy]]\nuse = 'retry'\nonly = '/v1'", "policy[0].only: '/v1' is no table, write its keys below a [table] of that name"),
+        ("[[policy]]\nuse = 'retry'\nonly = { path = ['/v1', 3] }", "policy[0].only.path[1]: 3 does not do, it must be a string"),
+        ("[[policy]]\nuse = 'retry'\nwhen_store_fails = 'wait'", "policy[0].when_store_fails: 'wait' does not do, it must be one of refuse, admit"),
+        ("[[policy]]\nuse = 'max_tokens'\noutput = 4\nrequest = 'x'", "policy[0].request: 'x' does not do, it must be a whole number"),
+        ("profile = 1", "profile: is no table, write each profile below a [profile.NAME]"),
+        ("[profile]\nx = 1", "profile.x: is no table, write its overrides below a [profile.x]"),
+        ("[profile.' ']\ntemperature = 1", "profile: ' ' is no name, calls without a profile have the base chain"),
+        ("[profile.Calm]\n[profile.calm]\n", "profile.calm: is the same as profile.Calm, case and spaces are ignored: give one of them another name"),
+        ("[profile.x]\nbudget = { tokens = 'x' }", "profile.x.budget.tokens: 'x' does not do, it must be a whole number"),
+        ("[profile.x]\nbudget = { floor = 0 }", "profile.x.budget.floor: 0 does not do, it must be a whole number >= 1"),
+        ("[profile.x]\nbudget = { by = 'ip' }", "profile.x.budget.by: cannot differ between profiles, they share one counter: set it in [[policy]]"),
+        ("[profile.x]\ntemperature = '1'", "profile.x.temperature: '1' does not do, it must be a number"),
+    ],
+)  # fmt: skip
+def test_fault(folder: Path, text: str, line: str) -> None:
+    """Every bad file has one line: where, what is wrong, what would be right."""
+    environ = {"SIDECAR_UPSTREAM": HERE}
+    assert lines(folder, text, environ, upstream=None) == [f"F: {line}"]
+
+
+def test_policy_with_a_fault_is_not_absent(folder: Path) -> None:
+    """An override of a policy that has a fault of its own says nothing more: that policy is meant to be there."""
+    text = "[[policy]]\nuse = 'trim'\nmax_messages = 0\n[profile.x]\ntrim = { max_messages = 3 }"
+
+    assert [line.split(": ")[1] for line in lines(folder, text)] == ["policy[0].max_messages"]
+
+
+def test_no_limit_is_the_loosest(folder: Path) -> None:
+    """Where the base chain has no limit, a profile may set any; what lowers nothing may be set freely."""
+    text = "[[policy]]\nuse = 'max_tokens'\noutput = 9\n[[policy]]\nuse = 'retry'\n[profile.x]\nmax_tokens = { request = 999_999 }\nretry = { patience = 99 }\n"  # fmt: skip
+    _, retry = loaded(folder, text).profiles["x"].policies
+
+    assert loaded(folder, text).profiles["x"].policies[0].request == 999_999  # type: ignore[attr-defined]
+    assert retry.patience == 99  # type: ignore[attr-defined]
+
+
+def test_open_alone(folder: Path) -> None:
+    """A policy that only makes a running object is one: what it makes has the hooks."""
+    assert policy_class("check_rules:Runs", folder).__name__ == "Runs"
+
+
+def test_folder_comes_last(folder: Path) -> None:
+    """A module beside the file never hides one that is installed."""
+    (folder / "json.py").write_text("class Dumps: ...")
+    with pytest.raises(PolicyFault):
+        policy_class("json:Dumps", folder)
+
+    assert sys.path[-1] == str(folder)
+
+
+def test_entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed policy is found by its name, and loaded only where it is used."""
+    dist = folder / "more_rules-1.dist-info"
+    dist.mkdir()
+    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: more-rules\nVersion: 1\n")
+    (dist / "entry_points.txt").write_text(f"[{GROUP}]\nruns = check_rules:Runs\nbad = check_broken:X\n")
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    settings = loaded(folder, "[[policy]]\nuse = 'runs'\nleast = 3")
+
+    assert [(policy.name, type(policy).__name__) for policy in settings.base.policies] == [("runs", "Runs")]
+    assert lines(folder, "[[policy]]\nuse = 'bad'")[0].endswith("ZeroDivisionError: division by zero, mend the module")
+
+
+def test_replaced_upstreams(folder: Path) -> None:
+    """Keys of upstreams that a flag replaces need not be set; what is wrong with them in themselves is still said."""
+    unset = "[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'NOT_SET'\n"
+    assert [each.base_url for each in loaded(folder, unset).upstreams] == [HERE]
+
+    assert lines(folder, unset + "idle = 0") == ["F: upstream[0].idle: 0 does not do, it must be a number > 0.0"]
+    assert lines(folder, "", upstream="") == [f"F: --upstream: '' is no address of an API, {ADDRESS}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "key"),
+    [
+        ("https://api.openai.com/v1", {}, None),
+        ("https://api.openai.com/v1", {"OPENAI_API_KEY": "sk-o"}, "sk-o"),
+        ("https://API.OpenAI.com/v1/", {"OPENAI_API_KEY": "sk-o"}, "sk-o"),
+        ("http://api.openai.com/v1", {"OPENAI_API_KEY": "sk-o"}, None),
+        ("https://api.openai.com.example.org/v1", {"OPENAI_API_KEY": "sk-o"}, None),
+        ("https://example.org/api.openai.com/v1", {"OPENAI_API_KEY": "sk-o"}, None),
+        ("https://api.openai.com/v1", {"OPENAI_API_KEY": "sk-o", "SIDECAR_UPSTREAM_KEY": "sk-s"}, "sk-s"),
+        ("http://example.org/v1", {"OPENAI_API_KEY": "sk-o", "SIDECAR_UPSTREAM_KEY": " sk-s\n"}, "sk-s"),
+        ("http://example.org/v1", {"SIDECAR_UPSTREAM_KEY": "  "}, None),
+    ],
+)
+def test_key_of_a_lone_upstream(url: str, environ: dict[str, str], key: str | None) -> None:
+    """OpenAI's key goes to OpenAI alone, and never in the clear; with no key of ours the client's goes through."""
+    for said, flags in ((environ | {"SIDECAR_UPSTREAM": url}, Flags()), (environ, Flags(upstream=url))):
+        (choice,) = load(None, environ=said, flags=flags).upstreams
+        assert (choice.key, choice.pass_authorization) == (key, key is None)
+        assert choice.base_url == url.rstrip("/")
+
+
+def test_key_that_no_header_carries(folder: Path) -> None:
+    """A key with a line end in it, or a dash that a word processor made, is refused without being shown."""
+    text = "[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'MINE'"
+    said = "the key in MINE fits into no header, it must be printable ASCII"
+
+    assert lines(folder, text, {"MINE": "sk\u2013secret"}, upstream=None) == [f"F: upstream[0].api_key_env: {said}"]
+    assert lines(folder, text, {"MINE": "a\r\nb"}, upstream=None) == [f"F: upstream[0].api_key_env: {said}"]
+
+
+def test_keys_are_not_shown() -> None:
+    """A key stands in no representation of the settings."""
+    settings = load(None, environ={"OPENAI_API_KEY": "sk-hidden"}, flags=Flags())
+
+    assert settings.upstreams[0].key == "sk-hidden"
+    assert "sk-hidden" not in repr(settings)
+    assert repr(UpstreamChoice(base_url=HERE, key="sk-hidden")) == f"UpstreamChoice({HERE!r}, model=None, key=set)"
+
+
+def test_models(folder: Path) -> None:
+    """Calls without a model get the flag's, else the environment's, else the upstream's, else OpenAI's, else none."""
+    both = "[[upstream]]\nbase_url = 'http://h'\nmodel = 'm'\n[[upstream]]\nbase_url = 'https://api.openai.com/v1'\n[[upstream]]\nbase_url = 'http://i'"  # fmt: skip
+    said = {"SIDECAR_MODEL": "env"}
+
+    def models(environ: dict[str, str], **flags: str) -> list[str | None]:
+        return [each.model for each in loaded(folder, both, environ, upstream=None, **flags).upstreams]
+
+    assert models({}) == ["m", "gpt-4o-mini", None]
+    assert models(said) == ["env"] * 3
+    assert models(said, model="flag") == ["flag"] * 3
+
+
+@pytest.mark.parametrize("port", ["x", "-1", "65536", "1.5", "\u0663"])
+def test_environment_is_checked(folder: Path, port: str) -> None:
+    """The environment is checked as the file is; what is empty there is not said at all."""
+    assert [line.split(":")[1] for line in lines(folder, "", {"SIDECAR_PORT": port})] == [" SIDECAR_PORT"]
+    assert lines(folder, "", {"SIDECAR_STORE": "x"}) == [f"F: SIDECAR_STORE: 'x' is no store, {STORES}"]
+    empty = dict.fromkeys(("SIDECAR_PORT", "SIDECAR_HOST", "SIDECAR_STORE", "SIDECAR_MODEL", "SIDECAR_UPSTREAM"), "")
+    assert loaded(folder, "", empty) == loaded(folder, "")
+
+
+def test_profile_of_a_header(folder: Path) -> None:
+    """A profile is found whatever its case, and one without a table is the base chain."""
+    settings = loaded(folder, "[profile.'My Own']\ntemperature = 1")
+
+    assert settings.profile(" my own ").temperature == 1
+    assert settings.profile("balanced").name == "balanced"
+    assert settings.profile("nope") is settings.profile("") is settings.base
+
+
+def test_byte_order_mark(folder: Path) -> None:
+    """A mark that an editor put before the text is no fault; another encoding is."""
+    (folder / "bom.toml").write_bytes(b"\xef\xbb\xbf[server]\nport = 3\n")
+    assert load(folder / "bom.toml", environ={}, flags=Flags(upstream=HERE)).server.port == 3
+    (folder / "latin.toml").write_bytes(b"# \xe4\n")
+    with pytest.raises(ConfigError, match=r"file: cannot be read: .*, name a TOML file in UTF-8"):
+        load(folder / "latin.toml", environ={}, flags=Flags(upstream=HERE))
+    with pytest.raises(ConfigError, match=r"file: cannot be read: .*, name a TOML file in UTF-8"):
+        load(folder, environ={}, flags=Flags(upstream=HERE))
