@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import msgspec
@@ -13,6 +14,7 @@ Who: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
 By: TypeAlias = Who | Annotated[list[Who], msgspec.Meta(min_length=1)]
 
 SEPARATOR = "\x1e"
+LONGEST = 128
 
 
 def identity(call: Call, by: By) -> str:
@@ -24,7 +26,14 @@ def identity(call: Call, by: By) -> str:
     if by == "ip":
         return call.ip
     if by == "model":
-        return call.model
+        return _counted(call.model)
     if by == "user":
-        return call.tenant + SEPARATOR + call.user
+        return call.tenant + SEPARATOR + _counted(call.user)
     return ""
+
+
+def _counted(name: str) -> str:
+    # A client chooses these: however long or odd, a name is one short key, and never looks like two.
+    if len(name) <= LONGEST and name.isprintable():
+        return name
+    return "sha256:" + sha256(name.encode()).hexdigest()

@@ -71,6 +71,24 @@ class Calendar(msgspec.Struct, frozen=True, tag=True):
 Window: TypeAlias = Sliding | Calendar
 
 
+class Spans:
+    """Remembers the span that each calendar window is in: it is asked for with every call, and changes once a minute."""
+
+    MOST = 256
+
+    def __init__(self) -> None:
+        self._known: dict[Calendar, tuple[float, float]] = {}
+
+    def at(self, window: Calendar, now: float) -> tuple[float, float]:
+        """Return `window.span(now)`."""
+        known = self._known.get(window)
+        if known is None or not known[0] <= now < known[1]:
+            if len(self._known) >= self.MOST:
+                self._known.clear()
+            known = self._known[window] = window.span(now)
+        return known
+
+
 def _stamp(naive: datetime, zone: ZoneInfo) -> float:
     return naive.replace(tzinfo=zone).astimezone(UTC).timestamp()
 

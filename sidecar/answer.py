@@ -85,8 +85,8 @@ class Answer:
             return
         self._busy, self._over = True, not more
         if not self._started:
-            self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._head(*EVENT_STREAM)})
+            self._started = True
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
         self._busy = False
         self.quiet_since = self._clock()

@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import anyio
+
 from policies.base import Rejection
 from policies.call import Call
 from policies.chain import Chain, ClientLeft
@@ -37,6 +39,8 @@ COMPLETIONS = "/v1/chat/completions"
 MODELS = "/v1/models"
 SCHEMA_HEADER = b"x-event-schema"
 PROFILE_HEADER = b"x-profile"
+LAST_WORD = 5.0
+"""Seconds in which a client must take the last event of a failed answer; one that never reads is not waited for."""
 
 
 class Route:
@@ -58,6 +62,8 @@ class Route:
             if self.gateway.live.draining:
                 raise Refused(draining())
             call, chain, answer = await self.prepare(scope, receive, send, headers, name)
+            if self.gateway.live.draining:
+                raise Refused(draining())
         except ClientGone:
             return
         except (Refused, BadRequest) as error:
@@ -119,7 +125,8 @@ class Route:
             with live.scope:
                 fault = await self._outcome(call, chain, answer)
             if not live.left and (fault := live.fault or fault) is not None:
-                await answer.fail(fault)
+                with anyio.move_on_after(LAST_WORD):
+                    await answer.fail(fault)
         finally:
             if timer is not None:
                 timer.cancel()

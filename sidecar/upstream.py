@@ -33,8 +33,8 @@ ACCOUNT = frozenset({"authorization", "openai-organization", "openai-project"})
 
 
 def crossing(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of a caller's request headers that may go upstream; names in lower case."""
-    return {name: value for name, value in headers.items() if name in CROSSING or name in ACCOUNT}
+    """Return those of a caller's request headers that may go upstream, names in lower case; none that is not ASCII."""
+    return {name: value for name, value in headers.items() if (name in CROSSING or name in ACCOUNT) and value.isascii()}
 
 
 def make_transport() -> httpx.AsyncBaseTransport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable
 from pathlib import Path
@@ -133,17 +134,19 @@ async def test_openai(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_ping_before_failure(tmp_path: Path) -> None:
     """A failure after the first ping is an error object in the stream; before it, a true status."""
+    pinged = asyncio.Event()
 
     async def late(connection: Connection) -> None:
-        await connection._reader.read(0)
-        import asyncio
-
-        await asyncio.sleep(0.12)
+        await pinged.wait()
         await connection.answer(400, b'{"error": {"message": "no", "code": "context_length_exceeded"}}')
 
     async with upstream(late) as up, sidecar(settings_of(tmp_path, up.url, FAST)) as served:
-        _, _, body = await served.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})  # fmt: skip
+        client = await served.client()
+        await client.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
+        assert (await client.head())[0] == 200
+        await client.until(b": ping\n")
+        pinged.set()
+        body = await client.until(b"0\r\n\r\n")
 
-    assert body.startswith(b": ping\n")
     assert b'"code":"context_length_exceeded"' in body
-    assert body.endswith(b"\n\ndata: [DONE]\n\n")
+    assert b"data: [DONE]\n\n" in body

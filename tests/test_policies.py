@@ -188,6 +188,11 @@ def test_identities() -> None:
     assert [identity(call, by) for by in ("tenant", "ip", "model", "global")] == ["acme", "10.0.0.1", "test-model", ""]
     assert identity(call, "user") == "acme\x1eann"
     assert identity(call, ["tenant", "model"]) == "acme\x1etest-model"
+    odd = [
+        identity(make_call("hi", body={"user": name}), "user") for name in ("a\x1fb", "a\x1eb", "x" * 10**6, "a\x1fb")
+    ]
+    assert len(set(odd)) == 3
+    assert all(len(name) < 100 and name.count("\x1e") == 1 and "\x1f" not in name for name in odd)
 
 
 def failed(kind: str, attempt: int = 1, **more: Any) -> Failure:

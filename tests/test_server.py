@@ -63,6 +63,34 @@ async def test_drain(tmp_path: Path) -> None:
     assert account.spent >= 900
 
 
+async def test_client_that_never_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never reads cannot hold up the end: it is told, and not waited for; upstream was slowed meanwhile."""
+    monkeypatch.setattr("sidecar.chat.LAST_WORD", 0.1)
+    sent = 0
+
+    async def flood(connection: Connection) -> None:
+        nonlocal sent
+        await connection.stream("a", finish=None, done=False)
+        while True:
+            await connection.chunk(token("x" * 50_000))
+            sent += 50_000
+
+    async with upstream(flood) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        client = await served.client()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.post("/v1/chat/completions", SLOW)
+        await eventually(lambda: len(up.requests) == 1)
+        seen = turns = 0
+        while turns < 5000:
+            seen, turns = sent, turns + 1 if seen == sent else 0
+            await asyncio.sleep(0)
+        await asyncio.wait_for(served.gateway.live.drain(0, draining()), 10)
+        account = await served.account()
+
+    assert account.reserved == 0
+    assert sent < 40_000_000
+
+
 async def test_streams_that_end_in_time(tmp_path: Path) -> None:
     """A stream that ends while the process drains ends as it would have."""
     go_on = asyncio.Event()

@@ -215,6 +215,16 @@ async def test_keys(tmp_path: Path) -> None:
     assert "sk-" not in repr(keyed) + repr(ours)
 
 
+async def test_odd_headers(tmp_path: Path) -> None:
+    """A header that no upstream could read does not cross, and does no harm."""
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        status, _, _ = await served.post(
+            "/v1/chat/completions", HI | {"stream": True}, "authorization: Bearer caf\u00e9"
+        )
+        assert status == 200
+        assert up.requests[0].header("authorization") is None
+
+
 async def test_request_ids(tmp_path: Path) -> None:
     """Every answer has an id: the client's if it is plain, else one of ours; and a repeated one is two calls."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:

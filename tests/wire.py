@@ -165,7 +165,7 @@ class Client:
             lines.append("content-type: application/json")
         if "content-length" not in named and "transfer-encoding" not in named:
             lines.append(f"content-length: {len(raw)}")
-        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+        self.writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + raw)
         await self.writer.drain()
 
     async def until(self, mark: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from policies.store import Account, Claim, Grant, Standing, account
-from policies.window import Sliding
+from policies.window import Sliding, Spans
 
 from .fit import distributed, fit
 
@@ -52,6 +52,7 @@ class MemoryStore:
         self._counters: dict[tuple[str, float], _Counter] = {}
         self._slides: dict[str, _Slide] = {}
         self._holds: dict[str, dict[int, tuple[int, list[_Took]]]] = {}
+        self._spans = Spans()
         self._tidied = clock()
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
@@ -78,7 +79,7 @@ class MemoryStore:
                 return 0
             slide.forget(max(now, slide.newest), window.seconds)
             return slide.total
-        counter = self._counters.get((claim.key, window.span(now)[0]))
+        counter = self._counters.get((claim.key, self._spans.at(window, now)[0]))
         return 0 if counter is None else counter.spent + counter.held
 
     def _take(self, claim: Claim, amount: int, now: float) -> _Took:
@@ -94,7 +95,7 @@ class MemoryStore:
             youngest.last = now
             youngest.amount += amount
             return claim.key, slide, amount, youngest
-        start, end = window.span(now)
+        start, end = self._spans.at(window, now)
         counter = self._counters.setdefault((claim.key, start), _Counter(end))
         counter.held += amount
         return claim.key, counter, amount, None
@@ -102,7 +103,7 @@ class MemoryStore:
     def _standing(self, claim: Claim, now: float, wanted: int = 0) -> Standing:
         used, window = self._used(claim, now), claim.window
         if not isinstance(window, Sliding):
-            return Standing(claim.limit, used, window.span(now)[1])
+            return Standing(claim.limit, used, self._spans.at(window, now)[1])
         slide = self._slides.get(claim.key)
         if slide is None or not slide.takings:
             return Standing(claim.limit, used, now)

@@ -8,10 +8,11 @@ CREATE TABLE counter (
     PRIMARY KEY (key, start)
 ) WITHOUT ROWID;
 
--- Sliding windows: the running total, and each taking that is still counted.
+-- Sliding windows: the running total, and each taking that is still counted (none of them is older than `oldest`).
 CREATE TABLE slide (
     key TEXT PRIMARY KEY,
     total INTEGER NOT NULL,
+    oldest REAL NOT NULL,
     newest REAL NOT NULL,
     seconds REAL NOT NULL
 ) WITHOUT ROWID;

@@ -18,7 +18,7 @@ from uuid import uuid4
 import msgspec
 
 from policies.store import Account, Claim, Grant, Standing, StoreDown, account
-from policies.window import Sliding
+from policies.window import Sliding, Spans
 
 from .fit import distributed, fit
 
@@ -37,6 +37,7 @@ class SQLiteStore:
     def __init__(self, path: Path, *, clock: Callable[[], float], grace: float = 30.0) -> None:
         self._path, self._clock, self._grace = path, clock, grace
         self._owner = uuid4().hex
+        self._spans = Spans()
         self._file: sqlite3.Connection | None = None
         self._seen = self._tidied = float("-inf")
 
@@ -94,60 +95,71 @@ class SQLiteStore:
         with self._step() as file:
             now = self._clock()
             self._keep_house(file, now)
-            used = [self._used(file, claim, now) for claim in claims]
-            known = file.execute("SELECT ceiling FROM hold WHERE call = ? AND part = ?", (call_id, part)).fetchone()
-            if known is not None:
-                return Grant(
-                    known[0], [self._standing(file, x, n, now) for x, n in zip(claims, used, strict=True)], now
-                )
-            fits = fit(claims, used, ceiling)
-            took: list[Took] = []
-            wanted = [0] * len(claims)
+            state = [self._state(file, claim, now) for claim in claims]
+            fits = fit(claims, [used for used, _ in state], ceiling)
             if fits.refused is None:
-                amounts = [claim.base + claim.each * fits.ceiling for claim in claims]
-                took = [self._take(file, claim, n, now) for claim, n in zip(claims, amounts, strict=True)]
-                used = [n + amount for n, amount in zip(used, amounts, strict=True)]
+                took = [self._take(file, claim, claim.base + claim.each * fits.ceiling, now) for claim in claims]
                 row = (call_id, part, self._owner, fits.ceiling, msgspec.json.encode(took))
-                file.execute("INSERT INTO hold VALUES (?, ?, ?, ?, ?)", row)
-            else:
-                wanted[fits.refused] = claims[fits.refused].base
-            standings = [
-                self._standing(file, *each) for each in zip(claims, used, [now] * len(claims), wanted, strict=True)
-            ]
+                taken = file.execute("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount
+                if taken:
+                    return Grant(fits.ceiling, self._standings(claims, state, [x[3] for x in took], now), now)
+                file.execute("ROLLBACK")
+                file.execute("BEGIN IMMEDIATE")
+                self._seen = float("-inf")
+            # Sent again, or refused: what is said is where the limits stand.
+            known = file.execute("SELECT ceiling FROM hold WHERE call = ? AND part = ?", (call_id, part)).fetchone()
+            standings = self._standings(claims, state, [0] * len(claims), now)
+            if known is not None:
+                return Grant(known[0], standings, now)
+            if fits.refused is not None:
+                claim, (used, _) = claims[fits.refused], state[fits.refused]
+                standings[fits.refused] = self._refused(file, claim, used, now)
         return Grant(fits.ceiling, standings, now, fits.refused)
 
-    def _used(self, file: sqlite3.Connection, claim: Claim, now: float) -> int:
+    def _state(self, file: sqlite3.Connection, claim: Claim, now: float) -> tuple[int, float]:
+        """Return what is used of a claim's limit, and when the first of it is free again."""
         window = claim.window
         if not isinstance(window, Sliding):
+            start, end = self._spans.at(window, now)
             row = file.execute(
-                "SELECT spent + held FROM counter WHERE key = ? AND start = ?", (claim.key, window.span(now)[0])
+                "SELECT spent + held FROM counter WHERE key = ? AND start = ?", (claim.key, start)
             ).fetchone()
-            return 0 if row is None else int(row[0])
-        row = file.execute("SELECT total, newest FROM slide WHERE key = ?", (claim.key,)).fetchone()
-        if row is None:
-            return 0
-        oldest = max(now, row[1]) - window.seconds
-        gone = file.execute(
-            "DELETE FROM taking WHERE key = ? AND last <= ? RETURNING amount", (claim.key, oldest)
-        ).fetchall()
-        if gone:
-            total = row[0] - sum(amount for (amount,) in gone)
-            file.execute("UPDATE slide SET total = ? WHERE key = ?", (total, claim.key))
-            return int(total)
-        return int(row[0])
+            return (0 if row is None else row[0]), end
+        row = file.execute("SELECT total, oldest, newest FROM slide WHERE key = ?", (claim.key,)).fetchone()
+        if row is None or not row[0]:
+            return 0, now + window.seconds
+        total, oldest, newest = row
+        gone = max(now, newest) - window.seconds
+        if oldest <= gone:
+            for (amount,) in file.execute(
+                "DELETE FROM taking WHERE key = ? AND last <= ? RETURNING amount", (claim.key, gone)
+            ):
+                total -= amount
+            (first,) = file.execute("SELECT min(last) FROM taking WHERE key = ?", (claim.key,)).fetchone()
+            oldest = now if first is None else first
+            file.execute("UPDATE slide SET total = ?, oldest = ? WHERE key = ?", (total, oldest, claim.key))
+        return total, oldest + window.seconds
+
+    def _standings(
+        self, claims: Sequence[Claim], state: Sequence[tuple[int, float]], taken: Sequence[int], now: float
+    ) -> list[Standing]:
+        return [
+            Standing(claim.limit, used + amount, max(now, resets_at))
+            for claim, (used, resets_at), amount in zip(claims, state, taken, strict=True)
+        ]
 
     def _take(self, file: sqlite3.Connection, claim: Claim, amount: int, now: float) -> Took:
         window = claim.window
         if not isinstance(window, Sliding):
-            start, end = window.span(now)
+            start, end = self._spans.at(window, now)
             file.execute(
                 "INSERT INTO counter VALUES (?1, ?2, ?3, 0, ?4) ON CONFLICT DO UPDATE SET held = held + ?4",
                 (claim.key, start, end, amount),
             )
             return claim.key, start, None, amount
         (now,) = file.execute(
-            "INSERT INTO slide VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
-            " SET total = total + ?2, newest = max(newest, ?3), seconds = ?4 RETURNING newest",
+            "INSERT INTO slide VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT DO UPDATE SET total = total + ?2,"
+            " oldest = iif(total = 0, ?3, oldest), newest = max(newest, ?3), seconds = ?4 RETURNING newest",
             (claim.key, amount, now, window.seconds),
         ).fetchone()
         if grain := window.grain(claim.limit):
@@ -164,14 +176,15 @@ class SQLiteStore:
         )
         return claim.key, None, cursor.lastrowid, amount
 
-    def _standing(self, file: sqlite3.Connection, claim: Claim, used: int, now: float, wanted: int = 0) -> Standing:
+    def _refused(self, file: sqlite3.Connection, claim: Claim, used: int, now: float) -> Standing:
+        """Return where the limit of a refused claim stands, and when the claim would fit."""
         window = claim.window
         if not isinstance(window, Sliding):
-            return Standing(claim.limit, used, window.span(now)[1])
-        freed, resets_at = 0, now
+            return Standing(claim.limit, used, self._spans.at(window, now)[1])
+        free, resets_at = used, now
         for last, amount in file.execute("SELECT last, amount FROM taking WHERE key = ? ORDER BY last", (claim.key,)):
-            freed, resets_at = freed + amount, last + window.seconds
-            if used - freed + wanted <= claim.limit:
+            free, resets_at = free - amount, last + window.seconds
+            if free + claim.base <= claim.limit:
                 break
         return Standing(claim.limit, used, resets_at)
 
