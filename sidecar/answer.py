@@ -7,6 +7,7 @@ event of the stream.  Each writes whole events only, so a ping always falls betw
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -27,11 +28,8 @@ EVENT_STREAM: Sequence[Header] = (
 JSON: Header = (b"content-type", b"application/json")
 
 
-class Answer:
+class Answer(ABC):
     """One answer to one client.  `quiet_since` and `ping` are the heart's."""
-
-    pings: ClassVar[bool] = True
-    ping_event: ClassVar[bytes] = OPENAI_PING
 
     def __init__(self, send: Send, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
         self._send, self._request_id, self._chat_path, self._clock = send, request_id, chat_path, clock
@@ -39,37 +37,76 @@ class Answer:
         self.call: Call | None = None
         self.closing = False
         """The server is going: the connection is not kept."""
-        self._started = self._over = self._busy = False
-        self._pinging: asyncio.Task[None] | None = None
+        self._over = False
 
-    async def admitted(self) -> None:
+    async def admitted(self) -> None:  # noqa: B027  # most forms have nothing to say yet
         """Note that the call holds its reservation.  Once."""
 
+    @abstractmethod
     async def emit(self, batch: Batch) -> None:
         """Send one batch; the last one ends the answer."""
+
+    async def fail(self, fault: Fault) -> None:
+        """End the answer with *fault*, as an answer of its own.  Nothing happens if it has ended."""
+        if not self._over:
+            self._over = True
+            await send_fault(self._send, fault, self._head(JSON), chat_path=self._chat_path)
+
+    def ping(self) -> None:  # noqa: B027  # one JSON object cannot have one
+        """Send a sign of life, where the form of the answer has one."""
+
+    def _head(self, *headers: Header) -> list[Header]:
+        head = [*headers, (b"x-request-id", self._request_id.encode())]
+        if self.call is not None and self.call.standings:
+            head += limit_headers(self.call.standings, self.call.process.clock())
+        if self.closing:
+            head.append((b"connection", b"close"))
+        return head
+
+
+class JSONAnswer(Answer):
+    """One JSON object, as it came; nothing is sent before it is whole, so its status is always true."""
+
+    async def emit(self, batch: Batch) -> None:
+        """Send the object."""
+        self._over = True
+        await send_json(self._send, 200, self._head(JSON), batch.raw)
+
+
+class EventStream(Answer):
+    """A stream of events.  A subclass says how they are written."""
+
+    ping_event: ClassVar[bytes] = OPENAI_PING
+
+    def __init__(self, send: Send, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
+        super().__init__(send, request_id, chat_path=chat_path, clock=clock)
+        self._started = self._busy = False
+        self._pinging: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def _written(self, batch: Batch) -> bytes:
+        """Return a batch's events, and behind the last one the end."""
+
+    @abstractmethod
+    def _broken(self, fault: Fault) -> bytes:
+        """Return the events that end a stream which failed."""
+
+    async def emit(self, batch: Batch) -> None:
+        """Send one batch; the first brings the head, the last one the end."""
         body = self._written(batch)
         if body or batch.last:
             await self._write(body, more=not batch.last)
 
-    def _written(self, batch: Batch) -> bytes:
-        raise NotImplementedError
-
-    def _broken(self, fault: Fault) -> bytes:
-        raise NotImplementedError
-
     async def fail(self, fault: Fault) -> None:
-        """End the answer with *fault*: as an answer of its own if nothing is out yet, else as the last event."""
-        if self._over:
-            return
-        if self._started:
+        """End with *fault*: as an answer of its own if nothing is out yet, else as the last event."""
+        if self._started and not self._over:
             await self._write(self._broken(fault), more=False)
-            return
-        self._over = self._started = True
-        await send_fault(self._send, fault, self._head(JSON), chat_path=self._chat_path)
+        else:
+            await super().fail(fault)
 
     def ping(self) -> None:
         """Send a sign of life, unless something is being sent just now."""
-        if self.pings and not self._busy and not self._over and self._pinging is None:
+        if not self._busy and not self._over and self._pinging is None:
             self._pinging = asyncio.get_running_loop().create_task(self._ping())
 
     async def _ping(self) -> None:
@@ -83,24 +120,19 @@ class Answer:
             await asyncio.wait((pinging,))
         if self._over:
             return
-        self._busy, self._over = True, not more
-        if not self._started:
-            await self._send({"type": "http.response.start", "status": 200, "headers": self._head(*EVENT_STREAM)})
-            self._started = True
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        self._busy = False
+        self._busy = True
+        try:
+            if not self._started:
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._head(*EVENT_STREAM)})
+                self._started = True
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            self._over = not more
+        finally:
+            self._busy = False
         self.quiet_since = self._clock()
 
-    def _head(self, *headers: Header) -> list[Header]:
-        head = [*headers, (b"x-request-id", self._request_id.encode())]
-        if self.call is not None and self.call.standings:
-            head += limit_headers(self.call.standings, self.call.process.clock())
-        if self.closing:
-            head.append((b"connection", b"close"))
-        return head
 
-
-class ChatNestAnswer(Answer):
+class ChatNestAnswer(EventStream):
     """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`."""
 
     ping_event = PING
@@ -122,7 +154,7 @@ class ChatNestAnswer(Answer):
         return chat_event(fault)
 
 
-class OpenAIStream(Answer):
+class OpenAIStream(EventStream):
     """The events of upstream, as they came."""
 
     def _written(self, batch: Batch) -> bytes:
@@ -130,17 +162,6 @@ class OpenAIStream(Answer):
 
     def _broken(self, fault: Fault) -> bytes:
         return openai_event(fault) + OPENAI_DONE
-
-
-class JSONAnswer(Answer):
-    """One JSON object, as it came; nothing is sent before it is whole, so its status is always true."""
-
-    pings = False
-
-    async def emit(self, batch: Batch) -> None:
-        """Send the object."""
-        self._over = self._started = True
-        await send_json(self._send, 200, self._head(JSON), batch.raw)
 
 
 async def send_fault(send: Send, fault: Fault, head: list[Header], *, chat_path: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -43,7 +44,7 @@ LAST_WORD = 5.0
 """Seconds in which a client must take the last event of a failed answer; one that never reads is not waited for."""
 
 
-class Route:
+class Route(ABC):
     """One data route, as an ASGI application.  A subclass says what a request asks for."""
 
     path: str
@@ -76,6 +77,7 @@ class Route:
             return
         await self._run(call, chain, answer, receive)
 
+    @abstractmethod
     async def prepare(
         self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
     ) -> tuple[Call, Chain, Answer]:
@@ -83,7 +85,6 @@ class Route:
 
         Raises `Refused`, `BadRequest` or `ClientGone`; nothing is held yet.
         """
-        raise NotImplementedError
 
     async def _refuse(self, send: Send, fault: Fault, name: str) -> None:
         head = [(b"content-type", b"application/json"), (b"x-request-id", name.encode())]

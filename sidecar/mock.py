@@ -109,7 +109,8 @@ class Mock:
             await (self._stream(plan, send) if body.get("stream") else self._whole(plan, send))
         except asyncio.CancelledError:
             self.stats.aborted += 1
-            raise
+            if not gone.done():
+                raise
         finally:
             self.stats.active -= 1
             gone.cancel()
@@ -244,6 +245,7 @@ async def _serve(mock: Mock, listener: socket.socket) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         backlog=4096,
         timeout_graceful_shutdown=1,
     )

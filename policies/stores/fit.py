@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from policies.store import Claim
+
+H = TypeVar("H")
 
 
 class Fit(NamedTuple):
@@ -35,13 +37,24 @@ def fit(claims: Sequence[Claim], used: Sequence[int], ceiling: int) -> Fit:
     return Fit(highest, None)
 
 
-def distributed(charge: int, held: Sequence[int]) -> list[int]:
-    """Return *charge* over holds of one counter made at different times: each up to its size, what is over to the first."""
-    shares = []
-    rest = charge
-    for amount in held:
-        shares.append(min(rest, amount))
-        rest -= shares[-1]
-    if shares:
-        shares[0] += rest
-    return shares
+def shares(
+    took: Iterable[tuple[str, H, int]], charges: Mapping[str, int], *, refund: bool
+) -> Iterator[tuple[str, H, int, int]]:
+    """Return what each part of a hold becomes: its key, its window, what it held, what it is charged.
+
+    *took* are key, window and amount, the first part first.  A key that is not in *charges* is charged what it held;
+    without *refund*, each at least that.  Each part takes up to its size; what is over falls to the first.
+    """
+    by_key: dict[str, list[tuple[H, int]]] = {}
+    for key, window, amount in took:
+        by_key.setdefault(key, []).append((window, amount))
+    for key, parts in by_key.items():
+        held = sum(amount for _, amount in parts)
+        charge = charges.get(key, held)
+        charge = charge if refund else max(charge, held)
+        over, rest = max(0, charge - held), min(charge, held)
+        for window, amount in parts:
+            share = min(rest, amount)
+            rest -= share
+            yield key, window, amount, share + over
+            over = 0

@@ -11,7 +11,7 @@ import msgspec
 from policies.store import Account, Claim, Grant, Standing, account
 from policies.window import Sliding, Spans
 
-from .fit import distributed, fit
+from .fit import fit, shares
 
 TIDY = 60.0
 """Seconds between two looks at counters that nobody uses any more."""
@@ -116,18 +116,16 @@ class MemoryStore:
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
-        by_key: dict[str, list[tuple[_Counter, int]]] = {}
-        for _, (_, took) in sorted(self._holds.pop(call_id, {}).items()):
-            for key, counter, amount, _ in took:
-                if isinstance(counter, _Counter):
-                    by_key.setdefault(key, []).append((counter, amount))
-        for key, parts in by_key.items():
-            held = [amount for _, amount in parts]
-            charge = charges.get(key, sum(held))
-            shares = distributed(charge if refund else max(charge, sum(held)), held)
-            for (counter, amount), share in zip(parts, shares, strict=True):
-                counter.held -= amount
-                counter.spent += share
+        parts = sorted(self._holds.pop(call_id, {}).items())
+        took = [
+            (key, counter, amount)
+            for _, (_, taken) in parts
+            for key, counter, amount, _ in taken
+            if isinstance(counter, _Counter)
+        ]
+        for _, counter, amount, share in shares(took, charges, refund=refund):
+            counter.held -= amount
+            counter.spent += share
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""

@@ -20,7 +20,7 @@ import msgspec
 from policies.store import Account, Claim, Grant, Standing, StoreDown, account
 from policies.window import Sliding, Spans
 
-from .fit import distributed, fit
+from .fit import fit, shares
 
 VERSION = 1
 BUSY = 5.0
@@ -197,19 +197,12 @@ class SQLiteStore:
     def _settle(
         self, file: sqlite3.Connection, took: Sequence[Took], charges: Mapping[str, int], *, refund: bool
     ) -> None:
-        by_key: dict[str, list[tuple[float, int]]] = {}
-        for key, start, _, amount in took:
-            if start is not None:
-                by_key.setdefault(key, []).append((start, amount))
-        for key, parts in by_key.items():
-            held = [amount for _, amount in parts]
-            charge = charges.get(key, sum(held))
-            shares = distributed(charge if refund else max(charge, sum(held)), held)
-            for (start, amount), share in zip(parts, shares, strict=True):
-                file.execute(
-                    "UPDATE counter SET spent = spent + ?, held = held - ? WHERE key = ? AND start = ?",
-                    (share, amount, key, start),
-                )
+        calendar = [(key, start, amount) for key, start, _, amount in took if start is not None]
+        for key, start, amount, share in shares(calendar, charges, refund=refund):
+            file.execute(
+                "UPDATE counter SET spent = spent + ?, held = held - ? WHERE key = ? AND start = ?",
+                (share, amount, key, start),
+            )
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
