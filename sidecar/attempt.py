@@ -96,6 +96,9 @@ class Attempt:
                     await anext(self._bytes, None)
             except (TimeoutError, *BROKEN):
                 pass
+        if kind is None:
+            await self._close()
+            return
         with anyio.CancelScope(shield=True):
             await self._close()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import anyio
 
@@ -97,7 +97,7 @@ class Route(ABC):
         sent = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers.items()}
         client = scope.get("client")
         return Call(
-            id=uuid4().hex,
+            id=token_hex(16),
             path=self.path,
             body=body,
             process=self.gateway.process,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from secrets import token_hex
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 from .errors import Fault, body_too_large, unsupported_media_type
 
@@ -35,7 +35,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 def request_id(headers: dict[bytes, bytes]) -> str:
     """Return the client's `x-request-id` if it is a plain one, else one of our own."""
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given.decode() if _REQUEST_ID.fullmatch(given) else token_hex(16)
 
 
 def check_json(headers: dict[bytes, bytes]) -> None:

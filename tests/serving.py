@@ -79,7 +79,7 @@ def settings_of(
 async def sidecar(settings: Settings) -> AsyncIterator[Sidecar]:
     """Run a sidecar on a free port while the block lasts."""
     application = Application(settings)
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         application.asgi, http=Protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2

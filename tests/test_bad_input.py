@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -260,3 +261,57 @@ async def test_trailing_slash(tmp_path: Path) -> None:
         status, _, said = await served.post("/api/chat/", {"messages": []})
         assert (status, json.loads(said)["error"]) == (400, "Invalid messages payload")
         assert not up.requests
+
+
+ATOMS: list[Any] = [
+    None, True, False, 0, 1, -1, 2**53 - 1, 2**64, 10**40, 1.5, 1e300, "", "x", "user", "\u2028", "\u00e9" * 300, [], {}, ["a"],
+    {"a": 1}, [{"type": "text", "text": "t"}], [{"role": "user", "content": "hi"}], {"include_usage": True},
+]  # fmt: skip
+FIELDS = ["messages", "model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "user", "tools", "functions", "response_format", "prediction", "temperature", "profile", "aiUsageProfile", "dailyTokenLimit", "maxTokensPerRequest", "systemPrompt"]  # fmt: skip
+LIMITS = """
+[[policy]]
+use = "trim"
+max_messages = 2
+[[policy]]
+use = "max_tokens"
+output = 50
+[[policy]]
+use = "budget"
+tokens = 9_007_199_254_740_991
+by = ["user", "model", "ip"]
+"""
+
+
+async def test_any_fields(tmp_path: Path) -> None:
+    """Whatever stands in the fields of a request, it is served or refused: never our own fault, and nothing stays held."""
+    rng = random.Random(5)
+
+    async def answer(connection: Connection) -> None:
+        if connection.body.get("stream"):
+            await connection.stream("a")
+        else:
+            choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+            await connection.answer(200, json.dumps({"choices": [choice]}).encode())
+
+    seen = set()
+    text = SMALL.replace("2000", "20000") + 'chat_system_prompt = "use"\n' + LIMITS
+    async with upstream(answer) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        client = await served.client()
+        for _ in range(800):
+            body: dict[str, Any] = {"messages": HI}
+            body |= {rng.choice(FIELDS): rng.choice(ATOMS) for _ in range(rng.randrange(4))}
+            if rng.random() < 0.4:
+                message = {"role": rng.choice(["user", "assistant", "tool", "system"]), "content": "x"}
+                body["messages"] = [
+                    message | {rng.choice(["role", "content", "name", "tool_calls"]): rng.choice(ATOMS)}
+                ]
+            schema = ["x-event-schema: chat-nest"] if rng.random() < 0.2 else []
+            await client.post(rng.choice([CHAT, V1]), body, *schema)
+            status, _, said = await client.answer()
+            assert status in (200, 400, 429), (status, body, said)
+            assert status != 200 or b'"error"' not in said, (body, said)
+            seen.add(status)
+        accounts = await served.gateway.process.store.accounts()
+
+    assert seen >= {200, 400}
+    assert all(account.reserved == 0 for account in accounts)
