@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -76,6 +77,22 @@ def read_chunk(payload: bytes) -> Chunk:
     except (msgspec.DecodeError, RecursionError) as error:
         msg = "not JSON"
         raise ValueError(msg) from error
+
+
+def mended(payload: bytes) -> bytes:
+    """Return JSON whose texts hold halves of characters, as where a server splits an emoji over two events, without them.
+
+    Raises `ValueError` where it is no JSON even so.
+    """
+    if b"\\ud" not in payload.lower():
+        msg = "not JSON"
+        raise ValueError(msg)
+    try:
+        text = json.dumps(json.loads(payload), ensure_ascii=False)
+    except RecursionError as error:
+        msg = "nested too deeply"
+        raise ValueError(msg) from error
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def _lenient(payload: bytes) -> Chunk:

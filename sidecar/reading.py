@@ -10,7 +10,7 @@ import msgspec
 from policies.event import Batch, Event, Usage
 from policies.tokens import streamed_tokens
 
-from .chunk import Choice, Chunk, Reported, event_of, read_chunk
+from .chunk import Choice, Chunk, Reported, event_of, mended, read_chunk
 
 if TYPE_CHECKING:
     from .sse import Frame
@@ -79,12 +79,17 @@ class Reading:
             if frame.event == "error":
                 self.failure = _decoded(frame.payload)
                 break
+            payload = frame.payload
             try:
-                chunk = read_chunk(frame.payload)
+                chunk = read_chunk(payload)
             except ValueError:
-                self.failure = Nonsense("the stream has an event that is not JSON")
-                break
-            if not self._take_chunk(chunk, frame, events):
+                try:
+                    payload = mended(payload)
+                    chunk = read_chunk(payload)
+                except ValueError:
+                    self.failure = Nonsense("the stream has an event that is not JSON")
+                    break
+            if not self._take_chunk(chunk, frame.raw, payload, events):
                 continue
             if self.failure is not None:
                 break
@@ -94,7 +99,7 @@ class Reading:
         self._held, self._held_raw = [], []
         return Batch(events=events, raw=b"".join(raws))
 
-    def _take_chunk(self, chunk: Chunk, frame: Frame, events: list[Event]) -> bool:
+    def _take_chunk(self, chunk: Chunk, raw: bytes, payload: bytes, events: list[Event]) -> bool:
         """Add the events of *chunk*; False where the client is not to see it."""
         if chunk.error is not None and (error := _decoded(bytes(chunk.error))) is not None:
             self.failure = error
@@ -105,11 +110,11 @@ class Reading:
         if not choices:
             if chunk.usage is not None and not self._shows_usage:
                 return False
-            events.append(Event(raw=frame.raw, payload=frame.payload, index=-1))
+            events.append(Event(raw=raw, payload=payload, index=-1))
             return True
-        raw = frame.raw if len(choices) == 1 else b""
+        own = raw if len(choices) == 1 else b""
         for choice in choices:
-            event = event_of(choice, raw, frame.payload)
+            event = event_of(choice, own, payload)
             self._count(event, choice)
             events.append(event)
         return True

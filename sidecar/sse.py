@@ -6,8 +6,6 @@ September 2025), a last event without its blank line.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 MAX_EVENT = 16_777_216
@@ -25,7 +23,7 @@ class EventTooLarge(ValueError):
     """An event beyond the limit of what is held in memory."""
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One event: its bytes as an OpenAI client may get them, its data, and its name ('' for none)."""
 
     raw: bytes
@@ -38,103 +36,91 @@ class Reader:
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._max = max_event
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._rest = bytearray()
         self._begun = self._after_cr = False
-        self._lines: list[bytes] = []
-        self._lines_size = 0
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Return the events that *data* completes, in order; raises `EventTooLarge`."""
-        if not self._begun and (data := self._without_bom(data)) == b"":
-            return []
-        if not self._pieces and not self._lines and not self._after_cr and data.endswith(b"\n\n") and b"\r" not in data:
+        """Return the events that *data* completes, in order.
+
+        Raises `EventTooLarge` if one of them, or what is held of the next, is of more than `max_event` bytes; the
+        reader is of no use afterwards.
+        """
+        if not self._begun:
+            data = self._without_bom(data)
+        if self._after_cr or b"\r" in data:
+            data = self._with_lf(data)
+        rest = self._rest
+        if not rest and data.endswith(b"\n\n"):
             return self._whole(data)
-        return self._cut(data)
+        cut = data.rfind(b"\n\n") + 2
+        if cut == 1:
+            cut = 1 if data.startswith(b"\n") and rest.endswith(b"\n") else 0
+        whole = b""
+        if cut:
+            rest += data[:cut]
+            whole = bytes(rest)
+            rest.clear()
+        rest += data[cut:]
+        if len(rest) > self._max:
+            raise self._too_large()
+        return self._whole(whole) if whole else []
 
     def end(self) -> list[Frame]:
         """Return what is left at the end of the stream, as an event: its blank line, or its newline, may be missing."""
-        rest = b"".join(self._pieces)
-        self._pieces, self._size = [], 0
-        frames: list[Frame] = []
-        if rest:
-            self._line(rest, frames)
-        self._line(b"", frames)
-        return frames
+        whole = bytes(self._rest) + b"\n\n"
+        self._rest.clear()
+        return self._whole(whole)
 
     def _without_bom(self, data: bytes) -> bytes:
-        data = b"".join(self._pieces) + data
-        self._pieces, self._size = [], 0
+        data = bytes(self._rest) + data
+        self._rest.clear()
         if len(data) < len(BOM) and BOM.startswith(data):
-            self._pieces, self._size = [data], len(data)
+            self._rest += data
             return b""
         self._begun = True
         return data.removeprefix(BOM)
 
-    def _whole(self, data: bytes) -> list[Frame]:
-        """Cut a read that holds whole events with plain line ends: what nearly every read is."""
-        frames: list[Frame] = []
-        clean = data.isascii() or _utf8(data) == data
-        for block in data.split(b"\n\n"):
-            if clean and block.startswith(b"data: {") and b"\n" not in block:
-                frames.append(Frame(block + b"\n\n", block[6:]))
-            elif block:
-                for line in block.split(b"\n"):
-                    self._line(line, frames)
-                self._line(b"", frames)
-        if len(data) > self._max and any(len(frame.payload) > self._max for frame in frames):
-            raise self._too_large()
-        return frames
-
-    def _cut(self, data: bytes) -> list[Frame]:
-        frames: list[Frame] = []
+    def _with_lf(self, data: bytes) -> bytes:
+        if not data:
+            return data
         if self._after_cr and data.startswith(b"\n"):
-            data, self._after_cr = data[1:], False
-        if data:
-            self._after_cr = data.endswith(b"\r")
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            if self._pieces:
-                self._pieces.append(line)
-                line = b"".join(self._pieces)  # noqa: PLW2901  # the line that began in earlier reads
-                self._pieces, self._size = [], 0
-            self._line(line, frames)
-        if rest:
-            self._pieces.append(rest)
-            self._size += len(rest)
-        if self._size + self._lines_size > self._max:
-            raise self._too_large()
-        return frames
+            data = data[1:]
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _line(self, line: bytes, frames: list[Frame]) -> None:
-        if line:
-            self._lines.append(line)
-            self._lines_size += len(line) + 1
-            if self._lines_size > self._max:
-                raise self._too_large()
-        elif self._lines:
-            lines, self._lines, self._lines_size = self._lines, [], 0
-            if (frame := _frame(lines)) is not None:
-                frames.append(frame)
+    def _whole(self, data: bytes) -> list[Frame]:
+        """Cut whole events, with LF alone and a blank line at the end."""
+        if len(data) > self._max and any(len(block) > self._max for block in data.split(b"\n\n")):
+            raise self._too_large()
+        if not data.isascii():
+            data = _utf8(data)
+        if data.startswith(b"data: "):
+            if data.find(b"\n") == len(data) - 2:
+                return [Frame(data, payload)] if (payload := data[6:-2]) else []
+            payloads = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(payloads):  # so each event is one line: what nearly every read is
+                return [Frame(b"data: " + payload + b"\n\n", payload) for payload in payloads if payload]
+        frames = (_frame(block) for block in data.split(b"\n\n"))
+        return [frame for frame in frames if frame is not None]
 
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"upstream sent an event of more than {self._max} bytes")
 
 
-def _frame(lines: list[bytes]) -> Frame | None:
+def _frame(block: bytes) -> Frame | None:
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return Frame(block + b"\n\n", block[6:]) if len(block) > len(b"data: ") else None
     name, data, kept = "", [], []
-    for line in lines:
+    for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
-            data.append(_utf8(value))
-            kept.append(_utf8(line))
+            data.append(value)
+            kept.append(line)
         elif field == b"event":
-            name = "" if value == b"message" else value.decode("utf-8", "replace")
+            name = "" if value == b"message" else value.decode()
         elif field == b"error" and value:
-            return Frame(b"data: " + _utf8(value) + b"\n\n", _utf8(value), "error")
+            return Frame(b"data: " + value + b"\n\n", value, "error")
     payload = b"\n".join(data)
     if not payload or name == "ping":
         return None
@@ -143,15 +129,24 @@ def _frame(lines: list[bytes]) -> Frame | None:
     return Frame(b"\n".join(kept) + b"\n\n", payload, name)
 
 
-def _utf8(line: bytes) -> bytes:
-    if line.isascii():
-        return line
-    return line.decode("utf-8", "replace").encode()
+def _utf8(data: bytes) -> bytes:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace").encode()
+    return data
 
 
 def token_event(text: str) -> bytes:
-    """Return Chat Nest's event for one piece of text: always one line, whatever is in it."""
-    return b"event: token\ndata: " + msgspec.json.encode(text) + b"\n\n"
+    """Return Chat Nest's event for one piece of text: always one line, whatever is in it.
+
+    Half of a surrogate pair, which UTF-8 cannot carry, becomes U+FFFD.
+    """
+    try:
+        data = msgspec.json.encode(text)
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return b"event: token\ndata: " + data + b"\n\n"
 
 
 def error_event(message: str, code: str, *, retryable: bool) -> bytes:

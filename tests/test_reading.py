@@ -162,6 +162,19 @@ def test_report_of_a_broken_stream() -> None:
     assert (reading.usage.input, reading.usage.output) == (10, 3)
 
 
+def test_half_a_character() -> None:
+    """A character that a server splits over two events is no nonsense: its bytes go on as they came."""
+    stream = b"".join(
+        b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % half
+        for half in (rb"a \ud83e", rb"\uDD8A b")
+    )
+    reading, batches = read(stream)
+
+    assert reading.failure is None
+    assert b"".join(batch.raw for batch in batches) == stream
+    assert [event.text for batch in batches for event in batch.events] == ["a \ufffd", "\ufffd b"]
+
+
 def test_error_before_choices() -> None:
     """An error object counts, whatever choices stand beside it (diegosouzapw/OmniRoute#8210)."""
     event = {"error": {"code": 502, "message": "x"}, "choices": [{"delta": {"content": ""}, "finish_reason": "error"}]}
