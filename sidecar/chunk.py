@@ -79,7 +79,16 @@ def read_chunk(payload: bytes) -> Chunk:
         raise ValueError(msg) from error
 
 
-def mended(payload: bytes) -> bytes:
+def read_mended(payload: bytes) -> tuple[Chunk, bytes]:
+    """Return the chunk in *payload*, and *payload*, mended where it needed that; raises `ValueError`."""
+    try:
+        return read_chunk(payload), payload
+    except ValueError:
+        payload = _mended(payload)
+    return read_chunk(payload), payload
+
+
+def _mended(payload: bytes) -> bytes:
     """Return JSON whose texts hold halves of characters, as where a server splits an emoji over two events, without them.
 
     Raises `ValueError` where it is no JSON even so.

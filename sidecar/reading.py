@@ -10,7 +10,7 @@ import msgspec
 from policies.event import Batch, Event, Usage
 from policies.tokens import streamed_tokens
 
-from .chunk import Choice, Chunk, Reported, event_of, mended, read_chunk
+from .chunk import Choice, Chunk, Reported, event_of, read_mended
 
 if TYPE_CHECKING:
     from .sse import Frame
@@ -79,16 +79,11 @@ class Reading:
             if frame.event == "error":
                 self.failure = _decoded(frame.payload)
                 break
-            payload = frame.payload
             try:
-                chunk = read_chunk(payload)
+                chunk, payload = read_mended(frame.payload)
             except ValueError:
-                try:
-                    payload = mended(payload)
-                    chunk = read_chunk(payload)
-                except ValueError:
-                    self.failure = Nonsense("the stream has an event that is not JSON")
-                    break
+                self.failure = Nonsense("the stream has an event that is not JSON")
+                break
             if not self._take_chunk(chunk, frame.raw, payload, events):
                 continue
             if self.failure is not None:
@@ -149,7 +144,7 @@ class Reading:
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
         """Take an answer that came as one JSON object; for a client that streams, as one piece for each choice."""
         try:
-            chunk = read_chunk(body)
+            chunk, payload = read_mended(body)
         except ValueError:
             self.failure = Nonsense("the answer is not JSON")
             return None
@@ -162,7 +157,7 @@ class Reading:
         self._report, self.done = chunk.usage, True
         events = []
         for choice in chunk.choices:
-            event = event_of(choice, b"", body)
+            event = event_of(choice, b"", payload)
             self._count(event, choice)
             events.append(_piece(event) if as_stream else event)
         raw = b"".join(event.raw for event in events) if as_stream else body
