@@ -149,6 +149,17 @@ async def test_debt(store: Store) -> None:
     assert (await reserved(store, "2", budget(100, 0, each=1), ceiling=1)).refused == 0
 
 
+async def test_absurd_reports(store: Store) -> None:
+    """Whatever an upstream reports, a counter stays a number that every store can keep."""
+    for call in range(3):
+        await reserved(store, f"{call}", budget(2**53 - 1, 1))
+        await store.settle(f"{call}", {budget(1).key: 10**30})
+    assert await totals(store) == [(2**53 - 1, 0)]
+    await reserved(store, "x", budget(2**53 - 1, 0, name="other"))
+    await store.settle("x", {budget(1, name="other").key: -5})
+    assert (0, 0) in await totals(store)
+
+
 async def test_windows(store: Store, clock: FakeClock) -> None:
     """A call settles in the window that it was reserved in, also when the next one has begun."""
     await reserved(store, "1", budget(100, 90))
@@ -280,6 +291,11 @@ async def test_not_a_database(tmp_path: Path, clock: FakeClock) -> None:
         await SQLiteStore(tmp_path / "text.db", clock=clock).ping()
     with pytest.raises(StoreDown, match="make the folder .*nowhere first"):
         await SQLiteStore(tmp_path / "nowhere" / "x.db", clock=clock).ping()
+    file = sqlite3.connect(tmp_path / "other.db")
+    file.execute("CREATE TABLE theirs (x)")
+    file.close()
+    with pytest.raises(StoreDown, match="holds the tables of another program; name another file"):
+        await SQLiteStore(tmp_path / "other.db", clock=clock).ping()
     file = sqlite3.connect(tmp_path / "old.db")
     file.execute("PRAGMA user_version = 99")
     file.close()

@@ -9,6 +9,9 @@ from policies.store import Claim
 
 H = TypeVar("H")
 
+LARGEST = 2**53 - 1
+"""No counter passes this number: an upstream may report any, and a database keeps only 63 bits of it."""
+
 
 class Fit(NamedTuple):
     """The highest ceiling that fits, or the index of the first claim that none fits."""
@@ -50,7 +53,7 @@ def shares(
         by_key.setdefault(key, []).append((window, amount))
     for key, parts in by_key.items():
         held = sum(amount for _, amount in parts)
-        charge = charges.get(key, held)
+        charge = min(max(0, charges.get(key, held)), LARGEST)
         charge = charge if refund else max(charge, held)
         over, rest = max(0, charge - held), min(charge, held)
         for window, amount in parts:

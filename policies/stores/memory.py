@@ -11,7 +11,7 @@ import msgspec
 from policies.store import Account, Claim, Grant, Standing, account
 from policies.window import Sliding, Spans
 
-from .fit import fit, shares
+from .fit import LARGEST, fit, shares
 
 TIDY = 60.0
 """Seconds between two looks at counters that nobody uses any more."""
@@ -125,7 +125,7 @@ class MemoryStore:
         ]
         for _, counter, amount, share in shares(took, charges, refund=refund):
             counter.held -= amount
-            counter.spent += share
+            counter.spent = min(counter.spent + share, LARGEST)
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""

@@ -20,7 +20,7 @@ import msgspec
 from policies.store import Account, Claim, Grant, Standing, StoreDown, account
 from policies.window import Sliding, Spans
 
-from .fit import fit, shares
+from .fit import LARGEST, fit, shares
 
 VERSION = 1
 BUSY = 5.0
@@ -62,6 +62,10 @@ class SQLiteStore:
             file.execute("PRAGMA synchronous = NORMAL")
             file.execute("BEGIN IMMEDIATE")
             (version,) = file.execute("PRAGMA user_version").fetchone()
+            (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if version == 0 and tables:
+                msg = f"{self._path} holds the tables of another program; name another file"
+                raise StoreDown(msg)
             if version == 0:
                 for statement in resources.files(__package__).joinpath("schema.sql").read_text("utf-8").split(";"):
                     file.execute(statement)
@@ -200,8 +204,8 @@ class SQLiteStore:
         calendar = [(key, start, amount) for key, start, _, amount in took if start is not None]
         for key, start, amount, share in shares(calendar, charges, refund=refund):
             file.execute(
-                "UPDATE counter SET spent = spent + ?, held = held - ? WHERE key = ? AND start = ?",
-                (share, amount, key, start),
+                "UPDATE counter SET spent = min(spent + ?, ?), held = held - ? WHERE key = ? AND start = ?",
+                (share, LARGEST, amount, key, start),
             )
 
     async def release(self, call_id: str) -> None:
