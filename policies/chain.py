@@ -166,8 +166,11 @@ class Chain:
         # In a cancelled scope every further await is cancelled too, hence the shield; a lease that hangs costs one
         # scope, and the next turn opens another for the rest.
         with anyio.move_on_after(self._settle_within, shield=True):
-            await self._ledger.settle(run.hold, outcome)
-            self._learn(run)
+            try:
+                await self._ledger.settle(run.hold, outcome)
+                self._learn(run)
+            except Exception:
+                self._process.log.exception("settling what call %s holds failed", run.call.id)
         leases = run.leases
         while leases:
             lease = leases[-1]

@@ -89,7 +89,13 @@ class Ledger:
         if outcome.ending is Ending.REJECTED and not outcome.attempts:
             await self._send(_Late(call.id, None, refund=True))
             return
-        charges = {claim.key: hooks.charge(claim, usage) for hooks, claim in hold.claims}
+        charges: dict[str, int] = {}
+        for hooks, claim in hold.claims:
+            try:
+                charges[claim.key] = hooks.charge(claim, usage)
+            except Exception:
+                # What is not in the charges is charged as it was held.
+                self._process.log.exception("%r cannot say what the call cost", claim.policy)
         await self._send(_Late(call.id, charges, usage.exact))
 
     async def _send(self, settlement: _Late) -> None:

@@ -149,6 +149,22 @@ async def test_failing_settlement() -> None:
     assert log[-3:] == ["c settled", "b settled", "a settled"]
 
 
+async def test_failing_charge() -> None:
+    """A policy that cannot say what a call cost has it charged as it was held, and stops nobody else from settling."""
+
+    class Broken(Budget, frozen=True):
+        def charge(self, claim: Claim, usage: Usage) -> int:
+            raise ZeroDivisionError
+
+    process, store = counting()
+    log: list[str] = []
+    policies = [Note(log, name="a"), Broken(name="x", tokens=1000), Budget(name="y", tokens=1000)]
+    served = await serve(policies, make_call("hi", process=process, body={"max_tokens": 40}))
+
+    assert (served.text, log[-1]) == ("Hello world", "a settled")
+    assert sorted((account.spent, account.reserved) for account in await store.accounts()) == [(7, 0), (45, 0)]
+
+
 async def test_one_step() -> None:
     """All claims of a call are one reserve and one settle, however many limits there are."""
     process, store = counting()
