@@ -136,8 +136,8 @@ class Hooks:
         """
         return ()
 
-    def charge(self, claim: Claim, usage: Usage) -> int:
-        """Return what the call cost in the claim's unit.  Once, when the call has ended."""
+    def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
+        """Return what *call* cost in the claim's unit.  Once, when it has ended."""
         return claim.base
 
     def refusal(self, call: Call, claim: Claim) -> Rejection:

@@ -1,15 +1,16 @@
-"""How many tokens may be spent in a calendar window."""
+"""How much may be spent in a calendar window: tokens, or money."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 from .base import Policy, Rejection
-from .identity import By, identity
-from .store import Claim
-from .tokens import size_of
+from .identity import MANY, By, Identities, identity
+from .prices import Price, price_of
+from .store import MILLION, Claim
+from .tokens import MEDIA_TOKENS, size_of
 from .window import Calendar, Period, zone_of
 
 if TYPE_CHECKING:
@@ -22,26 +23,40 @@ if TYPE_CHECKING:
 class Budget(Policy, frozen=True):
     """Hold the worst case before the call, charge the real use after it.
 
-    The hold is the prompt and `n` times the answer's ceiling.  Where less than that is left, the ceiling is lowered, down
-    to `floor`; below it the call is refused.  A call without a ceiling gets `answer`.  With `reserve = "bound"` the prompt
-    is taken for the most that any tokenizer makes of it, so spent never passes the limit; with `"estimate"` it may by the
-    estimate's error, which stays on the books.  The client's own `dailyTokenLimit` lowers a daily budget.  When the store
-    is down, calls are refused unless `when_store_fails = "admit"`.
+    The hold is the prompt and, for each answer asked for, its ceiling: in tokens, or in dollars by `prices` (a model
+    without a price is refused).  Where less than that is left, the ceiling is lowered, down to `floor`; below it the call is
+    refused.  A call without a ceiling gets `answer`.  With `reserve = "bound"` the prompt is taken for the most that any
+    tokenizer makes of it, so spent never passes the limit; with `"estimate"` it may by the estimate's error, which stays on
+    the books.  An image, or anything else that is no text, counts as `media` tokens.  The client's own `dailyTokenLimit`
+    lowers a daily budget of tokens.  When the store is down, calls are refused unless `when_store_fails = "admit"`.
     """
 
-    tokens: Annotated[int, msgspec.Meta(ge=1)]
+    tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    usd: Annotated[float, msgspec.Meta(gt=0, le=1_000_000_000)] | None = None
+    prices: dict[str, Price] = msgspec.field(default_factory=dict)
     window: Period = "day"
     timezone: str = "UTC"
     by: By = "tenant"
     floor: Annotated[int, msgspec.Meta(ge=1)] = 64
     reserve: Literal["estimate", "bound"] = "estimate"
     answer: Annotated[int, msgspec.Meta(ge=1)] = 16_384
+    media: Annotated[int, msgspec.Meta(ge=1)] = MEDIA_TOKENS
+    identities: Identities = MANY
 
-    lowers: ClassVar[tuple[str, ...]] = ("tokens", "answer")
-    pinned: ClassVar[tuple[str, ...]] = (*Policy.pinned, "window", "timezone", "by")
+    lowers: ClassVar[tuple[str, ...]] = ("tokens", "usd", "answer")
+    pinned: ClassVar[tuple[str, ...]] = (*Policy.pinned, "window", "timezone", "by", "prices", "media", "identities")
 
     def __post_init__(self) -> None:
         zone_of(self.timezone)
+        if (self.tokens is None) == (self.usd is None):
+            msg = "a budget is of `tokens` or of `usd`; give it one of them"
+            raise ValueError(msg)
+        if self.usd is not None and not self.prices:
+            msg = 'prices: a budget of dollars has no prices; write [prices."MODEL"] with input and output per million'
+            raise ValueError(msg)
+        if self.usd is None and self.prices:
+            msg = "prices: a budget of tokens needs none; give it `usd`, or leave them out"
+            raise ValueError(msg)
 
     async def admit(self, call: Call) -> None:
         """Give *call* a ceiling where the client set none: without one nothing bounds what it may cost."""
@@ -49,32 +64,65 @@ class Budget(Policy, frozen=True):
             call.max_tokens = self.answer
 
     def claims(self, call: Call) -> Sequence[Claim]:
-        """Return the worst case of *call*, in tokens."""
+        """Return the worst case of *call*.  Raises `Rejection` where it is to be paid in dollars and has no price."""
         if call.operation != "chat":
             return ()
         if call.size is None:
             call.size = size_of(call)
         size = call.size
-        prompt = size.bound if self.reserve == "bound" else call.process.tokens.estimate(call.model, size)
-        own = call.caps.day_tokens if self.window == "day" else None
+        if self.reserve == "bound":
+            prompt = size.bound(self.media)
+        else:
+            prompt = call.process.tokens.estimate(call.model, size, self.media)
+        counted = identity(call, self.by)
         return (
             Claim(
                 policy=self.name,
-                identity=identity(call, self.by),
-                unit="tokens",
-                limit=self.tokens if own is None else min(self.tokens, own),
+                identity=counted.identity,
                 window=Calendar(self.window, self.timezone),
-                base=prompt,
-                each=call.n,
                 floor=self.floor,
+                bound=0 if counted.crowd is None else self.identities,
+                crowd=counted.crowd or "",
+                **(self._in_tokens(call, prompt) if self.usd is None else self._in_dollars(call, prompt, self.usd)),
             ),
         )
 
-    def charge(self, claim: Claim, usage: Usage) -> int:
-        """Return the tokens spent; a prompt whose size was not reported counts as it was held."""
-        return usage.input + usage.output + usage.unreported * claim.base
+    def _in_tokens(self, call: Call, prompt: int) -> dict[str, Any]:
+        own = call.caps.day_tokens if self.window == "day" else None
+        limits = [limit for limit in (self.tokens, own) if limit is not None]
+        return {"unit": "tokens", "limit": min(limits), "base": prompt, "each": call.n}
+
+    def _in_dollars(self, call: Call, prompt: int, usd: float) -> dict[str, Any]:
+        price = self._price(call)
+        return {
+            "unit": "usd",
+            "limit": round(usd * MILLION),
+            "base": price.prompt(prompt),
+            "each": call.n * price.per_output,
+        }
+
+    def _price(self, call: Call) -> Price:
+        found = [price_of(model, self.prices) for model in call.models]
+        priced = [price for price in found if price is not None]
+        if len(priced) == len(found):
+            return max(priced, key=lambda price: (price.output, price.input))
+        unpriced = next(model for model, price in zip(call.models, found, strict=True) if price is None)
+        what = (
+            f"The model {unpriced[:100]!r} has no price" if unpriced else "The call names no model, so it has no price"
+        )
+        msg = (
+            f"{what} in the budget {self.name!r}. Name a model that has one, or ask the operator to add it to `prices`."
+        )
+        raise Rejection(400, "model_not_priced", msg, details={"policy": self.name})
+
+    def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
+        """Return what was spent, in the claim's unit; a prompt whose size was not reported counts as it was held."""
+        if self.usd is None:
+            return usage.input + usage.output + usage.unreported * claim.base
+        return self._price(call).cost(usage) + usage.unreported * claim.base
 
     def refusal(self, call: Call, claim: Claim) -> Rejection:
         """Return the 429 of this limit; careful clients stop at its type."""
-        msg = f"Budget {self.name!r} of {claim.limit} tokens a {self.window} has no room for this call."
+        limit = f"{claim.limit} tokens" if self.usd is None else f"${claim.limit / MILLION:.10g}"
+        msg = f"Budget {self.name!r} of {limit} a {self.window} has no room for this call."
         return Rejection(429, "budget_exceeded", msg, kind="insufficient_quota", final=True)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 Operation: TypeAlias = Literal["chat", "models"]
 Message: TypeAlias = dict[str, Any]
 
-LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
+"""Fields that servers take for the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
+MANY_FIELDS = ("n", "best_of")
+"""Fields that say how many answers are made: `best_of` are made, `n` of them are sent."""
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -82,10 +85,19 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return self.body.get("stream") is True
 
     @property
+    def models(self) -> list[str]:
+        """All models that may serve the call: its own, and those that a router is told to fall back to."""
+        others = self.body.get("models")
+        return (
+            [self.model, *(name for name in others if isinstance(name, str))]
+            if isinstance(others, list)
+            else [self.model]
+        )
+
+    @property
     def n(self) -> int:
-        """How many answers are asked for; each may be as long as the ceiling."""
-        n = self.body.get("n")
-        return n if isinstance(n, int) else 1
+        """How many answers are made; each may be as long as the ceiling."""
+        return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
     def max_tokens(self) -> int | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -12,27 +13,62 @@ if TYPE_CHECKING:
 
 Who: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
 By: TypeAlias = Who | Annotated[list[Who], msgspec.Meta(min_length=1)]
+Identities: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 SEPARATOR = "\x1e"
 LONGEST = 128
+MANY = 10_000
+"""How many made-up identities of one crowd have counters of their own; all further ones share one."""
+HOST_BITS = 64
 
 
-def identity(call: Call, by: By) -> str:
-    """Return the name under which *call* is counted.  A user is one of its tenant's, so nobody spends as another's."""
-    if isinstance(by, list):
-        return SEPARATOR.join(identity(call, who) for who in by)
+class Counted(NamedTuple):
+    """Under which name a call is counted; *crowd* is the part of it that no client can make up, None if that is all."""
+
+    identity: str
+    crowd: str | None
+
+
+def identity(call: Call, by: By) -> Counted:
+    """Return whom *call* counts for.  A user is one of its tenant's, so nobody spends as another's."""
     if by == "tenant":
+        return Counted(call.tenant, None)
+    parts = by if isinstance(by, list) else [by]
+    names = [_name(call, who) for who in parts]
+    if all(who in ("tenant", "global") for who in parts):
+        return Counted(SEPARATOR.join(names), None)
+    known = [call.tenant] if "tenant" in parts or "user" in parts else []
+    return Counted(SEPARATOR.join(names), SEPARATOR.join(known))
+
+
+def _name(call: Call, who: Who) -> str:
+    if who == "tenant":
         return call.tenant
-    if by == "ip":
-        return call.ip
-    if by == "model":
-        return _counted(call.model)
-    if by == "user":
-        return call.tenant + SEPARATOR + _counted(call.user)
+    if who == "ip":
+        return _host(call.ip)
+    if who == "model":
+        return _short(call.model)
+    if who == "user":
+        return call.tenant + SEPARATOR + _short(call.user)
     return ""
 
 
-def _counted(name: str) -> str:
+def _host(ip: str) -> str:
+    # Whoever has one address of IPv6 has the 2^64 of its network.
+    if ":" not in ip:
+        return ip
+    try:
+        address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return _short(ip)
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> HOST_BITS << HOST_BITS)}/{HOST_BITS}"
+
+
+def _short(name: str) -> str:
     # A client chooses these: however long or odd, a name is one short key, and never looks like two.
     if len(name) <= LONGEST and name.isprintable():
         return name

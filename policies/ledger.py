@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .base import Ending, Hooks, Outcome, Rejection, StoreFailure
-from .store import Claim, Grant, StoreDown
+from .settlements import Settlement, Settlements
+from .store import MILLION, Claim, Grant, StoreDown
 from .window import Calendar
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SOON = 60.0
 """Seconds within which a rate's refusal is worth waiting for; both OpenAI SDKs give up on, or hammer, longer waits."""
-UNSETTLED = 10_000
 
 
 class Hold(msgspec.Struct, eq=False):
@@ -30,37 +29,28 @@ class Hold(msgspec.Struct, eq=False):
     parts: int = 1
 
 
-class _Late(msgspec.Struct, frozen=True):
-    call_id: str
-    charges: dict[str, int] | None
-    refund: bool
-
-
 class Ledger:
-    """Reserves and settles for all chains of a process.
-
-    A settlement that the store could not take is kept (the newest 10,000) and sent again with later ones: settling is
-    idempotent.  Until then the hold counts as spent.  A reservation that may or may not have reached the store is released
-    in the same way.
-    """
+    """Reserves and settles for all chains of a process.  One round trip of the store for each."""
 
     def __init__(self, process: Process) -> None:
         self._process, self._store = process, process.store
-        self._late: deque[_Late] = deque(maxlen=UNSETTLED)
+        self._settlements = Settlements(process)
 
     async def reserve(self, hold: Hold) -> None:
         """Take all claims of *hold* in one step and lower the call's ceiling to what fits.
 
-        Raises `Rejection`: a limit's own, or 503 where the store is down and one of the policies refuses then.
+        Raises `Rejection`: a limit's own, or 503 where the store is down and one of the policies refuses then.  A
+        reservation of which nobody knows whether it reached the store is released.
         """
         call = hold.call
         ceiling = call.max_tokens or 0
-        if self._late:
+        if self._settlements:
             await self.catch_up()
         try:
             grant = await self._store.reserve(call.id, [claim for _, claim in hold.claims], ceiling)
         except StoreDown as error:
-            self._late.append(_Late(call.id, None, refund=True))
+            if error.taken:
+                self._settlements.keep(Settlement(call.id, None))
             self._admit_without_store(hold, error)
             return
         call.standings = list(zip((claim for _, claim in hold.claims), grant.standings, strict=True))
@@ -71,7 +61,7 @@ class Ledger:
 
     async def top_up(self, hold: Hold) -> bool:
         """Hold the prompt once more, for an attempt after one that may have cost it; False where there is no room."""
-        claims = [msgspec.structs.replace(claim, each=0) for _, claim in hold.claims if claim.each]
+        claims = [msgspec.structs.replace(claim, each=0) for _, claim in hold.claims if claim.unit != "requests"]
         if not claims:
             return True
         try:
@@ -87,35 +77,20 @@ class Ledger:
         if not hold.claims:
             return
         if outcome.ending is Ending.REJECTED and not outcome.attempts:
-            await self._send(_Late(call.id, None, refund=True))
+            await self._settlements.send(Settlement(call.id, None))
             return
         charges: dict[str, int] = {}
         for hooks, claim in hold.claims:
             try:
-                charges[claim.key] = hooks.charge(claim, usage)
+                charges[claim.key] = charges.get(claim.key, 0) + hooks.charge(call, claim, usage)
             except Exception:
                 # What is not in the charges is charged as it was held.
                 self._process.log.exception("%r cannot say what the call cost", claim.policy)
-        await self._send(_Late(call.id, charges, usage.exact))
-
-    async def _send(self, settlement: _Late) -> None:
-        self._late.append(settlement)
-        await self.catch_up()
+        await self._settlements.send(Settlement(call.id, charges, refund=usage.exact))
 
     async def catch_up(self) -> None:
-        """Send what is not settled yet, oldest first.  With each settlement, and on the program's timer."""
-        while self._late:
-            oldest = self._late[0]
-            try:
-                if oldest.charges is None:
-                    await self._store.release(oldest.call_id)
-                else:
-                    await self._store.settle(oldest.call_id, oldest.charges, refund=oldest.refund)
-            except StoreDown as error:
-                self._process.log.warning("not settled yet, will be sent again: %s", error)
-                return
-            if self._late and self._late[0] is oldest:
-                self._late.popleft()
+        """Send what is not settled yet.  On the program's timer, and before a reservation that would count it as held."""
+        await self._settlements.catch_up()
 
     def _admit_without_store(self, hold: Hold, error: StoreDown) -> None:
         refusing = [hooks for hooks, _ in hold.claims if _when_store_fails(hooks) == "refuse"]
@@ -140,9 +115,13 @@ def _refusal(hold: Hold, grant: Grant, index: int) -> Rejection:
     rejection.final = rejection.final if isinstance(claim.window, Calendar) else wait > SOON
     rejection.details = {
         "policy": claim.policy,
-        "limit": claim.limit,
-        "used": standing.used,
+        "limit": _in_units(claim, claim.limit),
+        "used": _in_units(claim, standing.used),
         "resets_at": math.ceil(standing.resets_at),
         **rejection.details,
     }
     return rejection
+
+
+def _in_units(claim: Claim, amount: int) -> float:
+    return amount / MILLION if claim.unit == "usd" else amount

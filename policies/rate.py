@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 
 from .base import Policy, Rejection, StoreFailure
-from .identity import By, identity
+from .identity import MANY, By, Identities, identity
 from .store import Claim
 from .window import Sliding
 
@@ -24,23 +24,27 @@ class Rate(Policy, frozen=True, kw_only=True):
     """
 
     requests: Annotated[int, msgspec.Meta(ge=1)]
-    window: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    window: Annotated[float, msgspec.Meta(ge=0.001, le=31_536_000)] = 60.0
     by: By = "tenant"
+    identities: Identities = MANY
     when_store_fails: StoreFailure = "admit"
 
     lowers: ClassVar[tuple[str, ...]] = ("requests",)
-    pinned: ClassVar[tuple[str, ...]] = (*Policy.pinned, "window", "by")
+    pinned: ClassVar[tuple[str, ...]] = (*Policy.pinned, "window", "by", "identities")
 
     def claims(self, call: Call) -> Sequence[Claim]:
         """Return one request of this limit."""
+        counted = identity(call, self.by)
         return (
             Claim(
                 policy=self.name,
-                identity=identity(call, self.by),
+                identity=counted.identity,
                 unit="requests",
                 limit=self.requests,
                 window=Sliding(self.window),
                 base=1,
+                bound=0 if counted.crowd is None else self.identities,
+                crowd=counted.crowd or "",
             ),
         )
 

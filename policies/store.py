@@ -22,17 +22,36 @@ Unit: TypeAlias = Literal["tokens", "requests", "usd"]
 
 
 SEPARATOR = "\x1f"
+OTHERS = "\x1dothers"
+"""The end of a shared bucket's identity; no name that a client chooses has such a character."""
+MILLION = 1_000_000
 
 
 class StoreDown(Exception):
-    """The store did not answer, or not in time."""
+    """The store did not answer, or not in time.  *taken*: what was asked of it may have happened all the same."""
+
+    def __init__(self, message: str, *, taken: bool = False) -> None:
+        super().__init__(message)
+        self.taken = taken
+
+
+class Ended(StoreDown):
+    """There is no such hold any more: it was settled, or charged because its process was taken for dead."""
+
+    def __init__(self, call_id: str) -> None:
+        super().__init__(f"call {call_id} holds nothing any more")
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What one call takes from one limit.
 
-    It costs `base + each * ceiling` units, where *ceiling* is the most tokens that one answer may have: the store may
-    lower the call's ceiling, down to `floor`, to make the claim fit.  Units are tokens, requests, or micro-dollars.
+    It costs `base` and, for each token of the highest answer that it may get, `each` (of which `scale` make a unit): the
+    store may lower the call's ceiling, down to `floor`, to make the claim fit.  Units are tokens, requests, or
+    micro-dollars.
+
+    An identity that clients can make up has a `bound`: of those that share one `crowd` (the part of the identity that
+    nobody can make up), so many are counted apart; any further one is counted in one bucket with all that came too late.
+    A counter that is open never moves there.
     """
 
     policy: str
@@ -43,18 +62,39 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     base: int
     each: int = 0
     floor: int = 0
+    bound: int = 0
+    crowd: str = ""
+
+    @property
+    def scale(self) -> int:
+        """How many of `each` make one unit: prices are per million tokens."""
+        return MILLION if self.unit == "usd" else 1
+
+    def needs(self, ceiling: int) -> int:
+        """Return what the call takes with *ceiling* tokens for each answer."""
+        return self.base - (-self.each * ceiling // self.scale)
 
     @property
     def key(self) -> str:
-        """The counter's name: one per policy, identity and window, whatever the profile and its limit."""
-        return SEPARATOR.join((self.policy, self.identity, self.window.key))
+        """The counter's name: one per policy, identity, unit and window, whatever the profile and its limit."""
+        return SEPARATOR.join((self.policy, self.identity, self.unit, self.window.key))
+
+    @property
+    def shared_key(self) -> str:
+        """The name of the bucket that the late ones of its crowd share."""
+        return SEPARATOR.join((self.policy, self.crowd + OTHERS, self.unit, self.window.key))
+
+    @property
+    def crowd_key(self) -> str:
+        """The name of its crowd."""
+        return SEPARATOR.join((self.policy, self.crowd, self.unit, self.window.key))
 
 
 class Standing(msgspec.Struct, frozen=True):
     """Where one limit stands: `used` counts what is spent and what is reserved; `resets_at` is in seconds since 1970.
 
-    For a calendar window `resets_at` is its end.  For a sliding one it is when the refused claim would fit (or, if it
-    was admitted, when the first of what is counted is free again).
+    For a calendar window `resets_at` is its end.  For a sliding one it is when the refused claim would fit with the
+    lowest ceiling that it takes (for any other, when the first of what is counted is free again).
     """
 
     limit: int
@@ -81,10 +121,11 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """One counter as it stands, for people: spent and reserved are apart."""
+    """One counter as it stands, for people: spent and reserved are apart, in units."""
 
     policy: str
     identity: str
+    unit: str
     window: str
     spent: int
     reserved: int
@@ -93,8 +134,8 @@ class Account(msgspec.Struct, frozen=True):
 
 def account(key: str, spent: int, reserved: int, resets_at: float) -> Account:
     """Return the counter called *key* as people read it."""
-    policy, identity, window = key.split(SEPARATOR)
-    return Account(policy, identity, window, spent, reserved, resets_at)
+    policy, identity, unit, window = key.split(SEPARATOR)
+    return Account(policy, identity, unit, window, spent, reserved, resets_at)
 
 
 class Store(Protocol):
@@ -105,7 +146,8 @@ class Store(Protocol):
 
         `spent + reserved + taken <= limit` holds for each counter when it succeeds.  A claim fits with a lowered ceiling
         only down to its `floor`, or to *ceiling* itself where that is less.  A second call with the same id and *part*
-        takes nothing and answers as the first did; further parts add to the same hold.  Raises `StoreDown`.
+        takes nothing and answers as the first did; further parts add to the same hold, and raise `Ended` without one.
+        Raises `StoreDown`.  Once per call, before anything goes upstream; a store that waits finishes the step even if the call is cancelled.
         """
         ...
 
@@ -123,7 +165,7 @@ class Store(Protocol):
         ...
 
     async def accounts(self) -> Sequence[Account]:
-        """Return every calendar counter whose window is open."""
+        """Return every calendar counter whose window is open; for people and tests, not for calls."""
         ...
 
     async def beat(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .call import texts
+from .call import LIMIT_FIELDS, MANY_FIELDS
 
 if TYPE_CHECKING:
     from .call import Call, Message
@@ -14,43 +14,75 @@ if TYPE_CHECKING:
 BYTES_PER_TOKEN = 3.5
 MESSAGE_TOKENS = 4
 BOUND_MESSAGE_TOKENS = 8
-IMAGE_TOKENS = 1_600
+PART_TOKENS = 2
+"""What a template may put between the parts of one message."""
+MEDIA_TOKENS = 1_600
 SHORT_PIECE = 12
 """Bytes up to which a streamed piece is taken for one token; hardly any vocabulary has longer ones in use."""
+SOUND_BYTES = 100
+"""Bytes of a sound or a file, in base64, for one token of it."""
 
-_BESIDE_MESSAGES = ("tools", "functions", "response_format", "tool_choice", "prediction")
+_NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
+    "model models messages stream stream_options stop user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
+    " presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs parallel_tool_calls"
+    " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier".split()
+)
+"""Fields of a body that no model reads; whatever else is there may be put into its prompt, so it counts."""
 _PLAIN_KEYS = frozenset({"role", "content", "id"})
+_TEXT = frozenset({"type", "text"})
+_MEDIA = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
+_SOUND = frozenset({"input_audio", "file", "input_file"})
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How large a prompt is: UTF-8 bytes of all that a model reads, messages, images."""
+    """How large a prompt is: UTF-8 bytes of all that a model reads, messages, parts beyond the first of each, media."""
 
     bytes: int
     messages: int
-    images: int = 0
+    parts: int = 0
+    media: int = 0
 
-    @property
-    def bound(self) -> int:
-        """Tokens that no tokenizer exceeds: each byte its own, and 8 a message for its frame."""
-        return self.bytes + BOUND_MESSAGE_TOKENS * self.messages + IMAGE_TOKENS * self.images
+    def bound(self, media: int = MEDIA_TOKENS) -> int:
+        """Return the tokens that no tokenizer exceeds: each byte its own, and 8 a message for its frame.
+
+        What an image costs is the server's secret: each counts as *media*.
+        """
+        return self.bytes + BOUND_MESSAGE_TOKENS * self.messages + PART_TOKENS * self.parts + media * self.media
 
 
 def size_of(call: Call) -> Size:
-    """Measure the call's prompt: its messages, tool definitions, response format and images."""
-    size = images = 0
+    """Measure the call's prompt: its messages, and every field of the body that a server may put into it."""
+    size = parts = media = 0
     for message in call.messages:
         content = message.get("content")
         if isinstance(content, str):
             size += len(content) if content.isascii() else len(content.encode())
         elif isinstance(content, list):
-            size += sum(len(text.encode()) for text in texts(message))
-            images += sum(1 for part in content if not (isinstance(part, dict) and isinstance(part.get("text"), str)))
+            parts += len(content) - 1
+            for part in content:
+                read, is_media = _part(part)
+                size, media = size + read, media + is_media
         if not message.keys() <= _PLAIN_KEYS:
             size += len(msgspec.json.encode(_beside_content(message)))
-    for field in _BESIDE_MESSAGES:
-        if (value := call.body.get(field)) is not None:
+    for field in call.body.keys() - _NOT_READ:
+        value = call.body[field]
+        if isinstance(value, str | list | dict):
             size += len(msgspec.json.encode(value))
-    return Size(size, len(call.messages), images)
+    return Size(size, len(call.messages), parts, media)
+
+
+def _part(part: Any) -> tuple[int, bool]:
+    """Return the bytes that a model reads of one part of a message, and whether it is more than text."""
+    if not isinstance(part, dict):
+        return len(msgspec.json.encode(part)), False
+    text, kind = part.get("text"), part.get("type")
+    if isinstance(text, str):
+        rest = len(msgspec.json.encode(part)) - len(msgspec.json.encode(text)) if part.keys() - _TEXT else 0
+        return len(text.encode()) + rest, kind != "text"
+    if kind in _MEDIA:
+        return 0, True
+    size = len(msgspec.json.encode(part))
+    return (size // SOUND_BYTES, True) if kind in _SOUND else (size, True)
 
 
 def _beside_content(message: Message) -> dict[str, Any]:
@@ -74,15 +106,16 @@ class Estimator:
     def __init__(self) -> None:
         self._ratio: dict[str, float] = {}
 
-    def estimate(self, model: str, size: Size) -> int:
-        """Return the prompt's tokens for *model*."""
+    def estimate(self, model: str, size: Size, media: int = MEDIA_TOKENS) -> int:
+        """Return the prompt's tokens for *model*; anything in it that is no text counts as *media*."""
         ratio = self._ratio.get(model, BYTES_PER_TOKEN)
-        return -int(-size.bytes // ratio) + MESSAGE_TOKENS * size.messages + IMAGE_TOKENS * size.images
+        frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts
+        return -int(-size.bytes // ratio) + frames + media * size.media
 
     def learn(self, model: str, size: Size, reported: int) -> None:
         """Correct *model*'s ratio by what upstream *reported* for a prompt of *size*: a moving average, bounded."""
-        tokens = reported - MESSAGE_TOKENS * size.messages
-        if size.bytes < self.LEARN_FROM or size.images or tokens <= 0:
+        tokens = reported - MESSAGE_TOKENS * size.messages - PART_TOKENS * size.parts
+        if size.bytes < self.LEARN_FROM or size.media or tokens <= 0:
             return
         known = self._ratio.pop(model, None)
         if known is None and len(self._ratio) >= self.MODELS:

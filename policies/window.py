@@ -23,7 +23,7 @@ class Sliding(msgspec.Struct, frozen=True, tag=True):
     @property
     def key(self) -> str:
         """What tells its counters from those of other windows."""
-        return "sliding"
+        return f"sliding@{self.seconds:.12g}"
 
     def grain(self, limit: int) -> float:
         """Seconds within which takings share one entry, counted until the youngest of them is old enough.
@@ -47,15 +47,13 @@ class Calendar(msgspec.Struct, frozen=True, tag=True):
     def span(self, now: float) -> tuple[float, float]:
         """Return the window's start and end around *now*, in seconds since 1970, right across changes of the clock.
 
-        A minute or hour is 60 or 3600 seconds from the zone's own mark; days, weeks and months begin at local midnight.
+        A minute or hour begins at the zone's own mark, and where the clock changes within it, another one begins; days,
+        weeks and months begin at local midnight.
         """
         zone = zone_of(self.timezone)
-        local = datetime.fromtimestamp(now, zone)
         if self.period in ("minute", "hour"):
-            size = SECONDS[self.period]
-            offset = int((local.utcoffset() or timedelta()).total_seconds())
-            start = (int(now) + offset) // size * size - offset
-            return float(start), float(start + size)
+            return _marks(int(now // 1), SECONDS[self.period], zone)
+        local = datetime.fromtimestamp(now, zone)
         midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
         if self.period == "day":
             first, after = midnight, midnight + timedelta(days=1)
@@ -87,6 +85,32 @@ class Spans:
                 self._known.clear()
             known = self._known[window] = window.span(now)
         return known
+
+
+def _marks(now: int, size: int, zone: ZoneInfo) -> tuple[float, float]:
+    offset = _offset(now, zone)
+    start = (now + offset) // size * size - offset
+    end = start + size
+    if _offset(start, zone) != offset:
+        start = _change(start, now, zone)
+    if _offset(end - 1, zone) != offset:
+        end = _change(now, end - 1, zone)
+    return float(start), float(end)
+
+
+def _offset(moment: int, zone: ZoneInfo) -> int:
+    return int((datetime.fromtimestamp(moment, zone).utcoffset() or timedelta()).total_seconds())
+
+
+def _change(before: int, after: int, zone: ZoneInfo) -> int:
+    """Return the first second with the offset of *after*; *before* has another one."""
+    while after - before > 1:
+        middle = (before + after) // 2
+        if _offset(middle, zone) == _offset(after, zone):
+            after = middle
+        else:
+            before = middle
+    return after
 
 
 def _stamp(naive: datetime, zone: ZoneInfo) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from policies.call import LIMIT_FIELDS, Call
 
 MODELS = 256
-PLAIN, MODERN = LIMIT_FIELDS
+PLAIN, MODERN = LIMIT_FIELDS[:2]
 _CONTEXT = re.compile(r"maximum context length is (\d+)")
 _PROMPT = re.compile(r"(\d+) (?:input tokens|in the messages|tokens from the input)")
 

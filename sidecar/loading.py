@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -93,6 +94,9 @@ def _port(said: str, faults: list[ConfigFault]) -> int | None:
 
 def _store(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault]) -> StoreSettings | None:
     store, path = struct_from(StoreSettings, table, "store", faults), "store.url"
+    if store is not None and urlsplit(store.url).password and "SIDECAR_STORE" not in environ:
+        right = "a file is no place for it: put the whole address into SIDECAR_STORE"
+        faults.append(ConfigFault(path, "holds a password", right))
     if said := environ.get("SIDECAR_STORE"):
         path = "SIDECAR_STORE"
         store = one_from(StoreSettings, "url", said, path, faults)

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from policies.base import Policy
+from policies.stores import check_url
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
@@ -23,7 +24,6 @@ LEGACY = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
 BALANCED = "balanced"
 OPENAI_HOST = "api.openai.com"
 SQLITE = "sqlite:///"
-STORES = "write 'sqlite:///FILE', or 'memory://' for a trial"
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,12 +54,11 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = "sqlite:///sidecar.db"
 
     def __post_init__(self) -> None:
-        if self.url.startswith(("redis://", "rediss://")):
-            msg = f"url: Redis is not in this version; {STORES}"
-            raise ValueError(msg)
-        if self.url != "memory://" and not (self.url.startswith(SQLITE) and len(self.url) > len(SQLITE)):
-            msg = f"url: {self.url!r} is no store; {STORES}"
-            raise ValueError(msg)
+        try:
+            check_url(self.url)
+        except ValueError as error:
+            msg = f"url: {error}"
+            raise ValueError(msg) from None
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -153,7 +153,7 @@ async def test_failing_charge() -> None:
     """A policy that cannot say what a call cost has it charged as it was held, and stops nobody else from settling."""
 
     class Broken(Budget, frozen=True):
-        def charge(self, claim: Claim, usage: Usage) -> int:
+        def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
             raise ZeroDivisionError
 
     process, store = counting()

@@ -15,7 +15,7 @@ from sidecar.settings import Flags, Settings, UpstreamChoice
 from sidecar.tables import ConfigError
 
 HERE = "http://127.0.0.1:1/v1"
-STORES = "write 'sqlite:///FILE', or 'memory://' for a trial"
+STORES = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
 ADDRESS = "write it like 'http://127.0.0.1:11434/v1'"
 ORIGIN = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
 KINDS = "name a built-in policy (rate, trim, max_tokens, budget, retry), an installed one, or 'module:Class'"

@@ -136,10 +136,10 @@ def test_unknown_zone() -> None:
     [
         ({"role": "user", "content": "abc"}, Size(3, 1)),
         ({"role": "user", "content": "\U0001f98a"}, Size(4, 1)),
-        ({"role": "user", "content": [{"type": "text", "text": "ab"}] * 50}, Size(100, 1)),
+        ({"role": "user", "content": [{"type": "text", "text": "ab"}] * 50}, Size(100, 1, parts=49)),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:" + "x" * 999}}]},
-            Size(0, 1, 1),
+            Size(0, 1, media=1),
         ),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}, Size(27, 1)),
     ],
@@ -185,11 +185,14 @@ def test_identities() -> None:
     """A limit counts by whom it is told to; a user is one of its tenant's."""
     call = make_call("hi", tenant="acme", ip="10.0.0.1", body={"user": "ann"})
 
-    assert [identity(call, by) for by in ("tenant", "ip", "model", "global")] == ["acme", "10.0.0.1", "test-model", ""]
-    assert identity(call, "user") == "acme\x1eann"
-    assert identity(call, ["tenant", "model"]) == "acme\x1etest-model"
+    alone = [identity(call, by) for by in ("tenant", "ip", "model", "global")]
+    assert alone == [("acme", None), ("10.0.0.1", ""), ("test-model", ""), ("", None)]
+    assert identity(call, "user") == ("acme\x1eann", "acme")
+    assert identity(call, ["tenant", "model"]) == ("acme\x1etest-model", "acme")
+    assert identity(call, ["tenant", "global"]) == ("acme\x1e", None)
     odd = [
-        identity(make_call("hi", body={"user": name}), "user") for name in ("a\x1fb", "a\x1eb", "x" * 10**6, "a\x1fb")
+        identity(make_call("hi", body={"user": name}), "user").identity
+        for name in ("a\x1fb", "a\x1eb", "x" * 10**6, "a\x1fb")
     ]
     assert len(set(odd)) == 3
     assert all(len(name) < 100 and name.count("\x1e") == 1 and "\x1f" not in name for name in odd)

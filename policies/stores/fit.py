@@ -20,18 +20,18 @@ class Fit(NamedTuple):
     refused: int | None
 
 
-def fit(claims: Sequence[Claim], used: Sequence[int], ceiling: int) -> Fit:
-    """Return how *claims* fit beside what is *used* of each; claims on one counter add up."""
-    base: dict[str, int] = {}
-    each: dict[str, int] = {}
-    for claim in claims:
-        base[claim.key] = base.get(claim.key, 0) + claim.base
-        each[claim.key] = each.get(claim.key, 0) + claim.each
+def fit(claims: Sequence[Claim], counters: Sequence[str], used: Sequence[int], ceiling: int) -> Fit:
+    """Return how *claims* fit beside what is *used* of their *counters*; claims on one counter add up."""
+    if len(claims) == 1 or len(set(counters)) == len(counters):
+        base, each = [claim.base for claim in claims], [claim.each for claim in claims]
+    else:
+        base = [sum(x.base for x, on in zip(claims, counters, strict=True) if on == key) for key in counters]
+        each = [sum(x.each for x, on in zip(claims, counters, strict=True) if on == key) for key in counters]
     highest = ceiling
     for at, claim in enumerate(claims):
-        room = claim.limit - used[at] - base[claim.key]
-        if each[claim.key]:
-            highest_here = min(ceiling, room // each[claim.key])
+        room = claim.limit - used[at] - base[at]
+        if each[at]:
+            highest_here = min(ceiling, room * claim.scale // each[at])
             if room < 0 or highest_here < min(claim.floor, ceiling):
                 return Fit(ceiling, at)
             highest = min(highest, highest_here)
@@ -42,22 +42,23 @@ def fit(claims: Sequence[Claim], used: Sequence[int], ceiling: int) -> Fit:
 
 def shares(
     took: Iterable[tuple[str, H, int]], charges: Mapping[str, int], *, refund: bool
-) -> Iterator[tuple[str, H, int, int]]:
-    """Return what each part of a hold becomes: its key, its window, what it held, what it is charged.
+) -> Iterator[tuple[H, int, int]]:
+    """Return what each part of a hold becomes: its counter, what it held, what it is charged.
 
-    *took* are key, window and amount, the first part first.  A key that is not in *charges* is charged what it held;
-    without *refund*, each at least that.  Each part takes up to its size; what is over falls to the first.
+    *took* are the claim's key, the counter and the amount, the first part first.  A key that is not in *charges* is
+    charged what it held; without *refund*, each at least that.  Each part takes up to its size; what is over falls to the
+    first.
     """
     by_key: dict[str, list[tuple[H, int]]] = {}
-    for key, window, amount in took:
-        by_key.setdefault(key, []).append((window, amount))
+    for key, counter, amount in took:
+        by_key.setdefault(key, []).append((counter, amount))
     for key, parts in by_key.items():
         held = sum(amount for _, amount in parts)
         charge = min(max(0, charges.get(key, held)), LARGEST)
         charge = charge if refund else max(charge, held)
         over, rest = max(0, charge - held), min(charge, held)
-        for window, amount in parts:
+        for counter, amount in parts:
             share = min(rest, amount)
             rest -= share
-            yield key, window, amount, share + over
+            yield counter, amount, share + over
             over = 0

@@ -1,0 +1,86 @@
+"""Settlements on their way to the store: sent at once, and kept while it cannot take them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .store import StoreDown
+
+if TYPE_CHECKING:
+    from .process import Process
+
+MOST = 10_000
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """How a hold ends: with what it is charged, by the keys of its claims, or given back where *charges* is None."""
+
+    call_id: str
+    charges: dict[str, int] | None
+    refund: bool = True
+
+
+class Settlements:
+    """Sends settlements.  Those that fail are kept, the newest 10,000, and sent again: each is idempotent.
+
+    Until then a hold counts as spent; if the process dies before, it is charged in full.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._late: deque[Settlement] = deque()
+        self._catching_up = False
+
+    def __len__(self) -> int:
+        return len(self._late)
+
+    def keep(self, settlement: Settlement) -> None:
+        """Send *settlement* later."""
+        if len(self._late) >= MOST:
+            lost = self._late.popleft()
+            self._process.log.error("call %s cannot be settled: its hold counts until this process ends", lost.call_id)
+        self._late.append(settlement)
+
+    async def send(self, settlement: Settlement) -> None:
+        """Send *settlement* now; it is kept if the store is down, or if this is cancelled."""
+        try:
+            await self._deliver(settlement)
+        except StoreDown as error:
+            self._process.log.warning("not settled yet, will be sent again: %s", error)
+            self.keep(settlement)
+        except BaseException:
+            self.keep(settlement)
+            raise
+
+    async def catch_up(self) -> None:
+        """Send what was kept, oldest first, until the store fails again.  One task at a time does so."""
+        if self._catching_up:
+            return
+        self._catching_up = True
+        try:
+            while self._late:
+                settlement = self._late.popleft()
+                try:
+                    await self._deliver(settlement)
+                except StoreDown as error:
+                    self._late.appendleft(settlement)
+                    self._process.log.warning("not settled yet, will be sent again: %s", error)
+                    return
+                except Exception:
+                    # A settlement that cannot be made must not keep the others from being made.
+                    self._process.log.exception("call %s cannot be settled", settlement.call_id)
+                except BaseException:
+                    self._late.appendleft(settlement)
+                    raise
+        finally:
+            self._catching_up = False
+
+    async def _deliver(self, settlement: Settlement) -> None:
+        store = self._process.store
+        if settlement.charges is None:
+            await store.release(settlement.call_id)
+        else:
+            await store.settle(settlement.call_id, settlement.charges, refund=settlement.refund)

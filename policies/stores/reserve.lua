@@ -1,0 +1,170 @@
+-- Take all claims with the highest ceiling that fits, or none of them.
+-- ARGV: now or '', owner, call, part, ceiling, number of claims; for each its key, start of the window (or -1), end of the
+-- window (or length of the sliding one), limit, base, each, scale, floor, grain, bound, crowd, shared key.
+-- Returns 0, now, ceiling, index of the refused claim (from 0, or -1), then used and resets_at of each claim;
+-- or 1, now where a window is not the current one; or 2, now where the call has ended.
+local now, owner, call, part = moment(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local ceiling, count = tonumber(ARGV[5]), tonumber(ARGV[6])
+local FIRST, FIELDS = 7, 12
+
+local function claim_at(index)
+  local at = FIRST + index * FIELDS
+  local claim = {key = ARGV[at], counter = ARGV[at], crowd = ARGV[at + 10], shared = ARGV[at + 11]}
+  claim.start, claim.ends, claim.limit = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  claim.base, claim.each, claim.scale = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  claim.floor, claim.grain, claim.bound = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
+  claim.used, claim.oldest, claim.moment, claim.first = 0, 0, now, now
+  return claim
+end
+
+local function needs(claim, tokens) return claim.base + math.ceil(claim.each * tokens / claim.scale) end
+
+local function parsed(taking)
+  local first, last, amount = string.match(taking, '^(%d+):(%d+):(%d+)$')
+  return tonumber(first), tonumber(last), tonumber(amount)
+end
+
+local function read_sliding(claim)
+  local row, list = P .. 's:' .. claim.counter, P .. 'e:' .. claim.counter
+  local found = redis.call('HMGET', row, 't', 'n')
+  claim.used, claim.moment = tonumber(found[1] or 0), math.max(now, tonumber(found[2] or 0))
+  claim.first = claim.moment
+  local oldest = claim.used > 0 and redis.call('LINDEX', list, 0)
+  local before = claim.used
+  while oldest do
+    local _, last, amount = parsed(oldest)
+    claim.oldest = last
+    if last > claim.moment - claim.length then break end
+    redis.call('LPOP', list)
+    claim.used = claim.used - amount
+    oldest = redis.call('LINDEX', list, 0)
+  end
+  if claim.used < before then redis.call('HSET', row, 't', whole(claim.used)) end
+  if claim.used > 0 and claim.grain > 0 then
+    local youngest = parsed(redis.call('LINDEX', list, -1))
+    if claim.moment - youngest < claim.grain then claim.first = youngest end
+  end
+  claim.ends = claim.moment + claim.length
+end
+
+local function read(claim)
+  if claim.start == SLIDING then claim.length = claim.ends end
+  if claim.bound > 0 then
+    local crowd = P .. 'n:' .. claim.crowd .. (claim.start == SLIDING and '' or ':' .. whole(claim.start))
+    local known = redis.call('ZSCORE', crowd, claim.key)
+    if known and tonumber(known) > now then
+      claim.joins = crowd
+    else
+      redis.call('ZREMRANGEBYSCORE', crowd, '-inf', whole(now))
+      if redis.call('ZCARD', crowd) < claim.bound then claim.joins = crowd else claim.counter = claim.shared end
+    end
+  end
+  if claim.start == SLIDING then return read_sliding(claim) end
+  local found = redis.call('HMGET', calendar_key(claim.start, claim.counter), 's', 'h')
+  claim.new = not found[1]
+  claim.used = tonumber(found[1] or 0) + tonumber(found[2] or 0)
+end
+
+local function fit(claims)
+  local highest = ceiling
+  for at, claim in ipairs(claims) do
+    local room, each = claim.limit - claim.used, 0
+    for _, other in ipairs(claims) do
+      if other.counter == claim.counter then room, each = room - other.base, each + other.each end
+    end
+    if room < 0 then return ceiling, at - 1 end
+    if each > 0 then
+      local here = math.min(ceiling, math.floor(room * claim.scale / each))
+      if here > 0 and math.ceil(each * here / claim.scale) > room then here = here - 1 end
+      if here < math.min(claim.floor, ceiling) then return ceiling, at - 1 end
+      highest = math.min(highest, here)
+    end
+  end
+  return highest, -1
+end
+
+local function take(claim, amount)
+  local key, left = calendar_key(claim.start, claim.counter), claim.ends - now
+  redis.call('HINCRBY', key, 'h', whole(amount))
+  if claim.new then
+    redis.call('HSET', key, 's', '0', 'e', whole(claim.ends))
+    redis.call('PEXPIRE', key, whole((left + math.min(claim.ends - claim.start, HOUR)) / 1000 + 1))
+    redis.call('ZADD', P .. 'a', whole(claim.ends), whole(claim.start) .. ':' .. claim.counter)
+  end
+end
+
+local function slide(claim, amount)
+  local row, list = P .. 's:' .. claim.counter, P .. 'e:' .. claim.counter
+  local last = redis.call('LINDEX', list, -1)
+  local first, _, known = parsed(last or '0:0:0')
+  local taking = whole(claim.first) .. ':' .. whole(claim.moment) .. ':'
+  if last and first == claim.first then
+    redis.call('LSET', list, -1, taking .. whole(known + amount))
+  else
+    redis.call('RPUSH', list, taking .. whole(amount))
+  end
+  redis.call('HINCRBY', row, 't', whole(amount))
+  redis.call('HSET', row, 'n', whole(claim.moment))
+  local life = whole((claim.ends - now) / 1000 + 1)
+  redis.call('PEXPIRE', row, life)
+  redis.call('PEXPIRE', list, life)
+end
+
+local function frees(claim, refused)
+  if claim.start ~= SLIDING then return claim.ends end
+  if claim.used == 0 then return now end
+  if not refused then return math.max(now, claim.oldest + claim.length) end
+  local left, at = claim.used, now
+  local wanted = needs(claim, math.min(claim.floor, ceiling))
+  for _, taking in ipairs(redis.call('LRANGE', P .. 'e:' .. claim.counter, 0, -1)) do
+    local _, last, amount = parsed(taking)
+    left, at = left - amount, last + claim.length
+    if left + wanted <= claim.limit then break end
+  end
+  return math.max(now, at)
+end
+
+local function answer(claims, granted, refused)
+  local said = {0, now, granted, refused}
+  for at, claim in ipairs(claims) do
+    said[#said + 1] = claim.used
+    said[#said + 1] = frees(claim, at - 1 == refused)
+  end
+  return said
+end
+
+local claims = {}
+for index = 0, count - 1 do
+  local claim = claim_at(index)
+  if claim.start ~= SLIDING and (now < claim.start or now >= claim.ends) then return {1, now} end
+  claims[#claims + 1] = claim
+end
+local hold = P .. 'h:' .. call
+if redis.call('EXISTS', P .. 'x:' .. call) == 1 or (part ~= '0' and redis.call('EXISTS', hold) == 0) then
+  return {2, now}
+end
+for _, claim in ipairs(claims) do read(claim) end
+local known = redis.call('HGET', hold, part)
+if known then return answer(claims, cmsgpack.unpack(known)[1], -1) end
+local granted, refused = fit(claims)
+if refused >= 0 then return answer(claims, ceiling, refused) end
+local took = {}
+for at, claim in ipairs(claims) do
+  local amount = needs(claim, granted)
+  took[at] = {claim.key, claim.counter, claim.start, claim.first, amount}
+  if claim.start ~= SLIDING then take(claim, amount) elseif amount > 0 then slide(claim, amount) end
+  if claim.joins and (claim.start ~= SLIDING or amount > 0) then
+    redis.call('ZADD', claim.joins, whole(claim.ends), claim.key)
+    redis.call('PEXPIRE', claim.joins, whole((claim.ends - now) / 1000 + 1))
+  end
+  for _, other in ipairs(claims) do
+    if other.counter == claim.counter then
+      if other.used == 0 then other.oldest = claim.moment end
+      other.used, other.new = other.used + amount, false
+    end
+  end
+end
+redis.call('HSET', hold, part, cmsgpack.pack({granted, took}), 'o', owner)
+redis.call('SADD', P .. 'o:' .. owner, call)
+redis.call('ZADD', P .. 'w', whole(now), owner)
+return answer(claims, granted, -1)

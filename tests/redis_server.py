@@ -1,0 +1,80 @@
+"""A Redis of the tests' own: on a free port, with nothing on disk, ended by its id."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
+MISSING = "redis-server is not installed (Debian: apt-get install redis-server)"
+
+
+class RedisServer:
+    """A running server; `stop` and `start` again keep its port, and lose what it counted."""
+
+    def __init__(self, port: int, folder: Path, *options: str) -> None:
+        assert SERVER is not None
+        self.port, self.url = port, f"redis://127.0.0.1:{port}/0"
+        self._command = [
+            SERVER,
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(folder),
+            *options,
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        for _ in range(2000):
+            if self.process.poll() is not None:
+                raise AssertionError("redis-server ended at once")
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+                    probe.sendall(b"PING\r\n")
+                    if probe.recv(16).startswith(b"+PONG"):
+                        return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        raise AssertionError("redis-server does not answer")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterator[RedisServer]:
+    """Run a server while the block lasts."""
+    server = RedisServer(port or free_port(), folder, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def own(url: str) -> str:
+    """Return *url* with a prefix that nobody else uses: each test counts apart."""
+    return f"{url}?prefix={uuid4().hex}"
