@@ -56,7 +56,8 @@ class Ledger:
         call.standings = list(zip((claim for _, claim in hold.claims), grant.standings, strict=True))
         if grant.refused is not None:
             raise _refusal(hold, grant, grant.refused)
-        if grant.ceiling < ceiling:
+        if ceiling:
+            # Also where nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
 
     async def top_up(self, hold: Hold) -> bool:

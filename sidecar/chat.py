@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
@@ -14,6 +14,7 @@ from policies.call import Call
 from policies.chain import Chain, ClientLeft
 from policies.upstream import UpstreamError
 
+from .access import Access, Denied
 from .answer import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream, send_fault
 from .body import BadRequest, json_object
 from .errors import (
@@ -22,11 +23,14 @@ from .errors import (
     draining,
     fault_of_rejection,
     fault_of_upstream,
+    forbidden,
     internal_error,
     invalid_request,
     method_not_allowed,
+    unauthorized,
 )
 from .incoming import ClientGone, Receive, Refused, Scope, check_json, headers_of, read_body, request_id
+from .keys import UnknownKey
 from .live import LiveCall
 from .schema import chat_nest_caps, chat_nest_messages, chat_nest_profile, check_openai, system_prompt
 from .upstream import crossing
@@ -42,6 +46,17 @@ SCHEMA_HEADER = b"x-event-schema"
 PROFILE_HEADER = b"x-profile"
 LAST_WORD = 5.0
 """Seconds in which a client must take the last event of a failed answer; one that never reads is not waited for."""
+
+
+class Asked(NamedTuple):
+    """One request as it came, its name, and what its key opens."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[bytes, bytes]
+    name: str
+    access: Access
 
 
 class Route(ABC):
@@ -62,14 +77,15 @@ class Route(ABC):
                 raise Refused(method_not_allowed(self.method))
             if self.gateway.live.draining:
                 raise Refused(draining())
-            call, chain, answer = await self.prepare(scope, receive, send, headers, name)
+            asked = Asked(scope, receive, send, headers, name, self.gateway.keys.access(headers))
+            call, chain, answer = await self.prepare(asked)
+            asked.access.check(call)
             if self.gateway.live.draining:
                 raise Refused(draining())
         except ClientGone:
             return
-        except (Refused, BadRequest) as error:
-            fault = error.fault if isinstance(error, Refused) else invalid_request(error.message, error.param)
-            await self._refuse(send, fault, name)
+        except (Refused, BadRequest, Denied, UnknownKey) as error:
+            await self._refuse(send, _fault(error), name)
             return
         except Exception:
             self.gateway.process.log.exception("request %s could not be prepared", name)
@@ -78,12 +94,10 @@ class Route(ABC):
         await self._run(call, chain, answer, receive)
 
     @abstractmethod
-    async def prepare(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
-    ) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
         """Read the request; return the call, the chain that it goes through and the form of its answer.
 
-        Raises `Refused`, `BadRequest` or `ClientGone`; nothing is held yet.
+        Raises `Refused`, `BadRequest`, `Denied` or `ClientGone`; nothing is held yet.
         """
 
     async def _refuse(self, send: Send, fault: Fault, name: str) -> None:
@@ -92,17 +106,19 @@ class Route(ABC):
             head.append((b"connection", b"close"))
         await send_fault(send, fault, head, chat_path=self.path == CHAT)
 
-    def call(self, scope: Scope, headers: dict[bytes, bytes], name: str, body: dict[str, Any], **more: Any) -> Call:
+    def call(self, asked: Asked, body: dict[str, Any], **more: Any) -> Call:
         """Return the call that asks for *body*.  Its id is ours alone: holds are told apart by it."""
-        sent = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers.items()}
-        client = scope.get("client")
+        sent = {key.decode("latin-1"): value.decode("latin-1") for key, value in asked.headers.items()}
+        if self.gateway.settings.keys:
+            del sent["authorization"]
         return Call(
             id=token_hex(16),
             path=self.path,
             body=body,
             process=self.gateway.process,
-            ip=client[0] if client else "",
-            headers=crossing(sent | {"x-request-id": name}),
+            tenant=asked.access.tenant,
+            ip=self.gateway.proxies.client(asked.scope),
+            headers=crossing(sent | {"x-request-id": asked.name}),
             **more,
         )
 
@@ -151,9 +167,9 @@ class Route(ABC):
             return internal_error()
         return None
 
-    def _answer(self, form: type[Answer], send: Send, name: str) -> Answer:
+    def _answer(self, form: type[Answer], asked: Asked) -> Answer:
         loop = asyncio.get_running_loop()
-        return form(send, name, chat_path=self.path == CHAT, clock=loop.time)
+        return form(asked.send, asked.name, chat_path=self.path == CHAT, clock=loop.time)
 
 
 class ChatRoute(Route):
@@ -161,25 +177,23 @@ class ChatRoute(Route):
 
     path = CHAT
 
-    async def prepare(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
-    ) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
         settings, upstream = self.gateway.settings.server, self.gateway.upstream
-        check_json(headers)
-        asked = json_object(await read_body(receive, headers, settings.chat_max_body))
-        messages = chat_nest_messages(asked, settings.chat_roles)
-        prompt = system_prompt(asked)
+        check_json(asked.headers)
+        said = json_object(await read_body(asked.receive, asked.headers, settings.chat_max_body))
+        messages = chat_nest_messages(said, settings.chat_roles)
+        prompt = system_prompt(said)
         if prompt and settings.chat_system_prompt == "use":
             messages.insert(0, {"role": "system", "content": prompt})
-        profile = self.gateway.settings.chat_profile(chat_nest_profile(asked))
+        profile = asked.access.chat_profile(chat_nest_profile(said))
         body: dict[str, Any] = {"messages": messages, "stream": True}
         if upstream.default_model:
             body["model"] = upstream.default_model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(scope, headers, name, body, profile=profile.name, caps=chat_nest_caps(asked))
-        return call, self.gateway.chain(profile), self._answer(ChatNestAnswer, send, name)
+        call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said))
+        return call, self.gateway.chain(profile), self._answer(ChatNestAnswer, asked)
 
 
 class CompletionsRoute(Route):
@@ -187,25 +201,23 @@ class CompletionsRoute(Route):
 
     path = COMPLETIONS
 
-    async def prepare(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
-    ) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
-        check_json(headers)
-        body = json_object(await read_body(receive, headers, self.gateway.settings.server.max_body))
+        check_json(asked.headers)
+        body = json_object(await read_body(asked.receive, asked.headers, self.gateway.settings.server.max_body))
         check_openai(body)
-        profile = self.gateway.settings.profile(headers.get(PROFILE_HEADER, b"").decode("latin-1"))
-        call = self.call(scope, headers, name, body, profile=profile.name)
+        profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        call = self.call(asked, body, profile=profile.name)
         if not call.model and self.gateway.upstream.default_model:
             call.model = self.gateway.upstream.default_model
         form: type[Answer] = OpenAIStream if call.stream else JSONAnswer
-        if _wants_chat_nest(headers):
+        if _wants_chat_nest(asked.headers):
             if call.n > 1:
                 msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
                 raise BadRequest(msg, "n")
             body["stream"] = True
             form = ChatNestAnswer
-        return call, self.gateway.chain(profile), self._answer(form, send, name)
+        return call, self.gateway.chain(profile), self._answer(form, asked)
 
 
 class ModelsRoute(Route):
@@ -214,13 +226,21 @@ class ModelsRoute(Route):
     path = MODELS
     method = "GET"
 
-    async def prepare(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], name: str
-    ) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
-        profile = self.gateway.settings.profile(headers.get(PROFILE_HEADER, b"").decode("latin-1"))
-        call = self.call(scope, headers, name, {}, operation="models", profile=profile.name)
-        return call, self.gateway.chain(profile), self._answer(JSONAnswer, send, name)
+        profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        call = self.call(asked, {}, operation="models", profile=profile.name)
+        return call, self.gateway.chain(profile), self._answer(JSONAnswer, asked)
+
+
+def _fault(error: Refused | BadRequest | Denied | UnknownKey) -> Fault:
+    if isinstance(error, Refused):
+        return error.fault
+    if isinstance(error, Denied):
+        return forbidden(error.message, error.param)
+    if isinstance(error, UnknownKey):
+        return unauthorized()
+    return invalid_request(error.message, error.param)
 
 
 def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:

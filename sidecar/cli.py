@@ -78,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="print the shipped configuration, ready to save and edit")
     config.set_defaults(run=_config)
 
+    usage = commands.add_parser("usage", help="show where each budget stands")
+    usage.add_argument("--config", type=Path, metavar="FILE", help="the file; the shipped defaults without")
+    usage.add_argument("--tenant", type=_text, metavar="T", help="this tenant's alone")
+    usage.add_argument("--json", action="store_true", help="as JSON: a list with an object for each counter")
+    usage.set_defaults(run=_usage)
+
+    key = commands.add_parser("key", help="make keys for clients")
+    actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = actions.add_parser("new", help="print a new key, and the table that lets it in")
+    new.add_argument("--tenant", type=_text, default="default", metavar="T", help="for whom its calls count (default)")
+    new.set_defaults(run=_new_key)
+
     check = commands.add_parser("check", help="validate a configuration file")
     check.add_argument("--config", type=Path, metavar="FILE", help="the file; the shipped defaults without")
     check.set_defaults(run=_check)
@@ -166,6 +178,33 @@ def _mock(options: argparse.Namespace) -> int:
         interval_ms=options.interval_ms,
         first_ms=options.first_ms,
     )
+
+
+def _usage(options: argparse.Namespace) -> int:
+    settings = _settings(options, need_upstream=False)
+    if settings is None:
+        return 2
+    import asyncio
+    import time
+
+    from policies.store import StoreDown
+
+    from .usage import NothingToRead, as_json, as_table, usage
+
+    try:
+        standings = asyncio.run(usage(settings, tenant=options.tenant, now=time.time()))
+    except (StoreDown, NothingToRead) as error:
+        print(f"sidecar: store.url: {error}", file=sys.stderr)
+        return 2 if isinstance(error, NothingToRead) else 1
+    print(as_json(standings) if options.json else as_table(standings, settings))
+    return 0
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    from .keys import new_key
+
+    print(new_key(options.tenant), end="")
+    return 0
 
 
 def _config(_: argparse.Namespace) -> int:

@@ -69,6 +69,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     wait: float | None = None
     details: dict[str, Any] = {}
     allow: str = ""
+    challenge: str = ""
 
     @property
     def headers(self) -> list[Header]:
@@ -82,6 +83,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
             headers.append((b"x-should-retry", b"false"))
         if self.allow:
             headers.append((b"allow", self.allow.encode()))
+        if self.challenge:
+            headers.append((b"www-authenticate", self.challenge.encode()))
         return headers
 
 
@@ -126,7 +129,13 @@ def invalid_request(message: str, param: str | None) -> Fault:
 
 def unauthorized() -> Fault:
     """Say that there is no key, or one that is not known."""
-    return Fault(status=401, code="unauthorized", message="The API key is missing or not known.")
+    message = "The API key is missing or not known. Send it as 'Authorization: Bearer KEY'."
+    return Fault(status=401, code="unauthorized", message=message, challenge="Bearer")
+
+
+def forbidden(message: str, param: str | None) -> Fault:
+    """Say that the key is good, but not for this."""
+    return Fault(status=403, code="forbidden", message=message, param=param)
 
 
 def not_found(path: str) -> Fault:

@@ -14,14 +14,17 @@ from policies.store import StoreDown
 from policies.stores import open_store
 
 from .heart import Heart
+from .keys import Keys
 from .live import LiveCalls
+from .proxies import Proxies
 from .upstream import HttpUpstream, make_transport
 from .upstreams import Upstreams
 
 if TYPE_CHECKING:
     import httpx
 
-    from .settings import Profile, Settings
+    from .access import Profile
+    from .settings import Settings
 
 BEAT = 2.0
 """Seconds between two signs of life to the store, and between two tries to send what it could not take."""
@@ -44,7 +47,10 @@ class Gateway:
         self.live = LiveCalls()
         self._ledger = Ledger(self.process)
         self._retries = RetryBudget(self.process.monotonic)
-        self._chains = {profile.name: self._built(profile) for profile in (settings.base, *settings.profiles.values())}
+        self.keys = Keys(settings.everybody, settings.keys)
+        self.proxies = Proxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
+        self._chains = {(each.owner, each.name): self._built(each) for each in chosen}
         self._beating = loop.create_task(self._beat())
 
     def _built(self, profile: Profile) -> Chain:
@@ -52,7 +58,7 @@ class Gateway:
 
     def chain(self, profile: Profile) -> Chain:
         """Return the chain of *profile*."""
-        return self._chains[profile.name]
+        return self._chains[profile.owner, profile.name]
 
     async def _beat(self) -> None:
         while True:

@@ -11,13 +11,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from .access import Profile
 from .chains import base_chain
 from .destinations import upstreams
+from .keys import keys
+from .pricing import unpriced, with_prices
 from .profiles import profiles
-from .settings import Flags, Profile, ServerSettings, Settings, StoreSettings
+from .settings import Flags, ServerSettings, Settings, StoreSettings
 from .tables import EXAMPLE, ConfigError, ConfigFault, one_from, struct_from, unknown
 
-SECTIONS = ("server", "store", "upstream", "policy", "profile")
+SECTIONS = ("server", "store", "upstream", "key", "policy", "profile", "prices")
 SHIPPED = "defaults"
 
 
@@ -39,18 +42,23 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     server = _server(data.get("server", {}), environ, flags, faults)
     store = _store(data.get("store", {}), environ, flags, faults)
     choices = upstreams(data.get("upstream", []), environ, flags, faults, need=need_upstream)
-    base, broken = base_chain(data.get("policy", shipped["policy"]), folder, faults)
+    entries = with_prices(data.get("policy", shipped["policy"]), data.get("prices"), faults)
+    base, broken = base_chain(entries, folder, faults)
     inherited = {} if "policy" in data else shipped["profile"]
     chains = profiles(data.get("profile", {}), inherited, base, broken, faults)
+    base_profile = Profile("", base)
+    accesses = keys(data.get("key", []), base_profile, chains, broken, faults)
+    unpriced(base, choices, faults)
     if faults or server is None or store is None:
         raise ConfigError(source, faults)
     return Settings(
         server=server,
         store=store,
         upstreams=choices,
-        base=Profile("", base),
+        base=base_profile,
         profiles=chains,
         folder=folder,
+        keys=accesses,
         workers=flags.workers,
     )
 

@@ -9,8 +9,8 @@ import msgspec
 
 from policies.base import Policy
 
+from .access import Profile
 from .chains import TEMPERATURE
-from .settings import Profile
 from .tables import ConfigFault, said, unknown, value_of
 
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
@@ -75,7 +75,49 @@ def _profile(
     return Profile(name, tuple(chain.values()), temperature)
 
 
-def _tightened(policy: Policy, overrides: dict[str, Any], path: str, faults: list[ConfigFault]) -> Policy:
+def limited(
+    profile: Profile,
+    base: Profile,
+    limits: Mapping[str, object],
+    path: str,
+    *,
+    broken: frozenset[str],
+    faults: list[ConfigFault],
+) -> Profile:
+    """Return *profile* with the *limits* of one key over those of the *base* chain, where the profile has none of its own.
+
+    A key's limits may be higher than those of the base chain; a profile still only tightens them.
+    """
+    chain = {policy.name: policy for policy in base.policies}
+    own = {policy.name: policy for policy in profile.policies}
+    for name, overrides in limits.items():
+        where = f"{path}.limits.{name}"
+        if name in broken:
+            continue
+        if name not in chain:
+            faults.append(unknown(where, name, chain))
+        elif not isinstance(overrides, dict):
+            faults.append(ConfigFault(where, "is no table", f"write {{ field = value }} for {name!r}"))
+        else:
+            mine = _tightened(chain[name], overrides, where, faults, may_loosen=True)
+            own[name] = _merged(own[name], chain[name], mine, overrides)
+    if not limits:
+        return profile
+    return msgspec.structs.replace(profile, policies=tuple(own.values()), owner=path)
+
+
+def _merged(profile: Policy, base: Policy, mine: Policy, fields: Mapping[str, object]) -> Policy:
+    changed: dict[str, Any] = {}
+    for field in fields.keys() & set(base.__struct_fields__):
+        of_base, of_profile, of_mine = (getattr(policy, field) for policy in (base, profile, mine))
+        if of_profile == of_base or (field in base.lowers and _looser(of_profile, of_mine)):
+            changed[field] = of_mine
+    return msgspec.structs.replace(profile, **changed)
+
+
+def _tightened(
+    policy: Policy, overrides: Mapping[str, Any], path: str, faults: list[ConfigFault], *, may_loosen: bool = False
+) -> Policy:
     hints = get_type_hints(type(policy), include_extras=True)
     known = set(policy.__struct_fields__)
     changed: dict[str, Any] = {}
@@ -86,12 +128,12 @@ def _tightened(policy: Policy, overrides: dict[str, Any], path: str, faults: lis
             faults.append(unknown(where, field, known - set(policy.pinned)))
         elif field in policy.pinned:
             right = "they share one counter: set it in [[policy]]"
-            faults.append(ConfigFault(where, "cannot differ between profiles", right))
+            faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
         else:
             found = len(faults)
             changed[field] = value_of(hints[field], value, where, faults)
             limit = getattr(policy, field)
-            if len(faults) == found and field in policy.lowers and _looser(changed[field], limit):
+            if len(faults) == found and not may_loosen and field in policy.lowers and _looser(changed[field], limit):
                 right = f"a profile only tightens it: at most {limit}"
                 faults.append(ConfigFault(where, f"{changed[field]} is looser than the base chain", right))
     if len(faults) > before:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from policies.call import LIMIT_FIELDS, Caps, Message
+from policies.call import LIMIT_FIELDS, MANY_FIELDS, Caps, Message
 
 from .body import BadRequest
 
@@ -25,14 +25,17 @@ def check_openai(body: dict[str, Any]) -> None:
         _check_message(message, f"messages[{at}]")
     for field in LIMIT_FIELDS:
         positive_integer(body.get(field), field)
-    if (positive_integer(body.get("n"), "n") or 1) > MAX_ANSWERS:
-        msg = f"'n' must be from 1 to {MAX_ANSWERS}."
-        raise BadRequest(msg, "n")
+    for field in MANY_FIELDS:
+        if (positive_integer(body.get(field), field) or 1) > MAX_ANSWERS:
+            msg = f"'{field}' must be from 1 to {MAX_ANSWERS}."
+            raise BadRequest(msg, field)
     _typed(body, "stream", bool, "true or false")
     _typed(body, "model", str, "a string")
     _typed(body, "user", str, "a string")
     _typed(body, "stream_options", dict, "an object")
-    _typed(body.get("stream_options") or {}, "include_usage", bool, "true or false")
+    if not isinstance((body.get("stream_options") or {}).get("include_usage", False), bool | None):
+        msg = "'stream_options.include_usage' must be true or false."
+        raise BadRequest(msg, "stream_options.include_usage")
 
 
 def positive_integer(value: object, field: str) -> int | None:

@@ -6,22 +6,23 @@ Flags win over the environment, which wins over the file, which wins over the sh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from policies.base import Policy
 from policies.stores import check_url
+
+from .access import Access, Profile
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Role = Literal["user", "assistant", "system", "developer"]
 
-LEGACY = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
-BALANCED = "balanced"
+DEFAULT_TENANT = "default"
 OPENAI_HOST = "api.openai.com"
 SQLITE = "sqlite:///"
 
@@ -39,8 +40,15 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)] = ("user", "assistant")
     chat_system_prompt: Literal["ignore", "use"] = "ignore"
     cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
     def __post_init__(self) -> None:
+        for at, network in enumerate(self.trusted_proxies):
+            if not _is_network(network):
+                right = "write an address like '10.0.0.7' or a network like '10.0.0.0/8'"
+                msg = f"trusted_proxies[{at}]: {network!r} is no network; {right}"
+                raise ValueError(msg)
         for at, origin in enumerate(self.cors_origins):
             if origin != "*" and not _is_origin(origin):
                 right = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
@@ -99,14 +107,6 @@ class UpstreamChoice(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown
         return f"UpstreamChoice({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
 
 
-class Profile(msgspec.Struct, frozen=True):
-    """One chain: the base chain (named ''), or the base chain tightened."""
-
-    name: str
-    policies: tuple[Policy, ...]
-    temperature: float | None = None
-
-
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says; None where it says nothing."""
 
@@ -126,17 +126,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     base: Profile
     profiles: Mapping[str, Profile]
     folder: Path
+    keys: tuple[Access, ...] = ()
     workers: int = 1
 
-    def profile(self, name: str) -> Profile:
-        """Return the profile that a header names, case and spaces ignored; one without a table is the base chain."""
-        return self.profiles.get(name.strip().lower(), self.base)
+    @property
+    def everybody(self) -> Access:
+        """What all callers may use where there are no keys."""
+        return Access(tenant=DEFAULT_TENANT, base=self.base, profiles=self.profiles)
 
-    def chat_profile(self, name: str | None) -> Profile:
-        """Return the profile of a Chat Nest call, which always has one: unknown or missing means `balanced`."""
-        wanted = (name or "").strip().lower()
-        wanted = wanted if wanted in self.profiles else LEGACY.get(wanted, wanted)
-        return self.profiles.get(wanted) or self.profiles.get(BALANCED, self.base)
+    @property
+    def accesses(self) -> tuple[Access, ...]:
+        """What each key opens, or what is open to everybody."""
+        return self.keys or (self.everybody,)
 
 
 def _split(url: str) -> SplitResult | None:
@@ -148,6 +149,14 @@ def _split(url: str) -> SplitResult | None:
         return parts if parts.hostname and parts.port != 0 else None
     except ValueError:
         return None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_origin(text: str) -> bool:

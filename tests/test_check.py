@@ -264,9 +264,9 @@ def test_profile_of_a_header(folder: Path) -> None:
     """A profile is found whatever its case, and one without a table is the base chain."""
     settings = loaded(folder, "[profile.'My Own']\ntemperature = 1")
 
-    assert settings.profile(" my own ").temperature == 1
-    assert settings.profile("balanced").name == "balanced"
-    assert settings.profile("nope") is settings.profile("") is settings.base
+    assert settings.everybody.profile(" my own ").temperature == 1
+    assert settings.everybody.profile("balanced").name == "balanced"
+    assert settings.everybody.profile("nope") is settings.everybody.profile("") is settings.base
 
 
 def test_byte_order_mark(folder: Path) -> None:

@@ -224,7 +224,7 @@ async def test_port_in_use(tmp_path: Path) -> None:
         (["check"], {"SIDECAR_PORT": "x"}, "defaults: SIDECAR_PORT: 'x' is no port, it must be a whole number from 0 to 65535"),
         (["serve", "--upstream", "http://h/v1"], {"SIDECAR_STORE": "sqlite:///none/x.db"}, "sidecar: store.url: {folder}/none/x.db: unable to open database file; make the folder {folder}/none first"),
         ([], {}, "sidecar: the following arguments are required: COMMAND; see `sidecar --help`"),
-        (["explain"], {}, "sidecar: argument COMMAND: invalid choice: 'explain' (choose from 'serve', 'demo', 'mock', 'config', 'check'); see `sidecar --help`"),
+        (["explain"], {}, "sidecar: argument COMMAND: invalid choice: 'explain' (choose from 'serve', 'demo', 'mock', 'config', 'usage', 'key', 'check'); see `sidecar --help`"),
     ],
 )  # fmt: skip
 async def test_wrong(tmp_path: Path, arguments: list[str], environ: dict[str, str], said: str) -> None:

@@ -229,5 +229,5 @@ def test_module(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_chat_profile(tmp_path: Path, said: str | None, profile: str) -> None:
     """A Chat Nest call always has a profile, by its name or its legacy name, whatever the case."""
-    assert loaded(tmp_path, None).chat_profile(said).name == profile
-    assert loaded(tmp_path, "[[policy]]\nuse = 'retry'").chat_profile(said).name == ""
+    assert loaded(tmp_path, None).everybody.chat_profile(said).name == profile
+    assert loaded(tmp_path, "[[policy]]\nuse = 'retry'").everybody.chat_profile(said).name == ""
