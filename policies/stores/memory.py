@@ -91,7 +91,7 @@ class MemoryStore(Books):
         while row.takings and (oldest := next(iter(row.takings.values())))[0] <= gone:
             row.takings.popitem(last=False)
             row.spent -= oldest[1]
-        row.oldest = next(iter(row.takings.values()))[0] if row.takings else 0
+        row.oldest = next(iter(row.takings.values()), (0, 0))[0]
         return row.spent, row.oldest
 
     def _youngest(self, counter: str) -> int | None:
@@ -109,11 +109,13 @@ class MemoryStore(Books):
             row.takings[first] = (taking[0], taking[1] - amount)
         else:
             del row.takings[first]
+            row.oldest = next(iter(row.takings.values()), (0, 0))[0]
 
     def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
-        row = self._rows[counter, start]
-        row.held -= held
-        row.spent = min(row.spent + spent, LARGEST)
+        row = self._rows.get((counter, start))
+        if row is not None:  # one that held nothing may have gone with its window
+            row.held -= held
+            row.spent = min(row.spent + spent, LARGEST)
 
     def _hold(self, call_id: str, part: int, ceiling: int, took: Sequence[Took]) -> bool:
         parts = self._holds.setdefault(call_id, {})

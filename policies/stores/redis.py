@@ -73,8 +73,8 @@ class RedisStore:
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
             retry=Retry(NoBackoff(), 0),
-            **elsewhere,
         )
+        pool.connection_kwargs.update(elsewhere)
         return Redis(connection_pool=pool)
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:

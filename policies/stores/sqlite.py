@@ -198,7 +198,12 @@ class SQLiteStore(Books):
         given = self._sql("UPDATE taking SET amount = amount - ? WHERE key = ? AND first = ?", (amount, counter, first))
         if given.rowcount:
             self._sql("DELETE FROM taking WHERE key = ? AND first = ? AND amount <= 0", (counter, first))
-            self._sql("UPDATE counter SET spent = spent - ? WHERE key = ? AND start = -1", (amount, counter))
+            self._sql(
+                "UPDATE counter SET spent = spent - ?1, oldest ="
+                " coalesce((SELECT last FROM taking WHERE key = ?2 ORDER BY first LIMIT 1), 0)"
+                " WHERE key = ?2 AND start = -1",
+                (amount, counter),
+            )
 
     def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
         self._sql(
