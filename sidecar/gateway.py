@@ -51,6 +51,7 @@ class Gateway:
         self.proxies = Proxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self._chains = {(each.owner, each.name): self._built(each) for each in chosen}
+        self._closing = False
         self._beating = loop.create_task(self._beat())
 
     def _built(self, profile: Profile) -> Chain:
@@ -61,7 +62,7 @@ class Gateway:
         return self._chains[profile.owner, profile.name]
 
     async def _beat(self) -> None:
-        while True:
+        while not self._closing:
             await asyncio.sleep(BEAT)
             try:
                 await self.process.store.beat()
@@ -71,6 +72,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Settle what is open, then let go of policies, connections and the store."""
+        self._closing = True  # a cancellation may be lost in a client's `wait_for`, this is not
         self._beating.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._beating

@@ -192,7 +192,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("memory", 100), ("sqlite", 40), ("redis", 25)])
+@pytest.mark.parametrize(("kind", "examples"), [("memory", 200), ("sqlite", 80), ("redis", 60)])
 def test_model(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
     """In any interleaving a store's books are the model's: spent and reserved within the limit, each hold ended once."""
     if kind == "redis":
