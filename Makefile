@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ENGINE := .venv-engine
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format format-check typecheck check build smoke bench test-engine clean
+.PHONY: help demo test test-kill lint format format-check typecheck check build smoke bench test-engine clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(VENV)/.ready ## Try it: a mock upstream and a sidecar on port 8787
 
 test: $(VENV)/.ready ## Run the tests; says what it skips and why
 	$(BIN)/python -m pytest -q -rs
+
+test-kill: $(VENV)/.ready ## Kill it a hundred times under load, on each store, and audit the books (minutes)
+	ROUNDS=$${ROUNDS:-100} $(BIN)/python -m pytest -q -s tests/test_kill.py
 
 lint: $(VENV)/.ready ## Check with ruff, all rules
 	$(BIN)/ruff check .

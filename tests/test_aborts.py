@@ -1,0 +1,109 @@
+"""Clients that leave at random moments: what is charged, and what an estimate may cost too much."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from serving import settings_of, sidecar
+from wire import HEAD, Client, Connection, eventually, sse, token, upstream
+
+pytestmark = pytest.mark.anyio
+
+PROMPT, ANSWER = 5, 400
+CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": ANSWER}
+BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1_000_000\n'
+
+
+class Counting:
+    """An upstream that counts the tokens that it wrote."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    async def __call__(self, connection: Connection) -> None:
+        await connection.send(HEAD)
+        for _ in range(ANSWER):
+            if connection.gone.is_set():
+                break
+            await connection.chunk(token("x"))
+            self.written += 1
+            await asyncio.sleep(0.0005)
+        await connection.hang()
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///s.db"])
+async def test_aborted_streams(tmp_path: Path, url: str) -> None:
+    """An aborted stream costs its prompt and what was read: at least what its client saw, at most what was written."""
+    chance, counting, seen, calls = random.Random(7), Counting(), 0, 40
+
+    async def abort(port: int, after: int) -> int:
+        client = await Client.to(port)
+        await client.post("/v1/chat/completions", CALL)
+        await client.head()
+        for _ in range(after):
+            await client.until(b'"x"')
+        client.reset() if after % 2 else client.close()
+        return after
+
+    text = f'[store]\nurl = "{url}"\n' + BUDGET
+    async with upstream(counting) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        aborts = [abort(served.port, chance.randint(1, 60)) for _ in range(calls)]
+        seen = sum(await asyncio.gather(*aborts))
+        account = await served.account()
+        written = counting.written
+
+    assert account.reserved == 0
+    assert calls * PROMPT + seen <= account.spent <= calls * PROMPT + written
+    assert account.spent < calls * (PROMPT + ANSWER) / 2, "never the whole hold"
+
+
+async def test_left_before_output(tmp_path: Path) -> None:
+    """A client that leaves before the first output pays its prompt, neither nothing nor the hold."""
+
+    async def silent(connection: Connection) -> None:
+        await connection.send(HEAD)
+        await connection.hang()
+
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        clients = [await Client.to(served.port) for _ in range(10)]
+        for client in clients:
+            await client.post("/v1/chat/completions", CALL)
+        await eventually(lambda: len(up.requests) == len(clients))
+        for client in clients:
+            client.reset()
+        account = await served.account()
+
+    assert (account.spent, account.reserved) == (10 * PROMPT, 0)
+
+
+@pytest.mark.parametrize(("reserve", "within"), [("bound", True), ("estimate", False)])
+async def test_bound_and_estimate(tmp_path: Path, reserve: str, *, within: bool) -> None:
+    """With `bound` spent never passes the limit; with `estimate` by the estimate's error at most, and it stays as debt."""
+    text, limit = "\x01\x02" * 350, 4000  # each byte is a token to the tokenizer of this upstream
+    body = CALL | {"messages": [{"role": "user", "content": text}], "max_tokens": 50}
+
+    async def dense(connection: Connection) -> None:
+        await connection.send(HEAD)
+        await connection.chunk(token("x"))
+        await asyncio.sleep(0.05)
+        await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}))
+        usage = {"prompt_tokens": len(text) + 8, "completion_tokens": connection.body["max_tokens"]}
+        await connection.chunk(sse({"choices": [], "usage": usage}))
+        await connection.chunk(b"data: [DONE]\n\n")
+        await connection.send(b"0\r\n\r\n")
+
+    config = f'[[policy]]\nuse = "budget"\ntokens = {limit}\nreserve = "{reserve}"\n'
+    async with upstream(dense) as up, sidecar(settings_of(tmp_path, up.url, config)) as served:
+        answers = await asyncio.gather(*[served.post("/v1/chat/completions", body) for _ in range(40)])
+        passed = [answer for answer in answers if answer[0] == 200]
+        account = await served.account()
+        later, _, _ = await served.post("/v1/chat/completions", body)
+
+    error = len(text) + 8 - (len(text) / 3.5 + 4)
+    print(f"\n{reserve}: {len(passed)} passed, spent {account.spent} of {limit}: {account.spent / limit:.2f}")
+    assert (account.spent <= limit) is within
+    assert account.spent <= limit + len(passed) * error
+    assert later == 429, "debt is not forgotten"
