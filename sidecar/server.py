@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 
 from policies.store import StoreDown
-from policies.stores import open_store
+from policies.stores import SQLITE, open_store
 
 from .app import Application
 from .errors import draining
@@ -35,13 +35,15 @@ log = logging.getLogger("sidecar")
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal; return the exit code: 0 after a drain, 1 where it cannot listen, 2 for a store of no use."""
+    """Serve until a signal; return the exit code: 0 after a drain, 1 where it cannot listen, 2 for a file of no use."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         asyncio.run(_check_store(settings))
     except (StoreDown, ValueError, OSError) as error:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
-        return 2
+        if settings.store.url.startswith(SQLITE):
+            return 2
+        # A server elsewhere may come back; until then calls are answered by what each policy says of it.
     host, port = settings.server.host, settings.server.port
     try:
         listener = _listen(host, port)

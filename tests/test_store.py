@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis_server import own
 
-from policies.store import Claim, Grant, Store, StoreDown
+from policies.store import Claim, Ended, Grant, Store, StoreDown
 from policies.stores import open_store
 from policies.stores.memory import MemoryStore
 from policies.stores.redis import RedisStore
@@ -364,3 +364,60 @@ async def test_two_processes(tmp_path: Path, clock: FakeClock) -> None:
     assert sum(passed) == 499
     assert await totals(store) == [(499, 0)]
     await store.aclose()
+
+
+def made_up(name: str, *, limit: int = 10, window: Calendar | Sliding = Calendar("day"), crowd: str = "acme") -> Claim:  # noqa: B008  # it never changes
+    return Claim(
+        policy="u",
+        identity=f"{crowd}\x1e{name}",
+        unit="tokens",
+        limit=limit,
+        window=window,
+        base=10,
+        bound=3,
+        crowd=crowd,
+    )
+
+
+@pytest.mark.parametrize("window", [Calendar("day"), Sliding(60.0)])
+async def test_made_up_identities(store: Store, clock: FakeClock, window: Calendar | Sliding) -> None:
+    """Beyond the bound identities share one counter; one that is open stays, and another crowd has a bound of its own."""
+    first = [(await reserved(store, f"a{at}", made_up(f"{at}", window=window))).refused for at in range(6)]
+    assert first == [None, None, None, None, 0, 0], "three of their own, and one that all others share"
+    assert (await reserved(store, "b", made_up("1", limit=20, window=window))).refused is None, "a known one is its own"
+    assert (await reserved(store, "c", made_up("9", crowd="zeta", window=window))).refused is None
+    await store.settle("a3", {made_up("3", window=window).key: 4})
+    await store.beat()
+    clock.advance(DAY + 61)
+    await store.beat()
+    assert [(await reserved(store, f"d{at}", made_up(f"x{at}", window=window))).refused for at in range(5)] == [
+        *[None] * 4,
+        0,
+    ]
+
+
+async def test_shared_counter_is_charged(store: Store) -> None:
+    """What one of the many is charged lands in the counter that it shares."""
+    for at in range(5):
+        await reserved(store, f"{at}", made_up(f"{at}", limit=100))
+        await store.settle(f"{at}", {made_up(f"{at}").key: at})
+    books = {each.identity.partition("\x1d")[0]: each.spent for each in await store.accounts()}
+    assert books == {"acme\x1e0": 0, "acme\x1e1": 1, "acme\x1e2": 2, "acme": 7}
+
+
+async def test_a_part_needs_its_hold(store: Store) -> None:
+    """A further part of a call that holds nothing any more takes nothing: nobody would ever settle it."""
+    await reserved(store, "1", budget(100, 10))
+    await store.settle("1", {})
+    with pytest.raises(Ended):
+        await reserved(store, "1", budget(100, 10), part=1)
+    assert await totals(store) == [(10, 0)]
+
+
+async def test_dollars(store: Store) -> None:
+    """A claim in dollars fits with the highest ceiling that the money pays for, to the last token."""
+    claim = Claim(
+        policy="m", identity="t", unit="usd", limit=1000, window=Calendar("day"), base=1, each=600_000, floor=64
+    )
+    grant = await reserved(store, "1", claim, ceiling=100_000)
+    assert (grant.ceiling, grant.standings[0].used) == (1665, 1000)
