@@ -51,6 +51,7 @@ smoke: build ## Install the wheel into a clean environment and use it
 	rm -rf .venv-smoke
 
 bench: $(VENV)/.ready ## Measure CPU per request and per token, beside nginx where it is installed
+	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/run.py
 
 $(ENGINE)/.ready: constraints-engine.txt

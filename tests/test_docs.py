@@ -94,13 +94,20 @@ def test_commands() -> None:
     assert targets == set(re.findall(r"^([a-z-]+):.* ## \S", makefile, re.MULTILINE))
 
 
-@pytest.mark.parametrize("text", [block for block in TOML if "house_rules" not in block])
-def test_configuration(text: str, tmp_path: Path) -> None:
-    """The README's configuration is valid."""
-    (tmp_path / "s.toml").write_text(text)
-    settings = load(tmp_path / "s.toml", environ={}, flags=Flags())
-    assert [policy.name for policy in settings.base.policies] == ["rate", "day", "minute", "retry"]
-    assert list(settings.profiles) == ["guest"]
+@pytest.mark.parametrize(
+    ("part", "policies", "profiles", "keys"),
+    [
+        ("[profile.guest]", ["rate", "day", "minute", "retry"], ["guest"], 0),
+        ("[[key]]", ["budget", "money", "rate"], [], 1),
+    ],
+)
+def test_configuration(tmp_path: Path, part: str, policies: list[str], profiles: list[str], keys: int) -> None:
+    """The README's configurations are valid."""
+    (block,) = (block for block in TOML if part in block)
+    (tmp_path / "s.toml").write_text(block)
+    settings = load(tmp_path / "s.toml", environ={}, flags=Flags(upstream="http://127.0.0.1:8000/v1"))
+    assert [policy.name for policy in settings.base.policies] == policies
+    assert (list(settings.profiles), len(settings.keys)) == (profiles, keys)
 
 
 def test_policy_is_short() -> None:

@@ -14,7 +14,9 @@ from redis_server import own
 from wire import HEAD, Client, Connection, sse, token, upstream
 
 from policies.store import Account
-from policies.stores import RedisStore, SQLiteStore, open_store
+from policies.stores import open_store
+from policies.stores.redis import RedisStore
+from policies.stores.sqlite import SQLiteStore
 
 pytestmark = pytest.mark.anyio
 
