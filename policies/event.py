@@ -97,9 +97,14 @@ def rebuilt_answer(payload: bytes, events: Sequence[Event]) -> bytes:
     """Return a whole JSON answer with the choices as *events* have them; what was dropped is empty."""
     data: dict[str, Any] = msgspec.json.decode(payload)
     for choice in data.get("choices") or []:
+        if not isinstance(choice, dict):
+            continue
         own = [event for event in events if event.index == choice.get("index", 0)]
         text = "".join(event.text for event in own)
-        if text or choice["message"].get("content") is not None:
-            choice["message"]["content"] = text
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            message = choice["message"] = {}
+        if text or message.get("content") is not None:
+            message["content"] = text
         choice["finish_reason"] = next((event.finish for event in own if event.finish), "content_filter")
     return msgspec.json.encode(data)

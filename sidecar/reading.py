@@ -167,7 +167,7 @@ class Reading:
 def _piece(event: Event) -> Event:
     data = event.data
     choices = data.get("choices") or []
-    found = (dict(each) for each in choices if each.get("index", 0) == event.index)
+    found = (dict(each) for each in choices if isinstance(each, dict) and each.get("index", 0) == event.index)
     choice: dict[str, Any] = next(found, {"index": event.index})
     choice["delta"] = choice.pop("message", {})
     chunk: dict[str, Any] = {key: data[key] for key in ("id", "created", "model") if key in data}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
-_NUMBER = re.compile(r"\s*-?\d{1,15}(\.\d{1,9})?\s*")
+_NUMBER = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
 _DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
 )

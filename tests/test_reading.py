@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.event import Batch, Usage
@@ -192,6 +192,7 @@ def test_any_payload(payload: bytes) -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["choices", "delta", "content", "index", "usage", "error", "message", "finish_reason"]), x, max_size=4), max_leaves=12))  # fmt: skip
+@example({"choices": [None, {}]})
 def test_any_json(value: object) -> None:
     """Any JSON in a stream is an event, an error or nonsense; reading it never fails."""
     reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")

@@ -22,7 +22,7 @@ from .books import HOUR, Books, Place, Row, Took
 from .fit import LARGEST
 
 VERSION = 2
-BUSY = 5.0
+BUSY = 2.0
 SEEN_EVERY = MILLION
 TIDY_EVERY = 60 * MILLION
 CURES = {
