@@ -56,18 +56,21 @@ class Reading:
 
     @property
     def usage(self) -> Usage:
-        """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound."""
+        """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound.
+
+        A negative number is none: it must not make a call free.
+        """
         report = self._report
-        if report is None or report.prompt_tokens is None:
+        if report is None or report.prompt_tokens is None or report.prompt_tokens < 0:
             prompt, unreported, cached = 0, 1, 0
         else:
-            prompt, unreported = max(0, report.prompt_tokens), 0
+            prompt, unreported = report.prompt_tokens, 0
             details = report.prompt_tokens_details
             cached = min(prompt, max(0, (details and details.cached_tokens) or 0))
         output = self._output
-        if report is not None and report.completion_tokens is not None:
+        if report is not None and report.completion_tokens is not None and report.completion_tokens >= 0:
             output = report.completion_tokens if self.complete else max(output, report.completion_tokens)
-        return Usage(prompt, max(0, output), cached, unreported)
+        return Usage(prompt, output, cached, unreported)
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """Take what one network read completed; None while there is nothing to show.  Stops at `[DONE]` or an error."""

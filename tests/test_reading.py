@@ -199,3 +199,11 @@ def test_any_json(value: object) -> None:
     whole = Reading()
     whole.take_whole(json.dumps(value).encode(), as_stream=True)
     assert isinstance(value, dict) or isinstance(reading.failure, Nonsense)
+
+
+def test_negative_report() -> None:
+    """A usage of less than nothing is none: what was read is charged."""
+    text = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
+    report = {"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": -7}}
+    reading, _ = read(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in (text, report)))
+    assert (reading.usage.unreported, reading.usage.output) == (1, 1)
