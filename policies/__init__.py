@@ -16,6 +16,7 @@ from .budget import Budget
 from .call import Call, Caps
 from .chain import Chain
 from .event import Batch, Event, Usage
+from .fallback import Fallback
 from .max_tokens import MaxTokens
 from .only import Only
 from .process import Process
@@ -38,6 +39,7 @@ __all__ = [
     "Ending",
     "Event",
     "Failure",
+    "Fallback",
     "Grant",
     "Hooks",
     "Lease",

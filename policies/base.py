@@ -73,9 +73,10 @@ class Failure(msgspec.Struct, frozen=True):
     """One upstream attempt that broke before the client saw any output.
 
     *error* is what the OpenAI SDK would have raised (`openai.RateLimitError`, `openai.APITimeoutError`, ...), *kind* our
-    finer class of it (`connect`, `timeout`, `rate`, `overloaded`, `server`, `empty`, `quota`, `context`, `auth`,
-    `request`), *attempt* 1 for the first, *retry_after* the seconds that upstream asked for in this very attempt.
-    *should_retry* is upstream's `x-should-retry`, where it sent one.
+    finer class of it (`policies.classes`), *attempt* 1 for the first, *retry_after* the seconds that upstream asked for in
+    this very attempt.  *should_retry* is upstream's `x-should-retry`, where it sent one.  *upstream* is the one that failed,
+    *tried* are those of all attempts so far, this one last.  *may_repeat*: the retry budget of *upstream* has something
+    left; a verdict that it does not bear is asked for again without it.
     """
 
     attempt: int
@@ -83,10 +84,16 @@ class Failure(msgspec.Struct, frozen=True):
     kind: str
     retry_after: float | None = None
     should_retry: bool | None = None
+    upstream: str = ""
+    tried: tuple[str, ...] = ()
+    may_repeat: bool = True
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Try again in *after* seconds, at *upstream* if it names another one; *after* < 0 forbids it."""
+    """Try again in *after* seconds, at *upstream* if it names another one; *after* < 0 forbids it.
+
+    An upstream that is not configured is a fault of the policy: the call ends with 500, and the log names those that are.
+    """
 
     after: float = 0.0
     upstream: str | None = None

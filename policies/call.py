@@ -46,10 +46,16 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Sent upstream beside our own; names in lower case."""
     deadline: float | None = None
     """The moment of `process.monotonic` at which the answer must have ended."""
+    repeated: bool = False
+    """The client's SDK sends it again: it earns nothing for the retry budget."""
     imposed: bool = False
     """The answer's ceiling is ours: the client set none."""
     size: Size | None = None
     """The prompt as it was when it was reserved; None where no policy counts tokens."""
+    aliases: tuple[str, ...] = ()
+    """What the upstreams call its model, where they call it otherwise: any of them may serve it."""
+    sent_as: tuple[str, ...] = ()
+    """The models that its attempts have asked for so far."""
     standings: list[tuple[Claim, Standing]] = []
     """Where the limits of the call stood when the store answered: what the answer's limit headers say."""
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import anyio
+from msgspec.structs import replace
 
 from .base import HOOKS, Ending, Failure, Hooks, Lease, Outcome, Policy, Rejection, Retry, overrides
 from .call import Call
@@ -22,7 +23,7 @@ from .event import Batch, Usage
 from .ledger import Hold, Ledger
 from .only import Only
 from .process import Process
-from .retry_budget import RetryBudget
+from .retry_budget import RetryBudgets
 from .taps import Taps
 from .upstream import Stream, Upstream, UpstreamError
 
@@ -49,12 +50,12 @@ class Chain:
         process: Process,
         *,
         ledger: Ledger | None = None,
-        retries: RetryBudget | None = None,
+        retries: RetryBudgets | None = None,
         settle_within: float = 5.0,
     ) -> None:
         self._upstream, self._process, self._settle_within = upstream, process, settle_within
         self._ledger = ledger or Ledger(process)
-        self._retries = retries or RetryBudget(process.monotonic)
+        self._retries = retries or RetryBudgets(process.monotonic)
         self._hooks: list[tuple[Only, Hooks]] = []
         for policy in _named(policies):
             hooks = policy.open(process)
@@ -120,10 +121,12 @@ class Chain:
 
     async def _forward(self, run: _Run, emit: Emit) -> Batch:
         taps = Taps.of(run.leases, run.call.n)
-        self._retries.deposit()
-        name: str | None = None
+        name = self._process.upstreams[0]
         while True:
             run.attempts += 1
+            if name not in run.tried and not run.call.repeated:
+                self._retries.of(name).deposit()
+            run.tried.append(name)
             stream = run.stream = self._upstream.open(run.call, name)
             try:
                 async with stream:
@@ -139,6 +142,9 @@ class Chain:
             except UpstreamError as error:
                 paid = run.bank().paid_prompt
                 verdict = self._judge(run, error)
+                self._process.log.warning(
+                    "call %s: %s failed: %s (%s)%s", run.call.id, name, error.kind, error.reason, _then(verdict)
+                )
                 if verdict is None or (paid and not await self._ledger.top_up(run.hold)):
                     if error.instead is None or run.started:
                         raise
@@ -152,15 +158,27 @@ class Chain:
     def _judge(self, run: _Run, error: UpstreamError) -> Retry | None:
         if run.started:
             return None
-        call = run.call
-        failure = Failure(run.attempts, error.error, error.kind, error.retry_after, error.should_retry)
+        here = run.tried[-1]
+        failure = Failure(
+            run.attempts, error.error, error.kind, error.retry_after, error.should_retry, here, tuple(run.tried)
+        )
+        verdict = self._verdict(run.call, failure)
+        if verdict is None:
+            return None
+        name = verdict.upstream or here
+        if name not in run.tried or self._retries.of(name).withdraw():
+            return verdict
+        verdict = self._verdict(run.call, replace(failure, may_repeat=False))
+        elsewhere = verdict is not None and verdict.upstream is not None and verdict.upstream not in run.tried
+        return verdict if elsewhere else None
+
+    def _verdict(self, call: Call, failure: Failure) -> Retry | None:
+        """Return what the first policy with an opinion says, if there is time for it."""
         for only, hooks in self._judging:
             if (only is EVERYTHING or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
-                break
-        else:
-            return None
-        in_time = call.deadline is None or self._process.monotonic() + verdict.after < call.deadline
-        return verdict if verdict.after >= 0 and in_time and self._retries.withdraw() else None
+                in_time = call.deadline is None or self._process.monotonic() + verdict.after < call.deadline
+                return verdict if verdict.after >= 0 and in_time else None
+        return None
 
     async def _settle(self, run: _Run, outcome: Outcome) -> None:
         # In a cancelled scope every further await is cancelled too, hence the shield; a lease that hangs costs one
@@ -193,11 +211,12 @@ class Chain:
 class _Run:
     """Where one call stands."""
 
-    __slots__ = ("_banked", "attempts", "call", "hold", "leases", "started", "stream")
+    __slots__ = ("_banked", "attempts", "call", "hold", "leases", "started", "stream", "tried")
 
     def __init__(self, call: Call) -> None:
         self.call, self.hold = call, Hold(call, ())
         self.attempts, self.started = 0, False
+        self.tried: list[str] = []
         self.leases: list[Lease] = []
         self.stream: Stream | None = None
         self._banked = Usage()
@@ -217,6 +236,12 @@ class _Run:
         spent = Usage() if self.stream is None else self.stream.usage
         self._banked, self.stream = self._banked + spent, None
         return spent
+
+
+def _then(verdict: Retry | None) -> str:
+    if verdict is None:
+        return ""
+    return f"; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")
 
 
 def _named(policies: Sequence[Policy]) -> Sequence[Policy]:

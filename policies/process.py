@@ -27,4 +27,6 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     random: random.Random = msgspec.field(default_factory=random.Random)
     tokens: Estimator = msgspec.field(default_factory=Estimator)
+    upstreams: tuple[str, ...] = ("upstream-1",)
+    """The names of all upstreams, the default one first."""
     log: logging.Logger = logging.getLogger("sidecar")

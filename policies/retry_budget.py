@@ -1,4 +1,4 @@
-"""A limit on all retries of a process together.
+"""A limit on all retries at one upstream together.
 
 A maximum per call does not help in an outage: every call fails, every call is sent three times, and the upstream that
 could not bear the load gets three times of it.  So each call deposits a tenth of a retry, each second a fifth of one, and
@@ -31,7 +31,7 @@ class RetryBudget:
         self._balance, self._seen = start, clock()
 
     def deposit(self) -> None:
-        """Count one call.  Once per call, not per attempt."""
+        """Count one call.  Once per call and upstream, not per attempt."""
         self._balance = min(self._most, self._balance + self._share)
 
     def withdraw(self) -> bool:
@@ -43,3 +43,22 @@ class RetryBudget:
             return False
         self._balance -= 1
         return True
+
+
+class RetryBudgets:
+    """The budgets of all upstreams of a process, by name.
+
+    What a call tries first at an upstream is no retry there, also where it comes from another one; what it tries again is.
+    """
+
+    __slots__ = ("_by_name", "_clock")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._by_name = clock, dict[str, RetryBudget]()
+
+    def of(self, name: str) -> RetryBudget:
+        """Return the budget of the upstream called *name*."""
+        found = self._by_name.get(name)
+        if found is None:
+            found = self._by_name[name] = RetryBudget(self._clock)
+        return found

@@ -54,10 +54,13 @@ class FakeClock:
         await anyio.lowlevel.checkpoint()
 
 
-def make_process(*, clock: FakeClock | None = None, store: Store | None = None) -> Process:
+def make_process(
+    *, clock: FakeClock | None = None, store: Store | None = None, upstreams: tuple[str, ...] = ("upstream-1",)
+) -> Process:
     """Return a process with fake time, a fixed seed, and a store in memory unless another is given."""
     clock = clock or FakeClock()
     return Process(
+        upstreams=upstreams,
         store=store or MemoryStore(clock=clock),
         clock=clock,
         monotonic=clock,

@@ -35,6 +35,15 @@ class UpstreamError(Exception):
         self.error, self.kind, self.worked, self.instead = error, kind, worked, instead
         self.retry_after, self.should_retry = retry_after, should_retry
 
+    @property
+    def reason(self) -> str:
+        """What the log says of it: names of exceptions and a status, no words of upstream, nothing of the call."""
+        error, cause = self.error, self.error.__cause__
+        cause = cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
+        status = getattr(error, "status_code", None)
+        names = [type(error).__name__, *([] if cause is None else [type(cause).__name__])]
+        return " ".join([*names, *([] if status is None else [str(status)])])
+
 
 class Stream(Protocol):
     """One attempt: opened by entering it, closed in whatever phase it is by leaving it.
@@ -62,6 +71,6 @@ class Upstream(Protocol):
     def open(self, call: Call, name: str | None = None) -> Stream:
         """Prepare one attempt; nothing is sent before it is entered.
 
-        *name* chooses one of several upstreams; None is the first.
+        *name* chooses one of several upstreams; None is the first.  Raises `LookupError` for one that is not configured.
         """
         ...

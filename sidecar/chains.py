@@ -14,6 +14,7 @@ import msgspec
 
 from policies.base import HOOKS, Hooks, Policy
 from policies.budget import Budget
+from policies.fallback import Fallback
 from policies.max_tokens import MaxTokens
 from policies.rate import Rate
 from policies.retry import RetryClassifier
@@ -27,6 +28,7 @@ BUILT_IN: Mapping[str, type[Policy]] = {
     "trim": Trim,
     "max_tokens": MaxTokens,
     "budget": Budget,
+    "fallback": Fallback,
     "retry": RetryClassifier,
 }
 KINDS = f"a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"

@@ -44,6 +44,8 @@ COMPLETIONS = "/v1/chat/completions"
 MODELS = "/v1/models"
 SCHEMA_HEADER = b"x-event-schema"
 PROFILE_HEADER = b"x-profile"
+TRIED_BEFORE = b"x-stainless-retry-count"
+"""How often OpenAI's SDKs have already sent the call."""
 LAST_WORD = 5.0
 """Seconds in which a client must take the last event of a failed answer; one that never reads is not waited for."""
 
@@ -119,6 +121,7 @@ class Route(ABC):
             tenant=asked.access.tenant,
             ip=self.gateway.proxies.client(asked.scope),
             headers=crossing(sent | {"x-request-id": asked.name}),
+            repeated=asked.headers.get(TRIED_BEFORE, b"0") != b"0",
             **more,
         )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
+
+from policies.base import Policy
+from policies.fallback import Fallback
 
 from .settings import OPENAI_HOST, Flags, UpstreamChoice, UpstreamSettings
 from .tables import ConfigFault, one_from, struct_from
@@ -37,6 +40,21 @@ def upstreams(
     if need and not entries:
         faults.append(ConfigFault("upstream", "there is none", CURE))
     return ()
+
+
+def strangers(policies: Sequence[Policy], entries: object, faults: list[ConfigFault]) -> None:
+    """Add a fault for each name in a fallback of *policies* that none of the file's upstreams *entries* has."""
+    tables = entries if isinstance(entries, list) else []
+    names = [
+        each.get("name") or f"upstream-{at + 1}" if isinstance(each, dict) else "" for at, each in enumerate(tables)
+    ]
+    for policy in policies:
+        if not isinstance(policy, Fallback):
+            continue
+        for name in policy.to:
+            if name not in names:
+                right = f"name one of {', '.join(map(repr, names))}" if names else "write it below an [[upstream]]"
+                faults.append(ConfigFault(f"policy.{policy.name}.to", f"there is no upstream {name!r}", right))
 
 
 def _listed(entries: object, faults: list[ConfigFault]) -> dict[str, UpstreamSettings]:

@@ -16,8 +16,12 @@ from .sse import error_event, openai_error_event
 
 
 class Told(NamedTuple):
-    """What a client is told of a failed upstream, by the failure's class."""
+    """What a client is told of a failed upstream, by the failure's class (`policies.classes` says which are tried again).
 
+    *raises* is what openai's SDK would have raised in the sidecar's place; *status* holds where upstream gave none.
+    """
+
+    raises: str
     status: int
     code: str
     retryable: bool
@@ -25,17 +29,55 @@ class Told(NamedTuple):
 
 
 BY_KIND = {
-    "connect": Told(502, "upstream_unavailable", True, "The model cannot be reached just now. Please try again."),
-    "timeout": Told(504, "upstream_timeout", True, "The model did not answer in time. Please try again."),
-    "rate": Told(429, "upstream_error", True, "The model is busy. Please try again in a moment."),
-    "overloaded": Told(503, "upstream_error", True, "The model is overloaded. Please try again in a moment."),
-    "server": Told(502, "upstream_error", True, "The model failed to answer. Please try again."),
-    "empty": Told(502, "upstream_error", True, "The model gave an empty answer. Please try again."),
-    "quota": Told(429, "upstream_error", False, "The model's own quota is used up."),
-    "context": Told(400, "upstream_error", False, "The conversation is too long for the model."),
-    "auth": Told(502, "upstream_error", False, "The model refused the service's credentials."),
-    "request": Told(400, "upstream_error", False, "The model refused the request."),
-    "interrupted": Told(502, "stream_interrupted", True, "The answer broke off before it was complete."),
+    "connect": Told(
+        "APIConnectionError",
+        502,
+        "upstream_unavailable",
+        True,
+        "The model cannot be reached just now. Please try again.",
+    ),
+    "connect_timeout": Told(
+        "APITimeoutError",
+        504,
+        "upstream_timeout",
+        True,
+        "The model's server took no connection in time. Please try again.",
+    ),
+    "head_timeout": Told(
+        "APITimeoutError", 504, "upstream_timeout", True, "The model did not begin to answer in time. Please try again."
+    ),
+    "first_token_timeout": Told(
+        "APITimeoutError", 504, "upstream_timeout", True, "The model gave no first word in time. Please try again."
+    ),
+    "idle_timeout": Told(
+        "APITimeoutError", 504, "stream_interrupted", True, "The model fell silent before its answer was complete."
+    ),
+    "total_timeout": Told(
+        "APITimeoutError", 504, "upstream_timeout", True, "The answer took longer than {seconds:g} seconds."
+    ),
+    "timeout": Told(
+        "APIStatusError", 504, "upstream_timeout", True, "The model did not answer in time. Please try again."
+    ),
+    "rate": Told("RateLimitError", 429, "upstream_error", True, "The model is busy. Please try again in a moment."),
+    "overloaded": Told(
+        "InternalServerError", 503, "upstream_error", True, "The model is overloaded. Please try again in a moment."
+    ),
+    "server": Told("InternalServerError", 502, "upstream_error", True, "The model failed to answer. Please try again."),
+    "empty": Told("APIError", 502, "upstream_error", True, "The model gave an empty answer. Please try again."),
+    "unavailable": Told(
+        "APIConnectionError",
+        502,
+        "upstream_unavailable",
+        True,
+        "The model is out of order. Please try again in a moment.",
+    ),
+    "quota": Told("RateLimitError", 429, "upstream_error", False, "The model's own quota is used up."),
+    "context": Told("BadRequestError", 400, "upstream_error", False, "The conversation is too long for the model."),
+    "auth": Told("AuthenticationError", 502, "upstream_error", False, "The model refused the service's credentials."),
+    "request": Told("BadRequestError", 400, "upstream_error", False, "The model refused the request."),
+    "interrupted": Told(
+        "APIConnectionError", 502, "stream_interrupted", True, "The answer broke off before it was complete."
+    ),
 }
 SPEAKS = frozenset({"context", "request"})
 """Classes whose upstream message is for the person who asks."""
@@ -172,8 +214,9 @@ def draining() -> Fault:
 
 def deadline_passed(seconds: float) -> Fault:
     """Say that the whole answer took longer than *seconds*."""
-    message = f"The answer took longer than {seconds:g} seconds."
-    return Fault(status=504, code="upstream_timeout", message=message, retryable=True)
+    told = BY_KIND["total_timeout"]
+    message = told.words.format(seconds=seconds)
+    return Fault(status=told.status, code=told.code, message=message, retryable=told.retryable)
 
 
 def chat_body(fault: Fault) -> bytes:

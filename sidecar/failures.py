@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import aiohttp
 import httpx
 import msgspec
 import openai
@@ -124,21 +125,24 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
     closed before the head (an idle connection that went stale), did not.
     """
     cause = error.__cause__
-    timed_out = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(
-        cause, TimeoutError
-    )
     reached = sent and isinstance(error, httpx.ReadTimeout | httpx.ReadError | httpx.RemoteProtocolError | TimeoutError)
-    if timed_out:
-        return UpstreamError(openai.APITimeoutError(_typed(request)), "timeout", worked=reached)
+    if isinstance(cause, aiohttp.ConnectionTimeoutError) or (isinstance(error, httpx.ConnectTimeout) and cause is None):
+        return timed_out("connect_timeout", request, worked=False)
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(cause, TimeoutError):
+        return timed_out("head_timeout", request, worked=reached)
     broken = openai.APIConnectionError(message="The connection to the upstream failed.", request=_typed(request))
     broken.__cause__ = error
     return UpstreamError(broken, "connect", worked=reached or not isinstance(error, httpx.HTTPError | OSError))
 
 
+def timed_out(kind: str, request: httpx.Request, *, worked: bool = True) -> UpstreamError:
+    """Return the failure of an upstream that took longer than the limit whose class is *kind*."""
+    return UpstreamError(openai.APITimeoutError(_typed(request)), kind, worked=worked)
+
+
 def broken_off(error: Exception, request: httpx.Request) -> UpstreamError:
-    """Return what a body means that broke, or just ended, before any output: a server that failed, or fell silent."""
-    found = from_exception(error, request, sent=True)
-    return UpstreamError(found.error, "timeout" if found.kind == "timeout" else "server", worked=True)
+    """Return what a body means that broke, or just ended, before any output: a server that failed."""
+    return UpstreamError(from_exception(error, request, sent=True).error, "server", worked=True)
 
 
 def empty(request: httpx.Request, instead: Batch | None) -> UpstreamError:

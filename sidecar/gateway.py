@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from policies.chain import Chain
 from policies.ledger import Ledger
 from policies.process import Process
-from policies.retry_budget import RetryBudget
+from policies.retry_budget import RetryBudgets
 from policies.store import StoreDown
 from policies.stores import open_store
 
@@ -39,6 +39,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder))
+        self.process.upstreams = tuple(each.name for each in settings.upstreams)
         transport = transport or make_transport()
         self.upstream = Upstreams(
             [HttpUpstream(each, transport, clock=self.process.clock) for each in settings.upstreams]
@@ -46,7 +47,7 @@ class Gateway:
         self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.live = LiveCalls()
         self._ledger = Ledger(self.process)
-        self._retries = RetryBudget(self.process.monotonic)
+        self._retries = RetryBudgets(self.process.monotonic)
         self.keys = Keys(settings.everybody, settings.keys)
         self.proxies = Proxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]

@@ -13,7 +13,7 @@ import msgspec
 
 from .access import Profile
 from .chains import base_chain
-from .destinations import upstreams
+from .destinations import strangers, upstreams
 from .keys import keys
 from .pricing import unpriced, with_prices
 from .profiles import profiles
@@ -49,6 +49,7 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     base_profile = Profile("", base)
     accesses = keys(data.get("key", []), base_profile, chains, broken, faults)
     unpriced(base, choices, faults)
+    strangers(base, data.get("upstream", []), faults)
     if faults or server is None or store is None:
         raise ConfigError(source, faults)
     return Settings(

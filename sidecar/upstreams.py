@@ -20,8 +20,14 @@ class Upstreams:
         self._by_name = {upstream.settings.name: upstream for upstream in upstreams}
 
     def open(self, call: Call, name: str | None = None) -> Stream:
-        """Prepare one attempt at the upstream called *name*; at the first where nobody names one that is known."""
-        return self._by_name.get(name or "", self._first).open(call)
+        """Prepare one attempt at the upstream called *name*, or at the first.  Raises `LookupError` for an unknown one."""
+        if name is None:
+            return self._first.open(call)
+        found = self._by_name.get(name)
+        if found is None:
+            msg = f"there is no upstream {name!r}; those that are configured: {', '.join(self._by_name)}"
+            raise LookupError(msg)
+        return found.open(call)
 
     @property
     def default_model(self) -> str:

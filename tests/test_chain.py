@@ -325,7 +325,7 @@ async def test_first_opinion_decides() -> None:
     upstream = ScriptedUpstream([BROKEN])
     served = await serve([Elsewhere(name="e"), RetryClassifier(name="r")], make_call("hi"), upstream)
 
-    assert (upstream.names, served.failure) == ([None, "spare"], BROKEN)
+    assert (upstream.names, served.failure) == (["upstream-1", "spare"], BROKEN)
 
 
 async def test_deadline() -> None:

@@ -190,7 +190,14 @@ def test_demo_settings(tmp_path: Path) -> None:
 
     assert settings.server.cors_origins == ("*",)
     assert settings.store.url == f"sqlite:///{tmp_path}/demo.db"
-    assert [policy.name for policy in settings.base.policies] == ["rate", "trim", "max_tokens", "budget", "retry"]
+    assert [policy.name for policy in settings.base.policies] == [
+        "rate",
+        "trim",
+        "max_tokens",
+        "budget",
+        "fallback",
+        "retry",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

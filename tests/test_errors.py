@@ -128,12 +128,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         (caused(httpx.ConnectTimeout("x"), aiohttp.ServerDisconnectedError()), "connect", False),
         (caused(httpx.ConnectTimeout("x"), aiohttp.ClientOSError()), "connect", False),
-        (caused(httpx.ConnectTimeout("x"), aiohttp.ConnectionTimeoutError()), "timeout", False),
+        (caused(httpx.ConnectTimeout("x"), aiohttp.ConnectionTimeoutError()), "connect_timeout", False),
         (httpx.ConnectError("x"), "connect", False),
-        (httpx.ReadTimeout("x"), "timeout", True),
+        (httpx.ConnectTimeout("x"), "connect_timeout", False),
+        (httpx.ReadTimeout("x"), "head_timeout", True),
         (httpx.ReadError("x"), "connect", True),
         (OSError("x"), "connect", False),
-        (TimeoutError(), "timeout", True),
+        (TimeoutError(), "head_timeout", True),
         (ValueError("not HTTP"), "connect", True),
     ],
 )
@@ -142,7 +143,7 @@ def test_exception(error: Exception, kind: str, worked: bool) -> None:  # noqa: 
     found = from_exception(error, REQUEST, sent=True)
 
     assert (found.kind, found.worked) == (kind, worked)
-    assert isinstance(found.error, openai.APITimeoutError if kind == "timeout" else openai.APIConnectionError)
+    assert isinstance(found.error, openai.APITimeoutError if kind.endswith("timeout") else openai.APIConnectionError)
 
 
 @pytest.mark.parametrize(

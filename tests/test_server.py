@@ -241,7 +241,7 @@ async def test_good(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text)
     assert (code, ran("check", "--config", "s.toml", folder=tmp_path)[:2]) == (
         0,
-        (0, "ok: rate → trim → max_tokens → budget → retry; profiles: balanced, constrained, expanded\n"),
+        (0, "ok: rate → trim → max_tokens → budget → fallback → retry; profiles: balanced, constrained, expanded\n"),
     )
     assert ran("check", folder=tmp_path)[0] == 0
     assert ran("--version", folder=tmp_path)[1].startswith("sidecar 0.1.0")

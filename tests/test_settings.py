@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from policies import Budget, MaxTokens, Policy, Rate, RetryClassifier, Trim
+from policies import Budget, Fallback, MaxTokens, Policy, Rate, RetryClassifier, Trim
 from sidecar.chains import BUILT_IN
 from sidecar.loading import default_text, load
 from sidecar.settings import Flags, ServerSettings, Settings, StoreSettings, UpstreamSettings
@@ -41,8 +41,22 @@ def test_shipped(tmp_path: Path) -> None:
     """The shipped chain has Chat Nest's hard caps, its profiles their own numbers."""
     settings = loaded(tmp_path, None)
 
-    assert [policy.name for policy in settings.base.policies] == ["rate", "trim", "max_tokens", "budget", "retry"]
-    assert [type(policy) for policy in settings.base.policies] == [Rate, Trim, MaxTokens, Budget, RetryClassifier]
+    assert [policy.name for policy in settings.base.policies] == [
+        "rate",
+        "trim",
+        "max_tokens",
+        "budget",
+        "fallback",
+        "retry",
+    ]
+    assert [type(policy) for policy in settings.base.policies] == [
+        Rate,
+        Trim,
+        MaxTokens,
+        Budget,
+        Fallback,
+        RetryClassifier,
+    ]
     numbers = {
         name: (
             named(settings, name, "max_tokens").output,
@@ -104,7 +118,7 @@ def test_every_option_is_in_the_file() -> None:
         ("[[upstream]]\nmodel = 'x'", "upstream[0].base_url: is missing, it must be given: a string"),
         ("[[upstream]]\nbase_url = 'ftp://x'", "upstream[0].base_url: 'ftp://x' is no address of an API, write it like 'http://127.0.0.1:11434/v1'"),
         ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'NO_SUCH'", "upstream[0].api_key_env: NO_SUCH is not set, export NO_SUCH, or leave api_key_env out"),
-        ("[[policy]]\nrequests = 1", "policy[0].use: is missing, name a built-in policy (rate, trim, max_tokens, budget, retry), an installed one, or 'module:Class'"),
+        ("[[policy]]\nrequests = 1", "policy[0].use: is missing, name a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"),
         ("[[policy]]\nuse = 'trimm'", "policy[0].use: 'trimm' cannot be used: no such policy, did you mean 'trim'?"),
         ("[[policy]]\nuse = 'trim'\nmax_mesages = 3\nmax_messages = 3", "policy[0].max_mesages: is not known, did you mean 'max_messages'?"),
         ("[[policy]]\nuse = 'trim'", "policy[0].max_messages: is missing, it must be given: a whole number"),

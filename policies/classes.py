@@ -1,0 +1,90 @@
+"""The classes of what goes wrong at an upstream: which of them another attempt can cure, and why.
+
+Policies name them in `on` and `never`; the program tells its clients each in its own words (`sidecar/errors.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from .base import Failure
+
+TIMEOUT: Final = "timeout"
+STATUS, CODE = "status:", "code:"
+"""In a list of classes, `status:425` is every failure of that HTTP status, `code:warming_up` of that error code or type."""
+
+
+class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
+    """One class.  *retry*: another attempt at the same upstream may cure it.  *sick*: it speaks against the upstream's health.
+
+    *family* is a name that stands for several classes.
+    """
+
+    why: str
+    retry: bool = False
+    sick: bool = False
+    family: str = ""
+
+
+CLASSES: Mapping[str, FailureClass] = {
+    "connect": FailureClass(
+        why="It was never reached, or closed before it answered: nothing was done.", retry=True, sick=True
+    ),
+    "connect_timeout": FailureClass(
+        why="No connection in `connect` seconds: nothing was done.", retry=True, sick=True, family=TIMEOUT
+    ),
+    "head_timeout": FailureClass(why="No answer in `head` seconds.", retry=True, sick=True, family=TIMEOUT),
+    "first_token_timeout": FailureClass(
+        why="An answer, but no output in `first_token` seconds.", retry=True, sick=True, family=TIMEOUT
+    ),
+    "idle_timeout": FailureClass(
+        why="Silence of `idle` seconds after the first output, which the client has seen.", sick=True, family=TIMEOUT
+    ),
+    "total_timeout": FailureClass(why="The deadline of the whole call has passed; nothing is left of it."),
+    TIMEOUT: FailureClass(why="It says so itself: 408, 504.", retry=True, sick=True, family=TIMEOUT),
+    "rate": FailureClass(why="A wait cures it, and upstream often says how long.", retry=True),
+    "overloaded": FailureClass(why="Busy, full or still loading its model: 503, 529, 409.", retry=True, sick=True),
+    "server": FailureClass(
+        why="It failed before any output: 500, 502, a broken or senseless answer.", retry=True, sick=True
+    ),
+    "empty": FailureClass(why="It ended well and said nothing. Once: some answer an over-long prompt so.", retry=True),
+    "unavailable": FailureClass(why="Its breaker is open: nothing was sent. Another upstream may do."),
+    "quota": FailureClass(why="What was paid for is used up; no wait of ours cures that."),
+    "context": FailureClass(why="The same prompt will be too long again."),
+    "auth": FailureClass(why="The same key will be refused again."),
+    "request": FailureClass(why="The same request will be refused again."),
+    "interrupted": FailureClass(why="The client has seen output: an answer is never begun twice.", sick=True),
+}
+NAMES: Final = (*CLASSES, STATUS + "CODE", CODE + "NAME")
+RETRYABLE: Final = tuple(dict.fromkeys(each.family or name for name, each in CLASSES.items() if each.retry))
+
+
+def check_classes(field: str, names: Sequence[str]) -> None:
+    """Raise `ValueError`, worded for a configuration's author, unless each of *names* in *field* is a class."""
+    for at, name in enumerate(names):
+        kind, _, value = name.partition(":")
+        if name in CLASSES or (kind == "status" and value.isdecimal()) or (kind == "code" and value):
+            continue
+        near = difflib.get_close_matches(name, CLASSES, n=1)
+        right = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(NAMES)}"
+        msg = f"{field}[{at}]: {name!r} is no class of failures; {right}"
+        raise ValueError(msg)
+
+
+def among(names: Sequence[str], failure: Failure) -> bool:
+    """Whether *failure* is of one of the classes *names*: its own, its family, its status, or upstream's code for it."""
+    kind = failure.kind
+    if kind in names:
+        return True
+    known = CLASSES.get(kind)
+    if known is not None and known.family and known.family in names:
+        return True
+    error = failure.error
+    said = ((STATUS, "status_code"), (CODE, "code"), (CODE, "type"))
+    told = ((prefix, getattr(error, field, None)) for prefix, field in said)
+    return any(value is not None and f"{prefix}{value}" in names for prefix, value in told)
