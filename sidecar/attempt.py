@@ -13,7 +13,8 @@ from policies.event import Batch, Usage
 from policies.upstream import UpstreamError
 
 from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
-from .failures import broken_off, empty, from_object, interrupted
+from .failures import broken_off, empty, from_object, interrupted, timed_out
+from .patience import Patience
 from .reading import Nonsense, Reading
 from .sse import EventTooLarge, Reader
 
@@ -46,6 +47,8 @@ class Attempt:
         self._reading = Reading(shows_usage=_asked_for_usage(call))
         self._worked = self._over = False
         self._broken: UpstreamError | None = None
+        self._patience: Patience | None = None
+        self._whole_until = 0.0
 
     @property
     def usage(self) -> Usage:
@@ -67,7 +70,7 @@ class Attempt:
             self._request = upstream.chat_request(call, model)
             self._worked = True
             try:
-                self._response = response = await upstream.send(self._request)
+                self._response = response = await upstream.send(self._request, within=self._head_within())
             except UpstreamError as error:
                 self._worked = error.worked
                 raise
@@ -77,6 +80,14 @@ class Attempt:
             if not upstream.dialect.learn(call, model, response.status_code, text):
                 break
         raise failure
+
+    def _head_within(self) -> float:
+        """Return the seconds to the head; a server that does not stream sends its head with its whole answer."""
+        limits = self._upstream.settings
+        if self._call.stream:
+            return limits.head
+        self._whole_until = asyncio.get_running_loop().time() + limits.whole
+        return limits.whole
 
     async def _refused(self, response: httpx.Response) -> tuple[UpstreamError, str]:
         try:
@@ -104,6 +115,8 @@ class Attempt:
 
     async def _close(self) -> None:
         response, self._response = self._response, None
+        if self._patience is not None:
+            self._patience.stop()
         if response is not None:
             await response.aclose()
 
@@ -127,16 +140,17 @@ class Attempt:
 
     async def _read(self, response: httpx.Response) -> Batch | None:
         """Return what the next network read gives to show; None for nothing yet, or for a stream that has broken."""
-        reading = self._reading
-        if self._bytes is None:
+        reading, limits = self._reading, self._upstream.settings
+        if self._bytes is None or self._patience is None:
             self._bytes = aiter(response.stream)  # type: ignore[arg-type]  # an asynchronous transport's stream
+            self._patience = Patience(limits.first_token)
+        had = reading.progress
         try:
-            if reading.finished:
-                async with asyncio.timeout(FINISH_GRACE):
-                    data = await anext(self._bytes, None)
-            else:
+            with self._patience:
                 data = await anext(self._bytes, None)
             batch = reading.take(self._reader.end() if data is None else self._reader.feed(data))
+            if reading.progress != had:
+                self._patience.progress(FINISH_GRACE if reading.finished else limits.idle)
         except (TimeoutError, EventTooLarge, *BROKEN) as error:
             if reading.finished:
                 return self._ended(None)
@@ -162,7 +176,9 @@ class Attempt:
     async def _read_whole(self, response: httpx.Response) -> Batch:
         reading = self._reading
         try:
-            body = await read_bounded(response, MAX_ANSWER)
+            until = self._whole_until or asyncio.get_running_loop().time() + self._upstream.settings.whole
+            async with asyncio.timeout_at(until):
+                body = await read_bounded(response, MAX_ANSWER)
         except (AnswerTooLarge, *BROKEN) as error:
             raise self._cut(error) from error
         batch = reading.take_whole(body, as_stream=self._call.stream)
@@ -180,6 +196,9 @@ class Attempt:
         return from_object(said, self._request, secrets=self._upstream.secrets)
 
     def _cut(self, error: Exception) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            kind = "idle_timeout" if self._reading.has_output else "first_token_timeout"
+            return timed_out(kind if self._call.stream else "head_timeout", self._request)
         if self._reading.has_output:
             return interrupted(self._request, str(error))
         return broken_off(error, self._request)

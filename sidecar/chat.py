@@ -127,7 +127,8 @@ class Route(ABC):
 
     def deadline(self, answer: Answer) -> float:
         """Return the seconds that a whole answer may take; 0 for no limit."""
-        return self.gateway.settings.server.chat_deadline if isinstance(answer, ChatNestAnswer) else 0.0
+        server = self.gateway.settings.server
+        return server.chat_deadline if isinstance(answer, ChatNestAnswer) else server.deadline
 
     async def _run(self, call: Call, chain: Chain, answer: Answer, receive: Receive) -> None:
         gateway = self.gateway

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from policies.base import Policy
 from policies.fallback import Fallback
 
@@ -107,15 +109,12 @@ def _key(variable: str, path: str, environ: Mapping[str, str], faults: list[Conf
 
 
 def _choice(settings: UpstreamSettings, key: str | None, model: str | None) -> UpstreamChoice:
-    return UpstreamChoice(
-        base_url=settings.base_url.rstrip("/"),
-        name=settings.name or "upstream-1",
-        api_key_env=settings.api_key_env,
-        model=model or settings.model or (OPENAI.model if _is_openai(settings) else None),
-        connect=settings.connect,
-        idle=settings.idle,
-        key=key,
-    )
+    said = msgspec.structs.asdict(settings) | {
+        "base_url": settings.base_url.rstrip("/"),
+        "name": settings.name or "upstream-1",
+        "model": model or settings.model or (OPENAI.model if _is_openai(settings) else None),
+    }
+    return UpstreamChoice(**said, key=key)
 
 
 def _is_openai(settings: UpstreamSettings) -> bool:

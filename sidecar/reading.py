@@ -50,6 +50,11 @@ class Reading:
         return bool(self._seen) and len(self._finished) == len(self._seen)
 
     @property
+    def progress(self) -> int:
+        """A number that rises with each output and each finish, and with nothing else."""
+        return self._output + len(self._finished)
+
+    @property
     def complete(self) -> bool:
         """Whether upstream said that it is over."""
         return self.done or self.finished

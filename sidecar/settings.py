@@ -36,6 +36,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body: Bytes = 16_777_216
     chat_max_body: Bytes = 1_048_576
     drain: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    deadline: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
     chat_deadline: Annotated[float, msgspec.Meta(ge=0)] = 28.0
     chat_roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)] = ("user", "assistant")
     chat_system_prompt: Literal["ignore", "use"] = "ignore"
@@ -70,14 +71,21 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[[upstream]]`: an OpenAI-compatible server; `connect` and `idle` (between two reads) are in seconds."""
+    """`[[upstream]]`: an OpenAI-compatible server.
+
+    Times are in seconds: to connect, to the head, to the first output, between outputs; `whole` is for an answer that is
+    no stream, from the request to its last byte.
+    """
 
     base_url: str
     name: str = ""
     api_key_env: Text | None = None
     model: Text | None = None
     connect: Seconds = 10.0
+    head: Seconds = 300.0
+    first_token: Seconds = 300.0
     idle: Seconds = 300.0
+    whole: Seconds = 600.0
 
     def __post_init__(self) -> None:
         parts = _split(self.base_url)

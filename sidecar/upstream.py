@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class HttpUpstream:
         self.secrets = (settings.key,) if settings.key else ()
         self._chat_url = httpx.URL(f"{settings.base_url}/chat/completions")
         self._models_url = httpx.URL(f"{settings.base_url}/models")
-        self._timeout = {"timeout": {"connect": settings.connect, "read": settings.idle, "pool": None, "write": None}}
+        self._timeout = {"timeout": {"connect": settings.connect, "read": None, "pool": None, "write": None}}
         self._headers = [("user-agent", "chatnest-sidecar"), ("accept-encoding", "identity")]
         if settings.key:
             self._headers.append(("authorization", f"Bearer {settings.key}"))
@@ -108,20 +109,27 @@ class HttpUpstream:
     async def models(self, headers: Mapping[str, str]) -> bytes:
         """Return the JSON list of the server's models.  Raises `UpstreamError`."""
         request = self.models_request(headers)
-        response = await self.send(request)
+        response = None
         try:
-            if response.status_code != httpx.codes.OK:
-                raise self.failure(response, request, await read_error(response))
-            return await read_bounded(response, MAX_MODELS)
+            async with asyncio.timeout(self.settings.head):
+                response = await self.transport.handle_async_request(request)
+                if response.status_code != httpx.codes.OK:
+                    raise self.failure(response, request, await read_error(response))
+                return await read_bounded(response, MAX_MODELS)
         except (AnswerTooLarge, *BROKEN) as error:
             raise from_exception(error, request, sent=True) from error
         finally:
-            await response.aclose()
+            if response is not None:
+                await response.aclose()
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send *request* and return its answer, body unread.  Raises `UpstreamError`; a cancelled one closes its socket."""
+    async def send(self, request: httpx.Request, *, within: float) -> httpx.Response:
+        """Send *request* and return its answer, body unread.
+
+        Raises `UpstreamError`, also when there is no head *within* seconds; a cancelled one closes its socket.
+        """
         try:
-            return await self.transport.handle_async_request(request)
+            async with asyncio.timeout(within):
+                return await self.transport.handle_async_request(request)
         except BROKEN as error:
             raise from_exception(error, request, sent=True) from error
 
