@@ -80,8 +80,8 @@ async def test_before_output(
     tmp_path: Path,
     script: Script,
     limits: dict[str, float],
-    stream: bool,
-    words: str,  # noqa: FBT001  # a column of the table
+    stream: bool,  # noqa: FBT001  # a column of the table
+    words: str,
 ) -> None:
     """Too long before the first output is a 504 that says which wait it was, and upstream's connection is closed."""
     chat, (status, body), spent = await served(tmp_path, script, limits, stream=stream)
