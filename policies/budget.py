@@ -24,7 +24,7 @@ class Budget(Policy, frozen=True):
     """Hold the worst case before the call, charge the real use after it.
 
     The hold is the prompt and, for each answer asked for, its ceiling: in tokens, or in dollars by `prices` (a model
-    without a price is refused).  Where less than that is left, the ceiling is lowered, down to `floor`; below it the call is
+    without a price is refused; of the names that the upstreams have for it, the dearest is held).  Where less than that is left, the ceiling is lowered, down to `floor`; below it the call is
     refused.  A call without a ceiling gets `answer`.  With `reserve = "bound"` the prompt is taken for the most that any
     tokenizer makes of it, so spent never passes the limit; with `"estimate"` it may by the estimate's error, which stays on
     the books.  An image, or anything else that is no text, counts as `media` tokens.  The client's own `dailyTokenLimit`
@@ -93,33 +93,45 @@ class Budget(Policy, frozen=True):
         return {"unit": "tokens", "limit": min(limits), "base": prompt, "each": call.n}
 
     def _in_dollars(self, call: Call, prompt: int, usd: float) -> dict[str, Any]:
-        price = self._price(call)
+        prices = self._prices(call, call.process.names_of(call))
         return {
             "unit": "usd",
             "limit": round(usd * MILLION),
-            "base": price.prompt(prompt),
-            "each": call.n * price.per_output,
+            "base": max(price.prompt(prompt) for price in prices),
+            "each": call.n * max(price.per_output for price in prices),
         }
 
-    def _price(self, call: Call) -> Price:
-        found = [price_of(model, self.prices) for model in call.models]
-        priced = [price for price in found if price is not None]
-        if len(priced) == len(found):
-            return max(priced, key=lambda price: (price.output, price.input))
-        unpriced = next(model for model, price in zip(call.models, found, strict=True) if price is None)
-        what = (
-            f"The model {unpriced[:100]!r} has no price" if unpriced else "The call names no model, so it has no price"
-        )
+    def _prices(self, call: Call, models: Sequence[str]) -> list[Price]:
+        """Return what each of *models* costs.  Raises `Rejection` where one of them has no price."""
+        found = []
+        for model in models:
+            price = price_of(model, self.prices)
+            if price is None:
+                raise self._unpriced(model, call)
+            found.append(price)
+        return found
+
+    def _unpriced(self, model: str, call: Call) -> Rejection:
+        if not call.names_model:
+            what = "The call names no model, and the one that it would get has no price"
+        else:
+            what = f"The model {model[:100]!r} has no price"
         msg = (
             f"{what} in the budget {self.name!r}. Name a model that has one, or ask the operator to add it to `prices`."
         )
-        raise Rejection(400, "model_not_priced", msg, details={"policy": self.name})
+        return Rejection(400, "model_not_priced", msg, details={"policy": self.name})
 
     def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
         """Return what was spent, in the claim's unit; a prompt whose size was not reported counts as it was held."""
         if self.usd is None:
             return usage.input + usage.output + usage.unreported * claim.base
-        return self._price(call).cost(usage) + usage.unreported * claim.base
+        return sum(self._cost(call, part) for part in usage.each) + usage.unreported * claim.base
+
+    def _cost(self, call: Call, usage: Usage) -> int:
+        # A router, or whoever does not say what it was asked for, may have served any of them.
+        sure = usage.model and not call.others
+        models = [usage.model] if sure else call.process.names_of(call)
+        return max(price.cost(usage) for price in self._prices(call, models))
 
     def refusal(self, call: Call, claim: Claim) -> Rejection:
         """Return the 429 of this limit; careful clients stop at its type."""

@@ -52,10 +52,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The answer's ceiling is ours: the client set none."""
     size: Size | None = None
     """The prompt as it was when it was reserved; None where no policy counts tokens."""
-    aliases: tuple[str, ...] = ()
-    """What the upstreams call its model, where they call it otherwise: any of them may serve it."""
-    sent_as: tuple[str, ...] = ()
-    """The models that its attempts have asked for so far."""
+    stand_in: str = ""
+    """The model that was put in for a client that named none: an upstream with one of its own takes that."""
     standings: list[tuple[Claim, Standing]] = []
     """Where the limits of the call stood when the store answered: what the answer's limit headers say."""
 
@@ -91,14 +89,20 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return self.body.get("stream") is True
 
     @property
+    def names_model(self) -> bool:
+        """Whether the client, or a policy, says which model it is to be."""
+        return self.model not in ("", self.stand_in)
+
+    @property
+    def others(self) -> list[str]:
+        """The models that a router upstream is told to fall back to."""
+        others = self.body.get("models")
+        return [name for name in others if isinstance(name, str)] if isinstance(others, list) else []
+
+    @property
     def models(self) -> list[str]:
         """All models that may serve the call: its own, and those that a router is told to fall back to."""
-        others = self.body.get("models")
-        return (
-            [self.model, *(name for name in others if isinstance(name, str))]
-            if isinstance(others, list)
-            else [self.model]
-        )
+        return [self.model, *self.others]
 
     @property
     def n(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,7 +14,12 @@ import msgspec
 from .tokens import Estimator
 
 if TYPE_CHECKING:
+    from .call import Call
     from .store import Store
+
+
+def _as_asked(call: Call) -> Sequence[str]:
+    return call.models
 
 
 class Process(msgspec.Struct, kw_only=True, eq=False):
@@ -29,4 +34,6 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     tokens: Estimator = msgspec.field(default_factory=Estimator)
     upstreams: tuple[str, ...] = ("upstream-1",)
     """The names of all upstreams, the default one first."""
+    names_of: Callable[[Call], Sequence[str]] = _as_asked
+    """What the upstreams call the models that may serve a call; empty for one that is not known."""
     log: logging.Logger = logging.getLogger("sidecar")

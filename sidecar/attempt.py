@@ -49,6 +49,7 @@ class Attempt:
         self._broken: UpstreamError | None = None
         self._patience: Patience | None = None
         self._whole_until = 0.0
+        self._model = ""
 
     @property
     def usage(self) -> Usage:
@@ -59,13 +60,12 @@ class Attempt:
         if not self._worked:
             return Usage()
         usage = self._reading.usage
-        if self._call.stream or self._reading.done:
-            return usage
-        return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=False)
+        exact = self._call.stream or self._reading.done
+        return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
         call, upstream = self._call, self._upstream
-        model = await upstream.model(call)
+        model = self._model = await upstream.model(call)
         for _ in range(LESSONS):
             self._request = upstream.chat_request(call, model)
             self._worked = True

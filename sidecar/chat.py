@@ -192,11 +192,11 @@ class ChatRoute(Route):
             messages.insert(0, {"role": "system", "content": prompt})
         profile = asked.access.chat_profile(chat_nest_profile(said))
         body: dict[str, Any] = {"messages": messages, "stream": True}
-        if upstream.default_model:
-            body["model"] = upstream.default_model
+        if model := upstream.default_model:
+            body["model"] = model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said))
+        call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said), stand_in=model)
         return call, self.gateway.chain(profile), self._answer(ChatNestAnswer, asked)
 
 
@@ -212,8 +212,8 @@ class CompletionsRoute(Route):
         check_openai(body)
         profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
         call = self.call(asked, body, profile=profile.name)
-        if not call.model and self.gateway.upstream.default_model:
-            call.model = self.gateway.upstream.default_model
+        if not call.model and (model := self.gateway.upstream.default_model):
+            call.model = call.stand_in = model
         form: type[Answer] = OpenAIStream if call.stream else JSONAnswer
         if _wants_chat_nest(asked.headers):
             if call.n > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from ssl import SSLContext, create_default_context
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,9 +13,11 @@ import msgspec
 from policies.base import Policy
 from policies.fallback import Fallback
 
-from .settings import OPENAI_HOST, Flags, UpstreamChoice, UpstreamSettings
+from .settings import Flags
 from .tables import ConfigFault, one_from, struct_from
+from .upstream_settings import AUTHORIZATION, UpstreamChoice, UpstreamSettings, fits_header
 
+OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
 LONE_KEY = "SIDECAR_UPSTREAM_KEY"
 OPENAI = UpstreamSettings(f"https://{OPENAI_HOST}/v1", model="gpt-4o-mini")
@@ -21,12 +25,12 @@ CURE = "give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or write an
 
 
 def upstreams(
-    entries: object, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault], *, need: bool
+    entries: object, folder: Path, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault], *, need: bool
 ) -> tuple[UpstreamChoice, ...]:
     """Return the upstreams of the file's *entries*, or the one that *flags* or *environ* put in their place.
 
     Faults are added to *faults*; with *need* it is one to have none.  The keys of entries that are replaced need not be
-    set.
+    set.  *folder* is where files are looked for.
     """
     model = flags.model or environ.get("SIDECAR_MODEL") or None
     listed = _listed(entries, faults)
@@ -34,11 +38,21 @@ def upstreams(
     if url is not None:
         path = "SIDECAR_UPSTREAM" if flags.upstream is None else "--upstream"
         lone = one_from(UpstreamSettings, "base_url", url, path, faults)
-        return () if lone is None else (_choice(lone, _lone_key(lone, environ, faults), model),)
+        return () if lone is None else (_choice(lone, model, key=_lone_key(lone, environ, faults)),)
     if listed:
-        return tuple(_choice(each, _named_key(each, path, environ, faults), model) for path, each in listed.items())
+        return tuple(
+            _choice(
+                each,
+                model if at == 0 else None,
+                first=at == 0,
+                key=_named_key(each, path, environ, faults),
+                secret_headers=_secret_headers(each, path, environ, faults),
+                trust=_trust(each, path, folder, faults),
+            )
+            for at, (path, each) in enumerate(listed.items())
+        )
     if key := _key(OPENAI_KEY, OPENAI_KEY, environ, faults):
-        return (_choice(OPENAI, key, model),)
+        return (_choice(OPENAI, model, key=key),)
     if need and not entries:
         faults.append(ConfigFault("upstream", "there is none", CURE))
     return ()
@@ -85,12 +99,37 @@ def _named_key(
 ) -> str | None:
     if settings.api_key_env is None:
         return None
+    return _named(settings.api_key_env, f"{path}.api_key_env", "api_key_env", environ, faults)
+
+
+def _secret_headers(
+    settings: UpstreamSettings, path: str, environ: Mapping[str, str], faults: list[ConfigFault]
+) -> dict[str, str]:
+    found = {
+        header: _named(variable, f"{path}.headers_env.{header}", "it", environ, faults)
+        for header, variable in settings.headers_env.items()
+    }
+    return {header: value for header, value in found.items() if value is not None}
+
+
+def _named(variable: str, path: str, what: str, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
+    """Return the secret in *variable*, which the file names at *path*; not to have it is a fault."""
     before = len(faults)
-    key = _key(settings.api_key_env, f"{path}.api_key_env", environ, faults)
+    key = _key(variable, path, environ, faults)
     if key is None and len(faults) == before:
-        right = f"export {settings.api_key_env}, or leave api_key_env out"
-        faults.append(ConfigFault(f"{path}.api_key_env", f"{settings.api_key_env} is not set", right))
+        faults.append(ConfigFault(path, f"{variable} is not set", f"export {variable}, or leave {what} out"))
     return key
+
+
+def _trust(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> SSLContext | None:
+    if settings.ca is None:
+        return None
+    try:
+        return create_default_context(cafile=str(folder / settings.ca))
+    except (OSError, ValueError) as error:  # also for a file without a certificate
+        wrong = f"{settings.ca!r} cannot be used: {getattr(error, 'strerror', None) or error}"
+        faults.append(ConfigFault(f"{path}.ca", wrong, "name a PEM file of certificates, from the folder of this file"))
+        return None
 
 
 def _lone_key(settings: UpstreamSettings, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
@@ -102,19 +141,24 @@ def _lone_key(settings: UpstreamSettings, environ: Mapping[str, str], faults: li
 def _key(variable: str, path: str, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
     """Return the key in *variable* without the line end that files leave behind it; None where it is not set."""
     key = environ.get(variable, "").strip()
-    if not (key.isascii() and key.isprintable()):
+    if not fits_header(key):
         faults.append(ConfigFault(path, f"the key in {variable} fits into no header", "it must be printable ASCII"))
         return None
     return key or None
 
 
-def _choice(settings: UpstreamSettings, key: str | None, model: str | None) -> UpstreamChoice:
+def _choice(settings: UpstreamSettings, model: str | None, *, first: bool = True, **more: Any) -> UpstreamChoice:
+    own = more.get("key") is not None or settings.api_key_env is not None
+    own = own or AUTHORIZATION in map(str.lower, settings.headers_env)
+    asked = settings.pass_authorization
     said = msgspec.structs.asdict(settings) | {
         "base_url": settings.base_url.rstrip("/"),
         "name": settings.name or "upstream-1",
         "model": model or settings.model or (OPENAI.model if _is_openai(settings) else None),
+        # Another server than the first was not chosen by whoever holds the client's key.
+        "pass_authorization": first and not own if asked is None else asked and not own,
     }
-    return UpstreamChoice(**said, key=key)
+    return UpstreamChoice(**said, **more)
 
 
 def _is_openai(settings: UpstreamSettings) -> bool:

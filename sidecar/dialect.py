@@ -19,17 +19,18 @@ class Dialect:
     Only what the sidecar itself added to a request is ever changed: the client's own fields go out as they came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit_field: str | None = None) -> None:
+        self._all_modern = limit_field == MODERN
         self._without_usage: set[str] = set()
         self._modern_limit: set[str] = set()
 
     def body(self, call: Call, model: str) -> dict[str, Any]:
         """Return the request body for upstream: the call's own, with what we need to count."""
-        body = call.body if call.model else {**call.body, "model": model}
+        body = call.body if call.model == model else {**call.body, "model": model}
         if call.stream and model not in self._without_usage:
             options = call.body.get("stream_options") or {}
             body = {**body, "stream_options": {**options, "include_usage": True}}
-        if call.imposed and model in self._modern_limit:
+        if call.imposed and (self._all_modern or model in self._modern_limit) and PLAIN in body:
             body = {**body, MODERN: body[PLAIN]}
             del body[PLAIN]
         return body

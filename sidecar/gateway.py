@@ -40,10 +40,11 @@ class Gateway:
         self.settings = settings
         self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder))
         self.process.upstreams = tuple(each.name for each in settings.upstreams)
-        transport = transport or make_transport()
+        made = {each.trust: transport or make_transport(each.trust) for each in settings.upstreams}
         self.upstream = Upstreams(
-            [HttpUpstream(each, transport, clock=self.process.clock) for each in settings.upstreams]
+            [HttpUpstream(each, made[each.trust], clock=self.process.clock) for each in settings.upstreams]
         )
+        self.process.names_of = self.upstream.names_of
         self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.live = LiveCalls()
         self._ledger = Ledger(self.process)

@@ -19,8 +19,8 @@ from policies.identity import LONGEST
 
 from .access import Access, Profile
 from .profiles import limited
-from .settings import Text
 from .tables import ConfigFault, struct_from
+from .upstream_settings import Text
 
 PREFIX = "sk-sidecar-"
 DIGEST = re.compile("[0-9a-fA-F]{64}")

@@ -41,7 +41,7 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     faults: list[ConfigFault] = [unknown(key, key, SECTIONS) for key in data if key not in SECTIONS]
     server = _server(data.get("server", {}), environ, flags, faults)
     store = _store(data.get("store", {}), environ, flags, faults)
-    choices = upstreams(data.get("upstream", []), environ, flags, faults, need=need_upstream)
+    choices = upstreams(data.get("upstream", []), folder, environ, flags, faults, need=need_upstream)
     entries = with_prices(data.get("policy", shipped["policy"]), data.get("prices"), faults)
     base, broken = base_chain(entries, folder, faults)
     inherited = {} if "policy" in data else shipped["profile"]

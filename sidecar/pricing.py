@@ -9,8 +9,8 @@ from policies.base import Policy
 from policies.budget import Budget
 from policies.prices import Price, price_of
 
-from .settings import UpstreamChoice
 from .tables import ConfigFault, struct_from
+from .upstream_settings import UpstreamChoice
 
 
 def with_prices(entries: object, table: object, faults: list[ConfigFault]) -> Any:
@@ -35,11 +35,12 @@ def _lacks_prices(entry: object) -> bool:
 
 
 def unpriced(policies: Sequence[Policy], choices: Sequence[UpstreamChoice], faults: list[ConfigFault]) -> None:
-    """Add a fault for each model that calls get by default and that a budget of dollars has no price for."""
+    """Add a fault for each model of the upstreams' own that a budget of dollars has no price for."""
     for policy in policies:
         if not isinstance(policy, Budget) or policy.usd is None:
             continue
-        for model in {choice.model for choice in choices if choice.model}:
+        own = [model for choice in choices for model in (choice.named(choice.model or ""), *choice.models.values())]
+        for model in dict.fromkeys(filter(None, own)):
             if price_of(model, policy.prices) is None:
                 right = f'write [prices."{model}"] with input and output, in dollars per million tokens'
                 faults.append(ConfigFault("prices", f"{model!r} has no price for the budget {policy.name!r}", right))

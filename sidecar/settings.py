@@ -9,21 +9,18 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from policies.stores import check_url
 
 from .access import Access, Profile
+from .upstream_settings import Seconds, Text, UpstreamChoice, parts_of
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
-Text = Annotated[str, msgspec.Meta(min_length=1)]
 Role = Literal["user", "assistant", "system", "developer"]
 
 DEFAULT_TENANT = "default"
-OPENAI_HOST = "api.openai.com"
 SQLITE = "sqlite:///"
 
 
@@ -70,51 +67,6 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(msg) from None
 
 
-class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[[upstream]]`: an OpenAI-compatible server.
-
-    Times are in seconds: to connect, to the head, to the first output, between outputs; `whole` is for an answer that is
-    no stream, from the request to its last byte.
-    """
-
-    base_url: str
-    name: str = ""
-    api_key_env: Text | None = None
-    model: Text | None = None
-    connect: Seconds = 10.0
-    head: Seconds = 300.0
-    first_token: Seconds = 300.0
-    idle: Seconds = 300.0
-    whole: Seconds = 600.0
-
-    def __post_init__(self) -> None:
-        parts = _split(self.base_url)
-        if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            right = "write it like 'http://127.0.0.1:11434/v1'"
-            msg = f"base_url: {self.base_url!r} is no address of an API; {right}"
-            raise ValueError(msg)
-        if parts.username is not None:
-            msg = "base_url: it holds a name or a password; keys come from the environment, name one in api_key_env"
-            raise ValueError(msg)
-        if self.api_key_env is not None and not self.api_key_env.isidentifier():
-            msg = "api_key_env: it is no name of a variable; write the name, never the key itself"
-            raise ValueError(msg)
-
-
-class UpstreamChoice(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An upstream with its key.  Without a key of ours the client's own `Authorization` goes through."""
-
-    key: str | None = None
-
-    @property
-    def pass_authorization(self) -> bool:
-        """Whether the caller pays at the upstream itself."""
-        return self.key is None
-
-    def __repr__(self) -> str:
-        return f"UpstreamChoice({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
-
-
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says; None where it says nothing."""
 
@@ -148,17 +100,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.keys or (self.everybody,)
 
 
-def _split(url: str) -> SplitResult | None:
-    """Return the parts of *url*; None where it has no host, a port that is none, or characters that no URL has."""
-    if not (url.isascii() and url.isprintable()) or " " in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        return parts if parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
-
-
 def _is_network(text: str) -> bool:
     try:
         ip_network(text, strict=False)
@@ -168,5 +109,5 @@ def _is_network(text: str) -> bool:
 
 
 def _is_origin(text: str) -> bool:
-    parts = _split(text)
+    parts = parts_of(text)
     return parts is not None and parts.username is None and f"{parts.scheme}://{parts.netloc}" == text

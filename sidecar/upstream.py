@@ -16,12 +16,15 @@ from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
 from .dialect import Dialect
 from .failures import from_exception, from_status
 from .listing import Listing
+from .upstream_settings import AUTHORIZATION
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from policies.call import Call
     from policies.upstream import Stream, UpstreamError
 
-    from .settings import UpstreamChoice
+    from .upstream_settings import UpstreamChoice
 
 MAX_MODELS = 4_194_304
 KEEPALIVE = 30.0
@@ -38,11 +41,14 @@ def crossing(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if (name in CROSSING or name in ACCOUNT) and value.isascii()}
 
 
-def make_transport() -> httpx.AsyncBaseTransport:
-    """Return the transport of the data path: no limit of connections, no cookies, no redirects, made lazily in the loop."""
+def make_transport(trust: SSLContext | None = None) -> httpx.AsyncBaseTransport:
+    """Return the transport of the data path: no limit of connections, no cookies, no redirects, made lazily in the loop.
+
+    *trust* says which certificates are good; None for those of the system's authorities.
+    """
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=trust or True)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18)
 
     return AiohttpTransport(client=session)
@@ -55,14 +61,18 @@ class HttpUpstream:
         self, settings: UpstreamChoice, transport: httpx.AsyncBaseTransport, *, clock: Callable[[], float]
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
-        self.dialect = Dialect()
-        self.secrets = (settings.key,) if settings.key else ()
-        self._chat_url = httpx.URL(f"{settings.base_url}/chat/completions")
-        self._models_url = httpx.URL(f"{settings.base_url}/models")
+        self.dialect = Dialect(settings.limit_field)
+        self.secrets = settings.secrets
+        query = dict(settings.query) or None
+        self._chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
+        self._models_url = httpx.URL(f"{settings.base_url}/models", params=query)
         self._timeout = {"timeout": {"connect": settings.connect, "read": None, "pool": None, "write": None}}
         self._headers = [("user-agent", "chatnest-sidecar"), ("accept-encoding", "identity")]
+        self._headers += [*settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
-            self._headers.append(("authorization", f"Bearer {settings.key}"))
+            header = settings.api_key_header.lower()
+            self._headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
+        self._own = frozenset(name.lower() for name, _ in self._headers)
         self._model = settings.model
         self.unsent = self.models_request({})
         """What an attempt that has sent nothing yet names in its errors."""
@@ -72,9 +82,8 @@ class HttpUpstream:
         return Listing(self, call) if call.operation == "models" else Attempt(self, call)
 
     def _own_and(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
-        if self.settings.pass_authorization:
-            return [*self._headers, *headers.items()]
-        return [*self._headers, *(each for each in headers.items() if each[0] not in ACCOUNT)]
+        held = self._own if self.settings.pass_authorization else self._own | ACCOUNT
+        return [*self._headers, *(each for each in headers.items() if each[0] not in held)]
 
     def chat_request(self, call: Call, model: str) -> httpx.Request:
         """Return the request for one attempt of *call*."""
@@ -83,7 +92,10 @@ class HttpUpstream:
             ("accept", "text/event-stream" if call.stream else "application/json"),
             ("content-type", "application/json"),
         ]
-        content = msgspec.json.encode(self.dialect.body(call, model))
+        body = self.dialect.body(call, model)
+        if self.settings.models and call.others:
+            body = {**body, "models": [self.settings.named(other) for other in call.others]}
+        content = msgspec.json.encode(body)
         return httpx.Request("POST", self._chat_url, headers=headers, content=content, extensions=self._timeout)
 
     def models_request(self, headers: Mapping[str, str]) -> httpx.Request:
@@ -91,15 +103,20 @@ class HttpUpstream:
         return httpx.Request("GET", self._models_url, headers=self._own_and(headers), extensions=self._timeout)
 
     async def model(self, call: Call) -> str:
-        """Return the call's model; where it names none, the configured one, else the first that the server lists.
+        """Return what the server is asked for: its name of the call's model, or its own where the client named none.
 
-        Asks the server at most until it has answered once.  Raises `UpstreamError`.
+        Asks the server for its first model where nobody says, at most until it has answered once.  Raises `UpstreamError`.
         """
-        if call.model:
-            return call.model
-        if self._model is None:
-            self._model = _first_model(await self.models(call.headers))
-        return self._model
+        name = self.name_of(call)
+        if not name:
+            self._model = name = _first_model(await self.models(call.headers))
+        return name
+
+    def name_of(self, call: Call) -> str:
+        """Return what `model` would, without asking; empty where that is not known yet."""
+        if call.names_model:
+            return self.settings.named(call.model)
+        return self.settings.named(self._model or call.model)
 
     @property
     def default_model(self) -> str:

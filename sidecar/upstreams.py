@@ -34,6 +34,12 @@ class Upstreams:
         """The model of calls that name none; empty while it is not known."""
         return self._first.default_model
 
+    def names_of(self, call: Call) -> list[str]:
+        """Return what the upstreams call the models that may serve *call*; an empty name is one that is not known."""
+        names = [upstream.name_of(call) for upstream in self._by_name.values()]
+        others = [upstream.settings.named(other) for other in call.others for upstream in self._by_name.values()]
+        return list(dict.fromkeys([*names, *others]))
+
     async def aclose(self) -> None:
         """Close all connections."""
         for upstream in self._by_name.values():

@@ -61,7 +61,7 @@ class Sidecar:
 
 def settings_of(
     folder: Path,
-    upstream: str,
+    upstream: str | None,
     text: str = "",
     *,
     environ: Mapping[str, str] | None = None,
@@ -72,7 +72,7 @@ def settings_of(
     if "[store]" not in text:
         text = '[store]\nurl = "memory://"\n' + text
     path.write_text(text)
-    return load(path, environ=environ or {}, flags=Flags(upstream=upstream, model=model))
+    return load(path, environ=environ or {}, flags=Flags(upstream=upstream, model=model if upstream else None))
 
 
 @asynccontextmanager

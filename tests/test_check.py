@@ -11,8 +11,9 @@ import pytest
 
 from sidecar.chains import GROUP, PolicyFault, policy_class
 from sidecar.loading import load
-from sidecar.settings import Flags, Settings, UpstreamChoice
+from sidecar.settings import Flags, Settings
 from sidecar.tables import ConfigError
+from sidecar.upstream_settings import UpstreamChoice
 
 HERE = "http://127.0.0.1:1/v1"
 STORES = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
@@ -103,7 +104,18 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[upstream]\nbase_url = 'http://h/v1'", "upstream: is no list of tables, write each upstream below an [[upstream]]"),
         ("[[upstream]]\nbase_url = 'http://h:0/v1'", "upstream[0].base_url: 'http://h:0/v1' is no address of an API, " + ADDRESS),
         ("[[upstream]]\nbase_url = 'http://[::1/v1'", "upstream[0].base_url: 'http://[::1/v1' is no address of an API, " + ADDRESS),
-        ("[[upstream]]\nbase_url = 'http://h/v1?k=1'", "upstream[0].base_url: 'http://h/v1?k=1' is no address of an API, " + ADDRESS),
+        ("[[upstream]]\nbase_url = 'http://h/v1?k=1'", 'upstream[0].base_url: it has a query or a fragment, write its parameters into `query = { name = "value" }`'),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nca = 'ca.pem'", "upstream[0].ca: there is no certificate to check, write https:// in base_url, or leave ca out"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { Api-Key = 'k' }", "upstream[0].headers: 'Api-Key' is a secret, a file is no place for it: name its variable in headers_env"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_header = 'x-mine'\nheaders = { X-Mine = 'k' }", "upstream[0].headers: 'X-Mine' is a secret, a file is no place for it: name its variable in headers_env"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { Host = 'k' }", "upstream[0].headers: 'Host' belongs to each connection, leave it out"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { 'a b' = 'k' }", "upstream[0].headers: 'a b' is no name of a header, write letters, digits and dashes"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { a = \"x\\ny\" }", "upstream[0].headers: the value of 'a' fits into no header, it must be printable ASCII"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders_env = { a = 'sk-1' }", "upstream[0].headers_env: the value of 'a' is no name of a variable, write the name, never the secret"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { a = '1' }\nheaders_env = { A = 'X' }", "upstream[0].headers_env: 'A' is given twice, case is ignored: leave one of them out"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'X'\npass_authorization = true", "upstream[0].pass_authorization: this upstream has a key of its own, leave one of them out"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nlimit_field = 'max'", "upstream[0].limit_field: 'max' does not do, it must be one of max_tokens, max_completion_tokens"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nmodels = { a = '' }", "upstream[0].models: 'a' has no name there, write what the server calls it, or leave it out"),
         ("[[upstream]]\nbase_url = 'http://a:b@h/v1'", "upstream[0].base_url: it holds a name or a password, keys come from the environment, name one in api_key_env"),
         ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'sk-123'", "upstream[0].api_key_env: it is no name of a variable, write the name, never the key itself"),
         ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key = 'sk-123'", "upstream[0].api_key: is not known, did you mean 'api_key_env'?"),
@@ -239,7 +251,10 @@ def test_keys_are_not_shown() -> None:
 
 
 def test_models(folder: Path) -> None:
-    """Calls without a model get the flag's, else the environment's, else the upstream's, else OpenAI's, else none."""
+    """Calls without a model get the flag's, else the environment's, else the upstream's, else OpenAI's, else none.
+
+    The flag is for the first upstream: the others have names of their own.
+    """
     both = "[[upstream]]\nbase_url = 'http://h'\nmodel = 'm'\n[[upstream]]\nbase_url = 'https://api.openai.com/v1'\n[[upstream]]\nbase_url = 'http://i'"  # fmt: skip
     said = {"SIDECAR_MODEL": "env"}
 
@@ -247,8 +262,8 @@ def test_models(folder: Path) -> None:
         return [each.model for each in loaded(folder, both, environ, upstream=None, **flags).upstreams]
 
     assert models({}) == ["m", "gpt-4o-mini", None]
-    assert models(said) == ["env"] * 3
-    assert models(said, model="flag") == ["flag"] * 3
+    assert models(said) == ["env", "gpt-4o-mini", None]
+    assert models(said, model="flag") == ["flag", "gpt-4o-mini", None]
 
 
 @pytest.mark.parametrize("port", ["x", "-1", "65536", "1.5", "\u0663"])
@@ -278,3 +293,30 @@ def test_byte_order_mark(folder: Path) -> None:
         load(folder / "latin.toml", environ={}, flags=Flags(upstream=HERE))
     with pytest.raises(ConfigError, match=r"file: cannot be read: .*, name a TOML file in UTF-8"):
         load(folder, environ={}, flags=Flags(upstream=HERE))
+
+
+def test_secrets_and_authorities(folder: Path) -> None:
+    """What an upstream takes from the environment and from files must be there; each lack is told by its place."""
+    (folder / "not.pem").write_text("hello")
+    text = "[[upstream]]\nbase_url = 'https://h/v1'\nca = '{}'\nheaders_env = {{ x-a = 'NONE', x-b = 'BAD' }}"
+    missing, empty = (
+        lines(folder, text.format(name), {"BAD": "a\nb"}, upstream=None) for name in ("none.pem", "not.pem")
+    )
+
+    right = "name a PEM file of certificates, from the folder of this file"
+    assert missing[:2] == [
+        "F: upstream[0].headers_env.x-a: NONE is not set, export NONE, or leave it out",
+        "F: upstream[0].headers_env.x-b: the key in BAD fits into no header, it must be printable ASCII",
+    ]
+    assert missing[2] == f"F: upstream[0].ca: 'none.pem' cannot be used: No such file or directory, {right}"
+    assert empty[2].startswith("F: upstream[0].ca: 'not.pem' cannot be used: ")
+    assert empty[2].endswith(right)
+
+
+def test_unpriced_names(folder: Path) -> None:
+    """Each name that an upstream has for a model needs a price where dollars are counted."""
+    text = "[[upstream]]\nbase_url = 'http://h/v1'\nmodel = 'a'\nmodels = { a = 'b', c = 'd' }\n"
+    text += "[[policy]]\nuse = 'budget'\nusd = 1\n[prices.d]\ninput = 1\noutput = 1\n"
+
+    right = 'write [prices."b"] with input and output, in dollars per million tokens'
+    assert lines(folder, text, upstream=None) == [f"F: prices: 'b' has no price for the budget 'budget', {right}"]

@@ -12,8 +12,9 @@ import pytest
 from policies import Budget, Fallback, MaxTokens, Policy, Rate, RetryClassifier, Trim
 from sidecar.chains import BUILT_IN
 from sidecar.loading import default_text, load
-from sidecar.settings import Flags, ServerSettings, Settings, StoreSettings, UpstreamSettings
+from sidecar.settings import Flags, ServerSettings, Settings, StoreSettings
 from sidecar.tables import ConfigError
+from sidecar.upstream_settings import UpstreamSettings
 
 HERE = "http://127.0.0.1:1/v1"
 
@@ -184,7 +185,8 @@ def test_precedence(tmp_path: Path) -> None:
 def test_keys(tmp_path: Path) -> None:
     """A key goes only where it is meant for."""
     env = {"OPENAI_API_KEY": "sk-o", "MINE": "sk-m"}
-    named_key = "[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'MINE'\n[[upstream]]\nbase_url = 'http://i/v1'"
+    named_key = "[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'MINE'\n[[upstream]]\nbase_url = 'http://i/v1'\n"
+    named_key += "[[upstream]]\nbase_url = 'http://j/v1'\npass_authorization = true"
     openai = loaded(tmp_path, None, env, upstream=None).upstreams[0]
     there = loaded(tmp_path, None, env, upstream="https://api.openai.com/v1").upstreams[0]
     elsewhere = loaded(tmp_path, None, env).upstreams[0]
@@ -195,7 +197,8 @@ def test_keys(tmp_path: Path) -> None:
     assert (there.key, there.model, elsewhere.key, own.key) == ("sk-o", "gpt-4o-mini", None, "sk-s")
     assert [(x.name, x.key, x.pass_authorization) for x in two] == [
         ("upstream-1", "sk-m", False),
-        ("upstream-2", None, True),
+        ("upstream-2", None, False),
+        ("upstream-3", None, True),
     ]
 
 

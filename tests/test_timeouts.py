@@ -13,7 +13,7 @@ from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, Connection, Script, sse, token, upstream
 
 from sidecar.patience import Patience
-from sidecar.settings import UpstreamChoice, UpstreamSettings
+from sidecar.upstream_settings import UpstreamChoice, UpstreamSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from typing import Any, TypeAlias
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -111,8 +112,8 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream(*scripts: Script) -> AsyncIterator[Upstream]:
-    """Run an upstream on a free port while the block lasts."""
+async def upstream(*scripts: Script, tls: SSLContext | None = None) -> AsyncIterator[Upstream]:
+    """Run an upstream on a free port while the block lasts, by HTTPS with *tls*."""
     served = Upstream(list(scripts))
     tasks: set[asyncio.Task[None]] = set()
 
@@ -121,8 +122,8 @@ async def upstream(*scripts: Script) -> AsyncIterator[Upstream]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    served.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield served
     finally:
