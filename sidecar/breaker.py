@@ -1,0 +1,148 @@
+"""Stops asking an upstream that fails, and finds out when it is back.  No input or output.
+
+Closed, it counts; open, it refuses; after a while one call goes through as a probe, and its result decides (Nygard,
+"Release It!", ch. 5; the counting by rate in a sliding window is Hystrix's).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from policies.classes import CLASSES
+from policies.upstream import UpstreamError
+
+SICK = frozenset(name for name, each in CLASSES.items() if each.sick)
+"""Classes that tell of the upstream's health.  A limit, a refused key or a bad request do not: it answers."""
+BUCKETS = 10
+"""The window moves in steps of a tenth of it."""
+
+State: TypeAlias = Literal["closed", "open", "half-open"]
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`breaker` of an `[[upstream]]`: open when a share `rate` of at least `calls` attempts in `window` seconds failed.
+
+    It is probed every `probe` seconds.  `calls = 0` is a breaker that never opens.  The defaults are for outages: at an
+    upstream that still serves some of its calls, closing the door on all of them does more harm than the retry budget.
+    """
+
+    calls: Annotated[int, msgspec.Meta(ge=0)] = 50
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    window: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    probe: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+
+
+class Open(Exception):
+    """Nothing may be sent for *wait* seconds; *cause* is the failure that opened the breaker."""
+
+    def __init__(self, wait: float, cause: UpstreamError) -> None:
+        super().__init__(wait)
+        self.wait, self.cause = wait, cause
+
+
+class Pass:
+    """The leave of one attempt.  Say once how it ended; what is left unsaid (the client left) counts as nothing."""
+
+    __slots__ = ("_breaker", "_era", "probe")
+
+    def __init__(self, breaker: Breaker, era: int, *, probe: bool) -> None:
+        self._breaker, self._era, self.probe = breaker, era, probe
+
+    def worked(self) -> None:
+        """Say that output came."""
+        self._breaker.ended(self._take(), None, probe=self.probe)
+
+    def failed(self, error: UpstreamError) -> None:
+        """Say that it failed; what an answer with a status says of the request alone counts as well."""
+        self._breaker.ended(self._take(), error, probe=self.probe)
+
+    def drop(self) -> None:
+        """Say nothing; after `worked` or `failed` it does nothing."""
+        era = self._take()
+        if self.probe:
+            self._breaker.dropped(era)
+
+    def _take(self) -> int:
+        era, self._era = self._era, -1
+        return era
+
+
+class Breaker:
+    """The breaker of one upstream, for all calls of a process.
+
+    *clock* is monotonic, in seconds; *tell* is called with the new state when it opens and when it closes.
+    """
+
+    def __init__(
+        self, settings: BreakerSettings, clock: Callable[[], float], *, tell: Callable[[State], None] | None = None
+    ) -> None:
+        self._settings, self._clock, self._tell = settings, clock, tell
+        self._buckets: deque[list[float]] = deque()
+        self._era = 0
+        self._cause: UpstreamError | None = None
+        self._next_probe = 0.0
+        self._probing = False
+
+    @property
+    def state(self) -> State:
+        """What it does now: `half-open` while a probe is on its way."""
+        if self._cause is None:
+            return "closed"
+        return "half-open" if self._probing else "open"
+
+    def enter(self) -> Pass:
+        """Return the leave for one attempt.  Raises `Open`."""
+        if self._cause is None:
+            return Pass(self, self._era, probe=False)
+        now = self._clock()
+        if now < self._next_probe:
+            raise Open(self._next_probe - now, self._cause)
+        # A probe may take long to say something: the next ones do not take its word away.
+        self._next_probe, self._probing = now + self._settings.probe, True
+        return Pass(self, self._era, probe=True)
+
+    def ended(self, era: int, error: UpstreamError | None, *, probe: bool) -> None:
+        """Count one result; that of an attempt from before the breaker changed is too late to say anything."""
+        if era != self._era or self._settings.calls == 0:
+            return
+        sick = error is not None and error.kind in SICK
+        if probe:
+            self._probed(error if sick else None)
+            return
+        seen, failed = self._counted(sick=sick)
+        if error is not None and sick and seen >= self._settings.calls and failed >= self._settings.rate * seen:
+            self._change(error)
+
+    def dropped(self, era: int) -> None:
+        """Let the next call probe at once: this probe was called off."""
+        if era == self._era:
+            self._next_probe, self._probing = self._clock(), False
+
+    def _probed(self, error: UpstreamError | None) -> None:
+        if error is None:
+            self._change(None)
+        else:
+            self._cause, self._probing = error, False
+
+    def _change(self, cause: UpstreamError | None) -> None:
+        self._cause, self._probing = cause, False
+        self._era += 1
+        self._buckets.clear()
+        self._next_probe = self._clock() + self._settings.probe
+        if self._tell is not None:
+            self._tell(self.state)
+
+    def _counted(self, *, sick: bool) -> tuple[float, float]:
+        """Add one result; return how many the window has, and how many of them failed."""
+        now, step = self._clock(), self._settings.window / BUCKETS
+        while self._buckets and self._buckets[0][0] <= now - self._settings.window:
+            self._buckets.popleft()
+        if not self._buckets or self._buckets[-1][0] <= now - step:
+            self._buckets.append([now, 0, 0])
+        self._buckets[-1][1] += 1
+        self._buckets[-1][2] += sick
+        return sum(bucket[1] for bucket in self._buckets), sum(bucket[2] for bucket in self._buckets)
