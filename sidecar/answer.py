@@ -133,9 +133,13 @@ class EventStream(Answer):
 
 
 class ChatNestAnswer(EventStream):
-    """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`."""
+    """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`.
+
+    Its events tell no answers apart: of several that upstream sends unasked, the first that has text is the one.
+    """
 
     ping_event = PING
+    _index = -1
 
     async def admitted(self) -> None:
         """Send the head and `start`."""
@@ -147,7 +151,10 @@ class ChatNestAnswer(EventStream):
             super().ping()
 
     def _written(self, batch: Batch) -> bytes:
-        body = b"".join([token_event(event.text) for event in batch.events if event.text])
+        if self._index < 0:
+            self._index = next((event.index for event in batch.events if event.text), -1)
+        own = self._index
+        body = b"".join([token_event(event.text) for event in batch.events if event.text and event.index == own])
         return body + DONE if batch.last else body
 
     def _broken(self, fault: Fault) -> bytes:

@@ -83,8 +83,11 @@ class Application:
 
     def _readiness(self) -> Any:
         @get("/readyz")
-        async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
-            """Say whether calls can be served: the store answers, and the process is not on its way out."""
+        async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+            """Say whether calls can be served: the store answers, and the process is not on its way out.
+
+            The upstreams' breakers are told, and decide nothing: to take the sidecar away heals no upstream.
+            """
             gateway = self._gateway()
             if gateway.live.draining:
                 return _json(request, 503, {"status": "draining"})
@@ -92,12 +95,12 @@ class Application:
                 await gateway.process.store.ping()
             except StoreDown:
                 return _json(request, 503, {"status": "store_unavailable"})
-            return _json(request, 200, {"status": "ready"})
+            return _json(request, 200, {"status": "ready", "upstreams": gateway.upstream.states})
 
         return readyz
 
 
-def _json(request: Request[Any, Any, Any], status: int, body: dict[str, str]) -> Response[dict[str, str]]:
+def _json(request: Request[Any, Any, Any], status: int, body: dict[str, Any]) -> Response[dict[str, Any]]:
     return Response(body, status_code=status, headers={"x-request-id": request_id(dict(request.scope["headers"]))})
 
 

@@ -13,6 +13,7 @@ from policies.event import Batch, Usage
 from policies.upstream import UpstreamError
 
 from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
+from .encodings import Decode, decoder
 from .failures import broken_off, empty, from_object, interrupted, timed_out
 from .patience import Patience
 from .reading import Nonsense, Reading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from policies.call import Call
 
+    from .breaker import Pass
     from .upstream import HttpUpstream
 
 MAX_ANSWER = 67_108_864
@@ -49,7 +51,9 @@ class Attempt:
         self._broken: UpstreamError | None = None
         self._patience: Patience | None = None
         self._whole_until = 0.0
+        self._decode: Decode | None = None
         self._model = ""
+        self._leave: Pass | None = None
 
     @property
     def usage(self) -> Usage:
@@ -64,6 +68,18 @@ class Attempt:
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
+        leave = self._leave = self._upstream.enter()
+        try:
+            await self._open()
+        except UpstreamError as error:
+            leave.failed(error)
+            raise
+        except BaseException:
+            leave.drop()
+            raise
+        return self
+
+    async def _open(self) -> None:
         call, upstream = self._call, self._upstream
         model = self._model = await upstream.model(call)
         for _ in range(LESSONS):
@@ -75,7 +91,7 @@ class Attempt:
                 self._worked = error.worked
                 raise
             if response.status_code == httpx.codes.OK:
-                return self
+                return
             failure, text = await self._refused(response)
             if not upstream.dialect.learn(call, model, response.status_code, text):
                 break
@@ -101,6 +117,7 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._report(error)
         if self._over and self._bytes is not None:
             try:
                 async with asyncio.timeout(CLOSE_GRACE):
@@ -112,6 +129,16 @@ class Attempt:
             return
         with anyio.CancelScope(shield=True):
             await self._close()
+
+    def _report(self, error: BaseException | None) -> None:
+        if self._leave is None:
+            return
+        if self._reading.has_output or self._over:
+            self._leave.worked()
+        elif isinstance(error, UpstreamError):
+            self._leave.failed(error)
+        else:
+            self._leave.drop()
 
     async def _close(self) -> None:
         response, self._response = self._response, None
@@ -141,16 +168,21 @@ class Attempt:
     async def _read(self, response: httpx.Response) -> Batch | None:
         """Return what the next network read gives to show; None for nothing yet, or for a stream that has broken."""
         reading, limits = self._reading, self._upstream.settings
-        if self._bytes is None or self._patience is None:
-            self._bytes = aiter(response.stream)  # type: ignore[arg-type]  # an asynchronous transport's stream
-            self._patience = Patience(limits.first_token)
         had = reading.progress
         try:
+            if self._bytes is None or self._patience is None:
+                self._bytes = aiter(response.stream)  # type: ignore[arg-type]  # an asynchronous transport's stream
+                self._patience = Patience(limits.first_token)
+                self._decode = decoder(response.headers)
             with self._patience:
                 data = await anext(self._bytes, None)
+            if self._decode is not None and data is not None:
+                data = self._decode(data)
             batch = reading.take(self._reader.end() if data is None else self._reader.feed(data))
             if reading.progress != had:
                 self._patience.progress(FINISH_GRACE if reading.finished else limits.idle)
+                if not had:
+                    self._report(None)
         except (TimeoutError, EventTooLarge, *BROKEN) as error:
             if reading.finished:
                 return self._ended(None)

@@ -140,6 +140,12 @@ def timed_out(kind: str, request: httpx.Request, *, worked: bool = True) -> Upst
     return UpstreamError(openai.APITimeoutError(_typed(request)), kind, worked=worked)
 
 
+def unavailable(wait: float, request: httpx.Request) -> UpstreamError:
+    """Return the failure of an upstream whose breaker is open: nothing was sent; it is probed in *wait* seconds."""
+    error = openai.APIConnectionError(message="The upstream fails, and is not asked.", request=_typed(request))
+    return UpstreamError(error, "unavailable", retry_after=wait)
+
+
 def broken_off(error: Exception, request: httpx.Request) -> UpstreamError:
     """Return what a body means that broke, or just ended, before any output: a server that failed."""
     return UpstreamError(from_exception(error, request, sent=True).error, "server", worked=True)

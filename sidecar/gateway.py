@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from policies.chain import Chain
@@ -13,6 +14,7 @@ from policies.retry_budget import RetryBudgets
 from policies.store import StoreDown
 from policies.stores import open_store
 
+from .breaker import Breaker
 from .heart import Heart
 from .keys import Keys
 from .live import LiveCalls
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from .access import Profile
     from .settings import Settings
+    from .upstream_settings import UpstreamChoice
 
 BEAT = 2.0
 """Seconds between two signs of life to the store, and between two tries to send what it could not take."""
@@ -41,9 +44,7 @@ class Gateway:
         self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder))
         self.process.upstreams = tuple(each.name for each in settings.upstreams)
         made = {each.trust: transport or make_transport(each.trust) for each in settings.upstreams}
-        self.upstream = Upstreams(
-            [HttpUpstream(each, made[each.trust], clock=self.process.clock) for each in settings.upstreams]
-        )
+        self.upstream = Upstreams([self._upstream(each, made[each.trust]) for each in settings.upstreams])
         self.process.names_of = self.upstream.names_of
         self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.live = LiveCalls()
@@ -55,6 +56,12 @@ class Gateway:
         self._chains = {(each.owner, each.name): self._built(each) for each in chosen}
         self._closing = False
         self._beating = loop.create_task(self._beat())
+
+    def _upstream(self, choice: UpstreamChoice, transport: httpx.AsyncBaseTransport) -> HttpUpstream:
+        process = self.process
+        told = partial(process.log.warning, "the breaker of %s is now %s", choice.name)
+        breaker = Breaker(choice.breaker, process.monotonic, tell=told)
+        return HttpUpstream(choice, transport, clock=process.clock, breaker=breaker)
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)

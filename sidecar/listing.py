@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.event import Batch, Event, Usage
+from policies.upstream import UpstreamError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,5 +40,14 @@ class Listing:
         if self._over:
             raise StopAsyncIteration
         self._over = True
-        body = await self._upstream.models(self._call.headers)
+        leave = self._upstream.enter()
+        try:
+            body = await self._upstream.models(self._call.headers)
+        except UpstreamError as error:
+            leave.failed(error)
+            raise
+        else:
+            leave.worked()
+        finally:
+            leave.drop()
         return Batch(events=[Event(index=-1, raw=body)], raw=body, last=True)

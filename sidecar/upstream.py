@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from httpx_aiohttp import AiohttpTransport
 
 from .attempt import Attempt
 from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
+from .breaker import Breaker, Open, Pass
+from .connector import Connector
 from .dialect import Dialect
-from .failures import from_exception, from_status
+from .failures import from_exception, from_status, unavailable
 from .listing import Listing
 from .upstream_settings import AUTHORIZATION
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from .upstream_settings import UpstreamChoice
 
 MAX_MODELS = 4_194_304
-KEEPALIVE = 30.0
 CROSSING = frozenset(
     {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
 )
@@ -48,8 +50,9 @@ def make_transport(trust: SSLContext | None = None) -> httpx.AsyncBaseTransport:
     """
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=trust or True)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18)
+        return aiohttp.ClientSession(
+            connector=Connector(trust), cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18
+        )
 
     return AiohttpTransport(client=session)
 
@@ -58,9 +61,15 @@ class HttpUpstream:
     """One OpenAI-compatible server, shared by all calls."""
 
     def __init__(
-        self, settings: UpstreamChoice, transport: httpx.AsyncBaseTransport, *, clock: Callable[[], float]
+        self,
+        settings: UpstreamChoice,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        clock: Callable[[], float],
+        breaker: Breaker | None = None,
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
+        self.breaker = breaker or Breaker(settings.breaker, time.monotonic)
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
@@ -80,6 +89,13 @@ class HttpUpstream:
     def open(self, call: Call) -> Stream:
         """Prepare one attempt at this server; nothing is sent before it is entered."""
         return Listing(self, call) if call.operation == "models" else Attempt(self, call)
+
+    def enter(self) -> Pass:
+        """Return the breaker's leave for one attempt.  Raises `UpstreamError` while it is open."""
+        try:
+            return self.breaker.enter()
+        except Open as shut:
+            raise unavailable(shut.wait, self.unsent) from shut.cause
 
     def _own_and(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         held = self._own if self.settings.pass_authorization else self._own | ACCOUNT

@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from .breaker import BreakerSettings
+
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -54,6 +56,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_token: Seconds = 300.0
     idle: Seconds = 300.0
     whole: Seconds = 600.0
+    breaker: BreakerSettings = BreakerSettings()
 
     def __post_init__(self) -> None:
         self._check_url()

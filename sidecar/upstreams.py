@@ -34,6 +34,11 @@ class Upstreams:
         """The model of calls that name none; empty while it is not known."""
         return self._first.default_model
 
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each upstream's breaker, by its name."""
+        return {name: upstream.breaker.state for name, upstream in self._by_name.items()}
+
     def names_of(self, call: Call) -> list[str]:
         """Return what the upstreams call the models that may serve *call*; an empty name is one that is not known."""
         names = [upstream.name_of(call) for upstream in self._by_name.values()]
