@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ENGINE := .venv-engine
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill lint format format-check typecheck check build smoke bench test-engine clean
+.PHONY: help demo test test-kill soak cancel drill lint format format-check typecheck check build smoke bench test-engine clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,15 @@ test: $(VENV)/.ready ## Run the tests; says what it skips and why
 
 test-kill: $(VENV)/.ready ## Kill it a hundred times under load, on each store, and audit the books (minutes)
 	ROUNDS=$${ROUNDS:-100} $(BIN)/python -m pytest -q -s tests/test_kill.py
+
+soak: $(VENV)/.ready ## Ten thousand mixed failures and aborts, then look for what is left of them (minutes)
+	SOAK=$${SOAK:-10000} $(BIN)/python -m pytest -q -s tests/test_soak.py
+
+cancel: $(VENV)/.ready ## Measure how soon upstream is let go when a client leaves, in each phase
+	PYTHONPATH=tests $(BIN)/python bench/cancel.py
+
+drill: $(VENV)/.ready ## A thousand calls at a dead upstream: what it gets of them, and how soon it is back
+	PYTHONPATH=tests $(BIN)/python bench/outage.py
 
 lint: $(VENV)/.ready ## Check with ruff, all rules
 	$(BIN)/ruff check .

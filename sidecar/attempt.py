@@ -118,15 +118,26 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._report(error)
-        if self._over and self._bytes is not None:
-            try:
-                async with asyncio.timeout(CLOSE_GRACE):
-                    await anext(self._bytes, None)
-            except (TimeoutError, *BROKEN):
-                pass
         if kind is None:
+            try:
+                await self._read_out()
+            except BaseException:
+                await self._close_now()
+                raise
             await self._close()
+        else:
+            await self._close_now()
+
+    async def _read_out(self) -> None:
+        if not self._over or self._bytes is None:
             return
+        try:
+            async with asyncio.timeout(CLOSE_GRACE):
+                await anext(self._bytes, None)
+        except (TimeoutError, *BROKEN):
+            pass
+
+    async def _close_now(self) -> None:
         with anyio.CancelScope(shield=True):
             await self._close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from serving import CHAT, Sidecar, settings_of, sidecar
 from wire import HEAD, Client, Connection, Script, Upstream, eventually, token, upstream
 
 from policies import Call, Lease, Policy
+from policies.testing import make_call
+from sidecar.upstream import HttpUpstream, make_transport
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +143,34 @@ async def test_half_a_request(tmp_path: Path) -> None:
         status, _, _ = await served.get("/healthz")
 
     assert (status, len(up.requests)) == (200, 0)
+
+
+async def test_at_the_end(tmp_path: Path) -> None:
+    """A call that is cancelled while its complete answer is read out closes its connection too."""
+
+    async def no_last_chunk(connection: Connection) -> None:
+        await connection.send(HEAD)
+        await connection.chunk(token("a"))
+        await connection.chunk(b"data: [DONE]\n\n")
+        await connection.hang()
+
+    async with upstream(no_last_chunk) as up:
+        settings = settings_of(tmp_path, up.url)
+        server = HttpUpstream(settings.upstreams[0], make_transport(), clock=time.time)
+        call = make_call("hi")
+
+        async def reads() -> None:
+            async with server.open(call) as stream:
+                async for batch in stream:
+                    if batch.last:
+                        break
+                asyncio.get_running_loop().call_soon(reading.cancel)
+
+        reading = asyncio.create_task(reads())
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await asyncio.wait_for(up.requests[0].gone.wait(), 5)
+        await server.aclose()
 
 
 async def test_nothing_left(tmp_path: Path) -> None:
