@@ -84,18 +84,23 @@ class Attempt:
         model = self._model = await upstream.model(call)
         for _ in range(LESSONS):
             self._request = upstream.chat_request(call, model)
-            self._worked = True
             try:
-                self._response = response = await upstream.send(self._request, within=self._head_within())
+                self._response = response = await upstream.send(
+                    self._request, within=self._head_within(), reached=self._reached
+                )
             except UpstreamError as error:
                 self._worked = error.worked
                 raise
+            self._worked = True
             if response.status_code == httpx.codes.OK:
                 return
             failure, text = await self._refused(response)
             if not upstream.dialect.learn(call, model, response.status_code, text):
                 break
         raise failure
+
+    def _reached(self) -> None:
+        self._worked = True
 
     def _head_within(self) -> float:
         """Return the seconds to the head; a server that does not stream sends its head with its whole answer."""

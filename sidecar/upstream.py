@@ -15,7 +15,7 @@ from httpx_aiohttp import AiohttpTransport
 from .attempt import Attempt
 from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
 from .breaker import Breaker, Open, Pass
-from .connector import Connector
+from .connector import REACHED, Connector
 from .dialect import Dialect
 from .failures import from_exception, from_status, unavailable
 from .listing import Listing
@@ -155,11 +155,12 @@ class HttpUpstream:
             if response is not None:
                 await response.aclose()
 
-    async def send(self, request: httpx.Request, *, within: float) -> httpx.Response:
-        """Send *request* and return its answer, body unread.
+    async def send(self, request: httpx.Request, *, within: float, reached: Callable[[], None]) -> httpx.Response:
+        """Send *request* and return its answer, body unread; *reached* is called when it has a connection.
 
         Raises `UpstreamError`, also when there is no head *within* seconds; a cancelled one closes its socket.
         """
+        REACHED.set(reached)
         try:
             async with asyncio.timeout(within):
                 return await self.transport.handle_async_request(request)

@@ -134,6 +134,22 @@ async def test_before_upstream(tmp_path: Path, where: str, leave: Callable[[Clie
     assert [(account.spent, account.reserved) for account in accounts] in ([], [(0, 0)])
 
 
+@LEAVE
+async def test_in_handshake(tmp_path: Path, leave: Callable[[Client], None]) -> None:
+    """A client that leaves while upstream is still being connected to ends that; nothing was done, nothing is charged."""
+    async with upstream(silent) as up:
+        url = up.url.replace("http:", "https:")
+        async with sidecar(settings_of(tmp_path, url)) as served:
+            client = await served.client()
+            await client.post("/v1/chat/completions", HI)
+            await eventually(lambda: up.open == 1)
+            leave(client)
+            await eventually(lambda: up.open == 0)
+            account = await served.account()
+
+    assert (account.spent, account.reserved) == (0, 0)
+
+
 async def test_half_a_request(tmp_path: Path) -> None:
     """A client that leaves before its body is whole has asked for nothing."""
     async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url)) as served:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from pathlib import Path
 
 import pytest
 from serving import settings_of, sidecar
 from wire import HEAD, Client, Connection, eventually, token, upstream
+
+from sidecar.protocol import OPTIONS, Protocol
 
 pytestmark = pytest.mark.anyio
 
@@ -99,3 +102,20 @@ async def test_never_reads(tmp_path: Path) -> None:
     assert other == 200
     assert stuck < MANY / 2, f"{stuck * len(PIECE) / 1e6:.0f} MB went into buffers"
     assert account.reserved == 0
+
+
+async def test_keepalive(tmp_path: Path) -> None:
+    """The system looks for silent clients on each connection, for those to whom nothing is sent."""
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        client = await served.client()
+        await client.post("/v1/chat/completions", HI)
+        await client.until(b'"a"')
+        here = client.writer.get_extra_info("sockname")
+        found = [each for each in gc.get_objects() if isinstance(each, Protocol)]
+        ours = next(each.transport for each in found if each.transport.get_extra_info("peername") == here)
+        raw = ours.get_extra_info("socket")
+        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
+        options += [(socket.IPPROTO_TCP, getattr(socket, name)) for name in OPTIONS if hasattr(socket, name)]
+        values = [raw.getsockopt(level, option) for level, option in options]
+
+    assert values == [1, *(value for name, value in OPTIONS.items() if hasattr(socket, name))]
