@@ -47,7 +47,7 @@ class Attempt:
         self._bytes: AsyncIterator[bytes] | None = None
         self._reader = Reader()
         self._reading = Reading(shows_usage=_asked_for_usage(call))
-        self._worked = self._over = False
+        self._worked = self._over = self._failed = False
         self._broken: UpstreamError | None = None
         self._patience: Patience | None = None
         self._whole_until = 0.0
@@ -59,12 +59,13 @@ class Attempt:
     def usage(self) -> Usage:
         """Upstream's report if it came; else the prompt as estimated and every token that was read.
 
-        A lower bound for a call without `stream` whose answer did not arrive whole.
+        A lower bound for a call without `stream` that was left before its answer had arrived: nobody can say what upstream
+        had made of it.  An attempt that upstream failed costs its prompt, and no more than what was read.
         """
         if not self._worked:
             return Usage()
         usage = self._reading.usage
-        exact = self._call.stream or self._reading.done
+        exact = self._call.stream or self._reading.done or self._failed
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
@@ -72,6 +73,7 @@ class Attempt:
         try:
             await self._open()
         except UpstreamError as error:
+            self._failed = True
             leave.failed(error)
             raise
         except BaseException:
@@ -122,6 +124,7 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._failed = isinstance(error, UpstreamError)
         self._report(error)
         if kind is None:
             try:

@@ -266,3 +266,28 @@ async def test_any_bytes(tmp_path: Path) -> None:
         chat == [("start", ""), ("token", '"h\u00e9"'), ("token", '"\U0001f98a"'), ("done", "")] for chat, _ in seen
     )
     assert {body for _, (_, _, body) in seen} == {stream.replace(b": c\n\n", b"")}
+
+
+@pytest.mark.parametrize("then", [200, 400])
+async def test_plain_attempt_that_failed(tmp_path: Path, then: int) -> None:
+    """A plain attempt that upstream broke costs its prompt, not its hold; what the next one cost comes on top."""
+
+    async def cuts(connection: Connection) -> None:
+        await connection.send(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"cho')
+        connection.close()
+
+    async def answers(connection: Connection) -> None:
+        choice = {"index": 0, "message": {"content": "fine"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 3}
+        body = {"choices": [choice], "usage": usage} if then == 200 else {"error": {"message": "no"}}
+        await connection.answer(then, json.dumps(body).encode())
+
+    text = '[[policy]]\nuse = "budget"\ntokens = 100_000\n[[policy]]\nuse = "retry"\nbase = 0.001\ncap = 0.001\n'
+    async with upstream(cuts, answers) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        call = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 400}
+        status, _, _ = await served.post("/v1/chat/completions", call)
+        account = await served.account()
+
+    prompt = 5
+    assert (status, account.reserved) == (then, 0)
+    assert account.spent == prompt + (13 if then == 200 else 0)
