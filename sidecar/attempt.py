@@ -33,6 +33,8 @@ LESSONS = 3
 """How often a call is put otherwise to a server that refuses a field of ours."""
 FINISH_GRACE = 10.0
 """Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
+TIMER_SLACK = 0.05
+"""Seconds by which the loop's timers may be early."""
 CLOSE_GRACE = 0.005
 """Seconds in which the end of a complete body is waited for, so that its connection can serve again."""
 
@@ -76,8 +78,8 @@ class Attempt:
             self._failed = True
             leave.failed(error)
             raise
-        except BaseException:
-            leave.drop()
+        except BaseException as error:
+            self._report(error)
             raise
         return self
 
@@ -156,6 +158,8 @@ class Attempt:
             self._leave.worked()
         elif isinstance(error, UpstreamError):
             self._leave.failed(error)
+        elif error is not None and _too_late(self._call):
+            self._leave.failed(timed_out("first_token_timeout", self._request))
         else:
             self._leave.drop()
 
@@ -253,6 +257,11 @@ class Attempt:
         if self._reading.has_output:
             return interrupted(self._request, str(error))
         return broken_off(error, self._request)
+
+
+def _too_late(call: Call) -> bool:
+    """Whether it is the call's deadline that ends it: without a word by then, upstream fails as if by a limit of its own."""
+    return call.deadline is not None and call.process.monotonic() + TIMER_SLACK >= call.deadline
 
 
 def _is_stream(response: httpx.Response) -> bool:

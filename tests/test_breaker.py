@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import Sidecar, settings_of, sidecar
-from wire import Connection, eventually, upstream
+from serving import CHAT, Sidecar, settings_of, sidecar
+from wire import HEAD, Connection, eventually, upstream
 
 from policies.testing import FakeClock
 from policies.upstream import UpstreamError
@@ -222,3 +222,31 @@ async def test_fallback(tmp_path: Path) -> None:
     assert {status for status, _, _ in answers} == {200}
     assert len(second.requests) == 200
     assert up_is.seen <= 30
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("head", [False, True], ids=["before the head", "before the first token"])
+async def test_deadline(tmp_path: Path, head: bool) -> None:  # noqa: FBT001  # a column
+    """An upstream that says nothing until a call's deadline has failed; one whose client left has not."""
+
+    async def hangs(connection: Connection) -> None:
+        if head:
+            await connection.send(HEAD)
+        await connection.hang()
+
+    async with upstream(hangs) as up:
+        text = "[server]\nchat_deadline = 0.1\n"
+        text += f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 3 }}\n"
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            for _ in range(5):
+                client = await served.client()
+                await client.post("/v1/chat/completions", HI)
+                await eventually(lambda: up.open > 0)
+                client.close()
+                await eventually(lambda: len(served.gateway.live) == 0)
+            left = dict(served.gateway.upstream.states)
+            for _ in range(3):
+                await served.post("/api/chat", CHAT)
+            late = dict(served.gateway.upstream.states)
+
+    assert (left, late) == ({"upstream-1": "closed"}, {"upstream-1": "open"})
