@@ -85,6 +85,6 @@ def among(names: Sequence[str], failure: Failure) -> bool:
     if known is not None and known.family and known.family in names:
         return True
     error = failure.error
-    said = ((STATUS, "status_code"), (CODE, "code"), (CODE, "type"))
-    told = ((prefix, getattr(error, field, None)) for prefix, field in said)
-    return any(value is not None and f"{prefix}{value}" in names for prefix, value in told)
+    said = ((STATUS, "status_code"), (STATUS, "code"), (CODE, "code"), (CODE, "type"))
+    told = {f"{prefix}{value}".lower() for prefix, field in said if (value := getattr(error, field, None)) is not None}
+    return any(name.lower() in told for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import httpx
 import msgspec
 import openai
 
+from policies.classes import CLASSES
 from policies.event import Batch
 from policies.upstream import UpstreamError
 
@@ -61,8 +63,9 @@ BY_STATUS = {
     503: "overloaded",
     504: "timeout",
     529: "overloaded",
+    501: "request",
 }
-SERVER, CLIENT = 500, 400
+SERVER, CLIENT, REDIRECT = 500, 400, 300
 
 BY_TEXT = (
     ("maximum context length", "context"),
@@ -74,6 +77,11 @@ BY_TEXT = (
     ("loading model", "overloaded"),
 )
 """The last resort: words of servers that send no code."""
+TOO_MANY = 429
+PROMPTS = frozenset({400, 413, 422, 500})
+QUOTED = 4_096
+FAULTS = 5
+_CODE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 _CLASSES: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
@@ -91,42 +99,44 @@ def from_status(
 ) -> UpstreamError:
     """Return what an answer with another status than 200 means; *body* is its first 64 kB, *now* in seconds since 1970.
 
-    Such an answer did no work, except a time-out's: a gateway in between gave up while the server went on.
+    Such an answer did no work.  Its words are passed on where they are an error object's; a page, a text or an answer that
+    came under a wrong status are not.
     """
     said = _error_object(body)
-    message = redact(_message(said) or body.decode("utf-8", "replace"), secrets) or f"upstream answered {status}"
+    words = _message(said)
+    message = redact(words, secrets) or f"The upstream answered with status {status}."
     response = httpx.Response(status, headers=headers, content=b"", request=request)
-    kind = _kind(said, message, status) if status >= CLIENT else "request"
+    kind = _kind(said, words or body[:QUOTED].decode("utf-8", "replace"), status)
     if status == httpx.codes.PAYMENT_REQUIRED and _in_flight(said) and "retry-after" in headers:
         kind = "rate"
     return UpstreamError(
-        _status_error(status, message, response, said),
+        _status_error(status, message, response, _named(said, secrets)),
         kind,
         retry_after=wait_asked(headers, now),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
-        worked=kind == "timeout",
     )
 
 
 def from_object(said: object, request: httpx.Request, *, secrets: Sequence[str] = ()) -> UpstreamError:
     """Return what an error object under a 200 means: it counts like the status that it names."""
     found = said if isinstance(said, dict) else {}
-    message = redact(_message(found) or (said if isinstance(said, str) else ""), secrets) or "upstream sent an error"
+    words = _message(found) or (said if isinstance(said, str) else "")
+    message = redact(words, secrets) or "The upstream sent an error."
     code = found.get("code") or found.get("status") or found.get("status_code")
-    status = int(code) if isinstance(code, int | str) and str(code).isdigit() and len(str(code)) == len("500") else 0
-    error = openai.APIError(message, _typed(request), body=found or None)
-    return UpstreamError(error, _kind(found, message, status or SERVER), worked=False)
+    error = openai.APIError(message, _typed(request), body=_named(found, secrets) or None)
+    return UpstreamError(error, _kind(found, words, _status(code) or SERVER), worked=False)
 
 
 def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> UpstreamError:
     """Return what a transport's failure means.
 
-    *sent*: the request may have gone out.  A silent or a cut server may have worked; one that was never reached, or that
-    closed before the head (an idle connection that went stale), did not.
+    *sent*: the request may have gone out.  A silent or a cut server may have worked; one that was never reached, or whose
+    kept connection had gone stale, did not.
     """
     cause = error.__cause__
     reached = sent and isinstance(error, httpx.ReadTimeout | httpx.ReadError | httpx.RemoteProtocolError | TimeoutError)
-    if isinstance(cause, aiohttp.ConnectionTimeoutError) or (isinstance(error, httpx.ConnectTimeout) and cause is None):
+    silent = isinstance(error, httpx.ConnectTimeout) and (cause is None or isinstance(cause, TimeoutError))
+    if silent or isinstance(cause, aiohttp.ConnectionTimeoutError):
         return timed_out("connect_timeout", request, worked=False)
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(cause, TimeoutError):
         return timed_out("head_timeout", request, worked=reached)
@@ -183,32 +193,60 @@ def _error_object(body: bytes) -> dict[str, Any]:
         said = said[0]
     if not isinstance(said, dict):
         return {}
-    inner = said.get("error", said.get("detail", said))
+    inner = said.get("error") or said.get("detail") or said
     if isinstance(inner, str):
         return {"message": inner}
+    if isinstance(inner, list):
+        return {"message": "; ".join(filter(None, map(_fault, inner[:FAULTS])))}
     return inner if isinstance(inner, dict) else {}
+
+
+def _fault(each: object) -> str:
+    """Return one of FastAPI's faults in words, without the input that it quotes."""
+    if not isinstance(each, dict) or not isinstance(each.get("msg"), str):
+        return ""
+    place = each.get("loc")
+    return f"{'.'.join(map(str, place))}: {each['msg']}" if isinstance(place, list) and place else str(each["msg"])
+
+
+def _named(said: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Return the code, type and param of an error object, each only if it is a plain name."""
+    named = {key: str(value) for key in ("code", "type", "param") if isinstance(value := said.get(key), str | int)}
+    return {key: value for key, value in named.items() if _CODE.fullmatch(value) and redact(value, secrets) == value}
+
+
+def _status(code: object) -> int:
+    """Return the HTTP status that *code* is, 0 for anything else."""
+    text = str(code)
+    return int(text) if len(text) == len("500") and text.isascii() and text.isdigit() else 0
 
 
 def _message(said: dict[str, Any]) -> str:
     return next((text for key in ("message", "msg", "detail", "error") if isinstance(text := said.get(key), str)), "")
 
 
-def _kind(said: dict[str, Any], message: str, status: int) -> str:
+def _kind(said: dict[str, Any], words: str, status: int) -> str:
     names = [str(name).lower() for key in ("code", "type") if (name := said.get(key)) is not None]
     known = [BY_CODE[name] for name in names if name in BY_CODE and name not in VAGUE]
     if known:
-        return known[0]
-    low = message.lower()
-    by_text = next((kind for words, kind in BY_TEXT if words in low), None)
+        return next((kind for kind in known if not CLASSES[kind].retry), known[0])
+    numbers = [number for name in names if (number := _status(name))]
+    told, low = (numbers or [status])[0], words.lower()
+    by_text = next((kind for said_so, kind in BY_TEXT if said_so in low and _may_say(kind, told)), None)
     if by_text is not None:
         return by_text
-    numbers = [int(name) for name in names if name.isdigit() and len(name) == len("500")]
     for number in (*numbers, status):
         if number in BY_STATUS:
             return BY_STATUS[number]
     if any(name in BY_CODE for name in names) and not numbers and status >= SERVER:
         return next(BY_CODE[name] for name in names if name in BY_CODE)
-    return "server" if max((*numbers, 0)) >= SERVER or (not numbers and not CLIENT <= status < SERVER) else "request"
+    refused = max(numbers, default=0) < SERVER if numbers else REDIRECT <= status < SERVER
+    return "request" if refused else "server"
+
+
+def _may_say(kind: str, status: int) -> bool:
+    """Whether words count under *status*: servers quote what they were sent, and anybody can send these words."""
+    return status in PROMPTS if kind == "context" else status == TOO_MANY or status >= SERVER
 
 
 def _in_flight(said: dict[str, Any]) -> bool:

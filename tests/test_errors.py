@@ -64,6 +64,12 @@ IN_FLIGHT = err(code=402, metadata={"limit_source": "openrouter_in_flight_budget
         (408, b"", {}, "timeout", openai.APIStatusError),
         (409, err(), {}, "overloaded", openai.ConflictError),
         (413, b"", {}, "request", openai.APIStatusError),
+        (401, err(message="loading model"), {}, "auth", openai.AuthenticationError),
+        (400, err(message="input: 'loading model'", code=400), {}, "request", openai.BadRequestError),
+        (429, err(code="rate_limit_exceeded", type="insufficient_quota"), {}, "quota", openai.RateLimitError),
+        (501, err(code=501, type="not_supported_error"), {}, "request", openai.InternalServerError),
+        (400, err(code="²³¹"), {}, "request", openai.BadRequestError),
+        (201, b"data: {}", {}, "server", openai.APIStatusError),
         (422, {"detail": [{"msg": "bad"}]}, {}, "request", openai.UnprocessableEntityError),
         (429, err(type="requests", code="rate_limit_exceeded"), {}, "rate", openai.RateLimitError),
         (429, err(type="insufficient_quota", code="insufficient_quota"), {}, "quota", openai.RateLimitError),
@@ -84,13 +90,51 @@ IN_FLIGHT = err(code=402, metadata={"limit_source": "openrouter_in_flight_budget
     ],
 )  # fmt: skip
 def test_status(status: int, body: Any, headers: dict[str, str], kind: str, raised: type[Exception]) -> None:
-    """A refusal is classed by its body before its headers before its status, as the SDK's own exception."""
+    """A refusal is classed by its body before its headers before its status, as the SDK's own exception; it did no work."""
     error = said(status, body, headers)
 
     assert (error.kind, type(error.error)) == (kind, raised)
     assert isinstance(error.error, openai.APIStatusError)
     assert error.error.status_code == status
-    assert error.worked is (kind == "timeout")
+    assert not error.worked
+
+
+SECRET = "sk-our-own-key-123456"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"the answer: PRIVATE", "The upstream answered with status 422."),
+        (b'data: {"choices": [{"delta": {"content": "PRIVATE"}}]}', "The upstream answered with status 422."),
+        (b'{"detail": [{"loc": ["body", "n"], "msg": "must be a number", "input": "PRIVATE"}]}', "body.n: must be a number"),
+        (b'{"error": {"message": "no such model"}}', "no such model"),
+    ],
+)  # fmt: skip
+def test_only_an_error_object_speaks(body: bytes, words: str) -> None:
+    """What is no error object, and what one quotes of its input, is passed on to nobody."""
+    assert said(422, body).error.args[0] == words
+
+
+@pytest.mark.parametrize("value", [SECRET, f"x {SECRET}", "http://10.0.0.7/a", "/srv/ops/server.py", "x" * 65, ["x"]])
+def test_names_are_names(value: object) -> None:
+    """A code, a type or a param that is more than a plain name, or holds a key, is left out."""
+    body = json.dumps(err(code=value, type=value, param=value)).encode()
+    error = from_status(400, httpx.Headers(), body, REQUEST, secrets=[SECRET], now=NOW).error
+
+    assert isinstance(error, openai.APIError)
+    assert (error.code, error.type, error.param) == (None, None, None)
+
+
+def test_names_stay() -> None:
+    """Plain names stay: programs match them."""
+    error = said(
+        400, err(code="context_length_exceeded", type="invalid_request_error", param="messages[0].content")
+    ).error
+
+    assert isinstance(error, openai.APIError)
+    assert (error.code, error.type) == ("context_length_exceeded", "invalid_request_error")
+    assert error.param == "messages[0].content"
 
 
 @pytest.mark.parametrize(
