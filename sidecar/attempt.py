@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-import anyio
 import httpx
 
 from policies.event import Batch, Usage
 from policies.upstream import UpstreamError
 
-from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
+from .bounded import BROKEN, ERROR_WITHIN, AnswerTooLarge, read_bounded, read_error
 from .encodings import Decode, decoder
-from .failures import broken_off, empty, from_object, interrupted, timed_out
+from .failures import broken_off, empty, from_exception, from_object, interrupted, timed_out
 from .patience import Patience
 from .reading import Nonsense, Reading
 from .sse import EventTooLarge, Reader
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from policies.call import Call
 
     from .breaker import Pass
+    from .exchange import Answer
     from .upstream import HttpUpstream
 
 MAX_ANSWER = 67_108_864
@@ -44,16 +43,15 @@ class Attempt:
 
     def __init__(self, upstream: HttpUpstream, call: Call) -> None:
         self._upstream, self._call = upstream, call
-        self._request = upstream.unsent
-        self._response: httpx.Response | None = None
-        self._bytes: AsyncIterator[bytes] | None = None
+        self._request = upstream.asked
+        self._answer: Answer | None = None
         self._reader = Reader()
         self._reading = Reading(shows_usage=_asked_for_usage(call))
         self._worked = self._over = self._failed = False
         self._broken: UpstreamError | None = None
         self._patience: Patience | None = None
-        self._whole_until = 0.0
         self._decode: Decode | None = None
+        self._streams = False
         self._model = ""
         self._leave: Pass | None = None
 
@@ -71,85 +69,79 @@ class Attempt:
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
-        leave = self._leave = self._upstream.enter()
+        self._leave = self._upstream.enter()
         try:
             await self._open()
-        except UpstreamError as error:
-            self._failed = True
-            leave.failed(error)
-            raise
         except BaseException as error:
+            self._failed = isinstance(error, UpstreamError)
             self._report(error)
+            await self._close()
             raise
         return self
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
         model = self._model = await upstream.model(call)
+        manner = upstream.dialect.manner(model)
+        limits = upstream.settings
+        # A server that does not stream sends its head with its whole answer.
+        patience = self._patience = Patience(limits.head if call.stream else limits.whole)
         for _ in range(LESSONS):
-            self._request = upstream.chat_request(call, model)
+            body = upstream.chat_body(call, model, manner)
             try:
-                self._response = response = await upstream.send(
-                    self._request, within=self._head_within(), reached=self._reached
-                )
-            except UpstreamError as error:
-                self._worked = error.worked
-                raise
-            self._worked = True
-            if response.status_code == httpx.codes.OK:
+                with patience:
+                    answer = self._answer = await upstream.send(call, body, self._reached)
+            except (TimeoutError, *BROKEN) as error:
+                failed = from_exception(error, self._request, sent=True)
+                self._worked = self._worked and failed.worked
+                raise failed from error
+            if answer.status == httpx.codes.OK:
+                upstream.dialect.learn(model, manner)
+                self._streams = call.stream and _is_stream(answer)
+                if call.stream:
+                    patience.progress(limits.first_token)
+                self._decode = _decoder(answer, self._request)
                 return
-            failure, text = await self._refused(response)
-            if not upstream.dialect.learn(call, model, response.status_code, text):
+            failure, words = await self._refused(answer)
+            other = upstream.dialect.otherwise(call, manner, answer.status, words)
+            if other is None:
                 break
+            manner = other
         raise failure
 
     def _reached(self) -> None:
         self._worked = True
 
-    def _head_within(self) -> float:
-        """Return the seconds to the head; a server that does not stream sends its head with its whole answer."""
-        limits = self._upstream.settings
-        if self._call.stream:
-            return limits.head
-        self._whole_until = asyncio.get_running_loop().time() + limits.whole
-        return limits.whole
-
-    async def _refused(self, response: httpx.Response) -> tuple[UpstreamError, str]:
+    async def _refused(self, answer: Answer) -> tuple[UpstreamError, str]:
         try:
-            body = await read_error(response)
+            body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
         finally:
             await self._close()
-        failure = self._upstream.failure(response, self._request, body)
+        failure = self._upstream.failure(answer, body)
         self._worked = failure.worked
         return failure, body.decode("utf-8", "replace")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._failed = isinstance(error, UpstreamError)
+        self._failed = isinstance(error, UpstreamError) or (error is not None and _too_late(self._call))
         self._report(error)
-        if kind is None:
-            try:
+        try:
+            if kind is None:
                 await self._read_out()
-            except BaseException:
-                await self._close_now()
-                raise
+        finally:
             await self._close()
-        else:
-            await self._close_now()
 
     async def _read_out(self) -> None:
-        if not self._over or self._bytes is None:
+        """Wait a moment for the end of a complete body, so that its connection can serve again."""
+        answer = self._answer
+        if not self._over or answer is None or answer.ended:
             return
         try:
             async with asyncio.timeout(CLOSE_GRACE):
-                await anext(self._bytes, None)
+                await answer.read()
         except (TimeoutError, *BROKEN):
             pass
-
-    async def _close_now(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._close()
 
     def _report(self, error: BaseException | None) -> None:
         if self._leave is None:
@@ -164,11 +156,11 @@ class Attempt:
             self._leave.drop()
 
     async def _close(self) -> None:
-        response, self._response = self._response, None
+        answer, self._answer = self._answer, None
         if self._patience is not None:
             self._patience.stop()
-        if response is not None:
-            await response.aclose()
+        if answer is not None:
+            await answer.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -176,34 +168,33 @@ class Attempt:
     async def __anext__(self) -> Batch:
         if self._over:
             raise StopAsyncIteration
-        if self._response is None:
+        if self._answer is None:
             msg = "iterated before it was entered"
             raise RuntimeError(msg)
-        if not (self._call.stream and _is_stream(self._response)):
-            return await self._read_whole(self._response)
+        if not self._streams:
+            return await self._read_whole(self._answer)
         while self._broken is None:
-            batch = await self._read(self._response)
+            batch = await self._read(self._answer)
             if batch is not None:
                 self._over = batch.last
                 return batch
         raise self._broken
 
-    async def _read(self, response: httpx.Response) -> Batch | None:
+    async def _read(self, answer: Answer) -> Batch | None:
         """Return what the next network read gives to show; None for nothing yet, or for a stream that has broken."""
         reading, limits = self._reading, self._upstream.settings
         had = reading.progress
+        patience = self._patience
+        assert patience is not None  # for the type: it was opened
         try:
-            if self._bytes is None or self._patience is None:
-                self._bytes = aiter(response.stream)  # type: ignore[arg-type]  # an asynchronous transport's stream
-                self._patience = Patience(limits.first_token)
-                self._decode = decoder(response.headers)
-            with self._patience:
-                data = await anext(self._bytes, None)
-            if self._decode is not None and data is not None:
+            with patience:
+                data = await answer.read()
+            over = not data
+            if self._decode is not None and data:
                 data = self._decode(data)
-            batch = reading.take(self._reader.end() if data is None else self._reader.feed(data))
+            batch = reading.take(self._reader.end() if over else self._reader.feed(data))
             if reading.progress != had:
-                self._patience.progress(FINISH_GRACE if reading.finished else limits.idle)
+                patience.progress(FINISH_GRACE if reading.finished else limits.idle)
                 if not had:
                     self._report(None)
         except (TimeoutError, EventTooLarge, *BROKEN) as error:
@@ -214,9 +205,9 @@ class Attempt:
         if reading.failure is not None:
             self._broken = self._failure()
             return batch
-        if reading.done or (data is None and reading.finished):
+        if reading.done or (over and reading.finished):
             return self._ended(batch)
-        if data is None:
+        if over:
             self._broken = self._cut(EOFError("the stream ended before it was complete"))
         return batch
 
@@ -228,13 +219,13 @@ class Attempt:
         self._broken = empty(self._request, last if reading.finished else None)
         return None
 
-    async def _read_whole(self, response: httpx.Response) -> Batch:
-        reading = self._reading
+    async def _read_whole(self, answer: Answer) -> Batch:
+        reading, patience = self._reading, self._patience
+        assert patience is not None  # for the type: it was opened
         try:
-            until = self._whole_until or asyncio.get_running_loop().time() + self._upstream.settings.whole
-            async with asyncio.timeout_at(until):
-                body = await read_bounded(response, MAX_ANSWER)
-        except (AnswerTooLarge, *BROKEN) as error:
+            with patience:
+                body = await read_bounded(answer, MAX_ANSWER)
+        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
             raise self._cut(error) from error
         batch = reading.take_whole(body, as_stream=self._call.stream)
         if batch is None:
@@ -245,15 +236,15 @@ class Attempt:
         raise empty(self._request, batch)
 
     def _failure(self) -> UpstreamError:
-        """Return what upstream said instead of an answer; an error object before any output did no work."""
-        said = self._reading.failure
-        self._worked = self._reading.has_output or isinstance(said, Nonsense)
+        """Return what upstream said instead of an answer; an error object before any output or report did no work."""
+        said, reported = self._reading.failure, self._reading.usage
+        worked = self._reading.has_output or bool(reported.input or reported.output)
+        self._worked = worked or isinstance(said, Nonsense)
         return from_object(said, self._request, secrets=self._upstream.secrets)
 
     def _cut(self, error: Exception) -> UpstreamError:
         if isinstance(error, TimeoutError):
-            kind = "idle_timeout" if self._reading.has_output else "first_token_timeout"
-            return timed_out(kind if self._call.stream else "head_timeout", self._request)
+            return timed_out("idle_timeout" if self._reading.has_output else "first_token_timeout", self._request)
         if self._reading.has_output:
             return interrupted(self._request, str(error))
         return broken_off(error, self._request)
@@ -264,8 +255,15 @@ def _too_late(call: Call) -> bool:
     return call.deadline is not None and call.process.monotonic() + TIMER_SLACK >= call.deadline
 
 
-def _is_stream(response: httpx.Response) -> bool:
-    content_type: str = response.headers.get("content-type", "")
+def _decoder(answer: Answer, request: httpx.Request) -> Decode | None:
+    try:
+        return decoder(answer.headers)
+    except httpx.DecodingError as error:
+        raise broken_off(error, request) from error
+
+
+def _is_stream(answer: Answer) -> bool:
+    content_type = answer.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 

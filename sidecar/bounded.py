@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
 import aiohttp
 import httpx
 
 from .encodings import decoder
 
+if TYPE_CHECKING:
+    from .exchange import Answer
+
 BROKEN = (httpx.HTTPError, aiohttp.ClientError, OSError)
 """What a body that breaks raises."""
 MAX_ERROR = 65_536
+ERROR_WITHIN = 5.0
+"""Seconds that the body of an error gets: its status says the most important already."""
 
 
 class AnswerTooLarge(Exception):
     """An answer beyond the limit of what is held in memory."""
 
 
-async def read_bounded(response: httpx.Response, limit: int) -> bytes:
+async def read_bounded(answer: Answer, limit: int) -> bytes:
     """Return the whole body of at most *limit* bytes; raises `AnswerTooLarge`, or one of `BROKEN`."""
-    pieces, size, decode = [], 0, decoder(response.headers)
-    async for raw in response.aiter_raw():
+    pieces, size, decode = [], 0, decoder(answer.headers)
+    while raw := await answer.read():
         data = raw if decode is None else decode(raw)
         size += len(data)
         if size > limit:
@@ -29,15 +37,16 @@ async def read_bounded(response: httpx.Response, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-async def read_error(response: httpx.Response) -> bytes:
-    """Return the first 64 kB of an error's body, or what came of it before it broke."""
+async def read_error(answer: Answer, *, within: float = ERROR_WITHIN) -> bytes:
+    """Return the first 64 kB of an error's body: what came of it *within* seconds, and before it broke."""
     body = b""
     try:
-        decode = decoder(response.headers)
-        async for data in response.aiter_raw():
-            body += data if decode is None else decode(data)
-            if len(body) >= MAX_ERROR:
-                break
-    except BROKEN:
+        decode = decoder(answer.headers)
+        async with asyncio.timeout(within):
+            while raw := await answer.read():
+                body += raw if decode is None else decode(raw)
+                if len(body) >= MAX_ERROR:
+                    break
+    except (TimeoutError, *BROKEN):
         pass
     return body[:MAX_ERROR]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import httpx
@@ -16,7 +16,7 @@ MOST = 16_777_216
 """Bytes that one network read may become."""
 
 
-def decoder(headers: httpx.Headers) -> Decode | None:
+def decoder(headers: Mapping[str, str]) -> Decode | None:
     """Return what decodes a body with *headers*, read by read; None where nothing is to be done.
 
     Raises `httpx.DecodingError` for an encoding that is not known; what it returns does for bytes that are none of it, and for

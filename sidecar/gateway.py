@@ -15,11 +15,12 @@ from policies.store import StoreDown
 from policies.stores import open_store
 
 from .breaker import Breaker
+from .exchange import Direct, Exchange, OverHttpx
 from .heart import Heart
 from .keys import Keys
 from .live import LiveCalls
 from .proxies import Proxies
-from .upstream import HttpUpstream, make_transport
+from .upstream import HttpUpstream
 from .upstreams import Upstreams
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Gateway:
         self.settings = settings
         self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder))
         self.process.upstreams = tuple(each.name for each in settings.upstreams)
-        made = {each.trust: transport or make_transport(each.trust) for each in settings.upstreams}
-        self.upstream = Upstreams([self._upstream(each, made[each.trust]) for each in settings.upstreams])
+        over = None if transport is None else OverHttpx(transport)
+        self.upstream = Upstreams([self._upstream(each, over) for each in settings.upstreams])
         self.process.names_of = self.upstream.names_of
         self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.live = LiveCalls()
@@ -57,11 +58,12 @@ class Gateway:
         self._closing = False
         self._beating = loop.create_task(self._beat())
 
-    def _upstream(self, choice: UpstreamChoice, transport: httpx.AsyncBaseTransport) -> HttpUpstream:
+    def _upstream(self, choice: UpstreamChoice, over: Exchange | None) -> HttpUpstream:
         process = self.process
         told = partial(process.log.warning, "the breaker of %s is now %s", choice.name)
         breaker = Breaker(choice.breaker, process.monotonic, tell=told)
-        return HttpUpstream(choice, transport, clock=process.clock, breaker=breaker)
+        exchange = over or Direct(connect=choice.connect, trust=choice.trust)
+        return HttpUpstream(choice, exchange, clock=process.clock, breaker=breaker)
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)

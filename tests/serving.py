@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,11 @@ def settings_of(
 
 
 @asynccontextmanager
-async def sidecar(settings: Settings) -> AsyncIterator[Sidecar]:
+async def sidecar(
+    settings: Settings, *, make_gateway: Callable[[Settings], Gateway] = Gateway
+) -> AsyncIterator[Sidecar]:
     """Run a sidecar on a free port while the block lasts."""
-    application = Application(settings)
+    application = Application(settings, make_gateway=make_gateway)
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(

@@ -7,7 +7,6 @@ import gc
 import os
 import random
 from pathlib import Path
-from typing import cast
 
 import aiohttp
 import pytest
@@ -15,6 +14,8 @@ from hostile import CASES, Case
 from serving import CHAT, Sidecar, settings_of, sidecar
 from test_hostile import plays
 from wire import Client, Connection, eventually, upstream
+
+from sidecar.exchange import Direct
 
 pytestmark = pytest.mark.anyio
 
@@ -86,7 +87,8 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
     async with upstream(Mixed(random.Random(12))) as up:
         text = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 0 }}\nidle = 5\n" + POLICIES
         async with sidecar(settings_of(tmp_path, None, text)) as served:
-            await served.post("/api/chat", CHAT)
+            await one(served, chance)
+            await eventually(lambda: len(served.gateway.live) == 0)
             tasks, opened = len(asyncio.all_tasks()), files()
             gate = asyncio.Semaphore(AT_ONCE)
 
@@ -111,5 +113,5 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
 
 def pool(served: Sidecar) -> aiohttp.TCPConnector:
     first = next(iter(served.gateway.upstream._by_name.values()))
-    session = cast("aiohttp.ClientSession", first.transport.client)  # type: ignore[attr-defined]  # aiohttp's own
-    return cast("aiohttp.TCPConnector", session.connector)
+    assert isinstance(first.exchange, Direct)
+    return first.exchange.connector

@@ -71,7 +71,7 @@ async def served(folder: Path, script: Script, limits: dict[str, float], *, stre
     [
         pytest.param(silent, {"head": 0.1}, True, "did not begin to answer in time", id="no head"),
         pytest.param(silent, {"head": 0.1, "whole": 0.1}, False, "did not begin to answer in time", id="no whole answer"),
-        pytest.param(half_a_body, {"head": 0.1, "whole": 0.1}, False, "did not begin to answer in time", id="half of one"),
+        pytest.param(half_a_body, {"first_token": 0.1, "whole": 0.1}, False, "gave no first word in time", id="half of one"),
         pytest.param(noise_after(), {"first_token": 0.1}, True, "gave no first word in time", id="no first token"),
         pytest.param(noise_after(EMPTY), {"first_token": 0.1, "idle": 9}, True, "gave no first word in time", id="a role is no token"),
     ],

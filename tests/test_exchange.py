@@ -1,0 +1,171 @@
+"""Connections to upstreams: whose answer is whose, what is charged when one closes, and what is cut when a client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import respx
+from hostile import AB, DONE, LAST, STOP
+from serving import CHAT, events, settings_of, sidecar
+from wire import HEAD, Client, Connection, eventually, token, upstream
+
+from sidecar.gateway import Gateway
+
+pytestmark = pytest.mark.anyio
+
+V1 = "/v1/chat/completions"
+HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+PROMPT = 5
+BUDGET = '[[policy]]\nuse = "budget"\ntokens = 100_000_000\n'
+ONCE = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 1\n'
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def test_one_answer_for_one_call(tmp_path: Path) -> None:
+    """What an upstream sends while nobody has asked is no answer to the next call, whoever makes it."""
+    poisoned = asyncio.Event()
+
+    async def first(connection: Connection) -> None:
+        await connection.send(HEAD + chunk(AB) + LAST)
+        await poisoned.wait()
+        await connection.send(HEAD + chunk(token("POISON")) + chunk(STOP) + chunk(DONE) + LAST)
+
+    async def second(connection: Connection) -> None:
+        await connection.stream("own")
+
+    async with upstream(first, second) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
+        await served.post("/api/chat", CHAT)
+        poisoned.set()
+        await eventually(up.requests[0].gone.is_set)
+        _, _, body = await served.post("/api/chat", CHAT)
+
+    assert events(body) == [("start", ""), ("token", '"own"'), ("done", "")]
+
+
+async def test_connections_are_kept(tmp_path: Path) -> None:
+    """An answer that was read to its end leaves its connection to the next call."""
+
+    async def answers(connection: Connection) -> None:
+        await connection.stream("a")
+
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
+        for _ in range(3):
+            await served.post("/api/chat", CHAT)
+
+        assert (len(up.requests), up.open) == (3, 1)
+
+
+async def closes(connection: Connection) -> None:
+    connection.close()
+
+
+async def test_closed_without_a_word(tmp_path: Path) -> None:
+    """An upstream that was sent a request and closes may have read the prompt: it is paid."""
+    async with upstream(closes) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
+        status, _, _ = await served.post(V1, HI)
+        account = await served.account()
+
+    assert (status, account.spent, account.reserved) == (502, PROMPT, 0)
+
+
+async def test_gone_stale(tmp_path: Path) -> None:
+    """A kept connection that closes on a request had gone stale: it costs nothing, and the next attempt may go through."""
+
+    async def answers(connection: Connection) -> None:
+        await connection.stream("a")
+
+    async with upstream(answers, closes, answers) as up:
+        retries = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 2\nbase = 0.001\n'
+        async with sidecar(settings_of(tmp_path, up.url, retries)) as served:
+            await served.post(V1, HI)
+            before = (await served.account()).spent
+            status, _, _ = await served.post(V1, HI)
+            account = await served.account()
+
+    assert (status, len(up.requests)) == (200, 3)
+    assert account.spent == 2 * before
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_without_end(tmp_path: Path, stream: bool) -> None:  # noqa: FBT001  # a column
+    """The body of a refusal has its time as well; its status is answer enough to go on to the next upstream."""
+
+    async def half(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 503 X\r\ncontent-length: 100\r\n\r\n{")
+        await connection.hang()
+
+    async def works(connection: Connection) -> None:
+        if stream:
+            await connection.stream("a")
+        else:
+            choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+            await connection.answer(200, json.dumps({"choices": [choice]}).encode())
+
+    async with upstream(half) as sick, upstream(works) as well:
+        text = f'[[upstream]]\nbase_url = "{sick.url}"\nmodel = "m"\nhead = 0.1\n'
+        text += f'[[upstream]]\nbase_url = "{well.url}"\nmodel = "m"\n[[policy]]\nuse = "fallback"\n' + ONCE
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            status, _, _ = await served.post(V1, HI | {"stream": stream})
+
+    assert (status, len(sick.requests), len(well.requests)) == (200, 1, 1)
+
+
+async def test_an_upstream_that_never_reads(tmp_path: Path) -> None:
+    """Whoever leaves takes the rest of the prompt along: an upstream that does not read it keeps no socket of ours."""
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(1)
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        async with sidecar(settings_of(tmp_path, url, ONCE)) as served:
+            client = await Client.to(served.port)
+            body = json.dumps(HI | {"messages": [{"role": "user", "content": "x" * 12_000_000}]}).encode()
+            await client.post(V1, body)
+            deaf.setblocking(False)
+            taken, _ = await asyncio.get_running_loop().sock_accept(deaf)
+            client.close()
+            await eventually(lambda: len(served.gateway.live) == 0)
+            read = 0
+            with taken:
+                try:
+                    while data := await asyncio.get_running_loop().sock_recv(taken, 2**20):
+                        read += len(data)
+                except ConnectionResetError:
+                    pass
+
+    assert read < len(body)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told", "code"),
+    [
+        (429, {"error": {"type": "insufficient_quota", "message": "m"}}, 429, "upstream_error"),
+        (429, {"error": {"code": "insufficient_quota", "message": "m"}}, 429, "insufficient_quota"),
+        (400, {"error": {"code": "context_length_exceeded", "message": "too long"}}, 400, "context_length_exceeded"),
+        (401, {"error": {"message": "m"}}, 401, "upstream_error"),
+        (503, {"error": {"message": "Loading model"}}, 503, "upstream_error"),
+        (302, {}, 502, "upstream_error"),
+    ],
+)
+async def test_mock_transport(tmp_path: Path, status: int, body: Any, told: int, code: str) -> None:
+    """A gateway takes any transport of httpx in place of its own: the whole path, without a socket upstream."""
+    settings = settings_of(tmp_path, "http://up.example/v1", ONCE)
+    with respx.MockRouter(assert_all_called=True) as router:
+        route = router.post("http://up.example/v1/chat/completions").respond(status, json=body)
+        transport = httpx.MockTransport(router.async_handler)
+        async with sidecar(settings, make_gateway=lambda each: Gateway(each, transport=transport)) as served:
+            seen, headers, answer = await served.post(V1, HI)
+            account = await served.account()
+
+    assert (seen, json.loads(answer)["error"]["code"], headers["x-should-retry"]) == (told, code, "false")
+    assert json.loads(route.calls[0].request.content)["stream_options"] == {"include_usage": True}
+    assert (account.spent, account.reserved) == (0, 0)
