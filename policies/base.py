@@ -144,7 +144,10 @@ class Hooks:
         return ()
 
     def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
-        """Return what *call* cost in the claim's unit.  Once, when it has ended."""
+        """Return what *usage* of *call* costs in the claim's unit.
+
+        Once for all of it, when the call has ended; before that for each broken attempt that another one follows.
+        """
         return claim.base
 
     def refusal(self, call: Call, claim: Claim) -> Rejection:

@@ -140,12 +140,12 @@ class Chain:
                         except Exception as error:
                             raise ClientLeft from error
             except UpstreamError as error:
-                paid = run.bank().paid_prompt
+                spent = run.bank()
                 verdict = self._judge(run, error)
                 self._process.log.warning(
                     "call %s: %s failed: %s (%s)%s", run.call.id, name, error.kind, error.reason, _then(verdict)
                 )
-                if verdict is None or (paid and not await self._ledger.top_up(run.hold)):
+                if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
                     return taps.through(error.instead) if taps else error.instead

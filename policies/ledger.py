@@ -15,6 +15,7 @@ from .window import Calendar
 
 if TYPE_CHECKING:
     from .call import Call
+    from .event import Usage
     from .process import Process
 
 SOON = 60.0
@@ -60,9 +61,16 @@ class Ledger:
             # Also where nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
 
-    async def top_up(self, hold: Hold) -> bool:
-        """Hold the prompt once more, for an attempt after one that may have cost it; False where there is no room."""
-        claims = [msgspec.structs.replace(claim, each=0) for _, claim in hold.claims if claim.unit != "requests"]
+    async def top_up(self, hold: Hold, broken: Usage) -> bool:
+        """Hold what a *broken* attempt has cost, at least the prompt, beside all that the next one may cost.
+
+        False where there is no room: then there must be no next one.
+        """
+        claims = [
+            msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, hooks, claim, broken)), each=0)
+            for hooks, claim in hold.claims
+            if claim.unit != "requests"
+        ]
         if not claims:
             return True
         try:
@@ -88,6 +96,14 @@ class Ledger:
                 # What is not in the charges is charged as it was held.
                 self._process.log.exception("%r cannot say what the call cost", claim.policy)
         await self._settlements.send(Settlement(call.id, charges, refund=usage.exact))
+
+    def _charge(self, hold: Hold, hooks: Hooks, claim: Claim, usage: Usage) -> int:
+        """Return what *usage* costs, or what was held for it where its policy cannot say."""
+        try:
+            return hooks.charge(hold.call, claim, usage)
+        except Exception:
+            self._process.log.exception("%r cannot say what the attempt cost", claim.policy)
+            return claim.needs(hold.call.max_tokens or 0)
 
     async def catch_up(self) -> None:
         """Send what is not settled yet.  On the program's timer, and before a reservation that would count it as held."""
