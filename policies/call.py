@@ -16,8 +16,8 @@ Message: TypeAlias = dict[str, Any]
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
 """Fields that servers take for the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
-MANY_FIELDS = ("n", "best_of")
-"""Fields that say how many answers are made: `best_of` are made, `n` of them are sent."""
+MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
+"""Fields that say how many answers are made: `best_of` are made, `n` of them are sent; `n_cmpl` is llama.cpp's own."""
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -52,6 +52,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The answer's ceiling is ours: the client set none."""
     size: Size | None = None
     """The prompt as it was when it was reserved; None where no policy counts tokens."""
+    prompts: dict[str, int] = {}
+    """The prompt's tokens as each budget of dollars has held them, by its name."""
     stand_in: str = ""
     """The model that was put in for a client that named none: an upstream with one of its own takes that."""
     standings: list[tuple[Claim, Standing]] = []

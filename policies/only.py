@@ -14,7 +14,11 @@ Pattern: TypeAlias = str | list[str]
 
 
 class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Patterns with shell wildcards (`*`, `?`, `[a-z]`); a call must fit each field, and one pattern of it suffices."""
+    """Patterns with shell wildcards (`*`, `?`, `[a-z]`); a call must fit each field, and one pattern of it suffices.
+
+    A call is of each model that may serve it, by the client's name and by the upstreams': one of them that fits suffices.
+    While one is not known yet, it fits.
+    """
 
     path: Pattern = "*"
     tenant: Pattern = "*"
@@ -25,8 +29,15 @@ class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (
             (self.path == "*" or _fits(call.path, self.path))
             and (self.tenant == "*" or _fits(call.tenant, self.tenant))
-            and (self.model == "*" or _fits(call.model, self.model))
+            and (self.model == "*" or _any_fits(call, self.model))
         )
+
+
+def _any_fits(call: Call, pattern: Pattern) -> bool:
+    if call.operation == "models":
+        return _fits(call.model, pattern)
+    names = call.process.names_of(call)
+    return "" in names or any(_fits(name, pattern) for name in (*filter(None, call.models), *names))
 
 
 def _fits(value: str, pattern: Pattern) -> bool:

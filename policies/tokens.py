@@ -21,6 +21,8 @@ SHORT_PIECE = 12
 """Bytes up to which a streamed piece is taken for one token; hardly any vocabulary has longer ones in use."""
 SOUND_BYTES = 100
 """Bytes of a sound or a file, in base64, for one token of it."""
+UNREAD_BYTES = 256
+"""Bytes as JSON up to which a field that no model reads is believed to be one."""
 
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
     "model models messages stream stream_options stop user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
@@ -28,31 +30,38 @@ _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
     " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier".split()
 )
 """Fields of a body that no model reads; whatever else is there may be put into its prompt, so it counts."""
-_PLAIN_KEYS = frozenset({"role", "content", "id"})
+_READABLE = (str, list, dict)
+_PLAIN_KEYS = frozenset({"role", "content"})
 _TEXT = frozenset({"type", "text"})
 _MEDIA = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
-_SOUND = frozenset({"input_audio", "file", "input_file"})
+_FILE = frozenset({"file", "input_file"})
+_SOUND = _FILE | {"input_audio"}
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How large a prompt is: UTF-8 bytes of all that a model reads, messages, parts beyond the first of each, media."""
+    """How large a prompt is: UTF-8 bytes of all that a model reads, messages, parts beyond the first of each, media.
+
+    `files` are the bytes of files that are not among `bytes`: how much of them a model gets to read is not known.
+    """
 
     bytes: int
     messages: int
     parts: int = 0
     media: int = 0
+    files: int = 0
 
     def bound(self, media: int = MEDIA_TOKENS) -> int:
         """Return the tokens that no tokenizer exceeds: each byte its own, and 8 a message for its frame.
 
         What an image costs is the server's secret: each counts as *media*.
         """
-        return self.bytes + BOUND_MESSAGE_TOKENS * self.messages + PART_TOKENS * self.parts + media * self.media
+        frames = BOUND_MESSAGE_TOKENS * self.messages + PART_TOKENS * self.parts
+        return self.bytes + self.files + frames + media * self.media
 
 
 def size_of(call: Call) -> Size:
     """Measure the call's prompt: its messages, and every field of the body that a server may put into it."""
-    size = parts = media = 0
+    size = parts = media = files = 0
     for message in call.messages:
         content = message.get("content")
         if isinstance(content, str):
@@ -60,33 +69,37 @@ def size_of(call: Call) -> Size:
         elif isinstance(content, list):
             parts += len(content) - 1
             for part in content:
-                read, is_media = _part(part)
-                size, media = size + read, media + is_media
-        if not message.keys() <= _PLAIN_KEYS:
-            size += len(msgspec.json.encode(_beside_content(message)))
-    for field in call.body.keys() - _NOT_READ:
-        value = call.body[field]
-        if isinstance(value, str | list | dict):
-            size += len(msgspec.json.encode(value))
-    return Size(size, len(call.messages), parts, media)
+                read, of_file, is_media = _part(part)
+                size, files, media = size + read, files + of_file, media + is_media
+        if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
+            size += len(msgspec.json.encode(beside))
+    for field, value in call.body.items():
+        if isinstance(value, _READABLE) and field != "messages":
+            read = len(msgspec.json.encode(value))
+            size += read if read > UNREAD_BYTES or field not in _NOT_READ else 0
+    return Size(size, len(call.messages), parts, media, files)
 
 
-def _part(part: Any) -> tuple[int, bool]:
-    """Return the bytes that a model reads of one part of a message, and whether it is more than text."""
+def _part(part: Any) -> tuple[int, int, bool]:
+    """Return the bytes that a model reads of one part of a message, those of a file beside them, and whether it is media."""
     if not isinstance(part, dict):
-        return len(msgspec.json.encode(part)), False
+        return len(msgspec.json.encode(part)), 0, False
     text, kind = part.get("text"), part.get("type")
     if isinstance(text, str):
         rest = len(msgspec.json.encode(part)) - len(msgspec.json.encode(text)) if part.keys() - _TEXT else 0
-        return len(text.encode()) + rest, kind != "text"
+        return len(text.encode()) + rest, 0, kind != "text"
     if kind in _MEDIA:
-        return 0, True
+        return 0, 0, True
     size = len(msgspec.json.encode(part))
-    return (size // SOUND_BYTES, True) if kind in _SOUND else (size, True)
+    read = size // SOUND_BYTES if kind in _SOUND else size
+    return read, size - read if kind in _FILE else 0, True
 
 
 def _beside_content(message: Message) -> dict[str, Any]:
-    return {key: value for key, value in message.items() if key not in _PLAIN_KEYS}
+    beside = {key: value for key, value in message.items() if key not in _PLAIN_KEYS}
+    if len(msgspec.json.encode(beside.get("id"))) <= UNREAD_BYTES:
+        beside.pop("id", None)
+    return beside
 
 
 def streamed_tokens(piece: str) -> int:

@@ -13,10 +13,19 @@ MAX_SAFE_INTEGER = 2**53 - 1
 MAX_ANSWERS = 128
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 INVALID_MESSAGES = "Invalid messages payload"
+FIELDS = frozenset({*LIMIT_FIELDS, *MANY_FIELDS, "messages", "model", "models", "stream", "stream_options", "user"})
+"""Fields that limits depend on."""
+OPTIONS = frozenset({"include_usage"})
+PARTS = frozenset({"role", "content", "type", "text"})
+"""The same in a message and in its parts."""
+USUAL = FIELDS | {"temperature", "top_p", "stop", "tools", "tool_choice", "response_format", "seed"}
+"""Fields that need no second look, all in lower case."""
 
 
 def check_openai(body: dict[str, Any]) -> None:
     """Raise `BadRequest` unless *body* is a chat completion request as far as limits depend on it."""
+    if not body.keys() <= USUAL:
+        _check_spelling(body, FIELDS)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         msg = "'messages' must be a non-empty list of messages."
@@ -33,7 +42,10 @@ def check_openai(body: dict[str, Any]) -> None:
     _typed(body, "model", str, "a string")
     _typed(body, "user", str, "a string")
     _typed(body, "stream_options", dict, "an object")
-    if not isinstance((body.get("stream_options") or {}).get("include_usage", False), bool | None):
+    options = body.get("stream_options") or {}
+    if not options.keys() <= OPTIONS:
+        _check_spelling(options, OPTIONS, "stream_options.")
+    if not isinstance(options.get("include_usage", False), bool | None):
         msg = "'stream_options.include_usage' must be true or false."
         raise BadRequest(msg, "stream_options.include_usage")
 
@@ -53,10 +65,20 @@ def _typed(body: dict[str, Any], field: str, kind: type, wanted: str) -> None:
         raise BadRequest(msg, field)
 
 
+def _check_spelling(data: dict[str, Any], fields: Collection[str], where: str = "") -> None:
+    """Raise `BadRequest` for a key that is one of *fields* but for its case: servers in Go read it as that one."""
+    for key in data.keys() - fields:
+        if (right := key.casefold()) in fields:
+            msg = f"'{where}{key}' must be spelt '{where}{right}': to some servers it is the same field, to others not."
+            raise BadRequest(msg, where + key)
+
+
 def _check_message(message: object, where: str) -> None:
     if not isinstance(message, dict):
         msg = f"'{where}' must be an object with 'role' and 'content'."
         raise BadRequest(msg, where)
+    if not message.keys() <= PARTS:
+        _check_spelling(message, PARTS, f"{where}.")
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in ROLES:
         msg = f"'{where}.role' must be one of {', '.join(sorted(ROLES))}."
@@ -67,6 +89,8 @@ def _check_message(message: object, where: str) -> None:
         msg = f"'{where}.content' must be a string or a list of parts."
         raise BadRequest(msg, f"{where}.content")
     for at, part in enumerate(content):
+        if isinstance(part, dict) and not part.keys() <= PARTS:
+            _check_spelling(part, PARTS, f"{where}.content[{at}].")
         if not _is_part(part):
             msg = f"'{where}.content[{at}]' must be an object with 'type', and a string 'text' if it is a text."
             raise BadRequest(msg, f"{where}.content[{at}]")

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 V1 = "/v1/chat/completions"
 LIMIT = 2_000
 CEILINGS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
+MANY = ("n", "best_of", "n_cmpl", "num_return_sequences")
 BUDGET = f"""
 [[policy]]
 use = "budget"
@@ -28,7 +29,7 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "d" * 5_000
 
 def read_by_a_model(body: dict[str, Any]) -> int:
     """Return the tokens of the worst tokenizer, one for each byte, of all that is there to be read."""
-    beside = ("model", "stream", "stream_options", *CEILINGS, "n", "best_of")
+    beside = ("model", "stream", "stream_options", *CEILINGS, *MANY)
     texts = [part for message in body["messages"] for part in message.values()]
     everything = [*texts, *(value for key, value in body.items() if key not in (*beside, "messages"))]
     return sum(len(text if isinstance(text, str) else json.dumps(text)) for text in everything)
@@ -38,7 +39,7 @@ async def greedy(connection: Connection) -> None:
     """Generate all that the request allows a server to generate, by the most generous reading of it, and report it."""
     body = connection.body
     ceiling = max(body[field] for field in CEILINGS if body.get(field) is not None)
-    answers = max(body.get("n") or 1, body.get("best_of") or 1)
+    answers = max(body.get(field) or 1 for field in MANY)
     usage = {"prompt_tokens": min(read_by_a_model(body), 10**6), "completion_tokens": ceiling * answers}
     if body.get("stream"):
         await connection.send(HEAD)
@@ -63,6 +64,8 @@ async def greedy(connection: Connection) -> None:
         {"n": 128, "max_tokens": 100},
         {"best_of": 20, "max_tokens": 100},
         {"n": 2, "best_of": 50, "max_tokens": 100},
+        {"n_cmpl": 20, "max_tokens": 100},
+        {"n": 1, "num_return_sequences": 128, "max_tokens": 100},
         {"max_tokens": None},
         {"max_tokens": None, "max_completion_tokens": None},
         {"max_tokens": 1, "max_completion_tokens": 10**9},
@@ -76,6 +79,12 @@ async def greedy(connection: Connection) -> None:
         {"prediction": {"type": "content", "content": "d" * 5_000}, "max_tokens": 1},
         {"documents": [{"text": "d" * 5_000}], "max_tokens": 1},
         {"chat_template": "d" * 5_000, "max_tokens": 1},
+        {"reasoning_effort": "d" * 5_000, "max_tokens": 1},
+        {"verbosity": ["d" * 5_000], "max_tokens": 1},
+        {"modalities": ["text", "d" * 5_000], "max_tokens": 1},
+        {"metadata": {"d" * 5_000: ""}, "max_tokens": 1},
+        {"user": "d" * 5_000, "max_tokens": 1},
+        {"messages": [{"role": "user", "content": "hi", "id": "d" * 5_000}], "max_tokens": 1},
         {"guided_json": {"d": "d" * 5_000}, "max_tokens": 1},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "d"}] * 5_000}], "max_tokens": 1},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5_000}], "max_tokens": 1},
@@ -127,6 +136,9 @@ async def test_bodies(tmp_path: Path, body: dict[str, Any]) -> None:
         {"n": "2"},
         {"best_of": -1},
         {"best_of": 10**6},
+        {"n_cmpl": 129},
+        {"n_cmpl": "2"},
+        {"num_return_sequences": -1},
         {"stream": 1},
         {"stream": "true"},
         {"stream_options": "x"},
@@ -144,6 +156,60 @@ async def test_nonsense(tmp_path: Path, body: dict[str, Any]) -> None:
 
     assert (status, json.loads(said)["error"]["code"]) == (400, "invalid_request")
     assert next(iter(body)) in json.loads(said)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "right"),
+    [
+        ({"max_tokens": 1, "Max_Tokens": 100_000}, "Max_Tokens", "max_tokens"),
+        ({"max_to\u212aens": 100_000}, "max_to\u212aens", "max_tokens"),
+        ({"be\u017ft_of": 50}, "be\u017ft_of", "best_of"),
+        ({"N": 50}, "N", "n"),
+        ({"MODEL": "dear"}, "MODEL", "model"),
+        ({"Models": ["dear"]}, "Models", "models"),
+        ({"USER": "ann"}, "USER", "user"),
+        ({"Stream": False}, "Stream", "stream"),
+        ({"Messages": SAY}, "Messages", "messages"),
+        ({"stream_options": {"Include_Usage": False}}, "stream_options.Include_Usage", "stream_options.include_usage"),
+        ({"messages": [{"role": "user", "content": "hi", "Content": "d"}]}, "messages[0].Content", "messages[0].content"),
+        ({"messages": [{"role": "user", "Role": "system", "content": "hi"}]}, "messages[0].Role", "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "TEXT": "d"}]}]}, "messages[0].content[0].TEXT", "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"Type": "text", "text": ""}]}]}, "messages[0].content[0].Type", "messages[0].content[0].type"),
+    ],
+    ids=lambda value: json.dumps(value)[:60],
+)  # fmt: skip
+async def test_spelling(tmp_path: Path, body: dict[str, Any], param: str, right: str) -> None:
+    """A field that limits depend on, in another case, is refused: servers in Go take it for the same one."""
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        status, _, said = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body)
+        assert not up.requests
+
+    error = json.loads(said)["error"]
+    assert (status, error["code"], error["param"]) == (400, "invalid_request", param)
+    assert f"must be spelt '{right}'" in error["message"]
+
+
+async def test_other_fields_have_any_case(tmp_path: Path) -> None:
+    """A field that no limit depends on passes however it is written, unless its name is one that we read."""
+    more = {"Temperature": 1, "x_Model": "y", "stream_options": {"Include": True}}
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        status, _, _ = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | more)
+
+    assert status == 200
+    assert up.requests[0].body.items() >= {"Temperature": 1, "x_Model": "y"}.items()
+
+
+@pytest.mark.parametrize("body", [{"model": "gpt-4o"}, {"models": ["gpt-4o"]}, {"models": ["other", "gpt-4o"]}])
+async def test_models_of_a_router(tmp_path: Path, body: dict[str, Any]) -> None:
+    """A budget of some models counts each call that one of them may serve, whatever the client puts first."""
+    text = BUDGET + 'only = { model = "gpt-4*" }\n'
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        statuses = [
+            (await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body))[0] for _ in range(3)
+        ]
+        other = await served.post(V1, {"model": "m", "messages": SAY, "stream": True, "max_tokens": 9 * LIMIT})
+
+    assert (statuses, other[0]) == ([200, 429, 429], 200)
 
 
 async def test_duplicate_fields(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Budget, Call, Caps, Failure, MaxTokens, Rejection, Retry, RetryClassifier, Trim
+from policies import Budget, Call, Caps, Failure, MaxTokens, Only, Rejection, Retry, RetryClassifier, Trim
 from policies.identity import identity
-from policies.testing import make_call
+from policies.testing import make_call, make_process
 from policies.tokens import Estimator, Size, size_of, streamed_tokens
 from policies.trim import trimmed
 
@@ -125,6 +125,47 @@ def test_bound() -> None:
     assert claim.base == 6 + 8 + 3 + 8
 
 
+def test_files_in_the_bound() -> None:
+    """With `bound` a file counts as its bytes, which may all be text; in the estimate, and for a sound, as a hundredth."""
+    claims = {}
+    for kind in ("file", "input_file", "input_audio"):
+        part = {"type": kind, kind: {"file_data": "data:text/plain;base64," + "x" * 800_000}}
+        call = make_call(messages=[{"role": "user", "content": [part]}])
+        for reserve in ("bound", "estimate"):
+            (claim,) = Budget(name="b", tokens=1000, reserve=reserve).claims(call)
+            claims[kind, reserve] = claim.base
+
+    assert min(claims["file", "bound"], claims["input_file", "bound"]) > 800_000
+    assert max(claims.pop(("file", "bound")), claims.pop(("input_file", "bound"))) < 802_000
+    assert max(claims.values()) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("body", "names", "covered"),
+    [
+        ({"model": "gpt-4o"}, ["theirs"], True),
+        ({"model": "cheap"}, ["cheap"], False),
+        ({"model": "cheap"}, ["cheap", "gpt-4o"], True),
+        ({"model": "cheap", "models": ["other", "gpt-4o"]}, ["cheap", "a", "b"], True),
+        ({"model": ""}, ["cheap"], False),
+        ({"model": ""}, ["cheap", ""], True),
+    ],
+)
+def test_only_model(body: dict[str, Any], names: list[str], covered: bool) -> None:  # noqa: FBT001  # a column of the table
+    """A call is of each model that may serve it, by the client's names and the upstreams'; one not known yet is of all."""
+    process = make_process()
+    process.names_of = lambda _: names
+    call = make_call("hi", process=process, body=body)
+
+    assert Only(model="gpt-4*").covers(call) is covered
+    assert Only(model=["x", "gpt-4*"]).covers(call) is covered
+
+
+def test_only_model_of_a_list() -> None:
+    """A policy of some models is not for the list of models: no model serves it."""
+    assert not Only(model="gpt-4*").covers(make_call(operation="models", body={"model": None}))
+
+
 def test_unknown_zone() -> None:
     """A time zone that does not exist is refused with the cure."""
     with pytest.raises(ValueError, match="'Mars/Base' is no IANA time zone; write one like"):
@@ -147,6 +188,14 @@ def test_unknown_zone() -> None:
 def test_size(message: dict[str, Any], size: Size) -> None:
     """All that a model reads counts: text in UTF-8, each part, tool calls; an image by its number."""
     assert size_of(make_call(messages=[message])) == size
+
+
+def test_unread_fields() -> None:
+    """A field that no model reads counts nothing up to 256 bytes, and in full above that."""
+    usual = {"user": "u" * 254, "stop": ["a"], "reasoning_effort": "low", "stream_options": {"include_usage": True}}
+    assert size_of(make_call("hi", body=usual)).bytes == 2
+    assert size_of(make_call("hi", body={"user": "u" * 255})).bytes == 2 + 257
+    assert size_of(make_call(messages=[{"role": "user", "content": "hi", "id": "i" * 254}])).bytes == 2
 
 
 def test_tools_count() -> None:
