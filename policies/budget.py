@@ -27,8 +27,9 @@ class Budget(Policy, frozen=True):
     without a price is refused; of the names that the upstreams have for it, the dearest is held).  Where less than that is left, the ceiling is lowered, down to `floor`; below it the call is
     refused.  A call without a ceiling gets `answer`.  With `reserve = "bound"` the prompt is taken for the most that any
     tokenizer makes of it, so spent never passes the limit; with `"estimate"` it may by the estimate's error, which stays on
-    the books.  An image, or anything else that is no text, counts as `media` tokens.  The client's own `dailyTokenLimit`
-    lowers a daily budget of tokens.  When the store is down, calls are refused unless `when_store_fails = "admit"`.
+    the books.  An image, or anything else that is no text, counts as `media` tokens; with `"bound"` a file also as its
+    bytes.  The client's own `dailyTokenLimit` lowers a daily budget of tokens.  When the store is down, calls are refused
+    unless `when_store_fails = "admit"`.
     """
 
     tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -94,6 +95,7 @@ class Budget(Policy, frozen=True):
 
     def _in_dollars(self, call: Call, prompt: int, usd: float) -> dict[str, Any]:
         prices = self._prices(call, call.process.names_of(call))
+        call.prompts[self.name] = prompt
         return {
             "unit": "usd",
             "limit": round(usd * MILLION),
@@ -122,16 +124,17 @@ class Budget(Policy, frozen=True):
         return Rejection(400, "model_not_priced", msg, details={"policy": self.name})
 
     def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
-        """Return what was spent, in the claim's unit; a prompt whose size was not reported counts as it was held."""
+        """Return what was spent, in the claim's unit; a prompt whose size was not reported has as many tokens as were held."""
         if self.usd is None:
             return usage.input + usage.output + usage.unreported * claim.base
-        return sum(self._cost(call, part) for part in usage.each) + usage.unreported * claim.base
+        return sum(self._cost(call, part) for part in usage.each)
 
     def _cost(self, call: Call, usage: Usage) -> int:
         # A router, or whoever does not say what it was asked for, may have served any of them.
         sure = usage.model and not call.others
         models = [usage.model] if sure else call.process.names_of(call)
-        return max(price.cost(usage) for price in self._prices(call, models))
+        unreported = usage.unreported * call.prompts[self.name]
+        return max(price.cost(usage) + price.prompt(unreported) for price in self._prices(call, models))
 
     def refusal(self, call: Call, claim: Claim) -> Rejection:
         """Return the 429 of this limit; careful clients stop at its type."""

@@ -23,6 +23,11 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Dollars
     cached_input: Dollars | None = None
 
+    def __post_init__(self) -> None:
+        if self.cached_input is not None and self.cached_input > self.input:
+            msg = f"cached_input: {self.cached_input:g} is more than input, by which a prompt is held; lower it"
+            raise ValueError(msg)
+
     @property
     def per_output(self) -> int:
         """Micro-dollars for a million tokens of an answer."""

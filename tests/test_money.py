@@ -14,7 +14,7 @@ from wire import HEAD, Connection, sse, token, upstream
 from policies.budget import Budget
 from policies.event import Usage
 from policies.prices import Price, price_of
-from policies.testing import make_call
+from policies.testing import make_call, make_process
 from sidecar.tables import ConfigError
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +92,7 @@ async def test_unpriced(tmp_path: Path, body: dict[str, object]) -> None:
         ("prices = 3\n[store]", 'prices: is no table, write each price below a [prices."MODEL"]'),
         ("[prices.m]\ninput = 1", "prices.m.output: is missing, it must be given: a number"),
         ("[prices.m]\ninput = -1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.input: -1 does not do, it must be a number >= 0.0"),
+        ("[prices.m]\ninput = 1\ncached_input = 2.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cached_input: 2.5 is more than input, by which a prompt is held, lower it"),
         ("[prices.other]\ninput = 1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices: 'test-model' has no price for the budget 'budget', write [prices.\"test-model\"] with input and output, in dollars per million tokens"),
     ],
 )  # fmt: skip
@@ -109,6 +110,20 @@ def test_price_of() -> None:
     found = [price_of(name, prices) for name in ("gpt-4o-mini", "gpt-4o-2024", "gpt-5", "llama")]
     assert [price.output for price in found if price] == [3, 2, 1, 0]
     assert price_of("", prices) is None
+
+
+@pytest.mark.parametrize(("model", "spent"), [("cheap", 1 + 3 * 5), ("dear", 100 + 3 * 5), ("", 3 * 50)])
+def test_unreported_prompt(model: str, spent: int) -> None:
+    """A prompt whose size was not reported costs what it does at the model that was asked; the hold is of the dearest."""
+    prices = {"cheap": Price(0.01, 5), "dear": Price(1, 5), "other": Price(0, 50)}
+    process = make_process()
+    process.names_of = lambda _: ["cheap", "dear", "other"]
+    call = make_call("x" * 92, process=process, body={"max_tokens": 10})
+    budget = Budget(name="b", usd=1.0, prices=prices, reserve="bound")
+    (claim,) = budget.claims(call)
+
+    assert claim.base == 100
+    assert budget.charge(call, claim, Usage(output=3, unreported=1, model=model)) == spent
 
 
 @given(
