@@ -144,12 +144,13 @@ class Attempt:
             pass
 
     def _report(self, error: BaseException | None) -> None:
+        """Tell the breaker how it ended: one that breaks off has failed, however much it gave before."""
         if self._leave is None:
             return
-        if self._reading.has_output or self._over:
-            self._leave.worked()
-        elif isinstance(error, UpstreamError):
+        if isinstance(error, UpstreamError):
             self._leave.failed(error)
+        elif self._reading.has_output or self._over:
+            self._leave.worked()
         elif error is not None and _too_late(self._call):
             self._leave.failed(timed_out("first_token_timeout", self._request))
         else:
@@ -195,8 +196,8 @@ class Attempt:
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
             if reading.progress != had:
                 patience.progress(FINISH_GRACE if reading.finished else limits.idle)
-                if not had:
-                    self._report(None)
+                if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
+                    self._leave.worked()
         except (TimeoutError, EventTooLarge, *BROKEN) as error:
             if reading.finished:
                 return self._ended(None)

@@ -45,7 +45,10 @@ class Open(Exception):
 
 
 class Pass:
-    """The leave of one attempt.  Say once how it ended; what is left unsaid (the client left) counts as nothing."""
+    """The leave of one attempt.  Say once how it ended; what is left unsaid (the client left) counts as nothing.
+
+    A probe need not wait for the end: it has worked with its first output.
+    """
 
     __slots__ = ("_breaker", "_era", "probe")
 
@@ -53,11 +56,11 @@ class Pass:
         self._breaker, self._era, self.probe = breaker, era, probe
 
     def worked(self) -> None:
-        """Say that output came."""
+        """Say that it gave what was asked for."""
         self._breaker.ended(self._take(), None, probe=self.probe)
 
     def failed(self, error: UpstreamError) -> None:
-        """Say that it failed; what an answer with a status says of the request alone counts as well."""
+        """Say that it failed; a refusal of the request alone counts as an answer, which is what a probe asks for."""
         self._breaker.ended(self._take(), error, probe=self.probe)
 
     def drop(self) -> None:
@@ -85,7 +88,7 @@ class Breaker:
         self._era = 0
         self._cause: UpstreamError | None = None
         self._next_probe = 0.0
-        self._probing = False
+        self._probing = 0
 
     @property
     def state(self) -> State:
@@ -102,7 +105,8 @@ class Breaker:
         if now < self._next_probe:
             raise Open(self._next_probe - now, self._cause)
         # A probe may take long to say something: the next ones do not take its word away.
-        self._next_probe, self._probing = now + self._settings.probe, True
+        self._next_probe = now + self._settings.probe
+        self._probing += 1
         return Pass(self, self._era, probe=True)
 
     def ended(self, era: int, error: UpstreamError | None, *, probe: bool) -> None:
@@ -118,18 +122,19 @@ class Breaker:
             self._change(error)
 
     def dropped(self, era: int) -> None:
-        """Let the next call probe at once: this probe was called off."""
+        """Forget a probe that was called off.  Its successor waits for its time: upstream was asked all the same."""
         if era == self._era:
-            self._next_probe, self._probing = self._clock(), False
+            self._probing -= 1
 
     def _probed(self, error: UpstreamError | None) -> None:
         if error is None:
             self._change(None)
         else:
-            self._cause, self._probing = error, False
+            self._cause = error
+            self._probing -= 1
 
     def _change(self, cause: UpstreamError | None) -> None:
-        self._cause, self._probing = cause, False
+        self._cause, self._probing = cause, 0
         self._era += 1
         self._buckets.clear()
         self._next_probe = self._clock() + self._settings.probe

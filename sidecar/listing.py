@@ -1,11 +1,14 @@
-"""The list of models, asked for as one attempt, so that it goes through the same chain as every other call."""
+"""The list of models, asked for as one attempt, so that it goes through the same chain as every other call.
+
+It passes by the breaker: a server may list its models and be unable to run one, so a list neither opens nor closes the way
+for answers; and a client that lists before it asks must not find nothing, and then never ask, because of an outage.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from policies.event import Batch, Event, Usage
-from policies.upstream import UpstreamError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,14 +43,5 @@ class Listing:
         if self._over:
             raise StopAsyncIteration
         self._over = True
-        leave = self._upstream.enter()
-        try:
-            body = await self._upstream.models(self._call.headers)
-        except UpstreamError as error:
-            leave.failed(error)
-            raise
-        else:
-            leave.worked()
-        finally:
-            leave.drop()
+        body = await self._upstream.models(self._call.headers)
         return Batch(events=[Event(index=-1, raw=body)], raw=body, last=True)

@@ -111,18 +111,46 @@ def test_probe() -> None:
     assert (breaker.state, refused(breaker)) == ("half-open", 5.0)
     clock.advance(5)
     breaker.enter().failed(failure())
-    assert (breaker.state, refused(breaker)) == ("open", 5.0)
+    assert (breaker.state, refused(breaker)) == ("half-open", 5.0), "the slow one is still on its way"
     slow.worked()
     assert (breaker.state, told) == ("closed", ["open", "closed"])
     breaker.enter().worked()
 
 
 def test_probe_left() -> None:
-    """A probe whose client left makes room for the next at once."""
+    """A probe whose client left was sent all the same: the next one waits for its time, however many clients come and go."""
     breaker, clock, _ = opened()
     clock.advance(5)
     breaker.enter().drop()
+    assert (breaker.state, refused(breaker)) == ("open", 5.0)
+    clock.advance(5)
     assert breaker.enter().probe
+
+
+@pytest.mark.parametrize("how", ["left", "failed"])
+def test_probes_overlap(how: str) -> None:
+    """It is half-open until the last of its probes has ended, whatever became of the others."""
+    breaker, clock, _ = opened()
+    clock.advance(5)
+    slow = breaker.enter()
+    clock.advance(5)
+    second = breaker.enter()
+    if how == "left":
+        second.drop()
+    else:
+        second.failed(failure())
+    seen = [breaker.state]
+    slow.drop()
+    assert [*seen, breaker.state] == ["half-open", "open"]
+
+
+@pytest.mark.parametrize("kind", ["rate", "quota", "auth", "request", "context", "empty"])
+def test_probe_refused(kind: str) -> None:
+    """A probe that is refused closes it: a server that says no is back."""
+    breaker, clock, told = opened()
+    clock.advance(5)
+    breaker.enter().failed(failure(kind))
+    assert told == ["open", "closed"]
 
 
 def test_late() -> None:
