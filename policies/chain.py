@@ -124,12 +124,11 @@ class Chain:
         name = self._process.upstreams[0]
         while True:
             run.attempts += 1
-            if name not in run.tried and not run.call.repeated:
-                self._retries.of(name).deposit()
             run.tried.append(name)
             stream = run.stream = self._upstream.open(run.call, name)
             try:
                 async with stream:
+                    self._count(run)
                     async for batch in stream:
                         shown = taps.through(batch) if taps else batch
                         if shown.last:
@@ -141,6 +140,8 @@ class Chain:
                             raise ClientLeft from error
             except UpstreamError as error:
                 spent = run.bank()
+                if error.kind != "unavailable":
+                    self._count(run)
                 verdict = self._judge(run, error)
                 self._process.log.warning(
                     "call %s: %s failed: %s (%s)%s", run.call.id, name, error.kind, error.reason, _then(verdict)
@@ -154,6 +155,13 @@ class Chain:
                 msg = "the upstream's stream ended without a last batch"
                 raise RuntimeError(msg)
             await self._process.sleep(wait)
+
+    def _count(self, run: _Run) -> None:
+        """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""
+        name = run.tried[-1]
+        if name not in run.counted and not run.call.repeated:
+            run.counted.add(name)
+            self._retries.of(name).deposit()
 
     def _judge(self, run: _Run, error: UpstreamError) -> Retry | None:
         if run.started:
@@ -211,12 +219,13 @@ class Chain:
 class _Run:
     """Where one call stands."""
 
-    __slots__ = ("_banked", "attempts", "call", "hold", "leases", "started", "stream", "tried")
+    __slots__ = ("_banked", "attempts", "call", "counted", "hold", "leases", "started", "stream", "tried")
 
     def __init__(self, call: Call) -> None:
         self.call, self.hold = call, Hold(call, ())
         self.attempts, self.started = 0, False
         self.tried: list[str] = []
+        self.counted: set[str] = set()
         self.leases: list[Lease] = []
         self.stream: Stream | None = None
         self._banked = Usage()

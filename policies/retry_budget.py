@@ -3,20 +3,30 @@
 A maximum per call does not help in an outage: every call fails, every call is sent three times, and the upstream that
 could not bear the load gets three times of it.  So each call deposits a tenth of a retry, each second a fifth of one, and
 each retry withdraws a whole one (Finagle's retry budget; Google SRE, "Handling Overload").
+
+The two are kept apart, and neither is saved up: what calls deposited is gone after a minute, and what time gives fills no
+more than the start.  So a quiet night, or a busy one, pays for no storm in the morning.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BUCKETS = 6
+"""Calls are forgotten in steps of a sixth of the window."""
+
 
 class RetryBudget:
-    """Retries that may still be made: *share* of the calls, plus *per_second*, plus a *start*; at most *most* at once."""
+    """Retries that may still be made: *share* of the calls of the last *window* seconds, and at most *most* of them at once.
 
-    __slots__ = ("_balance", "_clock", "_most", "_per_second", "_seen", "_share")
+    Beside them there is a *start*, which *per_second* fills up again.
+    """
+
+    __slots__ = ("_balance", "_buckets", "_clock", "_most", "_per_second", "_price", "_seen", "_start", "_window")
 
     def __init__(
         self,
@@ -26,23 +36,49 @@ class RetryBudget:
         per_second: float = 0.2,
         start: float = 10.0,
         most: float = 100.0,
+        window: float = 60.0,
     ) -> None:
-        self._clock, self._share, self._per_second, self._most = clock, share, per_second, most
+        # In calls, because whole numbers add up: ten tenths of a retry are a little less than one.
+        self._price, self._most = 1 / share, most / share
+        self._clock, self._per_second, self._start, self._window = clock, per_second, start, window
         self._balance, self._seen = start, clock()
+        self._buckets: deque[list[float]] = deque()
 
     def deposit(self) -> None:
-        """Count one call.  Once per call and upstream, not per attempt."""
-        self._balance = min(self._most, self._balance + self._share)
+        """Count one call that upstream got.  Once per call and upstream, not per attempt."""
+        now, held = self._clock(), self._held()
+        if not self._buckets or self._buckets[-1][0] <= now - self._window / BUCKETS:
+            self._buckets.append([now, 0.0])
+        self._buckets[-1][1] += 1
+        if held >= self._most:
+            self._spend(1)
 
     def withdraw(self) -> bool:
         """Take one retry; False where there is none left."""
+        if self._held() >= self._price:
+            self._spend(self._price)
+            return True
         now = self._clock()
-        self._balance = min(self._most, self._balance + max(0.0, now - self._seen) * self._per_second)
+        self._balance = min(self._start, self._balance + max(0.0, now - self._seen) * self._per_second)
         self._seen = now
         if self._balance < 1:
             return False
         self._balance -= 1
         return True
+
+    def _held(self) -> float:
+        """Return how many calls are not paid out yet, and forget those that are too old."""
+        oldest = self._clock() - self._window
+        while self._buckets and self._buckets[0][0] <= oldest:
+            self._buckets.popleft()
+        return sum(bucket[1] for bucket in self._buckets)
+
+    def _spend(self, calls: float) -> None:
+        """Take *calls*, of those first that would be forgotten first."""
+        for bucket in self._buckets:
+            taken = min(calls, bucket[1])
+            bucket[1] -= taken
+            calls -= taken
 
 
 class RetryBudgets:
