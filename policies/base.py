@@ -75,8 +75,9 @@ class Failure(msgspec.Struct, frozen=True):
     *error* is what the OpenAI SDK would have raised (`openai.RateLimitError`, `openai.APITimeoutError`, ...), *kind* our
     finer class of it (`policies.classes`), *attempt* 1 for the first, *retry_after* the seconds that upstream asked for in
     this very attempt.  *should_retry* is upstream's `x-should-retry`, where it sent one.  *upstream* is the one that failed,
-    *tried* are those of all attempts so far, this one last.  *may_repeat*: the retry budget of *upstream* has something
-    left; a verdict that it does not bear is asked for again without it.
+    *tried* are those of all attempts so far, this one last.  *by_code*: upstream's own code says that it is of this class.
+    *may_repeat*: another attempt at *upstream* can be.  A verdict that is a no, that ends too late, or that the retry
+    budget does not bear, is asked for once more without it; then only an upstream that was not tried will do.
     """
 
     attempt: int
@@ -87,6 +88,12 @@ class Failure(msgspec.Struct, frozen=True):
     upstream: str = ""
     tried: tuple[str, ...] = ()
     may_repeat: bool = True
+    by_code: bool = False
+
+    @property
+    def here(self) -> int:
+        """How many attempts *upstream* has had; all of them where nobody says who was tried."""
+        return self.tried.count(self.upstream) or self.attempt
 
 
 class Retry(msgspec.Struct, frozen=True):

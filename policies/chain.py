@@ -143,9 +143,8 @@ class Chain:
                 if error.kind != "unavailable":
                     self._count(run)
                 verdict = self._judge(run, error)
-                self._process.log.warning(
-                    "call %s: %s failed: %s (%s)%s", run.call.id, name, error.kind, error.reason, _then(verdict)
-                )
+                said = f"{error.kind} ({error.reason}){_then(run.call, verdict)}"
+                self._process.log.warning("call %s: %s failed: %s", run.call.id, name, said)
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
@@ -166,16 +165,21 @@ class Chain:
     def _judge(self, run: _Run, error: UpstreamError) -> Retry | None:
         if run.started:
             return None
-        here = run.tried[-1]
         failure = Failure(
-            run.attempts, error.error, error.kind, error.retry_after, error.should_retry, here, tuple(run.tried)
+            run.attempts,
+            error.error,
+            error.kind,
+            error.retry_after,
+            error.should_retry,
+            run.tried[-1],
+            tuple(run.tried),
+            by_code=error.by_code,
         )
         verdict = self._verdict(run.call, failure)
-        if verdict is None:
-            return None
-        name = verdict.upstream or here
-        if name not in run.tried or self._retries.of(name).withdraw():
-            return verdict
+        if verdict is not None:
+            name = verdict.upstream or failure.upstream
+            if name not in run.tried or self._retries.of(name).withdraw():
+                return verdict
         verdict = self._verdict(run.call, replace(failure, may_repeat=False))
         elsewhere = verdict is not None and verdict.upstream is not None and verdict.upstream not in run.tried
         return verdict if elsewhere else None
@@ -247,10 +251,11 @@ class _Run:
         return spent
 
 
-def _then(verdict: Retry | None) -> str:
+def _then(call: Call, verdict: Retry | None) -> str:
+    before = ", sent again by its client" if call.repeated else ""
     if verdict is None:
-        return ""
-    return f"; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")
+        return before
+    return f"{before}; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")
 
 
 def _named(policies: Sequence[Policy]) -> Sequence[Policy]:

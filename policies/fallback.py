@@ -20,9 +20,10 @@ class Fallback(Policy, frozen=True):
     """Go to the next upstream of `to`, at once, for the failure classes `on`; each gets `attempts` before the next.
 
     Without `to` they are all upstreams in the order of the file.  Several of this policy, each with its own `on` and `to`,
-    send each class its own way; the first in the chain that has somewhere to go decides.  Put it before `retry`: it has no
-    opinion once every upstream of its list was tried, and then `retry` judges the last one.  Only before the first
-    output, and each further attempt at an upstream counts in that upstream's retry budget.
+    send each class its own way; the first in the chain that has somewhere to go decides.  Put it before `retry`, which
+    judges each of the `attempts` but the last; where it says no (a spent quota, a long wait), the next upstream's turn comes
+    earlier.  Once every upstream of the list was tried, `retry` judges alone.  Only before the first output, and each
+    further attempt at an upstream counts in that upstream's retry budget.
     """
 
     to: tuple[str, ...] = ()
@@ -39,8 +40,7 @@ class Fallback(Policy, frozen=True):
         """Return the next upstream that this call has not tried; None where *failure* is not for another one."""
         if not among(self.on, failure):
             return None
-        here = failure.tried.count(failure.upstream)
-        if here < self.attempts and failure.may_repeat and failure.kind != "unavailable":
+        if failure.here < self.attempts and failure.may_repeat and failure.kind != "unavailable":
             return None
         known = call.process.upstreams
         others = [name for name in self.to or known if name in known and name not in failure.tried]

@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     from .base import Failure
     from .call import Call
 
-FINAL = frozenset({"quota", "context", "unavailable"})
-"""Known final classes: not even `x-should-retry: true` makes them worth another attempt."""
+FINAL = frozenset({"context", "unavailable"})
+"""Final however they were found: not even `x-should-retry: true` makes them worth another attempt."""
+JITTER = 0.05
+"""The most that is added to a wait that upstream asked for, so that those whom it told the same do not come at once."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class RetryClassifier(Policy, frozen=True):
-    """Try again up to `attempts` times in all, for the failure classes `on` that are not in `never`.
+    """Make up to `attempts` attempts at one upstream, for the failure classes `on` that are not in `never`.
 
-    The wait is the one that upstream asked for, up to `patience` seconds (a longer one is the caller's business), else
-    exponential from `base` to `cap` with full jitter (AWS, "Exponential Backoff And Jitter").  `x-should-retry` is obeyed.
+    Each upstream of a call is counted by itself: one that took over has all of its attempts before it.
+
+    The wait is the one that upstream asked for, up to `patience` seconds (a longer one is the caller's business), and up to
+    a twentieth more; else exponential from `base` to `cap` with full jitter (AWS, "Exponential Backoff And Jitter").
+    `x-should-retry` is obeyed; true overrides a status, but no code that is known to be final.
     An empty answer is tried again once: some servers answer an over-long prompt so.  Classes are those of
     `policies.classes`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its own.
     """
@@ -42,15 +47,19 @@ class RetryClassifier(Policy, frozen=True):
         check_classes("never", self.never)
 
     def retry(self, call: Call, failure: Failure) -> Retry | None:
-        """Judge *failure* by its class; the first attempt is number 1."""
+        """Judge *failure* by its class, and by how often its upstream was tried."""
         last = 1 if failure.kind == "empty" else self.attempts - 1
-        if not self._wanted(failure) or failure.attempt > min(last, self.attempts - 1):
+        if not self._wanted(failure) or failure.here > min(last, self.attempts - 1):
             return NO_RETRY
-        if failure.retry_after is not None:
-            return Retry(failure.retry_after) if failure.retry_after <= self.patience else NO_RETRY
-        return Retry(call.process.random.uniform(0, min(self.cap, self.base * 2 ** (failure.attempt - 1))))
+        chance, asked = call.process.random, failure.retry_after or 0.0
+        if asked > self.patience:
+            return NO_RETRY
+        if asked > 0:
+            return Retry(asked * chance.uniform(1, 1 + JITTER))
+        return Retry(chance.uniform(0, min(self.cap, self.base * 2 ** (failure.here - 1))))
 
     def _wanted(self, failure: Failure) -> bool:
         if failure.should_retry is False or among(self.never, failure):
             return False
-        return among(self.on, failure) or (failure.should_retry is True and failure.kind not in FINAL)
+        final = failure.kind in FINAL or (failure.by_code and not among(RETRYABLE, failure))
+        return among(self.on, failure) or (failure.should_retry is True and not final)

@@ -18,6 +18,7 @@ class UpstreamError(Exception):
 
     *error* is what the OpenAI SDK would have raised, *kind* our finer class (see `Failure`).  *retry_after* are the
     seconds that upstream asked for.  *worked* says that upstream may have read the prompt, so that it must be paid.
+    *by_code* says that *kind* was found by a known code in upstream's answer, and not by its status or its words.
     *instead* is a complete answer without any output: shown if nobody wants another attempt.
     """
 
@@ -29,11 +30,12 @@ class UpstreamError(Exception):
         retry_after: float | None = None,
         should_retry: bool | None = None,
         worked: bool = False,
+        by_code: bool = False,
         instead: Batch | None = None,
     ) -> None:
         super().__init__(kind, error)
         self.error, self.kind, self.worked, self.instead = error, kind, worked, instead
-        self.retry_after, self.should_retry = retry_after, should_retry
+        self.retry_after, self.should_retry, self.by_code = retry_after, should_retry, by_code
 
     @property
     def reason(self) -> str:

@@ -112,8 +112,9 @@ def from_status(
     return UpstreamError(
         _status_error(status, message, response, _named(said, secrets)),
         kind,
-        retry_after=wait_asked(headers, now),
+        retry_after=wait_asked(headers, now, hints=kind == "rate"),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
+        by_code=status >= CLIENT and bool(_by_code(said)),
     )
 
 
@@ -124,7 +125,9 @@ def from_object(said: object, request: httpx.Request, *, secrets: Sequence[str] 
     message = redact(words, secrets) or "The upstream sent an error."
     code = found.get("code") or found.get("status") or found.get("status_code")
     error = openai.APIError(message, _typed(request), body=_named(found, secrets) or None)
-    return UpstreamError(error, _kind(found, words, _status(code) or SERVER), worked=False)
+    return UpstreamError(
+        error, _kind(found, words, _status(code) or SERVER), worked=False, by_code=bool(_by_code(found))
+    )
 
 
 def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> UpstreamError:
@@ -225,10 +228,17 @@ def _message(said: dict[str, Any]) -> str:
     return next((text for key in ("message", "msg", "detail", "error") if isinstance(text := said.get(key), str)), "")
 
 
+def _names(said: dict[str, Any]) -> list[str]:
+    return [str(name).lower() for key in ("code", "type") if (name := said.get(key)) is not None]
+
+
+def _by_code(said: dict[str, Any]) -> list[str]:
+    return [BY_CODE[name] for name in _names(said) if name in BY_CODE and name not in VAGUE]
+
+
 def _kind(said: dict[str, Any], words: str, status: int) -> str:
-    names = [str(name).lower() for key in ("code", "type") if (name := said.get(key)) is not None]
-    known = [BY_CODE[name] for name in names if name in BY_CODE and name not in VAGUE]
-    if known:
+    names = _names(said)
+    if known := _by_code(said):
         return next((kind for kind in known if not CLASSES[kind].retry), known[0])
     numbers = [number for name in names if (number := _status(name))]
     told, low = (numbers or [status])[0], words.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 _NUMBER = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
@@ -11,26 +12,37 @@ _DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
 )
 _RATELIMIT_T = re.compile(r";\s*t\s*=\s*(\d{1,9})")
-EPOCH_MS = 1e12
-"""Numbers from here on are moments in milliseconds since 1970, not waits."""
+EPOCH, EPOCH_MS = 1e9, 1e12
+"""Numbers from here on are no waits but moments since 1970: in seconds, in milliseconds."""
 
 
-def wait_asked(headers: Mapping[str, str], now: float) -> float | None:
+def wait_asked(headers: Mapping[str, str], now: float, *, hints: bool) -> float | None:
     """Return the seconds that an answer asks to wait, None where it says nothing that can be understood.
 
     *headers* are looked up by lower-case names, *now* is in seconds since 1970; a date is read against the answer's own
-    `date`, so that skewed clocks do no harm.  First match wins: milliseconds, Azure's milliseconds, seconds or date, and
-    only then the hints about when a limit resets.
+    `date`, so that skewed clocks do no harm.  First match wins: milliseconds, Azure's milliseconds, seconds or date.  Only
+    then, and only with *hints*, which are for a limit's refusals, the moments at which limits reset: all of them must
+    have passed, so the longest counts.  No time, or a time that has passed, is as good as nothing said: whoever asks for
+    it wants no three attempts in a moment.
     """
-    for name, read in _HEADERS:
+    for name, read in _ASKED:
         value = headers.get(name)
-        if value is not None and (wait := read(value, headers, now)) is not None:
-            return max(0.0, wait)
-    return None
+        if value is not None and (wait := read(value, headers, now)) is not None and wait > 0:
+            return wait
+    if not hints:
+        return None
+    resets = [read(value, headers, now) for name, read in _HINTS if (value := headers.get(name)) is not None]
+    return max((wait for wait in resets if wait is not None and wait > 0), default=None)
 
 
 def _number(value: str) -> float | None:
     return float(value) if _NUMBER.fullmatch(value) else None
+
+
+def _until(number: float, now: float) -> float:
+    if number < EPOCH:
+        return number
+    return (number / 1000 if number >= EPOCH_MS else number) - now
 
 
 def _milliseconds(value: str, _headers: Mapping[str, str], _now: float) -> float | None:
@@ -40,21 +52,23 @@ def _milliseconds(value: str, _headers: Mapping[str, str], _now: float) -> float
 
 def _seconds_or_date(value: str, headers: Mapping[str, str], now: float) -> float | None:
     if (number := _number(value)) is not None:
-        return number
+        return _until(number, now)
     moment, sent = _date(value), _date(headers.get("date", ""))
     return None if moment is None else moment - (now if sent is None else sent)
 
 
 def _date(value: str) -> float | None:
     try:
-        return parsedate_to_datetime(value).timestamp()
+        moment = parsedate_to_datetime(value)
+        # HTTP knows no local time (RFC 9110, 5.6.7); its oldest form of a date, asctime's, names no zone.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 
 
 def _reset(value: str, _headers: Mapping[str, str], now: float) -> float | None:
     if (number := _number(value)) is not None:
-        return number / 1000 - now if number >= EPOCH_MS else number
+        return _until(number, now)
     match = _DURATION.fullmatch(value.strip())
     if match is None or not any(match.groups()):
         return None
@@ -68,10 +82,12 @@ def _ietf(value: str, _headers: Mapping[str, str], _now: float) -> float | None:
 
 
 _Reader = Callable[[str, Mapping[str, str], float], float | None]
-_HEADERS: tuple[tuple[str, _Reader], ...] = (
+_ASKED: tuple[tuple[str, _Reader], ...] = (
     ("retry-after-ms", _milliseconds),
     ("x-ms-retry-after-ms", _milliseconds),
     ("retry-after", _seconds_or_date),
+)
+_HINTS: tuple[tuple[str, _Reader], ...] = (
     ("x-ratelimit-reset-requests", _reset),
     ("x-ratelimit-reset-tokens", _reset),
     ("x-ratelimit-reset", _reset),

@@ -533,3 +533,12 @@ async def test_plain_library() -> None:
 
     assert task.cancelled()
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(6, 0)]
+
+
+@pytest.mark.parametrize(("repeated", "told"), [(False, "; again in"), (True, ", sent again by its client; again in")])
+async def test_log(repeated: bool, told: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
+    """The log says of a failed attempt what it was and what follows, and whether the call is itself one more try."""
+    call = make_call("hi", repeated=repeated)
+    await serve([RetryClassifier(name="r")], call, ScriptedUpstream([BROKEN], ["fine"]))
+
+    assert f"call {call.id}: upstream-1 failed: overloaded (OpenAIError){told}" in caplog.text

@@ -136,13 +136,38 @@ def refusal(kind: str = "server") -> UpstreamError:
 
 
 async def test_ordered_fallback() -> None:
-    """Each upstream of the list is tried once, in order; then `retry` judges the last, whose retries it is."""
+    """Each upstream of the list is tried once, in order; then `retry` judges the last, which has all of its attempts."""
     upstream = ScriptedUpstream([refusal()])
     process = make_process(upstreams=("a", "b", "c"))
 
-    served = await serve([Fallback(), RetryClassifier(attempts=4, base=0.001, cap=0.001)], make_call("hi", process=process), upstream)  # fmt: skip
+    served = await serve([Fallback(), RetryClassifier(attempts=2, base=0.001, cap=0.001)], make_call("hi", process=process), upstream)  # fmt: skip
 
     assert (upstream.names, served.failure is not None) == (["a", "b", "c", "c"], True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "names"),
+    [
+        pytest.param("overloaded", {}, "aabbc", id="attempts at each"),
+        pytest.param("quota", {}, "abc", id="final"),
+        pytest.param("rate", {"retry_after": 60.0}, "abc", id="a wait past patience"),
+        pytest.param("rate", {"retry_after": 6.0}, "abc", id="a wait past the deadline"),
+        pytest.param("server", {"should_retry": False}, "abc", id="forbidden"),
+        pytest.param("empty", {}, "aa", id="not for another one"),
+        pytest.param("context", {}, "a", id="for nobody"),
+    ],
+)
+async def test_attempts_before_the_next(kind: str, more: dict[str, Any], names: str) -> None:
+    """With `attempts` at each upstream, the next one takes over when they are used up, and at once where `retry` says no."""
+    process = make_process(upstreams=("a", "b", "c"))
+    broken = UpstreamError(openai.OpenAIError(kind), kind, **more)
+    upstream = ScriptedUpstream(*[[broken]] * (len(names) - 1), ["fine"] if names[-1] == "c" else [broken])
+    call = make_call("hi", process=process)
+    call.deadline = process.monotonic() + 5
+
+    served = await serve([Fallback(attempts=2), RetryClassifier()], call, upstream)
+
+    assert ("".join(map(str, upstream.names)), served.text) == (names, "fine" if names[-1] == "c" else "")
 
 
 async def test_classes_go_their_own_way() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from email.utils import formatdate
 from typing import Any
 
 import aiohttp
 import httpx
 import openai
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from policies.base import Rejection
 from policies.upstream import UpstreamError
@@ -27,7 +24,6 @@ from sidecar.errors import (
 )
 from sidecar.failures import empty, from_exception, from_object, from_status, interrupted
 from sidecar.redact import MOST, PAGE, redact
-from sidecar.waits import wait_asked
 
 REQUEST = httpx.Request("POST", "http://up.example/v1/chat/completions")
 NOW = 1_800_000_000.0
@@ -188,45 +184,6 @@ def test_exception(error: Exception, kind: str, worked: bool) -> None:  # noqa: 
 
     assert (found.kind, found.worked) == (kind, worked)
     assert isinstance(found.error, openai.APITimeoutError if kind.endswith("timeout") else openai.APIConnectionError)
-
-
-@pytest.mark.parametrize(
-    ("headers", "wait"),
-    [
-        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        ({"x-ms-retry-after-ms": "1500"}, 1.5),
-        ({"retry-after": "2.5"}, 2.5),
-        ({"retry-after": "-3"}, 0),
-        ({"retry-after": formatdate(NOW + 30, usegmt=True)}, 30),
-        ({"retry-after": formatdate(NOW + 30, usegmt=True), "date": formatdate(NOW + 10, usegmt=True)}, 20),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "1e9"}, None),
-        ({"x-ratelimit-reset-requests": "6m0s"}, 360),
-        ({"x-ratelimit-reset-tokens": "20ms"}, 0.02),
-        ({"x-ratelimit-reset-tokens": "1h2m3.5s"}, 3723.5),
-        ({"x-ratelimit-reset": str(int((NOW + 5) * 1000))}, 5),
-        ({"ratelimit": '"default";r=0;t=17'}, 17),
-        ({"x-ratelimit-reset-tokens": ""}, None),
-        ({}, None),
-    ],
-)
-def test_waits(headers: dict[str, str], wait: float | None) -> None:
-    """The wait that upstream asks for is read from the first header that can be understood."""
-    assert wait_asked(headers, NOW) == (None if wait is None else pytest.approx(wait))
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["retry-after", "retry-after-ms", "date", "ratelimit", "x-ratelimit-reset"]),
-        st.text(max_size=40),
-    )
-)
-@example({"retry-after": "0\x1f"})
-def test_waits_never_raise(headers: dict[str, str]) -> None:
-    """Whatever a header says, reading it is no error, and no wait is negative."""
-    wait = wait_asked(headers, NOW)
-    assert wait is None or wait >= 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Budget, Call, Caps, Failure, MaxTokens, Only, Rejection, Retry, RetryClassifier, Trim
+from policies import Budget, Call, Caps, Failure, MaxTokens, Only, Rejection, RetryClassifier, Trim
 from policies.identity import identity
 from policies.testing import make_call, make_process
 from policies.tokens import Estimator, Size, size_of, streamed_tokens
@@ -261,7 +261,13 @@ def failed(kind: str, attempt: int = 1, **more: Any) -> Failure:
         (failed("empty", 2), False),
         (failed("server", should_retry=False), False),
         (failed("request", should_retry=True), True),
-        (failed("quota", should_retry=True), False),
+        (failed("quota", should_retry=True), True),
+        *[(failed(kind, should_retry=True, by_code=True), False) for kind in ("quota", "auth", "request")],
+        (failed("overloaded", should_retry=True, by_code=True), True),
+        (failed("context", should_retry=True), False),
+        (failed("server", 4, upstream="b", tried=("a", "a", "b", "b")), True),
+        (failed("server", 4, upstream="b", tried=("a", "b", "b", "b")), False),
+        (failed("empty", 2, upstream="b", tried=("a", "b")), True),
         (failed("rate", retry_after=20.0), True),
         (failed("rate", retry_after=20.1), False),
         (failed("quota", retry_after=1.0), False),
@@ -276,9 +282,11 @@ def test_retry(failure: Failure, again: bool) -> None:  # noqa: FBT001  # a colu
 
 
 def test_waits() -> None:
-    """Upstream's wait is obeyed to the moment; without one it is full jitter under a doubling, capped bound."""
+    """Upstream's wait is obeyed, and a little more; without one it is full jitter under a doubling, capped bound."""
     policy, call = RetryClassifier(attempts=10, base=0.5, cap=8.0), make_call("hi")
-    assert policy.retry(call, failed("rate", retry_after=7.5)) == Retry(7.5)
+    asked = [verdict.after for _ in range(200) if (verdict := policy.retry(call, failed("rate", retry_after=7.5)))]
+    assert 7.5 <= min(asked) < 7.55
+    assert 7.8 < max(asked) <= 7.5 * 1.05
     for attempt, bound in [(1, 0.5), (2, 1.0), (3, 2.0), (5, 8.0), (9, 8.0)]:
         waits = [verdict.after for _ in range(200) if (verdict := policy.retry(call, failed("server", attempt)))]
         assert 0 <= min(waits) < bound * 0.2
