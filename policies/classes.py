@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 TIMEOUT: Final = "timeout"
 STATUS, CODE = "status:", "code:"
 """In a list of classes, `status:425` is every failure of that HTTP status, `code:warming_up` of that error code or type."""
+FAILING: Final = frozenset(map(str, range(201, 600)))
+"""Statuses that are failures: a 200 is none, whatever its body says."""
 
 
 class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
     """One class.  *retry*: another attempt at the same upstream may cure it.  *sick*: it speaks against the upstream's health.
 
-    *family* is a name that stands for several classes.
+    *family* is a name that stands for several classes.  *late*: nothing can be begun again after it, here or elsewhere.
     """
 
     why: str
     retry: bool = False
     sick: bool = False
+    late: bool = False
     family: str = ""
 
 
 CLASSES: Mapping[str, FailureClass] = {
-    "connect": FailureClass(
-        why="It was never reached, or closed before it answered: nothing was done.", retry=True, sick=True
-    ),
+    "connect": FailureClass(why="It was never reached, or closed before it answered.", retry=True, sick=True),
     "connect_timeout": FailureClass(
         why="No connection in `connect` seconds: nothing was done.", retry=True, sick=True, family=TIMEOUT
     ),
@@ -43,9 +44,9 @@ CLASSES: Mapping[str, FailureClass] = {
         why="An answer, but no output in `first_token` seconds.", retry=True, sick=True, family=TIMEOUT
     ),
     "idle_timeout": FailureClass(
-        why="Silence of `idle` seconds after the first output, which the client has seen.", sick=True, family=TIMEOUT
+        why="Silence of `idle` seconds after the first output, which the client has seen.", sick=True, late=True
     ),
-    "total_timeout": FailureClass(why="The deadline of the whole call has passed; nothing is left of it."),
+    "total_timeout": FailureClass(why="The deadline of the whole call has passed; nothing is left of it.", late=True),
     TIMEOUT: FailureClass(why="It says so itself: 408, 504.", retry=True, sick=True, family=TIMEOUT),
     "rate": FailureClass(why="A wait cures it, and upstream often says how long.", retry=True),
     "overloaded": FailureClass(why="Busy, full or still loading its model: 503, 529, 409.", retry=True, sick=True),
@@ -58,22 +59,33 @@ CLASSES: Mapping[str, FailureClass] = {
     "context": FailureClass(why="The same prompt will be too long again."),
     "auth": FailureClass(why="The same key will be refused again."),
     "request": FailureClass(why="The same request will be refused again."),
-    "interrupted": FailureClass(why="The client has seen output: an answer is never begun twice.", sick=True),
+    "interrupted": FailureClass(
+        why="The client has seen output: an answer is never begun twice.", sick=True, late=True
+    ),
 }
 NAMES: Final = (*CLASSES, STATUS + "CODE", CODE + "NAME")
 RETRYABLE: Final = tuple(dict.fromkeys(each.family or name for name, each in CLASSES.items() if each.retry))
 
 
 def check_classes(field: str, names: Sequence[str]) -> None:
-    """Raise `ValueError`, worded for a configuration's author, unless each of *names* in *field* is a class."""
+    """Raise `ValueError`, worded for a configuration's author, unless each of *names* in *field* is a class that can act."""
     for at, name in enumerate(names):
-        kind, _, value = name.partition(":")
-        if name in CLASSES or (kind == "status" and value.isdecimal()) or (kind == "code" and value):
-            continue
-        near = difflib.get_close_matches(name, CLASSES, n=1)
-        right = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(NAMES)}"
-        msg = f"{field}[{at}]: {name!r} is no class of failures; {right}"
-        raise ValueError(msg)
+        if (fault := _fault_of(name)) is not None:
+            msg = f"{field}[{at}]: {name!r} {fault}"
+            raise ValueError(msg)
+
+
+def _fault_of(name: str) -> str | None:
+    if (known := CLASSES.get(name)) is not None:
+        return "comes when nothing can be begun again; leave it out" if known.late else None
+    if name.startswith(STATUS) and name.removeprefix(STATUS).isdecimal():
+        fails = name.removeprefix(STATUS) in FAILING
+        return None if fails else "is no status of a failure; write one from 201 to 599, like 'status:425'"
+    if name.startswith(CODE) and name != CODE:
+        return None
+    near = difflib.get_close_matches(name, CLASSES, n=1)
+    right = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(NAMES)}"
+    return f"is no class of failures; {right}"
 
 
 def among(names: Sequence[str], failure: Failure) -> bool:

@@ -45,6 +45,9 @@ class RetryClassifier(Policy, frozen=True):
     def __post_init__(self) -> None:
         check_classes("on", self.on)
         check_classes("never", self.never)
+        if self.base > self.cap:
+            msg = f"base: {self.base:g} is more than cap, which is {self.cap:g}; lower it, or raise cap"
+            raise ValueError(msg)
 
     def retry(self, call: Call, failure: Failure) -> Retry | None:
         """Judge *failure* by its class, and by how often its upstream was tried."""

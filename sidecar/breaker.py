@@ -32,7 +32,7 @@ class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     calls: Annotated[int, msgspec.Meta(ge=0)] = 50
     rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
-    window: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    window: Annotated[float, msgspec.Meta(ge=0.1)] = 30.0
     probe: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
 

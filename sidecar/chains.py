@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_type_hints
@@ -16,6 +16,7 @@ from policies.base import HOOKS, Hooks, Policy
 from policies.budget import Budget
 from policies.fallback import Fallback
 from policies.max_tokens import MaxTokens
+from policies.only import Only
 from policies.rate import Rate
 from policies.retry import RetryClassifier
 from policies.trim import Trim
@@ -56,8 +57,24 @@ def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tupl
             right = "give one of them a `name` of its own"
             faults.append(ConfigFault(path, f"{policy.name!r} is also the name of {seen[policy.name]}", right))
         seen.setdefault(policy.name, path)
+        if (judge := _judge_before(policy, policies)) is not None:
+            wrong = f"never acts: {judge!r} judges every failure before it"
+            faults.append(ConfigFault(path, wrong, f"fallback stands before retry: put it above {seen[judge]}"))
         policies.append(policy)
     return tuple(policies), frozenset(broken)
+
+
+def _judge_before(policy: Policy, earlier: Sequence[Policy]) -> str | None:
+    """Return the name of the `retry` among *earlier* ones that leaves *policy* nothing to decide; None where it is no fallback."""
+    if not isinstance(policy, Fallback):
+        return None
+    judges = (each for each in earlier if type(each) is RetryClassifier)  # one of somebody's own may have no opinion
+    return next((judge.name for judge in judges if _covers(judge.only, policy.only)), None)
+
+
+def _covers(wide: Only, narrow: Only) -> bool:
+    """Whether *wide* is sure to cover each call that *narrow* does."""
+    return all(getattr(wide, field) in ("*", getattr(narrow, field)) for field in Only.__struct_fields__)
 
 
 def _names(entry: object) -> set[str]:

@@ -86,6 +86,13 @@ def value_of(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> 
     if (strange := _strange(value, path)) is not None:
         faults.append(strange)
         return None
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        # msgspec says that a value of a mapping is wrong, but not which.
+        before = len(faults)
+        for key, each in value.items():
+            value_of(get_args(kind)[1], each, f"{path}.{key}", faults)
+        if len(faults) > before:
+            return None
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, TypeError) as error:
@@ -125,6 +132,8 @@ def _strange(value: object, path: str) -> ConfigFault | None:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004  # a line stays readable
 

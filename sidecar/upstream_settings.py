@@ -40,7 +40,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     base_url: str
-    name: str = ""
+    name: Text = ""
     api_key_env: Text | None = None
     api_key_header: Text = AUTHORIZATION
     pass_authorization: bool | None = None
@@ -63,7 +63,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.api_key_env is not None and not self.api_key_env.isidentifier():
             msg = "api_key_env: it is no name of a variable; write the name, never the key itself"
             raise ValueError(msg)
-        if self.pass_authorization and self.api_key_env is not None:
+        own = self.api_key_env is not None or AUTHORIZATION in map(str.lower, self.headers_env)
+        if self.pass_authorization and own:
             msg = "pass_authorization: this upstream has a key of its own; leave one of them out"
             raise ValueError(msg)
         _check_header("api_key_header", self.api_key_header)
@@ -81,9 +82,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 msg = f"headers_env: the value of {header!r} is no name of a variable; write the name, never the secret"
                 raise ValueError(msg)
         self._check_twice()
-        if unnamed := [model for model, name in self.models.items() if not name]:
-            msg = f"models: {unnamed[0]!r} has no name there; write what the server calls it, or leave it out"
+        if self.api_key_env is None and self.api_key_header.lower() != AUTHORIZATION:
+            msg = "api_key_header: there is no key to send; name its variable in api_key_env, or leave it out"
             raise ValueError(msg)
+        self._check_names()
 
     def _check_url(self) -> None:
         parts = parts_of(self.base_url)
@@ -109,6 +111,17 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     msg = f"{field}: {header!r} is given twice; case is ignored: leave one of them out"
                     raise ValueError(msg)
                 seen.add(header.lower())
+
+    def _check_names(self) -> None:
+        if "" in self.query:
+            msg = "query: a parameter has no name; write it like `query = { name = 'value' }`"
+            raise ValueError(msg)
+        if "" in self.models:
+            msg = "models: '' is the name of no model; for calls that name none write `model = 'NAME'`"
+            raise ValueError(msg)
+        if unnamed := [model for model, name in self.models.items() if not name]:
+            msg = f"models: {unnamed[0]!r} has no name there; write what the server calls it, or leave it out"
+            raise ValueError(msg)
 
     def named(self, model: str) -> str:
         """Return what the server calls *model*: by its name, else by the longest pattern that it fits, else the same."""

@@ -21,6 +21,8 @@ ADDRESS = "write it like 'http://127.0.0.1:11434/v1'"
 ORIGIN = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
 KINDS = "name a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"
 CURE = "derive it from policies.Policy and override one of admit, claims, enter, retry"
+LATE = "comes when nothing can be begun again, leave it out"
+STATUS = "is no status of a failure, write one from 201 to 599, like 'status:425'"
 EXAMPLE = "see `sidecar config` for an example"
 NAMES = "write printable ASCII without quotes, and not 'temperature': it stands in headers and profiles"
 
@@ -120,6 +122,14 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'sk-123'", "upstream[0].api_key_env: it is no name of a variable, write the name, never the key itself"),
         ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key = 'sk-123'", "upstream[0].api_key: is not known, did you mean 'api_key_env'?"),
         ("[[upstream]]\nbase_url = 'http://h'\n[[upstream]]\nbase_url = 'http://i'\nname = 'upstream-1'", "upstream[1].name: 'upstream-1' is also the name of upstream[0], give one of them another name"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\n[[upstream]]\nbase_url = 'http://i/v1'\nname = ''", "upstream[1].name: '' does not do, it must be a string of length >= 1"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders_env = { Authorization = 'X' }\npass_authorization = true", "upstream[0].pass_authorization: this upstream has a key of its own, leave one of them out"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_header = 'api-key'", "upstream[0].api_key_header: there is no key to send, name its variable in api_key_env, or leave it out"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nquery = { '' = 'x' }", "upstream[0].query: a parameter has no name, write it like `query = { name = 'value' }`"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nmodels = { '' = 'x' }", "upstream[0].models: '' is the name of no model, for calls that name none write `model = 'NAME'`"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nmodels = { b = 'hidden', gpt-4 = 3 }", "upstream[0].models.gpt-4: 3 does not do, it must be a string"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { a = { b = 'hidden' } }", "upstream[0].headers.a: a table does not do, it must be a string"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\nbreaker = { window = 0.01 }", "upstream[0].breaker.window: 0.01 does not do, it must be a number >= 0.1"),
         ("policy = 1", "policy: is no list of tables, write each policy below a [[policy]]"),
         ("policy = [1]", "policy[0]: is no table, write each policy below a [[policy]]"),
         ("[[policy]]\nuse = 3", "policy[0].use: does not do, " + KINDS),
@@ -135,6 +145,17 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[[policy]]\nuse = 'check_rules:Vague'\nprice = 1", "policy[0].use: 'check_rules:Vague' cannot be used: it has a field of an unknown type: name 'Decimal' is not defined, import it outside of TYPE_CHECKING"),
         ("[[policy]]\nuse = 'check_rules:Runs'\nleast = 10", "policy[0].least: 10 is more than most, lower it"),
         ("[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 0 }", "profile.x.Runs.least: 1 is more than most, lower it"),
+        ("[[policy]]\nuse = 'retry'\nbase = 9", "policy[0].base: 9 is more than cap, which is 8, lower it, or raise cap"),
+        ("[[policy]]\nuse = 'retry'\n[profile.x]\nretry = { cap = 0.1 }", "profile.x.retry.base: 0.5 is more than cap, which is 0.1, lower it, or raise cap"),
+        ("[[policy]]\nuse = 'budget'\nusd = 1\nprices = { a = { input = 1, output = 1 }, b = { input = 1, output = 'x' } }", "policy[0].prices.b.output: 'x' does not do, it must be a number"),
+        ("[[policy]]\nuse = 'fallback'\non = ['interrupted']", "policy[0].on[0]: 'interrupted' " + LATE),
+        ("[[policy]]\nuse = 'fallback'\non = ['timeout', 'idle_timeout']", "policy[0].on[1]: 'idle_timeout' " + LATE),
+        ("[[policy]]\nuse = 'retry'\non = ['total_timeout']", "policy[0].on[0]: 'total_timeout' " + LATE),
+        ("[[policy]]\nuse = 'retry'\nnever = ['interrupted']", "policy[0].never[0]: 'interrupted' " + LATE),
+        ("[[policy]]\nuse = 'retry'\non = ['status:99999']", "policy[0].on[0]: 'status:99999' " + STATUS),
+        ("[[policy]]\nuse = 'fallback'\non = ['status:503', 'status:200']", "policy[0].on[1]: 'status:200' " + STATUS),
+        ("[[policy]]\nuse = 'retry'\n[[policy]]\nuse = 'fallback'", "policy[1]: never acts: 'retry' judges every failure before it, fallback stands before retry: put it above policy[0]"),
+        ("[[policy]]\nuse = 'retry'\nonly = { path = '/v1/*' }\n[[policy]]\nuse = 'fallback'\nonly = { path = '/v1/*', model = 'a' }", "policy[1]: never acts: 'retry' judges every failure before it, fallback stands before retry: put it above policy[0]"),
         ("[[policy]]\nuse = 'retry'\nname = 'temperature'", "policy[0].name: 'temperature' does not do, " + NAMES),
         ("[[policy]]\nuse = 'retry'\nname = \"a\\nb\"", "policy[0].name: 'a\\nb' does not do, " + NAMES),
         ("[[policy]]\nuse = 'retry'\nonly = '/v1'", "policy[0].only: '/v1' is no table, write its keys below a [table] of that name"),
@@ -155,6 +176,49 @@ def test_fault(folder: Path, text: str, line: str) -> None:
     """Every bad file has one line: where, what is wrong, what would be right."""
     environ = {"SIDECAR_UPSTREAM": HERE}
     assert lines(folder, text, environ, upstream=None) == [f"F: {line}"]
+
+
+def test_every_value_of_a_mapping(folder: Path) -> None:
+    """Each value of a mapping that does not do is told by its key, with no word of the others."""
+    text = "[[upstream]]\nbase_url = 'http://h/v1'\nheaders_env = { a = 1, b = 'hidden', c = ['C'] }"
+
+    assert lines(folder, text) == [
+        "F: upstream[0].headers_env.a: 1 does not do, it must be a string",
+        "F: upstream[0].headers_env.c: ['C'] does not do, it must be a string",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[policy]]\nuse = 'fallback'\n[[policy]]\nuse = 'retry'\n",
+        "[[policy]]\nuse = 'retry'\nonly = { path = '/api/chat' }\n[[policy]]\nuse = 'fallback'\n",
+        "[[policy]]\nuse = 'retry'\nonly = { model = 'a' }\n[[policy]]\nuse = 'fallback'\nonly = { path = '/v1/*' }\n",
+    ],
+)
+def test_fallback_that_acts(folder: Path, text: str) -> None:
+    """A fallback may follow a retry that is for other calls."""
+    assert len(loaded(folder, text).base.policies) == 2
+
+
+@pytest.mark.parametrize("field", ["headers", "headers_env"])
+@pytest.mark.parametrize(
+    "header",
+    ["Host", "Content-Length", "Content-Type", "Accept", "Accept-Encoding", "Transfer-Encoding", "Connection"],
+)
+def test_headers_of_each_connection(folder: Path, field: str, header: str) -> None:
+    """A header that the sidecar sets for each request is nobody else's."""
+    text = f"[[upstream]]\nbase_url = 'http://h/v1'\n{field} = {{ {header} = 'x' }}"
+
+    assert lines(folder, text) == [f"F: upstream[0].{field}: {header!r} belongs to each connection, leave it out"]
+
+
+def test_classes_that_act(folder: Path) -> None:
+    """Every class that comes before the first output, every status of a failure and any code may be named."""
+    some = ["timeout", "unavailable", "quota", "empty", "status:204", "status:302", "status:599", "code:x"]
+    (retry,) = loaded(folder, f"[[policy]]\nuse = 'retry'\non = {some}").base.policies
+
+    assert retry.on == tuple(some)  # type: ignore[attr-defined]
 
 
 def test_policy_with_a_fault_is_not_absent(folder: Path) -> None:

@@ -257,6 +257,22 @@ def test_told(error: UpstreamError, status: int, code: str, retryable: bool) -> 
     assert json.loads(openai_event(fault).decode().removeprefix("data: ")) == {"error": envelope}
 
 
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"retry-after": "7"}, [(b"retry-after", b"7")]),
+        ({"retry-after-ms": "250"}, [(b"retry-after", b"1")]),
+        ({"retry-after": "600"}, [(b"retry-after", b"600")]),
+        ({}, []),
+    ],
+)
+def test_wait_of_upstream(headers: dict[str, str], told: list[tuple[bytes, bytes]]) -> None:
+    """A busy upstream's wait is passed on as it is, in whole seconds; none is made up, and none makes SDKs try again."""
+    for status in (429, 503, 529):
+        fault = fault_of_upstream(said(status, err(message="Loading model"), headers))
+        assert fault.headers == [*told, (b"x-should-retry", b"false")]
+
+
 def test_rejections() -> None:
     """A policy's no carries its own code and details, and its waits rounded up."""
     fault = fault_of_rejection(Rejection(429, "busy", "later", retry_after=1.2001, details={"policy": "q"}))
