@@ -15,7 +15,7 @@ from policies.fallback import Fallback
 
 from .settings import Flags
 from .tables import ConfigFault, one_from, struct_from
-from .upstream_settings import AUTHORIZATION, UpstreamChoice, UpstreamSettings, fits_header
+from .upstream_settings import UpstreamChoice, UpstreamSettings, fits_header
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -148,15 +148,14 @@ def _key(variable: str, path: str, environ: Mapping[str, str], faults: list[Conf
 
 
 def _choice(settings: UpstreamSettings, model: str | None, *, first: bool = True, **more: Any) -> UpstreamChoice:
-    own = more.get("key") is not None or settings.api_key_env is not None
-    own = own or AUTHORIZATION in map(str.lower, settings.headers_env)
+    own = more.get("key") is not None or settings.api_key_env is not None or bool(settings.headers_env)
     asked = settings.pass_authorization
     said = msgspec.structs.asdict(settings) | {
         "base_url": settings.base_url.rstrip("/"),
         "name": settings.name or "upstream-1",
         "model": model or settings.model or (OPENAI.model if _is_openai(settings) else None),
         # Another server than the first was not chosen by whoever holds the client's key.
-        "pass_authorization": first and not own if asked is None else asked and not own,
+        "pass_authorization": first and not own if asked is None else asked,
     }
     return UpstreamChoice(**said, **more)
 

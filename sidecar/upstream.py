@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .exchange import Answer, Exchange, Reached
     from .upstream_settings import UpstreamChoice
 
+USER_AGENT = "user-agent"
 MAX_MODELS = 4_194_304
 _STREAM = [("accept", "text/event-stream"), ("content-type", "application/json")]
 _WHOLE = [("accept", "application/json"), ("content-type", "application/json")]
@@ -63,12 +64,13 @@ class HttpUpstream:
         query = dict(settings.query) or None
         self._chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
         self._models_url = httpx.URL(f"{settings.base_url}/models", params=query)
-        self._headers = [("user-agent", "chatnest-sidecar"), ("accept-encoding", "identity")]
-        self._headers += [*settings.headers.items(), *settings.secret_headers.items()]
+        self._headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
             self._headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
         self._own = frozenset(name.lower() for name, _ in self._headers)
+        if USER_AGENT not in self._own:
+            self._headers.append((USER_AGENT, "chatnest-sidecar"))
         self._model = settings.model
         self.asked = httpx.Request("POST", self._chat_url)
         """What the exceptions of openai's SDK name as their request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from typing import Any
 import pytest
 import trustme
 from serving import CHAT, events, settings_of, sidecar
-from wire import Connection, upstream
+from wire import Connection, Script, upstream
+
+from policies import Fallback
+from policies.classes import CLASSES
+from sidecar.breaker import SICK
 
 pytestmark = pytest.mark.anyio
 
+README = (Path(__file__).parent.parent / "README.md").read_text()
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
 FALLBACK = '[[policy]]\nuse = "fallback"\n'
 REPORT = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
@@ -164,6 +170,70 @@ async def test_own_authorization(tmp_path: Path) -> None:
 
     assert up.requests[0].head.lower().count(b"authorization:") == 1
     assert up.requests[0].header("authorization") == "Basic dTpw"
+
+
+@pytest.mark.parametrize(
+    ("more", "crosses"), [((), False), (("pass_authorization = true",), True)], ids=["by default", "as asked"]
+)
+async def test_own_key_in_another_header(tmp_path: Path, more: tuple[str, ...], crosses: bool) -> None:  # noqa: FBT001  # a column
+    """Where a key of the sidecar's own goes in any header, the client's account stays here, unless it is let through."""
+    async with upstream(good) as up:
+        text = table(up.url, "headers_env = { api-key = 'AZURE' }", *more)
+        async with sidecar(settings_of(tmp_path, None, text, environ={"AZURE": "az-1"})) as served:
+            account = ("authorization: Bearer sk-client", "openai-organization: org", "openai-project: proj")
+            await served.post("/v1/chat/completions", {"model": "m", **HI}, *account)
+
+    (asked,) = up.requests
+    sent = [asked.header(name) for name in ("authorization", "openai-organization", "openai-project")]
+    assert asked.header("api-key") == "az-1"
+    assert sent == (["Bearer sk-client", "org", "proj"] if crosses else [None, None, None])
+
+
+@pytest.mark.parametrize(
+    ("lines", "agent"), [((), "chatnest-sidecar"), (("headers = { User-Agent = 'mine/1' }",), "mine/1")]
+)
+async def test_user_agent(tmp_path: Path, lines: tuple[str, ...], agent: str) -> None:
+    """An upstream is told one `User-Agent`: the sidecar's, or the one that is configured in its place."""
+    async with upstream(lists) as up, sidecar(settings_of(tmp_path, None, table(up.url, *lines))) as served:
+        await served.post("/v1/chat/completions", {"model": "m", **HI})
+        await served.get("/v1/models")
+
+    assert [request.head.lower().count(b"user-agent:") for request in up.requests] == [1, 1]
+    assert [request.header("user-agent") for request in up.requests] == [agent, agent]
+
+
+async def test_loading_model(tmp_path: Path) -> None:
+    """A server that loads its model sets the wait; where it names none the client gets none, and in no case tries again."""
+
+    def loads(*headers: str) -> Script:
+        async def script(connection: Connection) -> None:
+            body = b'{"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}'
+            await connection.answer(503, body, *headers)
+
+        return script
+
+    seen = []
+    for script in (loads("retry-after: 7"), loads()):
+        async with upstream(script) as up:
+            text = table(up.url) + "[[policy]]\nuse = 'retry'\nattempts = 1\n"
+            async with sidecar(settings_of(tmp_path, None, text)) as served:
+                status, told, _ = await served.post("/v1/chat/completions", {"model": "m", **HI})
+        names = ("retry-after", "retry-after-ms", "x-should-retry")
+        seen.append((status, *(told.get(name) for name in names)))
+
+    assert seen == [(503, "7", None, "false"), (503, None, None, "false")]
+
+
+def test_readme(tmp_path: Path) -> None:
+    """The README's upstreams are valid, and a call goes on to the second for all that its breaker holds against the first."""
+    (text,) = (x for x in re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "azure" in x)
+    settings = settings_of(tmp_path, None, text, environ={"AZURE_API_KEY": "az-1"})
+    (fallback,) = (policy for policy in settings.base.policies if isinstance(policy, Fallback))
+
+    assert [each.name for each in settings.upstreams] == ["azure", "local"]
+    assert {CLASSES[kind].family or kind for kind in SICK if not CLASSES[kind].late} | {"unavailable"} <= set(
+        fallback.on
+    )
 
 
 async def test_dollars(tmp_path: Path) -> None:
