@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
+import anyio.lowlevel
+
 from policies.call import Call
 from policies.event import Batch
 
@@ -37,6 +39,8 @@ class Answer(ABC):
         self.call: Call | None = None
         self.closing = False
         """The server is going: the connection is not kept."""
+        self.lost: Callable[[], None] = _nobody
+        """Called when it turns out that the client is gone."""
         self._over = False
 
     async def admitted(self) -> None:  # noqa: B027  # most forms have nothing to say yet
@@ -93,6 +97,10 @@ class EventStream(Answer):
 
     async def emit(self, batch: Batch) -> None:
         """Send one batch; the first brings the head, the last one the end."""
+        if (
+            self.call is not None and self.call.abandoned
+        ):  # nothing is waited for where nobody reads: the call would run on
+            await anyio.lowlevel.checkpoint()
         body = self._written(batch)
         if body or batch.last:
             await self._write(body, more=not batch.last)
@@ -112,6 +120,8 @@ class EventStream(Answer):
     async def _ping(self) -> None:
         try:
             await self._write(self.ping_event, more=True)
+        except Exception:  # noqa: BLE001  # whatever a server raises: there is nobody at the other end any more
+            self.lost()
         finally:
             self._pinging = None
 
@@ -169,6 +179,10 @@ class OpenAIStream(EventStream):
 
     def _broken(self, fault: Fault) -> bytes:
         return openai_event(fault) + OPENAI_DONE
+
+
+def _nobody() -> None:
+    """Nobody is to be told."""
 
 
 async def send_fault(send: Send, fault: Fault, head: list[Header], *, chat_path: bool) -> None:

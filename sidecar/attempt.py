@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
 import httpx
 
 from policies.event import Batch, Usage
@@ -175,6 +177,9 @@ class Attempt:
         if not self._streams:
             return await self._read_whole(self._answer)
         while self._broken is None:
+            if self._call.abandoned:
+                # A read whose bytes are there already cannot be cancelled, and each may be such a one.
+                await anyio.lowlevel.checkpoint()
             batch = await self._read(self._answer)
             if batch is not None:
                 self._over = batch.last

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from policies.call import Call
+
     from .errors import Fault
     from .incoming import Receive
 
 
 class Closable(Protocol):
-    """An answer that can be told that its connection will not be kept."""
+    """An answer that can be told that its connection will not be kept, and that tells when it finds its client gone."""
 
+    call: Call | None
     closing: bool
+    lost: Callable[[], None]
 
 
 class LiveCall:
@@ -27,6 +33,7 @@ class LiveCall:
         self.answer, self.scope = answer, anyio.CancelScope()
         self.fault: Fault | None = None
         self.left = False
+        answer.lost = self.leave
         self._watcher: asyncio.Task[None] | None = None
 
     def watch(self, receive: Receive) -> None:
@@ -36,14 +43,23 @@ class LiveCall:
     async def _until_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        self.leave()
+
+    def leave(self) -> None:
+        """End the call now: its client has left, and is told nothing."""
         self.left = True
-        self.scope.cancel()
+        self._cancel()
 
     def interrupt(self, fault: Fault) -> None:
         """End the call now and tell its client *fault*.  The first reason stays."""
         if self.fault is None:
             self.fault = fault
-            self.scope.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if (call := self.answer.call) is not None:
+            call.abandoned = True
+        self.scope.cancel()
 
     def stop_watching(self) -> None:
         """Let go of the watcher.  Once, when the answer is over."""
