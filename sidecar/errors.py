@@ -95,7 +95,9 @@ CHAT_WORDS = {
     "budget_exceeded": (429, "Daily AI budget exceeded. Try again tomorrow."),
 }
 """What Chat Nest's clients know: status and words on `/api/chat`."""
-CLIENT, SERVER, BAD_GATEWAY = 400, 500, 502
+SERVER, BAD_GATEWAY = 500, 502
+ERRORS = range(400, 600)
+"""All that HTTP knows as failures; servers make up others, which no client of ours must see."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +151,7 @@ def fault_of_upstream(error: UpstreamError) -> Fault:
     told, cause = BY_KIND.get(error.kind, BY_KIND["server"]), error.error
     status = told.status
     if isinstance(cause, openai.APIStatusError):
-        status = cause.status_code if cause.status_code >= CLIENT else BAD_GATEWAY
+        status = cause.status_code if cause.status_code in ERRORS else BAD_GATEWAY
     own = cause if isinstance(cause, openai.APIError) and error.kind in KEEPS_CODE else None
     code = own.code if own is not None and own.code and not own.code.isdigit() else told.code
     words = cause.message if isinstance(cause, openai.APIError) and error.kind in SPEAKS else told.words

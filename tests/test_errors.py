@@ -242,6 +242,9 @@ def test_bounded() -> None:
         (said(429, err(code="insufficient_quota")), 429, "insufficient_quota", False),
         (said(400, err(code="context_length_exceeded")), 400, "context_length_exceeded", False),
         (said(500, err()), 500, "upstream_error", True),
+        (said(599, err()), 599, "upstream_error", True),
+        (said(600, err()), 502, "upstream_error", True),
+        (said(999, err()), 502, "upstream_error", True),
     ],
 )
 def test_told(error: UpstreamError, status: int, code: str, retryable: bool) -> None:  # noqa: FBT001  # a column
