@@ -1,0 +1,111 @@
+"""Names and addresses of machines in a sentence, told from its other words with a dot or a colon in them."""
+
+from __future__ import annotations
+
+import re
+
+_NAMED = re.compile(
+    r"\b((?:host(?:name)?|server(?:_?name)?|address|addr|peer|endpoint|base_url|node|pod|port)\s{0,4}=|host(?:name)?[\"']?\s{0,4}:)"
+    r"\s{0,4}[\"']?[^\s\"',;()]+",
+    re.IGNORECASE,
+)
+_REACHED = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|dial tcp(?:: lookup)?)\s{1,4}[\w.:-]+")
+_NUMBERS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
+_V6 = re.compile(
+    r"(?<![\w:.])\[?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}(?:\.\d{1,3}){0,3}(?:%\w{1,16})?(?![\w:])(?:\](?::\d{1,5})?)?",
+    re.IGNORECASE,
+)
+_COLONS = 5
+"""Groups with so many colons are an address (of a network card, at the least); a time has two."""
+_DASHED = re.compile(r"\bip(?:-\d{1,3}){4}[\w.-]*", re.IGNORECASE)
+_WORD = re.compile(r"[\w.@-]+(?::\d{2,5}(?!\w))?", re.ASCII)
+_NUMBERED = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
+_VERSION = re.compile(r"v?\d+\.\d", re.IGNORECASE)
+_KEY = 32
+
+
+def _words(line: str) -> frozenset[str]:
+    return frozenset(line.split())
+
+
+SUFFIXES = _words(
+    "com net org io ai dev local internal svc lan cloud app co corp home intranet cluster cn de eu uk us fr jp ru"
+)
+"""Ends that make a name a machine's, whatever is before them."""
+FILES = _words(
+    "txt json jsonl csv tsv pdf png jpg jpeg gif webp svg bmp wav mp3 mp4 ogg flac webm doc docx xls xlsx ppt pptx md"
+    " yaml yml toml xml html htm gguf safetensors bin onnx parquet"
+)
+"""Ends of the names of files that a client may have sent, or a model's."""
+FIELDS = _words(
+    "messages message content contents role name text type tools tool function functions parameters properties arguments"
+    " format schema strict model models input inputs output prompt max min stop stream seed user metadata choices choice"
+    " index delta usage items item image url detail audio data file part parts reasoning effort logprobs body request"
+    " response error code param status system developer assistant thinking options id key value values required enum"
+    " anyof chat completion completions chunk object embeddings responses query path header headers line column char"
+    " position tokens limit length size count total"
+)
+"""Words of which the names of fields consist."""
+
+
+def mask_hosts(text: str, mask: str) -> str:
+    """Return *text* with *mask* for host names, with and without their ports, for addresses, and for very long words."""
+    text = _NAMED.sub(lambda found: found[1] + mask, text)
+    text = _REACHED.sub(lambda found: f"{found[1]} {mask}", text)
+    text = _V6.sub(lambda found: mask if _is_v6(found[0]) else found[0], text)
+    text = _NUMBERS.sub(mask, text)
+    text = _DASHED.sub(mask, text)
+    return _WORD.sub(lambda found: _masked(found, mask), text)
+
+
+def _is_v6(found: str) -> bool:
+    return ("::" in found or found.count(":") >= _COLONS) and any(char.isalnum() for char in found)
+
+
+def _masked(found: re.Match[str], mask: str) -> str:
+    word, colon, _ = found[0].partition(":")
+    name = word.strip(".-")
+    end = word[len(word.rstrip(".-")) :]
+    after_index = word.startswith(".") and found.string[found.start() - 1 : found.start()] in ("]", ")")
+    if not after_index and ("@" in name.strip("@") or _is_host(name) or (colon and _may_listen(name))):
+        return mask + ("" if colon else end)
+    if any(len(piece) >= _KEY and _mixed(piece) for piece in name.split(".")):
+        return mask + ("" if colon else end)
+    return found[0]
+
+
+def _is_host(name: str) -> bool:
+    """Whether a dotted name is a machine's: it ends in letters, and is no end of a sentence, file, field or version."""
+    labels = name.split(".")
+    first, last = labels[0], labels[-1]
+    if len(labels) == 1:
+        return first.lower() == "localhost"
+    if not all(labels) or all(len(label) == 1 for label in labels):
+        return False
+    if last.lower() in SUFFIXES:
+        return True
+    if last.lower() in FILES or _VERSION.match(name):
+        return False
+    if len(labels) == 2 and "-" in first and _NUMBERED.fullmatch(last):  # noqa: PLR2004  # a name and its domain
+        return True
+    if not (last.isascii() and last.isalpha() and len(last) > 1) and not last.startswith("xn--"):
+        return False
+    if last.istitle():  # "model.Please"
+        return _is_host(".".join(labels[:-1]))
+    return not all(_is_field(label) for label in labels)
+
+
+def _is_field(label: str) -> bool:
+    return label.lower() in FIELDS or label.isdigit() or ("_" in label and label.isidentifier())
+
+
+def _may_listen(name: str) -> bool:
+    return (
+        len(name) > 1
+        and any(char.isalpha() for char in name)
+        and not all(_is_field(label) for label in name.split("."))
+    )
+
+
+def _mixed(piece: str) -> bool:
+    return any(char.isdigit() for char in piece) and any(char.isalpha() for char in piece)
