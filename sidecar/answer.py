@@ -97,9 +97,8 @@ class EventStream(Answer):
 
     async def emit(self, batch: Batch) -> None:
         """Send one batch; the first brings the head, the last one the end."""
-        if (
-            self.call is not None and self.call.abandoned
-        ):  # nothing is waited for where nobody reads: the call would run on
+        if self.call is not None and self.call.abandoned and not batch.last:
+            # Sending to a client that is gone waits for nothing: the call would run on for ever.
             await anyio.lowlevel.checkpoint()
         body = self._written(batch)
         if body or batch.last:

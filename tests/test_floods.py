@@ -158,6 +158,23 @@ async def test_emit_ends_it(ends: str) -> None:
     assert (sent, live.scope.cancelled_caught, answer.call.abandoned) == (3, True, True)
 
 
+async def test_last_batch_is_not_cut() -> None:
+    """An answer that is settled and whole is sent, although its deadline passes just then."""
+    sent: list[object] = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    answer = OpenAIStream(send, "r", chat_path=False, clock=lambda: 0.0)
+    answer.call = make_call("hi")
+    live = LiveCall(answer)
+    with live.scope:
+        live.interrupt(draining())
+        await answer.emit(Batch(events=[], raw=b"data: x\n\n", last=True))
+
+    assert sent[-1] == {"type": "http.response.body", "body": b"data: x\n\ndata: [DONE]\n\n", "more_body": False}
+
+
 async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
     """A ping that cannot be sent means that the client has left: its call ends, and nothing is left to complain of."""
 
