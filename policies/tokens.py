@@ -102,9 +102,13 @@ def _beside_content(message: Message) -> dict[str, Any]:
     return beside
 
 
-def streamed_tokens(piece: str) -> int:
-    """Guess the tokens of one streamed piece: one, unless it is so long that upstream sent several at once."""
-    return 1 if len(piece) <= SHORT_PIECE else -(-len(piece.encode()) // 4)
+def streamed_tokens(piece: str, *, whole: bool = False) -> int:
+    """Guess the tokens of one streamed piece: one, unless it is so long that upstream sent several at once.
+
+    A *whole* answer is never taken for one token.
+    """
+    size = len(piece) if piece.isascii() else len(piece.encode())
+    return -(-size // 4) if whole or size > SHORT_PIECE else 1
 
 
 class Estimator:

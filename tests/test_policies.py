@@ -206,7 +206,10 @@ def test_tools_count() -> None:
     assert size_of(call).bytes > 1000
 
 
-@pytest.mark.parametrize(("text", "tokens"), [("a", 1), (" internation", 1), ("x" * 13, 4), ("x" * 40, 10)])
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("a", 1), (" internation", 1), ("x" * 13, 4), ("x" * 40, 10), ("\U0001f642" * 12, 12), ("\U0001f642", 1)],
+)
 def test_streamed(text: str, tokens: int) -> None:
     """A piece is a token, unless it is too long for one."""
     assert streamed_tokens(text) == tokens
