@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from policies.event import Event
+from policies.tokens import streamed_tokens
+
+from .report import Reported, reported
+
+MOST_ANSWERS = 1_024
+"""An index beyond it is none: nobody asks for so many answers."""
+TOOL_BYTES = 16
+"""Bytes of a tool call's piece that count as one token: most of them are the JSON around it.  Of speech too."""
+CALL_BYTES = 4
+"""As above, for a tool call that comes whole."""
+_FRAME = b"[]{}, \t\r\nnul"
+"""What JSON with nothing in it is made of: `[{}]`, `[null]`."""
 
 
 class Delta(msgspec.Struct):
@@ -22,9 +34,25 @@ class Delta(msgspec.Struct):
     audio: msgspec.Raw | None = None
 
     @property
-    def calls_tool(self) -> bool:
+    def has_tool(self) -> bool:
         """Whether it carries something to see that is no text: a tool call, or speech."""
         return _filled(self.tool_calls) or _filled(self.function_call) or _filled(self.audio)
+
+    def tokens(self, *, whole: bool = False) -> int:
+        """Guess the tokens of all that is in it; *whole* says that it is no piece."""
+        tokens = streamed_tokens(self.content, whole=whole) if self.content else 0
+        if self.refusal:
+            tokens += streamed_tokens(self.refusal, whole=whole)
+        if self.reasoning:
+            tokens += streamed_tokens(self.reasoning, whole=whole)
+        # Some servers send one text under both names, for clients old and new: it was made once.
+        if self.reasoning_content and self.reasoning_content != self.reasoning:
+            tokens += streamed_tokens(self.reasoning_content, whole=whole)
+        if self.tool_calls is not None or self.function_call is not None or self.audio is not None:
+            size = CALL_BYTES if whole else TOOL_BYTES
+            tokens += _raw_tokens(self.tool_calls, size) + _raw_tokens(self.function_call, size)
+            tokens += _raw_tokens(self.audio, TOOL_BYTES)
+        return tokens
 
 
 class Choice(msgspec.Struct):
@@ -32,22 +60,15 @@ class Choice(msgspec.Struct):
 
     delta: Delta | None = None
     message: Delta | None = None
-    index: int = 0
+    index: Annotated[int, msgspec.Meta(ge=0, lt=MOST_ANSWERS)] = 0
     finish_reason: str | None = None
 
-
-class Details(msgspec.Struct):
-    """What is known of the prompt's tokens."""
-
-    cached_tokens: int | None = None
-
-
-class Reported(msgspec.Struct):
-    """Upstream's own count."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: Details | None = None
+    @property
+    def tokens(self) -> int:
+        """A guess at the tokens of all that it brings."""
+        if self.delta is not None:
+            return self.delta.tokens()
+        return 0 if self.message is None else self.message.tokens(whole=True)
 
 
 class Chunk(msgspec.Struct):
@@ -58,11 +79,16 @@ class Chunk(msgspec.Struct):
     error: msgspec.Raw | None = None
 
 
+NOTHING = Delta()
 _DECODER = msgspec.json.Decoder(Chunk)
 
 
 def _filled(raw: msgspec.Raw | None) -> bool:
-    return raw is not None and bytes(raw) not in (b"null", b"[]", b"{}")
+    return raw is not None and bytes(raw).strip(_FRAME) != b""
+
+
+def _raw_tokens(raw: msgspec.Raw | None, size: int) -> int:
+    return 1 + len(bytes(raw)) // size if raw is not None and _filled(raw) else 0
 
 
 def read_chunk(payload: bytes) -> Chunk:
@@ -104,15 +130,25 @@ def _mended(payload: bytes) -> bytes:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
-def _lenient(payload: bytes) -> Chunk:
-    data = msgspec.json.decode(payload)
+def decoded(payload: bytes) -> dict[str, Any]:
+    """Return all of the JSON object in *payload*; raises `ValueError` where it is none, or none that can be read."""
+    try:
+        data: object = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        msg = "not JSON"
+        raise ValueError(msg) from error
     if not isinstance(data, dict):
         msg = "not a JSON object"
         raise ValueError(msg)  # noqa: TRY004  # the same as for what is no JSON at all
+    return data
+
+
+def _lenient(payload: bytes) -> Chunk:
+    data = decoded(payload)
     error = data.get("error")
     return Chunk(
         choices=[_choice(each) for each in _list(data.get("choices")) if isinstance(each, dict)],
-        usage=_as(data.get("usage"), Reported),
+        usage=reported(data.get("usage")),
         error=None if error is None else msgspec.Raw(msgspec.json.encode(error)),
     )
 
@@ -122,7 +158,7 @@ def _choice(data: dict[str, Any]) -> Choice:
     return Choice(
         delta=_delta(data.get("delta")),
         message=_delta(data.get("message")),
-        index=index if isinstance(index, int) and index >= 0 else 0,
+        index=index if type(index) is int and 0 <= index < MOST_ANSWERS else 0,
         finish_reason=finish if isinstance(finish, str) else None,
     )
 
@@ -153,25 +189,19 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _as(value: object, kind: type[Reported]) -> Reported | None:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        return None
-
-
 def event_of(choice: Choice, raw: bytes, payload: bytes) -> Event:
     """Return the event of *choice*: of a stream's piece, or of a whole answer."""
     part = choice.delta
     whole = part is None and choice.message is not None
     if part is None:
-        part = choice.message or Delta()
+        part = choice.message or NOTHING
     return Event(
         raw=raw,
         payload=payload,
         text=part.content or part.refusal or "",
         reasoning=part.reasoning or part.reasoning_content or "",
-        tool=part.calls_tool,
+        tool=(part.tool_calls is not None or part.function_call is not None or part.audio is not None)
+        and part.has_tool,
         finish=choice.finish_reason or None,
         index=choice.index,
         whole=whole,

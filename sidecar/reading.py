@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from policies.event import Batch, Event, Usage
-from policies.tokens import streamed_tokens
 
-from .chunk import Choice, Chunk, Reported, event_of, read_mended
+from .chunk import Choice, Chunk, decoded, event_of, read_mended
+from .pieces import numbered, pieces_of
+from .report import Report
+from .said import MODEL_FAILED, NOT_JSON, Nonsense, error_in, unwrapped, without_error
+from .sse import utf8
 
 if TYPE_CHECKING:
     from .sse import Frame
 
 DONE = b"[DONE]"
-TOOL_BYTES = 16
-"""Bytes of a tool call's piece that count as one token: most of them are the JSON around it."""
+HELD_BYTES, HELD_EVENTS = 1_000_000, 1_000
+"""What is held back of an answer whose first output does not come."""
 
-
-class Nonsense(str):
-    """Something that is no answer at all; upstream may have worked on the prompt all the same."""
-
-    __slots__ = ()
+__all__ = ["Nonsense", "Reading"]
 
 
 class Reading:
     """The state of one answer.
 
     Nothing is handed out before the first output (text, reasoning, a tool call), so that an attempt that fails before it
-    can be made again.  `failure` is the error object that upstream sent, if it sent one.
+    can be made again.  `failure` is the error object that upstream sent, if it sent one.  `all_finished`: as many answers
+    as were asked for have their finish, and every one that was seen; no failure that comes later is one.
     """
 
-    def __init__(self, *, shows_usage: bool = True) -> None:
-        self._shows_usage = shows_usage
+    def __init__(self, *, shows_usage: bool = True, answers: int = 1) -> None:
+        self._shows_usage, self._answers = shows_usage, answers
         self._held: list[Event] = []
         self._held_raw: list[bytes] = []
+        self._held_bytes = 0
         self._seen: set[int] = set()
         self._finished: set[int] = set()
-        self._report: Reported | None = None
-        self._output = 0
-        self.has_output = self.done = self.says_why = False
+        self._report = Report()
+        self._output = self._finishes = 0
+        self.has_output = self.done = self.says_why = self.all_finished = False
         self.failure: object = None
 
     @property
@@ -51,8 +50,8 @@ class Reading:
 
     @property
     def progress(self) -> int:
-        """A number that rises with each output and each finish, and with nothing else."""
-        return self._output + len(self._finished)
+        """A number that rises with each output and each finish of an answer that was asked for, and with nothing else."""
+        return self._output + self._finishes
 
     @property
     def complete(self) -> bool:
@@ -61,85 +60,111 @@ class Reading:
 
     @property
     def usage(self) -> Usage:
-        """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound.
-
-        A negative number is none: it must not make a call free.
-        """
-        report = self._report
-        if report is None or report.prompt_tokens is None or report.prompt_tokens < 0:
-            prompt, unreported, cached = 0, 1, 0
-        else:
-            prompt, unreported = report.prompt_tokens, 0
-            details = report.prompt_tokens_details
-            cached = min(prompt, max(0, (details and details.cached_tokens) or 0))
-        output = self._output
-        if report is not None and report.completion_tokens is not None and report.completion_tokens >= 0:
-            output = report.completion_tokens if self.complete else max(output, report.completion_tokens)
-        return Usage(prompt, output, cached, unreported)
+        """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound."""
+        return self._report.usage(self._output, complete=self.complete)
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """Take what one network read completed; None while there is nothing to show.  Stops at `[DONE]` or an error."""
         events, raws = self._held, self._held_raw
         for frame in frames:
-            if frame.payload.startswith(DONE):
+            payload = frame.payload
+            if not payload.startswith(b"{") and payload.lstrip().startswith(DONE):
                 self.done = True
                 break
-            if frame.event == "error":
-                self.failure = _decoded(frame.payload)
-                break
             try:
-                chunk, payload = read_mended(frame.payload)
+                chunk, payload = read_mended(payload)
             except ValueError:
-                self.failure = Nonsense("the stream has an event that is not JSON")
-                break
-            if not self._take_chunk(chunk, frame.raw, payload, events):
-                continue
+                self._fail(unwrapped(payload) if frame.event == "error" else NOT_JSON)
+            else:
+                if frame.event == "error":
+                    self._take_failed(chunk, payload, unwrapped(payload), events, raws)
+                elif chunk.error is None and chunk.choices:
+                    self._take_choices(chunk, frame.raw, payload, events, raws)
+                else:
+                    self._take_other(chunk, frame.raw, payload, events, raws)
+            if not self.has_output:
+                self._hold(frame)
             if self.failure is not None:
                 break
-            raws.append(frame.raw)
         if not self.has_output or not events:
             return None
         self._held, self._held_raw = [], []
         return Batch(events=events, raw=b"".join(raws))
 
-    def _take_chunk(self, chunk: Chunk, raw: bytes, payload: bytes, events: list[Event]) -> bool:
-        """Add the events of *chunk*; False where the client is not to see it."""
-        if chunk.error is not None and (error := _decoded(bytes(chunk.error))) is not None:
-            self.failure = error
-            return True
-        if chunk.usage is not None:
-            self._report = chunk.usage
-        choices = chunk.choices
-        if not choices:
-            if chunk.usage is not None and not self._shows_usage:
-                return False
-            events.append(Event(raw=raw, payload=payload, index=-1))
-            return True
+    def _fail(self, said: object) -> bool:
+        """Note the failure that *said* tells of; False where all had ended by then, so that it changes nothing."""
+        if not self.all_finished and self.failure is None:
+            self.failure = {} if said is None else said
+        return not self.all_finished
+
+    def _hold(self, frame: Frame) -> None:
+        self._held_bytes += len(frame.raw)
+        if self._held_bytes > HELD_BYTES or len(self._held) > HELD_EVENTS:
+            self.failure = Nonsense("the stream has too much in it before its first output")
+        if self.failure is not None:
+            self._held, self._held_raw = [], []
+
+    def _take_choices(self, chunk: Chunk, raw: bytes, payload: bytes, events: list[Event], raws: list[bytes]) -> None:
+        choices = chunk.choices or ()
+        if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
+            return
         own = raw if len(choices) == 1 else b""
         for choice in choices:
             event = event_of(choice, own, payload)
             self._count(event, choice)
             events.append(event)
-        return True
+        raws.append(raw)
+        if chunk.usage is not None:
+            self._report.take(chunk.usage, self._output)
+
+    def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, events: list[Event], raws: list[bytes]) -> None:
+        """Take what is more than choices, or has none."""
+        if (said := error_in(chunk, payload)) is not None:
+            self._take_failed(chunk, payload, said, events, raws)
+        elif chunk.choices:
+            self._take_choices(chunk, raw, payload, events, raws)
+        elif chunk.usage is None or self._shows_usage:
+            events.append(Event(raw=raw, payload=payload, index=-1))
+            raws.append(raw)
+        if chunk.usage is not None:
+            self._report.take(chunk.usage, self._output)
+
+    def _take_failed(self, chunk: Chunk, payload: bytes, said: object, events: list[Event], raws: list[bytes]) -> None:
+        """Take the output that stands beside an error, in a chunk without it."""
+        choices = chunk.choices or ()
+        if not self._fail(said) or not any(event_of(choice, b"", b"").is_output for choice in choices):
+            return
+        try:
+            payload = without_error(payload)
+        except ValueError:
+            return
+        raw = b"data: " + payload + b"\n\n"
+        for choice in choices:
+            event = event_of(choice, raw if len(choices) == 1 else b"", payload)
+            events.append(event)
+            self._output += choice.tokens
+        self.has_output = True
+        raws.append(raw)
 
     def _count(self, event: Event, choice: Choice) -> None:
-        self._seen.add(event.index)
-        if event.text:
-            self._output += streamed_tokens(event.text)
+        index = event.index
+        if index not in self._seen:
+            self._seen.add(index)
+            self.all_finished = False
+        if event.text or event.reasoning or event.tool:
+            part = choice.delta
+            self._output += choice.tokens if part is None else part.tokens()
             self.has_output = True
-        if event.reasoning:
-            self._output += streamed_tokens(event.reasoning)
-            self.has_output = True
-        if event.tool:
-            part = choice.delta or choice.message
-            pieces = () if part is None else (part.tool_calls, part.function_call, part.audio)
-            self._output += sum(1 + len(bytes(raw)) // TOOL_BYTES for raw in pieces if raw is not None)
-            self.has_output = True
-        if event.finish is not None:
-            self._finished.add(event.index)
-            if event.finish == "error":
-                self.failure = {"message": "the model failed", "code": "error"}
+        if event.finish is None:
+            return
+        if event.finish == "error":
+            self._fail(MODEL_FAILED)
+        else:
             self.says_why = self.says_why or event.finish != "stop"
+            if index not in self._finished:
+                self._finished.add(index)
+                self._finishes += index < self._answers
+                self.all_finished = self.finished and len(self._finished) >= self._answers
 
     def last(self, batch: Batch | None) -> Batch:
         """Return *batch* as the last one, or what was held back where nothing was ever shown."""
@@ -151,45 +176,31 @@ class Reading:
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
         """Take an answer that came as one JSON object; for a client that streams, as one piece for each choice."""
+        body = body if body.isascii() else utf8(body)
         try:
             chunk, payload = read_mended(body)
+            data = decoded(payload) if as_stream else {}
         except ValueError:
             self.failure = Nonsense("the answer is not JSON")
             return None
-        if chunk.error is not None and (error := _decoded(bytes(chunk.error))) is not None:
-            self.failure = error
+        self.failure = error_in(chunk, payload)
+        if self.failure is not None:
             return None
         if not chunk.choices:
             self.failure = Nonsense("the answer has no choices")
             return None
-        self._report, self.done = chunk.usage, True
-        events = []
-        for choice in chunk.choices:
-            event = event_of(choice, b"", payload)
+        events = [event_of(choice, b"", payload) for choice in chunk.choices]
+        if as_stream:
+            numbered(events)
+        for event, choice in zip(events, chunk.choices, strict=True):
             self._count(event, choice)
-            events.append(_piece(event) if as_stream else event)
-        raw = b"".join(event.raw for event in events) if as_stream else body
-        return Batch(events=events, raw=raw, last=True)
-
-
-def _piece(event: Event) -> Event:
-    data = event.data
-    choices = data.get("choices") or []
-    found = (dict(each) for each in choices if isinstance(each, dict) and each.get("index", 0) == event.index)
-    choice: dict[str, Any] = next(found, {"index": event.index})
-    choice["delta"] = choice.pop("message", {})
-    chunk: dict[str, Any] = {key: data[key] for key in ("id", "created", "model") if key in data}
-    chunk |= {"object": "chat.completion.chunk", "choices": [choice]}
-    payload = msgspec.json.encode(chunk)
-    event.payload, event.raw, event.whole = payload, b"data: " + payload + b"\n\n", False
-    return event
-
-
-def _decoded(payload: bytes) -> object:
-    try:
-        decoded: object = msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return payload.decode("utf-8", "replace")
-    if isinstance(decoded, dict) and decoded.get("error"):
-        return decoded["error"]
-    return decoded
+        if chunk.usage is not None:
+            self._report.take(chunk.usage, self._output)
+        if any(event.finish == "error" for event in events):
+            self.failure = MODEL_FAILED
+            return None
+        self.done = True
+        if not as_stream:
+            return Batch(events=events, raw=body, last=True)
+        events = pieces_of(events, data, usage=self._shows_usage)
+        return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)

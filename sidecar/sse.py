@@ -93,7 +93,7 @@ class Reader:
         if len(data) > self._max and any(len(block) > self._max for block in data.split(b"\n\n")):
             raise self._too_large()
         if not data.isascii():
-            data = _utf8(data)
+            data = utf8(data)
         if data.startswith(b"data: "):
             if data.find(b"\n") == len(data) - 2:
                 return [Frame(data, payload)] if (payload := data[6:-2]) else []
@@ -129,7 +129,8 @@ def _frame(block: bytes) -> Frame | None:
     return Frame(b"\n".join(kept) + b"\n\n", payload, name)
 
 
-def _utf8(data: bytes) -> bytes:
+def utf8(data: bytes) -> bytes:
+    """Return *data* with U+FFFD in place of what is no UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

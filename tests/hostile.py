@@ -86,6 +86,15 @@ def deflated(body: bytes) -> bytes:
     return zlib.compress(body)
 
 
+def mixed(text: str, finish: str | None = None, **error: Any) -> bytes:
+    return event({"content": text}, finish, error={"message": "boom", "code": 502, **error})
+
+
+def raw_deflated(body: bytes) -> bytes:
+    compress = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compress.compress(body) + compress.flush()
+
+
 A, B, STOP = token("a"), token("b"), event(finish="stop")
 AB = A + B + STOP + DONE
 ERROR = b'data: {"error": {"message": "boom", "code": 502}}\n\n'
@@ -95,7 +104,10 @@ PRETTY = (
 MARKED = "data: [DONE]\n\nevent: error\r\ndata: {}\n\n: ping\n\n"
 SIGNS = "é漢\U0001f642ü"
 GZIP = b"content-encoding: gzip\r\n"
+DEFLATE = b"content-encoding: deflate\r\n"
 CLOSED = b"\r\n"
+DEEP = b"[" * 5_000 + b"]" * 5_000
+BARE = b'data: {"object": "error", "message": "boom", "code": 500}\n\n'
 
 COMPLETE = (
     Case("as OpenAI sends it", chunked(event({"role": "assistant"}), A, B, STOP, DONE), "ab"),
@@ -161,6 +173,19 @@ COMPLETE = (
     Case("gzip nobody asked for", chunked(gzip.compress(AB), head=OK + STREAM + GZIP + CHUNKED), "ab"),
     Case("gzip, a byte at a time", chunked(*(bytes([each]) for each in gzip.compress(AB)), head=OK + STREAM + GZIP + CHUNKED), "ab"),
     Case("deflate nobody asked for", chunked(deflated(AB), head=OK + STREAM + b"content-encoding: deflate\r\n" + CHUNKED), "ab"),
+    Case("gzip in two members", chunked(gzip.compress(A) + gzip.compress(B + STOP + DONE), head=OK + STREAM + GZIP + CHUNKED), "ab"),
+    Case("gzip in members, a byte at a time", chunked(*(bytes([each]) for part in (A, B, STOP + DONE) for each in gzip.compress(part)), head=OK + STREAM + GZIP + CHUNKED), "ab"),
+    Case("gzip, then padding", chunked(gzip.compress(AB[:-9]), b"\0" * 9, b"\0" * 5_000, head=OK + STREAM + GZIP + CHUNKED), "ab"),
+    Case("deflate without a head", chunked(raw_deflated(AB), head=OK + STREAM + DEFLATE + CHUNKED), "ab"),
+    Case("deflate without a head, a byte at a time", chunked(*(bytes([each]) for each in raw_deflated(AB)), head=OK + STREAM + DEFLATE + CHUNKED), "ab"),
+    Case("identity and gzip", chunked(gzip.compress(AB), head=OK + STREAM + b"content-encoding: identity, gzip\r\n" + CHUNKED), "ab"),
+    Case("end mark behind two blanks", chunked(A, B, b"data:  [DONE]  \n\n"), "ab", finish=None),
+    Case("errors that are none", chunked(A, event({"content": "b"}, error=""), event(error={}), event(error=False), event(error=0), STOP, DONE), "ab"),
+    Case("nonsense behind the finish", chunked(A, B, STOP, b"data: [done]\n\n", b"data: {half\n\n", DONE), "ab"),
+    Case("an error behind the finish", chunked(A, B, STOP, ERROR, b"event: error\ndata: x\n\n", b'error: {"code": 500}\n\n'), "ab"),
+    Case("a chunk with an error behind the finish", chunked(A, B, STOP, mixed("c", "error"), event({"content": "c"}, "error")), "ab"),
+    Case("a filter's result behind the finish", chunked(A, B, STOP, event(content_filter_results={}), DONE), "ab"),
+    Case("JSON with invalid UTF-8", plain(whole("ab").replace(b'"1"', b'"\xff"'), JSON.strip()), "ab"),
     Case("JSON in gzip", plain(gzip.compress(whole("ab")), JSON.strip(), GZIP.strip()), "ab"),
 )  # fmt: skip
 
@@ -190,6 +215,17 @@ BEFORE_OUTPUT = (
     Case("error as a string", chunked(b'data: {"error": "boom"}\n\n'), error="upstream_error"),
     Case("error field first", chunked(b'error: {"code": 500, "message": "boom"}\n\n'), error="upstream_error"),
     Case("error with empty choices", chunked(b'data: {"choices": [], "error": {"message": "boom"}}\n\n', DONE), error="upstream_error"),
+    Case("bare error object first", chunked(BARE, DONE), error="upstream_error"),
+    Case("bare error object as JSON under a 200", plain(BARE[6:-2], JSON.strip()), error="upstream_error"),
+    Case("error event of nothing", chunked(b"event: error\ndata: null\n\n", A, STOP, DONE), error="upstream_error"),
+    Case("finish for error, and no text", chunked(event({"role": "assistant"}), event(finish="error"), DONE), error="upstream_error"),
+    Case("JSON that finishes for error", plain(whole("ab").replace(b'"stop"', b'"error"'), JSON.strip()), error="upstream_error"),
+    Case("nested too deeply", chunked(b'data: {"choices": 5, "x": ' + DEEP + b"}\n\n", A, STOP, DONE), error="upstream_error"),
+    Case("an odd field and a number out of range", chunked(b'data: {"choices": 5, "n": 1e400}\n\n', A, STOP, DONE), error="upstream_error"),
+    Case("JSON with a number out of range", plain(whole("ab").replace(b'"1"', b"1e400"), JSON.strip()), error="upstream_error"),
+    Case("JSON nested too deeply", plain(b'{"choices": 5, "x": ' + DEEP + b"}", JSON.strip()), error="upstream_error"),
+    Case("too many events before the first output", chunked(*[b'data: {"choices": []}\n\n' * 99] * 11, A, STOP, DONE), error="upstream_error"),
+    Case("too much before the first output", chunked(*[b'data: {"choices": [], "pad": "%b"}\n\n' % (b"x" * 60_000)] * 17, A, STOP, DONE), error="upstream_error"),
     Case("malformed first", chunked(b"data: {half\n\n", A, STOP, DONE), error="upstream_error"),
     Case("a number", chunked(b"data: 42\n\n", A, STOP, DONE), error="upstream_error"),
     Case("a page under a 200", plain(b"<html>", b"content-type: text/html"), error="upstream_error"),
@@ -230,6 +266,14 @@ ERROR_AFTER_OUTPUT = tuple(
         Case("named error event", chunked(A, B, b"event: error\n" + ERROR)),
         Case("error field", chunked(A, B, b'error: {"code": 500, "message": "boom"}\n\n')),
         Case("finish for error", chunked(A, B, event(finish="error"), DONE)),
+        Case("finish for error with text", chunked(A, event({"content": "b"}, "error"), DONE)),
+        Case("finish for error with all the text", chunked(event({"content": "ab"}, "error"), DONE)),
+        Case("error object beside text", chunked(A, mixed("b"), DONE)),
+        Case("error object beside all the text", chunked(mixed("ab", "error"), DONE)),
+        Case("error object beside text and a finish", chunked(A, mixed("b", "stop"), DONE)),
+        Case("named error event with text", chunked(A, b"event: error\n" + mixed("b"), DONE)),
+        Case("bare error object", chunked(A, B, BARE, DONE)),
+        Case("bare error with a type", chunked(A, B, b'data: {"message": "boom", "type": "server_error"}\n\n', DONE)),
         Case("malformed", chunked(A, B, b"data: {nonsense\n\n", STOP, DONE)),
         Case("malformed in the same read", chunked(A + B + b"data: nonsense\n\n" + STOP + DONE)),
         Case("a list", chunked(A, B, b"data: [1, 2]\n\n", STOP, DONE)),

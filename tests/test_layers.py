@@ -19,6 +19,9 @@ NO_IO = {
     "sidecar/schema.py",
     "sidecar/chunk.py",
     "sidecar/reading.py",
+    "sidecar/report.py",
+    "sidecar/pieces.py",
+    "sidecar/said.py",
     "sidecar/body.py",
     "sidecar/limits.py",
 }

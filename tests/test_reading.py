@@ -64,6 +64,11 @@ PIECES = st.sampled_from(
         b"data: [DONE]\n\n",
         sse({"error": {"message": "boom", "code": 500}}),
         b"data: {broken\n\n",
+        b"data:  [DONE] \n\n",
+        sse(delta(content="b") | {"error": {"message": "boom"}}),
+        sse(delta(content="c", finish="error")),
+        sse({"object": "error", "message": "boom"}),
+        sse(delta(content="d") | {"usage": {"prompt_tokens": 9, "completion_tokens": 1}}),
     ]
 )
 
@@ -207,3 +212,131 @@ def test_negative_report() -> None:
     report = {"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": -7}}
     reading, _ = read(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in (text, report)))
     assert (reading.usage.unreported, reading.usage.output) == (1, 1)
+
+
+def test_held_is_bounded() -> None:
+    """What is held back before the first output is bounded, in events and in bytes, however it is split."""
+    small, large = sse({"choices": []}), sse({"choices": [], "pad": "x" * 60_000})
+    for stream in (small * 1_001, large * 17):
+        for cuts in ([], list(range(0, len(stream), 5_000))):
+            reading, batches = read(stream + sse(delta(content="a")), cuts)
+            assert isinstance(reading.failure, Nonsense)
+            assert (batches, reading._held, reading._held_raw) == ([], [], [])
+    assert read(small * 1_000 + sse(delta(content="a")))[0].failure is None
+    assert read(sse(delta(content="a")) + large * 17)[0].failure is None
+
+
+@pytest.mark.parametrize("finish", [None, "stop", "error"])
+def test_text_beside_an_error(finish: str | None) -> None:
+    """Text in the chunk of an error is shown without it, as a whole chunk, and is no finish."""
+    reading, (batch,) = read(sse(delta(content="a", finish=finish) | {"id": "1", "error": {"message": "x"}}))
+
+    assert json.loads(batch.raw[6:]) == delta(content="a", finish=finish) | {"id": "1"}
+    assert batch.events[0].data == json.loads(batch.raw[6:])
+    assert (reading.failure, reading.complete, reading.usage.output) == ({"message": "x"}, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "fails"),
+    [
+        ({"object": "error", "message": "boom", "code": 500}, True),
+        ({"object": "error", "message": "boom"}, True),
+        ({"message": "boom", "type": "server_error"}, True),
+        ({"choices": [], "prompt_filter_results": [], "object": "", "model": "", "id": "", "created": 0}, False),
+        ({"choices": [], "usage": {}, "message": "done", "type": "usage"}, False),
+        ({"type": "progress", "progress": 0.5}, False),
+        ({"error": {}}, False),
+        (delta(content="b") | {"message": "x", "code": 1, "object": "error"}, False),
+    ],
+)
+def test_bare_error(chunk: dict[str, Any], fails: bool) -> None:  # noqa: FBT001  # a column of the table
+    """An error object needs no wrapper; a filter's result, a usage chunk and anything with choices is none."""
+    assert (read(sse(delta(content="a"), chunk))[0].failure is not None) is fails
+
+
+def test_whole_as_stream() -> None:
+    """A whole answer becomes pieces that SDKs can read: choices and tool calls have an index, usage follows if asked for."""
+    calls = [{"id": "x", "function": {"name": "f", "arguments": "{}"}}, {"id": "y", "function": {}}]
+    choices = [{"message": {"content": "a"}}, {"message": {"tool_calls": calls}, "finish_reason": "stop"}]
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    body = json.dumps({"id": "1", "choices": choices, "usage": usage}).encode()
+    for shows_usage in (True, False):
+        batch = Reading(shows_usage=shows_usage).take_whole(body, as_stream=True)
+        assert batch is not None
+        pieces = [json.loads(event.payload) for event in batch.events]
+        assert [(event.index, event.whole) for event in batch.events] == [(0, False), (1, False), (-1, False)][
+            : len(pieces)
+        ]
+        assert [piece["choices"][0]["index"] for piece in pieces[:2]] == [0, 1]
+        assert [call["index"] for call in pieces[1]["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+        assert [(piece["choices"], piece["usage"]) for piece in pieces[2:]] == [([], usage)] * shows_usage
+        assert batch.raw == b"".join(b"data: " + event.payload + b"\n\n" for event in batch.events)
+
+
+def test_whole_is_utf8() -> None:
+    """A plain answer is passed on as UTF-8: OpenAI's SDK cannot read another."""
+    batch = Reading().take_whole(b'{"x":"\xff","choices":[{"message":{"content":"a\xe2"}}]}', as_stream=False)
+
+    assert batch is not None
+    assert batch.raw == '{"x":"\ufffd","choices":[{"message":{"content":"a\ufffd"}}]}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"content": "x" * 12}, 1),
+        ({"content": "\U0001f642" * 12}, 12),
+        ({"content": "x" * 40, "refusal": "y" * 20}, 15),
+        ({"reasoning": "x" * 40, "reasoning_content": "y" * 20}, 15),
+        ({"reasoning": "x" * 40, "reasoning_content": "x" * 40}, 10),
+        ({"content": "a", "tool_calls": [{}], "function_call": {}}, 1),
+        ({"tool_calls": [{}]}, 0),
+        ({"tool_calls": [None, {}], "audio": {}}, 0),
+    ],
+)
+def test_counted(fields: dict[str, Any], tokens: int) -> None:
+    """All that a piece brings counts, by its bytes; a tool call with nothing in it is neither output nor progress."""
+    reading, _ = read(sse(delta(**fields)))
+
+    assert (reading.usage.output, reading.progress, reading.has_output) == (tokens, tokens, tokens > 0)
+
+
+def test_whole_is_no_token() -> None:
+    """A whole answer is measured, however short: it is not a piece of one token."""
+    reading = Reading()
+    reading.take_whole(json.dumps({"choices": [{"message": {"content": "x" * 12}}]}).encode(), as_stream=False)
+
+    assert reading.usage.output == 3
+
+
+def test_all_finished() -> None:
+    """All is finished once as many answers as were asked for are, and each that was seen; others are no progress."""
+    reading, reader = Reading(answers=2), Reader()
+    seen = []
+    for event in (
+        delta(0, "stop", content="a"),
+        delta(1, content="b"),
+        delta(1, "stop"),
+        delta(7, "stop"),
+        delta(7, "stop"),
+    ):
+        reading.take(reader.feed(sse(event)))
+        seen.append((reading.finished, reading.all_finished, reading.progress))
+
+    assert seen == [(True, False, 2), (False, False, 3), (True, True, 4), (True, True, 4), (True, True, 4)]
+
+
+@pytest.mark.parametrize("index", [-1, 10**6, 2**70, 1.5, None, True])
+def test_absurd_index(index: object) -> None:
+    """An index that no answer has is 0."""
+    _, (batch,) = read(sse({"choices": [{"index": index, "delta": {"content": "a"}}]}))
+
+    assert [event.index for event in batch.events] == [0]
+
+
+def test_failure_between_two_answers() -> None:
+    """While an answer that was asked for is still to come, a failure is one; afterwards it changes nothing."""
+    for answers, failed in ((2, True), (1, False)):
+        reading, reader = Reading(answers=answers), Reader()
+        reading.take(reader.feed(sse(delta(content="a", finish="stop"), {"error": {"message": "x"}})))
+        assert (reading.failure is not None) is failed
