@@ -84,7 +84,7 @@ async def one(served: Sidecar, chance: random.Random) -> None:
 async def test_nothing_leaks(tmp_path: Path) -> None:
     """After mixed failures and aborts no pool slot, task, file descriptor or hold is left, in order or out of it."""
     chance = random.Random(11)
-    async with upstream(Mixed(random.Random(12))) as up:
+    async with upstream(plays(CASES[0]), Mixed(random.Random(12))) as up:
         text = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 0 }}\nidle = 5\n" + POLICIES
         async with sidecar(settings_of(tmp_path, None, text)) as served:
             await one(served, chance)
