@@ -48,7 +48,7 @@ class Attempt:
         self._request = upstream.asked
         self._answer: Answer | None = None
         self._reader = Reader()
-        self._reading = Reading(shows_usage=_asked_for_usage(call))
+        self._reading = Reading(shows_usage=_asked_for_usage(call), answers=call.n)
         self._worked = self._over = self._failed = False
         self._broken: UpstreamError | None = None
         self._patience: Patience | None = None
@@ -200,7 +200,7 @@ class Attempt:
                 data = self._decode(data)
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
             if reading.progress != had:
-                patience.progress(FINISH_GRACE if reading.finished else limits.idle)
+                patience.progress(FINISH_GRACE if reading.all_finished else limits.idle)
                 if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
                     self._leave.worked()
         except (TimeoutError, EventTooLarge, *BROKEN) as error:
