@@ -39,9 +39,14 @@ CLASSES: Mapping[str, FailureClass] = {
     "connect_timeout": FailureClass(
         why="No connection in `connect` seconds: nothing was done.", retry=True, sick=True, family=TIMEOUT
     ),
-    "head_timeout": FailureClass(why="No answer in `head` seconds.", retry=True, sick=True, family=TIMEOUT),
+    "head_timeout": FailureClass(
+        why="No answer in `head` seconds (`whole`, without `stream`).", retry=True, sick=True, family=TIMEOUT
+    ),
     "first_token_timeout": FailureClass(
-        why="An answer, but no output in `first_token` seconds.", retry=True, sick=True, family=TIMEOUT
+        why="An answer, but no output in `first_token` seconds (`whole`, without `stream`).",
+        retry=True,
+        sick=True,
+        family=TIMEOUT,
     ),
     "idle_timeout": FailureClass(
         why="Silence of `idle` seconds after the first output, which the client has seen.", sick=True, late=True

@@ -47,6 +47,13 @@ local function read_sliding(claim)
   claim.ends = claim.moment + claim.length
 end
 
+-- Whether the bucket of those that came too late still counts something: whoever was counted there stays there until then.
+local function is_shared(claim)
+  if claim.start ~= SLIDING then return false end
+  local found = redis.call('HMGET', P .. 's:' .. claim.shared, 't', 'n')
+  return tonumber(found[1] or 0) > 0 and tonumber(found[2]) + claim.length > now
+end
+
 local function read(claim)
   if claim.start == SLIDING then claim.length = claim.ends end
   if claim.bound > 0 then
@@ -56,7 +63,8 @@ local function read(claim)
       claim.joins = crowd
     else
       redis.call('ZREMRANGEBYSCORE', crowd, '-inf', whole(now))
-      if redis.call('ZCARD', crowd) < claim.bound then claim.joins = crowd else claim.counter = claim.shared end
+      local joins = redis.call('ZCARD', crowd) < claim.bound and not is_shared(claim)
+      if joins then claim.joins = crowd else claim.counter = claim.shared end
     end
   end
   if claim.start == SLIDING then return read_sliding(claim) end
