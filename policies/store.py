@@ -72,7 +72,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     def needs(self, ceiling: int) -> int:
         """Return what the call takes with *ceiling* tokens for each answer."""
-        return self.base - (-self.each * ceiling // self.scale)
+        return self.base - (-self.each * ceiling // self.scale) if self.each else self.base
 
     @property
     def key(self) -> str:

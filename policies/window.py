@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,6 +12,7 @@ import msgspec
 Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
 
 SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000}
+MILLION = 1_000_000
 FINE_LIMIT = 1_024
 """Limits up to here are kept to the moment; above, moments that lie within a 1024th of the window count as one."""
 
@@ -23,7 +25,7 @@ class Sliding(msgspec.Struct, frozen=True, tag=True):
     @property
     def key(self) -> str:
         """What tells its counters from those of other windows."""
-        return f"sliding@{self.seconds:.12g}"
+        return _sliding_key(self.seconds)
 
     def grain(self, limit: int) -> float:
         """Seconds within which takings share one entry, counted until the youngest of them is old enough.
@@ -75,16 +77,22 @@ class Spans:
     MOST = 256
 
     def __init__(self) -> None:
-        self._known: dict[Calendar, tuple[float, float]] = {}
+        self._known: dict[Calendar, tuple[int, int]] = {}
 
-    def at(self, window: Calendar, now: float) -> tuple[float, float]:
-        """Return `window.span(now)`."""
+    def at(self, window: Calendar, now: int) -> tuple[int, int]:
+        """Return `window.span`; all three moments are in microseconds."""
         known = self._known.get(window)
         if known is None or not known[0] <= now < known[1]:
             if len(self._known) >= self.MOST:
                 self._known.clear()
-            known = self._known[window] = window.span(now)
+            start, end = window.span(now / MILLION)
+            known = self._known[window] = (round(start) * MILLION, round(end) * MILLION)
         return known
+
+
+@functools.lru_cache
+def _sliding_key(seconds: float) -> str:
+    return f"sliding@{seconds:.12g}"
 
 
 def _marks(now: int, size: int, zone: ZoneInfo) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from policies.stores import open_store
 from policies.stores.memory import MemoryStore
 from policies.stores.redis import RedisStore
 from policies.stores.sqlite import SQLiteStore
+from policies.stores.takings import SIZE
 from policies.testing import FakeClock
 from policies.window import FINE_LIMIT, Calendar, Sliding
 
@@ -65,7 +66,8 @@ async def totals(store: Store) -> list[tuple[int, int]]:
 async def takings(store: Store) -> int:
     """Return how many entries the sliding counters have."""
     if isinstance(store, SQLiteStore):
-        return int(store._sql("SELECT count(*) FROM taking").fetchone()[0])
+        packed = "SELECT sum(length(packed)) FROM taking UNION ALL SELECT sum(length(head) + length(tail)) FROM counter"
+        return sum(size or 0 for (size,) in store._file.sql(packed).fetchall()) // SIZE
     if isinstance(store, MemoryStore):
         return sum(len(row.takings) for row in store._rows.values())
     assert isinstance(store, RedisStore)
@@ -76,7 +78,7 @@ async def takings(store: Store) -> int:
 async def counters(store: Store) -> int:
     """Return how many counters a store keeps."""
     if isinstance(store, SQLiteStore):
-        return int(store._sql("SELECT count(*) FROM counter").fetchone()[0])
+        return int(store._file.sql("SELECT count(*) FROM counter").fetchone()[0])
     assert isinstance(store, MemoryStore)
     return len(store._rows)
 
@@ -246,6 +248,35 @@ async def test_large_rates(store: Store, clock: FakeClock) -> None:
     assert await takings(store) <= FINE_LIMIT + 1
 
 
+async def test_joined(store: Store, clock: FakeClock) -> None:
+    """Takings that share an entry are free when the youngest of them is, and each may be given back."""
+    coarse, look = rate(2 * FINE_LIMIT), rate(2 * FINE_LIMIT, base=0)
+    for call in range(3):
+        await reserved(store, f"{call}", coarse)
+        clock.advance(0.01)
+    for used in (3, 2):
+        standing = (await reserved(store, f"look {used}", look)).standings[0]
+        assert standing.used == used
+        assert standing.resets_at == pytest.approx(clock.now + 60 - 0.01, abs=1e-5)
+        await store.release("0")
+
+
+async def test_long_queue(store: Store, clock: FakeClock) -> None:
+    """A sliding counter of any length counts each taking for its span, also when some are given back."""
+    moments = {}
+    for call in range(300):
+        clock.advance(0.5)
+        assert (await reserved(store, f"{call}", rate(200))).refused is None
+        moments[call] = clock.now
+        if call % 7 == 3:
+            await store.release(f"{call - 3}")
+            del moments[call - 3]
+        moments = {call: at for call, at in moments.items() if at > clock.now - 60}
+        standing = (await reserved(store, "full", rate(200, base=201))).standings[0]
+        assert standing.used == len(moments)
+    assert standing.resets_at == pytest.approx(clock.now + 60)
+
+
 async def test_forgotten(store: Store, clock: FakeClock) -> None:
     """Counters that nobody uses any more take no room."""
     for call in range(100):
@@ -314,7 +345,7 @@ async def test_not_a_database(tmp_path: Path, clock: FakeClock) -> None:
     file = sqlite3.connect(tmp_path / "old.db")
     file.execute("PRAGMA user_version = 99")
     file.close()
-    with pytest.raises(StoreDown, match=r"another version \(99, this one reads 2\)"):
+    with pytest.raises(StoreDown, match=r"another version \(99, this one reads 3\)"):
         await SQLiteStore(tmp_path / "old.db", clock=clock).ping()
 
 

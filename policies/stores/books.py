@@ -49,6 +49,7 @@ class Place(msgspec.Struct, eq=False):
     used: int = 0
     oldest: int = 0
     crowd: str = ""
+    row: Row | None = None
 
 
 class Books(ABC):
@@ -61,80 +62,89 @@ class Books(ABC):
         return round(self._clock() * MILLION)
 
     def _reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int, now: int) -> Grant:
-        places = [self._place(claim, now) for claim in claims]
+        places = self._places(claims, now)
         counters = [place.counter for place in places]
-        fits = fit(claims, counters, [place.used for place in places], ceiling)
-        if fits.refused is not None:
+        granted, refused = fit(claims, counters, [place.used for place in places], ceiling)
+        if refused is not None:
             known = self._known(call_id, part)
             if known is None:
-                return Grant(ceiling, self._standings(places, now, fits.refused, ceiling), now / MILLION, fits.refused)
+                return Grant(ceiling, self._standings(places, now, refused, ceiling), now / MILLION, refused)
             return Grant(known, self._standings(places, now), now / MILLION)
-        took = [
-            (place.key, place.counter, place.start, place.first, claim.needs(fits.ceiling))
-            for place, claim in zip(places, claims, strict=True)
-        ]
-        if not self._hold(call_id, part, fits.ceiling, took):
+        took = [(place.key, place.counter, place.start, place.first, place.claim.needs(granted)) for place in places]
+        if not self._hold(call_id, part, granted, took):
             return Grant(self._known(call_id, part) or 0, self._standings(places, now), now / MILLION)
-        for place, (_, counter, _, _, amount) in zip(places, took, strict=True):
-            if place.start != SLIDING:
+        for place, (_, counter, start, _, amount) in zip(places, took, strict=True):
+            if start != SLIDING:
                 self._take(place, amount)
             elif amount:
                 self._slide(place, amount)
             for each in places:
-                if each.counter == counter:
+                if each is place or each.counter == counter:
                     each.oldest = each.oldest if each.used else place.moment
                     each.used += amount
-        return Grant(fits.ceiling, self._standings(places, now), now / MILLION)
+        return Grant(granted, self._standings(places, now), now / MILLION)
 
-    def _place(self, claim: Claim, now: int) -> Place:
-        key, window = claim.key, claim.window
-        if isinstance(window, Sliding):
-            start, ends = SLIDING, now + round(window.seconds * MILLION)
-        else:
-            first, last = self._spans.at(window, now / MILLION)
-            start, ends = round(first) * MILLION, round(last) * MILLION
-        place = Place(claim, key, key, start, ends, now, now)
-        row = self._row(key, start)
-        if row is None and claim.bound:
-            crowd = claim.crowd_key if start == SLIDING else f"{claim.crowd_key}:{start}"
-            if self._is_full(crowd, claim.bound, now):
-                place.counter = claim.shared_key
-                row = self._row(place.counter, start)
+    def _places(self, claims: Sequence[Claim], now: int) -> Sequence[Place]:
+        places = []
+        for claim in claims:
+            key, window = claim.key, claim.window
+            if isinstance(window, Sliding):
+                places.append(Place(claim, key, key, SLIDING, now + round(window.seconds * MILLION), now, now))
             else:
-                place.crowd = crowd
-        if row is not None:
-            place.used = row.spent + row.held
-            if start == SLIDING:
-                self._slide_on(place, row, ends - now)
-        return place
+                start, ends = self._spans.at(window, now)
+                places.append(Place(claim, key, key, start, ends, now, now))
+        self._read(places)
+        for place in places:
+            row = place.row
+            if row is None and place.claim.bound:
+                row = self._crowded(place, now)
+            if row is not None:
+                place.used = row.spent + row.held
+                if place.start == SLIDING:
+                    self._slide_on(place, row, place.ends - now)
+        return places
+
+    def _crowded(self, place: Place, now: int) -> Row | None:
+        """Find a counter for one that is new to its crowd: a new one, or the one that the late share."""
+        claim, start = place.claim, place.start
+        crowd = claim.crowd_key if start == SLIDING else f"{claim.crowd_key}:{start}"
+        if not self._is_full(crowd, claim.bound, now):
+            place.crowd = crowd
+            return None
+        place.counter = claim.shared_key
+        place.row = self._row(place.counter, start)
+        return place.row
 
     def _slide_on(self, place: Place, row: Row, length: int) -> None:
-        place.moment = place.first = max(place.moment, row.ends - length)
-        place.ends = place.moment + length
-        place.oldest = row.oldest
-        if place.used and row.oldest <= place.moment - length:
-            place.used, place.oldest = self._forget(place.counter, place.moment - length, place.used)
+        place.moment = place.first = moment = max(place.moment, row.ends - length)
+        place.ends, place.oldest = moment + length, row.oldest
+        if not place.used:
+            return
+        if row.oldest <= moment - length:
+            self._forget(row, moment - length)
+            place.used, place.oldest = row.spent, row.oldest
         if place.used and (grain := place.claim.window.grain(place.claim.limit)):  # type: ignore[union-attr]
-            youngest = self._youngest(place.counter)
-            if youngest is not None and place.moment - youngest < grain * MILLION:
+            youngest = self._youngest(row)
+            if youngest is not None and moment - youngest < grain * MILLION:
                 place.first = youngest
 
     def _standings(self, places: Sequence[Place], now: int, refused: int = -1, ceiling: int = 0) -> list[Standing]:
-        return [
-            Standing(place.claim.limit, place.used, max(now, self._frees(place, at == refused, ceiling)) / MILLION)
-            for at, place in enumerate(places)
-        ]
+        standings = []
+        for at, place in enumerate(places):
+            if place.start != SLIDING:
+                frees = place.ends
+            elif not place.used:
+                frees = now
+            elif at == refused:
+                frees = self._frees(place, ceiling)
+            else:
+                frees = place.oldest + place.ends - place.moment
+            standings.append(Standing(place.claim.limit, place.used, max(now, frees) / MILLION))
+        return standings
 
-    def _frees(self, place: Place, refused: bool, ceiling: int) -> int:  # noqa: FBT001  # the one caller says it plainly
-        """Return when something is free again; for a refused claim, enough for it."""
-        if place.start != SLIDING:
-            return place.ends
-        if not place.used:
-            return 0
-        length = place.ends - place.moment
-        if not refused:
-            return place.oldest + length
-        claim, left, frees = place.claim, place.used, 0
+    def _frees(self, place: Place, ceiling: int) -> int:
+        """Return when enough is free for a claim that was refused."""
+        claim, left, frees, length = place.claim, place.used, 0, place.ends - place.moment
         wanted = claim.needs(min(claim.floor, ceiling))
         for last, amount in self._takings(place.counter):
             left, frees = left - amount, last + length
@@ -159,6 +169,10 @@ class Books(ABC):
                 self._give_back(counter, first, amount)
 
     @abstractmethod
+    def _read(self, places: Sequence[Place]) -> None:
+        """Give each of *places* its row, if there is one."""
+
+    @abstractmethod
     def _row(self, counter: str, start: int) -> Row | None:
         """Return a counter as it is written."""
 
@@ -171,11 +185,11 @@ class Books(ABC):
         """Count *amount* in a sliding counter, which may be new, as a taking of its own or as part of the youngest."""
 
     @abstractmethod
-    def _forget(self, counter: str, gone: int, total: int) -> tuple[int, int]:
-        """Drop the takings up to the moment *gone*; return what is left of *total*, and the oldest of it."""
+    def _forget(self, row: Row, gone: int) -> None:
+        """Drop the takings up to the moment *gone*."""
 
     @abstractmethod
-    def _youngest(self, counter: str) -> int | None:
+    def _youngest(self, row: Row) -> int | None:
         """Return the first moment of the youngest taking."""
 
     @abstractmethod

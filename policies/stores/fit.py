@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from policies.store import Claim
 
@@ -13,31 +13,27 @@ LARGEST = 2**53 - 1
 """No counter passes this number: an upstream may report any, and a database keeps only 63 bits of it."""
 
 
-class Fit(NamedTuple):
-    """The highest ceiling that fits, or the index of the first claim that none fits."""
+def fit(claims: Sequence[Claim], counters: Sequence[str], used: Sequence[int], ceiling: int) -> tuple[int, int | None]:
+    """Return the highest ceiling with which *claims* fit beside what is *used* of their *counters*, and None.
 
-    ceiling: int
-    refused: int | None
-
-
-def fit(claims: Sequence[Claim], counters: Sequence[str], used: Sequence[int], ceiling: int) -> Fit:
-    """Return how *claims* fit beside what is *used* of their *counters*; claims on one counter add up."""
-    if len(claims) == 1 or len(set(counters)) == len(counters):
-        base, each = [claim.base for claim in claims], [claim.each for claim in claims]
-    else:
-        base = [sum(x.base for x, on in zip(claims, counters, strict=True) if on == key) for key in counters]
-        each = [sum(x.each for x, on in zip(claims, counters, strict=True) if on == key) for key in counters]
+    Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up.
+    """
+    apart = len(claims) == 1 or len(set(counters)) == len(counters)
     highest = ceiling
     for at, claim in enumerate(claims):
-        room = claim.limit - used[at] - base[at]
-        if each[at]:
-            highest_here = min(ceiling, room * claim.scale // each[at])
-            if room < 0 or highest_here < min(claim.floor, ceiling):
-                return Fit(ceiling, at)
-            highest = min(highest, highest_here)
-        elif room < 0:
-            return Fit(ceiling, at)
-    return Fit(highest, None)
+        base, each = claim.base, claim.each
+        if not apart:
+            same = [other for other, counter in zip(claims, counters, strict=True) if counter == counters[at]]
+            base, each = sum(other.base for other in same), sum(other.each for other in same)
+        room = claim.limit - used[at] - base
+        if room < 0:
+            return ceiling, at
+        if each:
+            here = room * claim.scale // each
+            if here < claim.floor and here < ceiling:
+                return ceiling, at
+            highest = min(highest, here)
+    return highest, None
 
 
 def shares(
@@ -53,7 +49,7 @@ def shares(
     for key, counter, amount in took:
         by_key.setdefault(key, []).append((counter, amount))
     for key, parts in by_key.items():
-        held = sum(amount for _, amount in parts)
+        held = parts[0][1] if len(parts) == 1 else sum(amount for _, amount in parts)
         charge = min(max(0, charges.get(key, held)), LARGEST)
         charge = charge if refund else max(charge, held)
         over, rest = max(0, charge - held), min(charge, held)

@@ -66,6 +66,10 @@ class MemoryStore(Books):
     async def aclose(self) -> None:
         """See `Store.aclose`."""
 
+    def _read(self, places: Sequence[Place]) -> None:
+        for place in places:
+            place.row = self._rows.get((place.counter, place.start))
+
     def _row(self, counter: str, start: int) -> Row | None:
         return self._rows.get((counter, start))
 
@@ -83,19 +87,19 @@ class MemoryStore(Books):
         row = self._made(place)
         _, known = row.takings.get(place.first, (0, 0))
         row.takings[place.first] = (place.moment, known + amount)
-        row.oldest = row.oldest if row.spent else place.moment
+        row.oldest = next(iter(row.takings.values()))[0]
         row.spent, row.ends = row.spent + amount, place.ends
 
-    def _forget(self, counter: str, gone: int, total: int) -> tuple[int, int]:
-        row = self._rows[counter, SLIDING]
+    def _forget(self, row: Row, gone: int) -> None:
+        assert isinstance(row, _Row)
         while row.takings and (oldest := next(iter(row.takings.values())))[0] <= gone:
             row.takings.popitem(last=False)
             row.spent -= oldest[1]
         row.oldest = next(iter(row.takings.values()), (0, 0))[0]
-        return row.spent, row.oldest
 
-    def _youngest(self, counter: str) -> int | None:
-        return next(reversed(self._rows[counter, SLIDING].takings), None)
+    def _youngest(self, row: Row) -> int | None:
+        assert isinstance(row, _Row)
+        return next(reversed(row.takings), None)
 
     def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
         return self._rows[counter, SLIDING].takings.values()

@@ -105,8 +105,7 @@ class RedisStore:
             start, ends = SLIDING, round(window.seconds * MILLION)
             grain = round(window.grain(claim.limit) * MILLION)
         else:
-            first, last = self._spans.at(window, now)
-            start, ends = round(first) * MILLION, round(last) * MILLION
+            start, ends = self._spans.at(window, round(now * MILLION))
         crowd = (claim.bound, claim.crowd_key, claim.shared_key) if claim.bound else (0, "", "")
         costs = (claim.limit, claim.base, claim.each, claim.scale, claim.floor)
         return (claim.key, start, ends, *costs, grain, *crowd)

@@ -1,6 +1,7 @@
 -- Times are microseconds since 1970.
 -- Every counter: a calendar one for each window (`start`), a sliding one once (`start` is -1, `spent` its running total,
--- `oldest` the first taking that is still counted, `ends` when the newest will have gone).  `crowd` counts identities.
+-- `oldest` the last moment of the first taking that is still counted, `ends` when the newest will have gone, `head` and
+-- `tail` its oldest and newest takings).  `crowd` counts identities.
 CREATE TABLE counter (
     key TEXT NOT NULL,
     start INTEGER NOT NULL,
@@ -8,20 +9,21 @@ CREATE TABLE counter (
     spent INTEGER NOT NULL,
     held INTEGER NOT NULL,
     oldest INTEGER NOT NULL,
+    head BLOB NOT NULL,
+    tail BLOB NOT NULL,
     crowd TEXT,
     PRIMARY KEY (key, start)
 ) WITHOUT ROWID;
 
--- What sliding counters still count: from `first` to `last`, that much.
+-- The takings between head and tail, in chunks that are called by the moment of their first (see `takings.py`).
 CREATE TABLE taking (
     key TEXT NOT NULL,
     first INTEGER NOT NULL,
-    last INTEGER NOT NULL,
-    amount INTEGER NOT NULL,
+    packed BLOB NOT NULL,
     PRIMARY KEY (key, first)
 ) WITHOUT ROWID;
 
--- What each running call holds, as JSON: [key, counter, start, first, amount] for each claim.
+-- What each running call holds, in MessagePack: [key, counter, start, first, amount] for each claim.
 CREATE TABLE hold (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,

@@ -1,0 +1,114 @@
+"""One SQLite file and its transactions.
+
+The journal is a WAL with `synchronous = NORMAL`: a crash of the process loses nothing, a loss of power at most the last
+moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TypeAlias
+
+from policies.store import StoreDown
+
+SQL: TypeAlias = Callable[..., sqlite3.Cursor]
+
+VERSION = 3
+BUSY = 2.0
+CURES = {
+    "not a database": "name another file, or move this one away",
+    "disk is full": "make room on the disk",
+    "readonly": "let the sidecar write to the file and its folder",
+    "unable to open": "let the sidecar read and write the file and its folder",
+    "locked": "is something else holding the file? stop it",
+    "malformed": "move the file away; counting begins anew",
+}
+
+
+class File:
+    """As a context, one transaction, which nothing may wait in.
+
+    `sql` runs a statement and `many` one for each row; what they return is good until the next statement.  `sqlite3.Error`
+    becomes `StoreDown`; after any error the file is opened anew for the next transaction, and is `fresh` then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self.sql: SQL = _closed
+        self.many: SQL = _closed
+        self.fresh = True
+
+    def __enter__(self) -> None:
+        try:
+            if self._connection is None:
+                self._open()
+            self.sql("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreDown(self._words(error)) from error
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            try:
+                self.sql("COMMIT")
+            except sqlite3.Error as failed:
+                error = failed
+            else:
+                return
+        self.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreDown(self._words(error)) from error
+
+    def close(self) -> None:
+        """Let go of the file, and of what is not committed."""
+        connection, self._connection, self.sql, self.many = self._connection, None, _closed, _closed
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _open(self) -> None:
+        file = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, cached_statements=64)
+        try:
+            # A step writes two pages, whole ones, into the journal: small ones cost less, and most rows still fit.
+            file.execute("PRAGMA page_size = 2048")
+            file.execute("PRAGMA journal_mode = WAL")
+            file.execute("PRAGMA synchronous = NORMAL")
+            file.execute("BEGIN IMMEDIATE")
+            (version,) = file.execute("PRAGMA user_version").fetchone()
+            (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if version == 0 and tables:
+                msg = f"{self._path} holds the tables of another program; name another file"
+                raise StoreDown(msg)
+            if version == 0:
+                for statement in resources.files(__package__).joinpath("schema.sql").read_text("utf-8").split(";"):
+                    file.execute(statement)
+                file.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                msg = f"{self._path} was written by another version ({version}, this one reads {VERSION}); use another file"
+                raise StoreDown(msg)
+            file.execute("COMMIT")
+        except BaseException:
+            file.close()
+            raise
+        # One cursor for all: a new one for each statement costs more than some of them.
+        cursor = file.cursor()
+        self._connection, self.sql, self.many, self.fresh = file, cursor.execute, cursor.executemany, True
+
+    def _words(self, error: sqlite3.Error) -> str:
+        said = str(error)
+        if not self._path.parent.is_dir():
+            return f"{self._path}: {said}; make the folder {self._path.parent} first"
+        cure = next(
+            (cure for words, cure in CURES.items() if words in said), "see that nothing else writes to the file"
+        )
+        return f"{self._path}: {said}; {cure}"
+
+
+def _closed(*_: object) -> sqlite3.Cursor:
+    msg = "the file is not open"
+    raise sqlite3.ProgrammingError(msg)
