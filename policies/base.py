@@ -153,7 +153,7 @@ class Hooks:
     def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
         """Return what *usage* of *call* costs in the claim's unit.
 
-        Once for all of it, when the call has ended; before that for each broken attempt that another one follows.
+        Once for all of it, when the call has ended; before that for each broken attempt that another one follows.  Sliding windows keep what they took.
         """
         return claim.base
 

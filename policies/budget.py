@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -76,32 +76,35 @@ class Budget(Policy, frozen=True):
         else:
             prompt = call.process.tokens.estimate(call.model, size, self.media)
         counted = identity(call, self.by)
+        if self.usd is None:
+            limit, base, each = self._in_tokens(call, prompt)
+        else:
+            limit, base, each = self._in_dollars(call, prompt, self.usd)
         return (
             Claim(
                 policy=self.name,
                 identity=counted.identity,
+                unit="tokens" if self.usd is None else "usd",
+                limit=limit,
                 window=Calendar(self.window, self.timezone),
+                base=base,
+                each=each,
                 floor=self.floor,
                 bound=0 if counted.crowd is None else self.identities,
                 crowd=counted.crowd or "",
-                **(self._in_tokens(call, prompt) if self.usd is None else self._in_dollars(call, prompt, self.usd)),
             ),
         )
 
-    def _in_tokens(self, call: Call, prompt: int) -> dict[str, Any]:
+    def _in_tokens(self, call: Call, prompt: int) -> tuple[int, int, int]:
         own = call.caps.day_tokens if self.window == "day" else None
         limits = [limit for limit in (self.tokens, own) if limit is not None]
-        return {"unit": "tokens", "limit": min(limits), "base": prompt, "each": call.n}
+        return min(limits), prompt, call.n
 
-    def _in_dollars(self, call: Call, prompt: int, usd: float) -> dict[str, Any]:
+    def _in_dollars(self, call: Call, prompt: int, usd: float) -> tuple[int, int, int]:
         prices = self._prices(call, call.process.names_of(call))
         call.prompts[self.name] = prompt
-        return {
-            "unit": "usd",
-            "limit": round(usd * MILLION),
-            "base": max(price.prompt(prompt) for price in prices),
-            "each": call.n * max(price.per_output for price in prices),
-        }
+        base = max(price.prompt(prompt) for price in prices)
+        return round(usd * MILLION), base, call.n * max(price.per_output for price in prices)
 
     def _prices(self, call: Call, models: Sequence[str]) -> list[Price]:
         """Return what each of *models* costs.  Raises `Rejection` where one of them has no price."""

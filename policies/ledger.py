@@ -11,7 +11,7 @@ import msgspec
 from .base import Ending, Hooks, Outcome, Rejection, StoreFailure
 from .settlements import Settlement, Settlements
 from .store import MILLION, Claim, Grant, StoreDown
-from .window import Calendar
+from .window import Calendar, Sliding
 
 if TYPE_CHECKING:
     from .call import Call
@@ -90,8 +90,11 @@ class Ledger:
             return
         charges: dict[str, int] = {}
         for hooks, claim in hold.claims:
+            if isinstance(claim.window, Sliding):
+                continue  # it keeps what it took
+            key = claim.key
             try:
-                charges[claim.key] = charges.get(claim.key, 0) + hooks.charge(call, claim, usage)
+                charges[key] = charges.get(key, 0) + hooks.charge(call, claim, usage)
             except Exception:
                 # What is not in the charges is charged as it was held.
                 self._process.log.exception("%r cannot say what the call cost", claim.policy)
