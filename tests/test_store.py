@@ -427,6 +427,28 @@ async def test_made_up_identities(store: Store, clock: FakeClock, window: Calend
     ]
 
 
+async def test_shared_counter_is_left_when_it_is_empty(store: Store, clock: FakeClock) -> None:
+    """Who is counted with others begins no counter of its own while the shared one counts: no span sees the limit twice."""
+    window = Sliding(60.0)
+    for at, name in enumerate("abc"):
+        await reserved(store, name, made_up(name, limit=50, window=window))
+        clock.advance(10)
+    asked = iter(range(1000))
+
+    async def admitted() -> int:
+        grants = [await reserved(store, f"x{next(asked)}", made_up("late", limit=50, window=window)) for _ in range(9)]
+        return sum(grant.refused is None for grant in grants)
+
+    clock.advance(29)
+    first = await admitted()
+    clock.advance(5)  # one of the crowd has gone
+    then = await admitted()
+    clock.advance(61)
+
+    assert (first, then) == (5, 0)
+    assert await admitted() == 5
+
+
 async def test_shared_counter_is_charged(store: Store) -> None:
     """What one of the many is charged lands in the counter that it shares."""
     for at in range(5):

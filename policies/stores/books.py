@@ -108,7 +108,10 @@ class Books(ABC):
         """Find a counter for one that is new to its crowd: a new one, or the one that the late share."""
         claim, start = place.claim, place.start
         crowd = claim.crowd_key if start == SLIDING else f"{claim.crowd_key}:{start}"
-        if not self._is_full(crowd, claim.bound, now):
+        shared = self._row(claim.shared_key, start) if start == SLIDING else None
+        # Whoever is counted there stays there until it counts nothing: a counter of its own would let it begin anew.
+        counts = shared is not None and shared.spent > 0 and shared.ends > now
+        if not counts and not self._is_full(crowd, claim.bound, now):
             place.crowd = crowd
             return None
         place.counter = claim.shared_key
