@@ -116,8 +116,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def max_tokens(self) -> int | None:
         """The ceiling of one answer in tokens: the lower one where a client sends both fields."""
-        asked = [limit for field in LIMIT_FIELDS if isinstance(limit := self.body.get(field), int)]
-        return min(asked, default=None)
+        lowest = None
+        for field in LIMIT_FIELDS:
+            limit = self.body.get(field)
+            if isinstance(limit, int) and (lowest is None or limit < lowest):
+                lowest = limit
+        return lowest
 
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Request, Response, asgi, get
@@ -100,13 +101,19 @@ class Application:
         return readyz
 
 
+def _name() -> str:
+    return token_hex(16)
+
+
 def _json(request: Request[Any, Any, Any], status: int, body: dict[str, Any]) -> Response[dict[str, Any]]:
-    return Response(body, status_code=status, headers={"x-request-id": request_id(dict(request.scope["headers"]))})
+    return Response(
+        body, status_code=status, headers={"x-request-id": request_id(dict(request.scope["headers"]), _name)}
+    )
 
 
 def _answer(request: Request[Any, Any, Any], fault: Fault) -> Response[bytes]:
     headers = {name.decode(): value.decode() for name, value in fault.headers}
-    headers["x-request-id"] = request_id(dict(request.scope["headers"]))
+    headers["x-request-id"] = request_id(dict(request.scope["headers"]), _name)
     return Response(openai_body(fault), status_code=fault.status, media_type="application/json", headers=headers)
 
 

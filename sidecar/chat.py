@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
@@ -73,7 +72,7 @@ class Route(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end; whatever happens is answered, settled and closed."""
         headers = headers_of(scope)
-        name = request_id(headers)
+        name = request_id(headers, self.gateway.names)
         try:
             if scope["method"] != self.method:
                 raise Refused(method_not_allowed(self.method))
@@ -114,7 +113,7 @@ class Route(ABC):
         if self.gateway.settings.keys:
             del sent["authorization"]
         return Call(
-            id=token_hex(16),
+            id=self.gateway.names(),
             path=self.path,
             body=body,
             process=self.gateway.process,

@@ -17,6 +17,7 @@ from policies.stores import open_store
 from .breaker import Breaker
 from .exchange import Direct, Exchange, OverHttpx
 from .heart import Heart
+from .incoming import Names
 from .keys import Keys
 from .live import LiveCalls
 from .proxies import Proxies
@@ -49,6 +50,7 @@ class Gateway:
         self.process.names_of = self.upstream.names_of
         self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.live = LiveCalls()
+        self.names = Names()
         self._ledger = Ledger(self.process)
         self._retries = RetryBudgets(self.process.monotonic)
         self.keys = Keys(settings.everybody, settings.keys)

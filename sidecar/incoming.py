@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from itertools import count
 from secrets import token_hex
 from typing import Any, TypeAlias
 
@@ -32,10 +33,21 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope["headers"])
 
 
-def request_id(headers: dict[bytes, bytes]) -> str:
-    """Return the client's `x-request-id` if it is a plain one, else one of our own."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else token_hex(16)
+class Names:
+    """Names that nobody else gives: chance once for a process, then a number; a system call for each would cost more."""
+
+    def __init__(self) -> None:
+        self._prefix, self._numbers = token_hex(12), count()
+
+    def __call__(self) -> str:
+        """Return a new name of 32 hexadecimal digits."""
+        return f"{self._prefix}{next(self._numbers):08x}"
+
+
+def request_id(headers: dict[bytes, bytes], new: Callable[[], str]) -> str:
+    """Return the client's `x-request-id` if it is a plain one, else a *new* one."""
+    given = headers.get(b"x-request-id")
+    return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else new()
 
 
 def check_json(headers: dict[bytes, bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -30,6 +31,9 @@ BACKLOG = 4096
 KEEPALIVE = 75
 CLOSING = 5
 """Seconds that answers which have ended get to reach their clients."""
+
+GENERATION = 20_000
+"""Objects made before the collector looks at the young ones: a call makes some hundreds, nearly all without a cycle."""
 
 log = logging.getLogger("sidecar")
 
@@ -129,7 +133,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            _spare_the_collector()
             self._ready()
+
+
+def _spare_the_collector() -> None:
+    """Never look again at what was made before the first call: it stays, and looking costs a tenth of each call."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GENERATION, 20, 20)
 
 
 class _Stop:

@@ -430,7 +430,7 @@ async def test_made_up_identities(store: Store, clock: FakeClock, window: Calend
 async def test_shared_counter_is_left_when_it_is_empty(store: Store, clock: FakeClock) -> None:
     """Who is counted with others begins no counter of its own while the shared one counts: no span sees the limit twice."""
     window = Sliding(60.0)
-    for at, name in enumerate("abc"):
+    for name in "abc":
         await reserved(store, name, made_up(name, limit=50, window=window))
         clock.advance(10)
     asked = iter(range(1000))
