@@ -114,6 +114,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
+    def shown(self) -> int:
+        """How many answers are sent: of `best_of` only `n` are."""
+        many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
+        return max((each for each in many if isinstance(each, int)), default=1)
+
+    @property
     def max_tokens(self) -> int | None:
         """The ceiling of one answer in tokens: the lower one where a client sends both fields."""
         lowest = None

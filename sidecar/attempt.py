@@ -48,7 +48,7 @@ class Attempt:
         self._request = upstream.asked
         self._answer: Answer | None = None
         self._reader = Reader()
-        self._reading = Reading(shows_usage=_asked_for_usage(call), answers=call.n)
+        self._reading = Reading(shows_usage=_asked_for_usage(call), answers=call.shown)
         self._worked = self._over = self._failed = False
         self._broken: UpstreamError | None = None
         self._patience: Patience | None = None
@@ -84,12 +84,13 @@ class Attempt:
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
         model = self._model = await upstream.model(call)
-        manner = upstream.dialect.manner(model)
+        manner = known = upstream.dialect.manner(model)
         limits = upstream.settings
         # A server that does not stream sends its head with its whole answer.
         patience = self._patience = Patience(limits.head if call.stream else limits.whole)
         for _ in range(LESSONS):
             body = upstream.chat_body(call, model, manner)
+            patience.progress(limits.head if call.stream else limits.whole)
             try:
                 with patience:
                     answer = self._answer = await upstream.send(call, body, self._reached)
@@ -98,7 +99,7 @@ class Attempt:
                 self._worked = self._worked and failed.worked
                 raise failed from error
             if answer.status == httpx.codes.OK:
-                upstream.dialect.learn(model, manner)
+                upstream.dialect.learn(model, known, manner)
                 self._streams = call.stream and _is_stream(answer)
                 if call.stream:
                     patience.progress(limits.first_token)
@@ -118,7 +119,8 @@ class Attempt:
         try:
             body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
         finally:
-            await self._close()
+            self._answer = None
+            await answer.close()
         failure = self._upstream.failure(answer, body)
         self._worked = failure.worked
         return failure, body.decode("utf-8", "replace")

@@ -25,10 +25,12 @@ class Handler(ResponseHandler):
     """One connection.  `begin` before each request, `rest` behind each answer."""
 
     _asked = _kept = False
+    heard = False
+    """Whether anything has come since the request."""
 
     def begin(self) -> bool:
         """Make ready for an answer; return whether the connection was kept from an earlier one."""
-        self._asked = True
+        self._asked, self.heard = True, False
         kept, self._kept, self._payload = self._kept, True, None
         self.set_response_params(
             timer=TimerNoop(),
@@ -56,6 +58,7 @@ class Handler(ResponseHandler):
             if self.transport is not None:
                 self.transport.abort()
             return
+        self.heard = True
         if self._payload is None and (end := data.find(HEAD_END)) >= 0 and len(data) > end + len(HEAD_END):
             end += len(HEAD_END)
             super().data_received(data[:end])

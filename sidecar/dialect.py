@@ -76,7 +76,7 @@ class Dialect:
         """
         if status not in REFUSED:
             return None
-        added_usage = call.stream and "stream_options" not in call.body and not asked.plain_usage
+        added_usage = call.stream and call.body.get("stream_options") is None and not asked.plain_usage
         if added_usage and ("stream_options" in words or "include_usage" in words):
             return msgspec.structs.replace(asked, plain_usage=True)
         if not call.imposed:
@@ -91,11 +91,16 @@ class Dialect:
         renamed = self._renames and not asked.modern_limit and MODERN in words and PLAIN in words.replace(MODERN, "")
         return msgspec.structs.replace(asked, modern_limit=True) if renamed else None
 
-    def learn(self, model: str, asked: Manner) -> None:
-        """Remember that *model* took what was *asked*; the room that one prompt left says nothing of the next."""
-        manner = msgspec.structs.replace(asked, room=0)
-        if manner == self.manner(model):
+    def learn(self, model: str, known: Manner, taken: Manner) -> None:
+        """Remember how *model* took a request that was first put as was *known*: what is otherwise in *taken* is the lesson.
+
+        The room that one prompt left says nothing of the next.
+        """
+        fields = ("plain_usage", "modern_limit", "alone")
+        lesson = {field: True for field in fields if getattr(taken, field) and not getattr(known, field)}
+        if not lesson:
             return
+        manner = msgspec.structs.replace(self.manner(model), **lesson)
         self._known.pop(model, None)
         if len(self._known) >= MODELS:
             del self._known[next(iter(self._known))]

@@ -22,8 +22,8 @@ from .connector import Connector, Handler
 Headers: TypeAlias = Sequence[tuple[str, str]]
 Reached: TypeAlias = Callable[[], None]
 
-STALE = 1.0
-"""Seconds in which a kept connection that closes on a request was closed before it: nothing was done."""
+STALE = 0.25
+"""Seconds in which a kept connection that closes on a request without a word was closed before it: nothing was done."""
 EXACT = 1e9
 """Seconds from which aiohttp rounds limits to whole ones."""
 FINAL, SWITCH = 200, 101
@@ -133,7 +133,7 @@ class Direct:
                 msg = "what came back is not HTTP"
                 raise httpx.RemoteProtocolError(msg) from error
             if isinstance(error, aiohttp.ClientError | OSError):
-                if kept and asyncio.get_running_loop().time() - begun < STALE:
+                if kept and not handler.heard and asyncio.get_running_loop().time() - begun < STALE:
                     msg = "a kept connection had been closed"
                     raise httpx.ConnectError(msg) from error
                 raise httpx.ReadError(str(error)) from error

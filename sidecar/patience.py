@@ -54,6 +54,7 @@ class Patience:
             self._handle = self._loop.call_at(now + self._limit, self._due)
 
     def __enter__(self) -> None:
+        assert not self._handle.cancelled()  # whoever has let go of the timer would wait for ever
         self._since += self._loop.time() - self._left
         self._waiting = True
 

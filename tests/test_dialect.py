@@ -155,11 +155,57 @@ def test_hostile_numbers(words: str) -> None:
     assert Dialect().otherwise(call, Manner(), 400, words) is None
 
 
+def test_lessons_add_up() -> None:
+    """A call that was on its way before a lesson does not take it back."""
+    dialect = Dialect()
+    dialect.learn("m", Manner(), Manner(plain_usage=True))
+    dialect.learn("m", Manner(), Manner(modern_limit=True))
+    dialect.learn("m", Manner(), Manner())
+
+    assert dialect.manner("m") == Manner(plain_usage=True, modern_limit=True)
+
+
+async def hangs(connection: Connection) -> None:
+    await connection.hang()
+
+
+async def one_token(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.chunk(token("a"))
+    await connection.hang()
+
+
+@pytest.mark.parametrize(
+    "words", ["unknown field stream_options", "'max_tokens' is not supported, use 'max_completion_tokens'"]
+)
+@pytest.mark.parametrize(("then", "stream"), [(hangs, True), (hangs, False), (one_token, True)])
+async def test_limits_hold_behind_a_lesson(tmp_path: Path, words: str, then: Any, stream: bool) -> None:  # noqa: FBT001  # a column
+    """What is put otherwise has its time like every attempt: silence behind it ends the call."""
+
+    async def refusing(connection: Connection) -> None:
+        await refuses(connection, words)
+
+    async with upstream(refusing, then) as up:
+        limits = "head = 0.1\nfirst_token = 0.1\nidle = 0.1\nwhole = 0.1\n"
+        text = f'[[upstream]]\nbase_url = "{up.url}"\nmodel = "m"\n{limits}' + LOTS
+        async with sidecar(settings_of(tmp_path, None, text + '[[policy]]\nuse = "retry"\nattempts = 1\n')) as served:
+            status, _, body = await served.post(V1, asks(stream=stream))
+            account = await served.account()
+
+    if "stream_options" in words and not stream:
+        assert (status, len(up.requests)) == (400, 1), "nothing of ours was in it"
+    elif then is one_token:
+        assert b"stream_interrupted" in body
+    else:
+        assert status == 504
+    assert account.reserved == 0
+
+
 def test_bounded() -> None:
     """At most so many models are remembered; the one that was learnt first goes."""
     dialect = Dialect()
     for at in range(MODELS + 1):
-        dialect.learn(f"m{at}", Manner(plain_usage=True, room=9))
+        dialect.learn(f"m{at}", Manner(), Manner(plain_usage=True, room=9))
 
     assert dialect.manner("m0") == Manner()
     assert dialect.manner(f"m{MODELS}") == Manner(plain_usage=True)

@@ -13,7 +13,7 @@ import pytest
 import respx
 from hostile import AB, DONE, LAST, STOP
 from serving import CHAT, events, settings_of, sidecar
-from wire import HEAD, Client, Connection, eventually, token, upstream
+from wire import HEAD, Client, Connection, Script, eventually, token, upstream
 
 from sidecar.gateway import Gateway
 
@@ -93,6 +93,33 @@ async def test_gone_stale(tmp_path: Path) -> None:
 
     assert (status, len(up.requests)) == (200, 3)
     assert account.spent == 2 * before
+
+
+async def half_a_head(connection: Connection) -> None:
+    await connection.send(b"HTTP/1.1 200 OK\r\ncontent-ty")
+    connection.reset()
+
+
+async def a_word_first(connection: Connection) -> None:
+    await connection.send(b"HTTP/1.1 103 Early\r\n\r\n")
+    await asyncio.sleep(0)
+    connection.close()
+
+
+@pytest.mark.parametrize("breaks", [half_a_head, a_word_first])
+async def test_broken_while_it_answered(tmp_path: Path, breaks: Script) -> None:
+    """A kept connection that said anything had not gone stale: the prompt is paid."""
+
+    async def answers(connection: Connection) -> None:
+        await connection.stream("a")
+
+    async with upstream(answers, breaks) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
+        await served.post(V1, HI)
+        before = (await served.account()).spent
+        status, _, _ = await served.post(V1, HI)
+        account = await served.account()
+
+    assert (status, account.spent) == (502, before + PROMPT)
 
 
 @pytest.mark.parametrize("stream", [True, False])
