@@ -359,6 +359,19 @@ async def test_recovers(tmp_path: Path, clock: FakeClock) -> None:
     await store.aclose()
 
 
+async def test_deleted_file(tmp_path: Path, clock: FakeClock) -> None:
+    """Where the file was deleted or moved away, all processes go on in the one that is at its path now."""
+    first, second = SQLiteStore(tmp_path / "s.db", clock=clock), SQLiteStore(tmp_path / "s.db", clock=clock)
+    await reserved(first, "1", budget(100, 90))
+    for each in tmp_path.glob("s.db*"):
+        each.unlink()
+    assert (await reserved(second, "2", budget(100, 90))).refused is None
+    await first.beat()
+    assert (await reserved(first, "3", budget(100, 90))).refused == 0
+    await first.aclose()
+    await second.aclose()
+
+
 HAMMER = """
 import asyncio, sys
 from pathlib import Path

@@ -39,6 +39,7 @@ class File:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._inode = 0
         self.sql: SQL = _closed
         self.many: SQL = _closed
         self.fresh = True
@@ -63,6 +64,11 @@ class File:
         self.close()
         if isinstance(error, sqlite3.Error):
             raise StoreDown(self._words(error)) from error
+
+    def look(self) -> None:
+        """Let go of a file that is not the one at its path any more: whoever opens that would count apart from us."""
+        if self._connection is not None and _inode(self._path) != self._inode:
+            self.close()
 
     def close(self) -> None:
         """Let go of the file, and of what is not committed."""
@@ -97,6 +103,7 @@ class File:
             raise
         # One cursor for all: a new one for each statement costs more than some of them.
         cursor = file.cursor()
+        self._inode = _inode(self._path)
         self._connection, self.sql, self.many, self.fresh = file, cursor.execute, cursor.executemany, True
 
     def _words(self, error: sqlite3.Error) -> str:
@@ -107,6 +114,13 @@ class File:
             (cure for words, cure in CURES.items() if words in said), "see that nothing else writes to the file"
         )
         return f"{self._path}: {said}; {cure}"
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return -1
 
 
 def _closed(*_: object) -> sqlite3.Cursor:

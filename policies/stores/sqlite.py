@@ -82,7 +82,8 @@ class SQLiteStore(Books):
         return [account(key, spent, held, ends / MILLION) for key, spent, held, ends in rows]
 
     async def beat(self) -> None:
-        """See `Store.beat`."""
+        """See `Store.beat`.  A file that was moved or deleted is let go of; the one at its path is counted in."""
+        self._file.look()
         with self._file:
             self._keep_house(self._now())
 
