@@ -11,6 +11,7 @@ Only the chain has a `try/finally`, a shield and a retry loop, so that a policy 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
@@ -195,7 +196,8 @@ class Chain:
     async def _settle(self, run: _Run, outcome: Outcome) -> None:
         # In a cancelled scope every further await is cancelled too, hence the shield; a lease that hangs costs one
         # scope, and the next turn opens another for the rest.
-        with anyio.move_on_after(self._settle_within, shield=True):
+        waits = self._process.store.waits
+        with anyio.move_on_after(self._settle_within, shield=True) if waits else contextlib.nullcontext():
             try:
                 await self._ledger.settle(run.hold, outcome)
                 self._learn(run)

@@ -141,6 +141,11 @@ def account(key: str, spent: int, reserved: int, resets_at: float) -> Account:
 class Store(Protocol):
     """Counters that all calls share; with several workers or nodes, the only place where they are."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether a step may wait, so that settling needs a shield from cancellation and a limit of time."""
+        ...
+
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """Take all *claims* with the highest ceiling that fits, at most *ceiling*, or none of them.
 

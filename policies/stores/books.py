@@ -55,6 +55,8 @@ class Place(msgspec.Struct, eq=False):
 class Books(ABC):
     """The counting of one store.  Every method is a part of one step, and nothing in it waits."""
 
+    waits = False
+
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._spans = clock, Spans()
 

@@ -42,6 +42,8 @@ class RedisStore:
     the server's.
     """
 
+    waits = True
+
     def __init__(
         self,
         url: str,
