@@ -75,7 +75,7 @@ class Attempt:
         try:
             await self._open()
         except BaseException as error:
-            self._failed = isinstance(error, UpstreamError)
+            self._failed = self._at_fault(error)
             self._report(error)
             await self._close()
             raise
@@ -128,7 +128,7 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._failed = isinstance(error, UpstreamError) or (error is not None and _too_late(self._call))
+        self._failed = error is not None and self._at_fault(error)
         self._report(error)
         try:
             if kind is None:
@@ -146,6 +146,10 @@ class Attempt:
                 await answer.read()
         except (TimeoutError, *BROKEN):
             pass
+
+    def _at_fault(self, error: BaseException) -> bool:
+        """Whether it is upstream that ends the attempt, by a failure or by saying nothing until the deadline."""
+        return isinstance(error, UpstreamError) or _too_late(self._call)
 
     def _report(self, error: BaseException | None) -> None:
         """Tell the breaker how it ended: one that breaks off has failed, however much it gave before."""

@@ -149,6 +149,20 @@ async def test_total(tmp_path: Path) -> None:
     assert "took longer than 0.2 seconds" in chat[-1][1]
 
 
+@pytest.mark.parametrize("script", [silent, half_a_body])
+async def test_total_of_a_plain_call(tmp_path: Path, script: Script) -> None:
+    """A plain call that our deadline ends costs its prompt: only a client that leaves one pays the hold."""
+    async with upstream(script) as up:
+        choice = UpstreamChoice(base_url=up.url, name="upstream-1", model="m", whole=9.0, head=9.0)
+        limited = replace(settings_of(tmp_path, up.url, ONCE + "deadline = 0.2\n"), upstreams=(choice,))
+        async with sidecar(limited) as running:
+            status, _, body = await running.post("/v1/chat/completions", HI | {"max_tokens": 500})
+            account = await running.account()
+
+    assert (status, json.loads(body)["error"]["code"]) == (504, "upstream_timeout")
+    assert (0 < account.spent < 500, account.reserved) == (True, 0)
+
+
 async def test_patience_waits_for_upstream_only() -> None:
     """Time that a slow client takes between two reads does not count against upstream."""
     patience = Patience(0.05)
