@@ -121,7 +121,7 @@ class Chain:
                 run.keep(await hooks.enter(call))
 
     async def _forward(self, run: _Run, emit: Emit) -> Batch:
-        taps = Taps.of(run.leases, run.call.n)
+        taps = Taps.of(run.leases, run.call.shown)
         name = self._process.upstreams[0]
         while True:
             run.attempts += 1

@@ -445,6 +445,15 @@ async def test_taps() -> None:
     assert raw.index(b'"z1"') < raw.index(b'"stop"')
 
 
+async def test_last_word_of_best_of() -> None:
+    """Of several answers that are made only those that are sent are waited for: the last word stands before the finish."""
+    last = Taps(lambda event: event, "z", name="last")
+    served = await serve([last], make_call("hi", body={"best_of": 2}), ScriptedUpstream(["a"]))
+
+    raw = b"".join(batch.raw for batch in served.batches)
+    assert raw.index(b'"a"') < raw.index(b'"z"') < raw.index(b'"stop"')
+
+
 async def test_stop() -> None:
     """A lease may end an answer: a clean end with its reason, upstream closed, what was read is paid."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from serving import settings_of, sidecar
-from wire import HEAD, Connection, sse, token, upstream
+from wire import HEAD, Connection, eventually, sse, token, upstream
 
 from policies.testing import make_call
 from sidecar.dialect import MODELS, Dialect, Manner
@@ -47,27 +47,28 @@ async def refuses(connection: Connection, words: str) -> None:
     )
 
 
-async def no_usage(connection: Connection) -> None:
-    await asyncio.sleep(0.02)
-    if "stream_options" in connection.body:
-        await refuses(connection, "Unrecognized request argument supplied: stream_options")
-    else:
-        await answers(connection, 1)
+NO_USAGE = "stream_options", "Unrecognized request argument supplied: stream_options"
+MODERN = "max_tokens", "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 
 
-async def modern(connection: Connection) -> None:
-    await asyncio.sleep(0.02)
-    if "max_tokens" in connection.body:
-        await refuses(connection, "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.")
-    else:
-        await answers(connection, 1)
-
-
-@pytest.mark.parametrize(("script", "asked"), [(no_usage, asks()), (modern, asks(stream=False)), (modern, asks(max_completion_tokens=9))])  # fmt: skip
-async def test_many_at_once(tmp_path: Path, script: Any, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("lesson", "asked"), [(NO_USAGE, asks()), (MODERN, asks(stream=False)), (MODERN, asks(max_completion_tokens=9))])  # fmt: skip
+async def test_many_at_once(tmp_path: Path, lesson: tuple[str, str], asked: dict[str, Any]) -> None:
     """Calls that were on their way when another one learnt the lesson are put otherwise as well; later ones at once."""
-    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, LOTS)) as served:
-        first = await asyncio.gather(*(served.post(V1, asked) for _ in range(10)))
+    field, words = lesson
+    all_here = asyncio.Event()
+
+    async def refusing(connection: Connection) -> None:
+        await all_here.wait()
+        if field in connection.body:
+            await refuses(connection, words)
+        else:
+            await answers(connection, 1)
+
+    async with upstream(refusing) as up, sidecar(settings_of(tmp_path, up.url, LOTS)) as served:
+        calls = [asyncio.create_task(served.post(V1, asked)) for _ in range(10)]
+        await eventually(lambda: len(up.requests) == len(calls))
+        all_here.set()
+        first = await asyncio.gather(*calls)
         learnt = len(up.requests)
         last = await served.post(V1, asked)
 
