@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import aiohttp
 import httpx
 
 from .encodings import decoder
@@ -13,7 +12,7 @@ from .encodings import decoder
 if TYPE_CHECKING:
     from .exchange import Answer
 
-BROKEN = (httpx.HTTPError, aiohttp.ClientError, OSError)
+BROKEN = (httpx.HTTPError, OSError)
 """What a body that breaks raises."""
 MAX_ERROR = 65_536
 ERROR_WITHIN = 5.0

@@ -1,76 +1,254 @@
-"""Connections to upstreams: aiohttp's, and what those do not do.
+"""Connections to upstreams: aiohttp makes and keeps them, httptools reads what comes, and nothing lies in between.
 
-- Whoever reads a body is told that its bytes made no sense, and gets what came before them.
+- What came before a connection broke, or before its bytes made no sense, is handed out first.
 - What an upstream sends while nobody has asked is the answer to nothing: its connection is closed.
+- A body is read no further than its reader takes it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.helpers import TimerNoop
+import httptools
+import httpx
+from aiohttp.base_protocol import BaseProtocol
+from multidict import CIMultiDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KEEPALIVE = 30.0
-READ_SIZE = 2**18
-MAX_LINE = 65_536
+AHEAD = 262_144
+"""Bytes of a body that are held for a reader; from then on the connection is not read."""
+PIECES = 4_096
+"""The same in pieces: each costs memory of its own."""
+SILENT = 1_048_576
+"""Bytes that may come without a piece of a body among them: heads, and what stands between chunks or behind the last."""
 MAX_HEADERS = 512
-HEAD_END = b"\r\n\r\n"
+MAX_LINE = 65_536
+INFORMATIONAL, SWITCH, FINAL = 100, 101, 200
+
+Arrived: TypeAlias = Callable[[], None]
 
 
-class Handler(ResponseHandler):
-    """One connection.  `begin` before each request, `rest` behind each answer."""
+class Handler(BaseProtocol):
+    """One connection.  `begin` before each request, `rest` behind each answer.
 
-    _asked = _kept = False
-    heard = False
-    """Whether anything has come since the request."""
+    `status` is 0 until the head of the answer has come.  The body is `taken`; `ended` says that no more will come of it,
+    `broken` why it ends too early.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._reader: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        # As lenient as aiohttp's own client: servers that end lines with LF alone are about.
+        self._reader.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self._asked = self._kept = self._lost = False
+        self.should_close = False
+        """For the connector: it cannot be kept."""
+        self._closed: asyncio.Future[None] | None = None
+        self._arrived: Arrived | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.heard = self.ended = self._until_close = self._whole = False
+        self.status = 0
+        self.broken: httpx.HTTPError | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._size = self._silent = 0
 
     def begin(self) -> bool:
         """Make ready for an answer; return whether the connection was kept from an earlier one."""
-        self._asked, self.heard = True, False
-        kept, self._kept, self._payload = self._kept, True, None
-        self.set_response_params(
-            timer=TimerNoop(),
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=READ_SIZE,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_LINE,
-            max_headers=MAX_HEADERS,
-        )
+        self._forget()
+        self._asked = True
+        kept, self._kept = self._kept, True
         return kept
 
     def rest(self) -> None:
         """Expect nothing until the next request."""
         self._asked = False
+        self._arrived = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The head's fields, found by names in any case."""
+        return CIMultiDict(
+            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in self._headers
+        )
+
+    async def head(self) -> None:
+        """Wait for the head of the answer.  Raises `httpx.HTTPError`."""
+        while not self.status:
+            if self.broken is not None:
+                raise self.broken
+            await self._something()
+
+    async def _something(self) -> None:
+        self._waiting = self._loop.create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+    async def read(self) -> bytes:
+        """Return what came next of the body; empty at its end.  Raises `httpx.HTTPError`."""
+        while not self._pieces and not self.ended:
+            if self.broken is not None:
+                raise self.broken
+            await self._something()
+        return self.taken()
+
+    def taken(self) -> bytes:
+        """Return what has come of the body, and is from now on with whoever called; empty if it is nothing."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self._resume_transport_reading()
+        return data
+
+    def listen(self, arrived: Arrived | None) -> None:
+        """Call *arrived* after each network read that brought something, until it is None; it must not raise."""
+        self._arrived = arrived
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; a head is given to the parser alone.
-
-        aiohttp's parser raises before it hands out what it has read, so a fault behind the head in the same read would take
-        the head with it, and all text in between.
-        """
-        if not self._asked:
-            self.force_close()
+        """Take one network read."""
+        if not self._asked or self._reader is None:
+            self.should_close = True
             if self.transport is not None:
                 self.transport.abort()
             return
         self.heard = True
-        if self._payload is None and (end := data.find(HEAD_END)) >= 0 and len(data) > end + len(HEAD_END):
-            end += len(HEAD_END)
-            super().data_received(data[:end])
-            data = data[end:]
-        super().data_received(data)
+        self._silent += len(data)
+        try:
+            self._reader.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end()
+        except httptools.HttpParserError:
+            self._senseless("what came back is not HTTP")
+        if self._silent > SILENT:
+            self._senseless("there is no end to the head")
+        elif self._size > AHEAD or len(self._pieces) > PIECES:
+            self._reading_paused = True
+            self._pause_transport_reading()
+        self._tell()
 
-    def set_exception(self, exc: BaseException, *more: Any) -> None:
-        """Fail what is being read as well: aiohttp 3.14 leaves a body's reader waiting for ever at a malformed chunk."""
-        body = self._payload
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(aiohttp.ClientPayloadError("The answer's framing is broken."))
-        super().set_exception(exc, *more)
+    def _tell(self) -> None:
+        if (arrived := self._arrived) is not None:
+            arrived()
+        elif (waiting := self._waiting) is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _senseless(self, words: str) -> None:
+        self.should_close = True
+        if not self.ended:
+            self._break(httpx.RemoteProtocolError(words))
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _break(self, error: httpx.HTTPError) -> None:
+        if self.broken is None:
+            self.broken = error
+
+    def _end(self) -> None:
+        self.ended = self.should_close = True
+        self.status = self.status or SWITCH
+
+    def on_message_begin(self) -> None:
+        """Begin an answer; one behind the one that was asked for is nobody's."""
+        if self._whole:
+            self.should_close = True
+            msg = "another answer"
+            raise ValueError(msg)
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field of the head; those behind a body say nothing to us."""
+        if self.status:
+            return
+        if len(self._headers) >= MAX_HEADERS or len(name) + len(value) > MAX_LINE:
+            msg = "too large a head"
+            raise ValueError(msg)
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Note the head, unless it is one that another follows."""
+        parser = self._reader
+        assert parser is not None  # for the type: it is the one that calls
+        status = parser.get_status_code()
+        if INFORMATIONAL <= status < FINAL and status != SWITCH:
+            return
+        self.status = status
+        self.should_close = not parser.should_keep_alive()
+        coding = b",".join(value for name, value in self._headers if name == b"transfer-encoding")
+        if coding:
+            self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
+        else:
+            self._until_close = all(name != b"content-length" for name, _ in self._headers)
+
+    def on_body(self, piece: bytes) -> None:
+        """Take one piece of the body."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        self._silent = 0
+
+    def on_message_complete(self) -> None:
+        """Note the end of the answer."""
+        if self.status:
+            self.ended = self._whole = True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note that nothing more will come."""
+        self._lost = self.should_close = True
+        self._reader = None  # it holds us
+        if self._asked and not self.ended:
+            if self.status and self._until_close and exc is None and self.broken is None:
+                self.ended = True
+            else:
+                error = httpx.ReadError("the connection was closed" if exc is None else str(exc))
+                error.__cause__ = exc
+                self._break(error)
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+        super().connection_lost(exc)
+        self._tell()
+
+    def eof_received(self) -> None:
+        """Let the transport close: whoever has said all is gone."""
+
+    @property
+    def closed(self) -> asyncio.Future[None] | None:
+        """For the connector: what is done when the connection is closed, None where it is."""
+        if self._closed is None and not self._lost:
+            self._closed = self._loop.create_future()
+        return self._closed
+
+    def is_connected(self) -> bool:
+        """For the connector: whether it may serve again."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def close(self) -> None:
+        """For the connector: close in order."""
+        if (transport := self.transport) is not None:
+            self.transport = None
+            transport.close()
+
+    def abort(self) -> None:
+        """Close at once, with whatever is still to be sent."""
+        if (transport := self.transport) is not None:
+            self.transport = None
+            transport.abort()
 
 
 class Connector(aiohttp.TCPConnector):
@@ -78,4 +256,4 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, trust: SSLContext | None = None) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=trust or True)
-        self._factory = partial(Handler, loop=self._loop)  # type: ignore[assignment]  # one of them
+        self._factory = partial(Handler, self._loop)  # type: ignore[arg-type, assignment]  # it has all that is asked

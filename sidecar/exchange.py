@@ -1,4 +1,4 @@
-"""One request and its answer over a kept connection: aiohttp's connections and its parser, without its session.
+"""One request and its answer over a kept connection: aiohttp's connections, without its session.
 
 A session makes two request objects, an answer object, a cookie jar's look-up, timers and three sets of headers for each
 call; what passes here is bytes out and bytes in.  Every failure leaves as an exception of httpx, mapped once.
@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from ssl import SSLContext
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import aiohttp
 import httpx
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from .connector import Connector, Handler
+from .connector import Arrived, Connector, Handler
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 Reached: TypeAlias = Callable[[], None]
@@ -26,7 +25,6 @@ STALE = 0.25
 """Seconds in which a kept connection that closes on a request without a word was closed before it: nothing was done."""
 EXACT = 1e9
 """Seconds from which aiohttp rounds limits to whole ones."""
-FINAL, SWITCH = 200, 101
 
 
 class Answer(Protocol):
@@ -53,6 +51,32 @@ class Answer(Protocol):
 
     async def close(self) -> None:
         """Give the connection back if the answer has ended, else cut it at once.  Once; nothing waits in it."""
+        ...
+
+
+@runtime_checkable
+class Pushing(Protocol):
+    """An answer that says when something of its body has come, so that no task need be woken for it."""
+
+    @property
+    def ended(self) -> bool:
+        """See `Answer.ended`."""
+        ...
+
+    @property
+    def broken(self) -> httpx.HTTPError | None:
+        """Why nothing more will come of a body that has not ended."""
+        ...
+
+    def taken(self) -> bytes:
+        """Return what has come since; empty if it is nothing."""
+        ...
+
+    def listen(self, arrived: Arrived | None) -> None:
+        """Call *arrived*, which must not raise, after each network read that brought something, until it is None.
+
+        What had come before is not told of.
+        """
         ...
 
 
@@ -113,8 +137,7 @@ class Direct:
             raise httpx.ConnectTimeout(msg) from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx.ConnectError(str(error)) from error
-        handler = connection.protocol
-        assert isinstance(handler, Handler)  # for the type: the connector makes no others
+        handler = cast("Handler", connection.protocol)  # the connector makes no others
         kept, begun = handler.begin(), asyncio.get_running_loop().time()
         try:
             reached()
@@ -122,23 +145,20 @@ class Direct:
             size = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
             transport = handler.transport
             if transport is None:  # closed in this very turn
-                raise aiohttp.ServerDisconnectedError
+                msg = "the connection was closed"
+                raise httpx.ReadError(msg)
             transport.write(b"".join((first, lines, size, body)))
-            message, content = await handler.read()
-            while message.code < FINAL and message.code != SWITCH:
-                message, content = await handler.read()
+            await handler.head()
         except BaseException as error:
             cut(connection, handler)
-            if isinstance(error, HttpProcessingError):
-                msg = "what came back is not HTTP"
-                raise httpx.RemoteProtocolError(msg) from error
-            if isinstance(error, aiohttp.ClientError | OSError):
-                if kept and not handler.heard and asyncio.get_running_loop().time() - begun < STALE:
-                    msg = "a kept connection had been closed"
-                    raise httpx.ConnectError(msg) from error
+            unheard = isinstance(error, httpx.ReadError | OSError) and kept and not handler.heard
+            if unheard and asyncio.get_running_loop().time() - begun < STALE:
+                msg = "a kept connection had been closed"
+                raise httpx.ConnectError(msg) from error
+            if isinstance(error, OSError):
                 raise httpx.ReadError(str(error)) from error
             raise
-        return DirectAnswer(message.code, message.headers, content, connection, handler)
+        return DirectAnswer(connection, handler)
 
     async def close(self) -> None:
         """See `Exchange.close`."""
@@ -147,37 +167,40 @@ class Direct:
 
 
 class DirectAnswer:
-    """See `Answer`."""
+    """See `Answer` and `Pushing`."""
 
-    __slots__ = ("_connection", "_content", "_handler", "headers", "status")
+    __slots__ = ("_connection", "_handler", "headers", "status")
 
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        content: aiohttp.StreamReader,
-        connection: Connection,
-        handler: Handler,
-    ) -> None:
-        self.status, self.headers = status, headers
-        self._content, self._connection, self._handler = content, connection, handler
+    def __init__(self, connection: Connection, handler: Handler) -> None:
+        self.status, self.headers = handler.status, handler.headers
+        self._connection, self._handler = connection, handler
 
     @property
     def ended(self) -> bool:
         """See `Answer.ended`."""
-        return self._content.is_eof()
+        return self._handler.ended
+
+    @property
+    def broken(self) -> httpx.HTTPError | None:
+        """See `Pushing.broken`."""
+        return self._handler.broken
 
     async def read(self) -> bytes:
         """See `Answer.read`: also what had arrived before the connection broke."""
-        content = self._content
-        if getattr(content, "_buffer", None):  # an exception would go before what is here
-            return content._read_nowait(-1)  # noqa: SLF001  # all of it
-        return await content.readany()
+        return await self._handler.read()
+
+    def taken(self) -> bytes:
+        """See `Pushing.taken`."""
+        return self._handler.taken()
+
+    def listen(self, arrived: Arrived | None) -> None:
+        """See `Pushing.listen`."""
+        self._handler.listen(arrived)
 
     async def close(self) -> None:
         """See `Answer.close`."""
         handler, transport = self._handler, self._handler.transport
-        if self._content.is_eof() and transport is not None and not transport.get_write_buffer_size():
+        if handler.ended and transport is not None and not transport.get_write_buffer_size():
             handler.rest()
             self._connection.release()
         else:
@@ -186,6 +209,7 @@ class DirectAnswer:
 
 def cut(connection: Connection, handler: Handler) -> None:
     """Close a connection at once, with whatever is still to be sent: to wait for that would keep what was left alive."""
+    handler.rest()
     if (transport := handler.transport) is not None:
         transport.abort()
     connection.close()
