@@ -13,29 +13,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import anyio
 from msgspec.structs import replace
 
-from .base import HOOKS, Ending, Failure, Hooks, Lease, Outcome, Policy, Rejection, Retry, overrides
+from .base import HOOKS, Ending, Failure, Hooks, Outcome, Policy, Rejection, Retry, overrides
 from .call import Call
-from .event import Batch, Usage
-from .ledger import Hold, Ledger
+from .event import Batch
+from .ledger import Ledger
 from .only import Only
 from .process import Process
 from .retry_budget import RetryBudgets
+from .run import Run
 from .taps import Taps
-from .upstream import Stream, Upstream, UpstreamError
+from .upstream import PushedStream, Stream, Upstream, UpstreamError
 
 Emit: TypeAlias = Callable[[Batch], Awaitable[None]]
 Admitted: TypeAlias = Callable[[], Awaitable[None]]
 
-EVERYTHING = Only()
-
 
 class ClientLeft(Exception):
     """`emit` failed: whoever it wrote to is gone."""
+
+
+class Sink(Protocol):
+    """Where batches go without waiting: a task that is woken for each of them costs more than all that is done to it."""
+
+    def put(self, batch: Batch) -> bool:
+        """Send a batch that is not the last; False where the next one should wait until it is `drained`.
+
+        Raises where the client is gone.  Called for each network read, inside of it.
+        """
+        ...
+
+    async def drained(self) -> None:
+        """Wait until the client has taken most of what was put."""
+        ...
 
 
 class Chain:
@@ -57,32 +71,35 @@ class Chain:
         self._upstream, self._process, self._settle_within = upstream, process, settle_within
         self._ledger = ledger or Ledger(process)
         self._retries = retries or RetryBudgets(process.monotonic)
-        self._hooks: list[tuple[Only, Hooks]] = []
+        self._hooks: list[tuple[Only | None, Hooks]] = []
         for policy in _named(policies):
             hooks = policy.open(process)
             if not any(overrides(hooks, name) for name in HOOKS):
                 msg = f"{type(policy).__name__} overrides none of {', '.join(HOOKS)}: is a hook misspelt?"
                 raise TypeError(msg)
-            self._hooks.append((policy.only, hooks))
+            self._hooks.append((None if policy.only == Only() else policy.only, hooks))
         self._admitting = self._overriding("admit")
         self._claiming = self._overriding("claims")
         self._entering = self._overriding("enter")
         self._judging = self._overriding("retry")
 
-    def _overriding(self, name: str) -> list[tuple[Only, Hooks]]:
+    def _overriding(self, name: str) -> list[tuple[Only | None, Hooks]]:
         return [(only, hooks) for only, hooks in self._hooks if overrides(hooks, name)]
 
-    async def run(self, call: Call, emit: Emit, *, admitted: Admitted | None = None) -> Outcome:
+    async def run(
+        self, call: Call, emit: Emit, *, admitted: Admitted | None = None, sink: Sink | None = None
+    ) -> Outcome:
         """Serve *call*, pushing its batches to *emit*; everything is settled on return, however it ends.
 
-        *admitted* is awaited once, when the call holds its reservation.  Raises `Rejection` or `UpstreamError`; when it is
-        cancelled, upstream is closed first.  An *emit* that raises is a client that left (`ClientLeft`).
+        *admitted* is awaited once, when the call holds its reservation.  With a *sink* all batches but the last go there.
+        Raises `Rejection` or `UpstreamError`; when it is cancelled, upstream is closed first.  An *emit* or a *sink* that
+        raises is a client that left (`ClientLeft`).
         """
-        run = _Run(call)
+        run = Run(call)
         ending = Ending.CANCELLED
         try:
             await self._admit(run, admitted)
-            last = await self._forward(run, emit)
+            last = await self._forward(run, emit, sink)
             ending = Ending.DONE
         except ClientLeft:
             raise
@@ -91,7 +108,11 @@ class Chain:
             raise
         finally:
             outcome = Outcome(ending, run.usage, run.attempts)
-            await self._settle(run, outcome)
+            call.settling = True
+            try:
+                await self._settle(run, outcome)
+            finally:
+                call.settling = False
         await emit(last)
         return outcome
 
@@ -100,15 +121,15 @@ class Chain:
         for _, hooks in reversed(self._hooks):
             await hooks.close()
 
-    async def _admit(self, run: _Run, admitted: Admitted | None) -> None:
+    async def _admit(self, run: Run, admitted: Admitted | None) -> None:
         call = run.call
         for only, hooks in self._admitting:
-            if only is EVERYTHING or only.covers(call):
+            if only is None or only.covers(call):
                 run.keep(await hooks.admit(call))
         claims = [
             (hooks, claim)
             for only, hooks in self._claiming
-            if only is EVERYTHING or only.covers(call)
+            if only is None or only.covers(call)
             for claim in hooks.claims(call)
         ]
         if claims:
@@ -117,10 +138,10 @@ class Chain:
         if admitted is not None:
             await admitted()
         for only, hooks in self._entering:
-            if only is EVERYTHING or only.covers(call):
+            if only is None or only.covers(call):
                 run.keep(await hooks.enter(call))
 
-    async def _forward(self, run: _Run, emit: Emit) -> Batch:
+    async def _forward(self, run: Run, emit: Emit, sink: Sink | None) -> Batch:
         taps = Taps.of(run.leases, run.call.shown)
         name = self._process.upstreams[0]
         while True:
@@ -130,15 +151,12 @@ class Chain:
             try:
                 async with stream:
                     self._count(run)
-                    async for batch in stream:
-                        shown = taps.through(batch) if taps else batch
-                        if shown.last:
-                            return shown
-                        run.started = True
-                        try:
-                            await emit(shown)
-                        except Exception as error:
-                            raise ClientLeft from error
+                    if sink is None or not isinstance(stream, PushedStream):
+                        last = await self._pulled(run, stream, taps, emit)
+                    else:
+                        last = await self._pushed(run, stream, taps, sink)
+                    if last is not None:
+                        return last
             except UpstreamError as error:
                 spent = run.bank()
                 if error.kind != "unavailable":
@@ -156,14 +174,49 @@ class Chain:
                 raise RuntimeError(msg)
             await self._process.sleep(wait)
 
-    def _count(self, run: _Run) -> None:
+    @staticmethod
+    async def _pulled(run: Run, stream: Stream, taps: Taps, emit: Emit) -> Batch | None:
+        async for batch in stream:
+            shown = taps.through(batch) if taps else batch
+            if shown.last:
+                return shown
+            run.started = True
+            try:
+                await emit(shown)
+            except Exception as error:
+                raise ClientLeft from error
+        return None
+
+    @staticmethod
+    async def _pushed(run: Run, stream: PushedStream, taps: Taps, sink: Sink) -> Batch:
+        last: Batch | None = None
+
+        def show(batch: Batch) -> bool:
+            nonlocal last
+            shown = taps.through(batch) if taps else batch
+            if shown.last:
+                last = shown
+                return False
+            run.started = True
+            try:
+                return sink.put(shown)
+            except Exception as error:
+                raise ClientLeft from error
+
+        while True:
+            await stream.push(show)
+            if last is not None:
+                return last
+            await sink.drained()
+
+    def _count(self, run: Run) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""
         name = run.tried[-1]
         if name not in run.counted and not run.call.repeated:
             run.counted.add(name)
             self._retries.of(name).deposit()
 
-    def _judge(self, run: _Run, error: UpstreamError) -> Retry | None:
+    def _judge(self, run: Run, error: UpstreamError) -> Retry | None:
         if run.started:
             return None
         failure = Failure(
@@ -188,12 +241,12 @@ class Chain:
     def _verdict(self, call: Call, failure: Failure) -> Retry | None:
         """Return what the first policy with an opinion says, if there is time for it."""
         for only, hooks in self._judging:
-            if (only is EVERYTHING or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
+            if (only is None or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
                 in_time = call.deadline is None or self._process.monotonic() + verdict.after < call.deadline
                 return verdict if verdict.after >= 0 and in_time else None
         return None
 
-    async def _settle(self, run: _Run, outcome: Outcome) -> None:
+    async def _settle(self, run: Run, outcome: Outcome) -> None:
         # In a cancelled scope every further await is cancelled too, hence the shield; a lease that hangs costs one
         # scope, and the next turn opens another for the rest.
         waits = self._process.store.waits
@@ -216,41 +269,10 @@ class Chain:
             if scope.cancelled_caught:
                 self._process.log.error("settling %r took over %s s", lease, self._settle_within)
 
-    def _learn(self, run: _Run) -> None:
+    def _learn(self, run: Run) -> None:
         size, usage = run.call.size, run.usage
         if size is not None and usage.input and run.attempts == 1:
             self._process.tokens.learn(run.call.model, size, usage.input)
-
-
-class _Run:
-    """Where one call stands."""
-
-    __slots__ = ("_banked", "attempts", "call", "counted", "hold", "leases", "started", "stream", "tried")
-
-    def __init__(self, call: Call) -> None:
-        self.call, self.hold = call, Hold(call, ())
-        self.attempts, self.started = 0, False
-        self.tried: list[str] = []
-        self.counted: set[str] = set()
-        self.leases: list[Lease] = []
-        self.stream: Stream | None = None
-        self._banked = Usage()
-
-    @property
-    def usage(self) -> Usage:
-        """What all attempts have cost together."""
-        return self._banked if self.stream is None else self._banked + self.stream.usage
-
-    def keep(self, lease: Lease | None) -> None:
-        """Register what a policy holds, so that it is settled."""
-        if lease is not None:
-            self.leases.append(lease)
-
-    def bank(self) -> Usage:
-        """Keep a broken attempt's usage before the next one starts, and return it."""
-        spent = Usage() if self.stream is None else self.stream.usage
-        self._banked, self.stream = self._banked + spent, None
-        return spent
 
 
 def _then(call: Call, verdict: Retry | None) -> str:

@@ -46,7 +46,8 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Count one call that upstream got.  Once per call and upstream, not per attempt."""
-        now, held = self._clock(), self._held()
+        now = self._clock()
+        held = self._held(now)
         if not self._buckets or self._buckets[-1][0] <= now - self._window / BUCKETS:
             self._buckets.append([now, 0.0])
         self._buckets[-1][1] += 1
@@ -55,10 +56,10 @@ class RetryBudget:
 
     def withdraw(self) -> bool:
         """Take one retry; False where there is none left."""
-        if self._held() >= self._price:
+        now = self._clock()
+        if self._held(now) >= self._price:
             self._spend(self._price)
             return True
-        now = self._clock()
         self._balance = min(self._start, self._balance + max(0.0, now - self._seen) * self._per_second)
         self._seen = now
         if self._balance < 1:
@@ -66,9 +67,9 @@ class RetryBudget:
         self._balance -= 1
         return True
 
-    def _held(self) -> float:
+    def _held(self, now: float) -> float:
         """Return how many calls are not paid out yet, and forget those that are too old."""
-        oldest = self._clock() - self._window
+        oldest = now - self._window
         while self._buckets and self._buckets[0][0] <= oldest:
             self._buckets.popleft()
         return sum(bucket[1] for bucket in self._buckets)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -65,6 +66,23 @@ class Stream(Protocol):
     ) -> None: ...
 
     def __aiter__(self) -> AsyncIterator[Batch]: ...
+
+
+class PushedStream(ABC):
+    """See `Stream`: one that can also hand its batches on as they arrive, and wakes nobody for them."""
+
+    @property
+    @abstractmethod
+    def usage(self) -> Usage:
+        """See `Stream.usage`."""
+
+    @abstractmethod
+    async def push(self, show: Callable[[Batch], bool]) -> None:
+        """Call *show* with each batch as it comes; return after the last one, or when *show* says False.
+
+        Called again, it goes on where it was.  What *show* raises is raised here, and so is `UpstreamError`; when it is
+        cancelled, *show* is not called any more.
+        """
 
 
 class Upstream(Protocol):

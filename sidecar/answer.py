@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import anyio.lowlevel
 
 from policies.call import Call
+from policies.chain import Sink
 from policies.event import Batch
 
 from .errors import Fault, chat_body, chat_event, chat_status, openai_body, openai_event
 from .limits import Header, limit_headers
+from .outgoing import Head, Outgoing, Straight
 from .sse import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
-
-Send: TypeAlias = Callable[[Any], Awaitable[None]]
 
 EVENT_STREAM: Sequence[Header] = (
     (b"content-type", b"text/event-stream"),
@@ -33,8 +33,8 @@ JSON: Header = (b"content-type", b"application/json")
 class Answer(ABC):
     """One answer to one client.  `quiet_since` and `ping` are the heart's."""
 
-    def __init__(self, send: Send, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
-        self._send, self._request_id, self._chat_path, self._clock = send, request_id, chat_path, clock
+    def __init__(self, out: Outgoing, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
+        self._out, self._request_id, self._chat_path, self._clock = out, request_id, chat_path, clock
         self.quiet_since = clock()
         self.call: Call | None = None
         self.closing = False
@@ -54,12 +54,17 @@ class Answer(ABC):
         """End the answer with *fault*, as an answer of its own.  Nothing happens if it has ended."""
         if not self._over:
             self._over = True
-            await send_fault(self._send, fault, self._head(JSON), chat_path=self._chat_path)
+            await send_fault(self._out, fault, self._fields(JSON), chat_path=self._chat_path)
 
     def ping(self) -> None:  # noqa: B027  # one JSON object cannot have one
         """Send a sign of life, where the form of the answer has one."""
 
-    def _head(self, *headers: Header) -> list[Header]:
+    @property
+    def sink(self) -> Sink | None:
+        """Where batches can be put without waiting; None where they must be awaited."""
+        return None
+
+    def _fields(self, *headers: Header) -> list[Header]:
         head = [*headers, (b"x-request-id", self._request_id.encode())]
         if self.call is not None and self.call.standings:
             head += limit_headers(self.call.standings, self.call.process.clock())
@@ -74,7 +79,7 @@ class JSONAnswer(Answer):
     async def emit(self, batch: Batch) -> None:
         """Send the object."""
         self._over = True
-        await send_json(self._send, 200, self._head(JSON), batch.raw)
+        await send_json(self._out, 200, self._fields(JSON), batch.raw)
 
 
 class EventStream(Answer):
@@ -82,9 +87,10 @@ class EventStream(Answer):
 
     ping_event: ClassVar[bytes] = OPENAI_PING
 
-    def __init__(self, send: Send, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
-        super().__init__(send, request_id, chat_path=chat_path, clock=clock)
-        self._started = self._busy = False
+    def __init__(self, out: Outgoing, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
+        super().__init__(out, request_id, chat_path=chat_path, clock=clock)
+        self._straight = out if isinstance(out, Straight) else None
+        self._busy = False
         self._pinging: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -94,6 +100,25 @@ class EventStream(Answer):
     @abstractmethod
     def _broken(self, fault: Fault) -> bytes:
         """Return the events that end a stream which failed."""
+
+    @property
+    def sink(self) -> Sink | None:
+        """See `Answer.sink`."""
+        return None if self._straight is None else self
+
+    def put(self, batch: Batch) -> bool:
+        """See `Sink.put`."""
+        straight = self._straight
+        assert straight is not None  # for the type: else there is no sink
+        if body := self._written(batch):
+            straight.put(self._head(), body, more=True)
+            self.quiet_since = self._clock()
+        return not straight.full
+
+    async def drained(self) -> None:
+        """See `Sink.drained`."""
+        assert self._straight is not None  # for the type: as above
+        await self._straight.drained()
 
     async def emit(self, batch: Batch) -> None:
         """Send one batch; the first brings the head, the last one the end."""
@@ -106,15 +131,19 @@ class EventStream(Answer):
 
     async def fail(self, fault: Fault) -> None:
         """End with *fault*: as an answer of its own if nothing is out yet, else as the last event."""
-        if self._started and not self._over:
+        if self._out.begun and not self._over:
             await self._write(self._broken(fault), more=False)
         else:
             await super().fail(fault)
 
     def ping(self) -> None:
         """Send a sign of life, unless something is being sent just now."""
-        if not self._busy and not self._over and self._pinging is None:
+        if self._busy or self._over or self._pinging is not None:
+            return
+        if self._straight is None:
             self._pinging = asyncio.get_running_loop().create_task(self._ping())
+        elif not self._straight.full:
+            self._straight.put(self._head(), self.ping_event, more=True)
 
     async def _ping(self) -> None:
         try:
@@ -124,6 +153,9 @@ class EventStream(Answer):
         finally:
             self._pinging = None
 
+    def _head(self) -> Head | None:
+        return None if self._out.begun else Head(200, self._fields(*EVENT_STREAM))
+
     async def _write(self, body: bytes, *, more: bool) -> None:
         if (pinging := self._pinging) is not None and pinging is not asyncio.current_task():
             await asyncio.wait((pinging,))
@@ -131,10 +163,7 @@ class EventStream(Answer):
             return
         self._busy = True
         try:
-            if not self._started:
-                await self._send({"type": "http.response.start", "status": 200, "headers": self._head(*EVENT_STREAM)})
-                self._started = True
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            await self._out.write(self._head(), body, more=more)
             self._over = not more
         finally:
             self._busy = False
@@ -156,7 +185,7 @@ class ChatNestAnswer(EventStream):
 
     def ping(self) -> None:
         """Send a ping, but never before `start`: until then a refusal keeps its status."""
-        if self._started:
+        if self._out.begun:
             super().ping()
 
     def _written(self, batch: Batch) -> bytes:
@@ -184,14 +213,12 @@ def _nobody() -> None:
     """Nobody is to be told."""
 
 
-async def send_fault(send: Send, fault: Fault, head: list[Header], *, chat_path: bool) -> None:
+async def send_fault(out: Outgoing, fault: Fault, fields: list[Header], *, chat_path: bool) -> None:
     """Answer with *fault* in the form of its path."""
     status, body = (chat_status(fault), chat_body(fault)) if chat_path else (fault.status, openai_body(fault))
-    await send_json(send, status, [*head, *fault.headers], body)
+    await send_json(out, status, [*fields, *fault.headers], body)
 
 
-async def send_json(send: Send, status: int, head: list[Header], body: bytes) -> None:
+async def send_json(out: Outgoing, status: int, fields: list[Header], body: bytes) -> None:
     """Answer with one JSON object."""
-    head = [*head, (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await out.write(Head(status, [*fields, (b"content-length", b"%d" % len(body))]), body, more=False)

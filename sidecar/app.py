@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
+DATA: dict[str, type[Route]] = {CHAT: ChatRoute, COMPLETIONS: CompletionsRoute, MODELS: ModelsRoute}
 EXPOSED = ["x-request-id", "retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy"]
 
 
@@ -33,20 +34,16 @@ class Application:
         self._settings, self._make_gateway = settings, make_gateway
         self.gateway: Gateway | None = None
         origins = list(settings.server.cors_origins)
-        self.asgi = Litestar(
-            route_handlers=[
-                self._data_route(CHAT, ChatRoute),
-                self._data_route(COMPLETIONS, CompletionsRoute),
-                self._data_route(MODELS, ModelsRoute),
-                self._health(),
-                self._readiness(),
-            ],
+        data = {path: self._data_route(path, kind) for path, kind in DATA.items()}
+        litestar = Litestar(
+            route_handlers=[*data.values(), self._health(), self._readiness()],
             lifespan=[self._running],
             cors_config=CORSConfig(allow_origins=origins, expose_headers=EXPOSED) if origins else None,
             exception_handlers={HTTPException: _http_fault, Exception: _own_fault},
             openapi_config=None,
             logging_config=None,
         )
+        self.asgi = litestar if origins else _shortened(litestar, {path: each.fn for path, each in data.items()})
 
     @asynccontextmanager
     async def _running(self, _: Litestar) -> AsyncIterator[None]:
@@ -99,6 +96,16 @@ class Application:
             return _json(request, 200, {"status": "ready", "upstreams": gateway.upstream.states})
 
         return readyz
+
+
+def _shortened(litestar: Litestar, data: dict[str, Any]) -> Any:
+    """Return *litestar* with a short way to its *data* routes: its router and layers cost a twentieth of a call."""
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        serve = data.get(scope["path"]) if scope["type"] == "http" else None
+        await (serve or litestar)(scope, receive, send)
+
+    return asgi
 
 
 def _name() -> str:

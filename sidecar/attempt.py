@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import anyio
-import anyio.lowlevel
 import httpx
 
 from policies.event import Batch, Usage
-from policies.upstream import UpstreamError
+from policies.upstream import PushedStream, UpstreamError
 
-from .bounded import BROKEN, ERROR_WITHIN, AnswerTooLarge, read_bounded, read_error
-from .encodings import Decode, decoder
-from .failures import broken_off, empty, from_exception, from_object, interrupted, timed_out
+from .batches import Batches, Show
+from .bounded import BROKEN, ERROR_WITHIN, read_error
+from .failures import from_exception, timed_out
 from .patience import Patience
-from .reading import Nonsense, Reading
-from .sse import EventTooLarge, Reader
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,31 +25,26 @@ if TYPE_CHECKING:
     from .exchange import Answer
     from .upstream import HttpUpstream
 
-MAX_ANSWER = 67_108_864
 LESSONS = 3
 """How often a call is put otherwise to a server that refuses a field of ours."""
-FINISH_GRACE = 10.0
-"""Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
 TIMER_SLACK = 0.05
 """Seconds by which the loop's timers may be early."""
+UNREAD = Usage(unreported=1)
+"""What an attempt has cost whose answer has not begun."""
 CLOSE_GRACE = 0.005
 """Seconds in which the end of a complete body is waited for, so that its connection can serve again."""
 
 
-class Attempt:
+class Attempt(PushedStream):
     """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
 
     def __init__(self, upstream: HttpUpstream, call: Call) -> None:
         self._upstream, self._call = upstream, call
         self._request = upstream.asked
         self._answer: Answer | None = None
-        self._reader = Reader()
-        self._reading = Reading(shows_usage=_asked_for_usage(call), answers=call.shown)
-        self._worked = self._over = self._failed = False
-        self._broken: UpstreamError | None = None
+        self._batches: Batches | None = None
+        self._worked = self._failed = False
         self._patience: Patience | None = None
-        self._decode: Decode | None = None
-        self._streams = False
         self._model = ""
         self._leave: Pass | None = None
 
@@ -64,10 +55,12 @@ class Attempt:
         A lower bound for a call without `stream` that was left before its answer had arrived: nobody can say what upstream
         had made of it.  An attempt that upstream failed costs its prompt, and no more than what was read.
         """
-        if not self._worked:
+        batches = self._batches
+        worked = self._worked if batches is None or batches.worked is None else batches.worked
+        if not worked:
             return Usage()
-        usage = self._reading.usage
-        exact = self._call.stream or self._reading.done or self._failed
+        usage = UNREAD if batches is None else batches.reading.usage
+        exact = self._call.stream or self._failed or (batches is not None and batches.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
@@ -100,10 +93,9 @@ class Attempt:
                 raise failed from error
             if answer.status == httpx.codes.OK:
                 upstream.dialect.learn(model, known, manner)
-                self._streams = call.stream and _is_stream(answer)
                 if call.stream:
                     patience.progress(limits.first_token)
-                self._decode = _decoder(answer, self._request)
+                self._batches = Batches(upstream, call, answer, patience, self._leave)
                 return
             failure, words = await self._refused(answer)
             other = upstream.dialect.otherwise(call, manner, answer.status, words)
@@ -139,7 +131,7 @@ class Attempt:
     async def _read_out(self) -> None:
         """Wait a moment for the end of a complete body, so that its connection can serve again."""
         answer = self._answer
-        if not self._over or answer is None or answer.ended:
+        if answer is None or answer.ended or self._batches is None or not self._batches.over:
             return
         try:
             async with asyncio.timeout(CLOSE_GRACE):
@@ -157,7 +149,7 @@ class Attempt:
             return
         if isinstance(error, UpstreamError):
             self._leave.failed(error)
-        elif self._reading.has_output or self._over:
+        elif self._batches is not None and (self._batches.reading.has_output or self._batches.over):
             self._leave.worked()
         elif error is not None and _too_late(self._call):
             self._leave.failed(timed_out("first_token_timeout", self._request))
@@ -175,110 +167,22 @@ class Attempt:
         return self
 
     async def __anext__(self) -> Batch:
-        if self._over:
+        batches = self._opened()
+        if batches.over:
             raise StopAsyncIteration
-        if self._answer is None:
+        return await batches.next()
+
+    async def push(self, show: Show) -> None:
+        """See `PushedStream.push`."""
+        await self._opened().push(show)
+
+    def _opened(self) -> Batches:
+        if self._batches is None:
             msg = "iterated before it was entered"
             raise RuntimeError(msg)
-        if not self._streams:
-            return await self._read_whole(self._answer)
-        while self._broken is None:
-            if self._call.abandoned:
-                # A read whose bytes are there already cannot be cancelled, and each may be such a one.
-                await anyio.lowlevel.checkpoint()
-            batch = await self._read(self._answer)
-            if batch is not None:
-                self._over = batch.last
-                return batch
-        raise self._broken
-
-    async def _read(self, answer: Answer) -> Batch | None:
-        """Return what the next network read gives to show; None for nothing yet, or for a stream that has broken."""
-        reading, limits = self._reading, self._upstream.settings
-        had = reading.progress
-        patience = self._patience
-        assert patience is not None  # for the type: it was opened
-        try:
-            with patience:
-                data = await answer.read()
-            over = not data
-            if self._decode is not None and data:
-                data = self._decode(data)
-            batch = reading.take(self._reader.end() if over else self._reader.feed(data))
-            if reading.progress != had:
-                patience.progress(FINISH_GRACE if reading.all_finished else limits.idle)
-                if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
-                    self._leave.worked()
-        except (TimeoutError, EventTooLarge, *BROKEN) as error:
-            if reading.finished:
-                return self._ended(None)
-            self._broken = self._cut(error)
-            return None
-        if reading.failure is not None:
-            self._broken = self._failure()
-            return batch
-        if reading.done or (over and reading.finished):
-            return self._ended(batch)
-        if over:
-            self._broken = self._cut(EOFError("the stream ended before it was complete"))
-        return batch
-
-    def _ended(self, batch: Batch | None) -> Batch | None:
-        reading = self._reading
-        last = reading.last(batch)
-        if reading.has_output or reading.says_why:
-            return last
-        self._broken = empty(self._request, last if reading.finished else None)
-        return None
-
-    async def _read_whole(self, answer: Answer) -> Batch:
-        reading, patience = self._reading, self._patience
-        assert patience is not None  # for the type: it was opened
-        try:
-            with patience:
-                body = await read_bounded(answer, MAX_ANSWER)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
-            raise self._cut(error) from error
-        batch = reading.take_whole(body, as_stream=self._call.stream)
-        if batch is None:
-            raise self._failure()
-        self._over = True
-        if reading.has_output or reading.says_why:
-            return batch
-        raise empty(self._request, batch)
-
-    def _failure(self) -> UpstreamError:
-        """Return what upstream said instead of an answer; an error object before any output or report did no work."""
-        said, reported = self._reading.failure, self._reading.usage
-        worked = self._reading.has_output or bool(reported.input or reported.output)
-        self._worked = worked or isinstance(said, Nonsense)
-        return from_object(said, self._request, secrets=self._upstream.secrets)
-
-    def _cut(self, error: Exception) -> UpstreamError:
-        if isinstance(error, TimeoutError):
-            return timed_out("idle_timeout" if self._reading.has_output else "first_token_timeout", self._request)
-        if self._reading.has_output:
-            return interrupted(self._request, str(error))
-        return broken_off(error, self._request)
+        return self._batches
 
 
 def _too_late(call: Call) -> bool:
     """Whether it is the call's deadline that ends it: without a word by then, upstream fails as if by a limit of its own."""
     return call.deadline is not None and call.process.monotonic() + TIMER_SLACK >= call.deadline
-
-
-def _decoder(answer: Answer, request: httpx.Request) -> Decode | None:
-    try:
-        return decoder(answer.headers)
-    except httpx.DecodingError as error:
-        raise broken_off(error, request) from error
-
-
-def _is_stream(answer: Answer) -> bool:
-    content_type = answer.headers.get("content-type", "")
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
-
-
-def _asked_for_usage(call: Call) -> bool:
-    options = call.body.get("stream_options")
-    return isinstance(options, dict) and options.get("include_usage") is True

@@ -25,7 +25,7 @@ class AnswerTooLarge(Exception):
 
 async def read_bounded(answer: Answer, limit: int) -> bytes:
     """Return the whole body of at most *limit* bytes; raises `AnswerTooLarge`, or one of `BROKEN`."""
-    pieces, size, decode = [], 0, decoder(answer.headers)
+    pieces, size, decode = [], 0, decoder(answer.header(b"content-encoding"))
     while raw := await answer.read():
         data = raw if decode is None else decode(raw)
         size += len(data)
@@ -40,7 +40,7 @@ async def read_error(answer: Answer, *, within: float = ERROR_WITHIN) -> bytes:
     """Return the first 64 kB of an error's body: what came of it *within* seconds, and before it broke."""
     body = b""
     try:
-        decode = decoder(answer.headers)
+        decode = decoder(answer.header(b"content-encoding"))
         async with asyncio.timeout(within):
             while raw := await answer.read():
                 body += raw if decode is None else decode(raw)

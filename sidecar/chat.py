@@ -31,11 +31,11 @@ from .errors import (
 from .incoming import ClientGone, Receive, Refused, Scope, check_json, headers_of, read_body, request_id
 from .keys import UnknownKey
 from .live import LiveCall
+from .outgoing import Outgoing, Send, outgoing
 from .schema import chat_nest_caps, chat_nest_messages, chat_nest_profile, check_openai, system_prompt
 from .upstream import crossing
 
 if TYPE_CHECKING:
-    from .answer import Send
     from .gateway import Gateway
 
 CHAT = "/api/chat"
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
 
     scope: Scope
     receive: Receive
-    send: Send
+    out: Outgoing
     headers: dict[bytes, bytes]
     name: str
     access: Access
@@ -72,13 +72,13 @@ class Route(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end; whatever happens is answered, settled and closed."""
         headers = headers_of(scope)
-        name = request_id(headers, self.gateway.names)
+        name, out = request_id(headers, self.gateway.names), outgoing(send)
         try:
             if scope["method"] != self.method:
                 raise Refused(method_not_allowed(self.method))
             if self.gateway.live.draining:
                 raise Refused(draining())
-            asked = Asked(scope, receive, send, headers, name, self.gateway.keys.access(headers))
+            asked = Asked(scope, receive, out, headers, name, self.gateway.keys.access(headers))
             call, chain, answer = await self.prepare(asked)
             asked.access.check(call)
             if self.gateway.live.draining:
@@ -86,13 +86,13 @@ class Route(ABC):
         except ClientGone:
             return
         except (Refused, BadRequest, Denied, UnknownKey) as error:
-            await self._refuse(send, _fault(error), name)
+            await self._refuse(out, _fault(error), name)
             return
         except Exception:
             self.gateway.process.log.exception("request %s could not be prepared", name)
-            await self._refuse(send, internal_error(), name)
+            await self._refuse(out, internal_error(), name)
             return
-        await self._run(call, chain, answer, receive)
+        await self._run(call, chain, answer, asked)
 
     @abstractmethod
     async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
@@ -101,17 +101,16 @@ class Route(ABC):
         Raises `Refused`, `BadRequest`, `Denied` or `ClientGone`; nothing is held yet.
         """
 
-    async def _refuse(self, send: Send, fault: Fault, name: str) -> None:
-        head = [(b"content-type", b"application/json"), (b"x-request-id", name.encode())]
+    async def _refuse(self, out: Outgoing, fault: Fault, name: str) -> None:
+        fields = [(b"content-type", b"application/json"), (b"x-request-id", name.encode())]
         if self.gateway.live.draining:
-            head.append((b"connection", b"close"))
-        await send_fault(send, fault, head, chat_path=self.path == CHAT)
+            fields.append((b"connection", b"close"))
+        await send_fault(out, fault, fields, chat_path=self.path == CHAT)
 
     def call(self, asked: Asked, body: dict[str, Any], **more: Any) -> Call:
         """Return the call that asks for *body*.  Its id is ours alone: holds are told apart by it."""
-        sent = {key.decode("latin-1"): value.decode("latin-1") for key, value in asked.headers.items()}
-        if self.gateway.settings.keys:
-            del sent["authorization"]
+        sent = crossing(asked.headers, keyed=bool(self.gateway.settings.keys))
+        sent["x-request-id"] = asked.name
         return Call(
             id=self.gateway.names(),
             path=self.path,
@@ -119,7 +118,7 @@ class Route(ABC):
             process=self.gateway.process,
             tenant=asked.access.tenant,
             ip=self.gateway.proxies.client(asked.scope),
-            headers=crossing(sent | {"x-request-id": asked.name}),
+            headers=sent,
             repeated=asked.headers.get(TRIED_BEFORE, b"0") != b"0",
             **more,
         )
@@ -129,21 +128,22 @@ class Route(ABC):
         server = self.gateway.settings.server
         return server.chat_deadline if isinstance(answer, ChatNestAnswer) else server.deadline
 
-    async def _run(self, call: Call, chain: Chain, answer: Answer, receive: Receive) -> None:
+    async def _run(self, call: Call, chain: Chain, answer: Answer, asked: Asked) -> None:
         gateway = self.gateway
         answer.call = call
         live = LiveCall(answer)
         gateway.live.add(live)
-        live.watch(receive)
+        live.watch(asked.out, asked.receive)
         beat = gateway.heart.watch(answer)
         timer = None
         if seconds := self.deadline(answer):
             call.deadline = gateway.process.monotonic() + seconds
-            timer = asyncio.get_running_loop().call_later(seconds, live.interrupt, deadline_passed(seconds))
+            timer = asyncio.get_running_loop().call_later(seconds, _too_late, live, seconds)
         fault: Fault | None = None
         try:
-            with live.scope:
+            with live:
                 fault = await self._outcome(call, chain, answer)
+            await live.spared()
             if not live.left and (fault := live.fault or fault) is not None:
                 with anyio.move_on_after(LAST_WORD):
                     await answer.fail(fault)
@@ -157,7 +157,7 @@ class Route(ABC):
     async def _outcome(self, call: Call, chain: Chain, answer: Answer) -> Fault | None:
         gateway = self.gateway
         try:
-            await chain.run(call, answer.emit, admitted=answer.admitted)
+            await chain.run(call, answer.emit, admitted=answer.admitted, sink=answer.sink)
         except Rejection as rejection:
             return fault_of_rejection(rejection)
         except UpstreamError as error:
@@ -172,7 +172,7 @@ class Route(ABC):
 
     def _answer(self, form: type[Answer], asked: Asked) -> Answer:
         loop = asyncio.get_running_loop()
-        return form(asked.send, asked.name, chat_path=self.path == CHAT, clock=loop.time)
+        return form(asked.out, asked.name, chat_path=self.path == CHAT, clock=loop.time)
 
 
 class ChatRoute(Route):
@@ -234,6 +234,10 @@ class ModelsRoute(Route):
         profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
         call = self.call(asked, {}, operation="models", profile=profile.name)
         return call, self.gateway.chain(profile), self._answer(JSONAnswer, asked)
+
+
+def _too_late(live: LiveCall, seconds: float) -> None:
+    live.interrupt(deadline_passed(seconds))
 
 
 def _fault(error: Refused | BadRequest | Denied | UnknownKey) -> Fault:

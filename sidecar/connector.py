@@ -11,16 +11,12 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from ssl import SSLContext
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import aiohttp
 import httptools
 import httpx
 from aiohttp.base_protocol import BaseProtocol
-from multidict import CIMultiDict
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 KEEPALIVE = 30.0
 AHEAD = 262_144
@@ -39,7 +35,7 @@ Arrived: TypeAlias = Callable[[], None]
 class Handler(BaseProtocol):
     """One connection.  `begin` before each request, `rest` behind each answer.
 
-    `status` is 0 until the head of the answer has come.  The body is `taken`; `ended` says that no more will come of it,
+    `status` is 0 until the head of the answer has come, with its `headers`, names in lower case.  The body is `taken`; `ended` says that no more will come of it,
     `broken` why it ends too early.
     """
 
@@ -62,7 +58,7 @@ class Handler(BaseProtocol):
         self.heard = self.ended = self._until_close = self._whole = False
         self.status = 0
         self.broken: httpx.HTTPError | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._size = self._silent = 0
 
@@ -77,13 +73,6 @@ class Handler(BaseProtocol):
         """Expect nothing until the next request."""
         self._asked = False
         self._arrived = None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The head's fields, found by names in any case."""
-        return CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in self._headers
-        )
 
     async def head(self) -> None:
         """Wait for the head of the answer.  Raises `httpx.HTTPError`."""
@@ -171,16 +160,16 @@ class Handler(BaseProtocol):
             self.should_close = True
             msg = "another answer"
             raise ValueError(msg)
-        self._headers = []
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one field of the head; those behind a body say nothing to us."""
         if self.status:
             return
-        if len(self._headers) >= MAX_HEADERS or len(name) + len(value) > MAX_LINE:
+        if len(self.headers) >= MAX_HEADERS or len(name) + len(value) > MAX_LINE:
             msg = "too large a head"
             raise ValueError(msg)
-        self._headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Note the head, unless it is one that another follows."""
@@ -191,11 +180,11 @@ class Handler(BaseProtocol):
             return
         self.status = status
         self.should_close = not parser.should_keep_alive()
-        coding = b",".join(value for name, value in self._headers if name == b"transfer-encoding")
+        coding = b",".join(value for name, value in self.headers if name == b"transfer-encoding")
         if coding:
             self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
         else:
-            self._until_close = all(name != b"content-length" for name, _ in self._headers)
+            self._until_close = all(name != b"content-length" for name, _ in self.headers)
 
     def on_body(self, piece: bytes) -> None:
         """Take one piece of the body."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeAlias
 
 import httpx
@@ -21,13 +21,15 @@ SLICE = 4_096
 """Bytes that are inflated at once: behind each member of a gzip body, zlib copies what is left of them."""
 
 
-def decoder(headers: Mapping[str, str]) -> Decode | None:
-    """Return what decodes a body with *headers*, read by read; None where nothing is to be done.
+def decoder(coding: str) -> Decode | None:
+    """Return what decodes a body whose `content-encoding` is *coding*, read by read; None where nothing is to be done.
 
     Raises `httpx.DecodingError` for an encoding that is not known; what it returns does for bytes that are none of it, and for
     those that become too many.
     """
-    names = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
+    if not coding:
+        return None
+    names = [name.strip().lower() for name in coding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if not names:
         return None

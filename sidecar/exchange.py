@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 import aiohttp
 import httpx
 from aiohttp.connector import Connection
+from multidict import CIMultiDict
 from yarl import URL
 
 from .connector import Arrived, Connector, Handler
@@ -38,6 +39,10 @@ class Answer(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """Its headers, found by names in any case."""
+        ...
+
+    def header(self, name: bytes) -> str:
+        """Return the first header of that *name*, which is in lower case; empty where there is none."""
         ...
 
     @property
@@ -169,11 +174,23 @@ class Direct:
 class DirectAnswer:
     """See `Answer` and `Pushing`."""
 
-    __slots__ = ("_connection", "_handler", "headers", "status")
+    __slots__ = ("_connection", "_handler", "_headers", "status")
 
     def __init__(self, connection: Connection, handler: Handler) -> None:
-        self.status, self.headers = handler.status, handler.headers
+        self.status, self._headers = handler.status, handler.headers
         self._connection, self._handler = connection, handler
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """See `Answer.headers`."""
+        return CIMultiDict((name.decode("latin-1"), _text(value)) for name, value in self._headers)
+
+    def header(self, name: bytes) -> str:
+        """See `Answer.header`."""
+        for each, value in self._headers:
+            if each == name:
+                return _text(value)
+        return ""
 
     @property
     def ended(self) -> bool:
@@ -205,6 +222,10 @@ class DirectAnswer:
             self._connection.release()
         else:
             cut(self._connection, handler)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
 
 
 def cut(connection: Connection, handler: Handler) -> None:
@@ -240,6 +261,11 @@ class HttpxAnswer:
         self._response = response
         self._pieces: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]  # an asynchronous transport's
         self.ended = False
+
+    def header(self, name: bytes) -> str:
+        """See `Answer.header`."""
+        value: str = self.headers.get(name.decode(), "")
+        return value
 
     async def read(self) -> bytes:
         """See `Answer.read`."""

@@ -5,14 +5,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from policies.store import Claim, Standing
-from policies.window import SECONDS, Sliding
+from policies.window import SECONDS, Sliding, Window
 
 Header: TypeAlias = tuple[bytes, bytes]
+
+
+class Names(NamedTuple):
+    """OpenAI's headers for one unit."""
+
+    limit: bytes
+    remaining: bytes
+    reset: bytes
+
+
+UNITS = {
+    unit: Names(*(f"x-ratelimit-{what}-{unit}".encode() for what in ("limit", "remaining", "reset")))
+    for unit in ("requests", "tokens")
+}
 
 
 def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> list[Header]:
@@ -20,30 +35,30 @@ def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> li
     if not standings:
         return []
     policies, states = [], []
-    tightest: dict[str, tuple[int, Standing]] = {}
+    tightest: dict[str, tuple[int, int, int]] = {}
     for claim, standing in standings:
-        name = claim.policy.replace('"', "").replace("\\", "")
-        window = claim.window
-        seconds = math.ceil(window.seconds) if isinstance(window, Sliding) else SECONDS[window.period]
+        limit, left = standing.limit, standing.left
+        policy, state = _words(claim.policy, limit, claim.window)
         wait = max(0, math.ceil(standing.resets_at - now))
-        policies.append(f'"{name}";q={standing.limit};w={seconds}')
-        states.append(f'"{name}";r={standing.left};t={wait}')
+        policies.append(policy)
+        states.append(state % (left, wait))
         known = tightest.get(claim.unit)
-        if known is None or standing.left < known[1].left:
-            tightest[claim.unit] = (wait, standing)
-    headers = [
-        (b"ratelimit-policy", ", ".join(policies).encode("latin-1", "replace")),
-        (b"ratelimit", ", ".join(states).encode("latin-1", "replace")),
-    ]
-    for unit in ("requests", "tokens"):
+        if known is None or left < known[0]:
+            tightest[claim.unit] = (left, limit, wait)
+    headers = [(b"ratelimit-policy", b", ".join(policies)), (b"ratelimit", b", ".join(states))]
+    for unit, names in UNITS.items():
         if unit in tightest:
-            wait, standing = tightest[unit]
-            headers += [
-                (b"x-ratelimit-limit-%b" % unit.encode(), b"%d" % standing.limit),
-                (b"x-ratelimit-remaining-%b" % unit.encode(), b"%d" % standing.left),
-                (b"x-ratelimit-reset-%b" % unit.encode(), _duration(wait)),
-            ]
+            left, limit, wait = tightest[unit]
+            headers += [(names.limit, b"%d" % limit), (names.remaining, b"%d" % left), (names.reset, _duration(wait))]
     return headers
+
+
+@functools.lru_cache(1024)
+def _words(policy: str, limit: int, window: Window) -> tuple[bytes, bytes]:
+    """Return a limit's words in `RateLimit-Policy`, and those in `RateLimit`, into which its state is put."""
+    name = "".join(char for char in policy if char.isprintable() and char not in '"\\').encode("latin-1", "replace")
+    seconds = math.ceil(window.seconds) if isinstance(window, Sliding) else SECONDS[window.period]
+    return b'"%b";q=%d;w=%d' % (name, limit, seconds), b'"%b";r=%%d;t=%%d' % name.replace(b"%", b"%%")
 
 
 def _duration(seconds: int) -> bytes:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import anyio
+from .outgoing import Outgoing, Straight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from policies.call import Call
 
     from .errors import Fault
     from .incoming import Receive
+
+
+AGAIN = 0.05
+"""Seconds after which a call that has been cancelled and still runs is cancelled again."""
 
 
 class Closable(Protocol):
@@ -25,20 +30,45 @@ class Closable(Protocol):
 
 
 class LiveCall:
-    """One running call.  Cancelling its scope closes upstream and settles; `fault` is what its client is told then."""
+    """One running call, as a context of its task.  Ending it closes upstream and settles; `fault` is what its client is told.
 
-    __slots__ = ("_watcher", "answer", "fault", "left", "scope")
+    The task is cancelled, again and again until it has left: a policy may swallow one.  While the call settles it is let
+    be, which takes bounded time.
+    """
+
+    __slots__ = (
+        "_again",
+        "_before",
+        "_cancelled",
+        "_loop",
+        "_straight",
+        "_task",
+        "_watcher",
+        "answer",
+        "cut",
+        "fault",
+        "left",
+    )
 
     def __init__(self, answer: Closable) -> None:
-        self.answer, self.scope = answer, anyio.CancelScope()
+        self.answer = answer
         self.fault: Fault | None = None
-        self.left = False
+        self.left = self.cut = False
         answer.lost = self.leave
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._before = self._cancelled = 0
+        self._again: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._straight: Straight | None = None
 
-    def watch(self, receive: Receive) -> None:
-        """Notice the client's leaving.  Only a task that waits for messages does: `send` says nothing."""
-        self._watcher = asyncio.get_running_loop().create_task(self._until_gone(receive))
+    def watch(self, out: Outgoing, receive: Receive) -> None:
+        """Notice the client's leaving: where *out* does not tell of it, by a task that waits for what is received."""
+        if isinstance(out, Straight):
+            self._straight = out
+            out.watch(self.leave)
+        else:
+            self._watcher = self._loop.create_task(self._until_gone(receive))
 
     async def _until_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -59,11 +89,54 @@ class LiveCall:
     def _cancel(self) -> None:
         if (call := self.answer.call) is not None:
             call.abandoned = True
-        self.scope.cancel()
+        if self._again is None:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        if self._task is None:
+            return
+        if (call := self.answer.call) is None or not call.settling:
+            self._cancelled += 1
+            self._task.cancel()
+        self._again = self._loop.call_later(AGAIN, self._deliver)
+
+    def __enter__(self) -> None:
+        self._task = task = asyncio.current_task()
+        assert task is not None  # for the type: a coroutine runs in a task
+        self._before = task.cancelling()
+        if self.left or self.fault is not None:
+            self._deliver()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        task, self._task = self._task, None
+        if self._again is not None:
+            self._again.cancel()
+        if task is None or not self._cancelled:
+            return False
+        for _ in range(self._cancelled):
+            task.uncancel()
+        # As asyncio.timeout does it: a cancellation from elsewhere that came in the same turn wins.
+        self.cut = kind is asyncio.CancelledError and task.cancelling() <= self._before
+        return self.cut
+
+    async def spared(self) -> None:
+        """Take a cancellation that came too late to be noticed.  Once, behind the context."""
+        if not self._cancelled:
+            return
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() > self._before:
+                raise
 
     def stop_watching(self) -> None:
         """Let go of the watcher.  Once, when the answer is over."""
-        if self._watcher is not None:
+        if self._straight is not None:
+            self._straight.gone = None
+        elif self._watcher is not None:
             self._watcher.cancel()
 
 

@@ -32,6 +32,8 @@ class Patience:
 
     def progress(self, limit: float) -> None:
         """Begin to wait anew, up to *limit* seconds until the next progress."""
+        if self._waiting:
+            self._left = self._loop.time()
         self._since = self._left
         if limit != self._limit:
             self._limit = limit

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .cycle import Cycle
 from .errors import invalid_request, openai_body
-
-if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
-
-    from .incoming import Receive, Scope
 
 SILENCE = 120
 """Seconds after which a client whose machine says nothing at all has left."""
@@ -67,9 +64,30 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Begin to serve a request."""
-        if self._surplus < 0:
-            super().on_headers_complete()
+        """Begin to serve a request: as uvicorn does, without what is not for us (upgrades, a most of connections)."""
+        if self._surplus >= 0:
+            return
+        scope, parser = self.scope, self.parser
+        version = parser.get_http_version()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["method"], scope["http_version"] = parser.get_method().decode("ascii"), version
+        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
+        scope["query_string"] = url.query or b""
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body of the request that runs."""
@@ -88,45 +106,32 @@ class Protocol(HttpToolsProtocol):
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         self.flow.resume_writing()
+        self._left()
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
-    def _running(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the call that runs."""
+        super().connection_lost(exc)
+        self._left()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        super()._start_asgi_task(cycle, _unchunked(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
+    def _left(self) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, Cycle):
+            cycle.left()
+
+    def _running(self) -> bool:
+        cycle: Cycle | None = self.cycle  # type: ignore[assignment]  # we make no others
+        return cycle is not None and not cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be read, and close: nothing behind it can be trusted to begin where it seems to."""
         if self._surplus >= 0:
             return
-        running: RequestResponseCycle | None = self.cycle
+        running: Cycle | None = self.cycle  # type: ignore[assignment]  # as above
         if running is None or running.response_complete or not running.response_started:
             body = openai_body(invalid_request(f"This is not valid HTTP: {msg}", None))
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body)
             head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % uuid4().hex.encode()
             self.transport.write(head + body)
         self.transport.close()
-
-
-def _unchunked(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
-    """Return *app* as clients of HTTP/1.0 can read it: what has no length ends where the connection does."""
-    without_length = False
-
-    async def serve(scope: Scope, receive: Receive, send: Any) -> None:
-        async def send_plain(message: Any) -> None:
-            nonlocal without_length
-            if message["type"] == "http.response.start":
-                without_length = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
-                if without_length:
-                    cycle.chunked_encoding = False
-            elif without_length:
-                # What uvicorn has no length for it would chunk; so each piece is announced to it as the whole.
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await app(scope, receive, send_plain)
-
-    return serve

@@ -35,15 +35,20 @@ CROSSING = frozenset(
 """Request headers that go upstream; cookies and all others stay here."""
 ACCOUNT = frozenset({"authorization", "openai-organization", "openai-project"})
 """Those that say who pays upstream: they only go where the sidecar has no key of its own."""
+MAY_CROSS = frozenset(name.encode() for name in CROSSING | ACCOUNT)
 
 
-def crossing(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of a caller's request headers that may go upstream, names in lower case; none that is not plain ASCII."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if (name in CROSSING or name in ACCOUNT) and value.isascii() and value.isprintable()
-    }
+def crossing(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
+    """Return those of a caller's request headers that may go upstream, names in lower case; none that is not plain ASCII.
+
+    Where callers have keys of ours (*keyed*) theirs stays here.
+    """
+    found = {}
+    for name in headers.keys() & (MAY_CROSS - {b"authorization"} if keyed else MAY_CROSS):
+        value = headers[name].decode("latin-1")
+        if value.isascii() and value.isprintable():
+            found[name.decode()] = value
+    return found
 
 
 class HttpUpstream:

@@ -20,6 +20,7 @@ from policies.testing import make_call
 from sidecar.answer import OpenAIStream
 from sidecar.errors import draining
 from sidecar.live import LiveCall
+from sidecar.outgoing import OverASGI
 
 pytestmark = pytest.mark.anyio
 
@@ -144,18 +145,18 @@ async def test_emit_ends_it(ends: str) -> None:
     async def send(message: object) -> None:
         pass
 
-    answer = OpenAIStream(send, "r", chat_path=False, clock=lambda: 0.0)
+    answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
     answer.call = make_call("hi")
     live = LiveCall(answer)
     sent = 0
-    with live.scope:
+    with live:
         while sent < 10:
             await answer.emit(Batch(events=[], raw=SHOWN))
             sent += 1
             if sent == 3:
                 live.leave() if ends == "left" else live.interrupt(draining())
 
-    assert (sent, live.scope.cancelled_caught, answer.call.abandoned) == (3, True, True)
+    assert (sent, live.cut, answer.call.abandoned) == (3, True, True)
 
 
 async def test_last_batch_is_not_cut() -> None:
@@ -165,12 +166,13 @@ async def test_last_batch_is_not_cut() -> None:
     async def send(message: object) -> None:
         sent.append(message)
 
-    answer = OpenAIStream(send, "r", chat_path=False, clock=lambda: 0.0)
+    answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
     answer.call = make_call("hi")
     live = LiveCall(answer)
-    with live.scope:
+    with live:
         live.interrupt(draining())
         await answer.emit(Batch(events=[], raw=b"data: x\n\n", last=True))
+    await live.spared()
 
     assert sent[-1] == {"type": "http.response.body", "body": b"data: x\n\ndata: [DONE]\n\n", "more_body": False}
 
@@ -181,15 +183,15 @@ async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
     async def send(message: object) -> None:
         raise RuntimeError
 
-    answer = OpenAIStream(send, "r", chat_path=False, clock=lambda: 0.0)
+    answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
     answer.call = make_call("hi")
     live = LiveCall(answer)
-    with live.scope:
+    with live:
         answer.ping()
         await asyncio.Event().wait()
     gc.collect()
     await asyncio.sleep(0)
 
     assert live.left
-    assert live.scope.cancelled_caught
+    assert live.cut
     assert not caplog.records

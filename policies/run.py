@@ -1,0 +1,44 @@
+"""Where one call stands in its chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .event import Usage
+from .ledger import Hold
+
+if TYPE_CHECKING:
+    from .base import Lease
+    from .call import Call
+    from .upstream import Stream
+
+
+class Run:
+    """The attempts of one call, what they have cost, and what is held for it."""
+
+    __slots__ = ("_banked", "attempts", "call", "counted", "hold", "leases", "started", "stream", "tried")
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.hold = call, Hold(call, ())
+        self.attempts, self.started = 0, False
+        self.tried: list[str] = []
+        self.counted: set[str] = set()
+        self.leases: list[Lease] = []
+        self.stream: Stream | None = None
+        self._banked = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What all attempts have cost together."""
+        return self._banked if self.stream is None else self._banked + self.stream.usage
+
+    def keep(self, lease: Lease | None) -> None:
+        """Register what a policy holds, so that it is settled."""
+        if lease is not None:
+            self.leases.append(lease)
+
+    def bank(self) -> Usage:
+        """Keep a broken attempt's usage before the next one starts, and return it."""
+        spent = Usage() if self.stream is None else self.stream.usage
+        self._banked, self.stream = self._banked + spent, None
+        return spent
