@@ -18,6 +18,7 @@ LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_
 """Fields that servers take for the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
 MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 """Fields that say how many answers are made: `best_of` are made, `n` of them are sent; `n_cmpl` is llama.cpp's own."""
+_LIMIT, _MANY = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -113,11 +114,15 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def n(self) -> int:
         """How many answers are made; each may be as long as the ceiling."""
+        if _MANY.isdisjoint(self.body):
+            return 1
         return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
     def shown(self) -> int:
         """How many answers are sent: of `best_of` only `n` are."""
+        if _MANY.isdisjoint(self.body):
+            return 1
         many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
         return max((each for each in many if isinstance(each, int)), default=1)
 
@@ -125,6 +130,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     def max_tokens(self) -> int | None:
         """The ceiling of one answer in tokens: the lower one where a client sends both fields."""
         lowest = None
+        if _LIMIT.isdisjoint(self.body):
+            return lowest
         for field in LIMIT_FIELDS:
             limit = self.body.get(field)
             if isinstance(limit, int) and (lowest is None or limit < lowest):
@@ -133,10 +140,11 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:
-        fields = [field for field in LIMIT_FIELDS if isinstance(self.body.get(field), int)]
+        body = self.body
+        fields = [field for field in body if field in _LIMIT and isinstance(body[field], int)]
         self.imposed = self.imposed or not fields
         for field in fields or LIMIT_FIELDS[:1]:
-            self.body[field] = ceiling
+            body[field] = ceiling
 
     @property
     def text(self) -> str:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from .base import HOOKS, Ending, Failure, Hooks, Outcome, Policy, Rejection, Retry, overrides
 from .call import Call
-from .event import Batch
+from .event import Batch, Usage
 from .ledger import Ledger
 from .only import Only
 from .process import Process
@@ -253,7 +253,7 @@ class Chain:
         with anyio.move_on_after(self._settle_within, shield=True) if waits else contextlib.nullcontext():
             try:
                 await self._ledger.settle(run.hold, outcome)
-                self._learn(run)
+                self._learn(run, outcome.usage)
             except Exception:
                 self._process.log.exception("settling what call %s holds failed", run.call.id)
         leases = run.leases
@@ -269,8 +269,8 @@ class Chain:
             if scope.cancelled_caught:
                 self._process.log.error("settling %r took over %s s", lease, self._settle_within)
 
-    def _learn(self, run: Run) -> None:
-        size, usage = run.call.size, run.usage
+    def _learn(self, run: Run, usage: Usage) -> None:
+        size = run.call.size
         if size is not None and usage.input and run.attempts == 1:
             self._process.tokens.learn(run.call.model, size, usage.input)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -57,12 +57,27 @@ class Event(msgspec.Struct, kw_only=True, eq=False):
         return data
 
 
-class Batch(msgspec.Struct, kw_only=True, eq=False):
-    """The events of one network read.  `last` marks the end of a complete answer: it goes out after settling."""
+Made: TypeAlias = Callable[[], "list[Event]"]
 
-    events: list[Event]
-    raw: bytes = b""
-    last: bool = False
+
+class Batch:
+    """The events of one network read.  `last` marks the end of a complete answer: it goes out after settling.
+
+    Most answers pass untouched, as `raw`: where *events* is a function, it makes them when somebody first looks at them.
+    """
+
+    __slots__ = ("_events", "last", "raw")
+
+    def __init__(self, *, events: list[Event] | Made, raw: bytes = b"", last: bool = False) -> None:
+        self._events, self.raw, self.last = events, raw, last
+
+    @property
+    def events(self) -> list[Event]:
+        """The pieces, in order."""
+        events = self._events
+        if not isinstance(events, list):
+            events = self._events = events()
+        return events
 
 
 class Usage(msgspec.Struct, frozen=True):

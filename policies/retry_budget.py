@@ -26,7 +26,18 @@ class RetryBudget:
     Beside them there is a *start*, which *per_second* fills up again.
     """
 
-    __slots__ = ("_balance", "_buckets", "_clock", "_most", "_per_second", "_price", "_seen", "_start", "_window")
+    __slots__ = (
+        "_balance",
+        "_buckets",
+        "_clock",
+        "_most",
+        "_per_second",
+        "_price",
+        "_seen",
+        "_start",
+        "_total",
+        "_window",
+    )
 
     def __init__(
         self,
@@ -43,6 +54,7 @@ class RetryBudget:
         self._clock, self._per_second, self._start, self._window = clock, per_second, start, window
         self._balance, self._seen = start, clock()
         self._buckets: deque[list[float]] = deque()
+        self._total = 0.0
 
     def deposit(self) -> None:
         """Count one call that upstream got.  Once per call and upstream, not per attempt."""
@@ -51,6 +63,7 @@ class RetryBudget:
         if not self._buckets or self._buckets[-1][0] <= now - self._window / BUCKETS:
             self._buckets.append([now, 0.0])
         self._buckets[-1][1] += 1
+        self._total += 1
         if held >= self._most:
             self._spend(1)
 
@@ -71,8 +84,8 @@ class RetryBudget:
         """Return how many calls are not paid out yet, and forget those that are too old."""
         oldest = now - self._window
         while self._buckets and self._buckets[0][0] <= oldest:
-            self._buckets.popleft()
-        return sum(bucket[1] for bucket in self._buckets)
+            self._total -= self._buckets.popleft()[1]
+        return self._total
 
     def _spend(self, calls: float) -> None:
         """Take *calls*, of those first that would be forgotten first."""
@@ -80,6 +93,7 @@ class RetryBudget:
             taken = min(calls, bucket[1])
             bucket[1] -= taken
             calls -= taken
+            self._total -= taken
 
 
 class RetryBudgets:

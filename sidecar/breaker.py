@@ -85,6 +85,7 @@ class Breaker:
     ) -> None:
         self._settings, self._clock, self._tell = settings, clock, tell
         self._buckets: deque[list[float]] = deque()
+        self._seen = self._failed = 0.0
         self._era = 0
         self._cause: UpstreamError | None = None
         self._next_probe = 0.0
@@ -137,6 +138,7 @@ class Breaker:
         self._cause, self._probing = cause, 0
         self._era += 1
         self._buckets.clear()
+        self._seen = self._failed = 0.0
         self._next_probe = self._clock() + self._settings.probe
         if self._tell is not None:
             self._tell(self.state)
@@ -145,9 +147,11 @@ class Breaker:
         """Add one result; return how many the window has, and how many of them failed."""
         now, step = self._clock(), self._settings.window / BUCKETS
         while self._buckets and self._buckets[0][0] <= now - self._settings.window:
-            self._buckets.popleft()
+            _, seen, failed = self._buckets.popleft()
+            self._seen, self._failed = self._seen - seen, self._failed - failed
         if not self._buckets or self._buckets[-1][0] <= now - step:
             self._buckets.append([now, 0, 0])
         self._buckets[-1][1] += 1
         self._buckets[-1][2] += sick
-        return sum(bucket[1] for bucket in self._buckets), sum(bucket[2] for bucket in self._buckets)
+        self._seen, self._failed = self._seen + 1, self._failed + sick
+        return self._seen, self._failed

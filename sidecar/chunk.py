@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from policies.event import Event
-from policies.tokens import streamed_tokens
+from policies.tokens import SHORT_PIECE, streamed_tokens
 
 from .report import Reported, reported
+
+if TYPE_CHECKING:
+    from .sse import Frame
 
 MOST_ANSWERS = 1_024
 """An index beyond it is none: nobody asks for so many answers."""
@@ -40,7 +44,13 @@ class Delta(msgspec.Struct):
 
     def tokens(self, *, whole: bool = False) -> int:
         """Guess the tokens of all that is in it; *whole* says that it is no piece."""
-        tokens = streamed_tokens(self.content, whole=whole) if self.content else 0
+        content = self.content
+        if not content:
+            tokens = 0
+        elif not whole and len(content) <= SHORT_PIECE and content.isascii():
+            tokens = 1  # what nearly every piece is
+        else:
+            tokens = streamed_tokens(content, whole=whole)
         if self.refusal:
             tokens += streamed_tokens(self.refusal, whole=whole)
         if self.reasoning:
@@ -112,6 +122,24 @@ def read_mended(payload: bytes) -> tuple[Chunk, bytes]:
     except ValueError:
         payload = _mended(payload)
     return read_chunk(payload), payload
+
+
+def read_chunks(frames: Sequence[Frame]) -> list[Chunk]:
+    """Return the chunks of the first of *frames*, up to one that is no object, by one decoding of them all.
+
+    None of them where one needs a look of its own.  Each is an object on a line of its own, so none can be taken for a
+    part of its neighbour.
+    """
+    payloads = []
+    for frame in frames:
+        if not frame.payload.startswith(b"{"):
+            break
+        payloads.append(frame.payload)
+    try:
+        chunks = _DECODER.decode_lines(b"\n".join(payloads))
+    except (msgspec.MsgspecError, RecursionError):
+        return []
+    return chunks if len(chunks) == len(payloads) else []
 
 
 def _mended(payload: bytes) -> bytes:

@@ -133,11 +133,16 @@ class LiveCall:
                 raise
 
     def stop_watching(self) -> None:
-        """Let go of the watcher.  Once, when the answer is over."""
+        """Let go of the watcher, and of the answer.  Once, when the answer is over."""
+        self.answer.lost = _nobody  # two that hold each other would wait for the collector
         if self._straight is not None:
             self._straight.gone = None
         elif self._watcher is not None:
             self._watcher.cancel()
+
+
+def _nobody() -> None:
+    """Nobody is to be told."""
 
 
 class LiveCalls:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from policies.event import Batch, Event, Usage
 
-from .chunk import Choice, Chunk, decoded, event_of, read_mended
+from .chunk import Choice, Chunk, decoded, event_of, read_chunks, read_mended
 from .pieces import numbered, pieces_of
 from .report import Report
 from .said import MODEL_FAILED, NOT_JSON, Nonsense, error_in, unwrapped, without_error
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 DONE = b"[DONE]"
 HELD_BYTES, HELD_EVENTS = 1_000_000, 1_000
 """What is held back of an answer whose first output does not come."""
+
+NOTHING = Chunk()
+Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
+"""What an event is made of: its choice (None for a frame that belongs to none), its bytes alone, its frame's JSON."""
 
 __all__ = ["Nonsense", "Reading"]
 
@@ -33,7 +38,7 @@ class Reading:
 
     def __init__(self, *, shows_usage: bool = True, answers: int = 1) -> None:
         self._shows_usage, self._answers = shows_usage, answers
-        self._held: list[Event] = []
+        self._held: list[Item] = []
         self._held_raw: list[bytes] = []
         self._held_bytes = 0
         self._seen: set[int] = set()
@@ -65,31 +70,37 @@ class Reading:
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """Take what one network read completed; None while there is nothing to show.  Stops at `[DONE]` or an error."""
-        events, raws = self._held, self._held_raw
-        for frame in frames:
+        items, raws = self._held, self._held_raw
+        chunks = read_chunks(frames) if len(frames) > 1 else []
+        known = len(chunks)
+        for at, frame in enumerate(frames):
             payload = frame.payload
-            if not payload.startswith(b"{") and payload.lstrip().startswith(DONE):
+            if at < known:
+                chunk = chunks[at]
+            elif not payload.startswith(b"{") and payload.lstrip().startswith(DONE):
                 self.done = True
                 break
-            try:
-                chunk, payload = read_mended(payload)
-            except ValueError:
-                self._fail(unwrapped(payload) if frame.event == "error" else NOT_JSON)
             else:
-                if frame.event == "error":
-                    self._take_failed(chunk, payload, unwrapped(payload), events, raws)
-                elif chunk.error is None and chunk.choices:
-                    self._take_choices(chunk, frame.raw, payload, events, raws)
-                else:
-                    self._take_other(chunk, frame.raw, payload, events, raws)
+                try:
+                    chunk, payload = read_mended(payload)
+                except ValueError:
+                    self._fail(unwrapped(payload) if frame.event == "error" else NOT_JSON)
+                    chunk = NOTHING
+            if frame.event == "error":
+                if chunk is not NOTHING:
+                    self._take_failed(chunk, payload, unwrapped(payload), items, raws)
+            elif chunk.error is None and chunk.choices:
+                self._take_choices(chunk, frame.raw, payload, items, raws)
+            elif chunk is not NOTHING:
+                self._take_other(chunk, frame.raw, payload, items, raws)
             if not self.has_output:
                 self._hold(frame)
             if self.failure is not None:
                 break
-        if not self.has_output or not events:
+        if not self.has_output or not items:
             return None
         self._held, self._held_raw = [], []
-        return Batch(events=events, raw=b"".join(raws))
+        return Batch(events=partial(_events, items), raw=b"".join(raws))
 
     def _fail(self, said: object) -> bool:
         """Note the failure that *said* tells of; False where all had ended by then, so that it changes nothing."""
@@ -104,32 +115,31 @@ class Reading:
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
-    def _take_choices(self, chunk: Chunk, raw: bytes, payload: bytes, events: list[Event], raws: list[bytes]) -> None:
+    def _take_choices(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         choices = chunk.choices or ()
         if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
             return
         own = raw if len(choices) == 1 else b""
         for choice in choices:
-            event = event_of(choice, own, payload)
-            self._count(event, choice)
-            events.append(event)
+            self._count(choice)
+            items.append((choice, own, payload))
         raws.append(raw)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self._output)
 
-    def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, events: list[Event], raws: list[bytes]) -> None:
+    def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take what is more than choices, or has none."""
         if (said := error_in(chunk, payload)) is not None:
-            self._take_failed(chunk, payload, said, events, raws)
+            self._take_failed(chunk, payload, said, items, raws)
         elif chunk.choices:
-            self._take_choices(chunk, raw, payload, events, raws)
+            self._take_choices(chunk, raw, payload, items, raws)
         elif chunk.usage is None or self._shows_usage:
-            events.append(Event(raw=raw, payload=payload, index=-1))
+            items.append((None, raw, payload))
             raws.append(raw)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self._output)
 
-    def _take_failed(self, chunk: Chunk, payload: bytes, said: object, events: list[Event], raws: list[bytes]) -> None:
+    def _take_failed(self, chunk: Chunk, payload: bytes, said: object, items: list[Item], raws: list[bytes]) -> None:
         """Take the output that stands beside an error, in a chunk without it."""
         choices = chunk.choices or ()
         if not self._fail(said) or not any(event_of(choice, b"", b"").is_output for choice in choices):
@@ -140,27 +150,25 @@ class Reading:
             return
         raw = b"data: " + payload + b"\n\n"
         for choice in choices:
-            event = event_of(choice, raw if len(choices) == 1 else b"", payload)
-            events.append(event)
+            items.append((choice, raw if len(choices) == 1 else b"", payload))
             self._output += choice.tokens
         self.has_output = True
         raws.append(raw)
 
-    def _count(self, event: Event, choice: Choice) -> None:
-        index = event.index
+    def _count(self, choice: Choice) -> None:
+        index, finish = choice.index, choice.finish_reason
         if index not in self._seen:
             self._seen.add(index)
             self.all_finished = False
-        if event.text or event.reasoning or event.tool:
-            part = choice.delta
-            self._output += choice.tokens if part is None else part.tokens()
+        if tokens := choice.tokens if choice.delta is None else choice.delta.tokens():
+            self._output += tokens
             self.has_output = True
-        if event.finish is None:
+        if not finish:
             return
-        if event.finish == "error":
+        if finish == "error":
             self._fail(MODEL_FAILED)
         else:
-            self.says_why = self.says_why or event.finish != "stop"
+            self.says_why = self.says_why or finish != "stop"
             if index not in self._finished:
                 self._finished.add(index)
                 self._finishes += index < self._answers
@@ -169,7 +177,7 @@ class Reading:
     def last(self, batch: Batch | None) -> Batch:
         """Return *batch* as the last one, or what was held back where nothing was ever shown."""
         if batch is None:
-            batch = Batch(events=self._held, raw=b"".join(self._held_raw))
+            batch = Batch(events=partial(_events, self._held), raw=b"".join(self._held_raw))
             self._held, self._held_raw = [], []
         batch.last = True
         return batch
@@ -193,7 +201,8 @@ class Reading:
         if as_stream:
             numbered(events)
         for event, choice in zip(events, chunk.choices, strict=True):
-            self._count(event, choice)
+            choice.index = event.index
+            self._count(choice)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self._output)
         if any(event.finish == "error" for event in events):
@@ -204,3 +213,10 @@ class Reading:
             return Batch(events=events, raw=body, last=True)
         events = pieces_of(events, data, usage=self._shows_usage)
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
+
+
+def _events(items: Sequence[Item]) -> list[Event]:
+    return [
+        Event(raw=raw, payload=payload, index=-1) if choice is None else event_of(choice, raw, payload)
+        for choice, raw, payload in items
+    ]
