@@ -39,7 +39,7 @@ class Answer(ABC):
         self.call: Call | None = None
         self.closing = False
         """The server is going: the connection is not kept."""
-        self.lost: Callable[[], None] = _nobody
+        self.lost: Callable[[], object] = _nobody
         """Called when it turns out that the client is gone."""
         self._over = False
 
@@ -125,9 +125,14 @@ class EventStream(Answer):
         if self.call is not None and self.call.abandoned and not batch.last:
             # Sending to a client that is gone waits for nothing: the call would run on for ever.
             await anyio.lowlevel.checkpoint()
-        body = self._written(batch)
-        if body or batch.last:
-            await self._write(body, more=not batch.last)
+        body, more = self._written(batch), not batch.last
+        straight = self._straight
+        if straight is not None and not straight.full and not self._over:
+            if body or not more:
+                straight.put(self._head(), body, more=more)
+                self._over, self.quiet_since = not more, self._clock()
+        elif body or not more:
+            await self._write(body, more=more)
 
     async def fail(self, fault: Fault) -> None:
         """End with *fault*: as an answer of its own if nothing is out yet, else as the last event."""

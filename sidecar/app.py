@@ -19,7 +19,7 @@ from .gateway import Gateway
 from .incoming import request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .settings import Settings
 
@@ -33,35 +33,32 @@ class Application:
     def __init__(self, settings: Settings, *, make_gateway: Callable[[Settings], Gateway] = Gateway) -> None:
         self._settings, self._make_gateway = settings, make_gateway
         self.gateway: Gateway | None = None
+        self._routes: dict[str, Route] = {}
         origins = list(settings.server.cors_origins)
-        data = {path: self._data_route(path, kind) for path, kind in DATA.items()}
+        data = [self._data_route(path) for path in DATA]
         litestar = Litestar(
-            route_handlers=[*data.values(), self._health(), self._readiness()],
+            route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],
             cors_config=CORSConfig(allow_origins=origins, expose_headers=EXPOSED) if origins else None,
             exception_handlers={HTTPException: _http_fault, Exception: _own_fault},
             openapi_config=None,
             logging_config=None,
         )
-        self.asgi = litestar if origins else _shortened(litestar, {path: each.fn for path, each in data.items()})
+        self.asgi = litestar if origins else _shortened(litestar, self._routes)
 
     @asynccontextmanager
     async def _running(self, _: Litestar) -> AsyncIterator[None]:
-        self.gateway = self._make_gateway(self._settings)
+        self.gateway = gateway = self._make_gateway(self._settings)
+        self._routes.update((path, kind(gateway)) for path, kind in DATA.items())
         try:
             yield
         finally:
-            await self.gateway.close()
+            await gateway.close()
 
-    def _data_route(self, path: str, kind: type[Route]) -> Any:
-        route: Route | None = None
-
+    def _data_route(self, path: str) -> Any:
         @asgi(path, copy_scope=False)
         async def serve(scope: Any, receive: Any, send: Any) -> None:
-            nonlocal route
-            if route is None:
-                route = kind(self._gateway())
-            await route(scope, receive, send)
+            await self._routes[path](scope, receive, send)
 
         return serve
 
@@ -98,12 +95,12 @@ class Application:
         return readyz
 
 
-def _shortened(litestar: Litestar, data: dict[str, Any]) -> Any:
-    """Return *litestar* with a short way to its *data* routes: its router and layers cost a twentieth of a call."""
+def _shortened(litestar: Litestar, routes: Mapping[str, Route]) -> Any:
+    """Return *litestar* with a short way to its data *routes*: its router and layers cost a twentieth of a call."""
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        serve = data.get(scope["path"]) if scope["type"] == "http" else None
-        await (serve or litestar)(scope, receive, send)
+        route = routes.get(scope["path"]) if scope["type"] == "http" else None
+        await (route or litestar)(scope, receive, send)
 
     return asgi
 

@@ -76,7 +76,7 @@ class Attempt(PushedStream):
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
-        model = self._model = await upstream.model(call)
+        model = self._model = upstream.name_of(call) or await upstream.model(call)
         manner = known = upstream.dialect.manner(model)
         limits = upstream.settings
         # A server that does not stream sends its head with its whole answer.
@@ -123,15 +123,14 @@ class Attempt(PushedStream):
         self._failed = error is not None and self._at_fault(error)
         self._report(error)
         try:
-            if kind is None:
-                await self._read_out()
+            if kind is None and self._answer is not None and not self._answer.ended:
+                await self._read_out(self._answer)
         finally:
             await self._close()
 
-    async def _read_out(self) -> None:
+    async def _read_out(self, answer: Answer) -> None:
         """Wait a moment for the end of a complete body, so that its connection can serve again."""
-        answer = self._answer
-        if answer is None or answer.ended or self._batches is None or not self._batches.over:
+        if self._batches is None or not self._batches.over:
             return
         try:
             async with asyncio.timeout(CLOSE_GRACE):

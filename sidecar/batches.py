@@ -86,6 +86,12 @@ class Batches:
             while not self.over and show(await self.next()):
                 pass
             return
+        if self._shows(answer, show):
+            await self._listens(answer, show)
+        if self._broken is not None:
+            raise self._broken
+
+    async def _listens(self, answer: DirectAnswer, show: Show) -> None:
         done = asyncio.get_running_loop().create_future()
 
         def arrived() -> None:
@@ -97,9 +103,7 @@ class Batches:
             except BaseException as error:  # noqa: BLE001  # it is raised where the batches are waited for
                 done.set_exception(error)
 
-        arrived()
-        if not done.done():
-            answer.listen(arrived)
+        answer.listen(arrived)
         try:
             with self._patience:
                 await done
@@ -112,8 +116,6 @@ class Batches:
             answer.listen(None)
             if done.done() and not done.cancelled():
                 done.exception()  # it has been heard of, even where a cancellation came in the same turn
-        if self._broken is not None:
-            raise self._broken
 
     def _shows(self, answer: DirectAnswer, show: Show) -> bool:
         """Show what there is; False where that was the last of it, or is enough for now."""

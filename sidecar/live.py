@@ -26,7 +26,7 @@ class Closable(Protocol):
 
     call: Call | None
     closing: bool
-    lost: Callable[[], None]
+    lost: Callable[[], object]
 
 
 class LiveCall:

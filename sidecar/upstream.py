@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import httpx
@@ -138,14 +138,14 @@ class HttpUpstream:
             if answer is not None:
                 await answer.close()
 
-    async def send(self, call: Call, body: bytes, reached: Reached) -> Answer:
+    def send(self, call: Call, body: bytes, reached: Reached) -> Awaitable[Answer]:
         """Send *body* for *call* and return its answer, body unread; *reached* is called when it has a connection.
 
         Raises one of `bounded.BROKEN`; a cancelled one closes its socket.
         """
         headers = self._own_and(call.headers)
         headers += _STREAM if call.stream else _WHOLE
-        return await self.exchange.send("POST", self._chat_url, headers, body, reached)
+        return self.exchange.send("POST", self._chat_url, headers, body, reached)
 
     def failure(self, answer: Answer, body: bytes) -> UpstreamError:
         """Return what an answer with another status than 200 means."""

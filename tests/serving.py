@@ -77,14 +77,17 @@ def settings_of(
 
 @asynccontextmanager
 async def sidecar(
-    settings: Settings, *, make_gateway: Callable[[Settings], Gateway] = Gateway
+    settings: Settings,
+    *,
+    make_gateway: Callable[[Settings], Gateway] = Gateway,
+    protocol: type[asyncio.Protocol] = Protocol,
 ) -> AsyncIterator[Sidecar]:
-    """Run a sidecar on a free port while the block lasts."""
+    """Run a sidecar on a free port while the block lasts; with another *protocol* it has nothing but ASGI."""
     application = Application(settings, make_gateway=make_gateway)
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        application.asgi, http=Protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+        application.asgi, http=protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server._serve(sockets=[listener]))
