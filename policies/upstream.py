@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -68,21 +67,16 @@ class Stream(Protocol):
     def __aiter__(self) -> AsyncIterator[Batch]: ...
 
 
-class PushedStream(ABC):
-    """See `Stream`: one that can also hand its batches on as they arrive, and wakes nobody for them."""
+class PushedStream:
+    """Beside `Stream`, what one is that can also hand its batches on as they arrive, and wakes nobody for them."""
 
-    @property
-    @abstractmethod
-    def usage(self) -> Usage:
-        """See `Stream.usage`."""
-
-    @abstractmethod
     async def push(self, show: Callable[[Batch], bool]) -> None:
         """Call *show* with each batch as it comes; return after the last one, or when *show* says False.
 
         Called again, it goes on where it was.  What *show* raises is raised here, and so is `UpstreamError`; when it is
         cancelled, *show* is not called any more.
         """
+        raise NotImplementedError
 
 
 class Upstream(Protocol):

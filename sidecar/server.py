@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -41,6 +42,7 @@ log = logging.getLogger("sidecar")
 def run(settings: Settings) -> int:
     """Serve until a signal; return the exit code: 0 after a drain, 1 where it cannot listen, 2 for a file of no use."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _allow_files()
     try:
         asyncio.run(_check_store(settings))
     except (StoreDown, ValueError, OSError) as error:
@@ -135,6 +137,13 @@ class _Server(uvicorn.Server):
         if self.started:
             _spare_the_collector()
             self._ready()
+
+
+def _allow_files() -> None:
+    """Open as many files as the system lets us: a stream needs two, and a shell's own limit is some 500 streams."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _spare_the_collector() -> None:
