@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -82,7 +83,7 @@ class File:
         try:
             # A step writes two pages, whole ones, into the journal: small ones cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
-            file.execute("PRAGMA journal_mode = WAL")
+            _keep_a_wal(file)
             file.execute("PRAGMA synchronous = NORMAL")
             file.execute("BEGIN IMMEDIATE")
             (version,) = file.execute("PRAGMA user_version").fetchone()
@@ -114,6 +115,20 @@ class File:
             (cure for words, cure in CURES.items() if words in said), "see that nothing else writes to the file"
         )
         return f"{self._path}: {said}; {cure}"
+
+
+def _keep_a_wal(file: sqlite3.Connection) -> None:
+    """Make the file's journal a WAL.  SQLite waits for nobody here: of those that find a new file, one succeeds at once."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.001)
+        else:
+            return
 
 
 def _inode(path: Path) -> int:
