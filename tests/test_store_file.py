@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import sqlite3
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_store import budget
+from test_stores_agree import STEPS, played
 
+from policies.store import Store
+from policies.stores import file
+from policies.stores.memory import MemoryStore
 from policies.stores.sqlite import SQLiteStore
 from policies.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
+
+LIMIT = 10**9
 
 
 async def test_a_new_file_is_begun_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +43,62 @@ async def test_a_new_file_is_begun_by_one(tmp_path: Path, monkeypatch: pytest.Mo
     await store.ping()
     await store.aclose()
     assert len(naps) == 3
+
+
+class Either:
+    """Two stores on one file, as two processes have them; *whose* says which of them makes each step."""
+
+    def __init__(self, folder: Path, clock: FakeClock, whose: list[bool]) -> None:
+        self.both = [SQLiteStore(folder / "s.db", clock=clock, grace=1e6) for _ in range(2)]
+        self._whose = itertools.cycle(whose)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.both[next(self._whose)], name)
+
+    async def beat(self) -> None:
+        for store in self.both:
+            await store.beat()
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS, whose=st.lists(st.booleans(), min_size=1, max_size=12))
+def test_what_others_write_is_read(steps: list[tuple[object, ...]], whose: list[bool]) -> None:
+    """Whichever of two processes makes a step, its answer is as if there were one: what it remembers is never outdated."""
+
+    async def run() -> None:
+        clock, alike = FakeClock(), FakeClock()
+        with TemporaryDirectory() as name:
+            either = Either(Path(name), clock, whose)
+            found = await played(cast("Store", either), clock, steps)
+            for store in either.both:
+                await store.aclose()
+        assert found == await played(MemoryStore(clock=alike), alike, steps)
+
+    asyncio.run(run())
+
+
+async def test_the_journal_stays_small(tmp_path: Path) -> None:
+    """However many steps follow each other, the journal is begun anew: no read is left open for long."""
+    store, claim = SQLiteStore(tmp_path / "s.db", clock=FakeClock()), budget(LIMIT, 1)
+    for at in range(3000):
+        await store.reserve(f"{at}", [claim])
+        await store.settle(f"{at}", {})
+    assert (tmp_path / "s.db-wal").stat().st_size < 4_000_000
+    await store.aclose()
+
+
+async def test_an_idle_process_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that makes no more steps soon leaves the file alone, so that others can begin the journal anew."""
+    monkeypatch.setattr(file, "STAY_SECONDS", 0.0)
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    other = sqlite3.connect(tmp_path / "s.db", timeout=0, isolation_level=None)
+    busy = []
+    for _ in range(2):
+        await store.reserve("1", [budget(LIMIT, 1)])
+        other.execute("UPDATE tidied SET at = at")
+        busy.append(other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0])
+        await asyncio.sleep(0.01)
+        busy.append(other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0])
+    other.close()
+    await store.aclose()
+    assert busy == [1, 0, 0, 0], "the second time it has learnt that others write"

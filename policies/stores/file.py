@@ -2,10 +2,15 @@
 
 The journal is a WAL with `synchronous = NORMAL`: a crash of the process loses nothing, a loss of power at most the last
 moments.
+
+Between two transactions a read may be left open.  The next one then begins at a third of the cost, and only if nobody
+else has written meanwhile; else the read is given up, and it begins anew.  While it is open the journal cannot be begun
+anew by anybody, so it is never open for long.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import time
@@ -20,6 +25,10 @@ SQL: TypeAlias = Callable[..., sqlite3.Cursor]
 
 VERSION = 3
 BUSY = 2.0
+STAY, STAY_SECONDS = 64, 0.1
+"""So many transactions and so long a read is left open."""
+SHY = 256
+"""So many transactions it is not tried again where others write too."""
 CURES = {
     "not a database": "name another file, or move this one away",
     "disk is full": "make room on the disk",
@@ -33,8 +42,9 @@ CURES = {
 class File:
     """As a context, one transaction, which nothing may wait in.
 
-    `sql` runs a statement and `many` one for each row; what they return is good until the next statement.  `sqlite3.Error`
-    becomes `StoreDown`; after any error the file is opened anew for the next transaction, and is `fresh` then.
+    `sql` runs a statement and `many` one for each row; what they return is good until the next statement.  In a transaction
+    `same` says that nobody else has written since the last one.  `sqlite3.Error` becomes `StoreDown`; after any error the
+    file is opened anew for the next transaction, and is `fresh` then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,12 +54,21 @@ class File:
         self.sql: SQL = _closed
         self.many: SQL = _closed
         self.fresh = True
+        self.same = False
+        self._version = 0
+        self._reader: sqlite3.Cursor | None = None
+        self._stays = self._shy = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         try:
+            if self._stays and self._begun():
+                return
             if self._connection is None:
                 self._open()
             self.sql("BEGIN IMMEDIATE")
+            (version,) = self.sql("PRAGMA data_version").fetchone()
+            self.same, self._version = version == self._version, version
         except sqlite3.Error as error:
             self.close()
             raise StoreDown(self._words(error)) from error
@@ -57,6 +76,10 @@ class File:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             try:
+                if self._stays:
+                    self._stays -= 1
+                    if not self._stays:
+                        self.leave()
                 self.sql("COMMIT")
             except sqlite3.Error as failed:
                 error = failed
@@ -66,6 +89,39 @@ class File:
         if isinstance(error, sqlite3.Error):
             raise StoreDown(self._words(error)) from error
 
+    def stay(self) -> None:
+        """Leave a read open after this transaction, for the next ones."""
+        if self._stays or self._reader is None:
+            return
+        if self._shy:
+            self._shy -= 1
+            return
+        self._reader.execute("SELECT at FROM tidied")
+        self._stays = STAY
+        self._timer = asyncio.get_running_loop().call_later(STAY_SECONDS, self.leave)
+
+    def leave(self) -> None:
+        """End the read that was left open."""
+        self._stays = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._reader is not None:
+            self._reader.fetchall()
+
+    def _begun(self) -> bool:
+        """Begin in the read that was left open; False, and it is ended, where somebody else writes or has written."""
+        try:
+            self.sql("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            self.leave()
+            self._shy = SHY
+            return False
+        self.same = True
+        return True
+
     def look(self) -> None:
         """Let go of a file that is not the one at its path any more: whoever opens that would count apart from us."""
         if self._connection is not None and _inode(self._path) != self._inode:
@@ -74,7 +130,13 @@ class File:
     def close(self) -> None:
         """Let go of the file, and of what is not committed."""
         connection, self._connection, self.sql, self.many = self._connection, None, _closed, _closed
+        self.same = False
         if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.leave()
+            self._reader = None
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()  # a cursor that is still referred to would keep the file locked
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
@@ -106,6 +168,7 @@ class File:
         cursor = file.cursor()
         self._inode = _inode(self._path)
         self._connection, self.sql, self.many, self.fresh = file, cursor.execute, cursor.executemany, True
+        self._reader, self._version = file.cursor(), -1
 
     def _words(self, error: sqlite3.Error) -> str:
         said = str(error)

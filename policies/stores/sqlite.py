@@ -1,8 +1,9 @@
 """Counts in one SQLite file, for any number of processes of one machine; they survive every kind of death.
 
 Each step is one short transaction, made on the loop: a hop to a thread costs more than the transaction itself.  It reads
-all counters of the call in one statement, counts in Python, and writes those that have changed.  Each process is an
-owner; the holds of one that was not seen for `grace` seconds become charges.
+all counters of the call in one statement, counts in Python, and writes those that have changed.  What it has read and
+written is remembered until somebody else writes.  Each process is an owner; the holds of one that was not seen for
+`grace` seconds become charges.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .takings import FileRow
 
 SEEN_EVERY = MILLION
 TIDY_EVERY = 60 * MILLION
+MOST = 4096
+"""So many counters, and so many holds, are remembered."""
 
 COLUMNS = "spent, held, oldest, ends, key, start, head, tail, crowd"
 """Those of a counter, in the order of the fields of `FileRow`."""
@@ -44,38 +47,42 @@ class SQLiteStore(Books):
         self._file, self._grace = File(path), round(grace * MILLION)
         self._owner = self._seen = 0
         self._rows: dict[tuple[str, int], FileRow] = {}
+        self._holds: dict[str, list[Took]] = {}
+        """What is known of the file, true while it is the `same`."""
         self._changed: list[FileRow] = []
-        """What the step works on, and what of that is to be written."""
+        self._tidied = False
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         with self._file:
-            now = self._now()
-            if self._file.fresh or not 0 <= now - self._seen < SEEN_EVERY:
-                self._keep_house(now)
-            if part and self._known(call_id, 0) is None:
-                raise Ended(call_id)
-            grant = self._reserve(call_id, claims, ceiling, part, now)
+            self._recall()
+            grant = self._reserved(call_id, claims, ceiling, part)
             self._write()
-            return grant
+        if grant is None:
+            raise Ended(call_id)
+        return grant
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
         with self._file:
+            self._recall()
             self._settle(call_id, charges, refund=refund)
+            self._write()
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
         with self._file:
-            self._rows, self._changed = {}, []
+            self._recall()
             self._release(call_id)
             self._write()
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`."""
         with self._file:
+            self._recall()
             now = self._now()
             self._charge_the_dead(now)
+            self._write()
             rows: list[Any] = self._file.sql(
                 "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
             ).fetchall()
@@ -85,29 +92,61 @@ class SQLiteStore(Books):
         """See `Store.beat`.  A file that was moved or deleted is let go of; the one at its path is counted in."""
         self._file.look()
         with self._file:
+            self._recall()
             self._keep_house(self._now())
+            self._write()
 
     async def ping(self) -> None:
         """See `Store.ping`."""
         with self._file:
-            pass
+            self._recall()
 
     async def aclose(self) -> None:
         """Close the file.  Holds that are still open become charges when the grace is over."""
         self._file.close()
 
+    def _reserved(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
+        """Reserve; None for a further part of a call that holds nothing."""
+        now = self._now()
+        if self._file.fresh or not 0 <= now - self._seen < SEEN_EVERY:
+            self._keep_house(now)
+        if self._tidied:
+            self._write()
+            self._recall()
+        if part and self._known(call_id, 0) is None:
+            return None
+        grant = self._reserve(call_id, claims, ceiling, part, now)
+        self._file.stay()
+        return grant
+
+    def _recall(self) -> None:
+        """Forget what may not be true any more, or is too much."""
+        if not self._file.same:
+            self._rows, self._holds, self._changed = {}, {}, []
+        elif self._tidied or len(self._rows) > MOST:
+            self._rows = {}
+        if len(self._holds) > MOST:
+            self._holds = {}
+        self._tidied = False
+
     def _read(self, places: Sequence[Place]) -> None:
+        rows = self._rows
         wanted: list[str | int] = []
         for place in places:
-            wanted += place.key, place.start
-        found = self._file.sql(_reading(len(places)), wanted).fetchall()
-        self._rows, self._changed = {(row[4], row[5]): FileRow(*row) for row in found}, []
+            place.row = rows.get((place.key, place.start))
+            if place.row is None:
+                wanted += place.key, place.start
+        if not wanted:
+            return
+        for found in self._file.sql(_reading(len(wanted) // 2), wanted).fetchall():
+            rows[found[4], found[5]] = FileRow(*found)
         for place in places:
-            place.row = self._rows.get((place.key, place.start))
+            place.row = rows.get((place.key, place.start))
 
     def _write(self) -> None:
         if self._changed:
             self._file.many(WRITE, [msgspec.structs.astuple(row) for row in self._changed])
+            self._changed = []
 
     def _row(self, counter: str, start: int) -> FileRow | None:
         known = self._rows.get((counter, start))
@@ -156,6 +195,11 @@ class SQLiteStore(Books):
             self._changed.append(row)
 
     def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
+        row = self._rows.get((counter, start))
+        if row is not None:
+            row.held, row.spent = row.held - held, min(row.spent + spent, LARGEST)
+            if row in self._changed:
+                return
         self._file.sql(
             "UPDATE counter SET spent = min(spent + ?, ?), held = held - ? WHERE key = ? AND start = ?",
             (spent, LARGEST, held, counter, start),
@@ -163,19 +207,28 @@ class SQLiteStore(Books):
 
     def _hold(self, call_id: str, part: int, ceiling: int, took: Sequence[Took]) -> bool:
         row = (call_id, part, self._owner, ceiling, _ENCODER.encode(took))
-        return self._file.sql("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount > 0
+        if not self._file.sql("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
+            return False
+        if not part:
+            self._holds[call_id] = [*took]
+        elif call_id in self._holds:
+            self._holds[call_id] += took
+        return True
 
     def _known(self, call_id: str, part: int) -> int | None:
         row = self._file.sql("SELECT ceiling FROM hold WHERE call = ? AND part = ?", (call_id, part)).fetchone()
         return None if row is None else row[0]
 
     def _held(self, call_id: str) -> Sequence[Took]:
-        # In two statements: for one with RETURNING SQLite makes a table of its own, which costs three times as much.
-        rows = self._file.sql("SELECT took FROM hold WHERE call = ? ORDER BY part", (call_id,)).fetchall()
-        if not rows:
-            return ()
+        known = self._holds.pop(call_id, None)
+        if known is None:
+            # In two statements: for one with RETURNING SQLite makes a table of its own, which costs three times as much.
+            rows = self._file.sql("SELECT took FROM hold WHERE call = ? ORDER BY part", (call_id,)).fetchall()
+            if not rows:
+                return ()
+            known = [took for (blob,) in rows for took in _DECODER.decode(blob)]
         self._file.sql("DELETE FROM hold WHERE call = ?", (call_id,))
-        return [took for (blob,) in rows for took in _DECODER.decode(blob)]
+        return known
 
     def _is_full(self, crowd: str, bound: int, now: int) -> bool:
         if self._counted(crowd) < bound:
@@ -209,6 +262,8 @@ class SQLiteStore(Books):
         (tidied,) = sql("SELECT at FROM tidied").fetchone()
         if 0 <= now - tidied < every:
             return
+        self._write()
+        self._tidied = True
         sql("UPDATE tidied SET at = ?", (now,))
         sql("DELETE FROM counter WHERE held = 0 AND ends + iif(start < 0, 0, min(ends - start, ?)) <= ?", (HOUR, now))
         sql("DELETE FROM taking WHERE NOT EXISTS (SELECT 1 FROM counter WHERE key = taking.key AND start = -1)")

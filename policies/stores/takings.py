@@ -41,7 +41,7 @@ class FileRow(Row, eq=False):
                 self.spent -= amount
                 at += SIZE
             if not self.tail:
-                self.head, self.oldest = b"", 0
+                self.head, self.oldest, self.spent = b"", 0, 0
                 return wrote
             at = 0
             chunk = sql("SELECT first, packed FROM taking WHERE key = ? ORDER BY first LIMIT 1", (self.key,)).fetchone()
