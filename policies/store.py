@@ -143,7 +143,10 @@ class Store(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether a step may wait, so that settling needs a shield from cancellation and a limit of time."""
+        """Whether a settlement may wait for the outside, so that it needs a shield from cancellation and a limit of time.
+
+        One that waits for the end of the loop's turn needs none: it cannot be cancelled.
+        """
         ...
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
@@ -152,7 +155,7 @@ class Store(Protocol):
         `spent + reserved + taken <= limit` holds for each counter when it succeeds.  A claim fits with a lowered ceiling
         only down to its `floor`, or to *ceiling* itself where that is less.  A second call with the same id and *part*
         takes nothing and answers as the first did; further parts add to the same hold, and raise `Ended` without one.
-        Raises `StoreDown`.  Once per call, before anything goes upstream; a store that waits finishes the step even if the call is cancelled.
+        Raises `StoreDown`.  Once per call, before anything goes upstream; where the call is cancelled meanwhile, it holds all or nothing.
         """
         ...
 

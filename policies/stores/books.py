@@ -157,7 +157,7 @@ class Books(ABC):
                 break
         return frees
 
-    def _settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool) -> None:
+    def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> None:  # noqa: FBT001, FBT002  # as it comes out of a queue
         calendar = [
             (key, (counter, start), amount)
             for key, counter, start, _, amount in self._held(call_id)

@@ -1,9 +1,10 @@
 """Counts in one SQLite file, for any number of processes of one machine; they survive every kind of death.
 
-Each step is one short transaction, made on the loop: a hop to a thread costs more than the transaction itself.  It reads
-all counters of the call in one statement, counts in Python, and writes those that have changed.  What it has read and
-written is remembered until somebody else writes.  Each process is an owner; the holds of one that was not seen for
-`grace` seconds become charges.
+Each step is one short transaction, made on the loop: a hop to a thread costs more than the transaction itself.  Where
+several calls are running, the steps of one turn of the loop are made in one (see `turns.py`).  A step reads all counters
+of its call in one statement, counts in Python, and what has changed is written at the end.  What was read and written is
+remembered until somebody else writes.  Each process is an owner; the holds of one that was not seen for `grace` seconds
+become charges.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +22,9 @@ from .books import HOUR, SLIDING, Books, Place, Row, Took
 from .file import File
 from .fit import LARGEST
 from .takings import FileRow
+from .turns import Step, Turns
+
+T = TypeVar("T")
 
 SEEN_EVERY = MILLION
 TIDY_EVERY = 60 * MILLION
@@ -51,37 +55,37 @@ class SQLiteStore(Books):
         """What is known of the file, true while it is the `same`."""
         self._changed: list[FileRow] = []
         self._tidied = False
+        self._turns = Turns(self._together)
+        self._running: set[str] = set()
+        """The calls that have reserved and not ended; where there is more than one, steps are made together."""
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
-        with self._file:
-            self._recall()
-            grant = self._reserved(call_id, claims, ceiling, part)
-            self._write()
+        of = call_id, claims, ceiling, part
+        grant: Grant | None
+        if self._running and self._turns.wanted():
+            grant = await self._turns.cancellable(self._reserved, of)
+        else:
+            grant = self._made_now(self._reserved, of)
         if grant is None:
             raise Ended(call_id)
+        if grant.refused is None:
+            self._running.add(call_id)
         return grant
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
-        with self._file:
-            self._recall()
-            self._settle(call_id, charges, refund=refund)
-            self._write()
+        await self._end(self._settle, (call_id, charges, refund))
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
-        with self._file:
-            self._recall()
-            self._release(call_id)
-            self._write()
+        await self._end(self._release, (call_id,))
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`."""
         with self._file:
             self._recall()
-            now = self._now()
-            self._charge_the_dead(now)
+            self._charge_the_dead(now := self._now())
             self._write()
             rows: list[Any] = self._file.sql(
                 "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
@@ -91,19 +95,38 @@ class SQLiteStore(Books):
     async def beat(self) -> None:
         """See `Store.beat`.  A file that was moved or deleted is let go of; the one at its path is counted in."""
         self._file.look()
-        with self._file:
-            self._recall()
-            self._keep_house(self._now())
-            self._write()
+        self._made_now(lambda: self._keep_house(self._now()), ())
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        with self._file:
-            self._recall()
+        self._made_now(lambda: None, ())
 
     async def aclose(self) -> None:
         """Close the file.  Holds that are still open become charges when the grace is over."""
+        self._turns.end()
         self._file.close()
+
+    async def _end(self, make: Callable[..., None], of: tuple[Any, ...]) -> None:
+        if len(self._running) > 1 and self._turns.wanted():
+            await self._turns.firm(make, of)
+        else:
+            self._made_now(make, of)
+        self._running.discard(of[0])
+
+    def _made_now(self, make: Callable[..., T], of: tuple[Any, ...]) -> T:
+        with self._file:
+            self._recall()
+            made = make(*of)
+            self._write()
+        return made
+
+    def _together(self, steps: Sequence[Step]) -> list[Any]:
+        """Make *steps* in one transaction."""
+        with self._file:
+            self._recall()
+            results = [make(*of) for _, make, of in steps]
+            self._write()
+        return results
 
     def _reserved(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
         """Reserve; None for a further part of a call that holds nothing."""
@@ -254,7 +277,7 @@ class SQLiteStore(Books):
             "SELECT id FROM owner WHERE seen < ? AND id != ?", (now - self._grace, self._owner)
         ).fetchall():
             for (call,) in sql("SELECT DISTINCT call FROM hold WHERE owner = ?", (owner,)).fetchall():
-                self._settle(call, {}, refund=True)
+                self._settle(call, {})
             sql("DELETE FROM owner WHERE id = ?", (owner,))
 
     def _tidy(self, now: int, every: int) -> None:

@@ -1,0 +1,103 @@
+"""Steps that fall into one turn of the event loop, made in one transaction.
+
+1. Where several calls are running, a step is queued; what else is asked for in the same turn is queued behind it.
+2. At the end of the turn all of them are made, in their order, between one beginning and one commit.
+3. Then each is answered.  If the transaction fails, all of it is undone and each of them has failed.
+
+Nothing is locked while steps are queued.  One that breaks by itself is made again alone, and so are the others.  Whether
+to queue is learnt: where a step found no company, the next ones do not wait for any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import anyio
+
+from policies.store import StoreDown
+
+MOST_LONELY = 63
+"""So many steps at most are made at once before one of them is queued again."""
+
+
+class Firm(asyncio.Future[Any]):
+    """The answer to a step that is made even if whoever waits for it is cancelled: that is told afterwards."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Refuse, so that the task remembers it."""
+        return False
+
+
+Step: TypeAlias = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+"""One step: where its answer goes, what makes it, and of what."""
+
+
+class Turns:
+    """The queue of one store.  *make* makes steps in one transaction and returns their results."""
+
+    def __init__(self, make: Callable[[Sequence[Step]], Sequence[Any]]) -> None:
+        self._make = make
+        self._steps: list[Step] = []
+        self._lonely = self._at_once = 0
+
+    def wanted(self) -> bool:
+        """Whether the next step is to be queued, where several calls are running."""
+        if self._steps:
+            return True
+        if self._at_once:
+            self._at_once -= 1
+            return False
+        return True
+
+    async def cancellable(self, make: Callable[..., Any], of: tuple[Any, ...]) -> Any:
+        """Make a step, unless this is cancelled before the end of the turn."""
+        return await self._queued(asyncio.get_running_loop().create_future(), make, of)
+
+    async def firm(self, make: Callable[..., Any], of: tuple[Any, ...]) -> Any:
+        """Make a step.  A cancellation interrupts whatever is waited for next."""
+        answer = Firm(loop=asyncio.get_running_loop())
+        try:
+            return await self._queued(answer, make, of)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            # A scope that is cancelled tells each wait within it; a task that is cancelled is told once.
+            if task is not None and anyio.current_effective_deadline() != -math.inf:
+                task.uncancel()
+                task.cancel(*error.args)
+            return answer.result()
+
+    def _queued(
+        self, answer: asyncio.Future[Any], make: Callable[..., Any], of: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
+        if not self._steps:
+            answer.get_loop().call_soon(self.end)
+        self._steps.append((answer, make, of))
+        return answer
+
+    def end(self) -> None:
+        """Make all steps that are queued."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        self._lonely = 0 if len(steps) > 1 else min(2 * self._lonely + 1, MOST_LONELY)
+        self._at_once = self._lonely
+        self._end([step for step in steps if not step[0].cancelled()])
+
+    def _end(self, steps: Sequence[Step]) -> None:
+        try:
+            results = self._make(steps)
+        except StoreDown as error:
+            for answer, *_ in steps:
+                answer.set_exception(StoreDown(*error.args, taken=error.taken))
+        except Exception as error:  # noqa: BLE001  # it is told to whoever asked for the step
+            if len(steps) == 1:
+                steps[0][0].set_exception(error)
+                return
+            for step in steps:
+                self._end([step])
+        else:
+            for (answer, *_), result in zip(steps, results, strict=True):
+                answer.set_result(result)

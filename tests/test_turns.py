@@ -1,0 +1,262 @@
+"""Steps of many calls that fall into one turn of the loop: one transaction, and each of them as if it were alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.store import Claim, Ended, StoreDown
+from policies.stores.sqlite import SQLiteStore
+from policies.testing import FakeClock
+from policies.window import Calendar, Sliding
+
+pytestmark = pytest.mark.anyio
+
+
+def budget(base: int = 10, *, limit: int = 100) -> Claim:
+    return Claim(policy="b", identity="t", unit="tokens", limit=limit, window=Calendar("day"), base=base)
+
+
+RATE = Claim(policy="r", identity="t", unit="requests", limit=1000, window=Sliding(60.0), base=1)
+KEY = budget().key
+
+
+class Busy:
+    """A store in which two calls are running, and which knows that steps have company."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "s.db"
+        self.store = SQLiteStore(self.path, clock=FakeClock())
+
+    async def begin(self) -> None:
+        for name in ("running", "running too"):
+            await self.store.reserve(name, [RATE])
+        await asyncio.gather(*[self.store.release("unknown") for _ in range(8)])
+
+    async def totals(self) -> list[tuple[int, int]]:
+        return [(each.spent, each.reserved) for each in await self.store.accounts()]
+
+    def commits(self) -> list[str]:
+        """Return a list that grows with each commit from now on."""
+        said: list[str] = []
+        sql = self.store._file.sql
+
+        def spied(statement: str, *more: Any) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                said.append(statement)
+            return sql(statement, *more)
+
+        self.store._file.sql = spied
+        return said
+
+
+@pytest.fixture
+async def busy(tmp_path: Path) -> AsyncIterator[Busy]:
+    made = Busy(tmp_path)
+    await made.begin()
+    yield made
+    await made.store.aclose()
+
+
+async def test_one_transaction(busy: Busy) -> None:
+    """What is asked for in one turn is made in one transaction, in its order: a settlement makes room for the next call."""
+    await asyncio.gather(busy.store.reserve("1", [budget(100)]), busy.store.release("unknown"))
+    commits = busy.commits()
+    refused, _, admitted, last = await asyncio.gather(
+        busy.store.reserve("2", [budget(40)]),
+        busy.store.settle("1", {KEY: 50}),
+        busy.store.reserve("3", [budget(40)]),
+        busy.store.reserve("4", [budget(40)]),
+    )
+    assert (refused.refused, admitted.refused, last.refused) == (0, None, 0)
+    assert len(commits) == 1
+    assert await busy.totals() == [(50, 40)]
+
+
+async def test_alone_at_once(tmp_path: Path) -> None:
+    """The steps of a call that runs alone are made before they could wait for anything."""
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    for step in (store.reserve("1", [budget()]), store.settle("1", {}), store.release("1")):
+        with pytest.raises(StopIteration):
+            step.send(None)
+    await store.aclose()
+
+
+async def test_company_is_learnt(busy: Busy) -> None:
+    """Where steps find no company, most of the next ones do not wait for any; where one does, all are queued again."""
+    waited = []
+    for at in range(300):
+        step = busy.store.reserve(f"{at}", [RATE])
+        try:
+            step.send(None)
+        except StopIteration:
+            waited.append(False)
+        else:
+            waited.append(True)
+            step.close()
+            await asyncio.sleep(0)
+    assert sum(waited[-200:]) <= 4
+    steps = [asyncio.create_task(busy.store.reserve(f"again {at}", [RATE])) for at in range(200)]
+    await asyncio.gather(*steps)
+    commits = busy.commits()
+    await asyncio.gather(*[busy.store.release(f"again {at}") for at in range(200)])
+    assert len(commits) == 1
+
+
+async def test_nothing_is_locked_meanwhile(busy: Busy) -> None:
+    """While steps are queued others may write to the file."""
+    other = sqlite3.connect(busy.path, timeout=0, isolation_level=None)
+    step = asyncio.create_task(busy.store.reserve("1", [budget()]))
+    await asyncio.sleep(0)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("COMMIT")
+    other.close()
+    assert (await step).refused is None
+
+
+@pytest.mark.parametrize("failing", ["COMMIT", "INSERT INTO hold", "BEGIN IMMEDIATE"])
+async def test_all_fail_together(busy: Busy, failing: str) -> None:
+    """When the transaction fails, all of its steps have failed and nothing of them is in the file; the next is well."""
+    sql, failure = busy.store._file.sql, sqlite3.OperationalError("disk I/O error")
+    failure.sqlite_errorcode = sqlite3.SQLITE_IOERR
+
+    def broken(statement: str, *more: Any) -> sqlite3.Cursor:
+        if statement.startswith(failing):
+            raise failure
+        return sql(statement, *more)
+
+    busy.store._file.sql = broken
+    steps = [busy.store.reserve("1", [budget()]), busy.store.settle("running", {}), busy.store.reserve("2", [budget()])]
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    assert [type(each) for each in results] == [StoreDown, StoreDown, StoreDown]
+    assert await busy.totals() == []
+    assert (await busy.store.reserve("1", [budget()])).refused is None
+    await busy.store.settle("1", {KEY: 7})
+    assert await busy.totals() == [(7, 0)]
+
+
+async def test_one_fails_alone(busy: Busy) -> None:
+    """A step that fails for a reason of its own takes none of the others with it."""
+    absurd = budget(2**70, limit=2**71)
+    first, ended, broken, _, last = await asyncio.gather(
+        busy.store.reserve("1", [budget()]),
+        busy.store.reserve("unknown", [budget()], part=1),
+        busy.store.reserve("2", [absurd]),
+        busy.store.settle("1", {KEY: 3}),
+        busy.store.reserve("3", [budget()]),
+        return_exceptions=True,
+    )
+    assert isinstance(ended, Ended)
+    assert isinstance(broken, OverflowError)
+    assert not isinstance(first, BaseException)
+    assert not isinstance(last, BaseException)
+    assert await busy.totals() == [(3, 10)]
+
+
+async def test_a_cancelled_reservation(busy: Busy) -> None:
+    """A reservation that is cancelled while it is queued has not been made, and its settlement changes nothing."""
+    step = asyncio.create_task(busy.store.reserve("1", [budget()]))
+    await asyncio.sleep(0)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    await busy.store.settle("1", {KEY: 5})
+    assert await busy.totals() == []
+
+
+@pytest.mark.parametrize("how", ["scope", "task"])
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_settlement_is_made_whoever_is_cancelled(busy: Busy, how: str, *, early: bool) -> None:
+    """A settlement returns when it is made, also in a call that is cancelled before or meanwhile; then that is told."""
+    await busy.store.reserve("1", [budget()])
+    scope, told = anyio.CancelScope(), []
+
+    async def call() -> None:
+        with scope:
+            if early:
+                (scope if how == "scope" else asyncio.current_task() or scope).cancel()
+            await busy.store.settle("1", {KEY: 5})
+            told.append("settled")
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                told.append("cancelled")
+                raise
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    if not early:
+        (scope if how == "scope" else task).cancel()
+    await asyncio.wait([task])
+    assert told == ["settled", "cancelled"]
+    assert task.cancelled() == (how == "task")
+    assert await busy.totals() == [(5, 0)]
+
+
+async def test_closing_makes_what_is_queued(busy: Busy) -> None:
+    """A store that is closed first makes the steps that wait for the end of the turn."""
+    step = asyncio.create_task(busy.store.reserve("1", [budget()]))
+    await asyncio.sleep(0)
+    await busy.store.aclose()
+    assert (await step).refused is None
+    assert await busy.totals() == [(0, 10)]
+
+
+CALL = st.tuples(st.integers(1, 60), st.integers(0, 80), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9))
+"""What it reserves and costs, in which turns it begins and goes on, and after how many more it is cancelled, if it lives."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls=st.lists(CALL, max_size=20), by_scope=st.booleans())
+def test_any_interleaving(calls: list[tuple[int, ...]], *, by_scope: bool) -> None:
+    """However calls fall together and are cancelled, no limit is passed, each is settled once, and no hold stays."""
+
+    async def story(folder: Path) -> None:
+        busy = Busy(folder)
+        await busy.begin()
+        charged = []
+
+        async def call(at: int, base: int, cost: int, begins: int, goes_on: int, scope: anyio.CancelScope) -> None:
+            admitted = False
+            try:
+                with scope:
+                    for _ in range(begins):
+                        await asyncio.sleep(0)
+                    admitted = (await busy.store.reserve(f"{at}", [RATE, budget(base)])).refused is None
+                    for _ in range(goes_on):
+                        await asyncio.sleep(0)
+            finally:
+                with scope:
+                    if admitted:
+                        await busy.store.settle(f"{at}", {KEY: cost})
+                        charged.append(cost)
+                    else:
+                        await busy.store.release(f"{at}")
+
+        tasks, scopes = [], []
+        for at, (base, cost, begins, goes_on, _) in enumerate(calls):
+            scopes.append(anyio.CancelScope())
+            tasks.append(asyncio.create_task(call(at, base, cost, begins, goes_on, scopes[-1])))
+        for turn in range(20):
+            for at, (*_, ends) in enumerate(calls):
+                if ends == turn:
+                    (scopes if by_scope else tasks)[at].cancel()
+            for spent, reserved in await busy.totals():
+                assert spent <= sum(cost for _, cost, *_ in calls)
+                assert reserved == 0 or spent + reserved <= 100 + max(cost for _, cost, *_ in calls) * len(calls)
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert await busy.totals() in ([(sum(charged), 0)], [] if not charged else None)
+        await busy.store.aclose()
+
+    with TemporaryDirectory() as name:
+        asyncio.run(story(Path(name)))
