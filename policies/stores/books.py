@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
 from policies.store import MILLION, Claim, Grant, Standing
 from policies.window import Sliding, Spans
 
-from .fit import fit, shares
+from .fit import charge, fit, shares
 
 SLIDING = -1
 HOUR = 3_600 * MILLION
@@ -33,7 +33,10 @@ class Row(msgspec.Struct, eq=False):
     ends: int
 
 
-class Place(msgspec.Struct, eq=False):
+R = TypeVar("R", bound=Row)
+
+
+class Place(msgspec.Struct, Generic[R], eq=False):
     """Where one claim is counted, as it stands before the step.
 
     `moment` is now, but never before the counter's newest taking; `first` says which taking a new one joins.
@@ -46,19 +49,21 @@ class Place(msgspec.Struct, eq=False):
     ends: int
     moment: int
     first: int
+    row: R | None
     used: int = 0
     oldest: int = 0
     crowd: str = ""
-    row: Row | None = None
 
 
-class Books(ABC):
+class Books(ABC, Generic[R]):
     """The counting of one store.  Every method is a part of one step, and nothing in it waits."""
 
     waits = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._spans = clock, Spans()
+        self._rows: dict[tuple[str, int], R] = {}
+        """The counters at hand, by key and start."""
 
     def _now(self) -> int:
         return round(self._clock() * MILLION)
@@ -66,7 +71,8 @@ class Books(ABC):
     def _reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int, now: int) -> Grant:
         places = self._places(claims, now)
         counters = [place.counter for place in places]
-        granted, refused = fit(claims, counters, [place.used for place in places], ceiling)
+        apart = len(set(counters)) == len(counters)
+        granted, refused = fit(claims, None if apart else counters, [place.used for place in places], ceiling)
         if refused is not None:
             known = self._known(call_id, part)
             if known is None:
@@ -80,22 +86,26 @@ class Books(ABC):
                 self._take(place, amount)
             elif amount:
                 self._slide(place, amount)
-            for each in places:
-                if each is place or each.counter == counter:
-                    each.oldest = each.oldest if each.used else place.moment
-                    each.used += amount
+            for each in (place,) if apart else [each for each in places if each.counter == counter]:
+                if not each.used:
+                    each.oldest = place.moment
+                each.used += amount
         return Grant(granted, self._standings(places, now), now / MILLION)
 
-    def _places(self, claims: Sequence[Claim], now: int) -> Sequence[Place]:
-        places = []
+    def _places(self, claims: Sequence[Claim], now: int) -> Sequence[Place[R]]:
+        places: list[Place[R]] = []
+        rows, missing = self._rows, False
         for claim in claims:
             key, window = claim.key, claim.window
             if isinstance(window, Sliding):
-                places.append(Place(claim, key, key, SLIDING, now + round(window.seconds * MILLION), now, now))
+                start, ends = SLIDING, now + round(window.seconds * MILLION)
             else:
                 start, ends = self._spans.at(window, now)
-                places.append(Place(claim, key, key, start, ends, now, now))
-        self._read(places)
+            row = rows.get((key, start))
+            missing = missing or row is None
+            places.append(Place(claim, key, key, start, ends, now, now, row))
+        if missing:
+            self._read([place for place in places if place.row is None])
         for place in places:
             row = place.row
             if row is None and place.claim.bound:
@@ -106,7 +116,7 @@ class Books(ABC):
                     self._slide_on(place, row, place.ends - now)
         return places
 
-    def _crowded(self, place: Place, now: int) -> Row | None:
+    def _crowded(self, place: Place[R], now: int) -> R | None:
         """Find a counter for one that is new to its crowd: a new one, or the one that the late share."""
         claim, start = place.claim, place.start
         crowd = claim.crowd_key if start == SLIDING else f"{claim.crowd_key}:{start}"
@@ -120,7 +130,7 @@ class Books(ABC):
         place.row = self._row(place.counter, start)
         return place.row
 
-    def _slide_on(self, place: Place, row: Row, length: int) -> None:
+    def _slide_on(self, place: Place[R], row: R, length: int) -> None:
         place.moment = place.first = moment = max(place.moment, row.ends - length)
         place.ends, place.oldest = moment + length, row.oldest
         if not place.used:
@@ -133,7 +143,7 @@ class Books(ABC):
             if youngest is not None and moment - youngest < grain * MILLION:
                 place.first = youngest
 
-    def _standings(self, places: Sequence[Place], now: int, refused: int = -1, ceiling: int = 0) -> list[Standing]:
+    def _standings(self, places: Sequence[Place[R]], now: int, refused: int = -1, ceiling: int = 0) -> list[Standing]:
         standings = []
         for at, place in enumerate(places):
             if place.start != SLIDING:
@@ -147,7 +157,7 @@ class Books(ABC):
             standings.append(Standing(place.claim.limit, place.used, max(now, frees) / MILLION))
         return standings
 
-    def _frees(self, place: Place, ceiling: int) -> int:
+    def _frees(self, place: Place[R], ceiling: int) -> int:
         """Return when enough is free for a claim that was refused."""
         claim, left, frees, length = place.claim, place.used, 0, place.ends - place.moment
         wanted = claim.needs(min(claim.floor, ceiling))
@@ -163,6 +173,10 @@ class Books(ABC):
             for key, counter, start, _, amount in self._held(call_id)
             if start != SLIDING
         ]
+        if len(calendar) == 1:
+            ((key, (counter, start), amount),) = calendar
+            self._charge(counter, start, amount, charge(key, amount, charges, refund=refund))
+            return
         for (counter, start), amount, share in shares(calendar, charges, refund=refund):
             self._charge(counter, start, amount, share)
 
@@ -174,27 +188,27 @@ class Books(ABC):
                 self._give_back(counter, first, amount)
 
     @abstractmethod
-    def _read(self, places: Sequence[Place]) -> None:
-        """Give each of *places* its row, if there is one."""
+    def _read(self, places: Sequence[Place[R]]) -> None:
+        """Give each of *places*, whose rows are not at hand, its row if there is one."""
 
     @abstractmethod
-    def _row(self, counter: str, start: int) -> Row | None:
+    def _row(self, counter: str, start: int) -> R | None:
         """Return a counter as it is written."""
 
     @abstractmethod
-    def _take(self, place: Place, amount: int) -> None:
+    def _take(self, place: Place[R], amount: int) -> None:
         """Hold *amount* in a calendar counter, which may be new."""
 
     @abstractmethod
-    def _slide(self, place: Place, amount: int) -> None:
+    def _slide(self, place: Place[R], amount: int) -> None:
         """Count *amount* in a sliding counter, which may be new, as a taking of its own or as part of the youngest."""
 
     @abstractmethod
-    def _forget(self, row: Row, gone: int) -> None:
+    def _forget(self, row: R, gone: int) -> None:
         """Drop the takings up to the moment *gone*."""
 
     @abstractmethod
-    def _youngest(self, row: Row) -> int | None:
+    def _youngest(self, row: R) -> int | None:
         """Return the first moment of the youngest taking."""
 
     @abstractmethod
@@ -210,7 +224,7 @@ class Books(ABC):
         """Turn what is *held* in a calendar counter into what is *spent*."""
 
     @abstractmethod
-    def _hold(self, call_id: str, part: int, ceiling: int, took: Sequence[Took]) -> bool:
+    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Took]) -> bool:
         """Write down a part of a hold; False where it is known already."""
 
     @abstractmethod

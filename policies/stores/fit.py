@@ -13,16 +13,18 @@ LARGEST = 2**53 - 1
 """No counter passes this number: an upstream may report any, and a database keeps only 63 bits of it."""
 
 
-def fit(claims: Sequence[Claim], counters: Sequence[str], used: Sequence[int], ceiling: int) -> tuple[int, int | None]:
+def fit(
+    claims: Sequence[Claim], counters: Sequence[str] | None, used: Sequence[int], ceiling: int
+) -> tuple[int, int | None]:
     """Return the highest ceiling with which *claims* fit beside what is *used* of their *counters*, and None.
 
-    Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up.
+    Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up; where *counters* are
+    not given, each has its own.
     """
-    apart = len(claims) == 1 or len(set(counters)) == len(counters)
     highest = ceiling
     for at, claim in enumerate(claims):
         base, each = claim.base, claim.each
-        if not apart:
+        if counters is not None:
             same = [other for other, counter in zip(claims, counters, strict=True) if counter == counters[at]]
             base, each = sum(other.base for other in same), sum(other.each for other in same)
         room = claim.limit - used[at] - base
@@ -34,6 +36,12 @@ def fit(claims: Sequence[Claim], counters: Sequence[str], used: Sequence[int], c
                 return ceiling, at
             highest = min(highest, here)
     return highest, None
+
+
+def charge(key: str, held: int, charges: Mapping[str, int], *, refund: bool) -> int:
+    """Return what is charged for a claim that held *held*; see `shares`."""
+    wanted = min(max(0, charges.get(key, held)), LARGEST)
+    return wanted if refund else max(wanted, held)
 
 
 def shares(
@@ -50,9 +58,8 @@ def shares(
         by_key.setdefault(key, []).append((counter, amount))
     for key, parts in by_key.items():
         held = parts[0][1] if len(parts) == 1 else sum(amount for _, amount in parts)
-        charge = min(max(0, charges.get(key, held)), LARGEST)
-        charge = charge if refund else max(charge, held)
-        over, rest = max(0, charge - held), min(charge, held)
+        cost = charge(key, held, charges, refund=refund)
+        over, rest = max(0, cost - held), min(cost, held)
         for counter, amount in parts:
             share = min(rest, amount)
             rest -= share

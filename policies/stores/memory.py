@@ -22,12 +22,11 @@ class _Row(Row, eq=False):
     takings: OrderedDict[int, tuple[int, int]] = msgspec.field(default_factory=OrderedDict)
 
 
-class MemoryStore(Books):
+class MemoryStore(Books[_Row]):
     """See `policies.store.Store`.  Nothing in it waits, so each step is atomic; it is never down."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         super().__init__(clock)
-        self._rows: dict[tuple[str, int], _Row] = {}
         self._holds: dict[str, dict[int, tuple[int, Sequence[Took]]]] = {}
         self._crowds: Counter[str] = Counter()
         self._tidied = self._now()
@@ -66,39 +65,36 @@ class MemoryStore(Books):
     async def aclose(self) -> None:
         """See `Store.aclose`."""
 
-    def _read(self, places: Sequence[Place]) -> None:
-        for place in places:
-            place.row = self._rows.get((place.counter, place.start))
+    def _read(self, places: Sequence[Place[_Row]]) -> None:
+        pass  # all rows are at hand
 
-    def _row(self, counter: str, start: int) -> Row | None:
+    def _row(self, counter: str, start: int) -> _Row | None:
         return self._rows.get((counter, start))
 
-    def _made(self, place: Place) -> _Row:
-        row = self._rows.get((place.counter, place.start))
+    def _made(self, place: Place[_Row]) -> _Row:
+        row = place.row or self._rows.get((place.counter, place.start))
         if row is None:
             row = self._rows[place.counter, place.start] = _Row(0, 0, 0, place.ends, place.crowd)
             self._crowds[place.crowd] += 1
         return row
 
-    def _take(self, place: Place, amount: int) -> None:
+    def _take(self, place: Place[_Row], amount: int) -> None:
         self._made(place).held += amount
 
-    def _slide(self, place: Place, amount: int) -> None:
+    def _slide(self, place: Place[_Row], amount: int) -> None:
         row = self._made(place)
         _, known = row.takings.get(place.first, (0, 0))
         row.takings[place.first] = (place.moment, known + amount)
         row.oldest = next(iter(row.takings.values()))[0]
         row.spent, row.ends = row.spent + amount, place.ends
 
-    def _forget(self, row: Row, gone: int) -> None:
-        assert isinstance(row, _Row)
+    def _forget(self, row: _Row, gone: int) -> None:
         while row.takings and (oldest := next(iter(row.takings.values())))[0] <= gone:
             row.takings.popitem(last=False)
             row.spent -= oldest[1]
         row.oldest = next(iter(row.takings.values()), (0, 0))[0]
 
-    def _youngest(self, row: Row) -> int | None:
-        assert isinstance(row, _Row)
+    def _youngest(self, row: _Row) -> int | None:
         return next(reversed(row.takings), None)
 
     def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
@@ -121,7 +117,7 @@ class MemoryStore(Books):
             row.held -= held
             row.spent = min(row.spent + spent, LARGEST)
 
-    def _hold(self, call_id: str, part: int, ceiling: int, took: Sequence[Took]) -> bool:
+    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Took]) -> bool:
         parts = self._holds.setdefault(call_id, {})
         return parts.setdefault(part, (ceiling, took))[1] is took
 

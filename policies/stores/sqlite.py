@@ -18,7 +18,7 @@ import msgspec
 
 from policies.store import MILLION, Account, Claim, Ended, Grant, account
 
-from .books import HOUR, SLIDING, Books, Place, Row, Took
+from .books import HOUR, SLIDING, Books, Place, Took
 from .file import File
 from .fit import LARGEST
 from .takings import FileRow
@@ -43,16 +43,15 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Took])
 
 
-class SQLiteStore(Books):
+class SQLiteStore(Books[FileRow]):
     """See `policies.store.Store`.  The file is opened at the first step, and anew after an error."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float], grace: float = 30.0) -> None:
         super().__init__(clock)
         self._file, self._grace = File(path), round(grace * MILLION)
         self._owner = self._seen = 0
-        self._rows: dict[tuple[str, int], FileRow] = {}
         self._holds: dict[str, list[Took]] = {}
-        """What is known of the file, true while it is the `same`."""
+        """Like the rows that are at hand: what is known of the file, true while it is the `same`."""
         self._changed: list[FileRow] = []
         self._tidied = False
         self._turns = Turns(self._together)
@@ -152,16 +151,12 @@ class SQLiteStore(Books):
             self._holds = {}
         self._tidied = False
 
-    def _read(self, places: Sequence[Place]) -> None:
+    def _read(self, places: Sequence[Place[FileRow]]) -> None:
         rows = self._rows
         wanted: list[str | int] = []
         for place in places:
-            place.row = rows.get((place.key, place.start))
-            if place.row is None:
-                wanted += place.key, place.start
-        if not wanted:
-            return
-        for found in self._file.sql(_reading(len(wanted) // 2), wanted).fetchall():
+            wanted += place.key, place.start
+        for found in self._file.sql(_reading(len(places)), wanted).fetchall():
             rows[found[4], found[5]] = FileRow(*found)
         for place in places:
             place.row = rows.get((place.key, place.start))
@@ -179,9 +174,9 @@ class SQLiteStore(Books):
                 known = self._rows[counter, start] = FileRow(*found)
         return known
 
-    def _made(self, place: Place) -> FileRow:
+    def _made(self, place: Place[FileRow]) -> FileRow:
         at = place.counter, place.start
-        row = self._rows.get(at)
+        row = place.row or self._rows.get(at)
         if row is None:
             row = self._rows[at] = FileRow(0, 0, 0, place.ends, *at, crowd=place.crowd or None)
             if place.crowd:
@@ -191,21 +186,19 @@ class SQLiteStore(Books):
             self._changed.append(row)
         return row
 
-    def _take(self, place: Place, amount: int) -> None:
+    def _take(self, place: Place[FileRow], amount: int) -> None:
         self._made(place).held += amount
 
-    def _slide(self, place: Place, amount: int) -> None:
+    def _slide(self, place: Place[FileRow], amount: int) -> None:
         row = self._made(place)
         row.add(place.first, place.moment, amount, self._file.sql)
         row.ends = place.ends
 
-    def _forget(self, row: Row, gone: int) -> None:
-        assert isinstance(row, FileRow)
+    def _forget(self, row: FileRow, gone: int) -> None:
         if row.forget(gone, self._file.sql) and row not in self._changed:
             self._changed.append(row)
 
-    def _youngest(self, row: Row) -> int | None:
-        assert isinstance(row, FileRow)
+    def _youngest(self, row: FileRow) -> int | None:
         return row.youngest()
 
     def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
@@ -228,12 +221,12 @@ class SQLiteStore(Books):
             (spent, LARGEST, held, counter, start),
         )
 
-    def _hold(self, call_id: str, part: int, ceiling: int, took: Sequence[Took]) -> bool:
+    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Took]) -> bool:
         row = (call_id, part, self._owner, ceiling, _ENCODER.encode(took))
         if not self._file.sql("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
             return False
         if not part:
-            self._holds[call_id] = [*took]
+            self._holds[call_id] = took
         elif call_id in self._holds:
             self._holds[call_id] += took
         return True
