@@ -149,7 +149,16 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def text(self) -> str:
         """All text of the conversation, a space between pieces: what a word filter looks at."""
-        return " ".join(piece for message in self.messages for piece in texts(message))
+        return " ".join(self._pieces())
+
+    @property
+    def characters(self) -> int:
+        """How many characters `text` has, without making it."""
+        pieces = self._pieces()
+        return sum(map(len, pieces)) + max(0, len(pieces) - 1)
+
+    def _pieces(self) -> list[str]:
+        return [piece for message in self.messages for piece in texts(message)]
 
 
 def texts(message: Message) -> list[str]:

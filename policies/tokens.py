@@ -65,7 +65,7 @@ def size_of(call: Call) -> Size:
     for message in call.messages:
         content = message.get("content")
         if isinstance(content, str):
-            size += len(content) if content.isascii() else len(content.encode())
+            size += _bytes(content)
         elif isinstance(content, list):
             parts += len(content) - 1
             for part in content:
@@ -80,14 +80,19 @@ def size_of(call: Call) -> Size:
     return Size(size, len(call.messages), parts, media, files)
 
 
+def _bytes(text: str) -> int:
+    # msgspec keeps the bytes with the text, so that they need not be made again when the body is written for upstream.
+    return len(text) if text.isascii() else memoryview(msgspec.Raw(text)).nbytes
+
+
 def _part(part: Any) -> tuple[int, int, bool]:
     """Return the bytes that a model reads of one part of a message, those of a file beside them, and whether it is media."""
     if not isinstance(part, dict):
         return len(msgspec.json.encode(part)), 0, False
     text, kind = part.get("text"), part.get("type")
     if isinstance(text, str):
-        rest = len(msgspec.json.encode(part)) - len(msgspec.json.encode(text)) if part.keys() - _TEXT else 0
-        return len(text.encode()) + rest, 0, kind != "text"
+        rest = 0 if part.keys() <= _TEXT else len(msgspec.json.encode(part)) - len(msgspec.json.encode(text))
+        return _bytes(text) + rest, 0, kind != "text"
     if kind in _MEDIA:
         return 0, 0, True
     size = len(msgspec.json.encode(part))

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .call import Call, Message
 
 INSTRUCTIONS = frozenset({"system", "developer"})
-RESULTS = frozenset({"tool", "function"})
+TORN = INSTRUCTIONS | {"tool", "function"}
+"""What no kept part of a conversation begins with; instructions are kept anyway."""
 
 
 class Trim(Policy, frozen=True):
@@ -34,11 +35,12 @@ class Trim(Policy, frozen=True):
 
 def trimmed(messages: list[Message], keep: int) -> list[Message]:
     """Return the last *keep* of *messages*, moved to where no group is torn, and all instructions in their places."""
-    talk = [at for at, message in enumerate(messages) if message.get("role") not in INSTRUCTIONS]
-    cut = max(0, len(talk) - keep)
-    while cut < len(talk) and messages[talk[cut]].get("role") in RESULTS:
-        cut += 1
-    asked = [at for at in talk if messages[at].get("role") == "user"]
-    first = talk[cut] if cut < len(talk) else len(messages)
-    first = min(first, asked[-1]) if asked else first
-    return [message for at, message in enumerate(messages) if at >= first or message.get("role") in INSTRUCTIONS]
+    first, talk = len(messages), 0
+    while first and talk < keep:
+        first -= 1
+        talk += messages[first].get("role") not in INSTRUCTIONS
+    while first < len(messages) and messages[first].get("role") in TORN:
+        first += 1
+    asked = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "user"), first)
+    first = min(first, asked)
+    return [message for message in messages[:first] if message.get("role") in INSTRUCTIONS] + messages[first:]

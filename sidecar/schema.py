@@ -16,7 +16,8 @@ INVALID_MESSAGES = "Invalid messages payload"
 FIELDS = frozenset({*LIMIT_FIELDS, *MANY_FIELDS, "messages", "model", "models", "stream", "stream_options", "user"})
 """Fields that limits depend on."""
 OPTIONS = frozenset({"include_usage"})
-PARTS = frozenset({"role", "content", "type", "text"})
+PLAIN = frozenset({"role", "content"})
+PARTS = PLAIN | {"type", "text"}
 """The same in a message and in its parts."""
 USUAL = FIELDS | {"temperature", "top_p", "stop", "tools", "tool_choice", "response_format", "seed"}
 """Fields that need no second look, all in lower case."""
@@ -31,7 +32,8 @@ def check_openai(body: dict[str, Any]) -> None:
         msg = "'messages' must be a non-empty list of messages."
         raise BadRequest(msg, "messages")
     for at, message in enumerate(messages):
-        _check_message(message, f"messages[{at}]")
+        if not _is_plain(message):
+            _check_message(message, f"messages[{at}]")
     for field in LIMIT_FIELDS:
         positive_integer(body.get(field), field)
     for field in MANY_FIELDS:
@@ -73,6 +75,14 @@ def _check_spelling(data: dict[str, Any], fields: Collection[str], where: str = 
             raise BadRequest(msg, where + key)
 
 
+def _is_plain(message: object) -> bool:
+    """Whether *message* is a known role's text and no more: most are, and need no closer look."""
+    if type(message) is not dict or message.keys() != PLAIN:
+        return False
+    role = message["role"]
+    return type(message["content"]) is str and type(role) is str and role in ROLES
+
+
 def _check_message(message: object, where: str) -> None:
     if not isinstance(message, dict):
         msg = f"'{where}' must be an object with 'role' and 'content'."
@@ -89,17 +99,22 @@ def _check_message(message: object, where: str) -> None:
         msg = f"'{where}.content' must be a string or a list of parts."
         raise BadRequest(msg, f"{where}.content")
     for at, part in enumerate(content):
-        if isinstance(part, dict) and not part.keys() <= PARTS:
-            _check_spelling(part, PARTS, f"{where}.content[{at}].")
-        if not _is_part(part):
-            msg = f"'{where}.content[{at}]' must be an object with 'type', and a string 'text' if it is a text."
-            raise BadRequest(msg, f"{where}.content[{at}]")
+        if not _is_part(part) or not part.keys() <= PARTS:
+            _check_part(part, f"{where}.content[{at}]")
+
+
+def _check_part(part: object, where: str) -> None:
+    if isinstance(part, dict):
+        _check_spelling(part, PARTS, f"{where}.")
+    if not _is_part(part):
+        msg = f"'{where}' must be an object with 'type', and a string 'text' if it is a text."
+        raise BadRequest(msg, where)
 
 
 def _is_part(part: object) -> bool:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+    if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
         return False
-    return isinstance(part.get("text", "" if part["type"] != "text" else None), str)
+    return isinstance(part.get("text", None if kind == "text" else ""), str)
 
 
 def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Message]:
