@@ -11,6 +11,7 @@ import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ from .body import BadRequest, json_object
 from .schema import check_openai
 
 CREATED = 1_700_000_000
+AT_ONCE = 256
+"""Tokens that are written without waiting for the reader."""
 _NAMED = re.compile(r"mock-(\d{1,7})-(\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)")
 _SSE = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 _JSON = [(b"content-type", b"application/json")]
@@ -137,12 +140,11 @@ class Mock:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE})
         if plan.first:
             await self._sleep(plan.first)
-        head, pace = _role_chunks(plan), plan.interval
+        pace = plan.interval
         if not pace:
-            body = head + b"".join(_token_chunks(plan)) + _end_chunks(plan)
-            self.stats.tokens += plan.tokens * plan.choices
-            await send({"type": "http.response.body", "body": body})
+            await self._at_once(plan, send)
             return
+        head = _role_chunks(plan)
         for at, chunk in enumerate(_token_chunks(plan)):
             if at:
                 await self._sleep(pace / plan.choices)
@@ -150,6 +152,16 @@ class Mock:
             await send({"type": "http.response.body", "body": head + chunk, "more_body": True})
             head = b""
         await send({"type": "http.response.body", "body": head + _end_chunks(plan)})
+
+    async def _at_once(self, plan: Plan, send: Any) -> None:
+        chunks, body = _token_chunks(plan), _role_chunks(plan)
+        while batch := list(islice(chunks, AT_ONCE)):
+            self.stats.tokens += len(batch)
+            body += b"".join(batch)
+            if len(batch) == AT_ONCE:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                body = b""
+        await send({"type": "http.response.body", "body": body + _end_chunks(plan)})
 
     async def _whole(self, plan: Plan, send: Any) -> None:
         wait = plan.first + plan.interval * max(0, plan.tokens - 1)

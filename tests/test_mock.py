@@ -87,6 +87,28 @@ async def test_pace() -> None:
     assert (mock.stats.requests, mock.stats.tokens, mock.stats.active) == (2, 8, 0)
 
 
+async def test_long() -> None:
+    """A long answer waits for its reader on the way, and none of it is lost."""
+    import asyncio
+
+    mock, taken = Mock(), 0
+
+    async def receive() -> Any:
+        if taken:
+            await asyncio.Event().wait()
+        body = {"messages": HI, "model": "mock-100000-0-0", "stream": True}
+        return {"type": "http.request", "body": json.dumps(body).encode()}
+
+    async def send(message: Any) -> None:
+        nonlocal taken
+        taken += message.get("body", b"").count(b'" tok')
+        assert mock.stats.tokens - taken == 0
+
+    await mock({"type": "http", "method": "POST", "path": "/v1/chat/completions"}, receive, send)
+
+    assert taken == 100_000
+
+
 async def test_leaves() -> None:
     """A client that leaves stops it at once."""
     mock = Mock()
