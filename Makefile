@@ -59,9 +59,10 @@ smoke: build ## Install the wheel into a clean environment and use it
 	.venv-smoke/bin/python -I .ci/smoke.py .venv-smoke/bin/sidecar
 	rm -rf .venv-smoke
 
-bench: $(VENV)/.ready ## Measure CPU per request and per token, beside nginx where it is installed
+bench: $(VENV)/.ready ## Measure what it costs, beside nginx where it is installed (5 minutes; BENCH=--quick)
+	@mkdir -p build
+	$(BIN)/python bench/run.py --json build/bench.json $(BENCH)
 	$(BIN)/python bench/ledger.py
-	$(BIN)/python bench/run.py
 
 $(ENGINE)/.ready: constraints-engine.txt
 	$(PYTHON) -m venv $(ENGINE)

@@ -12,91 +12,168 @@ from typing import cast
 import uvloop
 
 TOKEN = b'" tok'
+HEAD_END, END = b"\r\n\r\n", b"0\r\n\r\n"
+EDGE = 4
+"""Bytes of the longest piece of a token or an end that is none yet."""
+
+
+class Answering:
+    """One answer as it comes: whether it is 200, how many tokens it had, and whether all of it is here."""
+
+    __slots__ = ("_begun", "_left", "_tail", "over", "refused")
+
+    def __init__(self) -> None:
+        self._begun, self._tail, self._left = False, b"", -1
+        self.refused = self.over = False
+
+    def take(self, data: bytes) -> int:
+        """Take what came next; return how many tokens it completed."""
+        if not self._begun:
+            head, found, data = (self._tail + data).partition(HEAD_END)
+            if not found:
+                self._tail = head
+                return 0
+            self._begin(head)
+        if self._left >= 0:
+            self._left -= len(data)
+        tokens = data.count(TOKEN)
+        if self._tail:
+            tokens += (self._tail + data[:EDGE]).count(TOKEN)
+        last = data if len(data) > EDGE else self._tail + data
+        self._tail = last[-EDGE:]
+        self.over = self._left == 0 or (self._left < 0 and last.endswith(END))
+        return tokens
+
+    def _begin(self, head: bytes) -> None:
+        self._begun, self._tail = True, b""
+        self.refused = not head.startswith(b"HTTP/1.1 200")
+        _, named, after = head.lower().partition(b"\r\ncontent-length:")
+        if named:
+            self._left = int(after.partition(b"\r\n")[0])
+
+
+class Load:
+    """All connections, and what came of them."""
+
+    def __init__(self, port: int, request: bytes, seconds: float) -> None:
+        self.request, self._port = request, port
+        self.end = time.monotonic() + seconds
+        self.answered = self.failed = self.tokens = self.open = 0
+        self.first: list[float] = []
+        self.over = asyncio.Event()
+
+    async def run(self, connections: int, spread: float) -> None:
+        """Open the *connections*, evenly over *spread* seconds, and wait until all have got their last answer."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self.open = connections
+        for at in range(connections):
+            if (wait := began + spread * at / connections - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            await self.connect()
+        await self.over.wait()
+
+    async def connect(self) -> None:
+        """Open one connection, which begins to ask at once."""
+        await asyncio.get_running_loop().create_connection(lambda: Asking(self), "127.0.0.1", self._port)
+
+    def closed(self) -> None:
+        """Count a connection as gone."""
+        self.open -= 1
+        if not self.open:
+            self.over.set()
 
 
 class Asking(asyncio.Protocol):
     """One kept connection."""
 
     def __init__(self, load: Load) -> None:
-        self.load = load
-        self.transport: asyncio.Transport | None = None
-        self.tail, self.seen, self.ok = b"", False, False
-        self.began = 0.0
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._answer: Answering | None = None
+        self._began = 0.0
+        self._seen = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.ask()
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._ask()
 
-    def ask(self) -> None:
-        assert self.transport is not None
-        if time.monotonic() >= self.load.end:
-            self.transport.close()
+    def _ask(self) -> None:
+        assert self._transport is not None
+        self._began = time.monotonic()
+        if self._began >= self._load.end:
+            self._transport.close()
             return
-        self.tail, self.seen, self.ok, self.began = b"", False, False, time.monotonic()
-        self.transport.write(self.load.request)
+        self._answer, self._seen = Answering(), False
+        self._transport.write(self._load.request)
 
     def data_received(self, data: bytes) -> None:
-        if not self.ok:
-            self.ok = data.startswith(b"HTTP/1.1 200")
-            self.load.failed += not self.ok
-        self.load.tokens += data.count(TOKEN)
-        if not self.seen and TOKEN in data:
-            self.seen = True
-            self.load.first.append(time.monotonic() - self.began)
-        if (self.tail + data[-5:]).endswith(b"0\r\n\r\n"):
-            self.load.answered += self.ok
-            self.ask()
-        elif not self.ok and self.transport is not None:
-            self.transport.close()
-        self.tail = data[-5:]
+        """Count, and ask again when the answer is over."""
+        load, answer = self._load, self._answer
+        if answer is None:
+            return
+        tokens = answer.take(data)
+        if tokens:
+            load.tokens += tokens
+            if not self._seen:
+                self._seen = True
+                load.first.append(time.monotonic() - self._began)
+        if answer.refused and self._transport is not None:
+            self._transport.close()
+        elif answer.over:
+            load.answered += 1
+            self._answer = None
+            self._ask()
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.load.open -= 1
-        if not self.load.open and not self.load.over.done():
-            self.load.over.set_result(None)
+        """Go on with a new connection, unless the answer was lost with this one or the time is over."""
+        load = self._load
+        load.failed += self._answer is not None
+        if self._answer is None and time.monotonic() < load.end:
+            again = asyncio.get_running_loop().create_task(load.connect())
+            again.add_done_callback(lambda task: load.closed() if task.exception() else None)
+        else:
+            load.closed()
 
 
-class Load:
-    """All connections, and what came of them."""
-
-    def __init__(self, request: bytes, connections: int, seconds: float) -> None:
-        self.request, self.open, self.end = request, connections, time.monotonic() + seconds
-        self.over = asyncio.get_running_loop().create_future()
-        self.answered = self.failed = self.tokens = 0
-        self.first: list[float] = []
-
-
-async def run(host: str, port: int, request: bytes, connections: int, seconds: float) -> dict[str, float]:
-    """Load HOST:PORT and return what was counted; times are in milliseconds."""
-    load = Load(request, connections, seconds)
-    loop = asyncio.get_running_loop()
-    for _ in range(connections):
-        await loop.create_connection(lambda: Asking(load), host, port)
-    await asyncio.wait_for(load.over, seconds + 30)
+async def loaded(load: Load, connections: int, spread: float) -> dict[str, float]:
+    """Let *load* run, and return what was counted."""
+    began = time.monotonic()
+    async with asyncio.timeout(load.end - began + 60):
+        await load.run(connections, spread)
+    took = time.monotonic() - began
     first = sorted(load.first) or [0.0]
     return {
         "ok": load.answered,
         "failed": load.failed,
         "tokens": load.tokens,
+        "per_second": round(load.answered / took, 1),
         "first_p50_ms": round(first[len(first) // 2] * 1000, 3),
         "first_p99_ms": round(first[int(len(first) * 0.99)] * 1000, 3),
     }
 
 
+def request_of(path: str, body: bytes, headers: list[str]) -> bytes:
+    """Return the bytes that ask for *path*."""
+    lines = [f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json", f"content-length: {len(body)}"]
+    return "\r\n".join([*lines, *headers]).encode() + HEAD_END + body
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("path")
-    parser.add_argument("body", type=Path)
+    parser.add_argument("body", type=Path, help="a file")
     parser.add_argument("connections", type=int)
     parser.add_argument("seconds", type=float)
+    parser.add_argument("--spread", type=float, default=0.0, help="seconds in which the connections begin")
+    parser.add_argument("--header", action="append", default=[])
     given = parser.parse_args()
-    body = given.body.read_bytes()
-    head = f"POST {given.path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    request = request_of(given.path, given.body.read_bytes(), given.header)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        counted = runner.run(run(given.host, given.port, head.encode() + body, given.connections, given.seconds))
-    print(json.dumps(counted))
+        load = Load(given.port, request, given.seconds)
+        print(json.dumps(runner.run(loaded(load, given.connections, given.spread))))
 
 
 if __name__ == "__main__":

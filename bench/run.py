@@ -1,4 +1,4 @@
-"""CPU per request and per token of the sidecar, beside nginx and a direct call, in one run.
+"""What the sidecar costs beside a direct call, nginx and other proxies, in one run: a table, the promised figures, JSON.
 
 The proxy under test has one core to itself; the mock upstream and the load share the other.  CPU is that of the whole
 process, read from the operating system, so that noise on the machine does not matter much; read ratios, not absolutes.
@@ -10,205 +10,154 @@ import argparse
 import contextlib
 import json
 import os
-import re
-import shutil
-import socket
+import platform
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
-HERE = Path(__file__).parent
-LIMITLESS = 10**15
+from figures import Figure, from_rows
+from idle_policy import idle_policy
+from measuring import Row, measure
+from processes import PROXY, Calm, cpu_ns, free_port, many_files, pin_all, reachable, started
+from sharing import sharing
+from startup import startup
+from table import head, line, merged
+from targets import CHAT, LIMITLESS, V1, Target, installed, mock, nginx_program, peer, sidecar, sidecar_config
+from workloads import WORK, Work
 
+__all__ = ("LIMITLESS", "WORK", "Target", "cpu_ns", "free_port", "measure", "reachable", "sidecar_config", "started")
 
-class Work(NamedTuple):
-    """One workload: an answer of *tokens*, *interval* ms apart, the first after *first* ms."""
-
-    tokens: int
-    interval: int
-    first: int
-    connections: int
-
-
-WORK = {"one": Work(1, 0, 0, 1), "burst": Work(64, 0, 0, 50), "paced": Work(100, 20, 50, 300)}
-
-
-class Target(NamedTuple):
-    """What is measured: a process (0 for a direct call), and where it is asked."""
-
-    name: str
-    pid: int
-    port: int
-    path: str
+CALM = 15
+"""Percent of the core that may go to others, in part the system's own work for the proxy."""
+FIGURES = ("startup", "idle-policy", "sharing")
+PARTS = ("uvicorn", "uvloop", "httptools", "aiohttp", "litestar", "msgspec")
 
 
-def cpu_ns(pid: int) -> int:
-    """Return the CPU time that *pid* and its children have had, in nanoseconds."""
-    total, todo = 0, [pid]
-    while todo:
-        tasks = Path(f"/proc/{todo.pop()}/task")
-        with contextlib.suppress(OSError):
-            for task in tasks.iterdir():
-                total += int((task / "schedstat").read_text().split()[0])
-                todo += [int(child) for child in (task / "children").read_text().split()]
-    return total
-
-
-def resident_mb(pid: int) -> float:
-    """Return the resident memory of *pid* in megabytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def started(command: list[str], core: int, folder: Path, *, quiet: bool = False) -> Iterator[tuple[int, str]]:
-    """Run *command* on *core*; give its id and its first line, end it afterwards."""
-    output = subprocess.DEVNULL if quiet else subprocess.PIPE
-    cores = {core} & os.sched_getaffinity(0) or os.sched_getaffinity(0)
-    process = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.DEVNULL, text=True, cwd=folder,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),  # noqa: PLW1509  # a script of one thread
-    )  # fmt: skip
-    try:
-        line = "" if process.stdout is None else process.stdout.readline().strip()
-        yield process.pid, line
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def sidecar_config() -> str:
-    """Return the shipped configuration, every policy of it on, with limits that nothing reaches."""
-    from sidecar.loading import default_text
-
-    text = default_text()
-    text = re.sub(r"requests = [\d_]+", f"requests = {LIMITLESS}", text)
-    text = re.sub(r"tokens = [\d_]+", f"tokens = {LIMITLESS}", text)
-    text = re.sub(r"request = [\d_]+", f"request = {LIMITLESS}", text)
-    text = re.sub(r"output = [\d_]+", "output = 4096", text)
-    return text.replace("sqlite:///sidecar.db", "sqlite:///bench.db")
-
-
-def nginx_config(folder: Path, port: int, upstream: int) -> str:
-    return f"""
-worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
-events {{ worker_connections 8192; }}
-http {{
-  keepalive_requests 1000000; access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  upstream up {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 1000000; }}
-  server {{ listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
-}}
-"""
-
-
-def reachable(port: int) -> None:
-    for _ in range(500):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.02)
-    msg = f"nothing listens on port {port}"
-    raise RuntimeError(msg)
-
-
-def load(target: Target, work: Work, seconds: float, folder: Path, connections: int) -> dict[str, float]:
-    messages = [{"role": "user", "content": "Hello, write a short story about a fox and a hen."}]
-    body: dict[str, object] = {"messages": messages}
-    if target.path.startswith("/v1"):
-        body |= {"model": f"mock-{work.tokens}-{work.interval}-{work.first}", "stream": True}
-    path = folder / "body.json"
-    path.write_text(json.dumps(body))
-    command = [sys.executable, str(HERE / "load.py"), "127.0.0.1", str(target.port), target.path, str(path)]
-    command += [str(connections), str(seconds)]
-    cores = {0} & os.sched_getaffinity(0) or os.sched_getaffinity(0)
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores)
-    )  # fmt: skip
-    counted: dict[str, float] = json.loads(done.stdout)
-    return counted
-
-
-def measure(target: Target, name: str, work: Work, seconds: float, folder: Path) -> dict[str, object]:
-    load(target, work, min(1.0, seconds), folder, min(work.connections, 20))
-    before = cpu_ns(target.pid) if target.pid else 0
-    counted = load(target, work, seconds, folder, work.connections)
-    spent = (cpu_ns(target.pid) - before) / 1000 if target.pid else 0.0
-    row: dict[str, object] = {"target": target.name, "work": name, **counted}
-    row["cpu_us_per_request"] = round(spent / max(1, counted["ok"]), 1)
-    row["cpu_us_per_token"] = round(spent / max(1, counted["tokens"]), 2)
-    row["resident_mb"] = round(resident_mb(target.pid), 1) if target.pid else 0.0
-    return row
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    head = (
-        f"{'work':7} {'target':20} {'ok':>7} {'failed':>6} {'us/request':>11} {'us/token':>9} {'first ms':>9} {'MB':>6}"
-    )
-    print(head)
-    for row in rows:
-        print(
-            f"{row['work']:7} {row['target']:20} {row['ok']:>7} {row['failed']:>6} {row['cpu_us_per_request']:>11}"
-            f" {row['cpu_us_per_token']:>9} {row['first_p50_ms']:>9} {row['resident_mb']:>6}",
-            flush=True,
+def machine() -> dict[str, object]:
+    """Return what the figures belong to."""
+    found: dict[str, object] = {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    if (program := nginx_program()) is not None:
+        found["nginx"] = (
+            subprocess.run([program, "-v"], capture_output=True, text=True, check=True)
+            .stderr.strip()
+            .rpartition("/")[2]
         )
+    return found | {part: version(part) for part in PARTS}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((said.partition(": ")[2] for said in lines if said.startswith("model name")), platform.machine())
+
+
+def rows_of(name: str, others: list[Target], upstream: int, folder: Path, given: argparse.Namespace) -> list[Row]:
+    """Measure one workload at all targets, in rounds."""
+    work, calm = WORK[name], given.calm
+    with contextlib.ExitStack() as stack:
+        targets = [Target("direct", 0, upstream, V1), *others] if work.kind == "closed" else [*others]
+        targets += [
+            stack.enter_context(sidecar(folder, upstream, work.model, path=path))
+            for path in (V1, CHAT)
+            if work.stream or path == V1
+        ]
+        rounds: list[list[Row]] = []
+        for at in range(_rounds(work, given.rounds)):
+            rounds.append([])
+            for target in targets:
+                calm.wait()
+                row = measure(target, name, work, _seconds(work, given.seconds), folder, warm=at == 0)
+                rounds[-1].append(row)
+        return merged(rounds)
+
+
+def _rounds(work: Work, given: int) -> int:
+    """Return how often to measure: what takes seconds needs no more rounds to average over than what takes less."""
+    if work.kind != "closed":
+        return 1
+    return max(1, given // 2) if work.interval else given
+
+
+def _seconds(work: Work, given: float) -> float:
+    """Return how long to load: answers that take seconds need a few of them."""
+    return max(given, 1.5 * work.tokens * work.interval / 1000)
+
+
+def figures_of(rows: list[Row], upstream: int, folder: Path, given: argparse.Namespace) -> Iterator[Figure]:
+    """Give what the rows say, and what has a bench of its own."""
+    yield from from_rows(rows)
+    wanted, times = given.figures.split(","), given.times
+    if "startup" in wanted:
+        yield Figure("seconds from the start to the first served request", startup(folder, upstream, times), "s", 1.5)
+    if "idle-policy" in wanted:
+        yield Figure("CPU of an idle policy, per event", idle_policy(3 * times), "ns", 30)
+    if "sharing" in wanted:
+        found = sharing(folder, upstream, times, given.seconds)
+        yield Figure("CPU per request, 1 token, 50 connections, unpinned, 1 worker", found.one, "us")
+        yield Figure("the same with 4 workers that share one SQLite store", found.many, "us")
+        yield Figure("4 workers over one", found.ratio, "x", 1.25)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each workload")
-    parser.add_argument("--work", default=",".join(WORK), help="which workloads, with commas")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", default=",".join(WORK), help="which workloads, with commas (%(default)s)")
+    parser.add_argument("--figures", default=",".join(FIGURES), help="which of the other benches (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="of each workload, in turn; medians are shown (%(default)s)"
+    )
+    parser.add_argument("--seconds", type=float, default=0.8, help="of each measurement (%(default)s)")
+    parser.add_argument("--times", type=int, default=5, help="of each other bench (%(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="seconds to wait, in all, for others to leave the core (%(default)s)",
+    )
+    parser.add_argument("--alone", action="store_true", help="without what else is installed")
+    parser.add_argument("--quick", action="store_true", help="one round of everything, for a look")
+    parser.add_argument("--peer", type=peer, action="append", default=[], metavar="NAME=PID,PORT,PATH[,HEADER...]",
+                        help="a proxy that runs already and forwards to --mock-port; may be given again")  # fmt: skip
+    parser.add_argument("--mock-port", type=int, default=0, help="where the mock upstream listens; 0 picks one")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     given = parser.parse_args()
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as name:
+    if given.quick:
+        given.rounds, given.seconds, given.times = 1, min(1.0, given.seconds), 1
+    if not hasattr(os, "sched_setaffinity") or not Path("/proc/self/task").exists():
+        sys.exit("bench: CPU is read as Linux tells it; this is another system")
+    given.calm = Calm(PROXY, given.patience)
+    many_files()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends too
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        for work in given.work.split(","):
-            plan = WORK[work]
-            mock = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--tokens", str(plan.tokens)]
-            mock += ["--interval-ms", str(plan.interval), "--first-ms", str(plan.first)]
-            with contextlib.ExitStack() as stack:
-                _, line = stack.enter_context(started(mock, 0, folder))
-                upstream = int(line.removesuffix("/v1").rpartition(":")[2])
-                rows += [measure(x, work, plan, given.seconds, folder) for x in targets(stack, folder, upstream)]
-    show(rows)
+        _, upstream = stack.enter_context(mock(folder, given.mock_port))
+        others = [*(() if given.alone else installed(stack, folder, upstream)), *given.peer]
+        for each in given.peer:
+            pin_all(each.pid, PROXY)
+        print(head(), flush=True)
+        for work in given.work.split(",") if given.work else ():
+            for row in rows_of(work, others, upstream, folder, given):
+                rows.append(row)
+                print(line(row), flush=True)
+        if any(row["others_percent"] > CALM for row in rows):
+            print(
+                f"Other programs had more than {CALM} % of the proxy's core in some rows: measure those again in peace."
+            )
+        figures = []
+        for figure in figures_of(rows, upstream, folder, given):
+            figures.append(figure)
+            print(figure.line, flush=True)
     if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
-
-
-def targets(stack: contextlib.ExitStack, folder: Path, upstream: int) -> Iterator[Target]:
-    """Start and give one target after the other."""
-    v1 = "/v1/chat/completions"
-    yield Target("direct", 0, upstream, v1)
-    if (nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) is not None:
-        port = free_port()
-        (folder / "nginx.conf").write_text(nginx_config(folder, port, upstream))
-        command = [nginx, "-c", str(folder / "nginx.conf"), "-p", str(folder)]
-        pid, _ = stack.enter_context(started(command, 1, folder, quiet=True))
-        reachable(port)
-        yield Target("nginx", pid, port, v1)
-    (folder / "sidecar.toml").write_text(sidecar_config())
-    command = [sys.executable, "-m", "sidecar", "serve", "--config", "sidecar.toml", "--port", "0", "--model", "mock"]
-    command += ["--upstream", f"http://127.0.0.1:{upstream}/v1"]
-    pid, line = stack.enter_context(started(command, 1, folder))
-    port = int(line.rpartition(":")[2])
-    yield Target("sidecar /v1", pid, port, v1)
-    yield Target("sidecar /api/chat", pid, port, "/api/chat")
+        found = {"machine": machine(), "rows": rows, "figures": [figure._asdict() for figure in figures]}
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""What is measured: a direct call, nginx, the sidecar by both of its routes, and whatever else is installed or running."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from processes import PROXY, free_port, reachable, started
+
+LIMITLESS = 10**15
+V1, CHAT = "/v1/chat/completions", "/api/chat"
+SIDECAR = "sidecar /v1"
+PATIENT = 90.0
+"""Seconds in which the slowest of the peers must listen."""
+
+
+class Target(NamedTuple):
+    """A process (0 for a direct call), and where it is asked."""
+
+    name: str
+    pid: int
+    port: int
+    path: str
+    headers: tuple[str, ...] = ()
+
+
+def sidecar_config() -> str:
+    """Return the shipped configuration, every policy of it on, with limits that nothing reaches."""
+    from sidecar.loading import default_text
+
+    text = default_text()
+    text = re.sub(r"requests = [\d_]+", f"requests = {LIMITLESS}", text)
+    text = re.sub(r"tokens = [\d_]+", f"tokens = {LIMITLESS}", text)
+    text = re.sub(r"request = [\d_]+", f"request = {LIMITLESS}", text)
+    text = re.sub(r"output = [\d_]+", "output = 100000", text)
+    text = re.sub(r"chat_deadline = [\d_]+", "chat_deadline = 3600", text)
+    return text.replace("sqlite:///sidecar.db", "sqlite:///bench.db")
+
+
+@contextlib.contextmanager
+def mock(folder: Path, port: int = 0) -> Iterator[tuple[int, int]]:
+    """Run the mock upstream, which all of them stand before; give its process and its port."""
+    command = [sys.executable, "-m", "sidecar", "mock", "--port", str(port)]
+    with started(command, 0, folder) as (pid, line):
+        yield pid, int(line.removesuffix("/v1").rpartition(":")[2])
+
+
+@contextlib.contextmanager
+def sidecar(
+    folder: Path, upstream: int, model: str, *, path: str = V1, core: int | None = PROXY, workers: int = 1
+) -> Iterator[Target]:
+    """Run the sidecar with a store of its own; *model* is what it asks for where a client names none."""
+    name = SIDECAR if path == V1 else f"sidecar {path}"
+    home = folder / f"sidecar-{free_port()}"
+    home.mkdir()
+    (home / "sidecar.toml").write_text(sidecar_config())
+    command = [sys.executable, "-m", "sidecar", "serve", "--config", "sidecar.toml", "--port", "0", "--model", model]
+    command += ["--upstream", f"http://127.0.0.1:{upstream}/v1", "--workers", str(workers)]
+    with started(command, core, home) as (pid, line):
+        yield Target(name, pid, int(line.rpartition(":")[2]), path)
+
+
+def nginx_program() -> str | None:
+    """Return where nginx is installed, if it is."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def _nginx_config(folder: Path, port: int, upstream: int) -> str:
+    return f"""
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
+events {{ worker_connections 8192; }}
+http {{
+  keepalive_requests 1000000; access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; client_max_body_size 16m; client_body_buffer_size 256k;
+  upstream up {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 1000000; }}
+  server {{ listen 127.0.0.1:{port} backlog=4096;
+    location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+      proxy_read_timeout 600s; }} }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def nginx(program: str, folder: Path, upstream: int) -> Iterator[Target]:
+    """Run nginx as a plain reverse proxy that passes on each piece as it comes."""
+    port = free_port()
+    (folder / "nginx.conf").write_text(_nginx_config(folder, port, upstream))
+    command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    with started(command, PROXY, folder, quiet=True) as (pid, _):
+        reachable(port, pid=pid)
+        yield Target("nginx", pid, port, V1)
+
+
+@contextlib.contextmanager
+def litellm(program: str, folder: Path, upstream: int) -> Iterator[Target]:
+    """Run LiteLLM's proxy with every model passed on, and nothing else configured."""
+    port = free_port()
+    (folder / "litellm.yaml").write_text(f"""
+model_list:
+  - model_name: "*"
+    litellm_params: {{ model: "openai/*", api_base: "http://127.0.0.1:{upstream}/v1", api_key: "none" }}
+general_settings: {{ master_key: "sk-bench" }}
+""")
+    command = [program, "--config", str(folder / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
+    environ = {"LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    with started(command, PROXY, folder, quiet=True, environ=environ) as (pid, _):
+        reachable(port, PATIENT, pid=pid)
+        yield Target("litellm", pid, port, V1, ("authorization: Bearer sk-bench",))
+
+
+def peer(said: str) -> Target:
+    """Read `NAME=PID,PORT,PATH[,HEADER...]`.  Raises `ValueError` for anything else."""
+    name, _, rest = said.partition("=")
+    pid, port, path, *headers = rest.split(",")
+    return Target(name, int(pid), int(port), path, tuple(headers))
+
+
+def installed(stack: contextlib.ExitStack, folder: Path, upstream: int) -> Iterator[Target]:
+    """Start and give what is installed besides the sidecar; say what is not, or did not start."""
+    if (program := nginx_program()) is not None:
+        yield stack.enter_context(nginx(program, folder, upstream))
+    else:
+        print("nginx: not found, so there are no ratios to it")
+    if (program := shutil.which("litellm")) is not None:
+        try:
+            yield stack.enter_context(litellm(program, folder, upstream))
+        except RuntimeError as error:
+            print(f"litellm: did not start ({error})")
