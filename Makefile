@@ -25,8 +25,9 @@ test: $(VENV)/.ready ## Run the tests; says what it skips and why
 test-kill: $(VENV)/.ready ## Kill it a hundred times under load, on each store, and audit the books (minutes)
 	ROUNDS=$${ROUNDS:-100} $(BIN)/python -m pytest -q -s tests/test_kill.py
 
-soak: $(VENV)/.ready ## Ten thousand mixed failures and aborts, then look for what is left of them (minutes)
+soak: $(VENV)/.ready ## Ten thousand failures and aborts, large prompts: what is left, what blocks (MINUTES=10: then full load)
 	SOAK=$${SOAK:-10000} $(BIN)/python -m pytest -q -s tests/test_soak.py
+	$(if $(MINUTES),PYTHONPATH=tests $(BIN)/python bench/soak.py --minutes $(MINUTES))
 
 cancel: $(VENV)/.ready ## Measure how soon upstream is let go when a client leaves, in each phase
 	PYTHONPATH=tests $(BIN)/python bench/cancel.py
