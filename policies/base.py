@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from .cause import Cause
 from .only import Only
 
 if TYPE_CHECKING:
@@ -89,6 +90,18 @@ class Failure(msgspec.Struct, frozen=True):
     tried: tuple[str, ...] = ()
     may_repeat: bool = True
     by_code: bool = False
+
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> object:
+            value = super().__getattribute__(name)
+            return value.error if isinstance(value, Cause) and name == "error" else value
+
+    @property
+    def cause(self) -> Cause:
+        """What is known of *error* before it is looked at."""
+        held: Exception = super().__getattribute__("error")
+        return Cause.of(held)
 
     @property
     def here(self) -> int:

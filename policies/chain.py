@@ -221,7 +221,7 @@ class Chain:
             return None
         failure = Failure(
             run.attempts,
-            error.error,
+            error.cause,
             error.kind,
             error.retry_after,
             error.should_retry,

@@ -101,7 +101,7 @@ def among(names: Sequence[str], failure: Failure) -> bool:
     known = CLASSES.get(kind)
     if known is not None and known.family and known.family in names:
         return True
-    error = failure.error
+    error = failure.cause
     said = ((STATUS, "status_code"), (STATUS, "code"), (CODE, "code"), (CODE, "type"))
     told = {f"{prefix}{value}".lower() for prefix, field in said if (value := getattr(error, field, None)) is not None}
     return any(name.lower() in told for name in names)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
+from .cause import Cause
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 class UpstreamError(Exception):
     """An attempt failed: no answer, an error, or a stream that broke.
 
-    *error* is what the OpenAI SDK would have raised, *kind* our finer class (see `Failure`).  *retry_after* are the
+    *error* is what the OpenAI SDK would have raised, or what stands for it; *kind* our finer class (see `Failure`).  *retry_after* are the
     seconds that upstream asked for.  *worked* says that upstream may have read the prompt, so that it must be paid.
     *by_code* says that *kind* was found by a known code in upstream's answer, and not by its status or its words.
     *instead* is a complete answer without any output: shown if nobody wants another attempt.
@@ -34,16 +36,21 @@ class UpstreamError(Exception):
         instead: Batch | None = None,
     ) -> None:
         super().__init__(kind, error)
-        self.error, self.kind, self.worked, self.instead = error, kind, worked, instead
+        self.cause = Cause.of(error)
+        self.kind, self.worked, self.instead = kind, worked, instead
         self.retry_after, self.should_retry, self.by_code = retry_after, should_retry, by_code
+
+    @property
+    def error(self) -> Exception:
+        """What the OpenAI SDK would have raised."""
+        return self.cause.error
 
     @property
     def reason(self) -> str:
         """What the log says of it: names of exceptions and a status, no words of upstream, nothing of the call."""
-        error, cause = self.error, self.error.__cause__
+        cause, status = self.cause.__cause__, self.cause.status_code
         cause = cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
-        status = getattr(error, "status_code", None)
-        names = [type(error).__name__, *([] if cause is None else [type(cause).__name__])]
+        names = [self.cause.name, *([] if cause is None else [type(cause).__name__])]
         return " ".join([*names, *([] if status is None else [str(status)])])
 
 

@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import msgspec
-import openai
 
 from policies.base import Rejection
 from policies.upstream import UpstreamError
@@ -148,13 +147,13 @@ def fault_of_rejection(rejection: Rejection) -> Fault:
 
 def fault_of_upstream(error: UpstreamError) -> Fault:
     """Return what a failed upstream says to a client; our own retries are spent, so it is to send nothing again."""
-    told, cause = BY_KIND.get(error.kind, BY_KIND["server"]), error.error
+    told, cause = BY_KIND.get(error.kind, BY_KIND["server"]), error.cause
     status = told.status
-    if isinstance(cause, openai.APIStatusError):
+    if cause.status_code is not None:
         status = cause.status_code if cause.status_code in ERRORS else BAD_GATEWAY
-    own = cause if isinstance(cause, openai.APIError) and error.kind in KEEPS_CODE else None
+    own = cause if error.kind in KEEPS_CODE else None
     code = own.code if own is not None and own.code and not own.code.isdigit() else told.code
-    words = cause.message if isinstance(cause, openai.APIError) and error.kind in SPEAKS else told.words
+    words = cause.message if cause.message and error.kind in SPEAKS else told.words
     return Fault(
         status=status,
         code=code,

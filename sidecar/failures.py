@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import httpx
 import msgspec
-import openai
 
 from policies.classes import CLASSES
 from policies.event import Batch
 from policies.upstream import UpstreamError
 
 from .redact import redact
+from .sdk import SERVER, api_error, connection_error, status_error, timeout_error
 from .waits import wait_asked
 
 BY_CODE = {
@@ -65,7 +65,7 @@ BY_STATUS = {
     529: "overloaded",
     501: "request",
 }
-SERVER, CLIENT, REDIRECT = 500, 400, 300
+CLIENT, REDIRECT = 400, 300
 
 BY_TEXT = (
     ("maximum context length", "context"),
@@ -83,16 +83,6 @@ QUOTED = 4_096
 FAULTS = 5
 _CODE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
-_CLASSES: dict[int, type[openai.APIStatusError]] = {
-    400: openai.BadRequestError,
-    401: openai.AuthenticationError,
-    403: openai.PermissionDeniedError,
-    404: openai.NotFoundError,
-    409: openai.ConflictError,
-    422: openai.UnprocessableEntityError,
-    429: openai.RateLimitError,
-}
-
 
 def from_status(
     status: int, headers: httpx.Headers, body: bytes, request: httpx.Request, *, secrets: Sequence[str] = (), now: float
@@ -105,12 +95,11 @@ def from_status(
     said = _error_object(body)
     words = _message(said)
     message = redact(words, secrets) or f"The upstream answered with status {status}."
-    response = httpx.Response(status, headers=headers, content=b"", request=request)
     kind = _kind(said, words or body[:QUOTED].decode("utf-8", "replace"), status)
     if status == httpx.codes.PAYMENT_REQUIRED and _in_flight(said) and "retry-after" in headers:
         kind = "rate"
     return UpstreamError(
-        _status_error(status, message, response, _named(said, secrets)),
+        status_error(status, message, headers, _named(said, secrets), request),
         kind,
         retry_after=wait_asked(headers, now, hints=kind == "rate"),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
@@ -124,7 +113,7 @@ def from_object(said: object, request: httpx.Request, *, secrets: Sequence[str] 
     words = _message(found) or (said if isinstance(said, str) else "")
     message = redact(words, secrets) or "The upstream sent an error."
     code = found.get("code") or found.get("status") or found.get("status_code")
-    error = openai.APIError(message, _typed(request), body=_named(found, secrets) or None)
+    error = api_error(message, _named(found, secrets), request)
     return UpstreamError(
         error, _kind(found, words, _status(code) or SERVER), worked=False, by_code=bool(_by_code(found))
     )
@@ -143,47 +132,36 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
         return timed_out("connect_timeout", request, worked=False)
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(cause, TimeoutError):
         return timed_out("head_timeout", request, worked=reached)
-    broken = openai.APIConnectionError(message="The connection to the upstream failed.", request=_typed(request))
-    broken.__cause__ = error
+    broken = connection_error("The connection to the upstream failed.", request, error)
     return UpstreamError(broken, "connect", worked=reached or not isinstance(error, httpx.HTTPError | OSError))
 
 
 def timed_out(kind: str, request: httpx.Request, *, worked: bool = True) -> UpstreamError:
     """Return the failure of an upstream that took longer than the limit whose class is *kind*."""
-    return UpstreamError(openai.APITimeoutError(_typed(request)), kind, worked=worked)
+    return UpstreamError(timeout_error(request), kind, worked=worked)
 
 
 def unavailable(wait: float, request: httpx.Request) -> UpstreamError:
     """Return the failure of an upstream whose breaker is open: nothing was sent; it is probed in *wait* seconds."""
-    error = openai.APIConnectionError(message="The upstream fails, and is not asked.", request=_typed(request))
+    error = connection_error("The upstream fails, and is not asked.", request)
     return UpstreamError(error, "unavailable", retry_after=wait)
 
 
 def broken_off(error: Exception, request: httpx.Request) -> UpstreamError:
     """Return what a body means that broke, or just ended, before any output: a server that failed."""
-    return UpstreamError(from_exception(error, request, sent=True).error, "server", worked=True)
+    return UpstreamError(from_exception(error, request, sent=True).cause, "server", worked=True)
 
 
 def empty(request: httpx.Request, instead: Batch | None) -> UpstreamError:
     """Return the failure of an answer that ended well and had nothing in it; *instead* is that answer."""
-    error = openai.APIError("The upstream ended its answer without any output.", _typed(request), body=None)
+    error = api_error("The upstream ended its answer without any output.", {}, request)
     return UpstreamError(error, "empty", worked=True, instead=instead)
 
 
 def interrupted(request: httpx.Request, reason: str) -> UpstreamError:
     """Return the failure of an answer that broke after its first output."""
-    error = openai.APIConnectionError(message=reason or "The upstream broke off.", request=_typed(request))
+    error = connection_error(reason or "The upstream broke off.", request)
     return UpstreamError(error, "interrupted", worked=True)
-
-
-def _typed(request: httpx.Request) -> Any:
-    # openai's annotations name httpx2, whose requests and responses it only reads: those of httpx serve as well.
-    return cast("Any", request)
-
-
-def _status_error(status: int, message: str, response: httpx.Response, said: dict[str, Any]) -> openai.APIStatusError:
-    default = openai.InternalServerError if status >= SERVER else openai.APIStatusError
-    return _CLASSES.get(status, default)(message, response=cast("Any", response), body=said or None)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

@@ -52,6 +52,10 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     strangers(base, data.get("upstream", []), faults)
     if faults or server is None or store is None:
         raise ConfigError(source, faults)
+    if any(type(each).__module__.partition(".")[0] != "policies" for each in base):
+        from .sdk import load as load_sdk  # noqa: PLC0415  # its types are another library, which `check` has no use for
+
+        load_sdk()
     return Settings(
         server=server,
         store=store,

@@ -1,0 +1,105 @@
+"""openai's exceptions are there for whoever looks, and cost nobody else anything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from policies.base import Failure
+from policies.cause import Cause
+from sidecar.sdk import api_error, connection_error, status_error, timeout_error
+
+REQUEST = httpx.Request("POST", "http://upstream/v1/chat/completions")
+SAID = {"code": "slow_down", "type": "requests", "param": "n"}
+FAIL = """
+import sys
+import httpx
+import sidecar.server
+from policies.base import Failure
+from policies.classes import among
+from sidecar.errors import fault_of_upstream
+from sidecar.failures import from_exception, from_status
+request = httpx.Request("POST", "http://upstream/v1")
+for error in (
+    from_status(429, httpx.Headers(), b'{"error": {"code": "slow_down"}}', request, now=0.0),
+    from_exception(httpx.ConnectError("no"), request, sent=False),
+):
+    fault_of_upstream(error), error.reason, repr(error)
+    failure = Failure(1, error.cause, error.kind)
+    among(["status:425", "code:x"], failure), repr(failure)
+print("openai" in sys.modules, type(error.error).__name__, "openai" in sys.modules)
+"""
+OWN = """
+from policies import Policy, Trim
+class Mine(Trim, frozen=True): pass
+class Rates(Policy, frozen=True):
+    def retry(self, call, failure): return None
+"""
+
+
+def python(code: str, folder: Path) -> list[str]:
+    """Return the words that *code* prints in a new process."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_not_loaded(tmp_path: Path) -> None:
+    """Neither a server nor a failure loads the SDK; whoever looks at the exception does."""
+    assert python(FAIL, tmp_path) == ["False", "APIConnectionError", "True"]
+
+
+@pytest.mark.parametrize(("use", "loaded"), [("trim", "False"), ("own:Mine", "True"), ("own:Rates", "True")])
+def test_loaded_before_the_first_call(tmp_path: Path, use: str, loaded: str) -> None:
+    """Where policies of somebody's own may look, the SDK is loaded with the configuration: no call waits for it."""
+    (tmp_path / "own.py").write_text(OWN)
+    options = "" if use == "own:Rates" else "\nmax_messages = 2"
+    (tmp_path / "sidecar.toml").write_text(f'[[policy]]\nuse = "{use}"{options}\n')
+    code = "import sys; from sidecar.cli import main; main(['check', '--config', 'sidecar.toml']); print('openai' in sys.modules)"
+    said = python(code, tmp_path)
+    assert (said[0], said[-1]) == ("ok:", loaded)
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409, 418, 422, 429, 500, 503])
+def test_statuses(status: int) -> None:
+    """What is known of a status before the exception is made is what the exception says."""
+    cause = status_error(status, "No.", httpx.Headers({"x-y": "z"}), SAID, REQUEST)
+    error = agreed(cause)
+    assert isinstance(error, openai.APIStatusError)
+    assert (error.status_code, error.response.headers["x-y"]) == (cause.status_code, "z")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        api_error("No.", SAID, REQUEST),
+        api_error("No.", {}, REQUEST),
+        connection_error("No.", REQUEST, OSError("reset")),
+        timeout_error(REQUEST),
+    ],
+    ids=str,
+)
+def test_others(cause: Cause) -> None:
+    """So it is with all others."""
+    error = agreed(cause)
+    assert isinstance(error, openai.APIError)
+    assert error.request.url == REQUEST.url
+
+
+def agreed(cause: Cause) -> Exception:
+    """Return the exception that a policy sees of *cause*, which says the same."""
+    failure = Failure(1, cause, "server")
+    error = failure.error
+    assert isinstance(error, openai.APIError)
+    assert (type(error).__name__, error.message, error.__cause__) == (cause.name, cause.message, cause.__cause__)
+    assert (error.code, error.type, error.param) == (cause.code, cause.type, cause.param)
+    assert (failure.error, failure.cause) == (error, cause)
+    assert (
+        vars(Cause.of(error)).items()
+        >= {"name": cause.name, "code": cause.code, "status_code": cause.status_code}.items()
+    )
+    return error
