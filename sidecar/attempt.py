@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .exchange import Answer
     from .upstream import HttpUpstream
 
+LARGE = 262_144
 LESSONS = 3
 """How often a call is put otherwise to a server that refuses a field of ours."""
 TIMER_SLACK = 0.05
@@ -82,6 +83,8 @@ class Attempt(PushedStream):
         # A server that does not stream sends its head with its whole answer.
         patience = self._patience = Patience(limits.head if call.stream else limits.whole)
         for _ in range(LESSONS):
+            if call.size is not None and call.size.bytes > LARGE:
+                await asyncio.sleep(0)  # to measure it, and to write it, are a turn each
             body = upstream.chat_body(call, model, manner)
             patience.progress(limits.head if call.stream else limits.whole)
             try:

@@ -15,7 +15,7 @@ from policies.upstream import UpstreamError
 
 from .access import Access, Denied
 from .answer import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream, send_fault
-from .body import BadRequest, json_object
+from .body import BadRequest, json_object, json_steps
 from .errors import (
     Fault,
     deadline_passed,
@@ -45,6 +45,8 @@ SCHEMA_HEADER = b"x-event-schema"
 PROFILE_HEADER = b"x-profile"
 TRIED_BEFORE = b"x-stainless-retry-count"
 """How often OpenAI's SDKs have already sent the call."""
+LARGE = 262_144
+"""Bytes of a body from which it is read in several turns of the loop."""
 LAST_WORD = 5.0
 """Seconds in which a client must take the last event of a failed answer; one that never reads is not waited for."""
 
@@ -184,7 +186,7 @@ class ChatRoute(Route):
         """See `Route`."""
         settings, upstream = self.gateway.settings.server, self.gateway.upstream
         check_json(asked.headers)
-        said = json_object(await read_body(asked.receive, asked.headers, settings.chat_max_body))
+        said = await _object(asked, settings.chat_max_body)
         messages = chat_nest_messages(said, settings.chat_roles)
         prompt = system_prompt(said)
         if prompt and settings.chat_system_prompt == "use":
@@ -207,7 +209,7 @@ class CompletionsRoute(Route):
     async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
         check_json(asked.headers)
-        body = json_object(await read_body(asked.receive, asked.headers, self.gateway.settings.server.max_body))
+        body = await _object(asked, self.gateway.settings.server.max_body)
         check_openai(body)
         profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
         call = self.call(asked, body, profile=profile.name)
@@ -248,6 +250,22 @@ def _fault(error: Refused | BadRequest | Denied | UnknownKey) -> Fault:
     if isinstance(error, UnknownKey):
         return unauthorized()
     return invalid_request(error.message, error.param)
+
+
+async def _object(asked: Asked, limit: int) -> dict[str, Any]:
+    """Return the JSON object that was sent.  Others get their turns between the steps of reading a large one."""
+    raw = await read_body(asked.receive, asked.headers, limit)
+    if len(raw) <= LARGE:
+        return json_object(raw)
+    steps = json_steps(raw)
+    while True:
+        await asyncio.sleep(0)
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            await asyncio.sleep(0)
+            return found
 
 
 def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:
