@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -42,5 +43,10 @@ def _any_fits(call: Call, pattern: Pattern) -> bool:
 
 def _fits(value: str, pattern: Pattern) -> bool:
     if isinstance(pattern, str):
-        return value == pattern or fnmatchcase(value, pattern)
+        return value == pattern or _matches(value, pattern)
     return any(_fits(value, each) for each in pattern)
+
+
+@functools.lru_cache(1024)
+def _matches(value: str, pattern: str) -> bool:
+    return fnmatchcase(value, pattern)
