@@ -60,9 +60,11 @@ class Either:
             await store.beat()
 
 
-@settings(max_examples=150, deadline=None)
-@given(steps=STEPS, whose=st.lists(st.booleans(), min_size=1, max_size=12))
-def test_what_others_write_is_read(steps: list[tuple[object, ...]], whose: list[bool]) -> None:
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=STEPS, whose=st.lists(st.booleans(), min_size=1, max_size=12), shy=st.integers(0, 3), stay=st.integers(1, 4)
+)
+def test_what_others_write_is_read(steps: list[tuple[object, ...]], whose: list[bool], shy: int, stay: int) -> None:
     """Whichever of two processes makes a step, its answer is as if there were one: what it remembers is never outdated."""
 
     async def run() -> None:
@@ -74,7 +76,10 @@ def test_what_others_write_is_read(steps: list[tuple[object, ...]], whose: list[
                 await store.aclose()
         assert found == await played(MemoryStore(clock=alike), alike, steps)
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "SHY", shy)
+        patch.setattr(file, "STAY", stay)
+        asyncio.run(run())
 
 
 async def test_the_journal_stays_small(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class File:
     """As a context, one transaction, which nothing may wait in.
 
     `sql` runs a statement and `many` one for each row; what they return is good until the next statement.  In a transaction
-    `same` says that nobody else has written since the last one.  `sqlite3.Error` becomes `StoreDown`; after any error the
+    `same` says that surely nobody else has written since the last one.  `sqlite3.Error` becomes `StoreDown`; after any error the
     file is opened anew for the next transaction, and is `fresh` then.
     """
 
@@ -67,8 +67,11 @@ class File:
             if self._connection is None:
                 self._open()
             self.sql("BEGIN IMMEDIATE")
-            (version,) = self.sql("PRAGMA data_version").fetchone()
-            self.same, self._version = version == self._version, version
+            if self._shy:
+                self.same = False
+            else:
+                (version,) = self.sql("PRAGMA data_version").fetchone()
+                self.same, self._version = version == self._version, version
         except sqlite3.Error as error:
             self.close()
             raise StoreDown(self._words(error)) from error
