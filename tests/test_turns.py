@@ -177,7 +177,7 @@ async def test_a_cancelled_reservation(busy: Busy) -> None:
 @pytest.mark.parametrize("early", [False, True])
 async def test_a_settlement_is_made_whoever_is_cancelled(busy: Busy, how: str, *, early: bool) -> None:
     """A settlement returns when it is made, also in a call that is cancelled before or meanwhile; then that is told."""
-    await busy.store.reserve("1", [budget()])
+    await asyncio.gather(busy.store.reserve("1", [budget()]), busy.store.release("unknown"))
     scope, told = anyio.CancelScope(), []
 
     async def call() -> None:
@@ -194,12 +194,28 @@ async def test_a_settlement_is_made_whoever_is_cancelled(busy: Busy, how: str, *
 
     task = asyncio.create_task(call())
     await asyncio.sleep(0)
+    assert not told, "it waits for the end of the turn"
     if not early:
         (scope if how == "scope" else task).cancel()
     await asyncio.wait([task])
     assert told == ["settled", "cancelled"]
     assert task.cancelled() == (how == "task")
     assert await busy.totals() == [(5, 0)]
+
+
+async def test_a_shield_behind_a_settlement_holds(busy: Busy) -> None:
+    """What a cancelled call shields after its settlement, such as its leases, is not interrupted by it."""
+    await asyncio.gather(busy.store.reserve("1", [budget()]), busy.store.release("unknown"))
+    told = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await busy.store.settle("1", {KEY: 5})
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(0)
+            told.append("shielded")
+        await asyncio.sleep(0)
+        told.append("never")
+    assert told == ["shielded"]
 
 
 async def test_closing_makes_what_is_queued(busy: Busy) -> None:
