@@ -194,10 +194,14 @@ class ChatNestAnswer(EventStream):
             super().ping()
 
     def _written(self, batch: Batch) -> bytes:
-        if self._index < 0:
-            self._index = next((event.index for event in batch.events if event.text), -1)
-        own = self._index
-        body = b"".join([token_event(event.text) for event in batch.events if event.text and event.index == own])
+        told = []
+        for event in batch.events:
+            if text := event.text:
+                if self._index < 0:
+                    self._index = event.index
+                if event.index == self._index:
+                    told.append(token_event(text))
+        body = b"".join(told)
         return body + DONE if batch.last else body
 
     def _broken(self, fault: Fault) -> bytes:
