@@ -31,7 +31,7 @@ from .errors import (
 from .incoming import ClientGone, Receive, Refused, Scope, check_json, headers_of, read_body, request_id
 from .keys import UnknownKey
 from .live import LiveCall
-from .outgoing import Outgoing, Send, outgoing
+from .outgoing import Outgoing, Send, Straight, outgoing
 from .schema import chat_nest_caps, chat_nest_messages, chat_nest_profile, check_openai, system_prompt
 from .upstream import crossing
 
@@ -254,7 +254,8 @@ def _fault(error: Refused | BadRequest | Denied | UnknownKey) -> Fault:
 
 async def _object(asked: Asked, limit: int) -> dict[str, Any]:
     """Return the JSON object that was sent.  Others get their turns between the steps of reading a large one."""
-    raw = await read_body(asked.receive, asked.headers, limit)
+    whole = asked.out.whole_body() if isinstance(asked.out, Straight) else None
+    raw = await read_body(asked.receive, asked.headers, limit, whole=whole)
     if len(raw) <= LARGE:
         return json_object(raw)
     steps = json_steps(raw)

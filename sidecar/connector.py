@@ -11,12 +11,17 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from ssl import SSLContext
-from typing import TypeAlias
+from time import monotonic
+from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
 import httptools
 import httpx
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.connector import Connection
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
 
 KEEPALIVE = 30.0
 AHEAD = 262_144
@@ -246,3 +251,17 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, trust: SSLContext | None = None) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=trust or True)
         self._factory = partial(Handler, self._loop)  # type: ignore[arg-type, assignment]  # it has all that is asked
+
+    def kept(self, key: ConnectionKey) -> Connection | None:
+        """Return a connection that was kept, as `connect` would after building a key and two coroutines; None for none."""
+        kept = self._conns.get(key)
+        now = monotonic()
+        while kept:
+            handler, since = kept.popleft()
+            if not kept:
+                del self._conns[key]
+            if handler.is_connected() and now - since <= KEEPALIVE:
+                self._acquired.add(handler)
+                return Connection(self, key, handler, self._loop)
+            handler.close()
+        return None

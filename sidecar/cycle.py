@@ -43,6 +43,14 @@ class Cycle(RequestResponseCycle, Straight):
         else:
             self.flow.resume_reading()  # a long body has stopped it, and only who reads hears the end
 
+    def whole_body(self) -> bytes | None:
+        """See `Straight.whole_body`."""
+        if self.more_body or self.disconnected or self.response_complete:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        self.message_event.clear()
+        return body
+
     def left(self) -> None:
         """Say that the client has left."""
         if (gone := self.gone) is not None:

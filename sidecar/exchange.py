@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from ssl import SSLContext
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 import aiohttp
 import httpx
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from yarl import URL
@@ -59,32 +60,6 @@ class Answer(Protocol):
         ...
 
 
-@runtime_checkable
-class Pushing(Protocol):
-    """An answer that says when something of its body has come, so that no task need be woken for it."""
-
-    @property
-    def ended(self) -> bool:
-        """See `Answer.ended`."""
-        ...
-
-    @property
-    def broken(self) -> httpx.HTTPError | None:
-        """Why nothing more will come of a body that has not ended."""
-        ...
-
-    def taken(self) -> bytes:
-        """Return what has come since; empty if it is nothing."""
-        ...
-
-    def listen(self, arrived: Arrived | None) -> None:
-        """Call *arrived*, which must not raise, after each network read that brought something, until it is None.
-
-        What had come before is not told of.
-        """
-        ...
-
-
 class Exchange(Protocol):
     """Where requests to one upstream go."""
 
@@ -101,6 +76,14 @@ class Exchange(Protocol):
         ...
 
 
+class Place(NamedTuple):
+    """What aiohttp connects by and keeps by, and the first lines of every request there."""
+
+    request: aiohttp.ClientRequest
+    key: ConnectionKey
+    first: bytes
+
+
 class Direct:
     """See `Exchange`: over HTTP/1.1, as many connections as there are calls, each kept for the next one.
 
@@ -112,7 +95,7 @@ class Direct:
         self._timeout = aiohttp.ClientTimeout(connect=connect, ceil_threshold=EXACT)
         self._trust = trust
         self._connector: Connector | None = None
-        self._places: dict[tuple[str, bytes], tuple[aiohttp.ClientRequest, bytes]] = {}
+        self._places: dict[tuple[str, bytes], Place] = {}
 
     @property
     def connector(self) -> Connector:
@@ -121,22 +104,22 @@ class Direct:
             self._connector = Connector(self._trust)
         return self._connector
 
-    def _place(self, method: str, url: httpx.URL) -> tuple[aiohttp.ClientRequest, bytes]:
-        """Return what aiohttp connects by, and the first lines of every request to *url*; there are two of an upstream."""
+    def _place(self, method: str, url: httpx.URL) -> Place:
+        """Return where requests to *url* go; there are two such places of an upstream."""
         key = method, url.raw_path
         place = self._places.get(key)
         if place is None:
             loop = asyncio.get_running_loop()
             request = aiohttp.ClientRequest(method, URL(str(url), encoded=True), loop=loop, ssl=self._trust or True)
             first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), url.raw_path, url.netloc)
-            place = self._places[key] = request, first
+            place = self._places[key] = Place(request, request.connection_key, first)
         return place
 
     async def send(self, method: str, url: httpx.URL, headers: Headers, body: bytes, reached: Reached) -> Answer:
         """See `Exchange.send`."""
-        request, first = self._place(method, url)
+        request, key, first = self._place(method, url)
         try:
-            connection = await self.connector.connect(request, [], self._timeout)
+            connection = self.connector.kept(key) or await self.connector.connect(request, [], self._timeout)
         except TimeoutError as error:
             msg = "no connection in time"
             raise httpx.ConnectTimeout(msg) from error
@@ -172,7 +155,7 @@ class Direct:
 
 
 class DirectAnswer:
-    """See `Answer` and `Pushing`."""
+    """See `Answer`: one that also says when something of its body has come, so that no task need be woken for it."""
 
     __slots__ = ("_connection", "_handler", "_headers", "status")
 
@@ -199,7 +182,7 @@ class DirectAnswer:
 
     @property
     def broken(self) -> httpx.HTTPError | None:
-        """See `Pushing.broken`."""
+        """Why nothing more will come of a body that has not ended."""
         return self._handler.broken
 
     async def read(self) -> bytes:
@@ -207,11 +190,11 @@ class DirectAnswer:
         return await self._handler.read()
 
     def taken(self) -> bytes:
-        """See `Pushing.taken`."""
+        """Return what has come since; empty if it is nothing."""
         return self._handler.taken()
 
     def listen(self, arrived: Arrived | None) -> None:
-        """See `Pushing.listen`."""
+        """See `Handler.listen`.  What had come before is not told of."""
         self._handler.listen(arrived)
 
     async def close(self) -> None:

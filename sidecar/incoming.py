@@ -63,20 +63,19 @@ def check_json(headers: dict[bytes, bytes]) -> None:
         raise Refused(unsupported_media_type())
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """Return the request's body of at most *limit* bytes, whatever its `content-length` says.
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, *, whole: bytes | None = None) -> bytes:
+    """Return the request's body of at most *limit* bytes, whatever its `content-length` says; *whole* if it is there.
 
     Raises `Refused` (413) as soon as it is known to be larger, `ClientGone` when the client leaves.
     """
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise Refused(body_too_large(limit))
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit:
+    if whole is not None:
+        if len(whole) > limit:
             raise Refused(body_too_large(limit))
-        return body
+        return whole
+    message = await receive()
     pieces, size = [], 0
     while message["type"] == "http.request":
         piece: bytes = message.get("body", b"")

@@ -65,6 +65,10 @@ class Straight:
         """Call *gone* when the client leaves, also if it has left already.  Once, when all of its request was read."""
         raise NotImplementedError
 
+    def whole_body(self) -> bytes | None:
+        """Return the request's body if all of it has come, once; None where it must be received."""
+        raise NotImplementedError
+
     async def write(self, head: Head | None, body: bytes, *, more: bool) -> None:
         """See `Outgoing.write`."""
         if self.full:

@@ -19,7 +19,7 @@ class Patience:
     Entering and leaving cost two looks at the clock, and no timer.
     """
 
-    __slots__ = ("_before", "_expired", "_handle", "_left", "_limit", "_loop", "_since", "_task", "_waiting")
+    __slots__ = ("_at", "_before", "_expired", "_handle", "_left", "_limit", "_loop", "_since", "_task", "_waiting")
 
     def __init__(self, limit: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -28,17 +28,21 @@ class Patience:
         self._task, self._before = task, task.cancelling()
         self._limit, self._since = limit, self._loop.time()
         self._left, self._waiting, self._expired = self._since, False, False
-        self._handle = self._loop.call_at(self._since + limit, self._due)
+        self._arm(self._since + limit)
+
+    def _arm(self, at: float) -> None:
+        self._at = at
+        self._handle = self._loop.call_at(at, self._due)
 
     def progress(self, limit: float) -> None:
         """Begin to wait anew, up to *limit* seconds until the next progress."""
         if self._waiting:
             self._left = self._loop.time()
         self._since = self._left
-        if limit != self._limit:
-            self._limit = limit
+        self._limit = limit
+        if self._since + limit < self._at:  # else the timer goes off too early, and is set anew
             self._handle.cancel()
-            self._handle = self._loop.call_at(self._since + limit, self._due)
+            self._arm(self._since + limit)
 
     def stop(self) -> None:
         """Let go of the timer.  Once, when the answer is over."""
@@ -48,12 +52,12 @@ class Patience:
         now = self._loop.time()
         end = self._since + self._limit if self._waiting else now + self._limit - (self._left - self._since)
         if end > now:
-            self._handle = self._loop.call_at(end, self._due)
+            self._arm(end)
         elif self._waiting:
             self._expired = True
             self._task.cancel()
         else:
-            self._handle = self._loop.call_at(now + self._limit, self._due)
+            self._arm(now + self._limit)
 
     def __enter__(self) -> None:
         assert not self._handle.cancelled()  # whoever has let go of the timer would wait for ever

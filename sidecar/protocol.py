@@ -69,11 +69,11 @@ class Protocol(HttpToolsProtocol):
             return
         scope, parser = self.scope, self.parser
         version = parser.get_http_version()
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        raw_path, query = _parts(self.url)
+        path = raw_path.decode("ascii")
         scope["method"], scope["http_version"] = parser.get_method().decode("ascii"), version
-        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
-        scope["query_string"] = url.query or b""
+        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, raw_path
+        scope["query_string"] = query
         self.cycle = Cycle(
             scope=scope,
             transport=self.transport,
@@ -135,3 +135,12 @@ class Protocol(HttpToolsProtocol):
             head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % uuid4().hex.encode()
             self.transport.write(head + body)
         self.transport.close()
+
+
+def _parts(url: bytes) -> tuple[bytes, bytes]:
+    """Return the path and the query of a request's target, of whichever form (RFC 9112, 3.2)."""
+    if url.startswith(b"/") and b"#" not in url and not url.startswith(b"//"):
+        path, _, query = url.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(url)
+    return parsed.path, parsed.query or b""
