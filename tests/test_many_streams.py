@@ -7,7 +7,7 @@ import hashlib
 import json
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ ASKED = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconte
 
 @pytest.fixture(autouse=True)
 def _many_files() -> Iterator[None]:
-    """Let this process and those that it starts open many files."""
+    """Let this process open many files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < FILES:
         pytest.skip(f"the system allows {hard} open files a process, {FILES} are needed: raise `ulimit -Hn`")
@@ -121,9 +121,18 @@ async def until_all(readers: list[Reader], met: Callable[[Reader], bool]) -> Non
                 await asyncio.sleep(0.005)
 
 
-def serving(folder: Path, url: str) -> AbstractContextManager[Program]:
+@contextmanager
+def serving(folder: Path, url: str) -> Iterator[Program]:
+    """Run a sidecar as a shell starts it: with a thousand files, until it asks the system for more."""
     (folder / "s.toml").write_text(f"[[upstream]]\nbase_url = '{url}'\n{CONFIG}")
-    return program("serve", "--config", "s.toml", "--port", "0", folder=folder)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        with program("serve", "--config", "s.toml", "--port", "0", folder=folder) as served:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            yield served
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_burst(tmp_path: Path) -> None:
