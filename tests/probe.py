@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     step_ms: float
     """The most that one step of a task, or one call of a connection's protocol, took."""
     where: str
-    """What was running in that turn after `BLOCKED`, by the clock."""
+    """What was running in the longest step after `BLOCKED`, by the clock; in the longest turn, where no step took so long."""
     collector_ms: float
     """The most that one run of the garbage collector took, which is part of the step that it falls into."""
     tasks: int
@@ -75,9 +75,11 @@ class Probe:
     def _tick(self) -> None:
         now = time.thread_time()
         if now - self._last > self._turn:
-            self._turn, self._where = now - self._last, self._seen
-        self._last, self._seen = now, ""
-        signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+            self._turn = now - self._last
+            if self._step < BLOCKED:
+                self._where = self._seen
+        self._last = now
+        self.begin()
         self._loop.call_later(TICK, self._tick)
 
     def _look(self, _: int, frame: FrameType | None) -> None:
@@ -96,17 +98,27 @@ class Probe:
 
     def _timed(self, called: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
-            begun = time.thread_time()
+            begun = self.begin()
             try:
                 return called(*arguments)
             finally:
-                self.stepped(time.thread_time() - begun)
+                self.end(begun)
 
         return timed
 
-    def stepped(self, seconds: float) -> None:
-        """Note that something that nothing else can run in took *seconds*."""
-        self._step = max(self._step, seconds)
+    def begin(self) -> float:
+        """Begin with something that nothing else can run in; return the CPU time until then."""
+        self._seen = ""
+        signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+        return time.thread_time()
+
+    def end(self, begun: float) -> None:
+        """Note how long it took."""
+        seconds = time.thread_time() - begun
+        if seconds > self._step:
+            self._step = seconds
+            if seconds > BLOCKED:
+                self._where = self._seen
 
     def _report(self) -> None:
         sample = Sample(
@@ -139,20 +151,20 @@ class Steps(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         """Run one step."""
-        begun = time.thread_time()
+        begun = self._probe.begin()
         try:
             return self._inner.send(value)
         finally:
-            self._probe.stepped(time.thread_time() - begun)
+            self._probe.end(begun)
 
     def throw(self, *error: Any) -> Any:
         """Run one step, which begins with an exception."""
-        begun = time.thread_time()
+        begun = self._probe.begin()
         try:
             return self._inner.throw(*error)
         finally:
             del error  # it holds this frame: the collector would have to find them
-            self._probe.stepped(time.thread_time() - begun)
+            self._probe.end(begun)
 
     def close(self) -> None:
         """Give it up."""
