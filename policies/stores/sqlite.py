@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from policies.store import MILLION, Account, Claim, Ended, Grant, account
+from policies.store import MILLION, Account, Claim, Ended, Grant, StoreDown, account
 
 from .books import HOUR, SLIDING, Books, Place, Took
 from .file import File
@@ -50,8 +50,8 @@ class SQLiteStore(Books[FileRow]):
         super().__init__(clock)
         self._file, self._grace = File(path), round(grace * MILLION)
         self._owner = self._seen = 0
-        self._holds: dict[str, list[Took]] = {}
-        """Like the rows that are at hand: what is known of the file, true while it is the `same`."""
+        self._holds: dict[str, tuple[int, list[Took]]] = {}
+        """The parts that our calls hold, and what they took: true as long as so many are there to be deleted."""
         self._changed: list[FileRow] = []
         self._tidied = False
         self._turns = Turns(self._together)
@@ -144,11 +144,11 @@ class SQLiteStore(Books[FileRow]):
     def _recall(self) -> None:
         """Forget what may not be true any more, or is too much."""
         if not self._file.same:
-            self._rows, self._holds, self._changed = {}, {}, []
+            self._rows, self._changed = {}, []
         elif self._tidied or len(self._rows) > MOST:
             self._rows = {}
-        if len(self._holds) > MOST:
-            self._holds = {}
+        if self._file.fresh or len(self._holds) > MOST:
+            self._holds = {}  # after an error, some of them may have been undone
         self._tidied = False
 
     def _read(self, places: Sequence[Place[FileRow]]) -> None:
@@ -225,10 +225,9 @@ class SQLiteStore(Books[FileRow]):
         row = (call_id, part, self._owner, ceiling, _ENCODER.encode(took))
         if not self._file.sql("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
             return False
-        if not part:
-            self._holds[call_id] = took
-        elif call_id in self._holds:
-            self._holds[call_id] += took
+        parts, known = self._holds.get(call_id, (0, []))
+        if parts == part:
+            self._holds[call_id] = part + 1, [*known, *took]
         return True
 
     def _known(self, call_id: str, part: int) -> int | None:
@@ -236,15 +235,18 @@ class SQLiteStore(Books[FileRow]):
         return None if row is None else row[0]
 
     def _held(self, call_id: str) -> Sequence[Took]:
-        known = self._holds.pop(call_id, None)
-        if known is None:
+        parts, known = self._holds.pop(call_id, (0, []))
+        if not parts:
             # In two statements: for one with RETURNING SQLite makes a table of its own, which costs three times as much.
             rows = self._file.sql("SELECT took FROM hold WHERE call = ? ORDER BY part", (call_id,)).fetchall()
             if not rows:
                 return ()
-            known = [took for (blob,) in rows for took in _DECODER.decode(blob)]
-        self._file.sql("DELETE FROM hold WHERE call = ?", (call_id,))
-        return known
+            parts, known = len(rows), [took for (blob,) in rows for took in _DECODER.decode(blob)]
+        gone = self._file.sql("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount
+        if gone and gone != parts:
+            msg = f"call {call_id} holds {gone} parts where {parts} were known"
+            raise StoreDown(msg)  # undone, and read from the file when it is sent again
+        return known if gone else ()
 
     def _is_full(self, crowd: str, bound: int, now: int) -> bool:
         if self._counted(crowd) < bound:
