@@ -204,7 +204,11 @@ class Chain:
                 raise ClientLeft from error
 
         while True:
-            await stream.push(show)
+            try:
+                await stream.push(show)
+            except UpstreamError:
+                if last is None:  # else a policy has ended the answer before upstream failed
+                    raise
             if last is not None:
                 return last
             await sink.drained()
@@ -247,8 +251,8 @@ class Chain:
         return None
 
     async def _settle(self, run: Run, outcome: Outcome) -> None:
-        # In a cancelled scope every further await is cancelled too, hence the shield; a lease that hangs costs one
-        # scope, and the next turn opens another for the rest.
+        # Whoever cancels tasks lets one be that is `settling`; in a cancelled scope of anyio every further await is
+        # cancelled too, hence the shield.  A lease that hangs costs one scope, and the next turn opens another.
         waits = self._process.store.waits
         with anyio.move_on_after(self._settle_within, shield=True) if waits else contextlib.nullcontext():
             try:

@@ -100,6 +100,8 @@ class Batches:
             try:
                 if not self._shows(answer, show):
                     done.set_result(None)
+            except StopIteration as error:  # as in a coroutine (PEP 479)
+                done.set_exception(RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__))
             except BaseException as error:  # noqa: BLE001  # it is raised where the batches are waited for
                 done.set_exception(error)
 
@@ -108,9 +110,10 @@ class Batches:
             with self._patience:
                 await done
         except TimeoutError as error:
-            if done.done() and not done.cancelled():
-                raise  # it is not our own
-            if (last := self._fails(error)) is not None:
+            if not done.cancelled():
+                done.result()  # what was shown in the very turn in which the time was over counts, and what it raised
+            elif (last := self._fails(error)) is not None:
+                self.over = True
                 show(last)
         finally:
             answer.listen(None)

@@ -135,14 +135,17 @@ class Route(ABC):
         answer.call = call
         live = LiveCall(answer)
         gateway.live.add(live)
-        live.watch(asked.out, asked.receive)
         beat = gateway.heart.watch(answer)
-        timer = None
-        if seconds := self.deadline(answer):
-            call.deadline = gateway.process.monotonic() + seconds
-            timer = asyncio.get_running_loop().call_later(seconds, _too_late, live, seconds)
+        timer: asyncio.TimerHandle | None = None
         fault: Fault | None = None
         try:
+            live.watch(asked.out, asked.receive)
+            left_already = live.left
+            if left_already:
+                return
+            if seconds := self.deadline(answer):
+                call.deadline = gateway.process.monotonic() + seconds
+                timer = asyncio.get_running_loop().call_later(seconds, _too_late, live, seconds)
             with live:
                 fault = await self._outcome(call, chain, answer)
             await live.spared()

@@ -127,12 +127,12 @@ def read_mended(payload: bytes) -> tuple[Chunk, bytes]:
 def read_chunks(frames: Sequence[Frame]) -> list[Chunk]:
     """Return the chunks of the first of *frames*, up to one that is no object, by one decoding of them all.
 
-    None of them where one needs a look of its own.  Each is an object on a line of its own, so none can be taken for a
-    part of its neighbour.
+    None of them where one needs a look of its own.  Each begins with a brace and ends with one, so what one leaves open its
+    neighbour, a brace without a comma, cannot close: as many objects as lines are one on each.
     """
     payloads = []
     for frame in frames:
-        if not frame.payload.startswith(b"{"):
+        if not (frame.payload.startswith(b"{") and frame.payload.endswith(b"}")):
             break
         payloads.append(frame.payload)
     try:

@@ -75,9 +75,10 @@ class Handler(BaseProtocol):
         return kept
 
     def rest(self) -> None:
-        """Expect nothing until the next request."""
+        """Expect nothing until the next request, and keep nothing of this one."""
         self._asked = False
         self._arrived = None
+        self.taken()
 
     async def head(self) -> None:
         """Wait for the head of the answer.  Raises `httpx.HTTPError`."""
@@ -174,14 +175,17 @@ class Handler(BaseProtocol):
         if len(self.headers) >= MAX_HEADERS or len(name) + len(value) > MAX_LINE:
             msg = "too large a head"
             raise ValueError(msg)
-        self.headers.append((name.lower(), value))
+        self.headers.append((name.strip().lower(), value))
 
     def on_headers_complete(self) -> None:
         """Note the head, unless it is one that another follows."""
         parser = self._reader
         assert parser is not None  # for the type: it is the one that calls
         status = parser.get_status_code()
-        if INFORMATIONAL <= status < FINAL and status != SWITCH:
+        if status < INFORMATIONAL:
+            msg = "no status"
+            raise ValueError(msg)
+        if status < FINAL and status != SWITCH:
             return
         self.status = status
         self.should_close = not parser.should_keep_alive()

@@ -66,6 +66,8 @@ class Cycle(RequestResponseCycle, Straight):
                 self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
             return
         parts = [] if head is None else self._begun(head)
+        if self.scope["method"] == "HEAD":
+            body, self.chunked_encoding = b"", False
         if not self.chunked_encoding:
             parts.append(body)
         elif body:

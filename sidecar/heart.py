@@ -62,20 +62,22 @@ class Heart:
     def _tick(self) -> None:
         now, queue = self._clock(), self._queue
         again: list[tuple[float, Beat]] = []
-        while queue and queue[0][0] <= now:
-            beat = heappop(queue)[2]
-            waiting = beat.waiting
-            if waiting is None:
-                continue
-            due = waiting.quiet_since + self._interval
-            if due <= now:
-                waiting.ping()
-                waiting.quiet_since = now
-                due = now + self._interval
-            again.append((due, beat))
         self._armed = True
-        for due, beat in again:
-            self._push(due, beat)
-        self._armed = bool(queue)
-        if queue:
-            self._call_at(queue[0][0], self._tick)
+        try:
+            while queue and queue[0][0] <= now:
+                beat = heappop(queue)[2]
+                waiting = beat.waiting
+                if waiting is None:
+                    continue
+                due = waiting.quiet_since + self._interval
+                late = due <= now
+                again.append((now + self._interval if late else due, beat))
+                if late:
+                    waiting.ping()
+                    waiting.quiet_since = now
+        finally:  # one that cannot be pinged takes no others with it
+            for due, beat in again:
+                self._push(due, beat)
+            self._armed = bool(queue)
+            if queue:
+                self._call_at(queue[0][0], self._tick)

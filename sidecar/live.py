@@ -105,7 +105,7 @@ class LiveCall:
         assert task is not None  # for the type: a coroutine runs in a task
         self._before = task.cancelling()
         if self.left or self.fault is not None:
-            self._deliver()
+            self._loop.call_soon(self._deliver)  # one that waits already would hit what is waited for first: a settling
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -23,6 +23,8 @@ OPTIONS = {
 }
 
 
+OFFERS = frozenset({b"upgrade", b"http2-settings"})
+"""What offers another protocol; the `connection` that names them offers nothing without."""
 SURPLUS = 16_777_216
 """Bytes behind a running request that are read and thrown away; whoever sends more is cut off."""
 
@@ -50,11 +52,33 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on behind the last request too: only so is its client's leaving heard."""
         if self._surplus < 0:
-            super().data_received(data)
+            self._unset_keepalive_if_required()
+            self._feed(data)
             return
         self._surplus += len(data)
         if self._surplus > SURPLUS:
             self.transport.abort()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offered:
+            if self._surplus < 0 and self._offered():
+                self._stay(data[offered.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _offered(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _stay(self, rest: bytes) -> None:
+        """Pass over an offer to speak otherwise (RFC 9110, 7.8); the parser has taken it for an end, and begins anew."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] not in OFFERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
         """Let a request that comes while another one runs make that one the last."""
@@ -64,10 +88,10 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Begin to serve a request: as uvicorn does, without what is not for us (upgrades, a most of connections)."""
-        if self._surplus >= 0:
-            return
+        """Begin to serve a request: as uvicorn does, without what is not for us (a most of connections)."""
         scope, parser = self.scope, self.parser
+        if self._surplus >= 0 or self._offered():
+            return
         version = parser.get_http_version()
         raw_path, query = _parts(self.url)
         path = raw_path.decode("ascii")
@@ -90,13 +114,13 @@ class Protocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body of the request that runs."""
-        if self._surplus < 0:
+        """Take a piece of the body of the request that runs, while somebody waits for it: what comes later stops nothing."""
+        if self._surplus < 0 and self.cycle.gone is None:  # type: ignore[attr-defined]  # it is one of ours
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the request that runs is whole."""
-        if self._surplus < 0:
+        if self._surplus < 0 and not self._offered():
             super().on_message_complete()
 
     def eof_received(self) -> None:

@@ -6,15 +6,17 @@ import asyncio
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import respx
 from hostile import AB, DONE, LAST, STOP
-from serving import CHAT, events, settings_of, sidecar
+from serving import CHAT, Sidecar, events, settings_of, sidecar
 from wire import HEAD, Client, Connection, Script, eventually, token, upstream
 
+from sidecar.connector import Connector, Handler
+from sidecar.exchange import Direct
 from sidecar.gateway import Gateway
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +30,12 @@ ONCE = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 1\n'
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def pool(served: Sidecar) -> Connector:
+    exchange = served.gateway.upstream._first.exchange
+    assert isinstance(exchange, Direct)
+    return exchange.connector
 
 
 async def test_one_answer_for_one_call(tmp_path: Path) -> None:
@@ -62,6 +70,51 @@ async def test_connections_are_kept(tmp_path: Path) -> None:
             await served.post("/api/chat", CHAT)
 
         assert (len(up.requests), up.open) == (3, 1)
+
+
+@pytest.mark.parametrize("rest", [chunk(b":\n\n") * 4_200, chunk(token("z" * 300_000))], ids=["many", "much"])
+async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
+    """A connection whose answer came faster than its client took it serves the next call, or is closed."""
+    over, running = asyncio.Event(), list[Sidecar]()
+
+    async def first(connection: Connection) -> None:
+        await connection.send(HEAD)
+        while not any(getattr(call._straight, "full", False) for call in running[0].gateway.live._calls):
+            await connection.chunk(token("x" * 60_000))
+            await asyncio.sleep(0)
+        await connection.send(rest + chunk(STOP) + chunk(DONE) + LAST)
+        over.set()
+
+    async def second(connection: Connection) -> None:
+        await connection.stream("own")
+
+    async with upstream(first, second) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        running.append(served)
+        client = await served.client()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.post(V1, HI)
+        await over.wait()
+        handlers = [cast("Handler", kept) for kept in pool(served)._acquired]
+        await eventually(lambda: handlers[0].ended)
+        client.reset()
+        await eventually(lambda: len(served.gateway.live) == 0)
+        status, _, answer = await served.post(V1, HI)
+
+    assert (status, b"own" in answer) == (200, True)
+
+
+@pytest.mark.parametrize("name", ["content-length", "content-length "])
+async def test_a_cut_list(tmp_path: Path, name: str) -> None:
+    """A list that was cut is none, however its length was written."""
+
+    async def cuts(connection: Connection) -> None:
+        await connection.send(f"HTTP/1.1 200 OK\r\n{name}: 100\r\n\r\n".encode() + b'{"data":[{"id":"a"}},')
+        connection.close()
+
+    async with upstream(cuts) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        status, _, _ = await served.get("/v1/models")
+
+    assert status == 502
 
 
 async def closes(connection: Connection) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from serving import CHAT, events, settings_of, sidecar
+from serving import CHAT, Sidecar, events, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from wire import HEAD, PATIENCE, Client, Connection, eventually, sse, token, upstream
+from wire import HEAD, PATIENCE, Client, Connection, Upstream, eventually, sse, token, upstream
 
+from policies import Call, Event, Lease, Outcome, Policy, Rejection, Stop
 from sidecar.cycle import Cycle
 from sidecar.outgoing import Head, OverASGI, Straight, outgoing
 from sidecar.protocol import Protocol
@@ -172,3 +175,117 @@ async def test_no_second_line(value: bytes) -> None:
     cycle.disconnected = False
     with pytest.raises(ValueError, match="more than one line"):
         cycle.put(Head(200, [(b"x-request-id", value)]), b"", more=True)
+
+
+class Stops(Policy, frozen=True):
+    """Ends an answer at the letter b, and raises what no policy should at the letter c."""
+
+    async def admit(self, call: Call) -> Lease:
+        return Stopping()
+
+
+class Stopping(Lease):
+    def event(self, event: Event) -> Event | None:
+        if event.text == "b":
+            raise Stop
+        return next(iter([])) if event.text == "c" else event
+
+
+@asynccontextmanager
+async def stopping(folder: Path, up: Upstream, way: type[asyncio.Protocol]) -> AsyncIterator[Sidecar]:
+    settings = settings_of(folder, up.url, BUDGET)
+    base = msgspec.structs.replace(settings.base, policies=(*settings.base.policies, Stops(name="stops")))
+    async with sidecar(msgspec.structs.replace(settings, base=base), protocol=way) as served:
+        yield served
+
+
+@WAYS
+@pytest.mark.parametrize("before", [b"", token("a")], ids=["first", "later"])
+async def test_stopped_beside_an_error(tmp_path: Path, way: type[asyncio.Protocol], before: bytes) -> None:
+    """What a policy has ended has ended well, also where upstream fails in the same read; it is not tried again."""
+
+    async def fails(connection: Connection) -> None:
+        await connection.send(HEAD)
+        if before:
+            await connection.chunk(before)
+        await connection.chunk(token("a") + token("b") + sse({"error": {"message": "no"}}))
+        await connection.hang()
+
+    async with upstream(fails) as up, stopping(tmp_path, up, way) as served:
+        status, _, body = await served.post(V1, HI)
+
+    assert (status, len(up.requests)) == (200, 1)
+    assert b"content_filter" in body
+    assert b'"error"' not in body
+
+
+@WAYS
+async def test_a_policy_that_breaks(tmp_path: Path, way: type[asyncio.Protocol]) -> None:
+    """Whatever a policy raises is our own failure, told as one, and not upstream's."""
+    shown = asyncio.Event()
+
+    async def says(connection: Connection) -> None:
+        await connection.send(HEAD)
+        await connection.chunk(token("a"))
+        await shown.wait()
+        await connection.chunk(token("c"))
+        await connection.hang()
+
+    async with upstream(says) as up, stopping(tmp_path, up, way) as served:
+        client = await served.client()
+        await client.post(V1, HI)
+        await client.until(b'"a"')
+        shown.set()
+        said = await client.until(b"[DONE]")
+        account = await served.account()
+
+    assert (b"internal_error" in said, len(up.requests), account.reserved) == (True, 1, 0)
+
+
+class Refuses(Policy, frozen=True):
+    """Takes a lease, then refuses."""
+
+    async def admit(self, call: Call) -> Lease | None:
+        raise Rejection(403, "no", "no")
+
+
+class Holds(Policy, frozen=True):
+    """Counts the leases that are open."""
+
+    async def admit(self, call: Call) -> Lease:
+        OPEN.append(call.id)
+        return Held(call.id)
+
+
+class Held(Lease):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def settle(self, outcome: Outcome) -> None:
+        await asyncio.sleep(0)
+        OPEN.remove(self.name)
+
+
+OPEN: list[str] = []
+
+
+@WAYS
+async def test_left_while_it_was_read(tmp_path: Path, way: type[asyncio.Protocol]) -> None:
+    """A client that leaves while its large body is read leaves nothing open, whatever its policies make of it."""
+    OPEN.clear()
+    raw = json.dumps(HI | {"messages": [{"role": "user", "content": "x" * 600_000}]}).encode()
+    head = f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    async with upstream(answers) as up:
+        settings = settings_of(tmp_path, up.url)
+        base = msgspec.structs.replace(settings.base, policies=(Holds(name="a"), Holds(name="b"), Refuses(name="c")))
+        async with sidecar(msgspec.structs.replace(settings, base=base), protocol=way) as served:
+            for turns in range(24):
+                client = await Client.to(served.port)
+                client.writer.write(head.encode() + raw[:-10])
+                await client.writer.drain()
+                await _still(lambda: 1)
+                client.writer.write(raw[-10:])
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                client.reset() if turns % 2 else client.close()
+            await eventually(lambda: len(served.gateway.live) == 0 and not OPEN)

@@ -224,3 +224,59 @@ async def test_status_beyond_http(tmp_path: Path, path: str, body: object) -> No
 
     assert status == (200 if path == "/api/chat" else 502)
     assert b"upstream_error" in said
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, "/api/chat", "/v1/models", "/healthz"])
+async def test_head(tmp_path: Path, path: str) -> None:
+    """HEAD is answered without a body, so that the next answer begins where its client expects it."""
+    async with upstream(whole) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        client = await served.client()
+        client.writer.write(f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        status, headers = await client.head()
+        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        next_status, _, body = await client.answer()
+
+    assert (status, int(headers["content-length"]) > 0) == (405, True)
+    assert (next_status, body) == (200, b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
+async def test_a_body_nobody_asked_for(tmp_path: Path, leave: Callable[[Client], None]) -> None:
+    """A client that leaves is heard behind a body that nobody reads."""
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        client = await served.client()
+        client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n")
+        await asyncio.wait_for(up.arrived.wait(), PATIENCE)
+        client.writer.write(b"x" * 300_000)
+        await client.writer.drain()
+        leave(client)
+        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "later"])
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+async def test_an_offer_to_speak_otherwise(tmp_path: Path, offer: str, *, at_once: bool) -> None:
+    """A request that offers another protocol, as Java's client does, is served in this one, with its body."""
+    async with upstream(whole) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        client = await served.client()
+        head, body = request(HI).split(b"\r\n\r\n")
+        head += b"\r\nconnection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAA\r\nupgrade: %b" % offer.encode()
+        for _ in range(2):
+            client.writer.write(head + b"\r\n\r\n" + (body if at_once else b""))
+            if not at_once:
+                await client.writer.drain()
+                client.writer.write(body)
+            status, _, said = await client.answer()
+            assert (status, said.endswith(b"data: [DONE]\n\n")) == (200, True)
+
+    assert len(up.requests) == 2
+
+
+async def test_connect(tmp_path: Path) -> None:
+    """Whoever takes us for a tunnel is told that this is none."""
+    async with upstream(whole) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        client = await served.client()
+        client.writer.write(b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n")
+        status, _ = await client.head()
+
+    assert status in (400, 404, 405)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from types import TracebackType
@@ -206,6 +207,48 @@ async def test_silence() -> None:
     patience.stop()
 
     assert failed.value.kind == "idle_timeout"
+
+
+async def test_in_the_same_turn() -> None:
+    """What upstream says in the turn in which its time is over counts: its error, and its end."""
+    for last, verdict in ((ERROR, "server"), (DONE, "over")):
+        answer = Arriving()
+        batches, patience = batches_of(answer, idle=0.02)
+        task = asyncio.get_running_loop().create_task(batches.push(lambda _: True))
+        await asyncio.sleep(0)
+        answer.arrive(A)
+        asyncio.get_running_loop().call_later(0.01, answer.arrive, last)
+        await asyncio.sleep(0)
+        time.sleep(0.05)  # noqa: ASYNC251  # the loop is held up: both are due in one turn
+        try:
+            await task
+            ended = "over"
+        except UpstreamError as error:
+            ended = error.kind
+        patience.stop()
+        assert ended == verdict
+
+
+@pytest.mark.parametrize("way", ["pulled", "pushed"])
+async def test_grace(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """A stream that has its finish, and then nothing, is over when its grace is."""
+    monkeypatch.setattr("sidecar.batches.FINISH_GRACE", 0.02)
+    answer, shown = Arriving(), list[Batch]()
+    batches, patience = batches_of(answer)
+    answer.arrive(A + FINISH)
+
+    def show(batch: Batch) -> bool:
+        shown.append(batch)
+        return True
+
+    if way == "pushed":
+        await batches.push(show)
+    else:
+        while not batches.over:
+            shown.append(await batches.next())
+    patience.stop()
+
+    assert (shown[-1].last, batches.over) == (True, True)
 
 
 class Pushed(PushedStream):

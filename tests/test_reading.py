@@ -340,3 +340,17 @@ def test_failure_between_two_answers() -> None:
         reading, reader = Reading(answers=answers), Reader()
         reading.take(reader.feed(sse(delta(content="a", finish="stop"), {"error": {"message": "x"}})))
         assert (reading.failure is not None) is failed
+
+
+def test_no_frame_is_part_of_another() -> None:
+    """Frames that only together are JSON are none: what one leaves open, no other closes."""
+    torn = [
+        b'{"choices":[{"index":0,"delta":{"content":"a"}}],"x":',
+        b'{"error":{"message":"no"}}}',
+        b'{"choices":[{"index":0,"delta":{"content":"b"}}]}{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+    ]
+    stream = b"".join(b"data: " + frame + b"\n\n" for frame in torn)
+    apart = list(range(0, len(stream), 7))
+
+    assert told(*read(stream)) == told(*read(stream, apart))
+    assert read(stream)[0].failure is not None
