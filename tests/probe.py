@@ -57,14 +57,15 @@ class Probe:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._last = time.thread_time()
-        self._seen = ""
+        self._seen, self._inside = "", 0
         self._turn = self._step = self._collector = self._collecting = 0.0
         self._where = ""
 
     def start(self) -> None:
         """Begin, as the first thing that runs in the loop."""
         self._loop.set_task_factory(self._task)
-        self._loop.add_signal_handler(signal.SIGUSR1, self._report)
+        # uvloop's own handlers may be called twice where another signal, here the alarm, comes soon after.
+        signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self._report))
         signal.signal(signal.SIGALRM, self._look)
         gc.callbacks.append(self._collect)
         for protocol in _below(asyncio.BaseProtocol):
@@ -73,14 +74,17 @@ class Probe:
         self._tick()
 
     def _tick(self) -> None:
+        self._turned()
+        self._loop.call_later(TICK, self._tick)
+
+    def _turned(self) -> None:
         now = time.thread_time()
         if now - self._last > self._turn:
             self._turn = now - self._last
             if self._step < BLOCKED:
                 self._where = self._seen
-        self._last = now
-        self.begin()
-        self._loop.call_later(TICK, self._tick)
+        self._last, self._seen = now, ""
+        signal.setitimer(signal.ITIMER_REAL, BLOCKED)
 
     def _look(self, _: int, frame: FrameType | None) -> None:
         stack = traceback.extract_stack(frame)[-4:]
@@ -108,19 +112,23 @@ class Probe:
 
     def begin(self) -> float:
         """Begin with something that nothing else can run in; return the CPU time until then."""
-        self._seen = ""
-        signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+        if not self._inside:
+            self._seen = ""
+            signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+        self._inside += 1
         return time.thread_time()
 
     def end(self, begun: float) -> None:
         """Note how long it took."""
         seconds = time.thread_time() - begun
+        self._inside -= 1
         if seconds > self._step:
             self._step = seconds
             if seconds > BLOCKED:
                 self._where = self._seen
 
     def _report(self) -> None:
+        self._turned()
         sample = Sample(
             turn_ms=round(self._turn * 1000, 2),
             step_ms=round(self._step * 1000, 2),
