@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 
-class Event(msgspec.Struct, kw_only=True, eq=False):
+class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One piece of one answer.
 
     `raw` are the bytes as they go to an OpenAI client, framing included; empty for a piece that was made or changed

@@ -42,7 +42,7 @@ class Ended(StoreDown):
         super().__init__(f"call {call_id} holds nothing any more")
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call takes from one limit.
 
     It costs `base` and, for each token of the highest answer that it may get, `each` (of which `scale` make a unit): the
@@ -90,7 +90,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         return SEPARATOR.join((self.policy, self.crowd, self.unit, self.window.key))
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """Where one limit stands: `used` counts what is spent and what is reserved; `resets_at` is in seconds since 1970.
 
     For a calendar window `resets_at` is its end.  For a sliding one it is when the refused claim would fit with the

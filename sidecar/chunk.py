@@ -26,7 +26,7 @@ _FRAME = b"[]{}, \t\r\nnul"
 """What JSON with nothing in it is made of: `[{}]`, `[null]`."""
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """A piece of an answer, or (`message`) all of it."""
 
     content: str | None = None
@@ -65,7 +65,7 @@ class Delta(msgspec.Struct):
         return tokens
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One of the `n` answers."""
 
     delta: Delta | None = None
@@ -81,7 +81,7 @@ class Choice(msgspec.Struct):
         return 0 if self.message is None else self.message.tokens(whole=True)
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One JSON object of upstream's."""
 
     choices: list[Choice] | None = None

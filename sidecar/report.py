@@ -14,13 +14,13 @@ MOST_TOKENS = 10_000_000
 MOST_DIGITS = 20
 
 
-class Details(msgspec.Struct):
+class Details(msgspec.Struct, gc=False):
     """What is known of the prompt's tokens."""
 
     cached_tokens: int | None = None
 
 
-class Reported(msgspec.Struct):
+class Reported(msgspec.Struct, gc=False):
     """One report."""
 
     prompt_tokens: int | None = None
