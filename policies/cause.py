@@ -32,11 +32,21 @@ class Cause(Exception):
         """Return what stands for *error*, which may be there already."""
         if isinstance(error, Cause):
             return error
+        name, origin = type(error).__name__, error.__cause__
+        if not type(error).__module__.startswith("openai"):
+            return cls(lambda: error, name, origin=origin)  # what another one says is not for clients
         said = {
             key: str(value) for key in ("code", "type", "param") if (value := getattr(error, key, None)) is not None
         }
         message, status = getattr(error, "message", ""), getattr(error, "status_code", None)
-        return cls(lambda: error, type(error).__name__, message, status=status, said=said, origin=error.__cause__)
+        return cls(
+            lambda: error,
+            name,
+            message if isinstance(message, str) else "",
+            status=status if isinstance(status, int) else None,
+            said=said,
+            origin=origin,
+        )
 
     @property
     def error(self) -> Exception:

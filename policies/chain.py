@@ -25,7 +25,7 @@ from .ledger import Ledger
 from .only import Only
 from .process import Process
 from .retry_budget import RetryBudgets
-from .run import Run
+from .run import Run, then
 from .taps import Taps
 from .upstream import PushedStream, Stream, Upstream, UpstreamError
 
@@ -162,7 +162,7 @@ class Chain:
                 if error.kind != "unavailable":
                     self._count(run)
                 verdict = self._judge(run, error)
-                said = f"{error.kind} ({error.reason}){_then(run.call, verdict)}"
+                said = f"{error.kind} ({error.reason}){then(run.call, verdict)}"
                 self._process.log.warning("call %s: %s failed: %s", run.call.id, name, said)
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
@@ -253,11 +253,14 @@ class Chain:
     async def _settle(self, run: Run, outcome: Outcome) -> None:
         # Whoever cancels tasks lets one be that is `settling`; in a cancelled scope of anyio every further await is
         # cancelled too, hence the shield.  A lease that hangs costs one scope, and the next turn opens another.
+        cancelled: BaseException | None = None
         waits = self._process.store.waits
         with anyio.move_on_after(self._settle_within, shield=True) if waits else contextlib.nullcontext():
             try:
                 await self._ledger.settle(run.hold, outcome)
                 self._learn(run, outcome.usage)
+            except anyio.get_cancelled_exc_class() as error:
+                cancelled = error  # told at the end: what is held is settled whoever cancels
             except Exception:
                 self._process.log.exception("settling what call %s holds failed", run.call.id)
         leases = run.leases
@@ -268,22 +271,21 @@ class Chain:
                     lease = leases.pop()
                     try:
                         await lease.settle(outcome)
+                    except anyio.get_cancelled_exc_class() as error:
+                        if scope.cancel_called:
+                            raise
+                        cancelled = error
                     except Exception:
                         self._process.log.exception("settling %r failed", lease)
             if scope.cancelled_caught:
                 self._process.log.error("settling %r took over %s s", lease, self._settle_within)
+        if cancelled is not None:
+            raise cancelled
 
     def _learn(self, run: Run, usage: Usage) -> None:
         size = run.call.size
         if size is not None and usage.input and run.attempts == 1:
             self._process.tokens.learn(run.call.model, size, usage.input)
-
-
-def _then(call: Call, verdict: Retry | None) -> str:
-    before = ", sent again by its client" if call.repeated else ""
-    if verdict is None:
-        return before
-    return f"{before}; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")
 
 
 def _named(policies: Sequence[Policy]) -> Sequence[Policy]:

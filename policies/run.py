@@ -8,7 +8,7 @@ from .event import Usage
 from .ledger import Hold
 
 if TYPE_CHECKING:
-    from .base import Lease
+    from .base import Lease, Retry
     from .call import Call
     from .upstream import Stream
 
@@ -42,3 +42,11 @@ class Run:
         spent = Usage() if self.stream is None else self.stream.usage
         self._banked, self.stream = self._banked + spent, None
         return spent
+
+
+def then(call: Call, verdict: Retry | None) -> str:
+    """Return what the log says of what comes after a failed attempt."""
+    before = ", sent again by its client" if call.repeated else ""
+    if verdict is None:
+        return before
+    return f"{before}; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")

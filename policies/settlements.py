@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from .store import StoreDown
@@ -32,7 +33,7 @@ class Settlements:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._late: deque[Settlement] = deque()
-        self._catching_up = False
+        self._pass: anyio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._late)
@@ -56,10 +57,11 @@ class Settlements:
             raise
 
     async def catch_up(self) -> None:
-        """Send what was kept, oldest first, until the store fails again.  One task at a time does so."""
-        if self._catching_up:
+        """Send what was kept, oldest first, until the store fails again.  One task at a time does so, the others wait for it."""
+        if self._pass is not None:
+            await self._pass.wait()
             return
-        self._catching_up = True
+        self._pass = anyio.Event()
         try:
             while self._late:
                 settlement = self._late.popleft()
@@ -76,7 +78,8 @@ class Settlements:
                     self._late.appendleft(settlement)
                     raise
         finally:
-            self._catching_up = False
+            self._pass.set()
+            self._pass = None
 
     async def _deliver(self, settlement: Settlement) -> None:
         store = self._process.store

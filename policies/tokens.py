@@ -82,7 +82,9 @@ def size_of(call: Call) -> Size:
 
 def _bytes(text: str) -> int:
     # msgspec keeps the bytes with the text, so that they need not be made again when the body is written for upstream.
-    return len(text) if text.isascii() else memoryview(msgspec.Raw(text)).nbytes
+    if text.isascii():
+        return len(text)
+    return memoryview(msgspec.Raw(text)).nbytes if type(text) is str else len(text.encode())
 
 
 def _part(part: Any) -> tuple[int, int, bool]:

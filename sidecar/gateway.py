@@ -43,7 +43,7 @@ class Gateway:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
-        self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder))
+        self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder, resident=True))
         self.process.upstreams = tuple(each.name for each in settings.upstreams)
         over = None if transport is None else OverHttpx(transport)
         self.upstream = Upstreams([self._upstream(each, over) for each in settings.upstreams])

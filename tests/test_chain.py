@@ -151,6 +151,22 @@ async def test_failing_settlement() -> None:
     assert log[-3:] == ["c settled", "b settled", "a settled"]
 
 
+async def test_cancelled_while_it_settles() -> None:
+    """A task that is cancelled in the middle of a settlement settles the rest, and is cancelled then."""
+    log: list[str] = []
+    policies = [Note(log, name="a"), Note(log, name="b"), Note(log, name="c", error="hang")]
+    call = make_call("hi")
+    chain = Chain(policies, ScriptedUpstream(), call.process)
+    task = asyncio.get_running_loop().create_task(serve(policies, call, chain=chain))
+    while "c settled" not in log:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert log[-3:] == ["c settled", "b settled", "a settled"]
+
+
 async def test_failing_charge() -> None:
     """A policy that cannot say what a call cost has it charged as it was held, and stops nobody else from settling."""
 

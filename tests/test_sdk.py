@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -103,3 +104,26 @@ def agreed(cause: Cause) -> Exception:
         >= {"name": cause.name, "code": cause.code, "status_code": cause.status_code}.items()
     )
     return error
+
+
+class Foreign(Exception):
+    """Somebody else's, with fields that look like openai's."""
+
+    message, status_code = "our host is 10.0.0.7", 418
+
+    @property
+    def code(self) -> str:
+        raise ValueError
+
+
+def test_words_of_others() -> None:
+    """Only what openai's exceptions say may reach a client; another's is named, and no more."""
+    cause = Cause.of(Foreign())
+    told = Cause.of(openai.APIError("m", openai_request(), body=None))
+
+    assert (cause.name, cause.message, cause.status_code, cause.code) == ("Foreign", "", None, None)
+    assert (told.name, told.message) == ("APIError", "m")
+
+
+def openai_request() -> Any:
+    return REQUEST

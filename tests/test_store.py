@@ -487,3 +487,20 @@ async def test_dollars(store: Store) -> None:
     )
     grant = await reserved(store, "1", claim, ceiling=100_000)
     assert (grant.ceiling, grant.standings[0].used) == (1665, 1000)
+
+
+async def test_a_full_crowd_beside_a_limit(store: Store, clock: FakeClock) -> None:
+    """A taking is counted, also where the same step finds a crowd full and drops what nobody counts any more."""
+
+    def user(name: str) -> Claim:
+        window = Sliding(30.0)
+        return Claim(policy="u", identity=name, unit="requests", limit=9, window=window, base=1, bound=1, crowd="t")
+
+    await reserved(store, "1", rate(1, 30.0), user("a"))
+    clock.advance(29.5)
+    await reserved(store, "2", user("a"))
+    clock.advance(2.0)
+    admitted = await reserved(store, "3", rate(1, 30.0), user("b"))
+    refused = await reserved(store, "4", rate(1, 30.0), user("b"))
+
+    assert (admitted.refused, refused.refused) == (None, 0)

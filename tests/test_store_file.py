@@ -95,7 +95,7 @@ async def test_the_journal_stays_small(tmp_path: Path) -> None:
 async def test_an_idle_process_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that makes no more steps soon leaves the file alone, so that others can begin the journal anew."""
     monkeypatch.setattr(file, "STAY_SECONDS", 0.0)
-    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(), resident=True)
     other = sqlite3.connect(tmp_path / "s.db", timeout=0, isolation_level=None)
     busy = []
     for _ in range(2):
@@ -107,3 +107,41 @@ async def test_an_idle_process_reads_nothing(tmp_path: Path, monkeypatch: pytest
     other.close()
     await store.aclose()
     assert busy == [1, 0, 0, 0], "the second time it has learnt that others write"
+
+
+async def test_owners_of_a_file_that_was_deleted(tmp_path: Path) -> None:
+    """Processes that go on in a new file are still told apart: the hold of one that dies becomes a charge."""
+    clock = FakeClock()
+    lives, dies = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    for store in (lives, dies):
+        await store.beat()
+    for part in tmp_path.iterdir():
+        part.unlink()
+    for store in (dies, lives):
+        await store.beat()
+    await dies.reserve("1", [budget(100, 60)])
+    dies._file.close()
+    clock.advance(60)
+    await lives.beat()
+    totals = [(account.spent, account.reserved) for account in await lives.accounts()]
+    await lives.aclose()
+
+    assert totals == [(60, 0)]
+
+
+async def test_a_process_that_stands_still(tmp_path: Path) -> None:
+    """Where several use a file, none leaves it read between its steps: one that is stopped there would let the journal grow."""
+    clock = FakeClock()
+    stands, goes_on = (SQLiteStore(tmp_path / "s.db", clock=clock, resident=True) for _ in range(2))
+    await stands.reserve("a", [budget(LIMIT, 1)])
+    await goes_on.reserve("b", [budget(LIMIT, 1)])
+    clock.advance(2)
+    await stands.reserve("c", [budget(LIMIT, 1)])
+    for at in range(3_000):
+        await goes_on.reserve(f"{at}", [budget(LIMIT, 1)])
+        await goes_on.settle(f"{at}", {})
+    size = (tmp_path / "s.db-wal").stat().st_size
+    for store in (stands, goes_on):
+        await store.aclose()
+
+    assert size < 8_000_000

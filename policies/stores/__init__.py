@@ -23,8 +23,8 @@ PREFIX = "sidecar"
 _SECRET = re.compile("//[^/@]*@")
 
 
-def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None) -> Store:
-    """Return the store at *url*; a relative file is looked for in *folder*.
+def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None, resident: bool = False) -> Store:
+    """Return the store at *url*; a relative file is looked for in *folder*.  *resident*: its loop runs to its process's end.
 
     Nothing is touched before the first use.  *clock* takes the place of the store's own.  Raises ValueError, with the cure,
     for an address of no known kind.
@@ -33,7 +33,7 @@ def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = No
     if url == MEMORY:
         return MemoryStore(clock=clock or time.time)
     if url.startswith(SQLITE):
-        return SQLiteStore(folder / url.removeprefix(SQLITE), clock=clock or time.time)
+        return SQLiteStore(folder / url.removeprefix(SQLITE), clock=clock or time.time, resident=resident)
     from .redis import RedisStore  # noqa: PLC0415  # its client is 8 MB and 0.2 s that nobody else needs
 
     parts = urlsplit(url)

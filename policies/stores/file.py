@@ -26,6 +26,8 @@ SQL: TypeAlias = Callable[..., sqlite3.Cursor]
 VERSION = 3
 BUSY = 2.0
 STAY, STAY_SECONDS = 64, 0.1
+JOURNAL = 8_388_608
+"""Bytes to which a journal that has grown beyond them is cut when it begins anew."""
 """So many transactions and so long a read is left open."""
 SHY = 256
 """So many transactions it is not tried again where others write too."""
@@ -54,7 +56,7 @@ class File:
         self.sql: SQL = _closed
         self.many: SQL = _closed
         self.fresh = True
-        self.same = False
+        self.same = self.shared = False
         self._version = 0
         self._reader: sqlite3.Cursor | None = None
         self._stays = self._shy = 0
@@ -67,7 +69,7 @@ class File:
             if self._connection is None:
                 self._open()
             self.sql("BEGIN IMMEDIATE")
-            if self._shy:
+            if self._shy or self.shared:
                 self.same = False
             else:
                 (version,) = self.sql("PRAGMA data_version").fetchone()
@@ -93,8 +95,11 @@ class File:
             raise StoreDown(self._words(error)) from error
 
     def stay(self) -> None:
-        """Leave a read open after this transaction, for the next ones."""
-        if self._stays or self._reader is None:
+        """Leave a read open after this transaction, for the next ones.
+
+        Not where others use the file: while it is open, what they write stays in the journal, and nobody can end it but us.
+        """
+        if self._stays or self._reader is None or self.shared:
             return
         if self._shy:
             self._shy -= 1
@@ -150,6 +155,7 @@ class File:
             file.execute("PRAGMA page_size = 2048")
             _keep_a_wal(file)
             file.execute("PRAGMA synchronous = NORMAL")
+            file.execute(f"PRAGMA journal_size_limit = {JOURNAL}")
             file.execute("BEGIN IMMEDIATE")
             (version,) = file.execute("PRAGMA user_version").fetchone()
             (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -72,7 +72,9 @@ class MemoryStore(Books[_Row]):
         return self._rows.get((counter, start))
 
     def _made(self, place: Place[_Row]) -> _Row:
-        row = place.row or self._rows.get((place.counter, place.start))
+        row = self._rows.get(
+            (place.counter, place.start)
+        )  # the place's own may have been tidied away since it was read
         if row is None:
             row = self._rows[place.counter, place.start] = _Row(0, 0, 0, place.ends, place.crowd)
             self._crowds[place.crowd] += 1

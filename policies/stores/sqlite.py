@@ -9,7 +9,7 @@ become charges.
 
 from __future__ import annotations
 
-import functools
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from policies.store import MILLION, Account, Claim, Ended, Grant, StoreDown, acc
 from .books import HOUR, SLIDING, Books, Place, Took
 from .file import File
 from .fit import LARGEST
-from .takings import FileRow
+from .takings import READ, WRITE, FileRow, reading
 from .turns import Step, Turns
 
 T = TypeVar("T")
@@ -31,25 +31,21 @@ TIDY_EVERY = 60 * MILLION
 MOST = 4096
 """So many counters, and so many holds, are remembered."""
 
-COLUMNS = "spent, held, oldest, ends, key, start, head, tail, crowd"
-"""Those of a counter, in the order of the fields of `FileRow`."""
-READ = f"SELECT {COLUMNS} FROM counter WHERE key = ? AND start = ?"  # noqa: S608  # no word of it comes from elsewhere
-WRITE = (
-    f"INSERT INTO counter ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"  # noqa: S608  # as above
-    " ON CONFLICT DO UPDATE SET spent = ?1, held = ?2, oldest = ?3, ends = ?4, head = ?7, tail = ?8"
-)
-
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Took])
 
 
 class SQLiteStore(Books[FileRow]):
-    """See `policies.store.Store`.  The file is opened at the first step, and anew after an error."""
+    """See `policies.store.Store`.  The file is opened at the first step, and anew after an error.
 
-    def __init__(self, path: Path, *, clock: Callable[[], float], grace: float = 30.0) -> None:
+    A *resident* one, whose loop runs as long as its process, may leave the file read for a moment between two steps.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float], grace: float = 30.0, resident: bool = False) -> None:
         super().__init__(clock)
-        self._file, self._grace = File(path), round(grace * MILLION)
-        self._owner = self._seen = 0
+        self._file, self._grace, self._resident = File(path), round(grace * MILLION), resident
+        self._owner, self._seen = secrets.randbits(62), 0
+        """Our number, in whichever file: one that the file gives may be another's when that is deleted, or a step undone."""
         self._holds: dict[str, tuple[int, list[Took]]] = {}
         """The parts that our calls hold, and what they took: true as long as so many are there to be deleted."""
         self._changed: list[FileRow] = []
@@ -138,7 +134,8 @@ class SQLiteStore(Books[FileRow]):
         if part and self._known(call_id, 0) is None:
             return None
         grant = self._reserve(call_id, claims, ceiling, part, now)
-        self._file.stay()
+        if self._resident:
+            self._file.stay()
         return grant
 
     def _recall(self) -> None:
@@ -156,7 +153,7 @@ class SQLiteStore(Books[FileRow]):
         wanted: list[str | int] = []
         for place in places:
             wanted += place.key, place.start
-        for found in self._file.sql(_reading(len(places)), wanted).fetchall():
+        for found in self._file.sql(reading(len(places)), wanted).fetchall():
             rows[found[4], found[5]] = FileRow(*found)
         for place in places:
             place.row = rows.get((place.key, place.start))
@@ -261,9 +258,10 @@ class SQLiteStore(Books[FileRow]):
     def _keep_house(self, now: int) -> None:
         """Say that we live, charge the holds of those who do not, and drop what nobody counts any more."""
         self._seen, self._file.fresh = now, False
-        if not self._file.sql("UPDATE owner SET seen = ? WHERE id = ?", (now, self._owner)).rowcount:
-            self._owner = self._file.sql("INSERT INTO owner (seen) VALUES (?)", (now,)).lastrowid or 0
+        self._file.sql("INSERT INTO owner VALUES (?1, ?2) ON CONFLICT DO UPDATE SET seen = ?2", (self._owner, now))
         self._charge_the_dead(now)
+        others = self._file.sql("SELECT 1 FROM owner WHERE id != ?", (self._owner,)).fetchone()
+        self._file.shared = others is not None
         self._tidy(now, TIDY_EVERY)
 
     def _charge_the_dead(self, now: int) -> None:
@@ -287,8 +285,3 @@ class SQLiteStore(Books[FileRow]):
         sql("DELETE FROM taking WHERE NOT EXISTS (SELECT 1 FROM counter WHERE key = taking.key AND start = -1)")
         sql("DELETE FROM crowd")
         sql("INSERT INTO crowd SELECT crowd, count(*) FROM counter WHERE crowd IS NOT NULL GROUP BY crowd")
-
-
-@functools.cache
-def _reading(counters: int) -> str:
-    return " UNION ALL ".join([READ] * counters)

@@ -6,6 +6,7 @@ in the table `taking`, in chunks of `CHUNK`: once in so many steps one is put th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from struct import Struct
 
@@ -17,6 +18,15 @@ TAKING = Struct("<3q")
 SIZE = TAKING.size
 CHUNK = 8 * SIZE
 """Two of them fit into a row of a small page that needs no page of its own."""
+
+
+COLUMNS = "spent, held, oldest, ends, key, start, head, tail, crowd"
+"""Those of a counter, in the order of the fields of `FileRow`."""
+READ = f"SELECT {COLUMNS} FROM counter WHERE key = ? AND start = ?"  # noqa: S608  # no word of it comes from elsewhere
+WRITE = (
+    f"INSERT INTO counter ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"  # noqa: S608  # as above
+    " ON CONFLICT DO UPDATE SET spent = ?1, held = ?2, oldest = ?3, ends = ?4, head = ?7, tail = ?8"
+)
 
 
 class FileRow(Row, eq=False):
@@ -99,3 +109,9 @@ class FileRow(Row, eq=False):
             if left > 0:
                 self.add(begun, last, left, sql)
         return True
+
+
+@functools.cache
+def reading(counters: int) -> str:
+    """Return the statement that reads so many *counters* at once."""
+    return " UNION ALL ".join([READ] * counters)

@@ -11,11 +11,8 @@ to queue is learnt: where a step found no company, the next ones do not wait for
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
-
-import anyio
 
 from policies.store import StoreDown
 
@@ -57,23 +54,17 @@ class Turns:
         return await self._queued(asyncio.get_running_loop().create_future(), make, of)
 
     async def firm(self, make: Callable[..., Any], of: tuple[Any, ...]) -> Any:
-        """Make a step.  A cancellation interrupts whatever is waited for next."""
-        answer = Firm(loop=asyncio.get_running_loop())
-        try:
-            return await self._queued(answer, make, of)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            # A scope that is cancelled tells each wait within it; a task that is cancelled is told once.
-            if task is not None and anyio.current_effective_deadline() != -math.inf:
-                task.uncancel()
-                task.cancel(*error.args)
-            return answer.result()
+        """Make a step, also if this is cancelled: that is told when the step has been made."""
+        return await self._queued(Firm(loop=asyncio.get_running_loop()), make, of)
 
     def _queued(
         self, answer: asyncio.Future[Any], make: Callable[..., Any], of: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
+        loop = answer.get_loop()
+        if self._steps and self._steps[-1][0].get_loop() is not loop:
+            self._steps = []  # those of a loop that was stopped under them: nobody waits for them any more
         if not self._steps:
-            answer.get_loop().call_soon(self.end)
+            loop.call_soon(self.end)
         self._steps.append((answer, make, of))
         return answer
 
@@ -92,6 +83,7 @@ class Turns:
         except StoreDown as error:
             for answer, *_ in steps:
                 answer.set_exception(StoreDown(*error.args, taken=error.taken))
+                answer.exception()  # it has been heard of, even where whoever waits for it is cancelled in the same turn
         except Exception as error:  # noqa: BLE001  # it is told to whoever asked for the step
             if len(steps) == 1:
                 steps[0][0].set_exception(error)
