@@ -96,9 +96,9 @@ class Budget(Policy, frozen=True):
         )
 
     def _in_tokens(self, call: Call, prompt: int) -> tuple[int, int, int]:
+        assert self.tokens is not None  # for the type: it is of tokens or of dollars
         own = call.caps.day_tokens if self.window == "day" else None
-        limits = [limit for limit in (self.tokens, own) if limit is not None]
-        return min(limits), prompt, call.n
+        return self.tokens if own is None else min(self.tokens, own), prompt, call.n
 
     def _in_dollars(self, call: Call, prompt: int, usd: float) -> tuple[int, int, int]:
         prices = self._prices(call, call.process.names_of(call))

@@ -11,7 +11,6 @@ Only the chain has a `try/finally`, a shield and a retry loop, so that a policy 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -142,7 +141,7 @@ class Chain:
                 run.keep(await hooks.enter(call))
 
     async def _forward(self, run: Run, emit: Emit, sink: Sink | None) -> Batch:
-        taps = Taps.of(run.leases, run.call.shown)
+        taps = Taps.of(run.leases, run.call.shown) if run.leases else None
         name = self._process.upstreams[0]
         while True:
             run.attempts += 1
@@ -175,7 +174,7 @@ class Chain:
             await self._process.sleep(wait)
 
     @staticmethod
-    async def _pulled(run: Run, stream: Stream, taps: Taps, emit: Emit) -> Batch | None:
+    async def _pulled(run: Run, stream: Stream, taps: Taps | None, emit: Emit) -> Batch | None:
         async for batch in stream:
             shown = taps.through(batch) if taps else batch
             if shown.last:
@@ -188,7 +187,7 @@ class Chain:
         return None
 
     @staticmethod
-    async def _pushed(run: Run, stream: PushedStream, taps: Taps, sink: Sink) -> Batch:
+    async def _pushed(run: Run, stream: PushedStream, taps: Taps | None, sink: Sink) -> Batch:
         last: Batch | None = None
 
         def show(batch: Batch) -> bool:
@@ -254,15 +253,17 @@ class Chain:
         # Whoever cancels tasks lets one be that is `settling`; in a cancelled scope of anyio every further await is
         # cancelled too, hence the shield.  A lease that hangs costs one scope, and the next turn opens another.
         cancelled: BaseException | None = None
-        waits = self._process.store.waits
-        with anyio.move_on_after(self._settle_within, shield=True) if waits else contextlib.nullcontext():
-            try:
+        try:
+            if self._process.store.waits:
+                with anyio.move_on_after(self._settle_within, shield=True):
+                    await self._ledger.settle(run.hold, outcome)
+            else:
                 await self._ledger.settle(run.hold, outcome)
-                self._learn(run, outcome.usage)
-            except anyio.get_cancelled_exc_class() as error:
-                cancelled = error  # told at the end: what is held is settled whoever cancels
-            except Exception:
-                self._process.log.exception("settling what call %s holds failed", run.call.id)
+            self._learn(run, outcome.usage)
+        except anyio.get_cancelled_exc_class() as error:
+            cancelled = error  # told at the end: what is held is settled whoever cancels
+        except Exception:
+            self._process.log.exception("settling what call %s holds failed", run.call.id)
         leases = run.leases
         while leases:
             lease = leases[-1]

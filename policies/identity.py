@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
@@ -32,13 +33,18 @@ class Counted(NamedTuple):
 def identity(call: Call, by: By) -> Counted:
     """Return whom *call* counts for.  A user is one of its tenant's, so nobody spends as another's."""
     if by == "tenant":
-        return Counted(call.tenant, None)
+        return _tenant(call.tenant)
     parts = by if isinstance(by, list) else [by]
     names = [_name(call, who) for who in parts]
     if all(who in ("tenant", "global") for who in parts):
         return Counted(SEPARATOR.join(names), None)
     known = [call.tenant] if "tenant" in parts or "user" in parts else []
     return Counted(SEPARATOR.join(names), SEPARATOR.join(known))
+
+
+@lru_cache(1024)
+def _tenant(name: str) -> Counted:
+    return Counted(name, None)
 
 
 def _name(call: Call, who: Who) -> str:

@@ -54,7 +54,7 @@ class Ledger:
                 self._settlements.keep(Settlement(call.id, None))
             self._admit_without_store(hold, error)
             return
-        call.standings = list(zip((claim for _, claim in hold.claims), grant.standings, strict=True))
+        call.standings = [(claim, standing) for (_, claim), standing in zip(hold.claims, grant.standings, strict=True)]
         if grant.refused is not None:
             raise _refusal(hold, grant, grant.refused)
         if ceiling:

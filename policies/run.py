@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .upstream import Stream
 
 
+NOTHING = Usage()
+
+
 class Run:
     """The attempts of one call, what they have cost, and what is held for it."""
 
@@ -25,12 +28,14 @@ class Run:
         self.counted: set[str] = set()
         self.leases: list[Lease] = []
         self.stream: Stream | None = None
-        self._banked = Usage()
+        self._banked = NOTHING
 
     @property
     def usage(self) -> Usage:
         """What all attempts have cost together."""
-        return self._banked if self.stream is None else self._banked + self.stream.usage
+        if self.stream is None:
+            return self._banked
+        return self.stream.usage if self._banked is NOTHING else self._banked + self.stream.usage
 
     def keep(self, lease: Lease | None) -> None:
         """Register what a policy holds, so that it is settled."""

@@ -176,7 +176,7 @@ class Attempt(PushedStream):
 
     async def push(self, show: Show) -> None:
         """See `PushedStream.push`."""
-        await self._opened().push(show)
+        await (self._batches or self._opened()).push(show)
 
     def _opened(self) -> Batches:
         if self._batches is None:

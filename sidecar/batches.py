@@ -54,7 +54,8 @@ class Batches:
         self._reader = Reader()
         self._broken: UpstreamError | None = None
         self._streams = call.stream and _is_stream(answer)
-        self._decode = _decoder(answer, self._request)
+        coding = answer.header(b"content-encoding")
+        self._decode = _decoder(coding, self._request) if coding else None
 
     async def next(self) -> Batch:
         """Wait for the next batch and return it; the last one is marked.  Raises `UpstreamError`."""
@@ -146,14 +147,14 @@ class Batches:
     def _taken(self, data: bytes) -> Batch | None:
         """Return what *data*, empty at the body's end, gives to show."""
         reading = self.reading
-        had, over = reading.progress, not data
+        had, over = reading.outputs + reading.finishes, not data
         try:
             if self._decode is not None and data:
                 data = self._decode(data)
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
         except (EventTooLarge, *BROKEN) as error:
             return self._fails(error)
-        if reading.progress != had:
+        if reading.outputs + reading.finishes != had:
             self._patience.progress(FINISH_GRACE if reading.all_finished else self._idle)
             if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
                 self._leave.worked()
@@ -204,9 +205,9 @@ class Batches:
         return broken_off(error, self._request)
 
 
-def _decoder(answer: Answer, request: httpx.Request) -> Decode | None:
+def _decoder(coding: str, request: httpx.Request) -> Decode | None:
     try:
-        return decoder(answer.header(b"content-encoding"))
+        return decoder(coding)
     except httpx.DecodingError as error:
         raise broken_off(error, request) from error
 

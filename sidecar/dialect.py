@@ -96,6 +96,8 @@ class Dialect:
 
         The room that one prompt left says nothing of the next.
         """
+        if taken is known:
+            return
         fields = ("plain_usage", "modern_limit", "alone")
         lesson = {field: True for field in fields if getattr(taken, field) and not getattr(known, field)}
         if not lesson:

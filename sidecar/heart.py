@@ -49,20 +49,16 @@ class Heart:
     def watch(self, waiting: Waiting) -> Beat:
         """Ping *waiting* from now on.  Once per call, at its beginning."""
         beat = Beat(waiting)
-        self._push(self._clock() + self._interval, beat)
-        return beat
-
-    def _push(self, due: float, beat: Beat) -> None:
         self._count += 1
-        heappush(self._queue, (due, self._count, beat))
+        heappush(self._queue, (self._clock() + self._interval, self._count, beat))
         if not self._armed:
             self._armed = True
             self._call_at(self._queue[0][0], self._tick)
+        return beat
 
     def _tick(self) -> None:
         now, queue = self._clock(), self._queue
         again: list[tuple[float, Beat]] = []
-        self._armed = True
         try:
             while queue and queue[0][0] <= now:
                 beat = heappop(queue)[2]
@@ -77,7 +73,8 @@ class Heart:
                     waiting.quiet_since = now
         finally:  # one that cannot be pinged takes no others with it
             for due, beat in again:
-                self._push(due, beat)
+                self._count += 1
+                heappush(queue, (due, self._count, beat))
             self._armed = bool(queue)
             if queue:
                 self._call_at(queue[0][0], self._tick)

@@ -37,7 +37,8 @@ def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> li
     policies, states = [], []
     tightest: dict[str, tuple[int, int, int]] = {}
     for claim, standing in standings:
-        limit, left = standing.limit, standing.left
+        limit = standing.limit
+        left = max(0, limit - standing.used)
         policy, state = _words(claim.policy, limit, claim.window)
         wait = max(0, math.ceil(standing.resets_at - now))
         policies.append(policy)

@@ -150,8 +150,7 @@ class LiveCalls:
 
     def __init__(self) -> None:
         self._calls: set[LiveCall] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
         self.draining = False
 
     def __len__(self) -> int:
@@ -161,19 +160,20 @@ class LiveCalls:
         """Count *call* as running."""
         call.answer.closing = self.draining
         self._calls.add(call)
-        self._idle.clear()
 
     def remove(self, call: LiveCall) -> None:
         """Count *call* as over: answered and settled."""
         self._calls.discard(call)
-        if not self._calls:
+        if self._idle is not None and not self._calls:
             self._idle.set()
 
     async def drain(self, seconds: float, fault: Fault) -> None:
         """Take no new calls, give the running ones *seconds* to end, then interrupt the rest with *fault*."""
-        self.draining = True
+        self.draining, self._idle = True, asyncio.Event()
         for call in self._calls:
             call.answer.closing = True
+        if not self._calls:
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()

@@ -44,7 +44,7 @@ class Reading:
         self._seen: set[int] = set()
         self._finished: set[int] = set()
         self._report = Report()
-        self._output = self._finishes = 0
+        self.outputs = self.finishes = 0
         self.has_output = self.done = self.says_why = self.all_finished = False
         self.failure: object = None
 
@@ -56,7 +56,7 @@ class Reading:
     @property
     def progress(self) -> int:
         """A number that rises with each output and each finish of an answer that was asked for, and with nothing else."""
-        return self._output + self._finishes
+        return self.outputs + self.finishes
 
     @property
     def complete(self) -> bool:
@@ -66,7 +66,7 @@ class Reading:
     @property
     def usage(self) -> Usage:
         """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound."""
-        return self._report.usage(self._output, complete=self.complete)
+        return self._report.usage(self.outputs, complete=self.complete)
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """Take what one network read completed; None while there is nothing to show.  Stops at `[DONE]` or an error."""
@@ -125,7 +125,7 @@ class Reading:
             items.append((choice, own, payload))
         raws.append(raw)
         if chunk.usage is not None:
-            self._report.take(chunk.usage, self._output)
+            self._report.take(chunk.usage, self.outputs)
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take what is more than choices, or has none."""
@@ -137,7 +137,7 @@ class Reading:
             items.append((None, raw, payload))
             raws.append(raw)
         if chunk.usage is not None:
-            self._report.take(chunk.usage, self._output)
+            self._report.take(chunk.usage, self.outputs)
 
     def _take_failed(self, chunk: Chunk, payload: bytes, said: object, items: list[Item], raws: list[bytes]) -> None:
         """Take the output that stands beside an error, in a chunk without it."""
@@ -151,7 +151,7 @@ class Reading:
         raw = b"data: " + payload + b"\n\n"
         for choice in choices:
             items.append((choice, raw if len(choices) == 1 else b"", payload))
-            self._output += choice.tokens
+            self.outputs += choice.tokens
         self.has_output = True
         raws.append(raw)
 
@@ -161,7 +161,7 @@ class Reading:
             self._seen.add(index)
             self.all_finished = False
         if tokens := choice.tokens if choice.delta is None else choice.delta.tokens():
-            self._output += tokens
+            self.outputs += tokens
             self.has_output = True
         if not finish:
             return
@@ -171,7 +171,7 @@ class Reading:
             self.says_why = self.says_why or finish != "stop"
             if index not in self._finished:
                 self._finished.add(index)
-                self._finishes += index < self._answers
+                self.finishes += index < self._answers
                 self.all_finished = self.finished and len(self._finished) >= self._answers
 
     def last(self, batch: Batch | None) -> Batch:
@@ -204,7 +204,7 @@ class Reading:
             choice.index = event.index
             self._count(choice)
         if chunk.usage is not None:
-            self._report.take(chunk.usage, self._output)
+            self._report.take(chunk.usage, self.outputs)
         if any(event.finish == "error" for event in events):
             self.failure = MODEL_FAILED
             return None

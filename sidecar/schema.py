@@ -19,6 +19,7 @@ OPTIONS = frozenset({"include_usage"})
 PLAIN = frozenset({"role", "content"})
 PARTS = PLAIN | {"type", "text"}
 """The same in a message and in its parts."""
+COUNTED, OPTIONAL = frozenset({*LIMIT_FIELDS, *MANY_FIELDS}), frozenset({"user", "stream_options"})
 USUAL = FIELDS | {"temperature", "top_p", "stop", "tools", "tool_choice", "response_format", "seed"}
 """Fields that need no second look, all in lower case."""
 
@@ -34,14 +35,24 @@ def check_openai(body: dict[str, Any]) -> None:
     for at, message in enumerate(messages):
         if not _is_plain(message):
             _check_message(message, f"messages[{at}]")
+    if not COUNTED.isdisjoint(body):
+        _check_counts(body)
+    _typed(body, "stream", bool, "true or false")
+    _typed(body, "model", str, "a string")
+    if not OPTIONAL.isdisjoint(body):
+        _check_options(body)
+
+
+def _check_counts(body: dict[str, Any]) -> None:
     for field in LIMIT_FIELDS:
         positive_integer(body.get(field), field)
     for field in MANY_FIELDS:
         if (positive_integer(body.get(field), field) or 1) > MAX_ANSWERS:
             msg = f"'{field}' must be from 1 to {MAX_ANSWERS}."
             raise BadRequest(msg, field)
-    _typed(body, "stream", bool, "true or false")
-    _typed(body, "model", str, "a string")
+
+
+def _check_options(body: dict[str, Any]) -> None:
     _typed(body, "user", str, "a string")
     _typed(body, "stream_options", dict, "an object")
     options = body.get("stream_options") or {}
