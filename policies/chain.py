@@ -123,8 +123,8 @@ class Chain:
     async def _admit(self, run: Run, admitted: Admitted | None) -> None:
         call = run.call
         for only, hooks in self._admitting:
-            if only is None or only.covers(call):
-                run.keep(await hooks.admit(call))
+            if (only is None or only.covers(call)) and (lease := await hooks.admit(call)) is not None:
+                run.leases.append(lease)
         claims = [
             (hooks, claim)
             for only, hooks in self._claiming
@@ -137,8 +137,8 @@ class Chain:
         if admitted is not None:
             await admitted()
         for only, hooks in self._entering:
-            if only is None or only.covers(call):
-                run.keep(await hooks.enter(call))
+            if (only is None or only.covers(call)) and (lease := await hooks.enter(call)) is not None:
+                run.leases.append(lease)
 
     async def _forward(self, run: Run, emit: Emit, sink: Sink | None) -> Batch:
         taps = Taps.of(run.leases, run.call.shown) if run.leases else None

@@ -37,11 +37,6 @@ class Run:
             return self._banked
         return self.stream.usage if self._banked is NOTHING else self._banked + self.stream.usage
 
-    def keep(self, lease: Lease | None) -> None:
-        """Register what a policy holds, so that it is settled."""
-        if lease is not None:
-            self.leases.append(lease)
-
     def bank(self) -> Usage:
         """Keep a broken attempt's usage before the next one starts, and return it."""
         spent = Usage() if self.stream is None else self.stream.usage

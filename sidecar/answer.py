@@ -43,6 +43,9 @@ class Answer(ABC):
         """Called when it turns out that the client is gone."""
         self._over = False
 
+    greets: ClassVar[bool] = False
+    """Whether it says something when its call is `admitted`."""
+
     async def admitted(self) -> None:  # noqa: B027  # most forms have nothing to say yet
         """Note that the call holds its reservation.  Once."""
 
@@ -182,6 +185,7 @@ class ChatNestAnswer(EventStream):
     """
 
     ping_event = PING
+    greets = True
     _index = -1
 
     async def admitted(self) -> None:

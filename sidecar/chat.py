@@ -13,7 +13,7 @@ from policies.call import Call
 from policies.chain import Chain, ClientLeft
 from policies.upstream import UpstreamError
 
-from .access import Access, Denied
+from .access import Access, Denied, Profile
 from .answer import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream, send_fault
 from .body import BadRequest, json_object, json_steps
 from .errors import (
@@ -82,7 +82,8 @@ class Route(ABC):
                 raise Refused(draining())
             asked = Asked(scope, receive, out, headers, name, self.gateway.keys.access(headers))
             call, chain, answer = await self.prepare(asked)
-            asked.access.check(call)
+            if asked.access.models is not None:
+                asked.access.check(call)
             if self.gateway.live.draining:
                 raise Refused(draining())
         except ClientGone:
@@ -125,11 +126,6 @@ class Route(ABC):
             **more,
         )
 
-    def deadline(self, answer: Answer) -> float:
-        """Return the seconds that a whole answer may take; 0 for no limit."""
-        server = self.gateway.settings.server
-        return server.chat_deadline if isinstance(answer, ChatNestAnswer) else server.deadline
-
     async def _run(self, call: Call, chain: Chain, answer: Answer, asked: Asked) -> None:
         gateway = self.gateway
         answer.call = call
@@ -143,7 +139,8 @@ class Route(ABC):
             left_already = live.left
             if left_already:
                 return
-            if seconds := self.deadline(answer):
+            server = gateway.settings.server
+            if seconds := server.chat_deadline if isinstance(answer, ChatNestAnswer) else server.deadline:
                 call.deadline = gateway.process.monotonic() + seconds
                 timer = asyncio.get_running_loop().call_later(seconds, _too_late, live, seconds)
             with live:
@@ -162,7 +159,8 @@ class Route(ABC):
     async def _outcome(self, call: Call, chain: Chain, answer: Answer) -> Fault | None:
         gateway = self.gateway
         try:
-            await chain.run(call, answer.emit, admitted=answer.admitted, sink=answer.sink)
+            admitted = answer.admitted if answer.greets else None
+            await chain.run(call, answer.emit, admitted=admitted, sink=answer.sink)
         except Rejection as rejection:
             return fault_of_rejection(rejection)
         except UpstreamError as error:
@@ -214,12 +212,12 @@ class CompletionsRoute(Route):
         check_json(asked.headers)
         body = await _object(asked, self.gateway.settings.server.max_body)
         check_openai(body)
-        profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        profile = _profile(asked)
         call = self.call(asked, body, profile=profile.name)
         if not call.model and (model := self.gateway.upstream.default_model):
             call.model = call.stand_in = model
         form: type[Answer] = OpenAIStream if call.stream else JSONAnswer
-        if _wants_chat_nest(asked.headers):
+        if SCHEMA_HEADER in asked.headers and _wants_chat_nest(asked.headers):
             if call.n > 1:
                 msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
                 raise BadRequest(msg, "n")
@@ -258,6 +256,8 @@ def _fault(error: Refused | BadRequest | Denied | UnknownKey) -> Fault:
 async def _object(asked: Asked, limit: int) -> dict[str, Any]:
     """Return the JSON object that was sent.  Others get their turns between the steps of reading a large one."""
     whole = asked.out.whole_body() if isinstance(asked.out, Straight) else None
+    if whole is not None and len(whole) <= min(limit, LARGE):
+        return json_object(whole)
     raw = await read_body(asked.receive, asked.headers, limit, whole=whole)
     if len(raw) <= LARGE:
         return json_object(raw)
@@ -270,6 +270,13 @@ async def _object(asked: Asked, limit: int) -> dict[str, Any]:
             found: dict[str, Any] = end.value
             await asyncio.sleep(0)
             return found
+
+
+def _profile(asked: Asked) -> Profile:
+    access, named = asked.access, asked.headers.get(PROFILE_HEADER)
+    if named is None and access.allowed is None:
+        return access.base
+    return access.profile((named or b"").decode("latin-1"))
 
 
 def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:
