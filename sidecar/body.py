@@ -48,9 +48,10 @@ def json_object(raw: bytes) -> dict[str, Any]:
     Raises `BadRequest` for anything else: no body, bad UTF-8, lone surrogates, NUL, more than 100 levels, more than 250,000
     values, integers of more than 640 digits, another type.
     """
-    if 0 < len(raw) <= MAX_VALUES and not raw.isspace() and b"\\u0000" not in raw:  # too short for most of it
+    small = 0 < len(raw) <= MAX_VALUES and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH
+    if small and not raw.isspace() and b"\\u0000" not in raw:  # too small for most of what is looked for
         value = _decoded(raw)
-        if isinstance(value, dict) and (raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH):
+        if isinstance(value, dict):
             return value
     steps = json_steps(raw)
     while True:

@@ -40,8 +40,8 @@ Arrived: TypeAlias = Callable[[], None]
 class Handler(BaseProtocol):
     """One connection.  `begin` before each request, `rest` behind each answer.
 
-    `status` is 0 until the head of the answer has come, with its `headers`, names in lower case.  The body is `taken`; `ended` says that no more will come of it,
-    `broken` why it ends too early.
+    `status` is 0 until the head of the answer has come, with its `headers`, names in lower case.  The body is `taken`;
+    `ended` says that no more will come of it, `broken` why it ends too early.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
