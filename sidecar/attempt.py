@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from policies.call import Call
 
     from .breaker import Pass
-    from .exchange import Answer
+    from .received import Answer
     from .upstream import HttpUpstream
 
 LARGE = 262_144
@@ -115,7 +115,7 @@ class Attempt(PushedStream):
             body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
         finally:
             self._answer = None
-            await answer.close()
+            await answer.aclose()
         failure = self._upstream.failure(answer, body)
         self._worked = failure.worked
         return failure, body.decode("utf-8", "replace")
@@ -163,7 +163,7 @@ class Attempt(PushedStream):
         if self._patience is not None:
             self._patience.stop()
         if answer is not None:
-            await answer.close()
+            await answer.aclose()
 
     def __aiter__(self) -> Self:
         return self

@@ -15,17 +15,17 @@ from policies.upstream import UpstreamError
 
 from .bounded import BROKEN, AnswerTooLarge, read_bounded
 from .encodings import Decode, decoder
-from .exchange import DirectAnswer
 from .failures import broken_off, empty, from_object, interrupted, timed_out
 from .reading import Nonsense, Reading
+from .received import Arriving
 from .sse import EventTooLarge, Reader
 
 if TYPE_CHECKING:
     from policies.call import Call
 
     from .breaker import Pass
-    from .exchange import Answer
     from .patience import Patience
+    from .received import Answer
     from .upstream import HttpUpstream
 
 MAX_ANSWER = 67_108_864
@@ -83,7 +83,7 @@ class Batches:
     async def push(self, show: Show) -> None:
         """See `PushedStream.push`: batches go out in the very turn in which their bytes came in."""
         answer = self._answer
-        if not self._streams or not isinstance(answer, DirectAnswer):
+        if not self._streams or not isinstance(answer, Arriving):
             while not self.over and show(await self.next()):
                 pass
             return
@@ -92,7 +92,7 @@ class Batches:
         if self._broken is not None:
             raise self._broken
 
-    async def _listens(self, answer: DirectAnswer, show: Show) -> None:
+    async def _listens(self, answer: Arriving, show: Show) -> None:
         done = asyncio.get_running_loop().create_future()
 
         def arrived() -> None:
@@ -121,7 +121,7 @@ class Batches:
             if done.done() and not done.cancelled():
                 done.exception()  # it has been heard of, even where a cancellation came in the same turn
 
-    def _shows(self, answer: DirectAnswer, show: Show) -> bool:
+    def _shows(self, answer: Arriving, show: Show) -> bool:
         """Show what there is; False where that was the last of it, or is enough for now."""
         while self._broken is None:
             data = answer.taken()

@@ -10,7 +10,7 @@ import httpx
 from .encodings import decoder
 
 if TYPE_CHECKING:
-    from .exchange import Answer
+    from .received import Answer
 
 BROKEN = (httpx.HTTPError, OSError)
 """What a body that breaks raises."""

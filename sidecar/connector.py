@@ -1,252 +1,20 @@
-"""Connections to upstreams: aiohttp makes and keeps them, httptools reads what comes, and nothing lies in between.
-
-- What came before a connection broke, or before its bytes made no sense, is handed out first.
-- What an upstream sends while nobody has asked is the answer to nothing: its connection is closed.
-- A body is read no further than its reader takes it.
-"""
+"""Connections to upstreams: aiohttp makes and keeps them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from functools import partial
 from ssl import SSLContext
 from time import monotonic
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import aiohttp
-import httptools
-import httpx
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.connector import Connection
+
+from .connection import Handler
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
 
 KEEPALIVE = 30.0
-AHEAD = 262_144
-"""Bytes of a body that are held for a reader; from then on the connection is not read."""
-PIECES = 4_096
-"""The same in pieces: each costs memory of its own."""
-SILENT = 1_048_576
-"""Bytes that may come without a piece of a body among them: heads, and what stands between chunks or behind the last."""
-MAX_HEADERS = 512
-MAX_LINE = 65_536
-INFORMATIONAL, SWITCH, FINAL = 100, 101, 200
-
-Arrived: TypeAlias = Callable[[], None]
-
-
-class Handler(BaseProtocol):
-    """One connection.  `begin` before each request, `rest` behind each answer.
-
-    `status` is 0 until the head of the answer has come, with its `headers`, names in lower case.  The body is `taken`;
-    `ended` says that no more will come of it, `broken` why it ends too early.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._reader: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        # As lenient as aiohttp's own client: servers that end lines with LF alone are about.
-        self._reader.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
-        self._asked = self._kept = self._lost = False
-        self.should_close = False
-        """For the connector: it cannot be kept."""
-        self._closed: asyncio.Future[None] | None = None
-        self._arrived: Arrived | None = None
-        self._waiting: asyncio.Future[None] | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        self.heard = self.ended = self._until_close = self._whole = False
-        self.status = 0
-        self.broken: httpx.HTTPError | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
-        self._size = self._silent = 0
-
-    def begin(self) -> bool:
-        """Make ready for an answer; return whether the connection was kept from an earlier one."""
-        self._forget()
-        self._asked = True
-        kept, self._kept = self._kept, True
-        return kept
-
-    def rest(self) -> None:
-        """Expect nothing until the next request, and keep nothing of this one."""
-        self._asked = False
-        self._arrived = None
-        self.taken()
-
-    async def head(self) -> None:
-        """Wait for the head of the answer.  Raises `httpx.HTTPError`."""
-        while not self.status:
-            if self.broken is not None:
-                raise self.broken
-            await self._something()
-
-    async def _something(self) -> None:
-        self._waiting = self._loop.create_future()
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
-
-    async def read(self) -> bytes:
-        """Return what came next of the body; empty at its end.  Raises `httpx.HTTPError`."""
-        while not self._pieces and not self.ended:
-            if self.broken is not None:
-                raise self.broken
-            await self._something()
-        return self.taken()
-
-    def taken(self) -> bytes:
-        """Return what has come of the body, and is from now on with whoever called; empty if it is nothing."""
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._size = 0
-        if self._reading_paused:
-            self._reading_paused = False
-            self._resume_transport_reading()
-        return data
-
-    def listen(self, arrived: Arrived | None) -> None:
-        """Call *arrived* after each network read that brought something, until it is None; it must not raise."""
-        self._arrived = arrived
-
-    def data_received(self, data: bytes) -> None:
-        """Take one network read."""
-        if not self._asked or self._reader is None:
-            self.should_close = True
-            if self.transport is not None:
-                self.transport.abort()
-            return
-        self.heard = True
-        self._silent += len(data)
-        try:
-            self._reader.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._end()
-        except httptools.HttpParserError:
-            self._senseless("what came back is not HTTP")
-        if self._silent > SILENT:
-            self._senseless("there is no end to the head")
-        elif self._size > AHEAD or len(self._pieces) > PIECES:
-            self._reading_paused = True
-            self._pause_transport_reading()
-        self._tell()
-
-    def _tell(self) -> None:
-        if (arrived := self._arrived) is not None:
-            arrived()
-        elif (waiting := self._waiting) is not None and not waiting.done():
-            waiting.set_result(None)
-
-    def _senseless(self, words: str) -> None:
-        self.should_close = True
-        if not self.ended:
-            self._break(httpx.RemoteProtocolError(words))
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _break(self, error: httpx.HTTPError) -> None:
-        if self.broken is None:
-            self.broken = error
-
-    def _end(self) -> None:
-        self.ended = self.should_close = True
-        self.status = self.status or SWITCH
-
-    def on_message_begin(self) -> None:
-        """Begin an answer; one behind the one that was asked for is nobody's."""
-        if self._whole:
-            self.should_close = True
-            msg = "another answer"
-            raise ValueError(msg)
-        self.headers = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one field of the head; those behind a body say nothing to us."""
-        if self.status:
-            return
-        if len(self.headers) >= MAX_HEADERS or len(name) + len(value) > MAX_LINE:
-            msg = "too large a head"
-            raise ValueError(msg)
-        self.headers.append((name.strip().lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Note the head, unless it is one that another follows."""
-        parser = self._reader
-        assert parser is not None  # for the type: it is the one that calls
-        status = parser.get_status_code()
-        if status < INFORMATIONAL:
-            msg = "no status"
-            raise ValueError(msg)
-        if status < FINAL and status != SWITCH:
-            return
-        self.status = status
-        self.should_close = not parser.should_keep_alive()
-        coding = b",".join(value for name, value in self.headers if name == b"transfer-encoding")
-        if coding:
-            self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
-        else:
-            self._until_close = all(name != b"content-length" for name, _ in self.headers)
-
-    def on_body(self, piece: bytes) -> None:
-        """Take one piece of the body."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        self._silent = 0
-
-    def on_message_complete(self) -> None:
-        """Note the end of the answer."""
-        if self.status:
-            self.ended = self._whole = True
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Note that nothing more will come."""
-        self._lost = self.should_close = True
-        self._reader = None  # it holds us
-        if self._asked and not self.ended:
-            if self.status and self._until_close and exc is None and self.broken is None:
-                self.ended = True
-            else:
-                error = httpx.ReadError("the connection was closed" if exc is None else str(exc))
-                error.__cause__ = exc
-                self._break(error)
-        if self._closed is not None and not self._closed.done():
-            self._closed.set_result(None)
-        super().connection_lost(exc)
-        self._tell()
-
-    def eof_received(self) -> None:
-        """Let the transport close: whoever has said all is gone."""
-
-    @property
-    def closed(self) -> asyncio.Future[None] | None:
-        """For the connector: what is done when the connection is closed, None where it is."""
-        if self._closed is None and not self._lost:
-            self._closed = self._loop.create_future()
-        return self._closed
-
-    def is_connected(self) -> bool:
-        """For the connector: whether it may serve again."""
-        return self.transport is not None and not self.transport.is_closing()
-
-    def close(self) -> None:
-        """For the connector: close in order."""
-        if (transport := self.transport) is not None:
-            self.transport = None
-            transport.close()
-
-    def abort(self) -> None:
-        """Close at once, with whatever is still to be sent."""
-        if (transport := self.transport) is not None:
-            self.transport = None
-            transport.abort()
 
 
 class Connector(aiohttp.TCPConnector):
@@ -256,16 +24,37 @@ class Connector(aiohttp.TCPConnector):
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=trust or True)
         self._factory = partial(Handler, self._loop)  # type: ignore[arg-type, assignment]  # it has all that is asked
 
-    def kept(self, key: ConnectionKey) -> Connection | None:
+    async def opened(self, request: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> Handler:
+        """Return a new connection.  Raises `TimeoutError`, `aiohttp.ClientError` or `OSError`."""
+        connection = await self.connect(request, [], timeout)
+        handler: Handler = connection.protocol  # type: ignore[assignment]  # it makes no others
+        connection._protocol = None  # noqa: SLF001  # else it counts as never given back; one for each answer costs nine calls
+        handler.home = self, request.connection_key
+        return handler
+
+    def kept(self, key: ConnectionKey) -> Handler | None:
         """Return a connection that was kept, as `connect` would after building a key and two coroutines; None for none."""
         kept = self._conns.get(key)
+        if not kept:
+            return None
         now = monotonic()
         while kept:
-            handler, since = kept.popleft()
-            if not kept:
-                del self._conns[key]
+            handler: Handler
+            handler, since = kept.pop()  # type: ignore[assignment]  # it makes no others
             if handler.is_connected() and now - since <= KEEPALIVE:
-                self._acquired.add(handler)
-                return Connection(self, key, handler, self._loop)
+                self._acquired.add(handler)  # type: ignore[arg-type]  # as above
+                return handler
             handler.close()
         return None
+
+    def keep(self, key: ConnectionKey, handler: Handler) -> None:
+        """Keep an open connection for the next request, if that may be sent over it."""
+        if handler.should_close or self._closed or self._cleanup_handle is None:
+            self._release(key, handler)  # type: ignore[arg-type]  # as above
+            return
+        self._acquired.discard(handler)
+        self._conns[key].append((handler, monotonic()))  # type: ignore[arg-type]  # as above
+
+    def drop(self, key: ConnectionKey, handler: Handler) -> None:
+        """Close a connection."""
+        self._release(key, handler, should_close=True)  # type: ignore[arg-type]  # as above

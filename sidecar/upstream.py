@@ -14,6 +14,7 @@ from .attempt import Attempt
 from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
 from .breaker import Breaker, Open, Pass
 from .dialect import Dialect, Manner
+from .exchange import Target
 from .failures import from_exception, from_status, unavailable
 from .listing import Listing
 from .upstream_settings import AUTHORIZATION
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from policies.call import Call
     from policies.upstream import Stream, UpstreamError
 
-    from .exchange import Answer, Exchange, Reached
+    from .exchange import Exchange, Headers, Reached
+    from .received import Answer
     from .upstream_settings import UpstreamChoice
 
 USER_AGENT = "user-agent"
@@ -67,17 +69,21 @@ class HttpUpstream:
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
-        self._chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
-        self._models_url = httpx.URL(f"{settings.base_url}/models", params=query)
-        self._headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
+        chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
+        headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
-            self._headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
-        self._own = frozenset(name.lower() for name, _ in self._headers)
-        if USER_AGENT not in self._own:
-            self._headers.append((USER_AGENT, "chatnest-sidecar"))
+            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
+        own = frozenset(name.lower() for name, _ in headers)
+        self._held = own if settings.pass_authorization else own | ACCOUNT
+        """Headers of callers that do not go there."""
+        if USER_AGENT not in own:
+            headers.append((USER_AGENT, "chatnest-sidecar"))
+        self._streamed = Target("POST", chat_url, [*headers, *_STREAM])
+        self._at_once = Target("POST", chat_url, [*headers, *_WHOLE])
+        self._listed = Target("GET", httpx.URL(f"{settings.base_url}/models", params=query), headers)
         self._model = settings.model
-        self.asked = httpx.Request("POST", self._chat_url)
+        self.asked = httpx.Request("POST", chat_url)
         """What the exceptions of openai's SDK name as their request."""
 
     def open(self, call: Call) -> Stream:
@@ -90,10 +96,6 @@ class HttpUpstream:
             return self.breaker.enter()
         except Open as shut:
             raise unavailable(shut.wait, self.asked) from shut.cause
-
-    def _own_and(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
-        held = self._own if self.settings.pass_authorization else self._own | ACCOUNT
-        return [*self._headers, *(each for each in headers.items() if each[0] not in held)]
 
     def chat_body(self, call: Call, model: str, manner: Manner) -> bytes:
         """Return the body of a request for *call*, put in this *manner*."""
@@ -128,7 +130,7 @@ class HttpUpstream:
         answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.exchange.send("GET", self._models_url, self._own_and(headers), b"", _nothing)
+                answer = await self.exchange.send(self._listed, self._passed(headers), b"", _nothing)
                 if answer.status != httpx.codes.OK:
                     raise self.failure(answer, await read_error(answer))
                 return await read_bounded(answer, MAX_MODELS)
@@ -136,16 +138,19 @@ class HttpUpstream:
             raise from_exception(error, self.asked, sent=True) from error
         finally:
             if answer is not None:
-                await answer.close()
+                await answer.aclose()
 
     def send(self, call: Call, body: bytes, reached: Reached) -> Awaitable[Answer]:
         """Send *body* for *call* and return its answer, body unread; *reached* is called when it has a connection.
 
         Raises one of `bounded.BROKEN`; a cancelled one closes its socket.
         """
-        headers = self._own_and(call.headers)
-        headers += _STREAM if call.stream else _WHOLE
-        return self.exchange.send("POST", self._chat_url, headers, body, reached)
+        target = self._streamed if call.stream else self._at_once
+        return self.exchange.send(target, self._passed(call.headers), body, reached)
+
+    def _passed(self, headers: Mapping[str, str]) -> Headers:
+        held = self._held
+        return [each for each in headers.items() if each[0] not in held]
 
     def failure(self, answer: Answer, body: bytes) -> UpstreamError:
         """Return what an answer with another status than 200 means."""

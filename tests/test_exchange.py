@@ -15,7 +15,8 @@ from hostile import AB, DONE, LAST, STOP
 from serving import CHAT, Sidecar, events, settings_of, sidecar
 from wire import HEAD, Client, Connection, Script, eventually, token, upstream
 
-from sidecar.connector import Connector, Handler
+from sidecar.connection import Handler
+from sidecar.connector import Connector
 from sidecar.exchange import Direct
 from sidecar.gateway import Gateway
 

@@ -21,9 +21,8 @@ from policies.event import Batch, Usage
 from policies.testing import make_call, piece
 from policies.upstream import PushedStream, UpstreamError
 from sidecar.batches import Batches
-from sidecar.connector import Arrived
-from sidecar.exchange import DirectAnswer
 from sidecar.patience import Patience
+from sidecar.received import Arrived, Arriving
 from sidecar.upstream import HttpUpstream
 from sidecar.upstream_settings import UpstreamChoice
 
@@ -35,22 +34,14 @@ USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3
 ERROR = sse({"error": {"message": "no"}})
 
 
-class Arriving(DirectAnswer):
+class Told(Arriving):
     """An answer whose bytes arrive when the test says so."""
 
-    __slots__ = ("_arrived", "_data", "_ended", "status")
+    __slots__ = ("_arrived", "_data", "broken", "ended", "status")
 
     def __init__(self) -> None:
-        self.status, self._data, self._ended = 200, b"", False
+        self.status, self._data, self.ended, self.broken = 200, b"", False, None
         self._arrived: Arrived | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
-
-    @property
-    def broken(self) -> None:
-        return None
 
     def header(self, name: bytes) -> str:
         return "text/event-stream" if name == b"content-type" else ""
@@ -59,16 +50,23 @@ class Arriving(DirectAnswer):
         data, self._data = self._data, b""
         return data
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"content-type": "text/event-stream"}
+
+    async def aclose(self) -> None:
+        pass
+
     def listen(self, arrived: Arrived | None) -> None:
         self._arrived = arrived
 
     async def read(self) -> bytes:
-        while not self._data and not self._ended:
+        while not self._data and not self.ended:
             await asyncio.sleep(0)
         return self.taken()
 
     def arrive(self, data: bytes) -> None:
-        self._data, self._ended = self._data + data, not data
+        self._data, self.ended = self._data + data, not data
         if self._arrived is not None:
             self._arrived()
 
@@ -77,14 +75,14 @@ class Arriving(DirectAnswer):
         return self._arrived is not None
 
 
-def batches_of(answer: DirectAnswer, *, idle: float = 60.0) -> tuple[Batches, Patience]:
+def batches_of(answer: Told, *, idle: float = 60.0) -> tuple[Batches, Patience]:
     upstream = HttpUpstream(UpstreamChoice("http://up.example/v1", idle=idle), _NoExchange(), clock=lambda: 0.0)
     patience = Patience(60)
     return Batches(upstream, make_call("hi"), answer, patience, None), patience
 
 
 class _NoExchange:
-    async def send(self, *_: object) -> DirectAnswer:
+    async def send(self, *_: object) -> Told:
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -93,7 +91,7 @@ class _NoExchange:
 
 async def pushed(reads: list[bytes], says: list[bool]) -> tuple[list[bytes], str]:
     """Push what *reads* bring; the client takes or, by *says*, wants a pause.  Return what was shown, and the verdict."""
-    answer, shown, said = Arriving(), list[bytes](), list(says)
+    answer, shown, said = Told(), list[bytes](), list(says)
     batches, patience = batches_of(answer)
 
     def show(batch: Batch) -> bool:
@@ -122,7 +120,7 @@ async def pushed(reads: list[bytes], says: list[bool]) -> tuple[list[bytes], str
 
 
 async def pulled(reads: list[bytes]) -> tuple[list[bytes], str]:
-    answer, shown = Arriving(), list[bytes]()
+    answer, shown = Told(), list[bytes]()
     batches, patience = batches_of(answer)
     for data in reads:
         answer.arrive(data)
@@ -157,7 +155,7 @@ def test_as_if_waited_for(parts: list[bytes], cuts: list[int], says: list[bool])
 
 async def test_cancelled() -> None:
     """A push that is cancelled is let go of: what arrives from then on is shown to nobody."""
-    answer, shown = Arriving(), list[Batch]()
+    answer, shown = Told(), list[Batch]()
     batches, patience = batches_of(answer)
 
     def show(batch: Batch) -> bool:
@@ -181,7 +179,7 @@ async def test_cancelled() -> None:
 async def test_show_that_raises() -> None:
     """What whoever is shown to raises is raised where it was asked for, also a time-out, which is not upstream's."""
     for error in (ValueError("x"), TimeoutError("x")):
-        answer = Arriving()
+        answer = Told()
         batches, patience = batches_of(answer)
 
         def show(batch: Batch, error: Exception = error) -> bool:
@@ -197,7 +195,7 @@ async def test_show_that_raises() -> None:
 
 async def test_silence() -> None:
     """An upstream that says nothing more is given up after its time, also where nobody is woken for what it says."""
-    answer = Arriving()
+    answer = Told()
     batches, patience = batches_of(answer, idle=0.02)
     task = asyncio.get_running_loop().create_task(batches.push(lambda _: True))
     await asyncio.sleep(0)
@@ -212,7 +210,7 @@ async def test_silence() -> None:
 async def test_in_the_same_turn() -> None:
     """What upstream says in the turn in which its time is over counts: its error, and its end."""
     for last, verdict in ((ERROR, "server"), (DONE, "over")):
-        answer = Arriving()
+        answer = Told()
         batches, patience = batches_of(answer, idle=0.02)
         task = asyncio.get_running_loop().create_task(batches.push(lambda _: True))
         await asyncio.sleep(0)
@@ -233,7 +231,7 @@ async def test_in_the_same_turn() -> None:
 async def test_grace(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """A stream that has its finish, and then nothing, is over when its grace is."""
     monkeypatch.setattr("sidecar.batches.FINISH_GRACE", 0.02)
-    answer, shown = Arriving(), list[Batch]()
+    answer, shown = Told(), list[Batch]()
     batches, patience = batches_of(answer)
     answer.arrive(A + FINISH)
 

@@ -1,0 +1,67 @@
+"""Answers of upstreams as they are received: waited for, or told of as their bytes arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import httpx
+
+Arrived: TypeAlias = Callable[[], None]
+
+
+class Answer(Protocol):
+    """An answer whose body is unread."""
+
+    @property
+    def status(self) -> int:
+        """Its status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, found by names in any case."""
+        ...
+
+    def header(self, name: bytes) -> str:
+        """Return the first header of that *name*, which is in lower case; empty where there is none."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body has arrived."""
+        ...
+
+    async def read(self) -> bytes:
+        """Return what came next of the body, as it came; empty at its end.  Raises one of `bounded.BROKEN`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back if the answer has ended, else cut it at once.  Once; nothing waits in it."""
+        ...
+
+
+class Arriving:
+    """Beside `Answer`, what one is that also says when something of its body has come: no task need be woken for it.
+
+    No abstract class, as `Straight` is none.
+    """
+
+    __slots__ = ()
+
+    ended: bool
+    """See `Answer.ended`."""
+    broken: httpx.HTTPError | None
+    """Why nothing more will come of a body that has not ended."""
+
+    def taken(self) -> bytes:
+        """Return what has come since, also what came before the connection broke; empty if it is nothing."""
+        raise NotImplementedError
+
+    def listen(self, arrived: Arrived | None) -> None:
+        """Call *arrived* after each network read that brought something, until it is None; it must not raise.
+
+        What had come before is not told of.
+        """
+        raise NotImplementedError
