@@ -20,11 +20,12 @@ from msgspec.structs import replace
 from .base import HOOKS, Ending, Failure, Hooks, Outcome, Policy, Rejection, Retry, overrides
 from .call import Call
 from .event import Batch, Usage
-from .ledger import Ledger
+from .ledger import Hold, Ledger
 from .only import Only
 from .process import Process
 from .retry_budget import RetryBudgets
 from .run import Run, then
+from .store import Claim
 from .taps import Taps
 from .upstream import PushedStream, Stream, Upstream, UpstreamError
 
@@ -94,7 +95,7 @@ class Chain:
         Raises `Rejection` or `UpstreamError`; when it is cancelled, upstream is closed first.  An *emit* or a *sink* that
         raises is a client that left (`ClientLeft`).
         """
-        run = Run(call)
+        run = Run(call, Hold(call, ()))
         ending = Ending.CANCELLED
         try:
             await self._admit(run, admitted)
@@ -125,12 +126,11 @@ class Chain:
         for only, hooks in self._admitting:
             if (only is None or only.covers(call)) and (lease := await hooks.admit(call)) is not None:
                 run.leases.append(lease)
-        claims = [
-            (hooks, claim)
-            for only, hooks in self._claiming
-            if only is None or only.covers(call)
-            for claim in hooks.claims(call)
-        ]
+        claims: list[tuple[Hooks, Claim]] = []
+        for only, hooks in self._claiming:
+            if only is None or only.covers(call):
+                for claim in hooks.claims(call):
+                    claims.append((hooks, claim))  # noqa: PERF401  # a comprehension is a call of its own
         if claims:
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from .event import Usage
 from .ledger import Hold
 
@@ -16,19 +18,18 @@ if TYPE_CHECKING:
 NOTHING = Usage()
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """The attempts of one call, what they have cost, and what is held for it."""
 
-    __slots__ = ("_banked", "attempts", "call", "counted", "hold", "leases", "started", "stream", "tried")
-
-    def __init__(self, call: Call) -> None:
-        self.call, self.hold = call, Hold(call, ())
-        self.attempts, self.started = 0, False
-        self.tried: list[str] = []
-        self.counted: set[str] = set()
-        self.leases: list[Lease] = []
-        self.stream: Stream | None = None
-        self._banked = NOTHING
+    call: Call
+    hold: Hold
+    attempts: int = 0
+    started: bool = False
+    tried: list[str] = []
+    counted: set[str] = set()
+    leases: list[Lease] = []
+    stream: Stream | None = None
+    _banked: Usage = NOTHING
 
     @property
     def usage(self) -> Usage:

@@ -35,6 +35,7 @@ class Answer(ABC):
 
     def __init__(self, out: Outgoing, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
         self._out, self._request_id, self._chat_path, self._clock = out, request_id, chat_path, clock
+        self._straight = out if isinstance(out, Straight) else None
         self.quiet_since = clock()
         self.call: Call | None = None
         self.closing = False
@@ -89,12 +90,8 @@ class EventStream(Answer):
     """A stream of events.  A subclass says how they are written."""
 
     ping_event: ClassVar[bytes] = OPENAI_PING
-
-    def __init__(self, out: Outgoing, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
-        super().__init__(out, request_id, chat_path=chat_path, clock=clock)
-        self._straight = out if isinstance(out, Straight) else None
-        self._busy = False
-        self._pinging: asyncio.Task[None] | None = None
+    _busy = False
+    _pinging: asyncio.Task[None] | None = None
 
     @abstractmethod
     def _written(self, batch: Batch) -> bytes:

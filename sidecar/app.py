@@ -15,7 +15,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from policies.store import StoreDown
 
-from .chat import CHAT, COMPLETIONS, MODELS, ChatRoute, CompletionsRoute, ModelsRoute, Route
+from .chat import CHAT, COMPLETIONS, MODELS, REQUEST_ID, ChatRoute, CompletionsRoute, ModelsRoute, Route
 from .errors import Fault, internal_error, invalid_request, method_not_allowed, not_found, openai_body
 from .gateway import Gateway
 from .incoming import request_id
@@ -124,13 +124,15 @@ def _name() -> str:
 
 def _json(request: Request[Any, Any, Any], status: int, body: dict[str, Any]) -> Response[dict[str, Any]]:
     return Response(
-        body, status_code=status, headers={"x-request-id": request_id(dict(request.scope["headers"]), _name)}
+        body,
+        status_code=status,
+        headers={"x-request-id": request_id(dict(request.scope["headers"]).get(REQUEST_ID), _name)},
     )
 
 
 def _answer(request: Request[Any, Any, Any], fault: Fault) -> Response[bytes]:
     headers = {name.decode(): value.decode() for name, value in fault.headers}
-    headers["x-request-id"] = request_id(dict(request.scope["headers"]), _name)
+    headers["x-request-id"] = request_id(dict(request.scope["headers"]).get(REQUEST_ID), _name)
     return Response(openai_body(fault), status_code=fault.status, media_type="application/json", headers=headers)
 
 

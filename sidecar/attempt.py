@@ -86,7 +86,6 @@ class Attempt(PushedStream):
             if call.size is not None and call.size.bytes > LARGE:
                 await asyncio.sleep(0)  # to measure it, and to write it, are a turn each
             body = upstream.chat_body(call, model, manner)
-            patience.progress(limits.head if call.stream else limits.whole)
             try:
                 with patience:
                     answer = self._answer = await upstream.send(call, body, self._reached)
@@ -105,6 +104,7 @@ class Attempt(PushedStream):
             if other is None:
                 break
             manner = other
+            patience.progress(limits.head if call.stream else limits.whole)
         raise failure
 
     def _reached(self) -> None:

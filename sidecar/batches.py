@@ -48,12 +48,14 @@ class Batches:
     ) -> None:
         self._call, self._answer, self._patience, self._leave = call, answer, patience, leave
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
-        self.reading = Reading(shows_usage=_asked_for_usage(call), answers=call.shown)
+        options = call.body.get("stream_options")
+        self.reading = Reading(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
         self.over = False
         self.worked: bool | None = None
         self._reader = Reader()
         self._broken: UpstreamError | None = None
-        self._streams = call.stream and _is_stream(answer)
+        kind = answer.header(b"content-type")
+        self._streams = call.stream and (kind == STREAM or kind.partition(";")[0].strip().lower() == STREAM)
         coding = answer.header(b"content-encoding")
         self._decode = _decoder(coding, self._request) if coding else None
 
@@ -154,7 +156,7 @@ class Batches:
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
         except (EventTooLarge, *BROKEN) as error:
             return self._fails(error)
-        if reading.outputs + reading.finishes != had:
+        if reading.outputs + reading.finishes != had and not reading.done:
             self._patience.progress(FINISH_GRACE if reading.all_finished else self._idle)
             if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
                 self._leave.worked()
@@ -212,11 +214,5 @@ def _decoder(coding: str, request: httpx.Request) -> Decode | None:
         raise broken_off(error, request) from error
 
 
-def _is_stream(answer: Answer) -> bool:
-    content_type = answer.header(b"content-type")
-    return content_type == STREAM or content_type.partition(";")[0].strip().lower() == STREAM
-
-
-def _asked_for_usage(call: Call) -> bool:
-    options = call.body.get("stream_options")
+def _asked_for_usage(options: object) -> bool:
     return isinstance(options, dict) and options.get("include_usage") is True

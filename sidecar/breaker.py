@@ -44,34 +44,32 @@ class Open(Exception):
         self.wait, self.cause = wait, cause
 
 
-class Pass:
+class Pass(msgspec.Struct, eq=False):
     """The leave of one attempt.  Say once how it ended; what is left unsaid (the client left) counts as nothing.
 
-    A probe need not wait for the end: it has worked with its first output.
+    A probe need not wait for the end: it has worked with its first output.  `era` is the breaker's when it was given, and
+    -1 when it is used up.
     """
 
-    __slots__ = ("_breaker", "_era", "probe")
-
-    def __init__(self, breaker: Breaker, era: int, *, probe: bool) -> None:
-        self._breaker, self._era, self.probe = breaker, era, probe
+    breaker: Breaker
+    era: int
+    probe: bool
 
     def worked(self) -> None:
         """Say that it gave what was asked for."""
-        self._breaker.ended(self._take(), None, probe=self.probe)
+        era, self.era = self.era, -1
+        self.breaker.ended(era, None, probe=self.probe)
 
     def failed(self, error: UpstreamError) -> None:
         """Say that it failed; a refusal of the request alone counts as an answer, which is what a probe asks for."""
-        self._breaker.ended(self._take(), error, probe=self.probe)
+        era, self.era = self.era, -1
+        self.breaker.ended(era, error, probe=self.probe)
 
     def drop(self) -> None:
         """Say nothing; after `worked` or `failed` it does nothing."""
-        era = self._take()
+        era, self.era = self.era, -1
         if self.probe:
-            self._breaker.dropped(era)
-
-    def _take(self) -> int:
-        era, self._era = self._era, -1
-        return era
+            self.breaker.dropped(era)
 
 
 class Breaker:
@@ -118,8 +116,18 @@ class Breaker:
         if probe:
             self._probed(error if sick else None)
             return
-        seen, failed = self._counted(sick=sick)
-        if error is not None and sick and seen >= self._settings.calls and failed >= self._settings.rate * seen:
+        now, window = self._clock(), self._settings.window
+        buckets = self._buckets
+        while buckets and buckets[0][0] <= now - window:
+            _, seen, failed = buckets.popleft()
+            self._seen, self._failed = self._seen - seen, self._failed - failed
+        if not buckets or buckets[-1][0] <= now - window / BUCKETS:
+            buckets.append([now, 0, 0])
+        buckets[-1][1] += 1
+        buckets[-1][2] += sick
+        self._seen, self._failed = self._seen + 1, self._failed + sick
+        many = self._seen >= self._settings.calls and self._failed >= self._settings.rate * self._seen
+        if error is not None and sick and many:
             self._change(error)
 
     def dropped(self, era: int) -> None:
@@ -142,16 +150,3 @@ class Breaker:
         self._next_probe = self._clock() + self._settings.probe
         if self._tell is not None:
             self._tell(self.state)
-
-    def _counted(self, *, sick: bool) -> tuple[float, float]:
-        """Add one result; return how many the window has, and how many of them failed."""
-        now, step = self._clock(), self._settings.window / BUCKETS
-        while self._buckets and self._buckets[0][0] <= now - self._settings.window:
-            _, seen, failed = self._buckets.popleft()
-            self._seen, self._failed = self._seen - seen, self._failed - failed
-        if not self._buckets or self._buckets[-1][0] <= now - step:
-            self._buckets.append([now, 0, 0])
-        self._buckets[-1][1] += 1
-        self._buckets[-1][2] += sick
-        self._seen, self._failed = self._seen + 1, self._failed + sick
-        return self._seen, self._failed

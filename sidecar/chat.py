@@ -13,7 +13,7 @@ from policies.call import Call
 from policies.chain import Chain, ClientLeft
 from policies.upstream import UpstreamError
 
-from .access import Access, Denied, Profile
+from .access import Access, Denied
 from .answer import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream, send_fault
 from .body import BadRequest, json_object, json_steps
 from .errors import (
@@ -28,7 +28,7 @@ from .errors import (
     method_not_allowed,
     unauthorized,
 )
-from .incoming import ClientGone, Receive, Refused, Scope, check_json, headers_of, read_body, request_id
+from .incoming import ClientGone, Receive, Refused, Scope, check_json, read_body, request_id
 from .keys import UnknownKey
 from .live import LiveCall
 from .outgoing import Outgoing, Send, Straight, outgoing
@@ -43,6 +43,7 @@ COMPLETIONS = "/v1/chat/completions"
 MODELS = "/v1/models"
 SCHEMA_HEADER = b"x-event-schema"
 PROFILE_HEADER = b"x-profile"
+REQUEST_ID = b"x-request-id"
 TRIED_BEFORE = b"x-stainless-retry-count"
 """How often OpenAI's SDKs have already sent the call."""
 LARGE = 262_144
@@ -73,8 +74,10 @@ class Route(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end; whatever happens is answered, settled and closed."""
-        headers = headers_of(scope)
-        name, out = request_id(headers, self.gateway.names), outgoing(send)
+        headers: dict[bytes, bytes] = dict(scope["headers"])  # of a repeated one the last
+        given = headers.get(REQUEST_ID)
+        name = self.gateway.names() if given is None else request_id(given, self.gateway.names)
+        out = outgoing(send)
         try:
             if scope["method"] != self.method:
                 raise Refused(method_not_allowed(self.method))
@@ -129,7 +132,7 @@ class Route(ABC):
     async def _run(self, call: Call, chain: Chain, answer: Answer, asked: Asked) -> None:
         gateway = self.gateway
         answer.call = call
-        live = LiveCall(answer)
+        live = LiveCall(answer, gateway.loop)
         gateway.live.add(live)
         beat = gateway.heart.watch(answer)
         timer: asyncio.TimerHandle | None = None
@@ -142,17 +145,18 @@ class Route(ABC):
             server = gateway.settings.server
             if seconds := server.chat_deadline if isinstance(answer, ChatNestAnswer) else server.deadline:
                 call.deadline = gateway.process.monotonic() + seconds
-                timer = asyncio.get_running_loop().call_later(seconds, _too_late, live, seconds)
+                timer = gateway.loop.call_later(seconds, _too_late, live, seconds)
             with live:
                 fault = await self._outcome(call, chain, answer)
-            await live.spared()
+            if live.cancelled:
+                await live.spared()
             if not live.left and (fault := live.fault or fault) is not None:
                 with anyio.move_on_after(LAST_WORD):
                     await answer.fail(fault)
         finally:
             if timer is not None:
                 timer.cancel()
-            beat.stop()
+            beat.waiting = None
             live.stop_watching()
             gateway.live.remove(live)
 
@@ -174,8 +178,7 @@ class Route(ABC):
         return None
 
     def _answer(self, form: type[Answer], asked: Asked) -> Answer:
-        loop = asyncio.get_running_loop()
-        return form(asked.out, asked.name, chat_path=self.path == CHAT, clock=loop.time)
+        return form(asked.out, asked.name, chat_path=self.path == CHAT, clock=self.gateway.loop.time)
 
 
 class ChatRoute(Route):
@@ -212,7 +215,10 @@ class CompletionsRoute(Route):
         check_json(asked.headers)
         body = await _object(asked, self.gateway.settings.server.max_body)
         check_openai(body)
-        profile = _profile(asked)
+        named = asked.headers.get(PROFILE_HEADER)
+        access = asked.access
+        plain = named is None and access.allowed is None
+        profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
         call = self.call(asked, body, profile=profile.name)
         if not call.model and (model := self.gateway.upstream.default_model):
             call.model = call.stand_in = model
@@ -270,13 +276,6 @@ async def _object(asked: Asked, limit: int) -> dict[str, Any]:
             found: dict[str, Any] = end.value
             await asyncio.sleep(0)
             return found
-
-
-def _profile(asked: Asked) -> Profile:
-    access, named = asked.access, asked.headers.get(PROFILE_HEADER)
-    if named is None and access.allowed is None:
-        return access.base
-    return access.profile((named or b"").decode("latin-1"))
 
 
 def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:

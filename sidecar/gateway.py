@@ -41,7 +41,7 @@ class Gateway:
     def __init__(
         self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, process: Process | None = None
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         self.settings = settings
         self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder, resident=True))
         self.process.upstreams = tuple(each.name for each in settings.upstreams)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 CallAt: TypeAlias = Callable[[float, Callable[[], None]], Any]
 _Entry: TypeAlias = "tuple[float, int, Beat]"
 
@@ -21,17 +23,10 @@ class Waiting(Protocol):
         ...
 
 
-class Beat:
-    """A place in the heart's queue; `stop` gives it up."""
+class Beat(msgspec.Struct, eq=False):
+    """A place in the heart's queue; who sets `waiting` to None, when the answer is over, gives it up."""
 
-    __slots__ = ("waiting",)
-
-    def __init__(self, waiting: Waiting) -> None:
-        self.waiting: Waiting | None = waiting
-
-    def stop(self) -> None:
-        """Send no more pings.  Once, when the answer is over."""
-        self.waiting = None
+    waiting: Waiting | None
 
 
 class Heart:

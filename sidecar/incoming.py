@@ -28,11 +28,6 @@ class Refused(Exception):
         self.fault = fault
 
 
-def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """Return the request's headers by name in lower case; of a repeated one the last."""
-    return dict(scope["headers"])
-
-
 class Names:
     """Names that nobody else gives: chance once for a process, then a number; a system call for each would cost more."""
 
@@ -44,9 +39,8 @@ class Names:
         return f"{self._prefix}{next(self._numbers):08x}"
 
 
-def request_id(headers: dict[bytes, bytes], new: Callable[[], str]) -> str:
-    """Return the client's `x-request-id` if it is a plain one, else a *new* one."""
-    given = headers.get(b"x-request-id")
+def request_id(given: bytes | None, new: Callable[[], str]) -> str:
+    """Return the client's `x-request-id`, *given*, if it is a plain one, else a *new* one."""
     return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else new()
 
 

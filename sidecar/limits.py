@@ -62,6 +62,7 @@ def _words(policy: str, limit: int, window: Window) -> tuple[bytes, bytes]:
     return b'"%b";q=%d;w=%d' % (name, limit, seconds), b'"%b";r=%%d;t=%%d' % name.replace(b"%", b"%%")
 
 
+@functools.lru_cache(1024)
 def _duration(seconds: int) -> bytes:
     """Return *seconds* as OpenAI writes them: `1h2m3s`, `6m0s`, `20s`."""
     minutes, rest = divmod(seconds, 60)

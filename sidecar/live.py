@@ -33,31 +33,31 @@ class LiveCall:
     """One running call, as a context of its task.  Ending it closes upstream and settles; `fault` is what its client is told.
 
     The task is cancelled, again and again until it has left: a policy may swallow one.  While the call settles it is let
-    be, which takes bounded time.
+    be, which takes bounded time.  `cancelled` counts how often.
     """
 
     __slots__ = (
         "_again",
         "_before",
-        "_cancelled",
         "_loop",
         "_straight",
         "_task",
         "_watcher",
         "answer",
+        "cancelled",
         "cut",
         "fault",
         "left",
     )
 
-    def __init__(self, answer: Closable) -> None:
+    def __init__(self, answer: Closable, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.answer = answer
         self.fault: Fault | None = None
         self.left = self.cut = False
         answer.lost = self.leave
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
-        self._before = self._cancelled = 0
+        self._before = self.cancelled = 0
         self._again: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._straight: Straight | None = None
@@ -96,7 +96,7 @@ class LiveCall:
         if self._task is None:
             return
         if (call := self.answer.call) is None or not call.settling:
-            self._cancelled += 1
+            self.cancelled += 1
             self._task.cancel()
         self._again = self._loop.call_later(AGAIN, self._deliver)
 
@@ -113,18 +113,16 @@ class LiveCall:
         task, self._task = self._task, None
         if self._again is not None:
             self._again.cancel()
-        if task is None or not self._cancelled:
+        if task is None or not self.cancelled:
             return False
-        for _ in range(self._cancelled):
+        for _ in range(self.cancelled):
             task.uncancel()
         # As asyncio.timeout does it: a cancellation from elsewhere that came in the same turn wins.
         self.cut = kind is asyncio.CancelledError and task.cancelling() <= self._before
         return self.cut
 
     async def spared(self) -> None:
-        """Take a cancellation that came too late to be noticed.  Once, behind the context."""
-        if not self._cancelled:
-            return
+        """Take a cancellation that came too late to be noticed.  Once, behind the context, where it was `cancelled`."""
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
@@ -134,14 +132,14 @@ class LiveCall:
 
     def stop_watching(self) -> None:
         """Let go of the watcher, and of the answer.  Once, when the answer is over."""
-        self.answer.lost = _nobody  # two that hold each other would wait for the collector
+        self.answer.lost = nobody  # two that hold each other would wait for the collector
         if self._straight is not None:
             self._straight.gone = None
         elif self._watcher is not None:
             self._watcher.cancel()
 
 
-def _nobody() -> None:
+def nobody() -> None:
     """Nobody is to be told."""
 
 

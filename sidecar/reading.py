@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from policies.event import Batch, Event, Usage
 
 from .chunk import Choice, Chunk, decoded, event_of, read_chunks, read_mended
@@ -28,7 +30,7 @@ Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
 __all__ = ["Nonsense", "Reading"]
 
 
-class Reading:
+class Reading(msgspec.Struct, kw_only=True, eq=False):
     """The state of one answer.
 
     Nothing is handed out before the first output (text, reasoning, a tool call), so that an attempt that fails before it
@@ -36,17 +38,21 @@ class Reading:
     as were asked for have their finish, and every one that was seen; no failure that comes later is one.
     """
 
-    def __init__(self, *, shows_usage: bool = True, answers: int = 1) -> None:
-        self._shows_usage, self._answers = shows_usage, answers
-        self._held: list[Item] = []
-        self._held_raw: list[bytes] = []
-        self._held_bytes = 0
-        self._seen: set[int] = set()
-        self._finished: set[int] = set()
-        self._report = Report()
-        self.outputs = self.finishes = 0
-        self.has_output = self.done = self.says_why = self.all_finished = False
-        self.failure: object = None
+    shows_usage: bool = True
+    answers: int = 1
+    outputs: int = 0
+    finishes: int = 0
+    has_output: bool = False
+    done: bool = False
+    says_why: bool = False
+    all_finished: bool = False
+    failure: object = None
+    _held: list[Item] = []
+    _held_raw: list[bytes] = []
+    _held_bytes: int = 0
+    _seen: set[int] = set()
+    _finished: set[int] = set()
+    _report: Report = msgspec.field(default_factory=Report)
 
     @property
     def finished(self) -> bool:
@@ -66,7 +72,7 @@ class Reading:
     @property
     def usage(self) -> Usage:
         """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound."""
-        return self._report.usage(self.outputs, complete=self.complete)
+        return self._report.usage(self.outputs, complete=self.done or self.finished)
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """Take what one network read completed; None while there is nothing to show.  Stops at `[DONE]` or an error."""
@@ -133,7 +139,7 @@ class Reading:
             self._take_failed(chunk, payload, said, items, raws)
         elif chunk.choices:
             self._take_choices(chunk, raw, payload, items, raws)
-        elif chunk.usage is None or self._shows_usage:
+        elif chunk.usage is None or self.shows_usage:
             items.append((None, raw, payload))
             raws.append(raw)
         if chunk.usage is not None:
@@ -171,8 +177,8 @@ class Reading:
             self.says_why = self.says_why or finish != "stop"
             if index not in self._finished:
                 self._finished.add(index)
-                self.finishes += index < self._answers
-                self.all_finished = self.finished and len(self._finished) >= self._answers
+                self.finishes += index < self.answers
+                self.all_finished = len(self._seen) == len(self._finished) >= self.answers
 
     def last(self, batch: Batch | None) -> Batch:
         """Return *batch* as the last one, or what was held back where nothing was ever shown."""
@@ -211,7 +217,7 @@ class Reading:
         self.done = True
         if not as_stream:
             return Batch(events=events, raw=body, last=True)
-        events = pieces_of(events, data, usage=self._shows_usage)
+        events = pieces_of(events, data, usage=self.shows_usage)
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
 
 

@@ -53,29 +53,27 @@ def _believed(number: int | None, known: int | None) -> int | None:
     return number if number is not None and 0 <= number <= MOST_TOKENS else known
 
 
-class Report:
+class Report(msgspec.Struct, eq=False, gc=False):
     """What the reports of one answer come to: each field is the last number that was given for it.
 
     A negative number is none: it must not make a call free.
     """
 
-    __slots__ = ("_cached", "_completion", "_prompt", "_read")
-
-    def __init__(self) -> None:
-        self._prompt: int | None = None
-        self._completion: int | None = None
-        self._cached: int | None = None
-        self._read = 0
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int | None = None
+    read: int = 0
+    """How many tokens of output had been read when `completion` was reported."""
 
     def take(self, report: Reported, read: int) -> None:
         """Add *report*, which came when *read* tokens of output had been read."""
-        self._prompt = _believed(report.prompt_tokens, self._prompt)
+        self.prompt = _believed(report.prompt_tokens, self.prompt)
         details = report.prompt_tokens_details
         if details is not None:
-            self._cached = _believed(details.cached_tokens, self._cached)
+            self.cached = _believed(details.cached_tokens, self.cached)
         completion = _believed(report.completion_tokens, None)
         if completion is not None:
-            self._completion, self._read = completion, read
+            self.completion, self.read = completion, read
 
     def usage(self, read: int, *, complete: bool) -> Usage:
         """Return what the answer has cost now that *read* tokens of output have been read.
@@ -83,9 +81,9 @@ class Report:
         The last word on a complete answer is believed.  Output that was read after a report is not in it; and the report of
         a broken stream is a lower bound.
         """
-        prompt, unreported = (0, 1) if self._prompt is None else (self._prompt, 0)
+        prompt, unreported = (0, 1) if self.prompt is None else (self.prompt, 0)
         output = read
-        if self._completion is not None:
-            since = read - self._read
-            output = self._completion if complete and not since else max(read, self._completion + since)
-        return Usage(prompt, output, min(prompt, self._cached or 0), unreported)
+        if self.completion is not None:
+            since = read - self.read
+            output = self.completion if complete and not since else max(read, self.completion + since)
+        return Usage(prompt, output, min(prompt, self.cached or 0), unreported)

@@ -31,13 +31,13 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     event: str = ""
 
 
-class Reader:
+class Reader(msgspec.Struct, kw_only=True, eq=False):
     """Cuts reads of any size into events.  Once per answer; `feed` once per network read."""
 
-    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
-        self._max = max_event
-        self._rest = bytearray()
-        self._begun = self._after_cr = False
+    max_event: int = MAX_EVENT
+    _rest: bytearray = bytearray()
+    _begun: bool = False
+    _after_cr: bool = False
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the events that *data* completes, in order.
@@ -46,7 +46,10 @@ class Reader:
         reader is of no use afterwards.
         """
         if not self._begun:
-            data = self._without_bom(data)
+            if data and not self._rest and data[0] != BOM[0]:
+                self._begun = True
+            else:
+                data = self._without_bom(data)
         if self._after_cr or b"\r" in data:
             data = self._with_lf(data)
         rest = self._rest
@@ -61,7 +64,7 @@ class Reader:
             whole = bytes(rest)
             rest.clear()
         rest += data[cut:]
-        if len(rest) > self._max:
+        if len(rest) > self.max_event:
             raise self._too_large()
         return self._whole(whole) if whole else []
 
@@ -90,7 +93,7 @@ class Reader:
 
     def _whole(self, data: bytes) -> list[Frame]:
         """Cut whole events, with LF alone and a blank line at the end."""
-        if len(data) > self._max and any(len(block) > self._max for block in data.split(b"\n\n")):
+        if len(data) > self.max_event and any(len(block) > self.max_event for block in data.split(b"\n\n")):
             raise self._too_large()
         if not data.isascii():
             data = utf8(data)
@@ -104,7 +107,7 @@ class Reader:
         return [frame for frame in frames if frame is not None]
 
     def _too_large(self) -> EventTooLarge:
-        return EventTooLarge(f"upstream sent an event of more than {self._max} bytes")
+        return EventTooLarge(f"upstream sent an event of more than {self.max_event} bytes")
 
 
 def _frame(block: bytes) -> Frame | None:

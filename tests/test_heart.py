@@ -85,7 +85,7 @@ def test_one_timer(steps: list[tuple[str, float]]) -> None:
             waiting[0][0].quiet_since = loop.now
         elif step == "stop" and waiting:
             quiet, beat = waiting.pop()
-            beat.stop()
+            beat.waiting = None
             before = list(quiet.pings)
             loop.advance(seconds)
             assert quiet.pings == before
