@@ -76,10 +76,11 @@ class Budget(Policy, frozen=True):
         else:
             prompt = call.process.tokens.estimate(call.model, size, self.media)
         counted = identity(call, self.by)
-        if self.usd is None:
-            limit, base, each = self._in_tokens(call, prompt)
+        if self.tokens is not None:
+            own = call.caps.day_tokens if self.window == "day" else None
+            limit, base, each = self.tokens if own is None else min(self.tokens, own), prompt, call.n
         else:
-            limit, base, each = self._in_dollars(call, prompt, self.usd)
+            limit, base, each = self._in_dollars(call, prompt)
         return (
             Claim(
                 policy=self.name,
@@ -95,16 +96,12 @@ class Budget(Policy, frozen=True):
             ),
         )
 
-    def _in_tokens(self, call: Call, prompt: int) -> tuple[int, int, int]:
-        assert self.tokens is not None  # for the type: it is of tokens or of dollars
-        own = call.caps.day_tokens if self.window == "day" else None
-        return self.tokens if own is None else min(self.tokens, own), prompt, call.n
-
-    def _in_dollars(self, call: Call, prompt: int, usd: float) -> tuple[int, int, int]:
+    def _in_dollars(self, call: Call, prompt: int) -> tuple[int, int, int]:
+        assert self.usd is not None  # for the type: it is of tokens or of dollars
         prices = self._prices(call, call.process.names_of(call))
         call.prompts[self.name] = prompt
         base = max(price.prompt(prompt) for price in prices)
-        return round(usd * MILLION), base, call.n * max(price.per_output for price in prices)
+        return round(self.usd * MILLION), base, call.n * max(price.per_output for price in prices)
 
     def _prices(self, call: Call, models: Sequence[str]) -> list[Price]:
         """Return what each of *models* costs.  Raises `Rejection` where one of them has no price."""

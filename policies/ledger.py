@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .base import Ending, Hooks, Outcome, Rejection, StoreFailure
 from .settlements import Settlement, Settlements
-from .store import MILLION, Claim, Grant, StoreDown
+from .store import MILLION, Claim, Grant, StoreDown, counter_key
 from .window import Calendar, Sliding
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SOON = 60.0
 """Seconds within which a rate's refusal is worth waiting for; both OpenAI SDKs give up on, or hammer, longer waits."""
+
+_CLAIM = itemgetter(1)
 
 
 class Hold(msgspec.Struct, eq=False):
@@ -45,16 +48,17 @@ class Ledger:
         """
         call = hold.call
         ceiling = call.max_tokens or 0
-        if self._settlements:
-            await self.catch_up()
+        if self._settlements.late:
+            await self._settlements.catch_up()
+        claims: list[Claim] = list(map(_CLAIM, hold.claims))
         try:
-            grant = await self._store.reserve(call.id, [claim for _, claim in hold.claims], ceiling)
+            grant = await self._store.reserve(call.id, claims, ceiling)
         except StoreDown as error:
             if error.taken:
                 self._settlements.keep(Settlement(call.id, None))
             self._admit_without_store(hold, error)
             return
-        call.standings = [(claim, standing) for (_, claim), standing in zip(hold.claims, grant.standings, strict=True)]
+        call.standings = list(zip(claims, grant.standings, strict=True))
         if grant.refused is not None:
             raise _refusal(hold, grant, grant.refused)
         if ceiling:
@@ -86,19 +90,19 @@ class Ledger:
         if not hold.claims:
             return
         if outcome.ending is Ending.REJECTED and not outcome.attempts:
-            await self._settlements.send(Settlement(call.id, None))
+            await self._settlements.send(call.id, None)
             return
         charges: dict[str, int] = {}
         for hooks, claim in hold.claims:
             if isinstance(claim.window, Sliding):
                 continue  # it keeps what it took
-            key = claim.key
+            key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
                 charges[key] = charges.get(key, 0) + hooks.charge(call, claim, usage)
             except Exception:
                 # What is not in the charges is charged as it was held.
                 self._process.log.exception("%r cannot say what the call cost", claim.policy)
-        await self._settlements.send(Settlement(call.id, charges, refund=usage.exact))
+        await self._settlements.send(call.id, charges, refund=usage.exact)
 
     def _charge(self, hold: Hold, hooks: Hooks, claim: Claim, usage: Usage) -> int:
         """Return what *usage* costs, or what was held for it where its policy cannot say."""

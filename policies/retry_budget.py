@@ -58,11 +58,11 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Count one call that upstream got.  Once per call and upstream, not per attempt."""
-        now = self._clock()
-        held = self._held(now)
-        if not self._buckets or self._buckets[-1][0] <= now - self._window / BUCKETS:
-            self._buckets.append([now, 0.0])
-        self._buckets[-1][1] += 1
+        now, buckets = self._clock(), self._buckets
+        held = self._held(now) if buckets and buckets[0][0] <= now - self._window else self._total
+        if not buckets or buckets[-1][0] <= now - self._window / BUCKETS:
+            buckets.append([now, 0.0])
+        buckets[-1][1] += 1
         self._total += 1
         if held >= self._most:
             self._spend(1)

@@ -32,28 +32,27 @@ class Settlements:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._late: deque[Settlement] = deque()
+        self.late: deque[Settlement] = deque()
+        """Those that are kept."""
         self._pass: anyio.Event | None = None
-
-    def __len__(self) -> int:
-        return len(self._late)
 
     def keep(self, settlement: Settlement) -> None:
         """Send *settlement* later."""
-        if len(self._late) >= MOST:
-            lost = self._late.popleft()
+        if len(self.late) >= MOST:
+            lost = self.late.popleft()
             self._process.log.error("call %s cannot be settled: its hold counts until this process ends", lost.call_id)
-        self._late.append(settlement)
+        self.late.append(settlement)
 
-    async def send(self, settlement: Settlement) -> None:
-        """Send *settlement* now; it is kept if the store is down, or if this is cancelled."""
+    async def send(self, call_id: str, charges: dict[str, int] | None, *, refund: bool = True) -> None:
+        """Send a settlement now; it is kept if the store is down, or if this is cancelled."""
+        store = self._process.store
         try:
-            await self._deliver(settlement)
+            await (store.release(call_id) if charges is None else store.settle(call_id, charges, refund=refund))
         except StoreDown as error:
             self._process.log.warning("not settled yet, will be sent again: %s", error)
-            self.keep(settlement)
+            self.keep(Settlement(call_id, charges, refund))
         except BaseException:
-            self.keep(settlement)
+            self.keep(Settlement(call_id, charges, refund))
             raise
 
     async def catch_up(self) -> None:
@@ -63,19 +62,19 @@ class Settlements:
             return
         self._pass = anyio.Event()
         try:
-            while self._late:
-                settlement = self._late.popleft()
+            while self.late:
+                settlement = self.late.popleft()
                 try:
                     await self._deliver(settlement)
                 except StoreDown as error:
-                    self._late.appendleft(settlement)
+                    self.late.appendleft(settlement)
                     self._process.log.warning("not settled yet, will be sent again: %s", error)
                     return
                 except Exception:
                     # A settlement that cannot be made must not keep the others from being made.
                     self._process.log.exception("call %s cannot be settled", settlement.call_id)
                 except BaseException:
-                    self._late.appendleft(settlement)
+                    self.late.appendleft(settlement)
                     raise
         finally:
             self._pass.set()

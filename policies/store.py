@@ -11,6 +11,7 @@ been spent, so it is.  A store that cannot be reached raises `StoreDown`; the ch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
@@ -25,6 +26,8 @@ SEPARATOR = "\x1f"
 OTHERS = "\x1dothers"
 """The end of a shared bucket's identity; no name that a client chooses has such a character."""
 MILLION = 1_000_000
+SCALE: dict[str, int] = {"usd": MILLION}
+"""How many of a claim's `each` make one unit, where that is not one: prices are per million tokens."""
 
 
 class StoreDown(Exception):
@@ -40,6 +43,12 @@ class Ended(StoreDown):
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call {call_id} holds nothing any more")
+
+
+@functools.lru_cache(1024)
+def counter_key(policy: str, identity: str, unit: Unit, window: Window) -> str:
+    """Return the name of a counter; remembered, since every call asks for those of its claims."""
+    return SEPARATOR.join((policy, identity, unit, window.key))
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -67,17 +76,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def scale(self) -> int:
-        """How many of `each` make one unit: prices are per million tokens."""
-        return MILLION if self.unit == "usd" else 1
+        """How many of `each` make one unit."""
+        return SCALE.get(self.unit, 1)
 
     def needs(self, ceiling: int) -> int:
         """Return what the call takes with *ceiling* tokens for each answer."""
-        return self.base - (-self.each * ceiling // self.scale) if self.each else self.base
+        return self.base - (-self.each * ceiling // SCALE.get(self.unit, 1)) if self.each else self.base
 
     @property
     def key(self) -> str:
         """The counter's name: one per policy, identity, unit and window, whatever the profile and its limit."""
-        return SEPARATOR.join((self.policy, self.identity, self.unit, self.window.key))
+        return counter_key(self.policy, self.identity, self.unit, self.window)
 
     @property
     def shared_key(self) -> str:

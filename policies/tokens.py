@@ -65,7 +65,7 @@ def size_of(call: Call) -> Size:
     for message in call.messages:
         content = message.get("content")
         if isinstance(content, str):
-            size += _bytes(content)
+            size += len(content) if content.isascii() else _bytes(content)
         elif isinstance(content, list):
             parts += len(content) - 1
             for part in content:
@@ -81,9 +81,9 @@ def size_of(call: Call) -> Size:
 
 
 def _bytes(text: str) -> int:
-    # msgspec keeps the bytes with the text, so that they need not be made again when the body is written for upstream.
     if text.isascii():
         return len(text)
+    # msgspec keeps the bytes with the text, so that they need not be made again when the body is written for upstream.
     return memoryview(msgspec.Raw(text)).nbytes if type(text) is str else len(text.encode())
 
 

@@ -25,14 +25,7 @@ class Sliding(msgspec.Struct, frozen=True, tag=True):
     @property
     def key(self) -> str:
         """What tells its counters from those of other windows."""
-        return _sliding_key(self.seconds)
-
-    def grain(self, limit: int) -> float:
-        """Seconds within which takings share one entry, counted until the youngest of them is old enough.
-
-        So memory is bounded for any limit, and never more than the limit fits into any span.
-        """
-        return 0.0 if limit <= FINE_LIMIT else self.seconds / FINE_LIMIT
+        return f"sliding@{self.seconds:.12g}"
 
 
 class Calendar(msgspec.Struct, frozen=True, tag=True):
@@ -90,9 +83,13 @@ class Spans:
         return known
 
 
-@functools.lru_cache
-def _sliding_key(seconds: float) -> str:
-    return f"sliding@{seconds:.12g}"
+@functools.lru_cache(1024)
+def grain(window: Sliding, limit: int) -> float:
+    """Return the seconds within which takings share one entry, counted until the youngest of them is old enough.
+
+    So memory is bounded for any limit, and never more than the limit fits into any span.
+    """
+    return 0.0 if limit <= FINE_LIMIT else window.seconds / FINE_LIMIT
 
 
 def _marks(now: int, size: int, zone: ZoneInfo) -> tuple[float, float]:

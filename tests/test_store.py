@@ -8,17 +8,18 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from redis_server import own
 
-from policies.store import Claim, Ended, Grant, Store, StoreDown
+from policies.store import Claim, Ended, Grant, Store, StoreDown, counter_key
 from policies.stores import open_store
 from policies.stores.memory import MemoryStore
 from policies.stores.redis import RedisStore
 from policies.stores.sqlite import SQLiteStore
 from policies.stores.takings import SIZE
 from policies.testing import FakeClock
-from policies.window import FINE_LIMIT, Calendar, Sliding
+from policies.window import FINE_LIMIT, Calendar, Sliding, Window
 
 pytestmark = pytest.mark.anyio
 
@@ -504,3 +505,33 @@ async def test_a_full_crowd_beside_a_limit(store: Store, clock: FakeClock) -> No
     refused = await reserved(store, "4", rate(1, 30.0), user("b"))
 
     assert (admitted.refused, refused.refused) == (None, 0)
+
+
+def test_counter_names() -> None:
+    """A counter's name tells policy, identity, unit and window apart, and no more names are remembered than a bound."""
+    windows: list[Window] = [
+        Sliding(60.0),
+        Sliding(0.5),
+        Calendar("day"),
+        Calendar("day", "Europe/Berlin"),
+        Calendar("month"),
+    ]
+    claims = [
+        Claim(policy=policy, identity=name, unit=unit, limit=9, window=window, base=1)
+        for policy in ("a", "b")
+        for name in ("", "t", "b")
+        for unit in ("tokens", "usd")
+        for window in windows
+    ]
+    names = [claim.key for claim in claims]
+    assert len(set(names)) == len(claims)
+    assert names == [claim.key for claim in claims]
+    assert names[:3] == [
+        "a\x1f\x1ftokens\x1fsliding@60",
+        "a\x1f\x1ftokens\x1fsliding@0.5",
+        "a\x1f\x1ftokens\x1fday@UTC",
+    ]
+    assert msgspec.structs.replace(claims[0], limit=1, base=5, each=2, bound=3, crowd="c").key == names[0]
+    for at in range(5000):
+        assert counter_key("a", f"{at}", "tokens", windows[0]) == f"a\x1f{at}\x1ftokens\x1fsliding@60"
+    assert counter_key.cache_info().currsize <= 1024

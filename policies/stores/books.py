@@ -13,7 +13,7 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from policies.store import MILLION, Claim, Grant, Standing
-from policies.window import Sliding, Spans
+from policies.window import Sliding, Spans, grain
 
 from .fit import charge, fit, shares
 
@@ -138,9 +138,10 @@ class Books(ABC, Generic[R]):
         if row.oldest <= moment - length:
             self._forget(row, moment - length)
             place.used, place.oldest = row.spent, row.oldest
-        if place.used and (grain := place.claim.window.grain(place.claim.limit)):  # type: ignore[union-attr]
+        window = place.claim.window
+        if place.used and isinstance(window, Sliding) and (shared := grain(window, place.claim.limit)):
             youngest = self._youngest(row)
-            if youngest is not None and moment - youngest < grain * MILLION:
+            if youngest is not None and moment - youngest < shared * MILLION:
                 place.first = youngest
 
     def _standings(self, places: Sequence[Place[R]], now: int, refused: int = -1, ceiling: int = 0) -> list[Standing]:

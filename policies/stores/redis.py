@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import MovedError, RedisError
 
 from policies.store import MILLION, Account, Claim, Ended, Grant, Standing, StoreDown, account
-from policies.window import Sliding, Spans
+from policies.window import Sliding, Spans, grain
 
 from .books import SLIDING
 from .fit import LARGEST
@@ -102,15 +102,15 @@ class RedisStore:
         return Grant(said[2], standings, said[1] / MILLION, None if said[3] < 0 else said[3])
 
     def _written(self, claim: Claim, now: float) -> tuple[Any, ...]:
-        window, grain = claim.window, 0
+        window, fine = claim.window, 0
         if isinstance(window, Sliding):
             start, ends = SLIDING, round(window.seconds * MILLION)
-            grain = round(window.grain(claim.limit) * MILLION)
+            fine = round(grain(window, claim.limit) * MILLION)
         else:
             start, ends = self._spans.at(window, round(now * MILLION))
         crowd = (claim.bound, claim.crowd_key, claim.shared_key) if claim.bound else (0, "", "")
         costs = (claim.limit, claim.base, claim.each, claim.scale, claim.floor)
-        return (claim.key, start, ends, *costs, grain, *crowd)
+        return (claim.key, start, ends, *costs, fine, *crowd)
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
