@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from policies.store import MILLION, Claim, Grant, Standing
+from policies.store import MILLION, Claim, Grant, Standing, counter_key
 from policies.window import Sliding, Spans, grain
 
 from .fit import charge, fit, shares
@@ -31,6 +32,10 @@ class Row(msgspec.Struct, eq=False):
     held: int
     oldest: int
     ends: int
+
+    def youngest(self) -> int | None:
+        """Return the first moment of the youngest taking."""
+        raise NotImplementedError
 
 
 R = TypeVar("R", bound=Row)
@@ -55,6 +60,9 @@ class Place(msgspec.Struct, Generic[R], eq=False):
     crowd: str = ""
 
 
+_COUNTER = attrgetter("counter")
+
+
 class Books(ABC, Generic[R]):
     """The counting of one store.  Every method is a part of one step, and nothing in it waits."""
 
@@ -70,22 +78,21 @@ class Books(ABC, Generic[R]):
 
     def _reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int, now: int) -> Grant:
         places = self._places(claims, now)
-        counters = [place.counter for place in places]
-        apart = len(set(counters)) == len(counters)
-        granted, refused = fit(claims, None if apart else counters, [place.used for place in places], ceiling)
+        apart = len(set(map(_COUNTER, places))) == len(places)
+        granted, refused = fit(places, ceiling, apart=apart)
         if refused is not None:
             known = self._known(call_id, part)
             if known is None:
                 return Grant(ceiling, self._standings(places, now, refused, ceiling), now / MILLION, refused)
             return Grant(known, self._standings(places, now), now / MILLION)
-        took = [(place.key, place.counter, place.start, place.first, place.claim.needs(granted)) for place in places]
+        took: list[Took] = []
+        for place in places:
+            took.append((place.key, place.counter, place.start, place.first, place.claim.needs(granted)))  # noqa: PERF401
         if not self._hold(call_id, part, granted, took):
             return Grant(self._known(call_id, part) or 0, self._standings(places, now), now / MILLION)
         for place, (_, counter, start, _, amount) in zip(places, took, strict=True):
-            if start != SLIDING:
+            if amount or start != SLIDING:
                 self._take(place, amount)
-            elif amount:
-                self._slide(place, amount)
             for each in (place,) if apart else [each for each in places if each.counter == counter]:
                 if not each.used:
                     each.oldest = place.moment
@@ -96,7 +103,8 @@ class Books(ABC, Generic[R]):
         places: list[Place[R]] = []
         rows, missing = self._rows, False
         for claim in claims:
-            key, window = claim.key, claim.window
+            window = claim.window
+            key = counter_key(claim.policy, claim.identity, claim.unit, window)
             if isinstance(window, Sliding):
                 start, ends = SLIDING, now + round(window.seconds * MILLION)
             else:
@@ -140,7 +148,7 @@ class Books(ABC, Generic[R]):
             place.used, place.oldest = row.spent, row.oldest
         window = place.claim.window
         if place.used and isinstance(window, Sliding) and (shared := grain(window, place.claim.limit)):
-            youngest = self._youngest(row)
+            youngest = row.youngest()
             if youngest is not None and moment - youngest < shared * MILLION:
                 place.first = youngest
 
@@ -169,11 +177,10 @@ class Books(ABC, Generic[R]):
         return frees
 
     def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> None:  # noqa: FBT001, FBT002  # as it comes out of a queue
-        calendar = [
-            (key, (counter, start), amount)
-            for key, counter, start, _, amount in self._held(call_id)
-            if start != SLIDING
-        ]
+        calendar = []
+        for key, counter, start, _, amount in self._held(call_id):
+            if start != SLIDING:
+                calendar.append((key, (counter, start), amount))
         if len(calendar) == 1:
             ((key, (counter, start), amount),) = calendar
             self._charge(counter, start, amount, charge(key, amount, charges, refund=refund))
@@ -198,19 +205,11 @@ class Books(ABC, Generic[R]):
 
     @abstractmethod
     def _take(self, place: Place[R], amount: int) -> None:
-        """Hold *amount* in a calendar counter, which may be new."""
-
-    @abstractmethod
-    def _slide(self, place: Place[R], amount: int) -> None:
-        """Count *amount* in a sliding counter, which may be new, as a taking of its own or as part of the youngest."""
+        """Hold *amount* in a counter, which may be new; in a sliding one as a taking of its own or as part of the youngest."""
 
     @abstractmethod
     def _forget(self, row: R, gone: int) -> None:
         """Drop the takings up to the moment *gone*."""
-
-    @abstractmethod
-    def _youngest(self, row: R) -> int | None:
-        """Return the first moment of the youngest taking."""
 
     @abstractmethod
     def _takings(self, counter: str) -> Iterable[tuple[int, int]]:

@@ -26,9 +26,9 @@ SQL: TypeAlias = Callable[..., sqlite3.Cursor]
 VERSION = 3
 BUSY = 2.0
 STAY, STAY_SECONDS = 64, 0.1
+"""So many transactions and so long a read is left open."""
 JOURNAL = 8_388_608
 """Bytes to which a journal that has grown beyond them is cut when it begins anew."""
-"""So many transactions and so long a read is left open."""
 SHY = 256
 """So many transactions it is not tried again where others write too."""
 CURES = {
@@ -59,13 +59,20 @@ class File:
         self.same = self.shared = False
         self._version = 0
         self._reader: sqlite3.Cursor | None = None
-        self._stays = self._shy = 0
+        self.stays = self._shy = 0
+        """For so many more transactions a read is left open; and for so many it is not tried."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         try:
-            if self._stays and self._begun():
-                return
+            if self.stays:
+                try:
+                    self.sql("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    self._give_way(error)
+                else:
+                    self.same = True
+                    return
             if self._connection is None:
                 self._open()
             self.sql("BEGIN IMMEDIATE")
@@ -81,9 +88,9 @@ class File:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             try:
-                if self._stays:
-                    self._stays -= 1
-                    if not self._stays:
+                if self.stays:
+                    self.stays -= 1
+                    if not self.stays:
                         self.leave()
                 self.sql("COMMIT")
             except sqlite3.Error as failed:
@@ -99,36 +106,30 @@ class File:
 
         Not where others use the file: while it is open, what they write stays in the journal, and nobody can end it but us.
         """
-        if self._stays or self._reader is None or self.shared:
+        if self.stays or self._reader is None or self.shared:
             return
         if self._shy:
             self._shy -= 1
             return
         self._reader.execute("SELECT at FROM tidied")
-        self._stays = STAY
+        self.stays = STAY
         self._timer = asyncio.get_running_loop().call_later(STAY_SECONDS, self.leave)
 
     def leave(self) -> None:
         """End the read that was left open."""
-        self._stays = 0
+        self.stays = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._reader is not None:
             self._reader.fetchall()
 
-    def _begun(self) -> bool:
-        """Begin in the read that was left open; False, and it is ended, where somebody else writes or has written."""
-        try:
-            self.sql("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            self.leave()
-            self._shy = SHY
-            return False
-        self.same = True
-        return True
+    def _give_way(self, error: sqlite3.OperationalError) -> None:
+        """End the read that was left open where somebody else writes or has written; any other *error* is raised."""
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise error
+        self.leave()
+        self._shy = SHY
 
     def look(self) -> None:
         """Let go of a file that is not the one at its path any more: whoever opens that would count apart from us."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from policies.store import Claim
+from policies.store import SCALE
+
+if TYPE_CHECKING:
+    from .books import Place
 
 H = TypeVar("H")
 
@@ -13,25 +16,24 @@ LARGEST = 2**53 - 1
 """No counter passes this number: an upstream may report any, and a database keeps only 63 bits of it."""
 
 
-def fit(
-    claims: Sequence[Claim], counters: Sequence[str] | None, used: Sequence[int], ceiling: int
-) -> tuple[int, int | None]:
-    """Return the highest ceiling with which *claims* fit beside what is *used* of their *counters*, and None.
+def fit(places: Sequence[Place[Any]], ceiling: int, *, apart: bool) -> tuple[int, int | None]:
+    """Return the highest ceiling with which the claims of *places* fit beside what is used of their counters, and None.
 
-    Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up; where *counters* are
-    not given, each has its own.
+    Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up, unless they are all
+    *apart*.
     """
     highest = ceiling
-    for at, claim in enumerate(claims):
+    for at, place in enumerate(places):
+        claim = place.claim
         base, each = claim.base, claim.each
-        if counters is not None:
-            same = [other for other, counter in zip(claims, counters, strict=True) if counter == counters[at]]
+        if not apart:
+            same = [other.claim for other in places if other.counter == place.counter]
             base, each = sum(other.base for other in same), sum(other.each for other in same)
-        room = claim.limit - used[at] - base
+        room = claim.limit - place.used - base
         if room < 0:
             return ceiling, at
         if each:
-            here = room * claim.scale // each
+            here = room * SCALE.get(claim.unit, 1) // each
             if here < claim.floor and here < ceiling:
                 return ceiling, at
             highest = min(highest, here)

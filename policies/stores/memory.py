@@ -21,6 +21,9 @@ class _Row(Row, eq=False):
     crowd: str = ""
     takings: OrderedDict[int, tuple[int, int]] = msgspec.field(default_factory=OrderedDict)
 
+    def youngest(self) -> int | None:
+        return next(reversed(self.takings), None)
+
 
 class MemoryStore(Books[_Row]):
     """See `policies.store.Store`.  Nothing in it waits, so each step is atomic; it is never down."""
@@ -71,20 +74,15 @@ class MemoryStore(Books[_Row]):
     def _row(self, counter: str, start: int) -> _Row | None:
         return self._rows.get((counter, start))
 
-    def _made(self, place: Place[_Row]) -> _Row:
-        row = self._rows.get(
-            (place.counter, place.start)
-        )  # the place's own may have been tidied away since it was read
-        if row is None:
-            row = self._rows[place.counter, place.start] = _Row(0, 0, 0, place.ends, place.crowd)
-            self._crowds[place.crowd] += 1
-        return row
-
     def _take(self, place: Place[_Row], amount: int) -> None:
-        self._made(place).held += amount
-
-    def _slide(self, place: Place[_Row], amount: int) -> None:
-        row = self._made(place)
+        at = place.counter, place.start
+        row = self._rows.get(at)  # the place's own may have been tidied away since it was read
+        if row is None:
+            row = self._rows[at] = _Row(0, 0, 0, place.ends, place.crowd)
+            self._crowds[place.crowd] += 1
+        if place.start != SLIDING:
+            row.held += amount
+            return
         _, known = row.takings.get(place.first, (0, 0))
         row.takings[place.first] = (place.moment, known + amount)
         row.oldest = next(iter(row.takings.values()))[0]
@@ -95,9 +93,6 @@ class MemoryStore(Books[_Row]):
             row.takings.popitem(last=False)
             row.spent -= oldest[1]
         row.oldest = next(iter(row.takings.values()), (0, 0))[0]
-
-    def _youngest(self, row: _Row) -> int | None:
-        return next(reversed(row.takings), None)
 
     def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
         return self._rows[counter, SLIDING].takings.values()

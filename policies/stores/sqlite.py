@@ -70,21 +70,24 @@ class SQLiteStore(Books[FileRow]):
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
-        await self._end(self._settle, (call_id, charges, refund))
+        of = call_id, charges, refund
+        if len(self._running) > 1 and self._turns.wanted():
+            await self._turns.firm(self._settle, of)
+        else:
+            self._made_now(self._settle, of)
+        self._running.discard(call_id)
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
-        await self._end(self._release, (call_id,))
+        if len(self._running) > 1 and self._turns.wanted():
+            await self._turns.firm(self._release, (call_id,))
+        else:
+            self._made_now(self._release, (call_id,))
+        self._running.discard(call_id)
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`."""
-        with self._file:
-            self._recall()
-            self._charge_the_dead(now := self._now())
-            self._write()
-            rows: list[Any] = self._file.sql(
-                "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
-            ).fetchall()
+        rows = self._made_now(self._open_counters, ())
         return [account(key, spent, held, ends / MILLION) for key, spent, held, ends in rows]
 
     async def beat(self) -> None:
@@ -101,52 +104,47 @@ class SQLiteStore(Books[FileRow]):
         self._turns.end()
         self._file.close()
 
-    async def _end(self, make: Callable[..., None], of: tuple[Any, ...]) -> None:
-        if len(self._running) > 1 and self._turns.wanted():
-            await self._turns.firm(make, of)
-        else:
-            self._made_now(make, of)
-        self._running.discard(of[0])
-
     def _made_now(self, make: Callable[..., T], of: tuple[Any, ...]) -> T:
-        with self._file:
-            self._recall()
+        """Make a step in a transaction.  Before it we forget what may not be true any more, or is too much."""
+        file = self._file
+        with file:
+            if not file.same:
+                self._rows, self._changed = {}, []
+            elif self._tidied or len(self._rows) > MOST:
+                self._rows = {}
+            if file.fresh or len(self._holds) > MOST:
+                self._holds = {}  # after an error, some of them may have been undone
+            self._tidied = False
             made = make(*of)
-            self._write()
+            if self._changed:
+                self._write()
         return made
 
     def _together(self, steps: Sequence[Step]) -> list[Any]:
         """Make *steps* in one transaction."""
-        with self._file:
-            self._recall()
-            results = [make(*of) for _, make, of in steps]
-            self._write()
-        return results
+        return self._made_now(lambda: [make(*of) for _, make, of in steps], ())
 
     def _reserved(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
         """Reserve; None for a further part of a call that holds nothing."""
-        now = self._now()
-        if self._file.fresh or not 0 <= now - self._seen < SEEN_EVERY:
+        now, file = round(self._clock() * MILLION), self._file
+        if file.fresh or not 0 <= now - self._seen < SEEN_EVERY:
             self._keep_house(now)
         if self._tidied:
             self._write()
-            self._recall()
+            self._rows, self._tidied = {}, False
         if part and self._known(call_id, 0) is None:
             return None
         grant = self._reserve(call_id, claims, ceiling, part, now)
-        if self._resident:
-            self._file.stay()
+        if self._resident and not file.stays:
+            file.stay()
         return grant
 
-    def _recall(self) -> None:
-        """Forget what may not be true any more, or is too much."""
-        if not self._file.same:
-            self._rows, self._changed = {}, []
-        elif self._tidied or len(self._rows) > MOST:
-            self._rows = {}
-        if self._file.fresh or len(self._holds) > MOST:
-            self._holds = {}  # after an error, some of them may have been undone
-        self._tidied = False
+    def _open_counters(self) -> list[tuple[str, int, int, int]]:
+        self._charge_the_dead(now := self._now())
+        self._write()
+        return self._file.sql(
+            "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
+        ).fetchall()
 
     def _read(self, places: Sequence[Place[FileRow]]) -> None:
         rows = self._rows
@@ -160,7 +158,7 @@ class SQLiteStore(Books[FileRow]):
 
     def _write(self) -> None:
         if self._changed:
-            self._file.many(WRITE, [msgspec.structs.astuple(row) for row in self._changed])
+            self._file.many(WRITE, map(msgspec.structs.astuple, self._changed))
             self._changed = []
 
     def _row(self, counter: str, start: int) -> FileRow | None:
@@ -171,7 +169,7 @@ class SQLiteStore(Books[FileRow]):
                 known = self._rows[counter, start] = FileRow(*found)
         return known
 
-    def _made(self, place: Place[FileRow]) -> FileRow:
+    def _take(self, place: Place[FileRow], amount: int) -> None:
         at = place.counter, place.start
         row = place.row or self._rows.get(at)
         if row is None:
@@ -181,22 +179,15 @@ class SQLiteStore(Books[FileRow]):
                 self._file.sql(joined, (place.crowd,))
         if row not in self._changed:
             self._changed.append(row)
-        return row
-
-    def _take(self, place: Place[FileRow], amount: int) -> None:
-        self._made(place).held += amount
-
-    def _slide(self, place: Place[FileRow], amount: int) -> None:
-        row = self._made(place)
-        row.add(place.first, place.moment, amount, self._file.sql)
-        row.ends = place.ends
+        if place.start != SLIDING:
+            row.held += amount
+        else:
+            row.add(place.first, place.moment, amount, self._file.sql)
+            row.ends = place.ends
 
     def _forget(self, row: FileRow, gone: int) -> None:
         if row.forget(gone, self._file.sql) and row not in self._changed:
             self._changed.append(row)
-
-    def _youngest(self, row: FileRow) -> int | None:
-        return row.youngest()
 
     def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
         row = self._row(counter, SLIDING)

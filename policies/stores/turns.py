@@ -49,13 +49,13 @@ class Turns:
             return False
         return True
 
-    async def cancellable(self, make: Callable[..., Any], of: tuple[Any, ...]) -> Any:
-        """Make a step, unless this is cancelled before the end of the turn."""
-        return await self._queued(asyncio.get_running_loop().create_future(), make, of)
+    def cancellable(self, make: Callable[..., Any], of: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Make a step, unless its answer is cancelled before the end of the turn."""
+        return self._queued(asyncio.get_running_loop().create_future(), make, of)
 
-    async def firm(self, make: Callable[..., Any], of: tuple[Any, ...]) -> Any:
-        """Make a step, also if this is cancelled: that is told when the step has been made."""
-        return await self._queued(Firm(loop=asyncio.get_running_loop()), make, of)
+    def firm(self, make: Callable[..., Any], of: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Make a step, also if whoever waits for its answer is cancelled: that is told when the step has been made."""
+        return self._queued(Firm(loop=asyncio.get_running_loop()), make, of)
 
     def _queued(
         self, answer: asyncio.Future[Any], make: Callable[..., Any], of: tuple[Any, ...]
