@@ -49,7 +49,7 @@ class Either:
     """Two stores on one file, as two processes have them; *whose* says which of them makes each step."""
 
     def __init__(self, folder: Path, clock: FakeClock, whose: list[bool]) -> None:
-        self.both = [SQLiteStore(folder / "s.db", clock=clock, grace=1e6) for _ in range(2)]
+        self.both = [SQLiteStore(folder / "s.db", clock=clock, grace=1e6, resident=True) for _ in range(2)]
         self._whose = itertools.cycle(whose)
 
     def __getattr__(self, name: str) -> Any:
