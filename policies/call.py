@@ -141,13 +141,13 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:
         body = self.body
-        if _LIMIT.isdisjoint(body):
+        said = False
+        if not _LIMIT.isdisjoint(body):
+            for field in LIMIT_FIELDS:
+                if isinstance(body.get(field), int):
+                    body[field], said = ceiling, True
+        if not said:
             self.imposed, body[LIMIT_FIELDS[0]] = True, ceiling
-            return
-        fields = [field for field in body if field in _LIMIT and isinstance(body[field], int)]
-        self.imposed = self.imposed or not fields
-        for field in fields or LIMIT_FIELDS[:1]:
-            body[field] = ceiling
 
     @property
     def text(self) -> str:

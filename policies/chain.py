@@ -217,7 +217,7 @@ class Chain:
         name = run.tried[-1]
         if name not in run.counted and not run.call.repeated:
             run.counted.add(name)
-            self._retries.of(name).deposit()
+            (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
 
     def _judge(self, run: Run, error: UpstreamError) -> Retry | None:
         if run.started:

@@ -102,14 +102,14 @@ class RetryBudgets:
     What a call tries first at an upstream is no retry there, also where it comes from another one; what it tries again is.
     """
 
-    __slots__ = ("_by_name", "_clock")
+    __slots__ = ("_clock", "by_name")
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._by_name = clock, dict[str, RetryBudget]()
+        self._clock, self.by_name = clock, dict[str, RetryBudget]()
 
     def of(self, name: str) -> RetryBudget:
         """Return the budget of the upstream called *name*."""
-        found = self._by_name.get(name)
+        found = self.by_name.get(name)
         if found is None:
-            found = self._by_name[name] = RetryBudget(self._clock)
+            found = self.by_name[name] = RetryBudget(self._clock)
         return found

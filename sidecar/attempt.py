@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import httpx
-
 from policies.event import Batch, Usage
 from policies.upstream import PushedStream, UpstreamError
 
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from .received import Answer
     from .upstream import HttpUpstream
 
+OK = 200
 LARGE = 262_144
 LESSONS = 3
 """How often a call is put otherwise to a server that refuses a field of ours."""
@@ -93,7 +92,7 @@ class Attempt(PushedStream):
                 failed = from_exception(error, self._request, sent=True)
                 self._worked = self._worked and failed.worked
                 raise failed from error
-            if answer.status == httpx.codes.OK:
+            if answer.status == OK:
                 upstream.dialect.learn(model, known, manner)
                 if call.stream:
                     patience.progress(limits.first_token)

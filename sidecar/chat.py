@@ -118,7 +118,7 @@ class Route(ABC):
         sent = crossing(asked.headers, keyed=bool(self.gateway.settings.keys))
         sent["x-request-id"] = asked.name
         return Call(
-            id=self.gateway.names(),
+            id=self.gateway.names() if REQUEST_ID in asked.headers else asked.name,
             path=self.path,
             body=body,
             process=self.gateway.process,
@@ -143,7 +143,7 @@ class Route(ABC):
             if left_already:
                 return
             server = gateway.settings.server
-            if seconds := server.chat_deadline if isinstance(answer, ChatNestAnswer) else server.deadline:
+            if seconds := server.chat_deadline if answer.greets else server.deadline:
                 call.deadline = gateway.process.monotonic() + seconds
                 timer = gateway.loop.call_later(seconds, _too_late, live, seconds)
             with live:

@@ -207,11 +207,15 @@ class Handler(BaseProtocol, Arriving):
             return
         self.status = status
         self.should_close = not parser.should_keep_alive()
-        coding = b",".join(value for name, value in self.fields if name == b"transfer-encoding")
+        coding, has_length = b"", False
+        for name, value in self.fields:
+            if name == b"transfer-encoding":
+                coding = value
+            has_length = has_length or name == b"content-length"
         if coding:
             self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
         else:
-            self._until_close = all(name != b"content-length" for name, _ in self.fields)
+            self._until_close = not has_length
 
     def on_body(self, piece: bytes) -> None:
         """Take one piece of the body."""

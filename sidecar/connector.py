@@ -41,7 +41,8 @@ class Connector(aiohttp.TCPConnector):
         while kept:
             handler: Handler
             handler, since = kept.pop()  # type: ignore[assignment]  # it makes no others
-            if handler.is_connected() and now - since <= KEEPALIVE:
+            transport = handler.transport
+            if transport is not None and not transport.is_closing() and now - since <= KEEPALIVE:
                 self._acquired.add(handler)  # type: ignore[arg-type]  # as above
                 return handler
             handler.close()

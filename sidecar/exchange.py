@@ -7,7 +7,7 @@ call; what passes here is bytes out and bytes in.  Every failure leaves as an ex
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from ssl import SSLContext
 from time import monotonic
 from typing import NamedTuple, Protocol, TypeAlias
@@ -21,7 +21,7 @@ from yarl import URL
 from .connector import Connector
 from .received import Answer
 
-Headers: TypeAlias = Sequence[tuple[str, str]]
+Headers: TypeAlias = Collection[tuple[str, str]]
 Reached: TypeAlias = Callable[[], None]
 
 STALE = 0.25
@@ -94,7 +94,7 @@ class Direct:
     async def send(self, target: Target, headers: Headers, body: bytes, reached: Reached) -> Answer:
         """See `Exchange.send`."""
         request, key, first = self._places.get(target) or self._place(target)
-        connector = self.connector
+        connector = self._connector or self.connector
         handler = kept = connector.kept(key)
         if handler is None:
             try:
@@ -134,7 +134,10 @@ class Direct:
 
 
 def _lines(headers: Headers) -> str:
-    return "".join([f"{name}: {value}\r\n" for name, value in headers])
+    lines = ""
+    for name, value in headers:
+        lines += f"{name}: {value}\r\n"
+    return lines
 
 
 class OverHttpx:

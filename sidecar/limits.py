@@ -14,6 +14,8 @@ from policies.store import Claim, Standing
 from policies.window import SECONDS, Sliding, Window
 
 Header: TypeAlias = tuple[bytes, bytes]
+Limit: TypeAlias = tuple[str, int, Window, str]
+"""One limit: its policy's name, what it is, its window and its unit."""
 
 
 class Names(NamedTuple):
@@ -30,36 +32,53 @@ UNITS = {
 }
 
 
+class Shape(NamedTuple):
+    """What does not change in the headers of a call with certain limits.
+
+    `states` takes what is left and the seconds to wait of each.  `tightest` has for each unit the headers of OpenAI and,
+    of each limit in it, its place and the header that says it.
+    """
+
+    policies: Header
+    states: bytes
+    tightest: list[tuple[Names, list[tuple[int, Header]]]]
+
+
 def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> list[Header]:
     """Return the headers for the limits of one call; empty where it had none.  Once per answer."""
     if not standings:
         return []
-    policies, states = [], []
-    tightest: dict[str, tuple[int, int, int]] = {}
+    limits: tuple[Limit, ...] = ()
+    numbers: tuple[int, ...] = ()
     for claim, standing in standings:
-        limit = standing.limit
-        left = max(0, limit - standing.used)
-        policy, state = _words(claim.policy, limit, claim.window)
-        wait = max(0, math.ceil(standing.resets_at - now))
-        policies.append(policy)
-        states.append(state % (left, wait))
-        known = tightest.get(claim.unit)
-        if known is None or left < known[0]:
-            tightest[claim.unit] = (left, limit, wait)
-    headers = [(b"ratelimit-policy", b", ".join(policies)), (b"ratelimit", b", ".join(states))]
-    for unit, names in UNITS.items():
-        if unit in tightest:
-            left, limit, wait = tightest[unit]
-            headers += [(names.limit, b"%d" % limit), (names.remaining, b"%d" % left), (names.reset, _duration(wait))]
+        limits += ((claim.policy, standing.limit, claim.window, claim.unit),)
+        numbers += max(0, standing.limit - standing.used), max(0, math.ceil(standing.resets_at - now))
+    policies, states, tightest = _shape(limits)
+    headers = [policies, (b"ratelimit", states % numbers)]
+    for names, places in tightest:
+        at, limit = places[0]
+        for other, its in places[1:]:
+            if numbers[2 * other] < numbers[2 * at]:
+                at, limit = other, its
+        headers += (limit, (names.remaining, b"%d" % numbers[2 * at]), (names.reset, _duration(numbers[2 * at + 1])))
     return headers
 
 
 @functools.lru_cache(1024)
-def _words(policy: str, limit: int, window: Window) -> tuple[bytes, bytes]:
-    """Return a limit's words in `RateLimit-Policy`, and those in `RateLimit`, into which its state is put."""
-    name = "".join(char for char in policy if char.isprintable() and char not in '"\\').encode("latin-1", "replace")
-    seconds = math.ceil(window.seconds) if isinstance(window, Sliding) else SECONDS[window.period]
-    return b'"%b";q=%d;w=%d' % (name, limit, seconds), b'"%b";r=%%d;t=%%d' % name.replace(b"%", b"%%")
+def _shape(limits: tuple[Limit, ...]) -> Shape:
+    policies, states = [], []
+    for policy, limit, window, _ in limits:
+        name = "".join(char for char in policy if char.isprintable() and char not in '"\\').encode("latin-1", "replace")
+        seconds = math.ceil(window.seconds) if isinstance(window, Sliding) else SECONDS[window.period]
+        policies.append(b'"%b";q=%d;w=%d' % (name, limit, seconds))
+        states.append(b'"%b";r=%%d;t=%%d' % name.replace(b"%", b"%%"))
+    tightest = []
+    for unit, names in UNITS.items():
+        if places := [
+            (at, (names.limit, b"%d" % limit)) for at, (_, limit, _, its) in enumerate(limits) if its == unit
+        ]:
+            tightest.append((names, places))
+    return Shape((b"ratelimit-policy", b", ".join(policies)), b", ".join(states), tightest)
 
 
 @functools.lru_cache(1024)

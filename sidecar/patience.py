@@ -28,7 +28,8 @@ class Patience:
         self._task, self._before = task, task.cancelling()
         self._limit, self._since = limit, self._loop.time()
         self._left, self._waiting, self._expired = self._since, False, False
-        self._arm(self._since + limit)
+        self._at = self._since + limit
+        self._handle = self._loop.call_at(self._at, self._due)
 
     def _arm(self, at: float) -> None:
         self._at = at

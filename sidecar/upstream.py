@@ -46,8 +46,10 @@ def crossing(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
     Where callers have keys of ours (*keyed*) theirs stays here.
     """
     found = {}
-    for name in headers.keys() & (MAY_CROSS - {b"authorization"} if keyed else MAY_CROSS):
-        value = headers[name].decode("latin-1")
+    for name, said in headers.items():
+        if name not in MAY_CROSS or (keyed and name == b"authorization"):
+            continue
+        value = said.decode("latin-1")
         if value.isascii() and value.isprintable():
             found[name.decode()] = value
     return found
@@ -150,6 +152,8 @@ class HttpUpstream:
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held
+        if held.isdisjoint(headers):
+            return headers.items()
         return [each for each in headers.items() if each[0] not in held]
 
     def failure(self, answer: Answer, body: bytes) -> UpstreamError:
