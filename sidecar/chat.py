@@ -134,7 +134,7 @@ class Route(ABC):
         answer.call = call
         live = LiveCall(answer, gateway.loop)
         gateway.live.add(live)
-        beat = gateway.heart.watch(answer)
+        gateway.heart.watch(answer)
         timer: asyncio.TimerHandle | None = None
         fault: Fault | None = None
         try:
@@ -156,7 +156,7 @@ class Route(ABC):
         finally:
             if timer is not None:
                 timer.cancel()
-            beat.waiting = None
+            gateway.heart.forget(answer)
             live.stop_watching()
             gateway.live.remove(live)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -24,7 +25,7 @@ class Waiting(Protocol):
 
 
 class Beat(msgspec.Struct, eq=False):
-    """A place in the heart's queue; who sets `waiting` to None, when the answer is over, gives it up."""
+    """A place in the heart's queue; given up where nobody is `waiting` in it any more."""
 
     waiting: Waiting | None
 
@@ -32,44 +33,70 @@ class Beat(msgspec.Struct, eq=False):
 class Heart:
     """Pings each waiting client when nothing was sent to it for *interval* seconds.
 
-    Sending costs nothing here: an answer notes the time, and is looked at again only when its ping would be due.
+    Sending costs nothing here: an answer notes the time, and is looked at again only when its ping would be due.  The first
+    looks are due in the order in which the answers began, and most answers are over before: those wait in that order, with
+    no place in the queue, and leave nothing behind.
     """
 
     def __init__(self, interval: float, *, clock: Callable[[], float], call_at: CallAt) -> None:
         self._interval, self._clock, self._call_at = interval, clock, call_at
+        self._new: dict[Waiting, float] = {}
+        self._places: dict[Waiting, Beat] = {}
         self._queue: list[_Entry] = []
         self._count = 0
         self._armed = False
 
-    def watch(self, waiting: Waiting) -> Beat:
+    def __len__(self) -> int:
+        return len(self._new) + len(self._queue)
+
+    def watch(self, waiting: Waiting) -> None:
         """Ping *waiting* from now on.  Once per call, at its beginning."""
-        beat = Beat(waiting)
-        self._count += 1
-        heappush(self._queue, (self._clock() + self._interval, self._count, beat))
+        self._new[waiting] = due = self._clock() + self._interval
         if not self._armed:
             self._armed = True
-            self._call_at(self._queue[0][0], self._tick)
-        return beat
+            self._call_at(due, self._tick)
+
+    def forget(self, waiting: Waiting) -> None:
+        """Send no more pings.  Once, when the answer is over."""
+        if self._new.pop(waiting, None) is None and (beat := self._places.pop(waiting, None)) is not None:
+            beat.waiting = None
 
     def _tick(self) -> None:
         now, queue = self._clock(), self._queue
+        due = self._first_looks(now)
+        while queue and queue[0][0] <= now:
+            due.append(heappop(queue)[2])
         again: list[tuple[float, Beat]] = []
         try:
-            while queue and queue[0][0] <= now:
-                beat = heappop(queue)[2]
+            while due:
+                beat = due.pop()
                 waiting = beat.waiting
                 if waiting is None:
                     continue
-                due = waiting.quiet_since + self._interval
-                late = due <= now
-                again.append((now + self._interval if late else due, beat))
+                following = waiting.quiet_since + self._interval
+                late = following <= now
+                again.append((now + self._interval if late else following, beat))
                 if late:
                     waiting.ping()
                     waiting.quiet_since = now
         finally:  # one that cannot be pinged takes no others with it
-            for due, beat in again:
+            again += [(now, beat) for beat in due]
+            for following, beat in again:
                 self._count += 1
-                heappush(queue, (due, self._count, beat))
-            self._armed = bool(queue)
-            if queue:
-                self._call_at(queue[0][0], self._tick)
+                heappush(queue, (following, self._count, beat))
+            self._armed = bool(queue or self._new)
+            if self._armed:
+                first = next(iter(self._new.values()), inf)
+                self._call_at(min(first, queue[0][0]) if queue else first, self._tick)
+
+    def _first_looks(self, now: float) -> list[Beat]:
+        """Give those a place in the queue that are to be looked at for the first time."""
+        due: list[Waiting] = []
+        for waiting, first in self._new.items():
+            if first > now:
+                break
+            due.append(waiting)
+        for waiting in due:
+            del self._new[waiting]
+            self._places[waiting] = Beat(waiting)
+        return [self._places[waiting] for waiting in due]

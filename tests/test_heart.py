@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,11 @@ class Quiet:
         self.pings.append(self.loop.now)
 
 
+class Broken(Quiet):
+    def ping(self) -> None:
+        raise ConnectionError
+
+
 def test_every_interval() -> None:
     """A client to which nothing is sent gets a ping every interval, to the moment."""
     loop = Loop()
@@ -80,19 +86,51 @@ def test_one_timer(steps: list[tuple[str, float]]) -> None:
     for step, seconds in steps:
         if step == "new":
             quiet = Quiet(loop)
-            waiting.append((quiet, heart.watch(quiet)))
+            heart.watch(quiet)
+            waiting.append(quiet)
         elif step == "send" and waiting:
-            waiting[0][0].quiet_since = loop.now
+            waiting[0].quiet_since = loop.now
         elif step == "stop" and waiting:
-            quiet, beat = waiting.pop()
-            beat.waiting = None
+            quiet = waiting.pop()
+            heart.forget(quiet)
             before = list(quiet.pings)
             loop.advance(seconds)
             assert quiet.pings == before
         else:
             loop.advance(seconds)
         assert len(loop.timers) <= 1
-        assert all(loop.now - quiet.quiet_since < INTERVAL + 1e-6 for quiet, _ in waiting)
+        assert all(loop.now - quiet.quiet_since < INTERVAL + 1e-6 for quiet in waiting)
+
+
+def test_nothing_is_left() -> None:
+    """An answer that is over leaves nothing in the queue, if it was never looked at; else until its next look, without the call."""
+    loop = Loop()
+    heart, long, short = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop), Quiet(loop)
+    heart.watch(long)
+    loop.advance(20)
+    heart.watch(short)
+    assert len(heart) == 2
+    heart.forget(short)
+    heart.forget(long)
+    assert len(heart) == 1
+    assert sys.getrefcount(long) == sys.getrefcount(short)
+    loop.advance(15)
+    assert (len(heart), long.pings, short.pings) == (0, [115.0], [])
+
+
+def test_a_ping_that_fails() -> None:
+    """One that cannot be pinged takes no others with it, and is tried again after an interval."""
+    loop = Loop()
+    heart = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at)
+    broken, others = Broken(loop), [Quiet(loop) for _ in range(3)]
+    for each in (others[0], broken, *others[1:]):
+        heart.watch(each)
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            loop.advance(15)
+        loop.advance(0)
+
+    assert [other.pings for other in others] == [[115.0, 130.0]] * 3
 
 
 async def stall(connection: Connection) -> None:
