@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from .connector import Connector
 
-AHEAD = 262_144
-"""Bytes of a body that are held for a reader; from then on the connection is not read."""
+AHEAD = 65_536
+"""Bytes of a body that may lie there for a reader; from then on the connection is not read.
+
+What comes behind a slow reader is taken in one turn of the loop: this much, and one read of a quarter of a megabyte.
+"""
 PIECES = 4_096
 """The same in pieces: each costs memory of its own."""
 SILENT = 1_048_576
@@ -152,10 +155,10 @@ class Handler(BaseProtocol, Arriving):
             self._senseless("what came back is not HTTP")
         if self._silent > SILENT:
             self._senseless("there is no end to the head")
-        elif self._size > AHEAD or len(self._pieces) > PIECES:
+        self._tell()
+        if self._size > AHEAD or len(self._pieces) > PIECES:
             self._reading_paused = True
             self._pause_transport_reading()
-        self._tell()
 
     def _tell(self) -> None:
         if (arrived := self._arrived) is not None:
