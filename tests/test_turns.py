@@ -124,6 +124,39 @@ async def test_nothing_is_locked_meanwhile(busy: Busy) -> None:
     assert (await step).refused is None
 
 
+async def test_patience_where_others_write(busy: Busy, tmp_path: Path) -> None:
+    """Where others use the file, steps of some turns are made together, as long as each turn brings one; else of one turn."""
+
+    async def transactions(turns: int) -> int:
+        await asyncio.gather(*[busy.store.release("unknown") for _ in range(200)])  # so that company is known
+        commits, steps = busy.commits(), []
+        for _ in range(turns):
+            steps.append(asyncio.create_task(busy.store.release("unknown")))
+            await asyncio.sleep(0)
+        await asyncio.gather(*steps)
+        return len(commits)
+
+    assert await transactions(8) > 2
+    other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    await other.beat()
+    await busy.store.beat()
+    assert await transactions(8) == 1
+    assert 1 < await transactions(40) < 10
+    await other.aclose()
+
+
+async def test_patience_has_an_end(busy: Busy, tmp_path: Path) -> None:
+    """Where others use the file, a step that finds no company waits for one more turn and no longer."""
+    other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    await other.beat()
+    await busy.store.beat()
+    step = asyncio.create_task(busy.store.release("unknown"))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert step.done()
+    await other.aclose()
+
+
 @pytest.mark.parametrize("failing", ["COMMIT", "INSERT INTO hold", "BEGIN IMMEDIATE"])
 async def test_all_fail_together(busy: Busy, failing: str) -> None:
     """When the transaction fails, all of its steps have failed and nothing of them is in the file; the next is well."""

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 SEEN_EVERY = MILLION
 TIDY_EVERY = 60 * MILLION
+PATIENCE = 8
+"""Turns of the loop that steps wait for company, where others use the file too: a transaction must read there what they wrote."""
 MOST = 4096
 """So many counters, and so many holds, are remembered."""
 
@@ -253,6 +255,7 @@ class SQLiteStore(Books[FileRow]):
         self._charge_the_dead(now)
         others = self._file.sql("SELECT 1 FROM owner WHERE id != ?", (self._owner,)).fetchone()
         self._file.shared = others is not None
+        self._turns.patience = PATIENCE if others is not None else 0
         self._tidy(now, TIDY_EVERY)
 
     def _charge_the_dead(self, now: int) -> None:

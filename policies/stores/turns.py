@@ -1,7 +1,8 @@
 """Steps that fall into one turn of the event loop, made in one transaction.
 
 1. Where several calls are running, a step is queued; what else is asked for in the same turn is queued behind it.
-2. At the end of the turn all of them are made, in their order, between one beginning and one commit.
+2. At the end of the turn all of them are made, in their order, between one beginning and one commit.  With *patience*
+   they wait for some more turns, as long as each brings another step.
 3. Then each is answered.  If the transaction fails, all of it is undone and each of them has failed.
 
 Nothing is locked while steps are queued.  One that breaks by itself is made again alone, and so are the others.  Whether
@@ -33,12 +34,18 @@ Step: TypeAlias = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ..
 
 
 class Turns:
-    """The queue of one store.  *make* makes steps in one transaction and returns their results."""
+    """The queue of one store.  *make* makes steps in one transaction and returns their results.
+
+    `patience` is how many more turns are waited for, at most.
+    """
+
+    patience = 0
 
     def __init__(self, make: Callable[[Sequence[Step]], Sequence[Any]]) -> None:
         self._make = make
         self._steps: list[Step] = []
         self._lonely = self._at_once = 0
+        self._known = self._more = 0
 
     def wanted(self) -> bool:
         """Whether the next step is to be queued, where several calls are running."""
@@ -64,9 +71,17 @@ class Turns:
         if self._steps and self._steps[-1][0].get_loop() is not loop:
             self._steps = []  # those of a loop that was stopped under them: nobody waits for them any more
         if not self._steps:
-            loop.call_soon(self.end)
+            self._known, self._more = 0, self.patience
+            loop.call_soon(self._turned, loop)
         self._steps.append((answer, make, of))
         return answer
+
+    def _turned(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._more and len(self._steps) > self._known:
+            self._known, self._more = len(self._steps), self._more - 1
+            loop.call_soon(self._turned, loop)
+        else:
+            self.end()
 
     def end(self) -> None:
         """Make all steps that are queued."""
