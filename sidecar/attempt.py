@@ -122,7 +122,8 @@ class Attempt(PushedStream):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._failed = error is not None and self._at_fault(error)
+        if error is not None:
+            self._failed = self._at_fault(error)
         self._report(error)
         try:
             if kind is None and self._answer is not None and not self._answer.ended:

@@ -48,9 +48,13 @@ def json_object(raw: bytes) -> dict[str, Any]:
     Raises `BadRequest` for anything else: no body, bad UTF-8, lone surrogates, NUL, more than 100 levels, more than 250,000
     values, integers of more than 640 digits, another type.
     """
-    small = 0 < len(raw) <= MAX_VALUES and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH
-    if small and not raw.isspace() and b"\\u0000" not in raw:  # too small for most of what is looked for
-        value = _decoded(raw)
+    small = len(raw) <= MAX_VALUES and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH
+    if small and raw.startswith(b"{") and b"\\u0000" not in raw:  # too small for most of what is looked for
+        value: object = None
+        try:  # noqa: SIM105  # a context is two calls more
+            value = _DECODER.decode(raw) if len(raw) <= MAX_DIGITS else _decoded(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass  # it is told below what is wrong
         if isinstance(value, dict):
             return value
     steps = json_steps(raw)

@@ -202,7 +202,7 @@ class ChatRoute(Route):
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
         call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said), stand_in=model)
-        return call, self.gateway.chain(profile), self._answer(ChatNestAnswer, asked)
+        return call, self.gateway.chains[profile.owner, profile.name], self._answer(ChatNestAnswer, asked)
 
 
 class CompletionsRoute(Route):
@@ -229,7 +229,7 @@ class CompletionsRoute(Route):
                 raise BadRequest(msg, "n")
             body["stream"] = True
             form = ChatNestAnswer
-        return call, self.gateway.chain(profile), self._answer(form, asked)
+        return call, self.gateway.chains[profile.owner, profile.name], self._answer(form, asked)
 
 
 class ModelsRoute(Route):
@@ -242,7 +242,7 @@ class ModelsRoute(Route):
         """See `Route`."""
         profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
         call = self.call(asked, {}, operation="models", profile=profile.name)
-        return call, self.gateway.chain(profile), self._answer(JSONAnswer, asked)
+        return call, self.gateway.chains[profile.owner, profile.name], self._answer(JSONAnswer, asked)
 
 
 def _too_late(live: LiveCall, seconds: float) -> None:

@@ -56,7 +56,7 @@ class Gateway:
         self.keys = Keys(settings.everybody, settings.keys)
         self.proxies = Proxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
-        self._chains = {(each.owner, each.name): self._built(each) for each in chosen}
+        self.chains = {(each.owner, each.name): self._built(each) for each in chosen}
         self._closing = False
         self._beating = loop.create_task(self._beat())
 
@@ -69,10 +69,6 @@ class Gateway:
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)
-
-    def chain(self, profile: Profile) -> Chain:
-        """Return the chain of *profile*."""
-        return self._chains[profile.owner, profile.name]
 
     async def _beat(self) -> None:
         while not self._closing:
@@ -90,7 +86,7 @@ class Gateway:
         with contextlib.suppress(asyncio.CancelledError):
             await self._beating
         await self._ledger.catch_up()
-        for chain in self._chains.values():
+        for chain in self.chains.values():
             await chain.close()
         await self.upstream.aclose()
         await self.process.store.aclose()

@@ -13,6 +13,7 @@ from .errors import Fault, body_too_large, unsupported_media_type
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
+JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -49,9 +50,11 @@ def check_json(headers: dict[bytes, bytes]) -> None:
 
     A browser sends that type to another origin only after a preflight, so no web page can spend a budget unasked.
     """
+    if headers.get(b"content-type") == JSON and b"content-encoding" not in headers:
+        return
     kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
-    if kind.strip() != b"application/json" or (b"charset=" in charset and b"charset=utf-8" not in charset):
+    if kind.strip() != JSON or (b"charset=" in charset and b"charset=utf-8" not in charset):
         raise Refused(unsupported_media_type())
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
         raise Refused(unsupported_media_type())

@@ -37,8 +37,10 @@ def check_openai(body: dict[str, Any]) -> None:
             _check_message(message, f"messages[{at}]")
     if not COUNTED.isdisjoint(body):
         _check_counts(body)
-    _typed(body, "stream", bool, "true or false")
-    _typed(body, "model", str, "a string")
+    if not isinstance(body.get("stream", False), bool):
+        _typed(body, "stream", bool, "true or false")
+    if not isinstance(body.get("model", ""), str):
+        _typed(body, "model", str, "a string")
     if not OPTIONAL.isdisjoint(body):
         _check_options(body)
 

@@ -118,9 +118,10 @@ class HttpUpstream:
 
     def name_of(self, call: Call) -> str:
         """Return what `model` would, without asking; empty where that is not known yet."""
-        if call.names_model:
-            return self.settings.named(call.model)
-        return self.settings.named(self._model or call.model)
+        model = call.model
+        if model in ("", call.stand_in):
+            model = self._model or model
+        return self.settings.named(model) if self.settings.models else model
 
     @property
     def default_model(self) -> str:
