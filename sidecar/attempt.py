@@ -38,15 +38,15 @@ CLOSE_GRACE = 0.005
 class Attempt(PushedStream):
     """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
 
+    _answer: Answer | None = None
+    _batches: Batches | None = None
+    _patience: Patience | None = None
+    _leave: Pass | None = None
+    _worked = _failed = False
+    _model = ""
+
     def __init__(self, upstream: HttpUpstream, call: Call) -> None:
         self._upstream, self._call = upstream, call
-        self._request = upstream.asked
-        self._answer: Answer | None = None
-        self._batches: Batches | None = None
-        self._worked = self._failed = False
-        self._patience: Patience | None = None
-        self._model = ""
-        self._leave: Pass | None = None
 
     @property
     def usage(self) -> Usage:
@@ -89,7 +89,7 @@ class Attempt(PushedStream):
                 with patience:
                     answer = self._answer = await upstream.send(call, body, self._reached)
             except (TimeoutError, *BROKEN) as error:
-                failed = from_exception(error, self._request, sent=True)
+                failed = from_exception(error, self._upstream.asked, sent=True)
                 self._worked = self._worked and failed.worked
                 raise failed from error
             if answer.status == OK:
@@ -154,7 +154,7 @@ class Attempt(PushedStream):
         elif self._batches is not None and (self._batches.reading.has_output or self._batches.over):
             self._leave.worked()
         elif error is not None and _too_late(self._call):
-            self._leave.failed(timed_out("first_token_timeout", self._request))
+            self._leave.failed(timed_out("first_token_timeout", self._upstream.asked))
         else:
             self._leave.drop()
 
