@@ -48,6 +48,9 @@ class Handler(BaseProtocol, Arriving):
         super().__init__(loop)
         self.home: tuple[Connector, ConnectionKey] | None = None
         """The connector that made it, and by which key it keeps it; set once it is open."""
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """Take one piece of the body.  No function of ours: there are as many as chunks, often one for each token."""
         self._reader: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         # As lenient as aiohttp's own client: servers that end lines with LF alone are about.
         self._reader.set_dangerous_leniencies(
@@ -69,8 +72,8 @@ class Handler(BaseProtocol, Arriving):
         self.status = 0
         self.broken: httpx.HTTPError | None = None
         self.fields: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
-        self._size = self._silent = 0
+        self._pieces.clear()
+        self._silent = 0
 
     async def head(self) -> None:
         """Wait for the head of the answer.  Raises `httpx.HTTPError`."""
@@ -128,7 +131,6 @@ class Handler(BaseProtocol, Arriving):
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        self._size = 0
         if self._reading_paused:
             self._reading_paused = False
             self._resume_transport_reading()
@@ -146,17 +148,19 @@ class Handler(BaseProtocol, Arriving):
                 self.transport.abort()
             return
         self.heard = True
-        self._silent += len(data)
+        pieces = self._pieces
+        before = len(pieces)
         try:
             self._reader.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._end()
         except httptools.HttpParserError:
             self._senseless("what came back is not HTTP")
+        self._silent = 0 if len(pieces) > before else self._silent + len(data)
         if self._silent > SILENT:
             self._senseless("there is no end to the head")
         self._tell()
-        if self._size > AHEAD or len(self._pieces) > PIECES:
+        if pieces and (len(pieces) > PIECES or sum(map(len, pieces)) > AHEAD):
             self._reading_paused = True
             self._pause_transport_reading()
 
@@ -219,12 +223,6 @@ class Handler(BaseProtocol, Arriving):
             self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
         else:
             self._until_close = not has_length
-
-    def on_body(self, piece: bytes) -> None:
-        """Take one piece of the body."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        self._silent = 0
 
     def on_message_complete(self) -> None:
         """Note the end of the answer."""

@@ -87,10 +87,10 @@ async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
         for _ in range(50):
             await asyncio.sleep(0)
         if (
-            not handler._size
+            not handler._pieces
         ):  # one more piece lies there unread, and no two: those would stop the reading before the end
             await connection.chunk(token("y" * 40_000))
-            await eventually(lambda: handler._size > 0)
+            await eventually(lambda: len(handler._pieces) > 0)
         await connection.send(rest + chunk(STOP) + chunk(DONE) + LAST)
         over.set()
 
