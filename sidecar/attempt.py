@@ -98,8 +98,9 @@ class Attempt(PushedStream):
                     patience.progress(limits.first_token)
                 self._batches = Batches(upstream, call, answer, patience, self._leave)
                 return
+            status = answer.status
             failure, words = await self._refused(answer)
-            other = upstream.dialect.otherwise(call, manner, answer.status, words)
+            other = upstream.dialect.otherwise(call, manner, status, words)
             if other is None:
                 break
             manner = other
@@ -112,10 +113,10 @@ class Attempt(PushedStream):
     async def _refused(self, answer: Answer) -> tuple[UpstreamError, str]:
         try:
             body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
+            failure = self._upstream.failure(answer, body)
         finally:
             self._answer = None
             await answer.aclose()
-        failure = self._upstream.failure(answer, body)
         self._worked = failure.worked
         return failure, body.decode("utf-8", "replace")
 

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 AHEAD = 65_536
 """Bytes of a body that may lie there for a reader; from then on the connection is not read.
 
-What comes behind a slow reader is taken in one turn of the loop: this much, and one read of a quarter of a megabyte.
+What lies behind a slow reader is taken in one turn of the loop: this much, and one read.
 """
 PIECES = 4_096
 """The same in pieces: each costs memory of its own."""
 SILENT = 1_048_576
 """Bytes that may come without a piece of a body among them: heads, and what stands between chunks or behind the last."""
+REST = 0.01
+"""Seconds that a connection rests whose reading had stopped: what lies behind its answer, an end too, is to be seen first."""
 MAX_HEADERS = 512
 MAX_LINE = 65_536
 INFORMATIONAL, SWITCH, FINAL = 100, 101, 200
@@ -68,7 +70,7 @@ class Handler(BaseProtocol, Arriving):
     def begin(self) -> None:
         """Make ready for an answer."""
         self._asked = True
-        self.heard = self.ended = self._until_close = self._whole = False
+        self.heard = self.ended = self._until_close = self._whole = self._stopped = False
         self.status = 0
         self.broken: httpx.HTTPError | None = None
         self.fields: list[tuple[bytes, bytes]] = []
@@ -107,14 +109,17 @@ class Handler(BaseProtocol, Arriving):
     async def aclose(self) -> None:
         """See `Answer.aclose`."""
         transport = self.transport
-        if self.home is None or not self.ended or transport is None or transport.get_write_buffer_size():
+        unread = not self.ended or self._reading_paused
+        if self.home is None or unread or transport is None or transport.get_write_buffer_size():
             self.cut()
             return
         self._asked, self._arrived = False, None
-        if self._pieces or self._reading_paused:
-            self.taken()
+        self._pieces.clear()
         connector, key = self.home
-        connector.keep(key, self)
+        if self._stopped:
+            self._loop.call_later(REST, connector.keep, key, self)
+        else:
+            connector.keep(key, self)
 
     def cut(self) -> None:
         """Close at once, with whatever is still to be sent: to wait for that would keep what was left alive."""
@@ -160,8 +165,9 @@ class Handler(BaseProtocol, Arriving):
         if self._silent > SILENT:
             self._senseless("there is no end to the head")
         self._tell()
-        if pieces and (len(pieces) > PIECES or sum(map(len, pieces)) > AHEAD):
-            self._reading_paused = True
+        # Behind its end it is read on: what comes there must be seen before the connection serves another call.
+        if pieces and not self.ended and (len(pieces) > PIECES or sum(map(len, pieces)) > AHEAD):
+            self._reading_paused = self._stopped = True
             self._pause_transport_reading()
 
     def _tell(self) -> None:

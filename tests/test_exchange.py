@@ -17,8 +17,9 @@ from wire import HEAD, Client, Connection, Script, eventually, token, upstream
 
 from sidecar.connection import Handler
 from sidecar.connector import Connector
-from sidecar.exchange import Direct
+from sidecar.exchange import Direct, Target
 from sidecar.gateway import Gateway
+from sidecar.received import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +111,46 @@ async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
         status, _, answer = await served.post(V1, HI)
 
     assert (status, b"own" in answer) == (200, True)
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
+@pytest.mark.parametrize(
+    "behind", [b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON", None], ids=["junk", "closed"]
+)
+async def test_what_comes_behind_a_slow_reader(size: int, behind: bytes | None) -> None:
+    """What comes behind an answer that lies unread is seen before its connection serves another call, however long that is."""
+    came = asyncio.Event()
+
+    async def first(connection: Connection) -> None:
+        await connection.answer(200, b"a" * size)
+        if behind is None:
+            connection.close()
+        else:
+            await connection.send(behind)
+        came.set()
+
+    async def second(connection: Connection) -> None:
+        await connection.answer(200, b"own")
+
+    async with upstream(first, second) as up:
+        exchange, target = Direct(connect=1), Target("GET", httpx.URL(up.url))
+        slow = await exchange.send(target, [], b"", lambda: None)
+        await came.wait()
+        await eventually(lambda: slow.ended or slow._reading_paused)  # type: ignore[attr-defined]  # it is a handler
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert await whole(slow) == b"a" * size
+        assert await whole(await exchange.send(target, [], b"", lambda: None)) == b"own"
+        await exchange.close()
+
+
+async def whole(answer: Answer) -> bytes:
+    """Read an answer to its end and let its connection go, in one turn of the loop if all of it has come."""
+    body = b""
+    while piece := await answer.read():
+        body += piece
+    await answer.aclose()
+    return body
 
 
 @pytest.mark.parametrize("name", ["content-length", "content-length "])
