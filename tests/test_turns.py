@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from policies.settlements import Settlement, Settlements
 from policies.store import Claim, Ended, Grant, StoreDown
 from policies.stores.sqlite import SQLiteStore
+from policies.stores.turns import LONGEST
 from policies.testing import FakeClock, make_process
 from policies.window import Calendar, Sliding
 
@@ -155,6 +157,65 @@ async def test_patience_has_an_end(busy: Busy, tmp_path: Path) -> None:
         await asyncio.sleep(0)
     assert step.done()
     await other.aclose()
+
+
+async def test_patience_is_short(busy: Busy, tmp_path: Path) -> None:
+    """Where others use the file, steps wait for some milliseconds at most, however long the turns are and whatever they bring."""
+    other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    await other.beat()
+    await busy.store.beat()
+    await asyncio.gather(*[busy.store.release("unknown") for _ in range(200)])
+    commits, steps = busy.commits(), []
+    for _ in range(4):
+        steps.append(asyncio.create_task(busy.store.release("unknown")))
+        await asyncio.sleep(0)
+        time.sleep(2 * LONGEST)  # noqa: ASYNC251  # so long does a turn take
+    await asyncio.gather(*steps)
+    assert len(commits) >= 2
+    await other.aclose()
+
+
+async def test_first_come_first_served(busy: Busy, tmp_path: Path) -> None:
+    """What is asked for while a step is queued is made behind it, also where all other calls have ended meanwhile."""
+    other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    await other.beat()
+    await busy.store.beat()
+    first = asyncio.create_task(busy.store.reserve("first", [budget(90)]))
+    await asyncio.sleep(0)
+    ends = [asyncio.create_task(busy.store.release(name)) for name in ("running", "running too")]
+    second = asyncio.create_task(busy.store.reserve("second", [budget(90)]))
+    await asyncio.gather(*ends)
+    assert ((await first).refused, (await second).refused) == (None, 0)
+    await other.aclose()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_loop_that_stops(tmp_path: Path, *, closed: bool) -> None:
+    """A settlement that was queued when its loop stopped is made by the next loop, or at the end; the file is closed then."""
+    other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    asyncio.run(other.beat())
+    store, first = SQLiteStore(tmp_path / "s.db", clock=FakeClock()), asyncio.new_event_loop()
+
+    async def reserved() -> None:
+        for name in "ABC":
+            await store.reserve(name, [budget()])
+
+    async def nothing() -> None:
+        pass
+
+    first.run_until_complete(reserved())
+    settling = first.create_task(store.settle("A", {KEY: 3}))
+    first.run_until_complete(nothing())
+    if closed:
+        first.close()
+    else:
+        asyncio.run(store.settle("B", {KEY: 3}))
+        first.run_until_complete(asyncio.wait_for(settling, 5))
+        first.close()
+    asyncio.run(store.aclose())
+    (account,) = asyncio.run(other.accounts())
+    asyncio.run(other.aclose())
+    assert (account.spent, account.reserved) == ((3, 20) if closed else (6, 10))
 
 
 @pytest.mark.parametrize("failing", ["COMMIT", "INSERT INTO hold", "BEGIN IMMEDIATE"])

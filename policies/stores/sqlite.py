@@ -60,8 +60,9 @@ class SQLiteStore(Books[FileRow]):
         """See `Store.reserve`."""
         of = call_id, claims, ceiling, part
         grant: Grant | None
-        if self._running and self._turns.wanted():
-            grant = await self._turns.cancellable(self._reserved, of)
+        turns = self._turns
+        if turns.steps or (self._running and turns.wanted()):
+            grant = await turns.cancellable(self._reserved, of)
         else:
             grant = self._made_now(self._reserved, of)
         if grant is None:
@@ -72,17 +73,18 @@ class SQLiteStore(Books[FileRow]):
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
-        of = call_id, charges, refund
-        if len(self._running) > 1 and self._turns.wanted():
-            await self._turns.firm(self._settle, of)
+        of, turns = (call_id, charges, refund), self._turns
+        if turns.steps or (len(self._running) > 1 and turns.wanted()):
+            await turns.firm(self._settle, of)
         else:
             self._made_now(self._settle, of)
         self._running.discard(call_id)
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
-        if len(self._running) > 1 and self._turns.wanted():
-            await self._turns.firm(self._release, (call_id,))
+        turns = self._turns
+        if turns.steps or (len(self._running) > 1 and turns.wanted()):
+            await turns.firm(self._release, (call_id,))
         else:
             self._made_now(self._release, (call_id,))
         self._running.discard(call_id)
@@ -103,8 +105,10 @@ class SQLiteStore(Books[FileRow]):
 
     async def aclose(self) -> None:
         """Close the file.  Holds that are still open become charges when the grace is over."""
-        self._turns.end()
-        self._file.close()
+        try:
+            self._turns.end()
+        finally:
+            self._file.close()
 
     def _made_now(self, make: Callable[..., T], of: tuple[Any, ...]) -> T:
         """Make a step in a transaction.  Before it we forget what may not be true any more, or is too much."""

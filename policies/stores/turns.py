@@ -1,8 +1,8 @@
 """Steps that fall into one turn of the event loop, made in one transaction.
 
 1. Where several calls are running, a step is queued; what else is asked for in the same turn is queued behind it.
-2. At the end of the turn all of them are made, in their order, between one beginning and one commit.  With *patience*
-   they wait for some more turns, as long as each brings another step.
+2. At the end of the turn all of them are made, in their order, between one beginning and one commit.  With `patience`
+   they wait for some more turns, as long as each brings another step, and for some milliseconds.
 3. Then each is answered.  If the transaction fails, all of it is undone and each of them has failed.
 
 Nothing is locked while steps are queued.  One that breaks by itself is made again alone, and so are the others.  Whether
@@ -12,6 +12,7 @@ to queue is learnt: where a step found no company, the next ones do not wait for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +20,8 @@ from policies.store import StoreDown
 
 MOST_LONELY = 63
 """So many steps at most are made at once before one of them is queued again."""
+LONGEST = 0.005
+"""Seconds after which no further turn is waited for."""
 
 
 class Firm(asyncio.Future[Any]):
@@ -43,14 +46,14 @@ class Turns:
 
     def __init__(self, make: Callable[[Sequence[Step]], Sequence[Any]]) -> None:
         self._make = make
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
+        """Those that are queued: whatever is asked for while there are any belongs behind them."""
         self._lonely = self._at_once = 0
         self._known = self._more = 0
+        self._begun = 0.0
 
     def wanted(self) -> bool:
-        """Whether the next step is to be queued, where several calls are running."""
-        if self._steps:
-            return True
+        """Whether a step is to be queued where none is, and several calls are running."""
         if self._at_once:
             self._at_once -= 1
             return False
@@ -68,43 +71,58 @@ class Turns:
         self, answer: asyncio.Future[Any], make: Callable[..., Any], of: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
         loop = answer.get_loop()
-        if self._steps and self._steps[-1][0].get_loop() is not loop:
-            self._steps = []  # those of a loop that was stopped under them: nobody waits for them any more
-        if not self._steps:
-            self._known, self._more = 0, self.patience
+        if self.steps and self.steps[-1][0].get_loop() is not loop:
+            self.end()  # that loop was stopped under them, and may never run again
+        if not self.steps:
+            self._known, self._more, self._begun = 0, self.patience, loop.time()
             loop.call_soon(self._turned, loop)
-        self._steps.append((answer, make, of))
+        self.steps.append((answer, make, of))
         return answer
 
     def _turned(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._more and len(self._steps) > self._known:
-            self._known, self._more = len(self._steps), self._more - 1
+        if not self.steps or self.steps[-1][0].get_loop() is not loop:
+            return
+        if self._more and len(self.steps) > self._known and loop.time() - self._begun < LONGEST:
+            self._known, self._more = len(self.steps), self._more - 1
             loop.call_soon(self._turned, loop)
         else:
             self.end()
 
     def end(self) -> None:
-        """Make all steps that are queued."""
-        steps, self._steps = self._steps, []
+        """Make all steps that are queued, but for those that nobody can want any more."""
+        steps, self.steps = self.steps, []
         if not steps:
             return
         self._lonely = 0 if len(steps) > 1 else min(2 * self._lonely + 1, MOST_LONELY)
         self._at_once = self._lonely
-        self._end([step for step in steps if not step[0].cancelled()])
+        self._end([step for step in steps if _is_wanted(step[0])])
 
     def _end(self, steps: Sequence[Step]) -> None:
         try:
             results = self._make(steps)
         except StoreDown as error:
             for answer, *_ in steps:
-                answer.set_exception(StoreDown(*error.args, taken=error.taken))
+                _answered(answer, StoreDown(*error.args, taken=error.taken))
                 answer.exception()  # it has been heard of, even where whoever waits for it is cancelled in the same turn
         except Exception as error:  # noqa: BLE001  # it is told to whoever asked for the step
             if len(steps) == 1:
-                steps[0][0].set_exception(error)
+                _answered(steps[0][0], error)
                 return
             for step in steps:
                 self._end([step])
         else:
             for (answer, *_), result in zip(steps, results, strict=True):
-                answer.set_result(result)
+                try:
+                    answer.set_result(result)
+                except RuntimeError:
+                    continue  # its loop is closed
+
+
+def _is_wanted(answer: asyncio.Future[Any]) -> bool:
+    """Whether a step is to be made: not where it was cancelled, nor a reservation for a loop that is closed."""
+    return not answer.cancelled() and (isinstance(answer, Firm) or not answer.get_loop().is_closed())
+
+
+def _answered(answer: asyncio.Future[Any], error: Exception) -> None:
+    with contextlib.suppress(RuntimeError):  # where its loop is closed
+        answer.set_exception(error)
