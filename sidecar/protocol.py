@@ -49,11 +49,12 @@ class Protocol(HttpToolsProtocol):
     _offered = False
     """Whether the request that was read last offers another protocol."""
     _idle: float | None = None
-    """Since when nothing runs and nothing has come; None while something does, and before the first request."""
+    """Since when nothing is asked for, or the head of a request is coming; None while one is served."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # it is one
         """Have the system look for clients that vanish without a word, where nothing is sent that would find them."""
         super().connection_made(transport)
+        self._rest()
         opened = transport.get_extra_info("socket")
         if opened is not None and opened.family in (socket.AF_INET, socket.AF_INET6):
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -68,7 +69,6 @@ class Protocol(HttpToolsProtocol):
             if self._surplus > SURPLUS:
                 self.transport.abort()
             return
-        self._idle = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offered:
@@ -92,6 +92,8 @@ class Protocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             self._surplus = max(self._surplus, 0)
             cycle.keep_alive = False
+        else:
+            self._idle = self.loop.time()
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
@@ -103,6 +105,7 @@ class Protocol(HttpToolsProtocol):
         self._offered = parser.should_upgrade() and method != b"CONNECT"
         if self._offered:
             return
+        self._idle = None
         raw_path, _, query = url.partition(b"?")
         if url[:1] != b"/" or url[:2] == b"//" or b"#" in url:  # of another form (RFC 9112, 3.2)
             parsed = httptools.parse_url(url)
@@ -169,16 +172,19 @@ class Protocol(HttpToolsProtocol):
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
+        self._rest()
+
+    def _rest(self) -> None:
         self._idle = self.loop.time()
         if self.timeout_keep_alive_task is None:
             wait = self.timeout_keep_alive
             self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close what was idle for long enough.
+        """Close what was idle for long enough, also where a request has begun and does not go on.
 
         One timer looks after many requests: it goes off for an earlier one, and is set for what is left behind the last.
-        Where something has come since, the answer to that sets the next timer.
+        Where one is served, its answer sets the next timer.
         """
         self.timeout_keep_alive_task = None
         if self._idle is None or self.transport.is_closing():

@@ -156,22 +156,57 @@ async def test_a_long_answer() -> None:
 
 
 async def test_what_has_begun_to_come() -> None:
-    """A connection on which a request has begun to come is not idle, however slowly the rest of it comes."""
-    served = Served()
+    """The head of a request gets as long as an idle connection, from its first byte; then that is closed, whatever drips in."""
+    served, dripping = Served(), Served()
     await served.ask()
+    served.clock.pass_by(KEPT * 0.9)
     served.protocol.data_received(ASKED[:5])
-    served.clock.pass_by(KEPT * 3)
+    served.clock.pass_by(KEPT * 0.9)
     served.protocol.data_received(ASKED[5:])
     await served.answered()
-
     assert not served.transport.closing
+
+    for byte in ASKED[:4]:
+        dripping.protocol.data_received(bytes([byte]))
+        dripping.clock.pass_by(KEPT * 0.3)
+    assert dripping.transport.closing
+
+
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"G"], ids=["nothing", "a line", "a byte"])
+async def test_what_is_no_request(behind: bytes) -> None:
+    """What comes behind an answer and is no whole head does not keep the connection."""
+    served = Served()
+    await served.ask()
+    served.protocol.data_received(behind)
+    served.clock.pass_by(KEPT * 1.01)
+    served.clock.pass_by(KEPT * 0.01)
+
+    assert served.transport.closing
 
 
 async def test_never_asked() -> None:
-    """A connection on which nothing was asked has no timer."""
+    """A connection on which nothing is asked is closed as an idle one is."""
     served = Served()
+    served.clock.pass_by(KEPT * 0.99)
+    assert not served.transport.closing
+    served.clock.pass_by(KEPT * 0.02)
 
-    assert served.clock.made == 0
+    assert (served.transport.closing, served.clock.pending) == (True, [])
+
+
+async def test_a_slow_body() -> None:
+    """A request whose head has come is served, however long its body takes."""
+    served = Served()
+    head, body = ASKED[:-4] + b"\r\ncontent-length: 4\r\n\r\n", b"body"
+    served.may.clear()
+    served.protocol.data_received(head)
+    for byte in body:
+        served.clock.pass_by(KEPT)
+        served.protocol.data_received(bytes([byte]))
+    served.may.set()
+    await served.answered()
+
+    assert not served.transport.closing
 
 
 @pytest.mark.parametrize("why", [None, ConnectionResetError()], ids=["closed", "broken"])
@@ -204,7 +239,9 @@ async def test_the_server_ends() -> None:
     busy.may.set()
     await busy.answered()
 
-    assert (busy.transport.closing, busy.clock.pending) == (True, [])
+    assert busy.transport.closing
+    busy.clock.pass_by(KEPT * 2)
+    assert busy.clock.pending == []
 
 
 class Brief(Protocol):
