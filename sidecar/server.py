@@ -33,8 +33,8 @@ KEEPALIVE = 75
 CLOSING = 5
 """Seconds that answers which have ended get to reach their clients."""
 
-GENERATION = 20_000
-"""Objects made before the collector looks at the young ones: a call makes some hundreds, nearly all without a cycle."""
+GENERATION = 5_000
+"""Objects made before the collector looks at the young ones: most calls leave it nothing, and what others leave stays little."""
 
 log = logging.getLogger("sidecar")
 
