@@ -11,6 +11,8 @@ import msgspec
 from .store import StoreDown
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from .process import Process
 
 MOST = 10_000
@@ -45,9 +47,8 @@ class Settlements:
 
     async def send(self, call_id: str, charges: dict[str, int] | None, *, refund: bool = True) -> None:
         """Send a settlement now; it is kept if the store is down, or if this is cancelled."""
-        store = self._process.store
         try:
-            await (store.release(call_id) if charges is None else store.settle(call_id, charges, refund=refund))
+            await self._deliver(call_id, charges, refund)
         except StoreDown as error:
             self._process.log.warning("not settled yet, will be sent again: %s", error)
             self.keep(Settlement(call_id, charges, refund))
@@ -65,7 +66,7 @@ class Settlements:
             while self.late:
                 settlement = self.late.popleft()
                 try:
-                    await self._deliver(settlement)
+                    await self._deliver(settlement.call_id, settlement.charges, settlement.refund)
                 except StoreDown as error:
                     self.late.appendleft(settlement)
                     self._process.log.warning("not settled yet, will be sent again: %s", error)
@@ -80,9 +81,6 @@ class Settlements:
             self._pass.set()
             self._pass = None
 
-    async def _deliver(self, settlement: Settlement) -> None:
+    def _deliver(self, call_id: str, charges: dict[str, int] | None, refund: bool) -> Awaitable[None]:  # noqa: FBT001  # as a settlement has it
         store = self._process.store
-        if settlement.charges is None:
-            await store.release(settlement.call_id)
-        else:
-            await store.settle(settlement.call_id, settlement.charges, refund=settlement.refund)
+        return store.release(call_id) if charges is None else store.settle(call_id, charges, refund=refund)

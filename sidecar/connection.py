@@ -34,6 +34,8 @@ SILENT = 1_048_576
 """Bytes that may come without a piece of a body among them: heads, and what stands between chunks or behind the last."""
 REST = 0.01
 """Seconds that a connection rests whose reading had stopped: what lies behind its answer, an end too, is to be seen first."""
+TEXT = "utf-8", "surrogateescape"
+"""How the values of headers are read."""
 MAX_HEADERS = 512
 MAX_LINE = 65_536
 INFORMATIONAL, SWITCH, FINAL = 100, 101, 200
@@ -88,13 +90,13 @@ class Handler(BaseProtocol, Arriving):
     @property
     def headers(self) -> Mapping[str, str]:
         """See `Answer.headers`."""
-        return CIMultiDict((name.decode("latin-1"), _text(value)) for name, value in self.fields)
+        return CIMultiDict((name.decode("latin-1"), value.decode(*TEXT)) for name, value in self.fields)
 
     def header(self, name: bytes) -> str:
         """See `Answer.header`."""
         for each, value in self.fields:
             if each == name:
-                return value.decode("utf-8", "surrogateescape")
+                return value.decode(*TEXT)
         return ""
 
     async def read(self) -> bytes:
@@ -276,7 +278,3 @@ class Handler(BaseProtocol, Arriving):
         if (transport := self.transport) is not None:
             self.transport = None
             transport.abort()
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")

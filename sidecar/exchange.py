@@ -44,8 +44,8 @@ class Exchange(Protocol):
     async def send(self, target: Target, headers: Headers, body: bytes, reached: Reached) -> Answer:
         """Send a request and return its answer, whose body is unread; *headers* are those of this request alone.
 
-        *reached* is called when it has a connection, before it is sent.  Raises `httpx.HTTPError`: a `ConnectError` or `ConnectTimeout` where upstream has done nothing.  Cancelled, it cuts
-        the connection.
+        *reached* is called when it has a connection, before it is sent.  Raises `httpx.HTTPError`: a `ConnectError` or
+        `ConnectTimeout` where upstream has done nothing.  Cancelled, it cuts the connection.
         """
         ...
 

@@ -132,14 +132,14 @@ class LiveCall:
 
     def stop_watching(self) -> None:
         """Let go of the watcher, and of the answer.  Once, when the answer is over."""
-        self.answer.lost = nobody  # two that hold each other would wait for the collector
+        self.answer.lost = _nobody  # two that hold each other would wait for the collector
         if self._straight is not None:
             self._straight.gone = None
         elif self._watcher is not None:
             self._watcher.cancel()
 
 
-def nobody() -> None:
+def _nobody() -> None:
     """Nobody is to be told."""
 
 

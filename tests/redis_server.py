@@ -47,7 +47,7 @@ class RedisServer:
                         return
             except OSError:
                 pass
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks; their number is bounded
         raise AssertionError("redis-server does not answer")
 
     def stop(self) -> None:

@@ -30,7 +30,7 @@ class Counting:
                 break
             await connection.chunk(token("x"))
             self.written += 1
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.0005)  # a pace, so that clients leave in the middle; nothing is decided by it
         await connection.hang()
 
 
@@ -88,7 +88,7 @@ async def test_bound_and_estimate(tmp_path: Path, reserve: str, *, within: bool)
     async def dense(connection: Connection) -> None:
         await connection.send(HEAD)
         await connection.chunk(token("x"))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # so that calls overlap; what is asserted holds if they do not
         await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}))
         usage = {"prompt_tokens": len(text) + 8, "completion_tokens": connection.body["max_tokens"]}
         await connection.chunk(sse({"choices": [], "usage": usage}))

@@ -215,7 +215,7 @@ async def test_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
             await eventually(lambda: served.gateway.upstream.states["upstream-1"] != "closed")
             async with asyncio.timeout(5):
                 while (await served.post("/v1/chat/completions", HI))[0] != httpx.codes.OK:
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # between two looks, of which the timeout above bounds the number
             closed = json.loads((await served.get("/readyz"))[2])
 
     statuses = {status for status, _, _ in answers}

@@ -105,7 +105,7 @@ async def test_any_split(tmp_path: Path, path: str) -> None:
     async def script(connection: Connection) -> None:
         cut = next(at)
         await connection.send(HEAD + chunk(RECORDED[:cut]))
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # so that they are two reads; the client's bytes are the same if they are one
         await connection.send(chunk(RECORDED[cut:]) + LAST)
 
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:

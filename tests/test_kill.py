@@ -39,7 +39,7 @@ class Mill:
         for _ in range(connection.body["max_tokens"]):
             await connection.chunk(token("x"))
             self.produced, made = self.produced + 1, made + 1
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # a pace: the kill is to fall among running streams
         await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}))
         await connection.chunk(sse({"choices": [], "usage": {"prompt_tokens": PROMPT, "completion_tokens": made}}))
         await connection.chunk(b"data: [DONE]\n\n")
@@ -58,7 +58,7 @@ async def calls(port: int, chance: random.Random, killed: asyncio.Event) -> int:
             status, _, _ = await client.answer()
             ended += status == 200
             if status == 429:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # refused: not to ask again in a tight loop
         except (OSError, asyncio.IncompleteReadError, ValueError):
             return ended
         finally:

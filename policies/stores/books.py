@@ -34,7 +34,7 @@ class Row(msgspec.Struct, eq=False):
     ends: int
 
     def youngest(self) -> int | None:
-        """Return the first moment of the youngest taking."""
+        """Return the first moment of the youngest taking.  Each store's rows say it; a Struct cannot be an abstract class."""
         raise NotImplementedError
 
 
@@ -86,7 +86,7 @@ class Books(ABC, Generic[R]):
                 return Grant(ceiling, self._standings(places, now, refused, ceiling), now / MILLION, refused)
             return Grant(known, self._standings(places, now), now / MILLION)
         took: list[Took] = []
-        for place in places:
+        for place in places:  # a comprehension is a call of its own
             took.append((place.key, place.counter, place.start, place.first, place.claim.needs(granted)))  # noqa: PERF401
         if not self._hold(call_id, part, granted, took):
             return Grant(self._known(call_id, part) or 0, self._standings(places, now), now / MILLION)

@@ -56,7 +56,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             with contextlib.suppress(httpx.HTTPError), httpx.Client() as http:
                 if http.get(f"{url}/models", timeout=2).status_code == 200:
                     break
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks; their number is bounded
         yield url
 
 
