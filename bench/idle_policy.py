@@ -8,8 +8,9 @@ import time
 from typing import Self
 
 from policies import Call, Lease, Policy
-from policies.chain import Chain
-from policies.event import Batch, Usage
+from policies.api.event import Batch
+from policies.api.usage import Usage
+from policies.engine.chain import Chain
 from policies.testing import make_call, make_process, piece
 
 POLICIES, EVENTS = 5, 50_000

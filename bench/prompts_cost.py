@@ -22,25 +22,26 @@ from typing import Any
 
 import httpx
 
-from sidecar.chat import CHAT, COMPLETIONS, ChatRoute, CompletionsRoute, Route
-from sidecar.gateway import Gateway
-from sidecar.loading import default_text, load
-from sidecar.server import _spare_the_collector
-from sidecar.settings import Flags
+from sidecar.config.loader import default_text, load
+from sidecar.config.settings import Flags
+from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute
+from sidecar.downstream.route import CHAT, COMPLETIONS, Route
+from sidecar.server.gateway import Gateway
+from sidecar.server.run import _spare_the_collector
 
 KB, MB = 1 << 10, 1 << 20
 PIECE = 64 * KB
 PROSE = 'He said: "the quick brown fox", and\njumped over [the] {lazy} dog. '
 PARTS = {
-    "read": ("sidecar.chat:read_body",),
-    "decode": ("sidecar.chat:json_object",),
-    "check": ("sidecar.chat:check_openai", "sidecar.chat:chat_nest_messages"),
-    "call": ("sidecar.chat:Route.call",),
-    "trim": ("policies.trim:Trim.admit",),
-    "max_tokens": ("policies.max_tokens:MaxTokens.admit",),
-    "size": ("policies.budget:size_of",),
-    "reserve": ("policies.ledger:Ledger.reserve",),
-    "encode": ("sidecar.upstream:HttpUpstream.chat_body",),
+    "read": ("sidecar.downstream.request:read_body",),
+    "decode": ("sidecar.downstream.request:json_object",),
+    "check": ("sidecar.downstream.endpoints:check_openai", "sidecar.downstream.endpoints:chat_nest_messages"),
+    "call": ("sidecar.downstream.route:Route.call",),
+    "trim": ("policies.builtin.trim:Trim.admit",),
+    "max_tokens": ("policies.builtin.max_tokens:MaxTokens.admit",),
+    "size": ("policies.builtin.budget:size_of",),
+    "reserve": ("policies.engine.ledger:Ledger.reserve",),
+    "encode": ("sidecar.upstream.client:HttpUpstream.chat_body",),
 }
 """Where each column's time is spent."""
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}

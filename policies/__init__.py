@@ -1,31 +1,25 @@
 """Policies for calls to language models: what one is, the chain that runs them, and the built-in ones."""
 
-from .base import (
-    NO_RETRY,
-    Ending,
-    Failure,
-    Hooks,
-    Lease,
-    Outcome,
-    Policy,
-    Rejection,
-    Retry,
-    Stop,
-)
-from .budget import Budget
-from .call import Call, Caps
-from .chain import Chain
-from .event import Batch, Event, Usage
-from .fallback import Fallback
-from .max_tokens import MaxTokens
-from .only import Only
-from .process import Process
-from .rate import Rate
-from .retry import RetryClassifier
-from .store import Claim, Grant, Standing, Store, StoreDown
-from .trim import Trim
-from .upstream import Stream, Upstream, UpstreamError
-from .window import Calendar, Sliding
+from policies.api.call import Call, Caps
+from policies.api.claim import Claim
+from policies.api.event import Batch, Event
+from policies.api.failure import NO_RETRY, Failure, Retry
+from policies.api.lease import Ending, Lease, Outcome
+from policies.api.match import Only
+from policies.api.policy import Hooks, Policy
+from policies.api.rejection import Rejection, Stop
+from policies.api.services import Process
+from policies.api.store import Grant, Standing, Store, StoreDown
+from policies.api.upstream import Stream, Upstream, UpstreamError
+from policies.api.usage import Usage
+from policies.api.window import Calendar, Sliding
+from policies.builtin.budget import Budget
+from policies.builtin.fallback import Fallback
+from policies.builtin.max_tokens import MaxTokens
+from policies.builtin.rate import Rate
+from policies.builtin.retry import RetryClassifier
+from policies.builtin.trim import Trim
+from policies.engine.chain import Chain
 
 __all__ = [
     "NO_RETRY",

@@ -17,19 +17,22 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from .base import Outcome, Policy, Rejection
-from .call import Call
-from .chain import Chain
-from .event import Batch, Event, Usage
-from .process import Process
-from .stores.memory import MemoryStore
-from .upstream import UpstreamError
+from policies.api.call import Call
+from policies.api.event import Batch, Event
+from policies.api.lease import Outcome
+from policies.api.policy import Policy
+from policies.api.rejection import Rejection
+from policies.api.services import Process
+from policies.api.upstream import UpstreamError
+from policies.api.usage import Usage
+from policies.engine.chain import Chain
+from policies.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .store import Store
+    from policies.api.store import Store
 
 
 class FakeClock:

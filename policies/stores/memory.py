@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from policies.store import MILLION, Account, Claim, Ended, Grant, account
-
-from .books import HOUR, SLIDING, Books, Place, Row, Took
-from .fit import LARGEST
+from policies.api.claim import MILLION, Claim
+from policies.api.store import Account, Ended, Grant, account
+from policies.stores.counting.arithmetic import LARGEST
+from policies.stores.counting.counters import HOUR, Books
+from policies.stores.counting.rows import SLIDING, Place, Row, Took
 
 TIDY = 60 * MILLION
 SOON = MILLION

@@ -1,0 +1,102 @@
+"""What runs in one process: the chains of all profiles over one store, one upstream, one heart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from policies.api.services import Process
+from policies.api.store import StoreDown
+from policies.engine.chain import Chain
+from policies.engine.ledger import Ledger
+from policies.engine.retry_budget import RetryBudgets
+from policies.stores.opening import open_store
+from sidecar.downstream.active_calls import LiveCalls
+from sidecar.downstream.authentication import Keys
+from sidecar.downstream.client_address import Proxies
+from sidecar.downstream.heartbeat import Heart
+from sidecar.downstream.request import Names
+from sidecar.upstream.circuit_breaker import Breaker
+from sidecar.upstream.client import HttpUpstream
+from sidecar.upstream.errors.sdk import load as load_sdk
+from sidecar.upstream.router import Upstreams
+from sidecar.upstream.transport.http_client import Direct
+from sidecar.upstream.transport.httpx_adapter import OverHttpx
+from sidecar.upstream.transport.response import Exchange
+
+if TYPE_CHECKING:
+    import httpx
+
+    from sidecar.config.access import Profile
+    from sidecar.config.settings import Settings
+    from sidecar.config.upstream import UpstreamChoice
+
+BEAT = 2.0
+"""Seconds between two signs of life to the store, and between two tries to send what it could not take."""
+
+
+class Gateway:
+    """Everything that the routes share.  Made inside the running loop, closed when the server has drained."""
+
+    def __init__(
+        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, process: Process | None = None
+    ) -> None:
+        self.loop = loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder, resident=True))
+        self.process.upstreams = tuple(each.name for each in settings.upstreams)
+        over = None if transport is None else OverHttpx(transport)
+        self.upstream = Upstreams([self._upstream(each, over) for each in settings.upstreams])
+        self.process.names_of = self.upstream.names_of
+        self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
+        self.live = LiveCalls()
+        self.names = Names()
+        self._ledger = Ledger(self.process)
+        self._retries = RetryBudgets(self.process.monotonic)
+        self.keys = Keys(settings.everybody, settings.keys)
+        self.proxies = Proxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
+        self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
+        if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
+            load_sdk()  # before the first call: a policy of the deployment may look at `Failure.error`
+        self._closing = False
+        self._beating = loop.create_task(self._beat())
+
+    def _upstream(self, choice: UpstreamChoice, over: Exchange | None) -> HttpUpstream:
+        process = self.process
+        told = partial(process.log.warning, "the breaker of %s is now %s", choice.name)
+        breaker = Breaker(choice.breaker, process.monotonic, tell=told)
+        exchange = over or Direct(connect=choice.connect, trust=choice.trust)
+        return HttpUpstream(choice, exchange, clock=process.clock, breaker=breaker)
+
+    def _built(self, profile: Profile) -> Chain:
+        return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)
+
+    @property
+    def default_model(self) -> str:
+        """The model of calls that name none; empty while it is not known."""
+        return self.upstream.default_model
+
+    async def _beat(self) -> None:
+        while not self._closing:
+            await asyncio.sleep(BEAT)
+            try:
+                await self.process.store.beat()
+                await self._ledger.catch_up()
+            except StoreDown as error:  # the store is down; the next beat tries again
+                self.process.log.warning("store does not answer: %s", error)
+
+    async def close(self) -> None:
+        """Settle what is open, then let go of policies, connections and the store."""
+        self._closing = True  # a cancellation may be lost in a client's `wait_for`, this is not
+        self._beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._beating
+        await self._ledger.catch_up()
+        for chain in self.chains.values():
+            await chain.close()
+        await self.upstream.aclose()
+        await self.process.store.aclose()
