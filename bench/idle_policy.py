@@ -11,7 +11,7 @@ from policies import Call, Lease, Policy
 from policies.api.event import Batch
 from policies.api.usage import Usage
 from policies.engine.chain import Chain
-from policies.testing import make_call, make_process, piece
+from policies.testing import make_call, make_services, piece
 
 POLICIES, EVENTS = 5, 50_000
 
@@ -54,11 +54,11 @@ async def _emit(_: Batch) -> None:
 
 
 async def _measured(times: int) -> float:
-    process = make_process()
+    services = make_services()
 
     async def cost(count: int) -> int:
-        chain = Chain([Idle(name=f"idle-{at}") for at in range(count)], Ready(), process)
-        call = make_call("hi", process=process)
+        chain = Chain([Idle(name=f"idle-{at}") for at in range(count)], Ready(), services)
+        call = make_call("hi", services=services)
         begun = time.process_time_ns()
         await chain.run(call, _emit)
         return time.process_time_ns() - begun

@@ -27,7 +27,7 @@ from sidecar.config.settings import Flags
 from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute
 from sidecar.downstream.route import CHAT, COMPLETIONS, Route
 from sidecar.server.gateway import Gateway
-from sidecar.server.run import _spare_the_collector
+from sidecar.server.run import _freeze_gc
 
 KB, MB = 1 << 10, 1 << 20
 PIECE = 64 * KB
@@ -197,7 +197,7 @@ def settings(folder: Path) -> Any:
 async def compare(folder: Path, only: str, rounds: int) -> None:
     door = Door()
     gateway = Gateway(settings(folder), transport=httpx.MockTransport(door))
-    _spare_the_collector()
+    _freeze_gc()
     print(f"{'ms of CPU':20}{'MB':>6}{'all':>9}{'longest':>9}" + "".join(f"{part:>11}" for part in PARTS))
     for name, path, content in shapes():
         if only not in name:

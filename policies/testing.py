@@ -22,7 +22,7 @@ from policies.api.event import Batch, Event
 from policies.api.lease import Outcome
 from policies.api.policy import Policy
 from policies.api.rejection import Rejection
-from policies.api.services import Process
+from policies.api.services import Services
 from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 from policies.engine.chain import Chain
@@ -57,12 +57,12 @@ class FakeClock:
         await anyio.lowlevel.checkpoint()
 
 
-def make_process(
+def make_services(
     *, clock: FakeClock | None = None, store: Store | None = None, upstreams: tuple[str, ...] = ("upstream-1",)
-) -> Process:
+) -> Services:
     """Return a process with fake time, a fixed seed, and a store in memory unless another is given."""
     clock = clock or FakeClock()
-    return Process(
+    return Services(
         upstreams=upstreams,
         store=store or MemoryStore(clock=clock),
         clock=clock,
@@ -74,7 +74,7 @@ def make_process(
 
 def make_call(
     *texts: str,
-    process: Process | None = None,
+    services: Services | None = None,
     path: str = "/v1/chat/completions",
     messages: list[dict[str, Any]] | None = None,
     **more: Any,
@@ -87,7 +87,7 @@ def make_call(
     }
     body |= more.pop("body", {})
     call_id = more.pop("id", uuid4().hex)
-    return Call(id=call_id, path=path, body=body, process=process or make_process(), **more)
+    return Call(id=call_id, path=path, body=body, services=services or make_services(), **more)
 
 
 class Hang:
@@ -200,7 +200,7 @@ async def serve(
     policies: Sequence[Policy], call: Call, upstream: ScriptedUpstream | None = None, *, chain: Chain | None = None
 ) -> Served:
     """Run *call* through *policies* in front of *upstream* and return what came of it; refusals are returned too."""
-    chain = chain or Chain(policies, upstream or ScriptedUpstream(), call.process)
+    chain = chain or Chain(policies, upstream or ScriptedUpstream(), call.services)
     served = Served([])
 
     async def emit(batch: Batch) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from .claim import Claim
-    from .services import Process
+    from .services import Services
     from .store import Standing
     from .tokens import Size
 
@@ -39,7 +39,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     id: str
     path: str
     body: dict[str, Any]
-    process: Process
+    services: Services
     operation: Operation = "chat"
     tenant: str = "default"
     ip: str = ""
@@ -48,7 +48,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     headers: dict[str, str] = {}
     """Sent upstream beside our own; names in lower case."""
     deadline: float | None = None
-    """The moment of `process.monotonic` at which the answer must have ended."""
+    """The moment of `services.monotonic` at which the answer must have ended."""
     repeated: bool = False
     """The client's SDK sends it again: it earns nothing for the retry budget."""
     imposed: bool = False
@@ -116,7 +116,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def served_models(self) -> Sequence[str]:
         """What the upstreams call the models that may serve the call; an empty name stands for one that is not known yet."""
-        return self.process.names_of(self.model, self.others, substituted=not self.names_model)
+        return self.services.names_of(self.model, self.others, substituted=not self.names_model)
 
     @property
     def n(self) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Pattern: TypeAlias = str | list[str]
 
 
-class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Patterns with shell wildcards (`*`, `?`, `[a-z]`); a call must fit each field, and one pattern of it suffices.
 
     A call is of each model that may serve it, by the client's name and by the upstreams': one of them that fits suffices.

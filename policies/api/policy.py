@@ -9,19 +9,19 @@ import msgspec
 
 from .failure import Failure, Retry
 from .lease import Lease
-from .match import Only
+from .match import Match
 from .rejection import Rejection
 
 if TYPE_CHECKING:
     from .call import Call
     from .claim import Claim
-    from .services import Process
+    from .services import Services
     from .usage import Usage
 
 StoreFailure: TypeAlias = Literal["refuse", "admit"]
 
 
-class Hooks:
+class RunningPolicy:
     """The points at which a policy may act.  Those that a class does not override cost nothing."""
 
     __slots__ = ()
@@ -67,7 +67,7 @@ class Hooks:
 HOOKS = ("admit", "claims", "enter", "retry")
 
 
-class Policy(msgspec.Struct, Hooks, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rule for calls: an immutable settings object.  Its fields are its options in the configuration file.
 
     One instance serves all calls at once, so state of a call belongs into a `Lease`, and anything that runs (a queue, a
@@ -76,7 +76,7 @@ class Policy(msgspec.Struct, Hooks, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: str = ""
     """What the limit is called in counters, messages and headers; `use` where the file gives none."""
-    only: Only = Only()
+    only: Match = Match()
     when_store_fails: StoreFailure = "refuse"
 
     lowers: ClassVar[tuple[str, ...]] = ()
@@ -84,11 +84,11 @@ class Policy(msgspec.Struct, Hooks, frozen=True, kw_only=True, forbid_unknown_fi
     pinned: ClassVar[tuple[str, ...]] = ("name", "only", "when_store_fails")
     """Fields that a profile cannot change, because its calls share the base chain's counters."""
 
-    def open(self, process: Process) -> Hooks:
+    def open(self, services: Services) -> RunningPolicy:
         """Return what serves the calls: the policy itself, unless something has to run.  Once, when a chain is built."""
         return self
 
 
-def overrides(hooks: Hooks, name: str) -> bool:
+def overrides(hooks: RunningPolicy, name: str) -> bool:
     """Whether the class of *hooks* has a hook *name* of its own."""
-    return getattr(type(hooks), name) is not getattr(Hooks, name)
+    return getattr(type(hooks), name) is not getattr(RunningPolicy, name)

@@ -32,7 +32,7 @@ def _as_asked(model: str, fallbacks: Sequence[str], *, substituted: bool) -> Seq
     return [model, *fallbacks]
 
 
-class Process(msgspec.Struct, kw_only=True, eq=False):
+class Services(msgspec.Struct, kw_only=True, eq=False):
     """The things that are no option of a policy: clocks, waiting, chance, the store, the token estimate, the log."""
 
     store: Store

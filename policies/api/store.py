@@ -27,7 +27,7 @@ class StoreDown(Exception):
         self.taken = taken
 
 
-class Ended(StoreDown):
+class ReservationGone(StoreDown):
     """There is no such hold any more: it was settled, or charged because its process was taken for dead."""
 
     def __init__(self, call_id: str) -> None:
@@ -98,7 +98,7 @@ class Store(Protocol):
 
         `spent + reserved + taken <= limit` holds for each counter when it succeeds.  A claim fits with a lowered ceiling
         only down to its `floor`, or to *ceiling* itself where that is less.  A second call with the same id and *part*
-        takes nothing and answers as the first did; further parts add to the same hold, and raise `Ended` without one.
+        takes nothing and answers as the first did; further parts add to the same hold, and raise `ReservationGone` without one.
         Raises `StoreDown`.  Once per call, before anything goes upstream; where the call is cancelled meanwhile, it holds all or nothing.
         """
         ...

@@ -64,7 +64,7 @@ class Calendar(msgspec.Struct, frozen=True, tag=True):
 Window: TypeAlias = Sliding | Calendar
 
 
-class Spans:
+class WindowCache:
     """Remembers the span that each calendar window is in: it is asked for with every call, and changes once a minute."""
 
     MOST = 256

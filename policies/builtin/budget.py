@@ -77,7 +77,7 @@ class Budget(Policy, frozen=True):
         if self.reserve == "bound":
             prompt = size.bound(self.media)
         else:
-            prompt = call.process.tokens.estimate(call.model, size, self.media)
+            prompt = call.services.tokens.estimate(call.model, size, self.media)
         counted = identity(call, self.by)
         if self.tokens is not None:
             own = call.caps.day_tokens if self.window == "day" else None

@@ -43,6 +43,6 @@ class Fallback(Policy, frozen=True):
             return None
         if failure.here < self.attempts and failure.may_repeat and failure.kind != "unavailable":
             return None
-        known = call.process.upstreams
+        known = call.services.upstreams
         others = [name for name in self.to or known if name in known and name not in failure.tried]
         return Retry(0.0, others[0]) if others else None

@@ -55,7 +55,7 @@ class RetryClassifier(Policy, frozen=True):
         last = 1 if failure.kind == "empty" else self.attempts - 1
         if not self._wanted(failure) or failure.here > min(last, self.attempts - 1):
             return NO_RETRY
-        chance, asked = call.process.random, failure.retry_after or 0.0
+        chance, asked = call.services.random, failure.retry_after or 0.0
         if asked > self.patience:
             return NO_RETRY
         if asked > 0:

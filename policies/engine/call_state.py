@@ -8,7 +8,7 @@ import msgspec
 
 from policies.api.usage import Usage
 
-from .ledger import Hold
+from .ledger import Reservation
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 NOTHING = Usage()
 
 
-class Run(msgspec.Struct, eq=False):
+class CallState(msgspec.Struct, eq=False):
     """The attempts of one call, what they have cost, and what is held for it."""
 
     call: Call
-    hold: Hold
+    hold: Reservation
     attempts: int = 0
     started: bool = False
     tried: list[str] = []

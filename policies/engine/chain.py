@@ -21,16 +21,16 @@ from policies.api.claim import Claim
 from policies.api.event import Batch
 from policies.api.failure import Failure, Retry
 from policies.api.lease import Ending, Outcome
-from policies.api.match import Only
-from policies.api.policy import HOOKS, Hooks, Policy, overrides
+from policies.api.match import Match
+from policies.api.policy import HOOKS, Policy, RunningPolicy, overrides
 from policies.api.rejection import Rejection
-from policies.api.services import Process
+from policies.api.services import Services
 from policies.api.upstream import PushedStream, Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
-from .call_state import Run, then
-from .event_filters import Taps
-from .ledger import Hold, Ledger
+from .call_state import CallState, then
+from .event_filters import EventFilters
+from .ledger import Ledger, Reservation
 from .retry_budget import RetryBudgets
 from .sink import Admitted, ClientLeft, Emit, Sink
 
@@ -45,28 +45,28 @@ class Chain:
         self,
         policies: Sequence[Policy],
         upstream: Upstream,
-        process: Process,
+        services: Services,
         *,
         ledger: Ledger | None = None,
         retries: RetryBudgets | None = None,
         settle_within: float = 5.0,
     ) -> None:
-        self._upstream, self._process, self._settle_within = upstream, process, settle_within
-        self._ledger = ledger or Ledger(process)
-        self._retries = retries or RetryBudgets(process.monotonic)
-        self._hooks: list[tuple[Only | None, Hooks]] = []
+        self._upstream, self._services, self._settle_within = upstream, services, settle_within
+        self._ledger = ledger or Ledger(services)
+        self._retries = retries or RetryBudgets(services.monotonic)
+        self._hooks: list[tuple[Match | None, RunningPolicy]] = []
         for policy in _named(policies):
-            hooks = policy.open(process)
+            hooks = policy.open(services)
             if not any(overrides(hooks, name) for name in HOOKS):
                 msg = f"{type(policy).__name__} overrides none of {', '.join(HOOKS)}: is a hook misspelt?"
                 raise TypeError(msg)
-            self._hooks.append((None if policy.only == Only() else policy.only, hooks))
+            self._hooks.append((None if policy.only == Match() else policy.only, hooks))
         self._admitting = self._overriding("admit")
         self._claiming = self._overriding("claims")
         self._entering = self._overriding("enter")
         self._judging = self._overriding("retry")
 
-    def _overriding(self, name: str) -> list[tuple[Only | None, Hooks]]:
+    def _overriding(self, name: str) -> list[tuple[Match | None, RunningPolicy]]:
         return [(only, hooks) for only, hooks in self._hooks if overrides(hooks, name)]
 
     async def run(
@@ -77,7 +77,7 @@ class Chain:
         *admitted* is awaited when the call holds its reservation.  With a *sink* all batches but the last go there.
         Raises `Rejection`, `UpstreamError`, or `ClientLeft` where *emit* or *sink* raised; a cancellation closes upstream.
         """
-        run = Run(call, Hold(call, ()))
+        run = CallState(call, Reservation(call, ()))
         ending = Ending.CANCELLED
         try:
             await self._admit(run, admitted)
@@ -103,12 +103,12 @@ class Chain:
         for _, hooks in reversed(self._hooks):
             await hooks.close()
 
-    async def _admit(self, run: Run, admitted: Admitted | None) -> None:
+    async def _admit(self, run: CallState, admitted: Admitted | None) -> None:
         call = run.call
         for only, hooks in self._admitting:
             if (only is None or only.covers(call)) and (lease := await hooks.admit(call)) is not None:
                 run.leases.append(lease)
-        claims: list[tuple[Hooks, Claim]] = []
+        claims: list[tuple[RunningPolicy, Claim]] = []
         for only, hooks in self._claiming:
             if only is None or only.covers(call):
                 for claim in hooks.claims(call):
@@ -122,9 +122,9 @@ class Chain:
             if (only is None or only.covers(call)) and (lease := await hooks.enter(call)) is not None:
                 run.leases.append(lease)
 
-    async def _forward(self, run: Run, emit: Emit, sink: Sink | None) -> Batch:
-        taps = Taps.of(run.leases, run.call.shown) if run.leases else None
-        name = self._process.upstreams[0]
+    async def _forward(self, run: CallState, emit: Emit, sink: Sink | None) -> Batch:
+        taps = EventFilters.of(run.leases, run.call.shown) if run.leases else None
+        name = self._services.upstreams[0]
         while True:
             run.attempts += 1
             run.tried.append(name)
@@ -144,7 +144,7 @@ class Chain:
                     self._count(run)
                 verdict = self._judge(run, error)
                 said = f"{error.kind} ({error.reason}){then(run.call, verdict)}"
-                self._process.log.warning("call %s: %s failed: %s", run.call.id, name, said)
+                self._services.log.warning("call %s: %s failed: %s", run.call.id, name, said)
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
@@ -153,10 +153,10 @@ class Chain:
             else:
                 msg = "the upstream's stream ended without a last batch"
                 raise RuntimeError(msg)
-            await self._process.sleep(wait)
+            await self._services.sleep(wait)
 
     @staticmethod
-    async def _pulled(run: Run, stream: Stream, taps: Taps | None, emit: Emit) -> Batch | None:
+    async def _pulled(run: CallState, stream: Stream, taps: EventFilters | None, emit: Emit) -> Batch | None:
         async for batch in stream:
             shown = taps.through(batch) if taps else batch
             if shown.last:
@@ -169,7 +169,7 @@ class Chain:
         return None
 
     @staticmethod
-    async def _pushed(run: Run, stream: PushedStream, taps: Taps | None, sink: Sink) -> Batch:
+    async def _pushed(run: CallState, stream: PushedStream, taps: EventFilters | None, sink: Sink) -> Batch:
         last: Batch | None = None
 
         def show(batch: Batch) -> bool:
@@ -194,14 +194,14 @@ class Chain:
                 return last
             await sink.drained()
 
-    def _count(self, run: Run) -> None:
+    def _count(self, run: CallState) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""
         name = run.tried[-1]
         if name not in run.counted and not run.call.repeated:
             run.counted.add(name)
             (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
 
-    def _judge(self, run: Run, error: UpstreamError) -> Retry | None:
+    def _judge(self, run: CallState, error: UpstreamError) -> Retry | None:
         if run.started:
             return None
         failure = Failure(
@@ -227,16 +227,16 @@ class Chain:
         """Return what the first policy with an opinion says, if there is time for it."""
         for only, hooks in self._judging:
             if (only is None or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
-                in_time = call.deadline is None or self._process.monotonic() + verdict.after < call.deadline
+                in_time = call.deadline is None or self._services.monotonic() + verdict.after < call.deadline
                 return verdict if verdict.after >= 0 and in_time else None
         return None
 
-    async def _settle(self, run: Run, outcome: Outcome) -> None:
+    async def _settle(self, run: CallState, outcome: Outcome) -> None:
         # Whoever cancels tasks lets one be that is `settling`; in a cancelled scope of anyio every further await is
         # cancelled too, hence the shield.  A lease that hangs costs one scope, and the next turn opens another.
         cancelled: BaseException | None = None
         try:
-            if self._process.store.waits:
+            if self._services.store.waits:
                 with anyio.move_on_after(self._settle_within, shield=True):
                     await self._ledger.settle(run.hold, outcome)
             else:
@@ -245,7 +245,7 @@ class Chain:
         except anyio.get_cancelled_exc_class() as error:
             cancelled = error  # told at the end: what is held is settled whoever cancels
         except Exception:
-            self._process.log.exception("settling what call %s holds failed", run.call.id)
+            self._services.log.exception("settling what call %s holds failed", run.call.id)
         leases = run.leases
         while leases:
             lease = leases[-1]
@@ -259,16 +259,16 @@ class Chain:
                             raise
                         cancelled = error
                     except Exception:
-                        self._process.log.exception("settling %r failed", lease)
+                        self._services.log.exception("settling %r failed", lease)
             if scope.cancelled_caught:
-                self._process.log.error("settling %r took over %s s", lease, self._settle_within)
+                self._services.log.error("settling %r took over %s s", lease, self._settle_within)
         if cancelled is not None:
             raise cancelled
 
-    def _learn(self, run: Run, usage: Usage) -> None:
+    def _learn(self, run: CallState, usage: Usage) -> None:
         size = run.call.size
         if size is not None and usage.input and run.attempts == 1:
-            self._process.tokens.learn(run.call.model, size, usage.input)
+            self._services.tokens.learn(run.call.model, size, usage.input)
 
 
 def _named(policies: Sequence[Policy]) -> Sequence[Policy]:

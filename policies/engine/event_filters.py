@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class Taps:
+class EventFilters:
     """The leases of one call that override `event` or `end`.  Falsy, and left out of the stream, if there are none."""
 
     __slots__ = ("_leases", "_open")

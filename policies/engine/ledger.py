@@ -11,7 +11,7 @@ import msgspec
 
 from policies.api.claim import MILLION, Claim, counter_key
 from policies.api.lease import Ending, Outcome
-from policies.api.policy import Hooks, StoreFailure
+from policies.api.policy import RunningPolicy, StoreFailure
 from policies.api.rejection import Rejection
 from policies.api.store import Grant, StoreDown
 from policies.api.window import Calendar, Sliding
@@ -20,7 +20,7 @@ from .settlement_queue import Settlement, Settlements
 
 if TYPE_CHECKING:
     from policies.api.call import Call
-    from policies.api.services import Process
+    from policies.api.services import Services
     from policies.api.usage import Usage
 
 SOON = 60.0
@@ -29,22 +29,22 @@ SOON = 60.0
 _CLAIM = itemgetter(1)
 
 
-class Hold(msgspec.Struct, eq=False):
+class Reservation(msgspec.Struct, eq=False):
     """What one call has reserved, and by whose rules each claim of it is charged."""
 
     call: Call
-    claims: Sequence[tuple[Hooks, Claim]]
+    claims: Sequence[tuple[RunningPolicy, Claim]]
     parts: int = 1
 
 
 class Ledger:
     """Reserves and settles for all chains of a process.  One round trip of the store for each."""
 
-    def __init__(self, process: Process) -> None:
-        self._process, self._store = process, process.store
-        self._settlements = Settlements(process)
+    def __init__(self, services: Services) -> None:
+        self._services, self._store = services, services.store
+        self._settlements = Settlements(services)
 
-    async def reserve(self, hold: Hold) -> None:
+    async def reserve(self, hold: Reservation) -> None:
         """Take all claims of *hold* in one step and lower the call's ceiling to what fits.
 
         Raises `Rejection`: a limit's own, or 503 where the store is down and one of the policies refuses then.  A
@@ -69,7 +69,7 @@ class Ledger:
             # Also where nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
 
-    async def top_up(self, hold: Hold, broken: Usage) -> bool:
+    async def top_up(self, hold: Reservation, broken: Usage) -> bool:
         """Hold what a *broken* attempt has cost, at least the prompt, beside all that the next one may cost.
 
         False where there is no room: then there must be no next one.
@@ -88,7 +88,7 @@ class Ledger:
         hold.parts += grant.refused is None
         return grant.refused is None
 
-    async def settle(self, hold: Hold, outcome: Outcome) -> None:
+    async def settle(self, hold: Reservation, outcome: Outcome) -> None:
         """End *hold*: a call that was refused before its first attempt costs nothing, any other what it used."""
         call, usage = hold.call, outcome.usage
         if not hold.claims:
@@ -105,36 +105,36 @@ class Ledger:
                 charges[key] = charges.get(key, 0) + hooks.charge(call, claim, usage)
             except Exception:
                 # What is not in the charges is charged as it was held.
-                self._process.log.exception("%r cannot say what the call cost", claim.policy)
+                self._services.log.exception("%r cannot say what the call cost", claim.policy)
         await self._settlements.send(call.id, charges, refund=usage.exact)
 
-    def _charge(self, hold: Hold, hooks: Hooks, claim: Claim, usage: Usage) -> int:
+    def _charge(self, hold: Reservation, hooks: RunningPolicy, claim: Claim, usage: Usage) -> int:
         """Return what *usage* costs, or what was held for it where its policy cannot say."""
         try:
             return hooks.charge(hold.call, claim, usage)
         except Exception:
-            self._process.log.exception("%r cannot say what the attempt cost", claim.policy)
+            self._services.log.exception("%r cannot say what the attempt cost", claim.policy)
             return claim.needs(hold.call.max_tokens or 0)
 
     async def catch_up(self) -> None:
         """Send what is not settled yet.  On the program's timer, and before a reservation that would count it as held."""
         await self._settlements.catch_up()
 
-    def _admit_without_store(self, hold: Hold, error: StoreDown) -> None:
+    def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
         refusing = [hooks for hooks, _ in hold.claims if _when_store_fails(hooks) == "refuse"]
-        self._process.log.warning("store is down, call %s: %s", "refused" if refusing else "admitted", error)
+        self._services.log.warning("store is down, call %s: %s", "refused" if refusing else "admitted", error)
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
         hold.claims = ()
 
 
-def _when_store_fails(hooks: Hooks) -> StoreFailure:
+def _when_store_fails(hooks: RunningPolicy) -> StoreFailure:
     said: StoreFailure = getattr(hooks, "when_store_fails", "refuse")
     return said
 
 
-def _refusal(hold: Hold, grant: Grant, index: int) -> Rejection:
+def _refusal(hold: Reservation, grant: Grant, index: int) -> Rejection:
     hooks, claim = hold.claims[index]
     standing = grant.standings[index]
     rejection = hooks.refusal(hold.call, claim)

@@ -13,7 +13,7 @@ from policies.api.store import StoreDown
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from policies.api.services import Process
+    from policies.api.services import Services
 
 MOST = 10_000
 
@@ -32,8 +32,8 @@ class Settlements:
     Until then a hold counts as spent; if the process dies before, it is charged in full.
     """
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, services: Services) -> None:
+        self._services = services
         self.late: deque[Settlement] = deque()
         """Those that are kept."""
         self._pass: anyio.Event | None = None
@@ -42,7 +42,7 @@ class Settlements:
         """Send *settlement* later."""
         if len(self.late) >= MOST:
             lost = self.late.popleft()
-            self._process.log.error("call %s cannot be settled: its hold counts until this process ends", lost.call_id)
+            self._services.log.error("call %s cannot be settled: its hold counts until this process ends", lost.call_id)
         self.late.append(settlement)
 
     async def send(self, call_id: str, charges: dict[str, int] | None, *, refund: bool = True) -> None:
@@ -50,7 +50,7 @@ class Settlements:
         try:
             await self._deliver(call_id, charges, refund)
         except StoreDown as error:
-            self._process.log.warning("not settled yet, will be sent again: %s", error)
+            self._services.log.warning("not settled yet, will be sent again: %s", error)
             self.keep(Settlement(call_id, charges, refund))
         except BaseException:
             self.keep(Settlement(call_id, charges, refund))
@@ -69,11 +69,11 @@ class Settlements:
                     await self._deliver(settlement.call_id, settlement.charges, settlement.refund)
                 except StoreDown as error:
                     self.late.appendleft(settlement)
-                    self._process.log.warning("not settled yet, will be sent again: %s", error)
+                    self._services.log.warning("not settled yet, will be sent again: %s", error)
                     return
                 except Exception:
                     # A settlement that cannot be made must not keep the others from being made.
-                    self._process.log.exception("call %s cannot be settled", settlement.call_id)
+                    self._services.log.exception("call %s cannot be settled", settlement.call_id)
                 except BaseException:
                     self.late.appendleft(settlement)
                     raise
@@ -82,5 +82,5 @@ class Settlements:
             self._pass = None
 
     def _deliver(self, call_id: str, charges: dict[str, int] | None, refund: bool) -> Awaitable[None]:  # noqa: FBT001  # as a settlement has it
-        store = self._process.store
+        store = self._services.store
         return store.release(call_id) if charges is None else store.settle(call_id, charges, refund=refund)

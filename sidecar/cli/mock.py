@@ -20,7 +20,7 @@ import uvloop
 
 from policies.api.call import Call
 from policies.api.prompt_size import size_of
-from policies.api.services import Process
+from policies.api.services import Services
 from policies.api.tokens import Estimator
 from policies.stores.memory import MemoryStore
 from sidecar.wire.json_body import BadRequest, json_object
@@ -68,7 +68,7 @@ class Mock:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._tokens, self._interval, self._first, self._sleep = tokens, interval_ms / 1000, first_ms / 1000, sleep
-        self._process = Process(store=MemoryStore(clock=lambda: 0.0))
+        self._services = Services(store=MemoryStore(clock=lambda: 0.0))
         self._estimator = Estimator()
         self.stats = Stats()
 
@@ -119,7 +119,7 @@ class Mock:
             gone.cancel()
 
     def _plan(self, body: dict[str, Any]) -> Plan:
-        call = Call(id="", path="", body=body, process=self._process)
+        call = Call(id="", path="", body=body, services=self._services)
         tokens, interval, first = self._tokens, self._interval, self._first
         if named := _NAMED.fullmatch(call.model):
             tokens, interval, first = int(named[1]), float(named[2]) / 1000, float(named[3]) / 1000

@@ -14,7 +14,7 @@ LEGACY = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
 BALANCED = "balanced"
 
 
-class Denied(Exception):
+class Forbidden(Exception):
     """The caller is known, and may not use this."""
 
     def __init__(self, message: str, param: str) -> None:
@@ -44,7 +44,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def profile(self, name: str) -> Profile:
         """Return the profile that a header names, case and spaces ignored; one without a table is the base chain.
 
-        Without a name it is the first that the key may use.  Raises `Denied` for one that it may not.
+        Without a name it is the first that the key may use.  Raises `Forbidden` for one that it may not.
         """
         wanted = name.strip().lower()
         if not wanted and self.allowed is not None:
@@ -54,7 +54,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def chat_profile(self, name: str | None) -> Profile:
         """Return the profile of a Chat Nest call, which always has one: unknown or missing means `balanced`.
 
-        Missing means the key's first one where it may not use every profile.  Raises `Denied`.
+        Missing means the key's first one where it may not use every profile.  Raises `Forbidden`.
         """
         wanted = (name or "").strip().lower()
         if not wanted and self.allowed is not None:
@@ -66,13 +66,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def _may(self, wanted: str, profile: Profile) -> Profile:
         if self.allowed is None or profile.name in self.allowed:
             return profile
-        raise Denied(f"This key may not use the profile {wanted[:100]!r}.", "profile")
+        raise Forbidden(f"This key may not use the profile {wanted[:100]!r}.", "profile")
 
     def check(self, call: Call) -> None:
-        """Raise `Denied` unless the key may use every model that may serve *call*."""
+        """Raise `Forbidden` unless the key may use every model that may serve *call*."""
         if self.models is None or call.operation == "models":
             return
         for model in call.models:
             if not any(fnmatchcase(model, pattern) for pattern in self.models):
                 what = f"the model {model[:100]!r}" if model else "a model that the call does not name"
-                raise Denied(f"This key may not use {what}.", "model")
+                raise Forbidden(f"This key may not use {what}.", "model")

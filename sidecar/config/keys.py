@@ -18,7 +18,7 @@ from policies.api.identity import LONGEST
 
 from .access import Access, Profile
 from .profiles import limited
-from .tables import ConfigFault, struct_from
+from .tables import ConfigFault, to_struct
 from .upstream import Text
 
 PREFIX = "sk-sidecar-"
@@ -77,7 +77,7 @@ def _access(
     broken: frozenset[str],
     faults: list[ConfigFault],
 ) -> Access | None:
-    settings = struct_from(KeySettings, entry, path, faults)
+    settings = to_struct(KeySettings, entry, path, faults)
     if settings is None:
         return None
     allowed = None if settings.profiles is None else tuple(_allowed(settings.profiles, profiles, path, faults))

@@ -14,11 +14,11 @@ import msgspec
 from .access import Profile
 from .keys import keys
 from .policies import base_chain
-from .prices import unpriced, with_prices
+from .prices import check_prices, with_prices
 from .profiles import profiles
 from .settings import Flags, ServerSettings, Settings, StoreSettings
-from .tables import EXAMPLE, ConfigError, ConfigFault, one_from, struct_from, unknown
-from .upstream_sources import strangers, upstreams
+from .tables import EXAMPLE, ConfigError, ConfigFault, single_field, to_struct, unknown
+from .upstream_sources import check_fallback_targets, upstreams
 
 SECTIONS = ("server", "store", "upstream", "key", "policy", "profile", "prices")
 SHIPPED = "defaults"
@@ -48,8 +48,8 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     chains = profiles(data.get("profile", {}), inherited, base, broken, faults)
     base_profile = Profile("", base)
     accesses = keys(data.get("key", []), base_profile, chains, broken, faults)
-    unpriced(base, choices, faults)
-    strangers(base, data.get("upstream", []), faults)
+    check_prices(base, choices, faults)
+    check_fallback_targets(base, data.get("upstream", []), faults)
     if faults or server is None or store is None:
         raise ConfigError(source, faults)
     return Settings(
@@ -81,7 +81,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _server(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault]) -> ServerSettings | None:
-    server = struct_from(ServerSettings, table, "server", faults)
+    server = to_struct(ServerSettings, table, "server", faults)
     host = flags.host or environ.get("SIDECAR_HOST")
     port: int | None = flags.port
     if port is None and (said := environ.get("SIDECAR_PORT")):
@@ -102,13 +102,13 @@ def _port(said: str, faults: list[ConfigFault]) -> int | None:
 
 
 def _store(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault]) -> StoreSettings | None:
-    store, path = struct_from(StoreSettings, table, "store", faults), "store.url"
+    store, path = to_struct(StoreSettings, table, "store", faults), "store.url"
     if store is not None and urlsplit(store.url).password and "SIDECAR_STORE" not in environ:
         right = "a file is no place for it: put the whole address into SIDECAR_STORE"
         faults.append(ConfigFault(path, "holds a password", right))
     if said := environ.get("SIDECAR_STORE"):
         path = "SIDECAR_STORE"
-        store = one_from(StoreSettings, "url", said, path, faults)
+        store = single_field(StoreSettings, "url", said, path, faults)
     if store is not None and store.url == "memory://" and flags.workers > 1:
         right = "several workers need one store: write 'sqlite:///FILE', or serve with one worker"
         faults.append(ConfigFault(path, f"'memory://' cannot serve {flags.workers} workers", right))

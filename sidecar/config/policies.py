@@ -12,8 +12,8 @@ from typing import get_type_hints
 
 import msgspec
 
-from policies.api.match import Only
-from policies.api.policy import HOOKS, Hooks, Policy
+from policies.api.match import Match
+from policies.api.policy import HOOKS, Policy, RunningPolicy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
@@ -21,7 +21,7 @@ from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 
-from .tables import ConfigFault, struct_from
+from .tables import ConfigFault, to_struct
 
 GROUP = "chatnest_sidecar.policies"
 BUILT_IN: Mapping[str, type[Policy]] = {
@@ -72,9 +72,9 @@ def _judge_before(policy: Policy, earlier: Sequence[Policy]) -> str | None:
     return next((judge.name for judge in judges if _covers(judge.only, policy.only)), None)
 
 
-def _covers(wide: Only, narrow: Only) -> bool:
+def _covers(wide: Match, narrow: Match) -> bool:
     """Whether *wide* is sure to cover each call that *narrow* does."""
-    return all(getattr(wide, field) in ("*", getattr(narrow, field)) for field in Only.__struct_fields__)
+    return all(getattr(wide, field) in ("*", getattr(narrow, field)) for field in Match.__struct_fields__)
 
 
 def _names(entry: object) -> set[str]:
@@ -98,7 +98,7 @@ def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -
         faults.append(ConfigFault(f"{path}.use", f"{use!r} cannot be used: {error.wrong}", error.right))
         return None
     options = {key: value for key, value in entry.items() if key != "use"}
-    policy = struct_from(kind, options, path, faults)
+    policy = to_struct(kind, options, path, faults)
     if policy is not None and not policy.name:
         policy = msgspec.structs.replace(policy, name=use.rpartition(":")[2])
     if policy is not None and not _is_name(policy.name):
@@ -138,7 +138,7 @@ def policy_class(use: str, folder: Path) -> type[Policy]:
     cure = f"derive it from policies.Policy and override one of {', '.join(HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise PolicyFault("it is no Policy", cure)
-    if all(getattr(found, hook) is getattr(Hooks, hook) for hook in HOOKS) and found.open is Policy.open:
+    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in HOOKS) and found.open is Policy.open:
         raise PolicyFault("it overrides no hook (is one misspelt?)", cure)
     try:
         get_type_hints(found, include_extras=True)

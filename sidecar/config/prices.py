@@ -9,8 +9,8 @@ from policies.api.policy import Policy
 from policies.builtin.budget import Budget
 from policies.builtin.prices import Price, price_of
 
-from .tables import ConfigFault, struct_from
-from .upstream import UpstreamChoice
+from .tables import ConfigFault, to_struct
+from .upstream import ResolvedUpstream
 
 
 def with_prices(entries: object, table: object, faults: list[ConfigFault]) -> Any:
@@ -22,7 +22,7 @@ def with_prices(entries: object, table: object, faults: list[ConfigFault]) -> An
         return entries
     before = len(faults)
     for model, price in table.items():
-        struct_from(Price, price, f"prices.{model}", faults)
+        to_struct(Price, price, f"prices.{model}", faults)
     if not isinstance(entries, list):
         return entries
     # Prices with a fault are told once, here, and not again for each budget.
@@ -34,7 +34,7 @@ def _lacks_prices(entry: object) -> bool:
     return isinstance(entry, dict) and "usd" in entry and "prices" not in entry
 
 
-def unpriced(policies: Sequence[Policy], choices: Sequence[UpstreamChoice], faults: list[ConfigFault]) -> None:
+def check_prices(policies: Sequence[Policy], choices: Sequence[ResolvedUpstream], faults: list[ConfigFault]) -> None:
     """Add a fault for each model of the upstreams' own that a budget of dollars has no price for."""
     for policy in policies:
         if not isinstance(policy, Budget) or policy.usd is None:

@@ -11,7 +11,7 @@ from policies.api.policy import Policy
 
 from .access import Profile
 from .policies import TEMPERATURE
-from .tables import ConfigFault, said, unknown, value_of
+from .tables import ConfigFault, said, to_value, unknown
 
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 
@@ -65,7 +65,7 @@ def _profile(
     for key, value in table.items():
         where = f"{path}.{key}"
         if key == TEMPERATURE:
-            temperature = value_of(Temperature, value, where, faults)
+            temperature = to_value(Temperature, value, where, faults)
         elif key in chain and isinstance(value, dict):
             chain[key] = _tightened(chain[key], value, where, faults)
         elif key in chain:
@@ -131,7 +131,7 @@ def _tightened(
             faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
         else:
             found = len(faults)
-            changed[field] = value_of(hints[field], value, where, faults)
+            changed[field] = to_value(hints[field], value, where, faults)
             limit = getattr(policy, field)
             if len(faults) == found and not may_loosen and field in policy.lowers and _looser(changed[field], limit):
                 right = f"a profile only tightens it: at most {limit}"

@@ -15,7 +15,7 @@ import msgspec
 from policies.stores.opening import check_url
 
 from .access import Access, Profile
-from .upstream import Seconds, Text, UpstreamChoice, parts_of
+from .upstream import ResolvedUpstream, Seconds, Text, parts_of
 
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
 Role = Literal["user", "assistant", "system", "developer"]
@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     server: ServerSettings
     store: StoreSettings
-    upstreams: tuple[UpstreamChoice, ...]
+    upstreams: tuple[ResolvedUpstream, ...]
     base: Profile
     profiles: Mapping[str, Profile]
     folder: Path

@@ -43,7 +43,7 @@ class ConfigError(Exception):
         super().__init__("\n".join(fault.line(source) for fault in self.faults))
 
 
-def struct_from(kind: type[T], table: object, path: str, faults: list[ConfigFault]) -> T | None:
+def to_struct(kind: type[T], table: object, path: str, faults: list[ConfigFault]) -> T | None:
     """Return *table* as a *kind* (a struct); on faults, which are added to *faults*, None."""
     if not isinstance(table, dict):
         faults.append(ConfigFault(path, f"{_shown(table)} is no table", "write its keys below a [table] of that name"))
@@ -56,7 +56,7 @@ def struct_from(kind: type[T], table: object, path: str, faults: list[ConfigFaul
         if key not in fields:
             faults.append(unknown(f"{path}.{key}", key, fields))
             continue
-        values[fields[key].name] = value_of(hints[fields[key].name], value, f"{path}.{key}", faults)
+        values[fields[key].name] = to_value(hints[fields[key].name], value, f"{path}.{key}", faults)
     for key, field in fields.items():
         if field.required and key not in table:
             faults.append(
@@ -71,18 +71,18 @@ def struct_from(kind: type[T], table: object, path: str, faults: list[ConfigFaul
         return None
 
 
-def one_from(kind: type[T], field: str, value: str, path: str, faults: list[ConfigFault]) -> T | None:
+def single_field(kind: type[T], field: str, value: str, path: str, faults: list[ConfigFault]) -> T | None:
     """Return a *kind* of which *value*, from the variable or flag *path*, is the one *field*; on faults, None."""
     found: list[ConfigFault] = []
-    struct = struct_from(kind, {field: value}, path, found)
+    struct = to_struct(kind, {field: value}, path, found)
     faults += [msgspec.structs.replace(fault, path=path) for fault in found]
     return struct
 
 
-def value_of(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> Any:
+def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> Any:
     """Return *value* as a *kind*; on a fault, which is added to *faults*, None."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return struct_from(kind, value, path, faults)
+        return to_struct(kind, value, path, faults)
     if (strange := _strange(value, path)) is not None:
         faults.append(strange)
         return None
@@ -90,7 +90,7 @@ def value_of(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> 
         # msgspec says that a value of a mapping is wrong, but not which.
         before = len(faults)
         for key, each in value.items():
-            value_of(get_args(kind)[1], each, f"{path}.{key}", faults)
+            to_value(get_args(kind)[1], each, f"{path}.{key}", faults)
         if len(faults) > before:
             return None
     try:

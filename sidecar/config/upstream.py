@@ -144,7 +144,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.models[max(fitting, key=len)] if fitting else model
 
 
-class UpstreamChoice(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An upstream with its secrets: its key, and the values of `headers_env` by header."""
 
     key: str | None = None

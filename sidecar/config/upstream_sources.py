@@ -14,8 +14,8 @@ from policies.api.policy import Policy
 from policies.builtin.fallback import Fallback
 
 from .settings import Flags
-from .tables import ConfigFault, one_from, struct_from
-from .upstream import UpstreamChoice, UpstreamSettings, fits_header
+from .tables import ConfigFault, single_field, to_struct
+from .upstream import ResolvedUpstream, UpstreamSettings, fits_header
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -26,7 +26,7 @@ CURE = "give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or write an
 
 def upstreams(
     entries: object, folder: Path, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault], *, need: bool
-) -> tuple[UpstreamChoice, ...]:
+) -> tuple[ResolvedUpstream, ...]:
     """Return the upstreams of the file's *entries*, or the one that *flags* or *environ* put in their place.
 
     Faults are added to *faults*; with *need* it is one to have none.  The keys of entries that are replaced need not be
@@ -37,7 +37,7 @@ def upstreams(
     url = flags.upstream if flags.upstream is not None else environ.get("SIDECAR_UPSTREAM") or None
     if url is not None:
         path = "SIDECAR_UPSTREAM" if flags.upstream is None else "--upstream"
-        lone = one_from(UpstreamSettings, "base_url", url, path, faults)
+        lone = single_field(UpstreamSettings, "base_url", url, path, faults)
         return () if lone is None else (_choice(lone, model, key=_lone_key(lone, environ, faults)),)
     if listed:
         return tuple(
@@ -58,7 +58,7 @@ def upstreams(
     return ()
 
 
-def strangers(policies: Sequence[Policy], entries: object, faults: list[ConfigFault]) -> None:
+def check_fallback_targets(policies: Sequence[Policy], entries: object, faults: list[ConfigFault]) -> None:
     """Add a fault for each name in a fallback of *policies* that none of the file's upstreams *entries* has."""
     tables = entries if isinstance(entries, list) else []
     names = [
@@ -83,7 +83,7 @@ def _listed(entries: object, faults: list[ConfigFault]) -> dict[str, UpstreamSet
     for at, entry in enumerate(entries):
         path = f"upstream[{at}]"
         named: Any = {"name": f"upstream-{at + 1}", **entry} if isinstance(entry, dict) else entry
-        settings = struct_from(UpstreamSettings, named, path, faults)
+        settings = to_struct(UpstreamSettings, named, path, faults)
         if settings is None:
             continue
         if settings.name in names:
@@ -147,7 +147,7 @@ def _key(variable: str, path: str, environ: Mapping[str, str], faults: list[Conf
     return key or None
 
 
-def _choice(settings: UpstreamSettings, model: str | None, *, first: bool = True, **more: Any) -> UpstreamChoice:
+def _choice(settings: UpstreamSettings, model: str | None, *, first: bool = True, **more: Any) -> ResolvedUpstream:
     own = more.get("key") is not None or settings.api_key_env is not None or bool(settings.headers_env)
     asked = settings.pass_authorization
     said = msgspec.structs.asdict(settings) | {
@@ -157,7 +157,7 @@ def _choice(settings: UpstreamSettings, model: str | None, *, first: bool = True
         # Another server than the first was not chosen by whoever holds the client's key.
         "pass_authorization": first and not own if asked is None else asked,
     }
-    return UpstreamChoice(**said, **more)
+    return ResolvedUpstream(**said, **more)
 
 
 def _is_openai(settings: UpstreamSettings) -> bool:

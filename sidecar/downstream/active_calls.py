@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from policies.api.call import Call
 
-    from .client_errors import Fault
+    from .client_errors import ClientError
     from .request import Receive
 
 
@@ -29,7 +29,7 @@ class Closable(Protocol):
     lost: Callable[[], object]
 
 
-class LiveCall:
+class ActiveCall:
     """One running call, as a context of its task.  Ending it closes upstream and settles; `fault` is what its client is told.
 
     The task is cancelled, again and again until it has left: a policy may swallow one.  While the call settles it is let
@@ -52,7 +52,7 @@ class LiveCall:
 
     def __init__(self, answer: Closable, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.answer = answer
-        self.fault: Fault | None = None
+        self.fault: ClientError | None = None
         self.left = self.cut = False
         answer.lost = self.leave
         self._loop = loop or asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class LiveCall:
         self.left = True
         self._cancel()
 
-    def interrupt(self, fault: Fault) -> None:
+    def interrupt(self, fault: ClientError) -> None:
         """End the call now and tell its client *fault*.  The first reason stays."""
         if self.fault is None:
             self.fault = fault
@@ -143,29 +143,29 @@ def _nobody() -> None:
     """Nobody is to be told."""
 
 
-class LiveCalls:
+class ActiveCalls:
     """All running calls of a process, and whether it takes new ones."""
 
     def __init__(self) -> None:
-        self._calls: set[LiveCall] = set()
+        self._calls: set[ActiveCall] = set()
         self._idle: asyncio.Event | None = None
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, call: LiveCall) -> None:
+    def add(self, call: ActiveCall) -> None:
         """Count *call* as running."""
         call.answer.closing = self.draining
         self._calls.add(call)
 
-    def remove(self, call: LiveCall) -> None:
+    def remove(self, call: ActiveCall) -> None:
         """Count *call* as over: answered and settled."""
         self._calls.discard(call)
         if self._idle is not None and not self._calls:
             self._idle.set()
 
-    async def drain(self, seconds: float, fault: Fault) -> None:
+    async def drain(self, seconds: float, fault: ClientError) -> None:
         """Take no new calls, give the running ones *seconds* to end, then interrupt the rest with *fault*."""
         self.draining, self._idle = True, asyncio.Event()
         for call in self._calls:

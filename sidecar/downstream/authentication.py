@@ -15,7 +15,7 @@ class UnknownKey(Exception):
     """There is no key, or one that nobody knows."""
 
 
-class Keys:
+class KeyTable:
     """All keys.  One look-up per request."""
 
     def __init__(self, everybody: Access, accesses: Sequence[Access]) -> None:

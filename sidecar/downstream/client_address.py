@@ -18,7 +18,7 @@ FARTHEST = 32
 """Hops that are looked at; a longer list was made up."""
 
 
-class Proxies:
+class TrustedProxies:
     """The proxies that are believed, and the one header that they write.
 
     Only one header counts: a proxy passes the other one on as the client made it up.
@@ -49,9 +49,9 @@ class Proxies:
         for hop in written.split(",") if written else ():
             if self._header == b"forwarded":
                 match = _FOR.search(hop)
-                yield _bare(match[1].strip('"')) if match else ""
+                yield _without_port(match[1].strip('"')) if match else ""
             else:
-                yield _bare(hop.strip())
+                yield _without_port(hop.strip())
 
     def _trusted(self, address: str) -> bool:
         if (parsed := _parsed(address)) is None:
@@ -59,7 +59,7 @@ class Proxies:
         return any(parsed in network for network in self._networks)
 
 
-def _bare(hop: str) -> str:
+def _without_port(hop: str) -> str:
     match = _PORT.match(hop)
     return (match[1] or match[2]) if match else hop
 

@@ -13,7 +13,7 @@ from sidecar.wire.limit_headers import Header
 from sidecar.wire.sse_writer import error_event, openai_error_event
 
 
-class Told(NamedTuple):
+class ClientMessage(NamedTuple):
     """What a client is told of a failed upstream, by the failure's class (`policies.classes` says which are tried again).
 
     *raises* is what openai's SDK would have raised in the sidecar's place; *status* holds where upstream gave none.
@@ -26,60 +26,70 @@ class Told(NamedTuple):
     words: str
 
 
-BY_KIND = {
-    "connect": Told(
+MESSAGES_BY_KIND = {
+    "connect": ClientMessage(
         "APIConnectionError",
         502,
         "upstream_unavailable",
         True,
         "The model cannot be reached just now. Please try again.",
     ),
-    "connect_timeout": Told(
+    "connect_timeout": ClientMessage(
         "APITimeoutError",
         504,
         "upstream_timeout",
         True,
         "The model's server took no connection in time. Please try again.",
     ),
-    "head_timeout": Told(
+    "head_timeout": ClientMessage(
         "APITimeoutError", 504, "upstream_timeout", True, "The model did not begin to answer in time. Please try again."
     ),
-    "first_token_timeout": Told(
+    "first_token_timeout": ClientMessage(
         "APITimeoutError", 504, "upstream_timeout", True, "The model gave no first word in time. Please try again."
     ),
-    "idle_timeout": Told(
+    "idle_timeout": ClientMessage(
         "APITimeoutError", 504, "stream_interrupted", True, "The model fell silent before its answer was complete."
     ),
-    "total_timeout": Told(
+    "total_timeout": ClientMessage(
         "APITimeoutError", 504, "upstream_timeout", True, "The answer took longer than {seconds:g} seconds."
     ),
-    "timeout": Told(
+    "timeout": ClientMessage(
         "APIStatusError", 504, "upstream_timeout", True, "The model did not answer in time. Please try again."
     ),
-    "rate": Told("RateLimitError", 429, "upstream_error", True, "The model is busy. Please try again in a moment."),
-    "overloaded": Told(
+    "rate": ClientMessage(
+        "RateLimitError", 429, "upstream_error", True, "The model is busy. Please try again in a moment."
+    ),
+    "overloaded": ClientMessage(
         "InternalServerError", 503, "upstream_error", True, "The model is overloaded. Please try again in a moment."
     ),
-    "server": Told("InternalServerError", 502, "upstream_error", True, "The model failed to answer. Please try again."),
-    "empty": Told("APIError", 502, "upstream_error", True, "The model gave an empty answer. Please try again."),
-    "unavailable": Told(
+    "server": ClientMessage(
+        "InternalServerError", 502, "upstream_error", True, "The model failed to answer. Please try again."
+    ),
+    "empty": ClientMessage(
+        "APIError", 502, "upstream_error", True, "The model gave an empty answer. Please try again."
+    ),
+    "unavailable": ClientMessage(
         "APIConnectionError",
         502,
         "upstream_unavailable",
         True,
         "The model is out of order. Please try again in a moment.",
     ),
-    "quota": Told("RateLimitError", 429, "upstream_error", False, "The model's own quota is used up."),
-    "context": Told("BadRequestError", 400, "upstream_error", False, "The conversation is too long for the model."),
-    "auth": Told("AuthenticationError", 502, "upstream_error", False, "The model refused the service's credentials."),
-    "request": Told("BadRequestError", 400, "upstream_error", False, "The model refused the request."),
-    "interrupted": Told(
+    "quota": ClientMessage("RateLimitError", 429, "upstream_error", False, "The model's own quota is used up."),
+    "context": ClientMessage(
+        "BadRequestError", 400, "upstream_error", False, "The conversation is too long for the model."
+    ),
+    "auth": ClientMessage(
+        "AuthenticationError", 502, "upstream_error", False, "The model refused the service's credentials."
+    ),
+    "request": ClientMessage("BadRequestError", 400, "upstream_error", False, "The model refused the request."),
+    "interrupted": ClientMessage(
         "APIConnectionError", 502, "stream_interrupted", True, "The answer broke off before it was complete."
     ),
 }
-SPEAKS = frozenset({"context", "request"})
+PASSES_UPSTREAM_MESSAGE = frozenset({"context", "request"})
 """Classes whose upstream message is for the person who asks."""
-KEEPS_CODE = frozenset({"quota", "context", "auth", "request"})
+PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "auth", "request"})
 """Final classes: code, type and param of upstream stay, because programs match `context_length_exceeded` and the like."""
 
 TYPES = {
@@ -98,7 +108,7 @@ ERRORS = range(400, 600)
 """All that HTTP knows as failures; servers make up others, which no client of ours must see."""
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class ClientError(msgspec.Struct, frozen=True, kw_only=True):
     """One no.  *wait* is in seconds, where waiting helps; *final* tells SDKs not to try again."""
 
     status: int
@@ -130,9 +140,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         return headers
 
 
-def fault_of_rejection(rejection: Rejection) -> Fault:
+def fault_of_rejection(rejection: Rejection) -> ClientError:
     """Return what a policy's no says to a client."""
-    return Fault(
+    return ClientError(
         status=rejection.status,
         code=rejection.code,
         message=rejection.message,
@@ -144,16 +154,16 @@ def fault_of_rejection(rejection: Rejection) -> Fault:
     )
 
 
-def fault_of_upstream(error: UpstreamError) -> Fault:
+def fault_of_upstream(error: UpstreamError) -> ClientError:
     """Return what a failed upstream says to a client; our own retries are spent, so it is to send nothing again."""
-    told, cause = BY_KIND.get(error.kind, BY_KIND["server"]), error.cause
+    told, cause = MESSAGES_BY_KIND.get(error.kind, MESSAGES_BY_KIND["server"]), error.cause
     status = told.status
     if cause.status_code is not None:
         status = cause.status_code if cause.status_code in ERRORS else BAD_GATEWAY
-    own = cause if error.kind in KEEPS_CODE else None
+    own = cause if error.kind in PASSES_UPSTREAM_CODE else None
     code = own.code if own is not None and own.code and not own.code.isdigit() else told.code
-    words = cause.message if cause.message and error.kind in SPEAKS else told.words
-    return Fault(
+    words = cause.message if cause.message and error.kind in PASSES_UPSTREAM_MESSAGE else told.words
+    return ClientError(
         status=status,
         code=code,
         message=words,
@@ -164,89 +174,89 @@ def fault_of_upstream(error: UpstreamError) -> Fault:
     )
 
 
-def invalid_request(message: str, param: str | None) -> Fault:
+def invalid_request(message: str, param: str | None) -> ClientError:
     """Say that the body is not as specified."""
-    return Fault(status=400, code="invalid_request", message=message, param=param)
+    return ClientError(status=400, code="invalid_request", message=message, param=param)
 
 
-def unauthorized() -> Fault:
+def unauthorized() -> ClientError:
     """Say that there is no key, or one that is not known."""
     message = "The API key is missing or not known. Send it as 'Authorization: Bearer KEY'."
-    return Fault(status=401, code="unauthorized", message=message, challenge="Bearer")
+    return ClientError(status=401, code="unauthorized", message=message, challenge="Bearer")
 
 
-def forbidden(message: str, param: str | None) -> Fault:
+def forbidden(message: str, param: str | None) -> ClientError:
     """Say that the key is good, but not for this."""
-    return Fault(status=403, code="forbidden", message=message, param=param)
+    return ClientError(status=403, code="forbidden", message=message, param=param)
 
 
-def not_found(path: str) -> Fault:
+def not_found(path: str) -> ClientError:
     """Say that nothing is served at *path*."""
-    return Fault(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}.")
+    return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}.")
 
 
-def method_not_allowed(allow: str) -> Fault:
+def method_not_allowed(allow: str) -> ClientError:
     """Say that the path does not take the method."""
-    return Fault(status=405, code="method_not_allowed", message=f"Use {allow} for this path.", allow=allow)
+    return ClientError(status=405, code="method_not_allowed", message=f"Use {allow} for this path.", allow=allow)
 
 
-def body_too_large(limit: int) -> Fault:
+def body_too_large(limit: int) -> ClientError:
     """Say that the body has more than *limit* bytes."""
-    return Fault(status=413, code="body_too_large", message=f"The body may have {limit} bytes.")
+    return ClientError(status=413, code="body_too_large", message=f"The body may have {limit} bytes.")
 
 
-def unsupported_media_type() -> Fault:
+def unsupported_media_type() -> ClientError:
     """Say that the body is not announced as JSON."""
     message = "Send JSON in UTF-8, uncompressed, with the header 'content-type: application/json'."
-    return Fault(status=415, code="unsupported_media_type", message=message)
+    return ClientError(status=415, code="unsupported_media_type", message=message)
 
 
-def internal_error() -> Fault:
+def internal_error() -> ClientError:
     """Say that it is our own fault; the log has more."""
-    return Fault(status=500, code="internal_error", message="AI request failed", retryable=True, final=False)
+    return ClientError(status=500, code="internal_error", message="AI request failed", retryable=True, final=False)
 
 
-def draining() -> Fault:
+def draining() -> ClientError:
     """Say that the process is on its way out; another one, or its successor, will serve."""
     message = "The service is restarting. Please try again in a moment."
-    return Fault(status=503, code="draining", message=message, retryable=True, final=False, wait=1.0)
+    return ClientError(status=503, code="draining", message=message, retryable=True, final=False, wait=1.0)
 
 
-def deadline_passed(seconds: float) -> Fault:
+def deadline_passed(seconds: float) -> ClientError:
     """Say that the whole answer took longer than *seconds*."""
-    told = BY_KIND["total_timeout"]
+    told = MESSAGES_BY_KIND["total_timeout"]
     message = told.words.format(seconds=seconds)
-    return Fault(status=told.status, code=told.code, message=message, retryable=told.retryable)
+    return ClientError(status=told.status, code=told.code, message=message, retryable=told.retryable)
 
 
-def chat_body(fault: Fault) -> bytes:
+def chat_body(fault: ClientError) -> bytes:
     """Return the JSON body of a refusal on `/api/chat`."""
     _, message = CHAT_WORDS.get(fault.code, (0, fault.message))
     return msgspec.json.encode({"error": message, "code": fault.code, **fault.details})
 
 
-def chat_status(fault: Fault) -> int:
+def chat_status(fault: ClientError) -> int:
     """Return the status of a refusal on `/api/chat`."""
     return CHAT_WORDS.get(fault.code, (fault.status, ""))[0]
 
 
-def openai_error(fault: Fault) -> dict[str, Any]:
+def openai_error(fault: ClientError) -> dict[str, Any]:
     """Return the error object that OpenAI's SDKs read."""
     kind = fault.kind or TYPES.get(fault.status, "server_error" if fault.status >= SERVER else "invalid_request_error")
     return {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code, **fault.details}
 
 
-def openai_body(fault: Fault) -> bytes:
+def openai_body(fault: ClientError) -> bytes:
     """Return the JSON body of a refusal on `/v1`."""
     return msgspec.json.encode({"error": openai_error(fault)})
 
 
-def chat_event(fault: Fault) -> bytes:
+def chat_event(fault: ClientError) -> bytes:
     """Return the `error` event that ends a Chat Nest stream."""
     _, message = CHAT_WORDS.get(fault.code, (0, fault.message))
     return error_event(message, fault.code, retryable=fault.retryable)
 
 
-def openai_event(fault: Fault) -> bytes:
+def openai_event(fault: ClientError) -> bytes:
     """Return the event that tells a broken OpenAI stream; the end mark follows it."""
     return openai_error_event(openai_error(fault))

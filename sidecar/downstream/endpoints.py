@@ -10,7 +10,7 @@ from sidecar.wire.chat_nest_request import chat_nest_caps, chat_nest_messages, c
 from sidecar.wire.json_body import BadRequest
 from sidecar.wire.openai_request import check_openai
 
-from .request import Asked, _object, check_json
+from .request import IncomingRequest, _object, check_json
 from .response import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream
 from .route import CHAT, COMPLETIONS, MODELS, Route
 
@@ -25,7 +25,7 @@ class ChatRoute(Route):
 
     path = CHAT
 
-    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
         settings = self.services.settings.server
         check_json(asked.headers)
@@ -49,7 +49,7 @@ class CompletionsRoute(Route):
 
     path = COMPLETIONS
 
-    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
         check_json(asked.headers)
         body = await _object(asked, self.services.settings.server.max_body)
@@ -77,7 +77,7 @@ class ModelsRoute(Route):
     path = MODELS
     method = "GET"
 
-    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
         """See `Route`."""
         profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
         call = self.call(asked, {}, operation="models", profile=profile.name)

@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 CallAt: TypeAlias = Callable[[float, Callable[[], None]], Any]
-_Entry: TypeAlias = "tuple[float, int, Beat]"
+_Entry: TypeAlias = "tuple[float, int, Entry]"
 
 
-class Waiting(Protocol):
+class PingTarget(Protocol):
     """An answer that a client is waiting for."""
 
     quiet_since: float
@@ -24,13 +24,13 @@ class Waiting(Protocol):
         ...
 
 
-class Beat(msgspec.Struct, eq=False):
+class Entry(msgspec.Struct, eq=False):
     """A place in the heart's queue; given up where nobody is `waiting` in it any more."""
 
-    waiting: Waiting | None
+    waiting: PingTarget | None
 
 
-class Heart:
+class Heartbeats:
     """Pings each waiting client when nothing was sent to it for *interval* seconds.
 
     Sending costs nothing here: an answer notes the time, and is looked at again only when its ping would be due.  The first
@@ -40,8 +40,8 @@ class Heart:
 
     def __init__(self, interval: float, *, clock: Callable[[], float], call_at: CallAt) -> None:
         self._interval, self._clock, self._call_at = interval, clock, call_at
-        self._new: dict[Waiting, float] = {}
-        self._places: dict[Waiting, Beat] = {}
+        self._new: dict[PingTarget, float] = {}
+        self._places: dict[PingTarget, Entry] = {}
         self._queue: list[_Entry] = []
         self._count = 0
         self._armed = False
@@ -49,14 +49,14 @@ class Heart:
     def __len__(self) -> int:
         return len(self._new) + len(self._queue)
 
-    def watch(self, waiting: Waiting) -> None:
+    def watch(self, waiting: PingTarget) -> None:
         """Ping *waiting* from now on.  Once per call, at its beginning."""
         self._new[waiting] = due = self._clock() + self._interval
         if not self._armed:
             self._armed = True
             self._call_at(due, self._tick)
 
-    def forget(self, waiting: Waiting) -> None:
+    def forget(self, waiting: PingTarget) -> None:
         """Send no more pings.  Once, when the answer is over."""
         if self._new.pop(waiting, None) is None and (beat := self._places.pop(waiting, None)) is not None:
             beat.waiting = None
@@ -66,7 +66,7 @@ class Heart:
         due = self._first_looks(now)
         while queue and queue[0][0] <= now:
             due.append(heappop(queue)[2])
-        again: list[tuple[float, Beat]] = []
+        again: list[tuple[float, Entry]] = []
         try:
             while due:
                 beat = due.pop()
@@ -89,14 +89,14 @@ class Heart:
                 first = next(iter(self._new.values()), inf)
                 self._call_at(min(first, queue[0][0]) if queue else first, self._tick)
 
-    def _first_looks(self, now: float) -> list[Beat]:
+    def _first_looks(self, now: float) -> list[Entry]:
         """Give those a place in the queue that are to be looked at for the first time."""
-        due: list[Waiting] = []
+        due: list[PingTarget] = []
         for waiting, first in self._new.items():
             if first > now:
                 break
             due.append(waiting)
         for waiting in due:
             del self._new[waiting]
-            self._places[waiting] = Beat(waiting)
+            self._places[waiting] = Entry(waiting)
         return [self._places[waiting] for waiting in due]

@@ -13,7 +13,7 @@ from sidecar.config.access import Access
 from sidecar.wire.json_body import json_object, json_steps
 
 from .client_connection import Outgoing, Straight
-from .client_errors import Fault, body_too_large, unsupported_media_type
+from .client_errors import ClientError, body_too_large, unsupported_media_type
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -26,15 +26,15 @@ class ClientGone(Exception):
     """The client left before its request was whole."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The request is answered by a fault, before any policy has seen it."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: ClientError) -> None:
         super().__init__(fault.message)
         self.fault = fault
 
 
-class Names:
+class RequestIds:
     """Names that nobody else gives: chance once for a process, then a number; a system call for each would cost more."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ def request_id(given: bytes | None, new: Callable[[], str]) -> str:
 
 
 def check_json(headers: dict[bytes, bytes]) -> None:
-    """Raise `Refused` (415) unless the body is announced as plain JSON in UTF-8.
+    """Raise `RequestRefused` (415) unless the body is announced as plain JSON in UTF-8.
 
     A browser sends that type to another origin only after a preflight, so no web page can spend a budget unasked.
     """
@@ -60,22 +60,22 @@ def check_json(headers: dict[bytes, bytes]) -> None:
     kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
     if kind.strip() != JSON or (b"charset=" in charset and b"charset=utf-8" not in charset):
-        raise Refused(unsupported_media_type())
+        raise RequestRefused(unsupported_media_type())
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
-        raise Refused(unsupported_media_type())
+        raise RequestRefused(unsupported_media_type())
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, *, whole: bytes | None = None) -> bytes:
     """Return the request's body of at most *limit* bytes, whatever its `content-length` says; *whole* if it is there.
 
-    Raises `Refused` (413) as soon as it is known to be larger, `ClientGone` when the client leaves.
+    Raises `RequestRefused` (413) as soon as it is known to be larger, `ClientGone` when the client leaves.
     """
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
-        raise Refused(body_too_large(limit))
+        raise RequestRefused(body_too_large(limit))
     if whole is not None:
         if len(whole) > limit:
-            raise Refused(body_too_large(limit))
+            raise RequestRefused(body_too_large(limit))
         return whole
     message = await receive()
     pieces, size = [], 0
@@ -83,7 +83,7 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, *
         piece: bytes = message.get("body", b"")
         size += len(piece)
         if size > limit:
-            raise Refused(body_too_large(limit))
+            raise RequestRefused(body_too_large(limit))
         pieces.append(piece)
         if not message.get("more_body"):
             return b"".join(pieces)
@@ -95,7 +95,7 @@ LARGE = 262_144
 """Bytes of a body from which it is read in several turns of the loop."""
 
 
-class Asked(NamedTuple):
+class IncomingRequest(NamedTuple):
     """One request as it came, its name, and what its key opens."""
 
     scope: Scope
@@ -106,7 +106,7 @@ class Asked(NamedTuple):
     access: Access
 
 
-async def _object(asked: Asked, limit: int) -> dict[str, Any]:
+async def _object(asked: IncomingRequest, limit: int) -> dict[str, Any]:
     """Return the JSON object that was sent.  Others get their turns between the steps of reading a large one."""
     whole = asked.out.whole_body() if isinstance(asked.out, Straight) else None
     if whole is not None and len(whole) <= min(limit, LARGE):

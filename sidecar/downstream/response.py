@@ -20,7 +20,7 @@ from sidecar.wire.limit_headers import Header, limit_headers
 from sidecar.wire.sse_writer import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
 
 from .client_connection import Head, Outgoing, Straight
-from .client_errors import Fault, chat_body, chat_event, chat_status, openai_body, openai_event
+from .client_errors import ClientError, chat_body, chat_event, chat_status, openai_body, openai_event
 
 EVENT_STREAM: Sequence[Header] = (
     (b"content-type", b"text/event-stream"),
@@ -54,7 +54,7 @@ class Answer(ABC):
     async def emit(self, batch: Batch) -> None:
         """Send one batch; the last one ends the answer."""
 
-    async def fail(self, fault: Fault) -> None:
+    async def fail(self, fault: ClientError) -> None:
         """End the answer with *fault*, as an answer of its own.  Nothing happens if it has ended."""
         if not self._over:
             self._over = True
@@ -71,7 +71,7 @@ class Answer(ABC):
     def _fields(self, *headers: Header) -> list[Header]:
         head = [*headers, (b"x-request-id", self._request_id.encode())]
         if self.call is not None and self.call.standings:
-            head += limit_headers(self.call.standings, self.call.process.clock())
+            head += limit_headers(self.call.standings, self.call.services.clock())
         if self.closing:
             head.append((b"connection", b"close"))
         return head
@@ -98,7 +98,7 @@ class EventStream(Answer):
         """Return a batch's events, and behind the last one the end."""
 
     @abstractmethod
-    def _broken(self, fault: Fault) -> bytes:
+    def _broken(self, fault: ClientError) -> bytes:
         """Return the events that end a stream which failed."""
 
     @property
@@ -134,7 +134,7 @@ class EventStream(Answer):
         elif body or not more:
             await self._write(body, more=more)
 
-    async def fail(self, fault: Fault) -> None:
+    async def fail(self, fault: ClientError) -> None:
         """End with *fault*: as an answer of its own if nothing is out yet, else as the last event."""
         if self._out.begun and not self._over:
             await self._write(self._broken(fault), more=False)
@@ -205,7 +205,7 @@ class ChatNestAnswer(EventStream):
         body = b"".join(told)
         return body + DONE if batch.last else body
 
-    def _broken(self, fault: Fault) -> bytes:
+    def _broken(self, fault: ClientError) -> bytes:
         return chat_event(fault)
 
 
@@ -215,7 +215,7 @@ class OpenAIStream(EventStream):
     def _written(self, batch: Batch) -> bytes:
         return batch.raw + OPENAI_DONE if batch.last else batch.raw
 
-    def _broken(self, fault: Fault) -> bytes:
+    def _broken(self, fault: ClientError) -> bytes:
         return openai_event(fault) + OPENAI_DONE
 
 
@@ -223,7 +223,7 @@ def _nobody() -> None:
     """Nobody is to be told."""
 
 
-async def send_fault(out: Outgoing, fault: Fault, fields: list[Header], *, chat_path: bool) -> None:
+async def send_fault(out: Outgoing, fault: ClientError, fields: list[Header], *, chat_path: bool) -> None:
     """Answer with *fault* in the form of its path."""
     status, body = (chat_status(fault), chat_body(fault)) if chat_path else (fault.status, openai_body(fault))
     await send_json(out, status, [*fields, *fault.headers], body)

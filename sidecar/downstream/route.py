@@ -13,15 +13,15 @@ from policies.api.rejection import Rejection
 from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.sink import ClientLeft
-from sidecar.config.access import Denied
-from sidecar.wire.forwarded_headers import crossing
+from sidecar.config.access import Forbidden
+from sidecar.wire.forwarded_headers import forwardable_headers
 from sidecar.wire.json_body import BadRequest
 
-from .active_calls import LiveCall
+from .active_calls import ActiveCall
 from .authentication import UnknownKey
 from .client_connection import Outgoing, Send, outgoing
 from .client_errors import (
-    Fault,
+    ClientError,
     deadline_passed,
     draining,
     fault_of_rejection,
@@ -32,7 +32,7 @@ from .client_errors import (
     method_not_allowed,
     unauthorized,
 )
-from .request import Asked, ClientGone, Receive, Refused, Scope, request_id
+from .request import ClientGone, IncomingRequest, Receive, RequestRefused, Scope, request_id
 from .response import Answer, send_fault
 
 if TYPE_CHECKING:
@@ -65,48 +65,48 @@ class Route(ABC):
         out = outgoing(send)
         try:
             if scope["method"] != self.method:
-                raise Refused(method_not_allowed(self.method))
+                raise RequestRefused(method_not_allowed(self.method))
             if self.services.live.draining:
-                raise Refused(draining())
-            asked = Asked(scope, receive, out, headers, name, self.services.keys.access(headers))
+                raise RequestRefused(draining())
+            asked = IncomingRequest(scope, receive, out, headers, name, self.services.keys.access(headers))
             call, chain, answer = await self.prepare(asked)
             if asked.access.models is not None:
                 asked.access.check(call)
             if self.services.live.draining:
-                raise Refused(draining())
+                raise RequestRefused(draining())
         except ClientGone:
             return
-        except (Refused, BadRequest, Denied, UnknownKey) as error:
+        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as error:
             await self._refuse(out, _fault(error), name)
             return
         except Exception:
-            self.services.process.log.exception("request %s could not be prepared", name)
+            self.services.policy_services.log.exception("request %s could not be prepared", name)
             await self._refuse(out, internal_error(), name)
             return
         await self._run(call, chain, answer, asked)
 
     @abstractmethod
-    async def prepare(self, asked: Asked) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
         """Read the request; return the call, the chain that it goes through and the form of its answer.
 
-        Raises `Refused`, `BadRequest`, `Denied` or `ClientGone`; nothing is held yet.
+        Raises `RequestRefused`, `BadRequest`, `Forbidden` or `ClientGone`; nothing is held yet.
         """
 
-    async def _refuse(self, out: Outgoing, fault: Fault, name: str) -> None:
+    async def _refuse(self, out: Outgoing, fault: ClientError, name: str) -> None:
         fields = [(b"content-type", b"application/json"), (b"x-request-id", name.encode())]
         if self.services.live.draining:
             fields.append((b"connection", b"close"))
         await send_fault(out, fault, fields, chat_path=self.path == CHAT)
 
-    def call(self, asked: Asked, body: dict[str, Any], **more: Any) -> Call:
+    def call(self, asked: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
         """Return the call that asks for *body*.  Its id is ours alone: holds are told apart by it."""
-        sent = crossing(asked.headers, keyed=bool(self.services.settings.keys))
+        sent = forwardable_headers(asked.headers, keyed=bool(self.services.settings.keys))
         sent["x-request-id"] = asked.name
         return Call(
             id=self.services.names() if REQUEST_ID in asked.headers else asked.name,
             path=self.path,
             body=body,
-            process=self.services.process,
+            services=self.services.policy_services,
             tenant=asked.access.tenant,
             ip=self.services.proxies.client(asked.scope),
             headers=sent,
@@ -114,14 +114,14 @@ class Route(ABC):
             **more,
         )
 
-    async def _run(self, call: Call, chain: Chain, answer: Answer, asked: Asked) -> None:
+    async def _run(self, call: Call, chain: Chain, answer: Answer, asked: IncomingRequest) -> None:
         services = self.services
         answer.call = call
-        live = LiveCall(answer, services.loop)
+        live = ActiveCall(answer, services.loop)
         services.live.add(live)
         services.heart.watch(answer)
         timer: asyncio.TimerHandle | None = None
-        fault: Fault | None = None
+        fault: ClientError | None = None
         try:
             live.watch(asked.out, asked.receive)
             left_already = live.left
@@ -129,7 +129,7 @@ class Route(ABC):
                 return
             server = services.settings.server
             if seconds := server.chat_deadline if answer.greets else server.deadline:
-                call.deadline = services.process.monotonic() + seconds
+                call.deadline = services.policy_services.monotonic() + seconds
                 timer = services.loop.call_later(seconds, _too_late, live, seconds)
             with live:
                 fault = await self._outcome(call, chain, answer)
@@ -145,7 +145,7 @@ class Route(ABC):
             live.stop_watching()
             services.live.remove(live)
 
-    async def _outcome(self, call: Call, chain: Chain, answer: Answer) -> Fault | None:
+    async def _outcome(self, call: Call, chain: Chain, answer: Answer) -> ClientError | None:
         services = self.services
         try:
             admitted = answer.admitted if answer.greets else None
@@ -153,27 +153,27 @@ class Route(ABC):
         except Rejection as rejection:
             return fault_of_rejection(rejection)
         except UpstreamError as error:
-            services.process.log.warning("call %s: upstream failed: %s", call.id, error.kind)
+            services.policy_services.log.warning("call %s: upstream failed: %s", call.id, error.kind)
             return fault_of_upstream(error)
         except ClientLeft:
             return None
         except Exception:
-            services.process.log.exception("call %s failed", call.id)
+            services.policy_services.log.exception("call %s failed", call.id)
             return internal_error()
         return None
 
-    def _answer(self, form: type[Answer], asked: Asked) -> Answer:
+    def _answer(self, form: type[Answer], asked: IncomingRequest) -> Answer:
         return form(asked.out, asked.name, chat_path=self.path == CHAT, clock=self.services.loop.time)
 
 
-def _too_late(live: LiveCall, seconds: float) -> None:
+def _too_late(live: ActiveCall, seconds: float) -> None:
     live.interrupt(deadline_passed(seconds))
 
 
-def _fault(error: Refused | BadRequest | Denied | UnknownKey) -> Fault:
-    if isinstance(error, Refused):
+def _fault(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
+    if isinstance(error, RequestRefused):
         return error.fault
-    if isinstance(error, Denied):
+    if isinstance(error, Forbidden):
         return forbidden(error.message, error.param)
     if isinstance(error, UnknownKey):
         return unauthorized()

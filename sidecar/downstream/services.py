@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from policies.api.services import Process
+    from policies.api.services import Services
     from policies.engine.chain import Chain
     from sidecar.config.settings import Settings
 
-    from .active_calls import LiveCalls
-    from .authentication import Keys
-    from .client_address import Proxies
-    from .heartbeat import Heart
-    from .request import Names
+    from .active_calls import ActiveCalls
+    from .authentication import KeyTable
+    from .client_address import TrustedProxies
+    from .heartbeat import Heartbeats
+    from .request import RequestIds
 
 
 class RouteServices(Protocol):
@@ -23,14 +23,14 @@ class RouteServices(Protocol):
 
     loop: asyncio.AbstractEventLoop
     settings: Settings
-    process: Process
+    policy_services: Services
     chains: Mapping[tuple[str, str], Chain]
     """The chain of each profile, by the owner of its limits and its name."""
-    heart: Heart
-    live: LiveCalls
-    keys: Keys
-    proxies: Proxies
-    names: Names
+    heart: Heartbeats
+    live: ActiveCalls
+    keys: KeyTable
+    proxies: TrustedProxies
+    names: RequestIds
 
     @property
     def default_model(self) -> str:

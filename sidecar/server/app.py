@@ -15,7 +15,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from policies.api.store import StoreDown
 from sidecar.downstream.client_errors import (
-    Fault,
+    ClientError,
     internal_error,
     invalid_request,
     method_not_allowed,
@@ -97,7 +97,7 @@ class Application:
             if gateway.live.draining:
                 return _json(request, 503, {"status": "draining"})
             try:
-                await gateway.process.store.ping()
+                await gateway.policy_services.store.ping()
             except StoreDown:
                 return _json(request, 503, {"status": "store_unavailable"})
             return _json(request, 200, {"status": "ready", "upstreams": gateway.upstream.states})
@@ -138,7 +138,7 @@ def _json(request: Request[Any, Any, Any], status: int, body: dict[str, Any]) ->
     )
 
 
-def _answer(request: Request[Any, Any, Any], fault: Fault) -> Response[bytes]:
+def _answer(request: Request[Any, Any, Any], fault: ClientError) -> Response[bytes]:
     headers = {name.decode(): value.decode() for name, value in fault.headers}
     headers["x-request-id"] = request_id(dict(request.scope["headers"]).get(REQUEST_ID), _name)
     return Response(openai_body(fault), status_code=fault.status, media_type="application/json", headers=headers)

@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policies.api.services import Process
+from policies.api.services import Services
 from policies.api.store import StoreDown
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
 from policies.engine.retry_budget import RetryBudgets
 from policies.stores.opening import open_store
-from sidecar.downstream.active_calls import LiveCalls
-from sidecar.downstream.authentication import Keys
-from sidecar.downstream.client_address import Proxies
-from sidecar.downstream.heartbeat import Heart
-from sidecar.downstream.request import Names
+from sidecar.downstream.active_calls import ActiveCalls
+from sidecar.downstream.authentication import KeyTable
+from sidecar.downstream.client_address import TrustedProxies
+from sidecar.downstream.heartbeat import Heartbeats
+from sidecar.downstream.request import RequestIds
 from sidecar.upstream.circuit_breaker import Breaker
-from sidecar.upstream.client import HttpUpstream
+from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.errors.sdk import load as load_sdk
-from sidecar.upstream.router import Upstreams
+from sidecar.upstream.router import UpstreamRouter
 from sidecar.upstream.transport.http_client import Direct
 from sidecar.upstream.transport.httpx_adapter import OverHttpx
 from sidecar.upstream.transport.response import Exchange
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sidecar.config.access import Profile
     from sidecar.config.settings import Settings
-    from sidecar.config.upstream import UpstreamChoice
+    from sidecar.config.upstream import ResolvedUpstream
 
 BEAT = 2.0
 """Seconds between two signs of life to the store, and between two tries to send what it could not take."""
@@ -42,22 +42,28 @@ class Gateway:
     """Everything that the routes share.  Made inside the running loop, closed when the server has drained."""
 
     def __init__(
-        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, process: Process | None = None
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        policy_services: Services | None = None,
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.settings = settings
-        self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder, resident=True))
-        self.process.upstreams = tuple(each.name for each in settings.upstreams)
+        self.policy_services = policy_services or Services(
+            store=open_store(settings.store.url, folder=settings.folder, resident=True)
+        )
+        self.policy_services.upstreams = tuple(each.name for each in settings.upstreams)
         over = None if transport is None else OverHttpx(transport)
-        self.upstream = Upstreams([self._upstream(each, over) for each in settings.upstreams])
-        self.process.names_of = self.upstream.names_of
-        self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
-        self.live = LiveCalls()
-        self.names = Names()
-        self._ledger = Ledger(self.process)
-        self._retries = RetryBudgets(self.process.monotonic)
-        self.keys = Keys(settings.everybody, settings.keys)
-        self.proxies = Proxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        self.upstream = UpstreamRouter([self._upstream(each, over) for each in settings.upstreams])
+        self.policy_services.names_of = self.upstream.names_of
+        self.heart = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
+        self.live = ActiveCalls()
+        self.names = RequestIds()
+        self._ledger = Ledger(self.policy_services)
+        self._retries = RetryBudgets(self.policy_services.monotonic)
+        self.keys = KeyTable(settings.everybody, settings.keys)
+        self.proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
@@ -65,15 +71,15 @@ class Gateway:
         self._closing = False
         self._beating = loop.create_task(self._beat())
 
-    def _upstream(self, choice: UpstreamChoice, over: Exchange | None) -> HttpUpstream:
-        process = self.process
-        told = partial(process.log.warning, "the breaker of %s is now %s", choice.name)
-        breaker = Breaker(choice.breaker, process.monotonic, tell=told)
+    def _upstream(self, choice: ResolvedUpstream, over: Exchange | None) -> UpstreamClient:
+        services = self.policy_services
+        told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
+        breaker = Breaker(choice.breaker, services.monotonic, tell=told)
         exchange = over or Direct(connect=choice.connect, trust=choice.trust)
-        return HttpUpstream(choice, exchange, clock=process.clock, breaker=breaker)
+        return UpstreamClient(choice, exchange, clock=services.clock, breaker=breaker)
 
     def _built(self, profile: Profile) -> Chain:
-        return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)
+        return Chain(profile.policies, self.upstream, self.policy_services, ledger=self._ledger, retries=self._retries)
 
     @property
     def default_model(self) -> str:
@@ -84,10 +90,10 @@ class Gateway:
         while not self._closing:
             await asyncio.sleep(BEAT)
             try:
-                await self.process.store.beat()
+                await self.policy_services.store.beat()
                 await self._ledger.catch_up()
             except StoreDown as error:  # the store is down; the next beat tries again
-                self.process.log.warning("store does not answer: %s", error)
+                self.policy_services.log.warning("store does not answer: %s", error)
 
     async def close(self) -> None:
         """Settle what is open, then let go of policies, connections and the store."""
@@ -99,4 +105,4 @@ class Gateway:
         for chain in self.chains.values():
             await chain.close()
         await self.upstream.aclose()
-        await self.process.store.aclose()
+        await self.policy_services.store.aclose()

@@ -135,7 +135,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            _spare_the_collector()
+            _freeze_gc()
             self._ready()
 
 
@@ -146,7 +146,7 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _spare_the_collector() -> None:
+def _freeze_gc() -> None:
     """Never look again at what was made before the first call: it stays, and looking costs a tenth of each call."""
     gc.collect()
     gc.freeze()

@@ -16,17 +16,17 @@ from sidecar.upstream.errors.classify import broken_off, empty, from_object, int
 from sidecar.upstream.transport.content_encoding import Decode, decoder
 from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read_bounded
 from sidecar.upstream.transport.response import Arriving
-from sidecar.wire.answer_reader import Reading
-from sidecar.wire.error_object import Nonsense
-from sidecar.wire.sse_reader import EventTooLarge, Reader
+from sidecar.wire.answer_reader import AnswerReader
+from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.sse_reader import EventTooLarge, SSEReader
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.upstream.transport.response import Answer
 
-    from .circuit_breaker import Pass
-    from .client import HttpUpstream
-    from .progress_timeout import Patience
+    from .circuit_breaker import Permit
+    from .client import UpstreamClient
+    from .progress_timeout import ProgressTimeout
 
 MAX_ANSWER = 67_108_864
 STREAM = "text/event-stream"
@@ -36,7 +36,7 @@ FINISH_GRACE = 10.0
 Show: TypeAlias = Callable[[Batch], bool]
 
 
-class Batches:
+class AnswerBody:
     """The body of one answer, read once.
 
     `over`: the last batch has been handed out.  `worked`: what upstream said in place of an answer may have cost the prompt;
@@ -44,15 +44,15 @@ class Batches:
     """
 
     def __init__(
-        self, upstream: HttpUpstream, call: Call, answer: Answer, patience: Patience, leave: Pass | None
+        self, upstream: UpstreamClient, call: Call, answer: Answer, patience: ProgressTimeout, leave: Permit | None
     ) -> None:
         self._call, self._answer, self._patience, self._leave = call, answer, patience, leave
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
         options = call.body.get("stream_options")
-        self.reading = Reading(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
+        self.reading = AnswerReader(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
         self.over = False
         self.worked: bool | None = None
-        self._reader = Reader()
+        self._reader = SSEReader()
         self._broken: UpstreamError | None = None
         kind = answer.header(b"content-type")
         self._streams = call.stream and (kind == STREAM or kind.partition(";")[0].strip().lower() == STREAM)
@@ -196,7 +196,7 @@ class Batches:
         """Return what upstream said instead of an answer; an error object before any output or report did no work."""
         said, reported = self.reading.failure, self.reading.usage
         worked = self.reading.has_output or bool(reported.input or reported.output)
-        self.worked = worked or isinstance(said, Nonsense)
+        self.worked = worked or isinstance(said, MalformedAnswer)
         return from_object(said, self._request, secrets=self._secrets)
 
     def _cut(self, error: Exception) -> UpstreamError:

@@ -11,8 +11,8 @@ from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_exception, timed_out
 from sidecar.upstream.transport.limited_read import BROKEN, ERROR_WITHIN, read_error
 
-from .answer_body import Batches, Show
-from .progress_timeout import Patience
+from .answer_body import AnswerBody, Show
+from .progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.upstream.transport.response import Answer
 
-    from .circuit_breaker import Pass
-    from .client import HttpUpstream
+    from .circuit_breaker import Permit
+    from .client import UpstreamClient
 
 OK = 200
 LARGE = 262_144
@@ -40,13 +40,13 @@ class Attempt(PushedStream):
     """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
 
     _answer: Answer | None = None
-    _batches: Batches | None = None
-    _patience: Patience | None = None
-    _leave: Pass | None = None
+    _batches: AnswerBody | None = None
+    _patience: ProgressTimeout | None = None
+    _leave: Permit | None = None
     _worked = _failed = False
     _model = ""
 
-    def __init__(self, upstream: HttpUpstream, call: Call) -> None:
+    def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call
 
     @property
@@ -83,7 +83,7 @@ class Attempt(PushedStream):
         manner = known = upstream.dialect.manner(model)
         limits = upstream.settings
         # A server that does not stream sends its head with its whole answer.
-        patience = self._patience = Patience(limits.head if call.stream else limits.whole)
+        patience = self._patience = ProgressTimeout(limits.head if call.stream else limits.whole)
         for _ in range(LESSONS):
             if call.size is not None and call.size.bytes > LARGE:
                 await asyncio.sleep(0)  # to measure it, and to write it, are a turn each
@@ -99,7 +99,7 @@ class Attempt(PushedStream):
                 upstream.dialect.learn(model, known, manner)
                 if call.stream:
                     patience.progress(limits.first_token)
-                self._batches = Batches(upstream, call, answer, patience, self._leave)
+                self._batches = AnswerBody(upstream, call, answer, patience, self._leave)
                 return
             status = answer.status
             failure, words = await self._refused(answer)
@@ -182,7 +182,7 @@ class Attempt(PushedStream):
         """See `PushedStream.push`."""
         await (self._batches or self._opened()).push(show)
 
-    def _opened(self) -> Batches:
+    def _opened(self) -> AnswerBody:
         if self._batches is None:
             msg = "iterated before it was entered"
             raise RuntimeError(msg)
@@ -191,4 +191,4 @@ class Attempt(PushedStream):
 
 def _too_late(call: Call) -> bool:
     """Whether it is the call's deadline that ends it: without a word by then, upstream fails as if by a limit of its own."""
-    return call.deadline is not None and call.process.monotonic() + TIMER_SLACK >= call.deadline
+    return call.deadline is not None and call.services.monotonic() + TIMER_SLACK >= call.deadline

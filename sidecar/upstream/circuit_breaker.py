@@ -24,7 +24,7 @@ BUCKETS = 10
 State: TypeAlias = Literal["closed", "open", "half-open"]
 
 
-class Open(Exception):
+class BreakerOpen(Exception):
     """Nothing may be sent for *wait* seconds; *cause* is the failure that opened the breaker."""
 
     def __init__(self, wait: float, cause: UpstreamError) -> None:
@@ -32,7 +32,7 @@ class Open(Exception):
         self.wait, self.cause = wait, cause
 
 
-class Pass(msgspec.Struct, eq=False):
+class Permit(msgspec.Struct, eq=False):
     """The leave of one attempt.  Say once how it ended; what is left unsaid (the client left) counts as nothing.
 
     A probe need not wait for the end: it has worked with its first output.  `era` is the breaker's when it was given, and
@@ -84,17 +84,17 @@ class Breaker:
             return "closed"
         return "half-open" if self._probing else "open"
 
-    def enter(self) -> Pass:
-        """Return the leave for one attempt.  Raises `Open`."""
+    def enter(self) -> Permit:
+        """Return the leave for one attempt.  Raises `BreakerOpen`."""
         if self._cause is None:
-            return Pass(self, self._era, probe=False)
+            return Permit(self, self._era, probe=False)
         now = self._clock()
         if now < self._next_probe:
-            raise Open(self._next_probe - now, self._cause)
+            raise BreakerOpen(self._next_probe - now, self._cause)
         # A probe may take long to say something: the next ones do not take its word away.
         self._next_probe = now + self._settings.probe
         self._probing += 1
-        return Pass(self, self._era, probe=True)
+        return Permit(self, self._era, probe=True)
 
     def ended(self, era: int, error: UpstreamError | None, *, probe: bool) -> None:
         """Count one result; that of an attempt from before the breaker changed is too late to say anything."""

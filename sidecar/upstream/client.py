@@ -16,13 +16,13 @@ from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.forwarded_headers import ACCOUNT
 
-from .circuit_breaker import Breaker, Open, Pass
-from .dialect import Dialect, Manner
+from .circuit_breaker import Breaker, BreakerOpen, Permit
+from .dialect import Dialect, RequestStyle
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.upstream import UpstreamError
-    from sidecar.config.upstream import UpstreamChoice
+    from sidecar.config.upstream import ResolvedUpstream
     from sidecar.upstream.transport.response import Answer, Exchange, Headers, Reached
 
 USER_AGENT = "user-agent"
@@ -31,12 +31,12 @@ _STREAM = [("accept", "text/event-stream"), ("content-type", "application/json")
 _WHOLE = [("accept", "application/json"), ("content-type", "application/json")]
 
 
-class HttpUpstream:
+class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls."""
 
     def __init__(
         self,
-        settings: UpstreamChoice,
+        settings: ResolvedUpstream,
         exchange: Exchange,
         *,
         clock: Callable[[], float],
@@ -64,14 +64,14 @@ class HttpUpstream:
         self.asked = httpx.Request("POST", chat_url)
         """What the exceptions of openai's SDK name as their request."""
 
-    def enter(self) -> Pass:
+    def enter(self) -> Permit:
         """Return the breaker's leave for one attempt.  Raises `UpstreamError` while it is open."""
         try:
             return self.breaker.enter()
-        except Open as shut:
+        except BreakerOpen as shut:
             raise unavailable(shut.wait, self.asked) from shut.cause
 
-    def chat_body(self, call: Call, model: str, manner: Manner) -> bytes:
+    def chat_body(self, call: Call, model: str, manner: RequestStyle) -> bytes:
         """Return the body of a request for *call*, put in this *manner*."""
         body = self.dialect.body(call, model, manner)
         if self.settings.models and call.others:

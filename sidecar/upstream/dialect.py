@@ -16,7 +16,7 @@ _CONTEXT = re.compile(r"maximum context length is (\d{1,9})\b")
 _PROMPT = re.compile(r"\b(\d{1,9}) (?:input tokens|in the messages|tokens from the input)")
 
 
-class Manner(msgspec.Struct, frozen=True):
+class RequestStyle(msgspec.Struct, frozen=True):
     """How a request is put: without asking for usage, with the newer field for ceilings, with a ceiling of *room* tokens.
 
     Only what the sidecar itself added to a request is ever changed: the client's own fields go out as they came.  Beside
@@ -35,7 +35,7 @@ class Manner(msgspec.Struct, frozen=True):
         return MODERN if self.modern_limit else PLAIN
 
 
-PLAINLY = Manner()
+DEFAULT_STYLE = RequestStyle()
 
 
 class Dialect:
@@ -46,15 +46,15 @@ class Dialect:
     """
 
     def __init__(self, limit_field: str | None = None) -> None:
-        self._plainly = Manner(modern_limit=limit_field == MODERN)
+        self._plainly = RequestStyle(modern_limit=limit_field == MODERN)
         self._renames = limit_field is None
-        self._known: dict[str, Manner] = {}
+        self._known: dict[str, RequestStyle] = {}
 
-    def manner(self, model: str) -> Manner:
+    def manner(self, model: str) -> RequestStyle:
         """Return how *model* is asked, as far as is known."""
         return self._known.get(model, self._plainly)
 
-    def body(self, call: Call, model: str, manner: Manner = PLAINLY) -> dict[str, Any]:
+    def body(self, call: Call, model: str, manner: RequestStyle = DEFAULT_STYLE) -> dict[str, Any]:
         """Return the request body for upstream: the call's own, with what we need to count."""
         body = call.body if call.model == model else {**call.body, "model": model}
         if call.stream and not manner.plain_usage:
@@ -69,7 +69,7 @@ class Dialect:
             del body[PLAIN]
         return body
 
-    def otherwise(self, call: Call, asked: Manner, status: int, words: str) -> Manner | None:
+    def otherwise(self, call: Call, asked: RequestStyle, status: int, words: str) -> RequestStyle | None:
         """Return how to put *call* after a refusal in *words* of what was *asked*; None where nothing of ours is to blame.
 
         A refusal did no work upstream, so the same call, put otherwise, is no retry.
@@ -91,7 +91,7 @@ class Dialect:
         renamed = self._renames and not asked.modern_limit and MODERN in words and PLAIN in words.replace(MODERN, "")
         return msgspec.structs.replace(asked, modern_limit=True) if renamed else None
 
-    def learn(self, model: str, known: Manner, taken: Manner) -> None:
+    def learn(self, model: str, known: RequestStyle, taken: RequestStyle) -> None:
         """Remember how *model* took a request that was first put as was *known*: what is otherwise in *taken* is the lesson.
 
         The room that one prompt left says nothing of the next.
@@ -109,7 +109,7 @@ class Dialect:
         self._known[model] = manner
 
 
-def _adds(call: Call, manner: Manner) -> bool:
+def _adds(call: Call, manner: RequestStyle) -> bool:
     """Whether a field for ceilings goes beside the client's own; `max_tokens` alone is known to every server."""
     own = (PLAIN, manner.limit_field)
     return call.max_tokens is not None and not manner.alone and all(call.body.get(field) is None for field in own)

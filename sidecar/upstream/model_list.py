@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from policies.api.call import Call
 
-    from .client import HttpUpstream
+    from .client import UpstreamClient
 
 
-class Listing:
+class ModelListAttempt:
     """See `policies.upstream.Stream`: one batch, which is the JSON list as upstream sent it."""
 
     usage = Usage()
 
-    def __init__(self, upstream: HttpUpstream, call: Call) -> None:
+    def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call
         self._over = False
 

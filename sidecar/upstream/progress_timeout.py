@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Patience:
+class ProgressTimeout:
     """Turns a read that takes too long into `TimeoutError`: `with patience:` around each read, `progress` after it.
 
     Entering and leaving cost two looks at the clock, and no timer.

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .attempt import Attempt
-from .model_list import Listing
+from .model_list import ModelListAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.upstream import Stream
 
-    from .client import HttpUpstream
+    from .client import UpstreamClient
 
 
-class Upstreams:
+class UpstreamRouter:
     """See `policies.upstream.Upstream`."""
 
-    def __init__(self, upstreams: Sequence[HttpUpstream]) -> None:
+    def __init__(self, upstreams: Sequence[UpstreamClient]) -> None:
         self._first = upstreams[0]
         self._by_name = {upstream.settings.name: upstream for upstream in upstreams}
 
@@ -55,5 +55,5 @@ class Upstreams:
             await upstream.aclose()
 
 
-def _attempt(upstream: HttpUpstream, call: Call) -> Stream:
-    return Listing(upstream, call) if call.operation == "models" else Attempt(upstream, call)
+def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
+    return ModelListAttempt(upstream, call) if call.operation == "models" else Attempt(upstream, call)

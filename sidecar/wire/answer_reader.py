@@ -13,7 +13,7 @@ from policies.api.usage import Usage
 
 from .answer_to_chunks import numbered, pieces_of
 from .chunk import Choice, Chunk, decoded, event_of, read_chunks, read_mended
-from .error_object import MODEL_FAILED, NOT_JSON, Nonsense, error_in, unwrapped, without_error
+from .error_object import MODEL_FAILED, NOT_JSON, MalformedAnswer, find_error, innermost_error, without_error
 from .reported_usage import Report
 from .sse_reader import utf8
 
@@ -28,10 +28,10 @@ NOTHING = Chunk()
 Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
 """What an event is made of: its choice (None for a frame that belongs to none), its bytes alone, its frame's JSON."""
 
-__all__ = ["Nonsense", "Reading"]
+__all__ = ["AnswerReader", "MalformedAnswer"]
 
 
-class Reading(msgspec.Struct, kw_only=True, eq=False):
+class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     """The state of one answer.
 
     Nothing is handed out before the first output (text, reasoning, a tool call), so that an attempt that fails before it
@@ -91,11 +91,11 @@ class Reading(msgspec.Struct, kw_only=True, eq=False):
                 try:
                     chunk, payload = read_mended(payload)
                 except ValueError:
-                    self._fail(unwrapped(payload) if frame.event == "error" else NOT_JSON)
+                    self._fail(innermost_error(payload) if frame.event == "error" else NOT_JSON)
                     chunk = NOTHING
             if frame.event == "error":
                 if chunk is not NOTHING:
-                    self._take_failed(chunk, payload, unwrapped(payload), items, raws)
+                    self._take_failed(chunk, payload, innermost_error(payload), items, raws)
             elif chunk.error is None and chunk.choices:
                 self._take_choices(chunk, frame.raw, payload, items, raws)
             elif chunk is not NOTHING:
@@ -118,7 +118,7 @@ class Reading(msgspec.Struct, kw_only=True, eq=False):
     def _hold(self, frame: Frame) -> None:
         self._held_bytes += len(frame.raw)
         if self._held_bytes > HELD_BYTES or len(self._held) > HELD_EVENTS:
-            self.failure = Nonsense("the stream has too much in it before its first output")
+            self.failure = MalformedAnswer("the stream has too much in it before its first output")
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
@@ -136,7 +136,7 @@ class Reading(msgspec.Struct, kw_only=True, eq=False):
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take what is more than choices, or has none."""
-        if (said := error_in(chunk, payload)) is not None:
+        if (said := find_error(chunk, payload)) is not None:
             self._take_failed(chunk, payload, said, items, raws)
         elif chunk.choices:
             self._take_choices(chunk, raw, payload, items, raws)
@@ -196,13 +196,13 @@ class Reading(msgspec.Struct, kw_only=True, eq=False):
             chunk, payload = read_mended(body)
             data = decoded(payload) if as_stream else {}
         except ValueError:
-            self.failure = Nonsense("the answer is not JSON")
+            self.failure = MalformedAnswer("the answer is not JSON")
             return None
-        self.failure = error_in(chunk, payload)
+        self.failure = find_error(chunk, payload)
         if self.failure is not None:
             return None
         if not chunk.choices:
-            self.failure = Nonsense("the answer has no choices")
+            self.failure = MalformedAnswer("the answer has no choices")
             return None
         events = [event_of(choice, b"", payload) for choice in chunk.choices]
         if as_stream:

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from .chunk import Chunk
 
 
-class Nonsense(str):
+class MalformedAnswer(str):
     """Something that is no answer at all; upstream may have worked on the prompt all the same."""
 
     __slots__ = ()
 
 
-NOT_JSON = Nonsense("the stream has an event that is not JSON")
+NOT_JSON = MalformedAnswer("the stream has an event that is not JSON")
 MODEL_FAILED = {"message": "the model failed", "code": "error"}
 
 
-def error_in(chunk: Chunk, payload: bytes) -> object:
+def find_error(chunk: Chunk, payload: bytes) -> object:
     """Return the error object in *chunk*, None where it has none; an empty one is none, as OpenAI's SDKs have it."""
-    if chunk.error is not None and (said := unwrapped(bytes(chunk.error))):
+    if chunk.error is not None and (said := innermost_error(bytes(chunk.error))):
         return said
-    return None if chunk.choices or chunk.usage is not None else _bare(payload)
+    return None if chunk.choices or chunk.usage is not None else _bare_error(payload)
 
 
-def _bare(payload: bytes) -> object:
+def _bare_error(payload: bytes) -> object:
     try:
         data = decoded(payload)
     except ValueError:
@@ -38,7 +38,7 @@ def _bare(payload: bytes) -> object:
     return data if data.get("object") == "error" or (named and isinstance(data.get("message"), str)) else None
 
 
-def unwrapped(payload: bytes) -> object:
+def innermost_error(payload: bytes) -> object:
     """Return the innermost of what an error's bytes say, or their text."""
     try:
         said: object = msgspec.json.decode(payload)

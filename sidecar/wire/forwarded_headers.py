@@ -17,7 +17,7 @@ ACCOUNT = frozenset({"authorization", "openai-organization", "openai-project"})
 MAY_CROSS = frozenset(name.encode() for name in CROSSING | ACCOUNT)
 
 
-def crossing(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
+def forwardable_headers(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
     """Return those of a caller's request headers that may go upstream, names in lower case; none that is not plain ASCII.
 
     Where callers have keys of ours (*keyed*) theirs stays here.

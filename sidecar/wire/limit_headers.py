@@ -19,7 +19,7 @@ Limit: TypeAlias = tuple[str, int, Window, str]
 """One limit: its policy's name, what it is, its window and its unit."""
 
 
-class Names(NamedTuple):
+class HeaderNames(NamedTuple):
     """OpenAI's headers for one unit."""
 
     limit: bytes
@@ -28,7 +28,7 @@ class Names(NamedTuple):
 
 
 UNITS = {
-    unit: Names(*(f"x-ratelimit-{what}-{unit}".encode() for what in ("limit", "remaining", "reset")))
+    unit: HeaderNames(*(f"x-ratelimit-{what}-{unit}".encode() for what in ("limit", "remaining", "reset")))
     for unit in ("requests", "tokens")
 }
 
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
     policies: Header
     states: bytes
-    tightest: list[tuple[Names, list[tuple[int, Header]]]]
+    tightest: list[tuple[HeaderNames, list[tuple[int, Header]]]]
 
 
 def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> list[Header]:

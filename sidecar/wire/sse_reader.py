@@ -24,7 +24,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     event: str = ""
 
 
-class Reader(msgspec.Struct, kw_only=True, eq=False):
+class SSEReader(msgspec.Struct, kw_only=True, eq=False):
     """Cuts reads of any size into events.  Once per answer; `feed` once per network read."""
 
     max_event: int = MAX_EVENT

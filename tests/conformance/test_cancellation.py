@@ -16,7 +16,7 @@ from wire import HEAD, Client, Connection, Script, Upstream, eventually, token, 
 from policies import Call, Lease, Policy
 from policies.testing import make_call
 from sidecar.upstream.attempt import Attempt
-from sidecar.upstream.client import HttpUpstream
+from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.transport.http_client import Direct
 
 pytestmark = pytest.mark.anyio
@@ -130,7 +130,7 @@ async def test_before_upstream(tmp_path: Path, where: str, leave: Callable[[Clie
         await eventually(lambda: len(served.gateway.live) == 1)
         leave(client)
         await eventually(lambda: len(served.gateway.live) == 0)
-        accounts = await served.gateway.process.store.accounts()
+        accounts = await served.gateway.policy_services.store.accounts()
 
     assert not up.requests
     assert [(account.spent, account.reserved) for account in accounts] in ([], [(0, 0)])
@@ -174,7 +174,7 @@ async def test_at_the_end(tmp_path: Path) -> None:
 
     async with upstream(no_last_chunk) as up:
         settings = settings_of(tmp_path, up.url)
-        server = HttpUpstream(settings.upstreams[0], Direct(), clock=time.time)
+        server = UpstreamClient(settings.upstreams[0], Direct(), clock=time.time)
         call = make_call("hi")
 
         async def reads() -> None:

@@ -108,7 +108,7 @@ async def test_bodies(tmp_path: Path, body: dict[str, Any]) -> None:
         statuses = [
             (await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body))[0] for _ in range(6)
         ]
-        accounts = await served.gateway.process.store.accounts()
+        accounts = await served.gateway.policy_services.store.accounts()
 
     assert set(statuses) <= {200, 429}
     asked = {max(request.body[field] for field in CEILINGS if request.body.get(field)) for request in up.requests}
@@ -256,7 +256,7 @@ async def test_made_up_users(tmp_path: Path) -> None:
         first = await served.post(V1, body | {"user": "ann", "max_tokens": 1})
         statuses = [(await served.post(V1, body | {"user": f"made-up-{at}"}))[0] for at in range(30)]
         again = await served.post(V1, body | {"user": "ann", "max_tokens": 1})
-        accounts = await served.gateway.process.store.accounts()
+        accounts = await served.gateway.policy_services.store.accounts()
 
     assert (first[0], again[0]) == (200, 200)
     assert statuses.count(200) == 3

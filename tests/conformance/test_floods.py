@@ -17,7 +17,7 @@ from wire import HEAD, PATIENCE, Client, eventually, sse, token
 
 from policies.api.event import Batch
 from policies.testing import make_call
-from sidecar.downstream.active_calls import LiveCall
+from sidecar.downstream.active_calls import ActiveCall
 from sidecar.downstream.client_connection import OverASGI
 from sidecar.downstream.client_errors import draining
 from sidecar.downstream.response import OpenAIStream
@@ -53,22 +53,22 @@ class Flood:
     def __init__(self, events: bytes) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-            self.process = subprocess.Popen(
+            self.services = subprocess.Popen(
                 [sys.executable, "-c", POUR, str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=(listener.fileno(),),
             )
-        assert self.process.stdin is not None
-        with self.process.stdin as script:
+        assert self.services.stdin is not None
+        with self.services.stdin as script:
             script.write(b"%r\n" % (HEAD + chunk(token("a"))) + chunk(events))
 
     async def ended(self) -> None:
         """Wait until it has seen its connection close."""
-        await eventually(lambda: self.process.poll() is not None)
+        await eventually(lambda: self.services.poll() is not None)
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.services.kill()
+        self.services.wait()
 
 
 def chunk(data: bytes) -> bytes:
@@ -147,7 +147,7 @@ async def test_emit_ends_it(ends: str) -> None:
 
     answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
     answer.call = make_call("hi")
-    live = LiveCall(answer)
+    live = ActiveCall(answer)
     sent = 0
     with live:
         while sent < 10:
@@ -168,7 +168,7 @@ async def test_last_batch_is_not_cut() -> None:
 
     answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
     answer.call = make_call("hi")
-    live = LiveCall(answer)
+    live = ActiveCall(answer)
     with live:
         live.interrupt(draining())
         await answer.emit(Batch(events=[], raw=b"data: x\n\n", last=True))
@@ -185,7 +185,7 @@ async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
 
     answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
     answer.call = make_call("hi")
-    live = LiveCall(answer)
+    live = ActiveCall(answer)
     with live:
         answer.ping()
         await asyncio.Event().wait()

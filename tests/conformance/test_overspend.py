@@ -117,7 +117,7 @@ async def test_one_process(request: pytest.FixtureRequest, tmp_path: Path, kind:
     async with gate() as (script, opened), upstream(script) as up:
         settings = settings_of(tmp_path, up.url, CONFIG.replace("STORE", url))
         async with sidecar(settings) as served:
-            store = served.gateway.process.store if kind == "memory" else open_store(url, folder=tmp_path)
+            store = served.gateway.policy_services.store if kind == "memory" else open_store(url, folder=tmp_path)
             await overspend([served.port], store, up.requests, opened)
             await store.aclose()
 

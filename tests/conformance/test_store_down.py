@@ -86,7 +86,7 @@ async def test_settled_after_an_outage(tmp_path: Path) -> None:
                 client.close()
             server.start()
             for _ in range(200):
-                accounts = [x for x in await books(served.gateway.process.store) if x.policy == "budget"]
+                accounts = [x for x in await books(served.gateway.policy_services.store) if x.policy == "budget"]
                 if accounts and accounts[0].reserved == 0:
                     break
                 await asyncio.sleep(0.05)

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from policies.api.event import Batch
-from sidecar.wire.answer_reader import Reading
-from sidecar.wire.sse_reader import Reader
+from sidecar.wire.answer_reader import AnswerReader
+from sidecar.wire.sse_reader import SSEReader
 
 
 def sse(*data: Any) -> bytes:
@@ -19,8 +19,8 @@ def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str,
     return {"choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
 
 
-def read(stream: bytes, cuts: list[int] | None = None, *, shows_usage: bool = True) -> tuple[Reading, list[Batch]]:
-    reader, reading = Reader(), Reading(shows_usage=shows_usage)
+def read(stream: bytes, cuts: list[int] | None = None, *, shows_usage: bool = True) -> tuple[AnswerReader, list[Batch]]:
+    reader, reading = SSEReader(), AnswerReader(shows_usage=shows_usage)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts or []), len(stream)]
     batches: list[Batch | None] = []
     for begin, end in pairwise(edges):

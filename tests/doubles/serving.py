@@ -54,7 +54,7 @@ class Sidecar:
     async def account(self, policy: str = "budget") -> Account:
         """Return the one counter of *policy* once no call runs any more."""
         await eventually(lambda: len(self.gateway.live) == 0)
-        found = [each for each in await self.gateway.process.store.accounts() if each.policy == policy]
+        found = [each for each in await self.gateway.policy_services.store.accounts() if each.policy == policy]
         assert len(found) == 1, found
         return found[0]
 

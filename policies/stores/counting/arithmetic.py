@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from policies.api.claim import SCALE
 
 if TYPE_CHECKING:
-    from .rows import Place
+    from .rows import ClaimedCounter
 
 H = TypeVar("H")
 
@@ -16,7 +16,7 @@ LARGEST = 2**53 - 1
 """No counter passes this number: an upstream may report any, and a database keeps only 63 bits of it."""
 
 
-def fit(places: Sequence[Place[Any]], ceiling: int, *, apart: bool) -> tuple[int, int | None]:
+def fit(places: Sequence[ClaimedCounter[Any]], ceiling: int, *, apart: bool) -> tuple[int, int | None]:
     """Return the highest ceiling with which the claims of *places* fit beside what is used of their counters, and None.
 
     Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up, unless they are all

@@ -13,10 +13,10 @@ from typing import Generic
 
 from policies.api.claim import MILLION, Claim, counter_key
 from policies.api.store import Grant, Standing
-from policies.api.window import Sliding, Spans, grain
+from policies.api.window import Sliding, WindowCache, grain
 
 from .arithmetic import charge, fit, shares
-from .rows import SLIDING, Place, R, Took
+from .rows import SLIDING, ClaimedCounter, R, Taken
 
 HOUR = 3_600 * MILLION
 
@@ -24,13 +24,13 @@ HOUR = 3_600 * MILLION
 _COUNTER = attrgetter("counter")
 
 
-class Books(ABC, Generic[R]):
+class CounterStore(ABC, Generic[R]):
     """The counting of one store.  Every method is a part of one step, and nothing in it waits."""
 
     waits = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._spans = clock, Spans()
+        self._clock, self._spans = clock, WindowCache()
         self._rows: dict[tuple[str, int], R] = {}
         """The counters at hand, by key and start."""
 
@@ -46,7 +46,7 @@ class Books(ABC, Generic[R]):
             if known is None:
                 return Grant(ceiling, self._standings(places, now, refused, ceiling), now / MILLION, refused)
             return Grant(known, self._standings(places, now), now / MILLION)
-        took: list[Took] = []
+        took: list[Taken] = []
         for place in places:  # a comprehension is a call of its own
             took.append((place.key, place.counter, place.start, place.first, place.claim.needs(granted)))  # noqa: PERF401
         if not self._hold(call_id, part, granted, took):
@@ -60,8 +60,8 @@ class Books(ABC, Generic[R]):
                 each.used += amount
         return Grant(granted, self._standings(places, now), now / MILLION)
 
-    def _places(self, claims: Sequence[Claim], now: int) -> Sequence[Place[R]]:
-        places: list[Place[R]] = []
+    def _places(self, claims: Sequence[Claim], now: int) -> Sequence[ClaimedCounter[R]]:
+        places: list[ClaimedCounter[R]] = []
         rows, missing = self._rows, False
         for claim in claims:
             window = claim.window
@@ -72,7 +72,7 @@ class Books(ABC, Generic[R]):
                 start, ends = self._spans.at(window, now)
             row = rows.get((key, start))
             missing = missing or row is None
-            places.append(Place(claim, key, key, start, ends, now, now, row))
+            places.append(ClaimedCounter(claim, key, key, start, ends, now, now, row))
         if missing:
             self._read([place for place in places if place.row is None])
         for place in places:
@@ -85,7 +85,7 @@ class Books(ABC, Generic[R]):
                     self._slide_on(place, row, place.ends - now)
         return places
 
-    def _crowded(self, place: Place[R], now: int) -> R | None:
+    def _crowded(self, place: ClaimedCounter[R], now: int) -> R | None:
         """Find a counter for one that is new to its crowd: a new one, or the one that the late share."""
         claim, start = place.claim, place.start
         crowd = claim.crowd_key if start == SLIDING else f"{claim.crowd_key}:{start}"
@@ -99,7 +99,7 @@ class Books(ABC, Generic[R]):
         place.row = self._row(place.counter, start)
         return place.row
 
-    def _slide_on(self, place: Place[R], row: R, length: int) -> None:
+    def _slide_on(self, place: ClaimedCounter[R], row: R, length: int) -> None:
         place.moment = place.first = moment = max(place.moment, row.ends - length)
         place.ends, place.oldest = moment + length, row.oldest
         if not place.used:
@@ -113,7 +113,9 @@ class Books(ABC, Generic[R]):
             if youngest is not None and moment - youngest < shared * MILLION:
                 place.first = youngest
 
-    def _standings(self, places: Sequence[Place[R]], now: int, refused: int = -1, ceiling: int = 0) -> list[Standing]:
+    def _standings(
+        self, places: Sequence[ClaimedCounter[R]], now: int, refused: int = -1, ceiling: int = 0
+    ) -> list[Standing]:
         standings = []
         for at, place in enumerate(places):
             if place.start != SLIDING:
@@ -127,7 +129,7 @@ class Books(ABC, Generic[R]):
             standings.append(Standing(place.claim.limit, place.used, max(now, frees) / MILLION))
         return standings
 
-    def _frees(self, place: Place[R], ceiling: int) -> int:
+    def _frees(self, place: ClaimedCounter[R], ceiling: int) -> int:
         """Return when enough is free for a claim that was refused."""
         claim, left, frees, length = place.claim, place.used, 0, place.ends - place.moment
         wanted = claim.needs(min(claim.floor, ceiling))
@@ -157,7 +159,7 @@ class Books(ABC, Generic[R]):
                 self._give_back(counter, first, amount)
 
     @abstractmethod
-    def _read(self, places: Sequence[Place[R]]) -> None:
+    def _read(self, places: Sequence[ClaimedCounter[R]]) -> None:
         """Give each of *places*, whose rows are not at hand, its row if there is one."""
 
     @abstractmethod
@@ -165,7 +167,7 @@ class Books(ABC, Generic[R]):
         """Return a counter as it is written."""
 
     @abstractmethod
-    def _take(self, place: Place[R], amount: int) -> None:
+    def _take(self, place: ClaimedCounter[R], amount: int) -> None:
         """Hold *amount* in a counter, which may be new; in a sliding one as a taking of its own or as part of the youngest."""
 
     @abstractmethod
@@ -185,7 +187,7 @@ class Books(ABC, Generic[R]):
         """Turn what is *held* in a calendar counter into what is *spent*."""
 
     @abstractmethod
-    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Took]) -> bool:
+    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Taken]) -> bool:
         """Write down a part of a hold; False where it is known already."""
 
     @abstractmethod
@@ -193,7 +195,7 @@ class Books(ABC, Generic[R]):
         """Return the ceiling of a part of a hold; None for one that is not known."""
 
     @abstractmethod
-    def _held(self, call_id: str) -> Sequence[Took]:
+    def _held(self, call_id: str) -> Sequence[Taken]:
         """Forget a hold and return what it took, the first part first; empty for one that is not known."""
 
     @abstractmethod

@@ -11,11 +11,11 @@ from policies.api.claim import Claim
 SLIDING = -1
 
 
-Took: TypeAlias = tuple[str, str, int, int, int]
+Taken: TypeAlias = tuple[str, str, int, int, int]
 """One claim of a hold: its key, the counter's key, the start of the window, the first moment of the taking, the amount."""
 
 
-class Row(msgspec.Struct, eq=False):
+class CounterRow(msgspec.Struct, eq=False):
     """A counter: what is spent and held, when its window ends, and the oldest taking of a sliding one."""
 
     spent: int
@@ -28,10 +28,10 @@ class Row(msgspec.Struct, eq=False):
         raise NotImplementedError
 
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=CounterRow)
 
 
-class Place(msgspec.Struct, Generic[R], eq=False):
+class ClaimedCounter(msgspec.Struct, Generic[R], eq=False):
     """Where one claim is counted, as it stands before the step.
 
     `moment` is now, but never before the counter's newest taking; `first` says which taking a new one joins.

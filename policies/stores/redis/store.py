@@ -21,8 +21,8 @@ from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import MovedError, RedisError
 
 from policies.api.claim import MILLION, Claim
-from policies.api.store import Account, Ended, Grant, Standing, StoreDown, account
-from policies.api.window import Sliding, Spans, grain
+from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
+from policies.api.window import Sliding, WindowCache, grain
 from policies.stores.counting.arithmetic import LARGEST
 from policies.stores.counting.rows import SLIDING
 
@@ -59,7 +59,7 @@ class RedisStore:
         self._tag = f"{{{prefix}}}"
         self._grace, self._timeout, self._connections = round(grace * MILLION), timeout, connections
         self._owner = uuid4().hex
-        self._spans = Spans()
+        self._spans = WindowCache()
         self._ahead = time.time() - monotonic()
         self._is_down = self._probing = False
         self._down_until = 0.0
@@ -89,7 +89,7 @@ class RedisStore:
             said = await self._run("reserve", self._given(), *arguments)
             self._set_clock(said[1])
             if said[0] == ENDED:
-                raise Ended(call_id)
+                raise ReservationGone(call_id)
             if said[0] == GRANTED:
                 break
         else:

@@ -41,7 +41,7 @@ CURES = {
 }
 
 
-class File:
+class Database:
     """As a context, one transaction, which nothing may wait in.
 
     `sql` runs a statement and `many` one for each row; what they return is good until the next statement.  In a transaction

@@ -36,7 +36,7 @@ Step: TypeAlias = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ..
 """One step: where its answer goes, what makes it, and of what."""
 
 
-class Turns:
+class GroupCommit:
     """The queue of one store.  *make* makes steps in one transaction and returns their results.
 
     `patience` is how many more turns are waited for, at most.

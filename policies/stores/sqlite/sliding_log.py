@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from struct import Struct
 
-from policies.stores.counting.rows import Row
+from policies.stores.counting.rows import CounterRow
 
 from .database import SQL
 
@@ -30,7 +30,7 @@ WRITE = (
 )
 
 
-class FileRow(Row, eq=False):
+class FileRow(CounterRow, eq=False):
     """One counter, its fields the columns.  There are chunks between `head` and `tail` only where neither is empty."""
 
     key: str

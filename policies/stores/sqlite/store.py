@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from policies.api.claim import MILLION, Claim
-from policies.api.store import Account, Ended, Grant, StoreDown, account
+from policies.api.store import Account, Grant, ReservationGone, StoreDown, account
 from policies.stores.counting.arithmetic import LARGEST
-from policies.stores.counting.counters import HOUR, Books
-from policies.stores.counting.rows import SLIDING, Place, Took
+from policies.stores.counting.counters import HOUR, CounterStore
+from policies.stores.counting.rows import SLIDING, ClaimedCounter, Taken
 
-from .database import File
-from .group_commit import Step, Turns
+from .database import Database
+from .group_commit import GroupCommit, Step
 from .sliding_log import READ, WRITE, FileRow, reading
 
 T = TypeVar("T")
@@ -36,10 +36,10 @@ MOST = 4096
 """So many counters, and so many holds, are remembered."""
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[Took])
+_DECODER = msgspec.msgpack.Decoder(list[Taken])
 
 
-class SQLiteStore(Books[FileRow]):
+class SQLiteStore(CounterStore[FileRow]):
     """See `policies.store.Store`.  The file is opened at the first step, and anew after an error.
 
     A *resident* one, whose loop runs as long as its process, may leave the file read for a moment between two steps.
@@ -47,14 +47,14 @@ class SQLiteStore(Books[FileRow]):
 
     def __init__(self, path: Path, *, clock: Callable[[], float], grace: float = 30.0, resident: bool = False) -> None:
         super().__init__(clock)
-        self._file, self._grace, self._resident = File(path), round(grace * MILLION), resident
+        self._file, self._grace, self._resident = Database(path), round(grace * MILLION), resident
         self._owner, self._seen = secrets.randbits(62), 0
         """Our number, in whichever file: one that the file gives may be another's when that is deleted, or a step undone."""
-        self._holds: dict[str, tuple[int, list[Took]]] = {}
+        self._holds: dict[str, tuple[int, list[Taken]]] = {}
         """The parts that our calls hold, and what they took: true as long as so many are there to be deleted."""
         self._changed: list[FileRow] = []
         self._tidied = False
-        self._turns = Turns(self._together)
+        self._turns = GroupCommit(self._together)
         self._running: set[str] = set()
         """The calls that have reserved and not ended; where there is more than one, steps are made together."""
 
@@ -68,7 +68,7 @@ class SQLiteStore(Books[FileRow]):
         else:
             grant = self._made_now(self._reserved, of)
         if grant is None:
-            raise Ended(call_id)
+            raise ReservationGone(call_id)
         if grant.refused is None:
             self._running.add(call_id)
         return grant
@@ -154,7 +154,7 @@ class SQLiteStore(Books[FileRow]):
             "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
         ).fetchall()
 
-    def _read(self, places: Sequence[Place[FileRow]]) -> None:
+    def _read(self, places: Sequence[ClaimedCounter[FileRow]]) -> None:
         rows = self._rows
         wanted: list[str | int] = []
         for place in places:
@@ -177,7 +177,7 @@ class SQLiteStore(Books[FileRow]):
                 known = self._rows[counter, start] = FileRow(*found)
         return known
 
-    def _take(self, place: Place[FileRow], amount: int) -> None:
+    def _take(self, place: ClaimedCounter[FileRow], amount: int) -> None:
         at = place.counter, place.start
         row = place.row or self._rows.get(at)
         if row is None:
@@ -217,7 +217,7 @@ class SQLiteStore(Books[FileRow]):
             (spent, LARGEST, held, counter, start),
         )
 
-    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Took]) -> bool:
+    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Taken]) -> bool:
         row = (call_id, part, self._owner, ceiling, _ENCODER.encode(took))
         if not self._file.sql("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
             return False
@@ -230,7 +230,7 @@ class SQLiteStore(Books[FileRow]):
         row = self._file.sql("SELECT ceiling FROM hold WHERE call = ? AND part = ?", (call_id, part)).fetchone()
         return None if row is None else row[0]
 
-    def _held(self, call_id: str) -> Sequence[Took]:
+    def _held(self, call_id: str) -> Sequence[Taken]:
         parts, known = self._holds.pop(call_id, (0, []))
         if not parts:
             # In two statements: for one with RETURNING SQLite makes a table of its own, which costs three times as much.

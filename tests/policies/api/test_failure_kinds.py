@@ -15,8 +15,8 @@ from policies.api.failure import Failure
 from policies.api.failure_kinds import CLASSES, RETRYABLE
 from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
-from policies.testing import ScriptedUpstream, make_call, make_process, serve
-from sidecar.downstream.client_errors import BY_KIND
+from policies.testing import ScriptedUpstream, make_call, make_services, serve
+from sidecar.downstream.client_errors import MESSAGES_BY_KIND
 from sidecar.upstream.errors.classify import BY_CODE, BY_STATUS, BY_TEXT
 
 pytestmark = pytest.mark.anyio
@@ -37,8 +37,8 @@ def failed(kind: str, *tried: str, status: int = 0, code: str = "") -> Failure:
 
 def test_one_table() -> None:
     """Each class has its words for clients and the exception of openai's SDK; nothing maps to a class that is none."""
-    assert set(BY_KIND) == set(CLASSES)
-    assert all(issubclass(getattr(openai, told.raises), openai.APIError) for told in BY_KIND.values())
+    assert set(MESSAGES_BY_KIND) == set(CLASSES)
+    assert all(issubclass(getattr(openai, told.raises), openai.APIError) for told in MESSAGES_BY_KIND.values())
     assert {*BY_CODE.values(), *BY_STATUS.values(), *(kind for _, kind in BY_TEXT)} <= set(CLASSES)
     assert all(each.why.endswith(".") for each in CLASSES.values())
 
@@ -53,7 +53,7 @@ def test_readme_has_the_table() -> None:
     }
     assert list(rows) == list(CLASSES)
     for name, (_, _, again, elsewhere, status, raises) in rows.items():
-        each, told = CLASSES[name], BY_KIND[name]
+        each, told = CLASSES[name], MESSAGES_BY_KIND[name]
         family = each.family or name
         assert (again, elsewhere) == ("yes" if each.retry else "", "yes" if family in Fallback().on else ""), name
         assert (int(status), raises.strip("`")) == (told.status, told.raises), name
@@ -85,7 +85,7 @@ def test_readme_has_the_table() -> None:
 def test_fallback(failure: Failure, options: dict[str, object], expected: str | None) -> None:
     """A class that is named goes to the next upstream that was not tried, at once; everything else is another policy's."""
     call = make_call("hi")
-    call.process.upstreams = ("a", "b", "c")
+    call.services.upstreams = ("a", "b", "c")
 
     verdict = Fallback(**options).retry(call, failure)  # type: ignore[arg-type]  # a column of the table
 
@@ -138,9 +138,9 @@ def refusal(kind: str = "server") -> UpstreamError:
 async def test_ordered_fallback() -> None:
     """Each upstream of the list is tried once, in order; then `retry` judges the last, which has all of its attempts."""
     upstream = ScriptedUpstream([refusal()])
-    process = make_process(upstreams=("a", "b", "c"))
+    services = make_services(upstreams=("a", "b", "c"))
 
-    served = await serve([Fallback(), RetryClassifier(attempts=2, base=0.001, cap=0.001)], make_call("hi", process=process), upstream)  # fmt: skip
+    served = await serve([Fallback(), RetryClassifier(attempts=2, base=0.001, cap=0.001)], make_call("hi", services=services), upstream)  # fmt: skip
 
     assert (upstream.names, served.failure is not None) == (["a", "b", "c", "c"], True)
 
@@ -159,11 +159,11 @@ async def test_ordered_fallback() -> None:
 )
 async def test_attempts_before_the_next(kind: str, more: dict[str, Any], names: str) -> None:
     """With `attempts` at each upstream, the next one takes over when they are used up, and at once where `retry` says no."""
-    process = make_process(upstreams=("a", "b", "c"))
+    services = make_services(upstreams=("a", "b", "c"))
     broken = UpstreamError(openai.OpenAIError(kind), kind, **more)
     upstream = ScriptedUpstream(*[[broken]] * (len(names) - 1), ["fine"] if names[-1] == "c" else [broken])
-    call = make_call("hi", process=process)
-    call.deadline = process.monotonic() + 5
+    call = make_call("hi", services=services)
+    call.deadline = services.monotonic() + 5
 
     served = await serve([Fallback(attempts=2), RetryClassifier()], call, upstream)
 
@@ -172,14 +172,14 @@ async def test_attempts_before_the_next(kind: str, more: dict[str, Any], names: 
 
 async def test_classes_go_their_own_way() -> None:
     """Several fallbacks send each class to its own upstreams."""
-    process = make_process(upstreams=("a", "long", "spare"))
+    services = make_services(upstreams=("a", "long", "spare"))
     chain = [
         Fallback(name="length", on=("context",), to=("long",)),
         Fallback(name="outage", on=("server",), to=("spare",)),
     ]
     for kind, expected in [("context", ["a", "long"]), ("server", ["a", "spare"]), ("auth", ["a"])]:
         upstream = ScriptedUpstream([refusal(kind)], ["fine"])
-        await serve(chain, make_call("hi", process=process), upstream)
+        await serve(chain, make_call("hi", services=services), upstream)
         assert upstream.names == expected
 
 
@@ -187,10 +187,10 @@ async def test_repeated_calls_earn_nothing() -> None:
     """A hundred calls earn ten retries beside the ten at the start; what an SDK sends again earns none."""
     extra = []
     for repeated in (False, True):
-        upstream, process = ScriptedUpstream([refusal()]), make_process()
-        chain = Chain([RetryClassifier(base=0, cap=0, attempts=10)], upstream, process)
+        upstream, services = ScriptedUpstream([refusal()]), make_services()
+        chain = Chain([RetryClassifier(base=0, cap=0, attempts=10)], upstream, services)
         for _ in range(100):
-            await serve([], make_call("hi", process=process, repeated=repeated), chain=chain)
+            await serve([], make_call("hi", services=services, repeated=repeated), chain=chain)
         extra.append(len(upstream.names) - 100)
 
     assert (18 <= extra[0] <= 20, extra[1]) == (True, 10)
@@ -198,9 +198,9 @@ async def test_repeated_calls_earn_nothing() -> None:
 
 async def test_each_upstream_has_its_own_budget() -> None:
     """Where an upstream's retries are used up, the next one takes over at once; its first attempt is no retry."""
-    upstream, process = ScriptedUpstream([refusal()]), make_process(upstreams=("a", "b"))
-    chain = Chain([Fallback(attempts=2), RetryClassifier(attempts=4, base=0, cap=0)], upstream, process)
+    upstream, services = ScriptedUpstream([refusal()]), make_services(upstreams=("a", "b"))
+    chain = Chain([Fallback(attempts=2), RetryClassifier(attempts=4, base=0, cap=0)], upstream, services)
     for _ in range(100):
-        await serve([], make_call("hi", process=process), chain=chain)
+        await serve([], make_call("hi", services=services), chain=chain)
     assert 110 <= upstream.names.count("a") <= 120
     assert 110 <= upstream.names.count("b") <= 120

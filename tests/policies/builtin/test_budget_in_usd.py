@@ -14,7 +14,7 @@ from wire import HEAD, Connection, sse, token, upstream
 from policies.api.usage import Usage
 from policies.builtin.budget import Budget
 from policies.builtin.prices import Price, price_of
-from policies.testing import make_call, make_process
+from policies.testing import make_call, make_services
 from sidecar.config.tables import ConfigError
 
 pytestmark = pytest.mark.anyio
@@ -116,9 +116,9 @@ def test_price_of() -> None:
 def test_unreported_prompt(model: str, spent: int) -> None:
     """A prompt whose size was not reported costs what it does at the model that was asked; the hold is of the dearest."""
     prices = {"cheap": Price(0.01, 5), "dear": Price(1, 5), "other": Price(0, 50)}
-    process = make_process()
-    process.names_of = lambda *_, **__: ["cheap", "dear", "other"]
-    call = make_call("x" * 92, process=process, body={"max_tokens": 10})
+    services = make_services()
+    services.names_of = lambda *_, **__: ["cheap", "dear", "other"]
+    call = make_call("x" * 92, services=services, body={"max_tokens": 10})
     budget = Budget(name="b", usd=1.0, prices=prices, reserve="bound")
     (claim,) = budget.claims(call)
 

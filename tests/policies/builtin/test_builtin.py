@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Budget, Call, Caps, Failure, MaxTokens, Only, Rejection, RetryClassifier, Trim
+from policies import Budget, Call, Caps, Failure, Match, MaxTokens, Rejection, RetryClassifier, Trim
 from policies.api.identity import identity
 from policies.api.prompt_size import size_of
 from policies.api.tokens import Estimator, Size, streamed_tokens
 from policies.builtin.trim import trimmed
-from policies.testing import make_call, make_process
+from policies.testing import make_call, make_services
 
 pytestmark = pytest.mark.anyio
 
@@ -154,17 +154,17 @@ def test_files_in_the_bound() -> None:
 )
 def test_only_model(body: dict[str, Any], names: list[str], covered: bool) -> None:  # noqa: FBT001  # a column of the table
     """A call is of each model that may serve it, by the client's names and the upstreams'; one not known yet is of all."""
-    process = make_process()
-    process.names_of = lambda *_, **__: names
-    call = make_call("hi", process=process, body=body)
+    services = make_services()
+    services.names_of = lambda *_, **__: names
+    call = make_call("hi", services=services, body=body)
 
-    assert Only(model="gpt-4*").covers(call) is covered
-    assert Only(model=["x", "gpt-4*"]).covers(call) is covered
+    assert Match(model="gpt-4*").covers(call) is covered
+    assert Match(model=["x", "gpt-4*"]).covers(call) is covered
 
 
 def test_only_model_of_a_list() -> None:
     """A policy of some models is not for the list of models: no model serves it."""
-    assert not Only(model="gpt-4*").covers(make_call(operation="models", body={"model": None}))
+    assert not Match(model="gpt-4*").covers(make_call(operation="models", body={"model": None}))
 
 
 def test_unknown_zone() -> None:

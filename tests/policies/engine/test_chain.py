@@ -21,24 +21,24 @@ from policies import (
     Event,
     Failure,
     Grant,
-    Hooks,
     Lease,
-    Only,
+    Match,
     Outcome,
     Policy,
     Rate,
     Rejection,
     Retry,
     RetryClassifier,
+    RunningPolicy,
     Stop,
     StoreDown,
     UpstreamError,
     Usage,
 )
-from policies.api.services import Process
+from policies.api.services import Services
 from policies.engine.sink import ClientLeft
 from policies.stores.memory import MemoryStore
-from policies.testing import FakeClock, Hang, ScriptedUpstream, make_call, make_process, piece, serve
+from policies.testing import FakeClock, Hang, ScriptedUpstream, make_call, make_services, piece, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -103,10 +103,10 @@ class CountingStore(MemoryStore):
         await super().release(call_id)
 
 
-def counting() -> tuple[Process, CountingStore]:
+def counting() -> tuple[Services, CountingStore]:
     clock = FakeClock()
     store = CountingStore(clock)
-    return make_process(clock=clock, store=store), store
+    return make_services(clock=clock, store=store), store
 
 
 def limits() -> list[Policy]:
@@ -144,7 +144,7 @@ async def test_failing_settlement() -> None:
     log: list[str] = []
     policies = [Note(log, name="a"), Note(log, name="b", error="boom"), Note(log, name="c", error="hang")]
     call = make_call("hi")
-    chain = Chain(policies, ScriptedUpstream(), call.process, settle_within=0.01)
+    chain = Chain(policies, ScriptedUpstream(), call.services, settle_within=0.01)
     served = await serve(policies, call, chain=chain)
 
     assert served.outcome is not None
@@ -156,7 +156,7 @@ async def test_cancelled_while_it_settles() -> None:
     log: list[str] = []
     policies = [Note(log, name="a"), Note(log, name="b"), Note(log, name="c", error="hang")]
     call = make_call("hi")
-    chain = Chain(policies, ScriptedUpstream(), call.process)
+    chain = Chain(policies, ScriptedUpstream(), call.services)
     task = asyncio.get_running_loop().create_task(serve(policies, call, chain=chain))
     while "c settled" not in log:
         await asyncio.sleep(0)
@@ -174,10 +174,10 @@ async def test_failing_charge() -> None:
         def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
             raise ZeroDivisionError
 
-    process, store = counting()
+    services, store = counting()
     log: list[str] = []
     policies = [Note(log, name="a"), Broken(name="x", tokens=1000), Budget(name="y", tokens=1000)]
-    served = await serve(policies, make_call("hi", process=process, body={"max_tokens": 40}))
+    served = await serve(policies, make_call("hi", services=services, body={"max_tokens": 40}))
 
     assert (served.text, log[-1]) == ("Hello world", "a settled")
     assert sorted((account.spent, account.reserved) for account in await store.accounts()) == [(7, 0), (45, 0)]
@@ -185,15 +185,15 @@ async def test_failing_charge() -> None:
 
 async def test_one_step() -> None:
     """All claims of a call are one reserve and one settle, however many limits there are."""
-    process, store = counting()
-    await serve(limits(), make_call("hi", process=process))
+    services, store = counting()
+    await serve(limits(), make_call("hi", services=services))
 
     assert store.steps == ["reserve 3", "settle"]
 
 
 async def test_refused_after_reserving() -> None:
     """A call that a queue refuses gives all back, its place in the rate too."""
-    process, store = counting()
+    services, store = counting()
 
     class Full(Policy, frozen=True):
         async def enter(self, call: Call) -> Lease | None:
@@ -201,7 +201,7 @@ async def test_refused_after_reserving() -> None:
 
     policies = [Rate(name="rate", requests=1), Budget(name="b", tokens=1000), Full(name="full")]
     for _ in range(3):
-        served = await serve(policies, make_call("hi", process=process))
+        served = await serve(policies, make_call("hi", services=services))
         assert served.rejection is not None
         assert served.rejection.code == "queue_full"
 
@@ -217,7 +217,7 @@ async def test_last_batch_after_settling() -> None:
     async def emit(batch: Batch) -> None:
         log.append("last" if batch.last else "batch")
 
-    await Chain([Note(log, name="a")], ScriptedUpstream(["x"]), call.process).run(call, emit)
+    await Chain([Note(log, name="a")], ScriptedUpstream(["x"]), call.services).run(call, emit)
 
     assert log[-3:] == ["batch", "a settled", "last"]
 
@@ -229,7 +229,7 @@ async def test_last_batch_after_settling() -> None:
 )
 async def test_cancelled(hangs: Any, attempts: int, spent: int) -> None:
     """A cancelled call closes its attempt first, then settles once, with what it used; no await of that is lost."""
-    process, store = counting()
+    services, store = counting()
     outcomes: list[Outcome] = []
     asleep = anyio.Event()
 
@@ -237,10 +237,10 @@ async def test_cancelled(hangs: Any, attempts: int, spent: int) -> None:
         asleep.set()
         await anyio.sleep_forever()
 
-    process.sleep = sleep
+    services.sleep = sleep
     upstream = ScriptedUpstream(hangs)
     policies = [Note([], name="a", outcomes=outcomes), Budget(name="b", tokens=1000), RetryClassifier(name="r")]
-    call = make_call("hi", process=process)
+    call = make_call("hi", services=services)
     hang = next((step for step in hangs if isinstance(step, Hang)), None)
     if hang is not None:
         hang.reached = anyio.Event()
@@ -257,15 +257,15 @@ async def test_cancelled(hangs: Any, attempts: int, spent: int) -> None:
 
 async def test_emit_fails() -> None:
     """A client that cannot be written to has left: the call ends there, charged for what was read."""
-    process, store = counting()
+    services, store = counting()
     upstream = ScriptedUpstream(["a", "b", "c"])
 
     async def emit(_: Batch) -> None:
         raise OSError
 
-    call = make_call("hi", process=process)
+    call = make_call("hi", services=services)
     with pytest.raises(ClientLeft):
-        await Chain([Budget(name="b", tokens=1000)], upstream, process).run(call, emit)
+        await Chain([Budget(name="b", tokens=1000)], upstream, services).run(call, emit)
 
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(6, 0)]
     assert upstream.open_attempts == 0
@@ -273,11 +273,11 @@ async def test_emit_fails() -> None:
 
 async def test_admitted_once() -> None:
     """Policies admit once, whatever is tried again behind them; the retry's reservation is the first one."""
-    process, store = counting()
+    services, store = counting()
     log: list[str] = []
     upstream = ScriptedUpstream([BROKEN], [BROKEN], ["ok"])
     policies = [Note(log, name="a"), Budget(name="b", tokens=1000), RetryClassifier(name="r")]
-    served = await serve(policies, make_call("hi", process=process), upstream)
+    served = await serve(policies, make_call("hi", services=services), upstream)
 
     assert (served.text, len(upstream.calls)) == ("ok", 3)
     assert log.count("a admits") == 1
@@ -294,11 +294,11 @@ async def test_no_retry_after_output() -> None:
 
 async def test_top_up() -> None:
     """An attempt that may have cost its prompt is paid, and held for, once more before the next one."""
-    process, store = counting()
+    services, store = counting()
     upstream = ScriptedUpstream([PAID], [PAID], ["ok"])
     served = await serve(
         [Budget(name="b", tokens=1000), RetryClassifier(name="r")],
-        make_call("hi", process=process, body={"max_tokens": 9}),
+        make_call("hi", services=services, body={"max_tokens": 9}),
         upstream,
     )
 
@@ -319,16 +319,16 @@ async def test_no_room_for_a_retry() -> None:
 async def test_retry_budget() -> None:
     """An outage is not multiplied: a start of ten retries and a tenth of the calls, for all calls together."""
     clock = FakeClock()
-    process = make_process(clock=clock)
+    services = make_services(clock=clock)
 
     async def sleep(_: float) -> None:
         return None
 
-    process.sleep = sleep
+    services.sleep = sleep
     upstream = ScriptedUpstream([BROKEN])
-    chain = Chain([RetryClassifier(name="r", attempts=3)], upstream, process)
+    chain = Chain([RetryClassifier(name="r", attempts=3)], upstream, services)
     for _ in range(1000):
-        await serve([], make_call("hi", process=process), chain=chain)
+        await serve([], make_call("hi", services=services), chain=chain)
 
     assert 1000 + 100 < len(upstream.calls) <= 1000 + 10 + 100
 
@@ -349,7 +349,7 @@ async def test_first_opinion_decides() -> None:
 async def test_deadline() -> None:
     """A retry that cannot end in time is not waited for."""
     call = make_call("hi")
-    call.deadline = call.process.monotonic() + 5
+    call.deadline = call.services.monotonic() + 5
     late = UpstreamError(openai.OpenAIError("x"), "overloaded", retry_after=6)
     served = await serve([RetryClassifier(name="r")], call, ScriptedUpstream([late], ["ok"]))
 
@@ -385,7 +385,7 @@ class DownStore(MemoryStore):
 async def test_store_down(policies: list[Policy], code: str | None) -> None:
     """Without its store a budget refuses with 503 and a rate admits, unless they are told otherwise."""
     clock = FakeClock()
-    served = await serve(policies, make_call("hi", process=make_process(clock=clock, store=DownStore(clock=clock))))
+    served = await serve(policies, make_call("hi", services=make_services(clock=clock, store=DownStore(clock=clock))))
 
     assert (served.rejection.code if served.rejection else None) == code
     assert served.rejection is None or served.rejection.status == 503
@@ -395,17 +395,17 @@ async def test_settled_when_the_store_is_back() -> None:
     """A charge that the store could not take is kept and sent again; it is not lost, and not made twice."""
     clock = FakeClock()
     store = DownStore(clock=clock)
-    process = make_process(clock=clock, store=store)
-    chain = Chain([Budget(name="b", tokens=1000)], ScriptedUpstream(["a", "b"]), process)
+    services = make_services(clock=clock, store=store)
+    chain = Chain([Budget(name="b", tokens=1000)], ScriptedUpstream(["a", "b"]), services)
     store.down = False
 
     async def emit(_: Batch) -> None:
         store.down = True
 
-    await chain.run(make_call("hi", process=process), emit)
+    await chain.run(make_call("hi", services=services), emit)
     assert [account.spent for account in await store.accounts()] == [0]
     store.down = False
-    await chain.run(make_call("hi", process=process), emit)
+    await chain.run(make_call("hi", services=services), emit)
     store.down = False
     await chain._ledger.catch_up()
 
@@ -414,18 +414,18 @@ async def test_settled_when_the_store_is_back() -> None:
 
 async def test_usage() -> None:
     """Upstream's own count is charged where it came; else the estimate and what was read."""
-    process, store = counting()
+    services, store = counting()
     upstream = ScriptedUpstream(["a"], usage=Usage(input=100, output=11))
-    await serve([Budget(name="b", tokens=1000)], make_call("hi", process=process), upstream)
+    await serve([Budget(name="b", tokens=1000)], make_call("hi", services=services), upstream)
 
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(111, 0)]
 
 
 async def test_lower_bound() -> None:
     """A count that is only a lower bound never refunds what was held."""
-    process, store = counting()
+    services, store = counting()
     upstream = ScriptedUpstream(["a"], usage=Usage(output=1, unreported=1, exact=False))
-    await serve([Budget(name="b", tokens=1000)], make_call("hi", process=process, body={"max_tokens": 50}), upstream)
+    await serve([Budget(name="b", tokens=1000)], make_call("hi", services=services, body={"max_tokens": 50}), upstream)
 
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(55, 0)]
 
@@ -441,7 +441,7 @@ class Tap(Lease):
         return [piece(self.last)] if self.last else []
 
 
-class Taps(Policy, frozen=True):
+class EventFilters(Policy, frozen=True):
     see: Any
     last: str = ""
 
@@ -451,8 +451,10 @@ class Taps(Policy, frozen=True):
 
 async def test_taps() -> None:
     """A lease may change, drop and add pieces; the policy nearest the client sees each last."""
-    outer = Taps(lambda event: event.with_text(event.text + "1"), name="outer")
-    inner = Taps(lambda event: None if event.text == "b" else event.with_text(event.text.upper()), "z", name="inner")
+    outer = EventFilters(lambda event: event.with_text(event.text + "1"), name="outer")
+    inner = EventFilters(
+        lambda event: None if event.text == "b" else event.with_text(event.text.upper()), "z", name="inner"
+    )
     served = await serve([outer, inner], make_call("hi"), ScriptedUpstream(["a", "b", "c"]))
 
     raw = b"".join(batch.raw for batch in served.batches)
@@ -463,7 +465,7 @@ async def test_taps() -> None:
 
 async def test_last_word_of_best_of() -> None:
     """Of several answers that are made only those that are sent are waited for: the last word stands before the finish."""
-    last = Taps(lambda event: event, "z", name="last")
+    last = EventFilters(lambda event: event, "z", name="last")
     served = await serve([last], make_call("hi", body={"best_of": 2}), ScriptedUpstream(["a"]))
 
     raw = b"".join(batch.raw for batch in served.batches)
@@ -478,10 +480,10 @@ async def test_stop() -> None:
             raise Stop("content_filter")
         return event
 
-    process, store = counting()
+    services, store = counting()
     upstream = ScriptedUpstream(["a", "bad", "c"])
     served = await serve(
-        [Taps(see, name="t"), Budget(name="b", tokens=1000)], make_call("hi", process=process), upstream
+        [EventFilters(see, name="t"), Budget(name="b", tokens=1000)], make_call("hi", services=services), upstream
     )
 
     assert served.text == "a"
@@ -498,13 +500,13 @@ async def test_only() -> None:
         async def admit(self, call: Call) -> None:
             call.model = "big"
 
-    process, store = counting()
+    services, store = counting()
     policies = [
-        Budget(name="big", tokens=1000, only=Only(model="b*")),
-        Budget(name="other", tokens=1000, only=Only(tenant=["x", "y?"])),
-        Reroute(name="r", only=Only(path="/v1/*")),
+        Budget(name="big", tokens=1000, only=Match(model="b*")),
+        Budget(name="other", tokens=1000, only=Match(tenant=["x", "y?"])),
+        Reroute(name="r", only=Match(path="/v1/*")),
     ]
-    await serve(policies, make_call("hi", process=process))
+    await serve(policies, make_call("hi", services=services))
 
     assert [account.policy for account in await store.accounts()] == ["big"]
 
@@ -515,18 +517,18 @@ def test_misspelt() -> None:
     class Typo(Policy, frozen=True):
         async def admitt(self, call: Call) -> None: ...
 
-    process = make_process()
+    services = make_services()
     with pytest.raises(TypeError, match="Typo overrides none of admit, claims, enter, retry"):
-        Chain([Typo()], ScriptedUpstream(), process)
+        Chain([Typo()], ScriptedUpstream(), services)
     with pytest.raises(ValueError, match="two policies are called trim"):
-        Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), process)
+        Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
 
 
 async def test_running_object() -> None:
     """What a policy has running is made when the chain is built, serves its calls, and is closed with the chain."""
     log: list[str] = []
 
-    class Queue(Hooks):
+    class Queue(RunningPolicy):
         async def enter(self, call: Call) -> Lease | None:
             log.append("entered")
             return None
@@ -535,14 +537,14 @@ async def test_running_object() -> None:
             log.append("closed")
 
     class Queued(Policy, frozen=True):
-        def open(self, process: Process) -> Hooks:
+        def open(self, services: Services) -> RunningPolicy:
             log.append("opened")
             return Queue()
 
-    process = make_process()
-    chain = Chain([Queued(name="q")], ScriptedUpstream(), process)
+    services = make_services()
+    chain = Chain([Queued(name="q")], ScriptedUpstream(), services)
     for _ in range(2):
-        await serve([], make_call("hi", process=process), chain=chain)
+        await serve([], make_call("hi", services=services), chain=chain)
     await chain.close()
 
     assert log == ["opened", "entered", "entered", "closed"]
@@ -550,9 +552,9 @@ async def test_running_object() -> None:
 
 async def test_plain_library() -> None:
     """The chain works under plain asyncio, cancelled natively."""
-    process, store = counting()
+    services, store = counting()
     hang = Hang()
-    call = make_call("hi", process=process)
+    call = make_call("hi", services=services)
     task = asyncio.create_task(serve([Budget(name="b", tokens=1000)], call, ScriptedUpstream(["a", hang])))
     await hang.reached.wait()
     task.cancel()

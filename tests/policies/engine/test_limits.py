@@ -130,7 +130,7 @@ async def test_concurrent(tmp_path: Path, url: str) -> None:
         async with asyncio.timeout(20):
             while len(up.requests) + sum(call.done() for call in calls) < 60:
                 await asyncio.sleep(0)
-                accounts = await served.gateway.process.store.accounts()
+                accounts = await served.gateway.policy_services.store.accounts()
                 assert all(account.spent + account.reserved <= 300 for account in accounts)
         release.set()
         statuses = [(await call)[0] for call in calls]
@@ -168,7 +168,7 @@ async def test_all_that_it_may_cost_is_held(tmp_path: Path, asked: dict[str, obj
     async with upstream(held) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         call = asyncio.create_task(served.post("/v1/chat/completions", HI | asked))
         await asyncio.wait_for(up.arrived.wait(), 5)
-        (account,) = await served.gateway.process.store.accounts()
+        (account,) = await served.gateway.policy_services.store.accounts()
         release.set()
         await call
         body = up.requests[0].body

@@ -6,9 +6,9 @@ import openai
 import pytest
 
 from policies import Chain, Fallback, Policy, RetryClassifier, UpstreamError
-from policies.api.services import Process
+from policies.api.services import Services
 from policies.engine.retry_budget import RetryBudget
-from policies.testing import FakeClock, ScriptedUpstream, make_call, make_process, serve
+from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 BROKEN = UpstreamError(openai.OpenAIError("down"), "overloaded")
 REFUSED = UpstreamError(openai.OpenAIError("not asked"), "unavailable")
@@ -71,22 +71,22 @@ def test_time_refills_the_start() -> None:
     assert left(budget) == 10
 
 
-async def calls(chain: Chain, process: Process, times: int) -> None:
+async def calls(chain: Chain, services: Services, times: int) -> None:
     for _ in range(times):
-        await serve([], make_call("hi", process=process), chain=chain)
+        await serve([], make_call("hi", services=services), chain=chain)
 
 
 @pytest.mark.anyio
 async def test_quiet_night() -> None:
     """A thousand dead calls after ten idle minutes cost no more than a thousand fresh ones."""
-    process, clock = make_process(), FakeClock()
-    process.monotonic = clock
+    services, clock = make_services(), FakeClock()
+    services.monotonic = clock
     upstream = ScriptedUpstream([BROKEN])
-    chain = Chain([RETRY], upstream, process)
-    await calls(chain, process, 1)
+    chain = Chain([RETRY], upstream, services)
+    await calls(chain, services, 1)
     clock.advance(600)
     upstream.names.clear()
-    await calls(chain, process, 1000)
+    await calls(chain, services, 1000)
 
     assert 1100 <= len(upstream.names) <= 1110
 
@@ -95,10 +95,10 @@ async def test_quiet_night() -> None:
 @pytest.mark.parametrize("policies", [[RETRY], [Fallback(), RETRY]], ids=["alone", "with another"])
 async def test_refused_calls_earn_nothing(policies: list[Policy]) -> None:
     """A call that a breaker did not let through has cost its upstream nothing, and pays for no retry there."""
-    process = make_process(upstreams=("a", "b") if len(policies) > 1 else ("a",))
+    services = make_services(upstreams=("a", "b") if len(policies) > 1 else ("a",))
     upstream = ScriptedUpstream(*[[REFUSED], ["fine"]] * 200 if len(policies) > 1 else [[REFUSED]])
-    chain = Chain(policies, upstream, process)
-    await calls(chain, process, 200)
+    chain = Chain(policies, upstream, services)
+    await calls(chain, services, 200)
 
     assert left(chain._retries.of("a")) == 10
     assert left(chain._retries.of("b")) == (30 if len(policies) > 1 else 10)

@@ -12,7 +12,7 @@ from policies.api.store import StoreDown
 from policies.api.window import Calendar
 from policies.engine.settlement_queue import Settlement, Settlements
 from policies.stores.memory import MemoryStore
-from policies.testing import FakeClock, make_process
+from policies.testing import FakeClock, make_services
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ async def test_kept_as_it_was(
 ) -> None:
     """Whatever breaks a settlement, it is kept with its charges and its refund, and made later."""
     store = FailingStore(clock=FakeClock())
-    settlements = Settlements(make_process(store=store))
+    settlements = Settlements(make_services(store=store))
     await store.reserve("1", [CLAIM])
     store.failure = failure
     if isinstance(failure, StoreDown):
@@ -67,7 +67,7 @@ async def test_kept_as_it_was(
 async def test_nothing_is_kept() -> None:
     """A settlement that was made is not sent again."""
     store = FailingStore(clock=FakeClock())
-    settlements = Settlements(make_process(store=store))
+    settlements = Settlements(make_services(store=store))
     await store.reserve("1", [CLAIM])
     await settlements.send("1", {CLAIM.key: 4})
     assert not settlements.late

@@ -64,7 +64,7 @@ async def test_held_beside_what_is_spent(tmp_path: Path, broken: Script, limit: 
     held, running = list[int](), list[Sidecar]()
 
     async def last(connection: Connection) -> None:
-        held.extend(account.reserved for account in await running[0].gateway.process.store.accounts())
+        held.extend(account.reserved for account in await running[0].gateway.policy_services.store.accounts())
         await connection.stream("hi")
 
     text = CHAIN.format(limit=limit.format(10_000))

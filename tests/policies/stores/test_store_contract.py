@@ -14,7 +14,7 @@ from claims import budget
 from redis_server import own
 
 from policies.api.claim import Claim, counter_key
-from policies.api.store import Ended, Grant, Store, StoreDown
+from policies.api.store import Grant, ReservationGone, Store, StoreDown
 from policies.api.window import FINE_LIMIT, Calendar, Sliding, Window
 from policies.stores.memory import MemoryStore
 from policies.stores.opening import open_store
@@ -392,7 +392,7 @@ async def test_two_processes(tmp_path: Path, clock: FakeClock) -> None:
     """Processes that share a file share its limits: together they spend the budget, and not one token more."""
     command = [sys.executable, "-c", HAMMER, str(tmp_path / "s.db")]
     running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "abc"]
-    passed = [int(process.communicate(timeout=60)[0]) for process in running]
+    passed = [int(services.communicate(timeout=60)[0]) for services in running]
     store = SQLiteStore(tmp_path / "s.db", clock=__import__("time").time)
 
     assert sum(passed) == 499
@@ -465,7 +465,7 @@ async def test_a_part_needs_its_hold(store: Store) -> None:
     """A further part of a call that holds nothing any more takes nothing: nobody would ever settle it."""
     await reserved(store, "1", budget(100, 10))
     await store.settle("1", {})
-    with pytest.raises(Ended):
+    with pytest.raises(ReservationGone):
         await reserved(store, "1", budget(100, 10), part=1)
     assert await totals(store) == [(10, 0)]
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from redis_server import RedisServer, own
 
 from policies.api.claim import Claim
-from policies.api.store import Ended, Store
+from policies.api.store import ReservationGone, Store
 from policies.api.window import Calendar, Sliding
 from policies.stores.opening import open_store
 from policies.testing import FakeClock
@@ -148,7 +148,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif how == "release":
             self.run(self.store.release(call))
         else:
-            with pytest.raises(Ended):
+            with pytest.raises(ReservationGone):
                 self.run(self.store.reserve(call, [budget(1)], part=1))
 
     @rule(seconds=st.sampled_from([0.5, 1, 7, 15, 29.5, 30, 45]))

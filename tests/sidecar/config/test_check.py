@@ -13,7 +13,7 @@ from sidecar.config.loader import load
 from sidecar.config.policies import GROUP, PolicyFault, policy_class
 from sidecar.config.settings import Flags, Settings
 from sidecar.config.tables import ConfigError
-from sidecar.config.upstream import UpstreamChoice
+from sidecar.config.upstream import ResolvedUpstream
 
 HERE = "http://127.0.0.1:1/v1"
 STORES = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
@@ -29,7 +29,7 @@ NAMES = "write printable ASCII without quotes, and not 'temperature': it stands 
 RULES = """
 from typing import TYPE_CHECKING
 
-from policies import Call, Hooks, Policy, Process
+from policies import Call, Policy, RunningPolicy, Services
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -48,7 +48,7 @@ class Runs(Policy, frozen=True):
         if self.least > self.most:
             raise ValueError(f"least: {self.least} is more than most; lower it")
 
-    def open(self, process: Process) -> Hooks:
+    def open(self, services: Services) -> RunningPolicy:
         return Hooks()
 
 
@@ -311,7 +311,7 @@ def test_keys_are_not_shown() -> None:
 
     assert settings.upstreams[0].key == "sk-hidden"
     assert "sk-hidden" not in repr(settings)
-    assert repr(UpstreamChoice(base_url=HERE, key="sk-hidden")) == f"UpstreamChoice({HERE!r}, model=None, key=set)"
+    assert repr(ResolvedUpstream(base_url=HERE, key="sk-hidden")) == f"UpstreamChoice({HERE!r}, model=None, key=set)"
 
 
 def test_models(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from policies import Call
 from policies.testing import make_call
-from sidecar.downstream.active_calls import LiveCall
+from sidecar.downstream.active_calls import ActiveCall
 from sidecar.downstream.client_errors import draining
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +26,7 @@ class Answer:
 
 async def test_again() -> None:
     """A call whose policy swallows its cancellation is cancelled again."""
-    live, swallowed = LiveCall(Answer()), 0
+    live, swallowed = ActiveCall(Answer()), 0
     asyncio.get_running_loop().call_soon(live.leave)
     with live:
         while swallowed < 3:
@@ -43,7 +43,7 @@ async def test_again() -> None:
 async def test_settling_in_peace() -> None:
     """A call that settles is not cancelled; when it has settled, it is."""
     answer = Answer()
-    live, settled = LiveCall(answer), False
+    live, settled = ActiveCall(answer), False
     assert answer.call is not None
     with live:
         answer.call.settling = True
@@ -58,7 +58,7 @@ async def test_settling_in_peace() -> None:
 
 async def test_too_late_to_be_noticed() -> None:
     """A cancellation that comes when all is done hits nothing that follows."""
-    live = LiveCall(Answer())
+    live = ActiveCall(Answer())
     with live:
         live.leave()
     await live.spared()
@@ -69,7 +69,7 @@ async def test_too_late_to_be_noticed() -> None:
 
 async def test_before_it_began() -> None:
     """A client that has left before its call begins ends it at once."""
-    live = LiveCall(Answer())
+    live = ActiveCall(Answer())
     live.leave()
     with live:
         await asyncio.Event().wait()
@@ -79,7 +79,7 @@ async def test_before_it_began() -> None:
 
 async def test_the_server_ends() -> None:
     """A cancellation from elsewhere is not taken for our own."""
-    live = LiveCall(Answer())
+    live = ActiveCall(Answer())
 
     async def serves() -> None:
         with live:

@@ -13,7 +13,7 @@ from serving import CHAT, settings_of, sidecar
 from wire import Connection, upstream
 
 from sidecar.config.tables import ConfigError
-from sidecar.downstream.client_address import Proxies
+from sidecar.downstream.client_address import TrustedProxies
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ async def test_tenants(tmp_path: Path) -> None:
         for token in ("secret-a", "second-a", "secret-b"):
             spoof = ("x-tenant: b", "tenant: b", "x-forwarded-user: b", "openai-organization: b")
             assert (await served.post(V1, HI | {"tenant": "b", "user": "b"}, bearer(token), *spoof))[0] == 200
-        accounts = {each.identity: each.spent for each in await served.gateway.process.store.accounts()}
+        accounts = {each.identity: each.spent for each in await served.gateway.policy_services.store.accounts()}
         sent = [request.header("authorization") for request in up.requests]
 
     assert accounts.keys() == {"a", "b"}
@@ -204,7 +204,7 @@ def test_proxies(networks: list[str], kind: str, peer: str, headers: list[tuple[
     """The client is the last address that no trusted proxy has, by the one header that those write."""
     scope = {"client": (peer, 1), "headers": [(name.encode(), value.encode()) for name, value in headers]}
 
-    assert Proxies(networks, kind).client(scope) == client
+    assert TrustedProxies(networks, kind).client(scope) == client
 
 
 async def test_spoofed_address(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ async def test_any_fields(tmp_path: Path) -> None:
             assert status in (200, 400, 429), (status, body, said)
             assert status != 200 or b'"error"' not in said, (body, said)
             seen.add(status)
-        accounts = await served.gateway.process.store.accounts()
+        accounts = await served.gateway.policy_services.store.accounts()
 
     assert seen >= {200, 400}
     assert all(account.reserved == 0 for account in accounts)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from serving import settings_of, sidecar
 from wire import HEAD, Connection, token, upstream
 
-from sidecar.downstream.heartbeat import Heart
+from sidecar.downstream.heartbeat import Heartbeats
 
 INTERVAL = 15.0
 FAST = "[server]\nheartbeat = 0.05\n"
@@ -57,7 +57,7 @@ class Broken(Quiet):
 def test_every_interval() -> None:
     """A client to which nothing is sent gets a ping every interval, to the moment."""
     loop = Loop()
-    heart, quiet = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
+    heart, quiet = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
     heart.watch(quiet)
     loop.advance(50)
 
@@ -67,7 +67,7 @@ def test_every_interval() -> None:
 def test_sending_puts_it_off() -> None:
     """What is sent puts the next ping off by a whole interval."""
     loop = Loop()
-    heart, quiet = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
+    heart, quiet = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
     heart.watch(quiet)
     loop.advance(14)
     quiet.quiet_since = loop.now
@@ -81,7 +81,7 @@ def test_sending_puts_it_off() -> None:
 def test_one_timer(steps: list[tuple[str, float]]) -> None:
     """However many clients wait, one timer is set; none goes longer than an interval without a sign, none that left gets one."""
     loop = Loop()
-    heart = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at)
+    heart = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at)
     waiting = []
     for step, seconds in steps:
         if step == "new":
@@ -105,7 +105,7 @@ def test_one_timer(steps: list[tuple[str, float]]) -> None:
 def test_nothing_is_left() -> None:
     """An answer that is over leaves nothing in the queue, if it was never looked at; else until its next look, without the call."""
     loop = Loop()
-    heart, long, short = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop), Quiet(loop)
+    heart, long, short = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop), Quiet(loop)
     heart.watch(long)
     loop.advance(20)
     heart.watch(short)
@@ -121,7 +121,7 @@ def test_nothing_is_left() -> None:
 def test_a_ping_that_fails() -> None:
     """One that cannot be pinged takes no others with it, and is tried again after an interval."""
     loop = Loop()
-    heart = Heart(INTERVAL, clock=loop.time, call_at=loop.call_at)
+    heart = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at)
     broken, others = Broken(loop), [Quiet(loop) for _ in range(3)]
     for each in (others[0], broken, *others[1:]):
         heart.watch(each)

@@ -15,7 +15,7 @@ from wire import HEAD, Connection, eventually, upstream
 from policies.api.upstream import UpstreamError
 from policies.testing import FakeClock
 from sidecar.config.upstream import BreakerSettings
-from sidecar.upstream.circuit_breaker import SICK, Breaker, Open, Pass
+from sidecar.upstream.circuit_breaker import SICK, Breaker, BreakerOpen, Permit
 
 QUICK = BreakerSettings(calls=4, rate=0.5, window=10, probe=5)
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
@@ -39,7 +39,7 @@ def opened() -> tuple[Breaker, FakeClock, list[str]]:
 
 
 def refused(breaker: Breaker) -> float:
-    with pytest.raises(Open) as found:
+    with pytest.raises(BreakerOpen) as found:
         breaker.enter()
     return found.value.wait
 
@@ -53,7 +53,7 @@ def test_opens() -> None:
     assert breaker.state == "closed", "a third of three"
     breaker.enter().failed(failure("connect"))
     assert (breaker.state, told) == ("open", ["open"])
-    with pytest.raises(Open) as found:
+    with pytest.raises(BreakerOpen) as found:
         breaker.enter()
     assert (found.value.wait, found.value.cause.kind) == (5.0, "connect")
 
@@ -157,7 +157,7 @@ def test_probe_refused(kind: str) -> None:
 def test_late() -> None:
     """What began before it opened says nothing any more when it ends."""
     breaker, clock, told = made()
-    old: list[Pass] = [breaker.enter() for _ in range(10)]
+    old: list[Permit] = [breaker.enter() for _ in range(10)]
     for leave in old[:4]:
         leave.failed(failure())
     old[4].worked()

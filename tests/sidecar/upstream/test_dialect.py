@@ -12,7 +12,7 @@ from serving import settings_of, sidecar
 from wire import HEAD, Connection, eventually, sse, token, upstream
 
 from policies.testing import make_call
-from sidecar.upstream.dialect import MODELS, Dialect, Manner
+from sidecar.upstream.dialect import MODELS, Dialect, RequestStyle
 
 pytestmark = pytest.mark.anyio
 
@@ -140,9 +140,9 @@ def test_named_field() -> None:
     call.max_tokens = 5
     words = "'max_tokens' is not supported. Use 'max_completion_tokens' instead."
 
-    assert Dialect("max_tokens").otherwise(call, Manner(), 400, words) is None
-    assert Dialect().otherwise(call, Manner(), 400, words) == Manner(modern_limit=True)
-    assert Dialect().otherwise(call, Manner(), 401, words) is None
+    assert Dialect("max_tokens").otherwise(call, RequestStyle(), 400, words) is None
+    assert Dialect().otherwise(call, RequestStyle(), 400, words) == RequestStyle(modern_limit=True)
+    assert Dialect().otherwise(call, RequestStyle(), 401, words) is None
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,17 @@ def test_hostile_numbers(words: str) -> None:
     call = make_call("hi")
     call.max_tokens = 5
 
-    assert Dialect().otherwise(call, Manner(), 400, words) is None
+    assert Dialect().otherwise(call, RequestStyle(), 400, words) is None
 
 
 def test_lessons_add_up() -> None:
     """A call that was on its way before a lesson does not take it back."""
     dialect = Dialect()
-    dialect.learn("m", Manner(), Manner(plain_usage=True))
-    dialect.learn("m", Manner(), Manner(modern_limit=True))
-    dialect.learn("m", Manner(), Manner())
+    dialect.learn("m", RequestStyle(), RequestStyle(plain_usage=True))
+    dialect.learn("m", RequestStyle(), RequestStyle(modern_limit=True))
+    dialect.learn("m", RequestStyle(), RequestStyle())
 
-    assert dialect.manner("m") == Manner(plain_usage=True, modern_limit=True)
+    assert dialect.manner("m") == RequestStyle(plain_usage=True, modern_limit=True)
 
 
 async def hangs(connection: Connection) -> None:
@@ -206,7 +206,7 @@ def test_bounded() -> None:
     """At most so many models are remembered; the one that was learnt first goes."""
     dialect = Dialect()
     for at in range(MODELS + 1):
-        dialect.learn(f"m{at}", Manner(), Manner(plain_usage=True, room=9))
+        dialect.learn(f"m{at}", RequestStyle(), RequestStyle(plain_usage=True, room=9))
 
-    assert dialect.manner("m0") == Manner()
-    assert dialect.manner(f"m{MODELS}") == Manner(plain_usage=True)
+    assert dialect.manner("m0") == RequestStyle()
+    assert dialect.manner(f"m{MODELS}") == RequestStyle(plain_usage=True)

@@ -22,10 +22,10 @@ from policies.api.usage import Usage
 from policies.engine.chain import Chain
 from policies.engine.sink import ClientLeft
 from policies.testing import make_call, piece
-from sidecar.config.upstream import UpstreamChoice
-from sidecar.upstream.answer_body import Batches
-from sidecar.upstream.client import HttpUpstream
-from sidecar.upstream.progress_timeout import Patience
+from sidecar.config.upstream import ResolvedUpstream
+from sidecar.upstream.answer_body import AnswerBody
+from sidecar.upstream.client import UpstreamClient
+from sidecar.upstream.progress_timeout import ProgressTimeout
 from sidecar.upstream.transport.response import Arrived, Arriving
 
 pytestmark = pytest.mark.anyio
@@ -77,10 +77,10 @@ class Told(Arriving):
         return self._arrived is not None
 
 
-def batches_of(answer: Told, *, idle: float = 60.0) -> tuple[Batches, Patience]:
-    upstream = HttpUpstream(UpstreamChoice("http://up.example/v1", idle=idle), _NoExchange(), clock=lambda: 0.0)
-    patience = Patience(60)
-    return Batches(upstream, make_call("hi"), answer, patience, None), patience
+def batches_of(answer: Told, *, idle: float = 60.0) -> tuple[AnswerBody, ProgressTimeout]:
+    upstream = UpstreamClient(ResolvedUpstream("http://up.example/v1", idle=idle), _NoExchange(), clock=lambda: 0.0)
+    patience = ProgressTimeout(60)
+    return AnswerBody(upstream, make_call("hi"), answer, patience, None), patience
 
 
 class _NoExchange:
@@ -329,7 +329,7 @@ async def run(client: Client, *texts: str, policies: tuple[Policy, ...] = ()) ->
     async def emit(batch: Batch) -> None:
         emitted.append(batch)
 
-    await Chain(policies, Upstream(*texts), call.process).run(call, emit, sink=client)
+    await Chain(policies, Upstream(*texts), call.services).run(call, emit, sink=client)
     return emitted
 
 

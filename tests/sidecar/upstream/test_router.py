@@ -244,7 +244,7 @@ async def test_dollars(tmp_path: Path) -> None:
     held: list[int] = []
 
     async def looks(connection: Connection) -> None:
-        accounts = await served.gateway.process.store.accounts()
+        accounts = await served.gateway.policy_services.store.accounts()
         held.extend(account.reserved for account in accounts)
         await good(connection)
 

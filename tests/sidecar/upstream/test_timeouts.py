@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, Connection, Script, sse, token, upstream
 
-from sidecar.config.upstream import UpstreamChoice, UpstreamSettings
-from sidecar.upstream.progress_timeout import Patience
+from sidecar.config.upstream import ResolvedUpstream, UpstreamSettings
+from sidecar.upstream.progress_timeout import ProgressTimeout
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def served(folder: Path, script: Script, limits: dict[str, float], *, stre
     """Return what a Chat Nest client and an OpenAI client get, and the tokens charged for both."""
     async with upstream(script) as up:
         settings = settings_of(folder, up.url, rest)
-        choice = UpstreamChoice(base_url=up.url, name="upstream-1", model="m", **limits)  # type: ignore[arg-type]  # numbers
+        choice = ResolvedUpstream(base_url=up.url, name="upstream-1", model="m", **limits)  # type: ignore[arg-type]  # numbers
         settings = replace(settings, upstreams=(choice,))
         async with sidecar(settings) as running:
             _, _, chat = await running.post("/api/chat", CHAT)
@@ -129,7 +129,7 @@ async def test_connect(tmp_path: Path) -> None:
             each.connect_ex(full.getsockname())
         url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
         settings = settings_of(tmp_path, url, ONCE)
-        choice = UpstreamChoice(base_url=url, name="upstream-1", model="m", connect=0.1)
+        choice = ResolvedUpstream(base_url=url, name="upstream-1", model="m", connect=0.1)
         settings = replace(settings, upstreams=(choice,))
         async with sidecar(settings) as running:
             status, _, body = await running.post("/v1/chat/completions", HI)
@@ -153,7 +153,7 @@ async def test_total(tmp_path: Path) -> None:
 async def test_total_of_a_plain_call(tmp_path: Path, script: Script) -> None:
     """A plain call that our deadline ends costs its prompt: only a client that leaves one pays the hold."""
     async with upstream(script) as up:
-        choice = UpstreamChoice(base_url=up.url, name="upstream-1", model="m", whole=9.0, head=9.0)
+        choice = ResolvedUpstream(base_url=up.url, name="upstream-1", model="m", whole=9.0, head=9.0)
         limited = replace(settings_of(tmp_path, up.url, ONCE + "deadline = 0.2\n"), upstreams=(choice,))
         async with sidecar(limited) as running:
             status, _, body = await running.post("/v1/chat/completions", HI | {"max_tokens": 500})
@@ -165,7 +165,7 @@ async def test_total_of_a_plain_call(tmp_path: Path, script: Script) -> None:
 
 async def test_patience_waits_for_upstream_only() -> None:
     """Time that a slow client takes between two reads does not count against upstream."""
-    patience = Patience(0.05)
+    patience = ProgressTimeout(0.05)
     for _ in range(4):
         with patience:
             await asyncio.sleep(0.005)
@@ -179,7 +179,7 @@ async def test_patience_loses_no_cancellation() -> None:
     """A cancellation from elsewhere in the same turn as the time-out is a cancellation."""
 
     async def wait() -> None:
-        patience = Patience(0.01)
+        patience = ProgressTimeout(0.01)
         try:
             with patience:
                 await asyncio.sleep(5)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from policies.api.event import Batch
 from policies.api.usage import Usage
-from sidecar.wire.answer_reader import Reading
+from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.chunk import read_chunk
-from sidecar.wire.error_object import Nonsense
-from sidecar.wire.sse_reader import Reader
+from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.sse_reader import SSEReader
 
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
 
 
-def told(reading: Reading, batches: list[Batch]) -> tuple[Any, ...]:
+def told(reading: AnswerReader, batches: list[Batch]) -> tuple[Any, ...]:
     events = [event for batch in batches for event in batch.events]
     texts = [(event.index, event.text, event.finish) for event in events]
     raw = b"".join(batch.raw for batch in batches)
@@ -183,9 +183,9 @@ def test_any_payload(payload: bytes) -> None:
 def test_any_json(value: object) -> None:
     """Any JSON in a stream is an event, an error or nonsense; reading it never fails."""
     reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")
-    whole = Reading()
+    whole = AnswerReader()
     whole.take_whole(json.dumps(value).encode(), as_stream=True)
-    assert isinstance(value, dict) or isinstance(reading.failure, Nonsense)
+    assert isinstance(value, dict) or isinstance(reading.failure, MalformedAnswer)
 
 
 def test_negative_report() -> None:
@@ -202,7 +202,7 @@ def test_held_is_bounded() -> None:
     for stream in (small * 1_001, large * 17):
         for cuts in ([], list(range(0, len(stream), 5_000))):
             reading, batches = read(stream + sse(delta(content="a")), cuts)
-            assert isinstance(reading.failure, Nonsense)
+            assert isinstance(reading.failure, MalformedAnswer)
             assert (batches, reading._held, reading._held_raw) == ([], [], [])
     assert read(small * 1_000 + sse(delta(content="a")))[0].failure is None
     assert read(sse(delta(content="a")) + large * 17)[0].failure is None
@@ -243,7 +243,7 @@ def test_whole_as_stream() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2}
     body = json.dumps({"id": "1", "choices": choices, "usage": usage}).encode()
     for shows_usage in (True, False):
-        batch = Reading(shows_usage=shows_usage).take_whole(body, as_stream=True)
+        batch = AnswerReader(shows_usage=shows_usage).take_whole(body, as_stream=True)
         assert batch is not None
         pieces = [json.loads(event.payload) for event in batch.events]
         assert [(event.index, event.whole) for event in batch.events] == [(0, False), (1, False), (-1, False)][
@@ -257,7 +257,7 @@ def test_whole_as_stream() -> None:
 
 def test_whole_is_utf8() -> None:
     """A plain answer is passed on as UTF-8: OpenAI's SDK cannot read another."""
-    batch = Reading().take_whole(b'{"x":"\xff","choices":[{"message":{"content":"a\xe2"}}]}', as_stream=False)
+    batch = AnswerReader().take_whole(b'{"x":"\xff","choices":[{"message":{"content":"a\xe2"}}]}', as_stream=False)
 
     assert batch is not None
     assert batch.raw == '{"x":"\ufffd","choices":[{"message":{"content":"a\ufffd"}}]}'.encode()
@@ -285,7 +285,7 @@ def test_counted(fields: dict[str, Any], tokens: int) -> None:
 
 def test_whole_is_no_token() -> None:
     """A whole answer is measured, however short: it is not a piece of one token."""
-    reading = Reading()
+    reading = AnswerReader()
     reading.take_whole(json.dumps({"choices": [{"message": {"content": "x" * 12}}]}).encode(), as_stream=False)
 
     assert reading.usage.output == 3
@@ -293,7 +293,7 @@ def test_whole_is_no_token() -> None:
 
 def test_all_finished() -> None:
     """All is finished once as many answers as were asked for are, and each that was seen; others are no progress."""
-    reading, reader = Reading(answers=2), Reader()
+    reading, reader = AnswerReader(answers=2), SSEReader()
     seen = []
     for event in (
         delta(0, "stop", content="a"),
@@ -319,7 +319,7 @@ def test_absurd_index(index: object) -> None:
 def test_failure_between_two_answers() -> None:
     """While an answer that was asked for is still to come, a failure is one; afterwards it changes nothing."""
     for answers, failed in ((2, True), (1, False)):
-        reading, reader = Reading(answers=answers), Reader()
+        reading, reader = AnswerReader(answers=answers), SSEReader()
         reading.take(reader.feed(sse(delta(content="a", finish="stop"), {"error": {"message": "x"}})))
         assert (reading.failure is not None) is failed
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.wire.sse_reader import EventTooLarge, Frame, Reader
+from sidecar.wire.sse_reader import EventTooLarge, Frame, SSEReader
 from sidecar.wire.sse_writer import (
     DONE,
     OPENAI_DONE,
@@ -29,7 +29,7 @@ ERROR = Frame(b'data: {"error":{"code":400}}\n\n', b'{"error":{"code":400}}')
 
 
 def frames(stream: bytes, cuts: list[int] | None = None) -> list[Frame]:
-    reader = Reader()
+    reader = SSEReader()
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts or []), len(stream)]
     read = [frame for a, b in pairwise(edges) for frame in reader.feed(stream[a:b])]
     return read + reader.end()
@@ -257,7 +257,7 @@ def test_constants() -> None:
 )
 def test_bounded(stream: bytes, size: int) -> None:
     """An event beyond the limit is an error, however it comes, and not held for ever."""
-    reader = Reader(max_event=64)
+    reader = SSEReader(max_event=64)
     with pytest.raises(EventTooLarge, match="more than 64 bytes"):
         for start in range(0, len(stream), size):
             reader.feed(stream[start : start + size])
@@ -265,7 +265,7 @@ def test_bounded(stream: bytes, size: int) -> None:
 
 def test_limit_is_per_event() -> None:
     """A read of many events, each within the limit, is none too large."""
-    reader = Reader(max_event=64)
+    reader = SSEReader(max_event=64)
 
     assert len(reader.feed(b"data: {}\n\n" * 100 + b"data: ")) == 100
     assert [frame.payload for frame in reader.feed(b"x" * 58 + b"\n\n")] == [b"x" * 58]
@@ -273,7 +273,7 @@ def test_limit_is_per_event() -> None:
 
 def test_at_once() -> None:
     """An event is handed over with the last byte of its blank line, a CR too, and its LF begins nothing new."""
-    reader = Reader()
+    reader = SSEReader()
 
     assert [frame.payload for frame in reader.feed(b"data: 1\r\n\r")] == [b"1"]
     assert reader.feed(b"") == []
@@ -285,7 +285,7 @@ def test_at_once() -> None:
 
 def test_long_event_in_small_reads() -> None:
     """A large event in small reads costs what its size says: copying all at each read would take minutes."""
-    reader, began = Reader(), process_time()
+    reader, began = SSEReader(), process_time()
     assert reader.feed(b"data: ") == []
     for _ in range(16_000):
         assert reader.feed(b"y" * 1000) == []

@@ -14,7 +14,7 @@ from redis_server import MISSING, SERVER, RedisServer, free_port, own, redis_ser
 from wire import eventually
 
 from policies.api.claim import Claim
-from policies.api.store import Ended, StoreDown
+from policies.api.store import ReservationGone, StoreDown
 from policies.api.window import Calendar, Sliding
 from policies.stores.redis.store import RedisStore
 
@@ -70,7 +70,7 @@ async def test_sliding_by_real_time(store: RedisStore) -> None:
 async def test_release_before_reserve(store: RedisStore) -> None:
     """A reservation that arrives after its own release takes nothing: a hold that nobody knows of would stay for ever."""
     await store.release("1")
-    with pytest.raises(Ended):
+    with pytest.raises(ReservationGone):
         await store.reserve("1", [budget(100, 60)])
     assert await books(store) == []
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.api.claim import Claim
-from policies.api.store import Ended, Grant, StoreDown
+from policies.api.store import Grant, ReservationGone, StoreDown
 from policies.api.window import Calendar, Sliding
 from policies.engine.settlement_queue import Settlement, Settlements
 from policies.stores.sqlite.group_commit import LONGEST
 from policies.stores.sqlite.store import SQLiteStore
-from policies.testing import FakeClock, make_process
+from policies.testing import FakeClock, make_services
 
 pytestmark = pytest.mark.anyio
 
@@ -251,7 +251,7 @@ async def test_one_fails_alone(busy: Busy) -> None:
         busy.store.reserve("3", [budget()]),
         return_exceptions=True,
     )
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, ReservationGone)
     assert isinstance(broken, OverflowError)
     assert not isinstance(first, BaseException)
     assert not isinstance(last, BaseException)
@@ -414,8 +414,8 @@ def test_any_interleaving(calls: list[tuple[int, ...]], *, by_scope: bool) -> No
 
 async def test_kept_settlements_come_first(busy: Busy) -> None:
     """Calls that come together after an outage find the room of all settlements that were kept, not of the first."""
-    process = make_process(store=busy.store)
-    settlements = Settlements(process)
+    services = make_services(store=busy.store)
+    settlements = Settlements(services)
     for at in range(8):
         await busy.store.reserve(f"{at}", [budget(12)])
         settlements.keep(Settlement(f"{at}", {KEY: 0}))
