@@ -92,10 +92,10 @@ class Budget(Policy, frozen=True):
                 limit=limit,
                 window=Calendar(self.window, self.timezone),
                 base=base,
-                each=each,
+                per_token=each,
                 floor=self.floor,
-                bound=0 if counted.crowd is None else self.identities,
-                crowd=counted.crowd or "",
+                max_identities=0 if counted.crowd is None else self.identities,
+                identity_group=counted.crowd or "",
             ),
         )
 

@@ -44,8 +44,8 @@ class Rate(Policy, frozen=True, kw_only=True):
                 limit=self.requests,
                 window=Sliding(self.window),
                 base=1,
-                bound=0 if counted.crowd is None else self.identities,
-                crowd=counted.crowd or "",
+                max_identities=0 if counted.crowd is None else self.identities,
+                identity_group=counted.crowd or "",
             ),
         )
 

@@ -75,7 +75,7 @@ class Ledger:
         False where there is no room: then there must be no next one.
         """
         claims = [
-            msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, hooks, claim, broken)), each=0)
+            msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, hooks, claim, broken)), per_token=0)
             for hooks, claim in hold.claims
             if claim.unit != "requests"
         ]

@@ -115,7 +115,7 @@ def test_budget_claim(fields: dict[str, Any], own: int | None, limit: int, windo
     call = make_call("hello", body={"n": 3, "max_tokens": 7}, caps=Caps(day_tokens=own))
     (claim,) = Budget(name="b", tokens=1000, **fields).claims(call)
 
-    assert (claim.base, claim.each, claim.limit, claim.floor) == (2 + 4, 3, limit, 64)
+    assert (claim.base, claim.per_token, claim.limit, claim.floor) == (2 + 4, 3, limit, 64)
     assert claim.window.key == f"{window}@UTC"
 
 
