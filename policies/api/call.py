@@ -45,19 +45,19 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     ip: str = ""
     profile: str = ""
     caps: Caps = Caps()
-    headers: dict[str, str] = {}
+    forwarded_headers: dict[str, str] = {}
     """Sent upstream beside our own; names in lower case."""
     deadline: float | None = None
     """The moment of `services.monotonic` at which the answer must have ended."""
-    repeated: bool = False
+    is_client_retry: bool = False
     """The client's SDK sends it again: it earns nothing for the retry budget."""
-    imposed: bool = False
+    ceiling_is_ours: bool = False
     """The answer's ceiling is ours: the client set none."""
     size: Size | None = None
     """The prompt as it was when it was reserved; None where no policy counts tokens."""
     prompts: dict[str, int] = {}
     """The prompt's tokens as each budget of dollars has held them, by its name."""
-    stand_in: str = ""
+    substituted_model: str = ""
     """The model that was put in for a client that named none: an upstream with one of its own takes that."""
     standings: list[tuple[Claim, Standing]] = []
     """Where the limits of the call stood when the store answered: what the answer's limit headers say."""
@@ -100,33 +100,33 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def names_model(self) -> bool:
         """Whether the client, or a policy, says which model it is to be."""
-        return self.model not in ("", self.stand_in)
+        return self.model not in ("", self.substituted_model)
 
     @property
-    def others(self) -> list[str]:
+    def fallback_models(self) -> list[str]:
         """The models that a router upstream is told to fall back to."""
         others = self.body.get("models")
         return [name for name in others if isinstance(name, str)] if isinstance(others, list) else []
 
     @property
-    def models(self) -> list[str]:
+    def candidate_models(self) -> list[str]:
         """All models that may serve the call: its own, and those that a router is told to fall back to."""
-        return [self.model, *self.others]
+        return [self.model, *self.fallback_models]
 
     @property
     def served_models(self) -> Sequence[str]:
         """What the upstreams call the models that may serve the call; an empty name stands for one that is not known yet."""
-        return self.services.names_of(self.model, self.others, substituted=not self.names_model)
+        return self.services.names_of(self.model, self.fallback_models, substituted=not self.names_model)
 
     @property
-    def n(self) -> int:
+    def choices_generated(self) -> int:
         """How many answers are made; each may be as long as the ceiling."""
         if _MANY.isdisjoint(self.body):
             return 1
         return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
-    def shown(self) -> int:
+    def choices_returned(self) -> int:
         """How many answers are sent: of `best_of` only `n` are."""
         if _MANY.isdisjoint(self.body):
             return 1
@@ -154,7 +154,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
                 if isinstance(body.get(field), int):
                     body[field], said = ceiling, True
         if not said:
-            self.imposed, body[LIMIT_FIELDS[0]] = True, ceiling
+            self.ceiling_is_ours, body[LIMIT_FIELDS[0]] = True, ceiling
 
     @property
     def text(self) -> str:

@@ -38,7 +38,7 @@ def _any_fits(call: Call, pattern: Pattern) -> bool:
     if call.operation == "models":
         return _fits(call.model, pattern)
     names = call.served_models
-    return "" in names or any(_fits(name, pattern) for name in (*filter(None, call.models), *names))
+    return "" in names or any(_fits(name, pattern) for name in (*filter(None, call.candidate_models), *names))
 
 
 def _fits(value: str, pattern: Pattern) -> bool:

@@ -81,7 +81,7 @@ class Budget(Policy, frozen=True):
         counted = identity(call, self.by)
         if self.tokens is not None:
             own = call.caps.day_tokens if self.window == "day" else None
-            limit, base, each = self.tokens if own is None else min(self.tokens, own), prompt, call.n
+            limit, base, each = self.tokens if own is None else min(self.tokens, own), prompt, call.choices_generated
         else:
             limit, base, each = self._in_dollars(call, prompt)
         return (
@@ -104,7 +104,7 @@ class Budget(Policy, frozen=True):
         prices = self._prices(call, call.served_models)
         call.prompts[self.name] = prompt
         base = max(price.prompt(prompt) for price in prices)
-        return round(self.usd * MILLION), base, call.n * max(price.per_output for price in prices)
+        return round(self.usd * MILLION), base, call.choices_generated * max(price.per_output for price in prices)
 
     def _prices(self, call: Call, models: Sequence[str]) -> list[Price]:
         """Return what each of *models* costs.  Raises `Rejection` where one of them has no price."""
@@ -134,7 +134,7 @@ class Budget(Policy, frozen=True):
 
     def _cost(self, call: Call, usage: Usage) -> int:
         # A router, or whoever does not say what it was asked for, may have served any of them.
-        sure = usage.model and not call.others
+        sure = usage.model and not call.fallback_models
         models = [usage.model] if sure else call.served_models
         unreported = usage.unreported * call.prompts[self.name]
         return max(price.cost(usage) + price.prompt(unreported) for price in self._prices(call, models))

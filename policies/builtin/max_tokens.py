@@ -37,7 +37,7 @@ class MaxTokens(Policy, frozen=True):
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:
             return
-        wanted = -(-call.characters // 4) + call.n * (call.max_tokens or 0)
+        wanted = -(-call.characters // 4) + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
             msg = f"The request is too large: prompt and answer may have {limit} tokens, this one asks for {wanted}."
             raise Rejection(

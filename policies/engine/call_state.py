@@ -49,7 +49,7 @@ class CallState(msgspec.Struct, eq=False):
 
 def then(call: Call, verdict: Retry | None) -> str:
     """Return what the log says of what comes after a failed attempt."""
-    before = ", sent again by its client" if call.repeated else ""
+    before = ", sent again by its client" if call.is_client_retry else ""
     if verdict is None:
         return before
     return f"{before}; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")

@@ -123,7 +123,7 @@ class Chain:
                 run.leases.append(lease)
 
     async def _forward(self, run: CallState, emit: Emit, sink: Sink | None) -> Batch:
-        taps = EventFilters.of(run.leases, run.call.shown) if run.leases else None
+        taps = EventFilters.of(run.leases, run.call.choices_returned) if run.leases else None
         name = self._services.upstreams[0]
         while True:
             run.attempts += 1
@@ -197,7 +197,7 @@ class Chain:
     def _count(self, run: CallState) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""
         name = run.tried[-1]
-        if name not in run.counted and not run.call.repeated:
+        if name not in run.counted and not run.call.is_client_retry:
             run.counted.add(name)
             (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
 

@@ -60,10 +60,10 @@ class CompletionsRoute(Route):
         profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
         call = self.call(asked, body, profile=profile.name)
         if not call.model and (model := self.services.default_model):
-            call.model = call.stand_in = model
+            call.model = call.substituted_model = model
         form: type[Answer] = OpenAIStream if call.stream else JSONAnswer
         if SCHEMA_HEADER in asked.headers and _wants_chat_nest(asked.headers):
-            if call.n > 1:
+            if call.choices_generated > 1:
                 msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
                 raise BadRequest(msg, "n")
             body["stream"] = True

@@ -109,8 +109,8 @@ class Route(ABC):
             services=self.services.policy_services,
             tenant=asked.access.tenant,
             ip=self.services.proxies.client(asked.scope),
-            headers=sent,
-            repeated=asked.headers.get(TRIED_BEFORE, b"0") != b"0",
+            forwarded_headers=sent,
+            is_client_retry=asked.headers.get(TRIED_BEFORE, b"0") != b"0",
             **more,
         )
 

@@ -49,7 +49,9 @@ class AnswerBody:
         self._call, self._answer, self._patience, self._leave = call, answer, patience, leave
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
         options = call.body.get("stream_options")
-        self.reading = AnswerReader(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
+        self.reading = AnswerReader(
+            shows_usage=options is not None and _asked_for_usage(options), answers=call.choices_returned
+        )
         self.over = False
         self.worked: bool | None = None
         self._reader = SSEReader()

@@ -74,8 +74,8 @@ class UpstreamClient:
     def chat_body(self, call: Call, model: str, manner: RequestStyle) -> bytes:
         """Return the body of a request for *call*, put in this *manner*."""
         body = self.dialect.body(call, model, manner)
-        if self.settings.models and call.others:
-            body = {**body, "models": [self.settings.named(other) for other in call.others]}
+        if self.settings.models and call.fallback_models:
+            body = {**body, "models": [self.settings.named(other) for other in call.fallback_models]}
         return msgspec.json.encode(body)
 
     async def model(self, call: Call) -> str:
@@ -85,7 +85,7 @@ class UpstreamClient:
         """
         name = self.name_of(call.model, substituted=not call.names_model)
         if not name:
-            self._model = name = _first_model(await self.models(call.headers))
+            self._model = name = _first_model(await self.models(call.forwarded_headers))
         return name
 
     def name_of(self, model: str, *, substituted: bool) -> str:
@@ -123,7 +123,7 @@ class UpstreamClient:
         Raises one of `bounded.BROKEN`; a cancelled one closes its socket.
         """
         target = self._streamed if call.stream else self._at_once
-        return self.exchange.send(target, self._passed(call.headers), body, reached)
+        return self.exchange.send(target, self._passed(call.forwarded_headers), body, reached)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

@@ -60,7 +60,7 @@ class Dialect:
         if call.stream and not manner.plain_usage:
             options = call.body.get("stream_options") or {}
             body = {**body, "stream_options": {**options, "include_usage": True}}
-        if not call.imposed:
+        if not call.ceiling_is_ours:
             return {**body, manner.limit_field: call.max_tokens} if _adds(call, manner) else body
         if manner.room:
             body = {**body, **{field: manner.room for field in LIMIT_FIELDS if field in body}}
@@ -79,7 +79,7 @@ class Dialect:
         added_usage = call.stream and call.body.get("stream_options") is None and not asked.plain_usage
         if added_usage and ("stream_options" in words or "include_usage" in words):
             return msgspec.structs.replace(asked, plain_usage=True)
-        if not call.imposed:
+        if not call.ceiling_is_ours:
             blamed = _adds(call, asked) and asked.limit_field in words
             return msgspec.structs.replace(asked, alone=True) if blamed else None
         context, prompt = _CONTEXT.search(words), _PROMPT.search(words)

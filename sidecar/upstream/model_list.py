@@ -44,5 +44,5 @@ class ModelListAttempt:
         if self._over:
             raise StopAsyncIteration
         self._over = True
-        body = await self._upstream.models(self._call.headers)
+        body = await self._upstream.models(self._call.forwarded_headers)
         return Batch(events=[Event(index=-1, raw=body)], raw=body, last=True)

@@ -190,7 +190,7 @@ async def test_repeated_calls_earn_nothing() -> None:
         upstream, services = ScriptedUpstream([refusal()]), make_services()
         chain = Chain([RetryClassifier(base=0, cap=0, attempts=10)], upstream, services)
         for _ in range(100):
-            await serve([], make_call("hi", services=services, repeated=repeated), chain=chain)
+            await serve([], make_call("hi", services=services, is_client_retry=repeated), chain=chain)
         extra.append(len(upstream.names) - 100)
 
     assert (18 <= extra[0] <= 20, extra[1]) == (True, 10)

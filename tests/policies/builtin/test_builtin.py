@@ -90,7 +90,7 @@ async def test_max_tokens(body: dict[str, Any], after: dict[str, Any], *, impose
     await MaxTokens(output=50).admit(call)
 
     assert {key: value for key, value in call.body.items() if key.startswith("max_")} == after
-    assert call.imposed is imposed
+    assert call.ceiling_is_ours is imposed
 
 
 @pytest.mark.parametrize(("characters", "n", "cap", "fits"), [(200, 1, None, True), (201, 1, None, False), (0, 2, None, True), (4, 2, None, False), (4, 1, 51, True), (5, 1, 51, False)])  # fmt: skip
@@ -300,7 +300,7 @@ def test_waits() -> None:
 def test_call_accessors() -> None:
     """A call reads its body tolerantly, and what nobody knows stays in it."""
     call = make_call("hi", body={"n": None, "max_tokens": None, "odd": {"x": [1]}, "user": None})
-    assert (call.n, call.max_tokens, call.user, call.text) == (1, None, "", "hi")
+    assert (call.choices_generated, call.max_tokens, call.user, call.text) == (1, None, "", "hi")
     call.model = "other"
     assert json.loads(json.dumps(call.body))["odd"] == {"x": [1]}
     assert isinstance(call, Call)

@@ -567,7 +567,7 @@ async def test_plain_library() -> None:
 @pytest.mark.parametrize(("repeated", "told"), [(False, "; again in"), (True, ", sent again by its client; again in")])
 async def test_log(repeated: bool, told: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
     """The log says of a failed attempt what it was and what follows, and whether the call is itself one more try."""
-    call = make_call("hi", repeated=repeated)
+    call = make_call("hi", is_client_retry=repeated)
     await serve([RetryClassifier(name="r")], call, ScriptedUpstream([BROKEN], ["fine"]))
 
     assert f"call {call.id}: upstream-1 failed: overloaded (OpenAIError){told}" in caplog.text
