@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
 from policies.api.claim import MILLION
-
-if TYPE_CHECKING:
-    from policies.api.usage import Usage
+from policies.api.usage import Usage
 
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EventFilters:
-    """The leases of one call that override `event` or `end`.  Falsy, and left out of the stream, if there are none."""
+    """The leases of one call that override `on_event` or `flush`.  Falsy, and left out of the stream, if there are none."""
 
     __slots__ = ("_leases", "_open")
 
@@ -26,7 +26,9 @@ class EventFilters:
     @classmethod
     def of(cls, leases: Sequence[Lease], answers: int) -> Self:
         """Choose the leases that look at events, innermost first; *answers* is how many finishes end the whole."""
-        looking = [x for x in reversed(leases) if type(x).event is not Lease.event or type(x).end is not Lease.end]
+        looking = [
+            x for x in reversed(leases) if type(x).on_event is not Lease.on_event or type(x).flush is not Lease.flush
+        ]
         return cls(looking, answers)
 
     def __bool__(self) -> bool:
@@ -73,14 +75,14 @@ class EventFilters:
         for lease in leases:
             if seen is None:
                 return None
-            seen = lease.event(seen)
+            seen = lease.on_event(seen)
         return seen
 
     def _last_words(self) -> list[Event]:
         # What an inner policy says last is seen by those between it and the client.
         words: list[Event] = []
         for at, lease in enumerate(self._leases):
-            for event in lease.end():
+            for event in lease.flush():
                 kept = self._seen(event, self._leases[at + 1 :])
                 if kept is not None:
                     words.append(kept)

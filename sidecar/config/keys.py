@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from policies.api.identity import LONGEST
+from policies.api.claim import MAX_IDENTITY_LENGTH
 
 from .access import Access, Profile
 from .profiles import limited
@@ -35,8 +35,8 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= LONGEST):
-            msg = f"tenant: it is no name; write one of up to {LONGEST} printable characters"
+        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= MAX_IDENTITY_LENGTH):
+            msg = f"tenant: it is no name; write one of up to {MAX_IDENTITY_LENGTH} printable characters"
             raise ValueError(msg)
         if not DIGEST.fullmatch(self.sha256):
             msg = "sha256: it is no SHA-256 of a key; `sidecar key new` makes both, it has 64 hexadecimal digits"

@@ -12,8 +12,9 @@ from typing import get_type_hints
 
 import msgspec
 
+from policies.api.hooks import HookError
 from policies.api.match import Match
-from policies.api.policy import HOOKS, Policy, RunningPolicy
+from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
@@ -69,7 +70,7 @@ def _judge_before(policy: Policy, earlier: Sequence[Policy]) -> str | None:
     if not isinstance(policy, Fallback):
         return None
     judges = (each for each in earlier if type(each) is RetryClassifier)  # one of somebody's own may have no opinion
-    return next((judge.name for judge in judges if _covers(judge.only, policy.only)), None)
+    return next((judge.name for judge in judges if _covers(judge.match, policy.match)), None)
 
 
 def _covers(wide: Match, narrow: Match) -> bool:
@@ -131,15 +132,17 @@ def policy_class(use: str, folder: Path) -> type[Policy]:
         found = _named(use, folder)
     except PolicyFault:
         raise
+    except HookError as error:
+        raise PolicyFault(error.problem, error.cure) from None
     except ModuleNotFoundError as error:
         raise PolicyFault(str(error), f"install it, or put it into {folder}") from None
     except Exception as error:
         raise PolicyFault(f"{type(error).__name__}: {error}", "mend the module") from error
-    cure = f"derive it from policies.Policy and override one of {', '.join(HOOKS)}"
+    cure = f"derive it from policies.Policy and override one of {', '.join(CALL_HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise PolicyFault("it is no Policy", cure)
-    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in HOOKS) and found.open is Policy.open:
-        raise PolicyFault("it overrides no hook (is one misspelt?)", cure)
+    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in CALL_HOOKS) and found.start is Policy.start:
+        raise PolicyFault("it overrides no hook", cure)
     try:
         get_type_hints(found, include_extras=True)
     except NameError as error:

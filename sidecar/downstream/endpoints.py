@@ -40,7 +40,7 @@ class ChatRoute(Route):
             body["model"] = model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said), stand_in=model)
+        call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said), substituted_model=model)
         return call, self.services.chains[profile.owner, profile.name], self._answer(ChatNestAnswer, asked)
 
 

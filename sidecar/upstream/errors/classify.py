@@ -103,7 +103,7 @@ def from_status(
         kind,
         retry_after=wait_asked(headers, now, hints=kind == "rate"),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
-        by_code=status >= CLIENT and bool(_by_code(said)),
+        kind_is_certain=status >= CLIENT and bool(_by_code(said)),
     )
 
 
@@ -115,7 +115,7 @@ def from_object(said: object, request: httpx.Request, *, secrets: Sequence[str] 
     code = found.get("code") or found.get("status") or found.get("status_code")
     error = api_error(message, _named(found, secrets), request)
     return UpstreamError(
-        error, _kind(found, words, _status(code) or SERVER), worked=False, by_code=bool(_by_code(found))
+        error, _kind(found, words, _status(code) or SERVER), worked=False, kind_is_certain=bool(_by_code(found))
     )
 
 

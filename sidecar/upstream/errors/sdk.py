@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from policies.api.sdk_error import Cause
+from policies.api.failure import Cause
 
 SERVER = 500
 _CLASSES = {

@@ -11,12 +11,15 @@ import openai
 import pytest
 
 from policies import (
-    NO_RETRY,
+    GIVE_UP,
     Batch,
     Budget,
+    Calendar,
     Call,
     Chain,
     Claim,
+    ClaimLease,
+    Decision,
     Ending,
     Event,
     Failure,
@@ -170,13 +173,17 @@ async def test_cancelled_while_it_settles() -> None:
 async def test_failing_charge() -> None:
     """A policy that cannot say what a call cost has it charged as it was held, and stops nobody else from settling."""
 
-    class Broken(Budget, frozen=True):
-        def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
+    class BrokenLease(ClaimLease):
+        def charge(self, claim: Claim, usage: Usage) -> int:
             raise ZeroDivisionError
+
+    class Broken(Policy, frozen=True):
+        async def admit(self, call: Call) -> Lease:
+            return BrokenLease(self.claim(call, 5, limit=1000, window=Calendar("day"), unit="tokens", per_token=1))
 
     services, store = counting()
     log: list[str] = []
-    policies = [Note(log, name="a"), Broken(name="x", tokens=1000), Budget(name="y", tokens=1000)]
+    policies = [Note(log, name="a"), Broken(name="x"), Budget(name="y", tokens=1000)]
     served = await serve(policies, make_call("hi", services=services, body={"max_tokens": 40}))
 
     assert (served.text, log[-1]) == ("Hello world", "a settled")
@@ -337,8 +344,8 @@ async def test_first_opinion_decides() -> None:
     """The first policy with an opinion judges a failure; it may name another upstream."""
 
     class Elsewhere(Policy, frozen=True):
-        def retry(self, call: Call, failure: Failure) -> Retry | None:
-            return Retry(upstream="spare") if failure.attempt == 1 else NO_RETRY
+        def retry(self, call: Call, failure: Failure) -> Decision | None:
+            return Retry(upstream="spare") if failure.attempt == 1 else GIVE_UP
 
     upstream = ScriptedUpstream([BROKEN])
     served = await serve([Elsewhere(name="e"), RetryClassifier(name="r")], make_call("hi"), upstream)
@@ -434,10 +441,10 @@ class Tap(Lease):
     def __init__(self, see: Callable[[Event], Event | None], last: str = "") -> None:
         self.see, self.last = see, last
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         return self.see(event)
 
-    def end(self) -> Sequence[Event]:
+    def flush(self) -> Sequence[Event]:
         return [piece(self.last)] if self.last else []
 
 
@@ -502,24 +509,24 @@ async def test_only() -> None:
 
     services, store = counting()
     policies = [
-        Budget(name="big", tokens=1000, only=Match(model="b*")),
-        Budget(name="other", tokens=1000, only=Match(tenant=["x", "y?"])),
-        Reroute(name="r", only=Match(path="/v1/*")),
+        Budget(name="big", tokens=1000, match=Match(model="b*")),
+        Budget(name="other", tokens=1000, match=Match(tenant=["x", "y?"])),
+        Reroute(name="r", match=Match(path="/v1/*")),
     ]
     await serve(policies, make_call("hi", services=services))
 
     assert [account.policy for account in await store.accounts()] == ["big"]
 
 
-def test_misspelt() -> None:
+def test_policy_without_a_hook() -> None:
     """A policy that overrides no hook is refused when the chain is built, and so are two of one name."""
 
-    class Typo(Policy, frozen=True):
-        async def admitt(self, call: Call) -> None: ...
+    class Idle(Policy, frozen=True):
+        async def _admit(self, call: Call) -> None: ...
 
     services = make_services()
-    with pytest.raises(TypeError, match="Typo overrides none of admit, claims, enter, retry"):
-        Chain([Typo()], ScriptedUpstream(), services)
+    with pytest.raises(TypeError, match="Idle overrides none of admit, enter, retry; override one of them"):
+        Chain([Idle()], ScriptedUpstream(), services)
     with pytest.raises(ValueError, match="two policies are called trim"):
         Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
 
@@ -533,11 +540,11 @@ async def test_running_object() -> None:
             log.append("entered")
             return None
 
-        async def close(self) -> None:
+        async def stop(self) -> None:
             log.append("closed")
 
     class Queued(Policy, frozen=True):
-        def open(self, services: Services) -> RunningPolicy:
+        def start(self, services: Services) -> RunningPolicy:
             log.append("opened")
             return Queue()
 

@@ -20,7 +20,7 @@ STORES = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a t
 ADDRESS = "write it like 'http://127.0.0.1:11434/v1'"
 ORIGIN = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
 KINDS = "name a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"
-CURE = "derive it from policies.Policy and override one of admit, claims, enter, retry"
+CURE = "derive it from policies.Policy and override one of admit, enter, retry"
 LATE = "comes when nothing can be begun again, leave it out"
 STATUS = "is no status of a failure, write one from 201 to 599, like 'status:425'"
 EXAMPLE = "see `sidecar config` for an example"
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
 
 class Empty(Policy, frozen=True):
-    async def admitt(self, call: Call) -> None:
+    async def _admit(self, call: Call) -> None:
         pass
 
 
 class Runs(Policy, frozen=True):
+    runs_once = False
     least: int = 1
     most: int = 9
 
@@ -48,8 +49,8 @@ class Runs(Policy, frozen=True):
         if self.least > self.most:
             raise ValueError(f"least: {self.least} is more than most; lower it")
 
-    def open(self, services: Services) -> RunningPolicy:
-        return Hooks()
+    def start(self, services: Services) -> RunningPolicy:
+        return RunningPolicy()
 
 
 class Vague(Policy, frozen=True):
@@ -141,7 +142,7 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[[policy]]\nuse = 'check_broken:X'", "policy[0].use: 'check_broken:X' cannot be used: ZeroDivisionError: division by zero, mend the module"),
         ("[[policy]]\nuse = 'check_syntax:X'", "policy[0].use: 'check_syntax:X' cannot be used: SyntaxError: invalid syntax (check_syntax.py, line 1), mend the module"),
         ("[[policy]]\nuse = 'check_rules:Call'", "policy[0].use: 'check_rules:Call' cannot be used: it is no Policy, " + CURE),
-        ("[[policy]]\nuse = 'check_rules:Empty'", "policy[0].use: 'check_rules:Empty' cannot be used: it overrides no hook (is one misspelt?), " + CURE),
+        ("[[policy]]\nuse = 'check_rules:Empty'", "policy[0].use: 'check_rules:Empty' cannot be used: it overrides no hook, " + CURE),
         ("[[policy]]\nuse = 'check_rules:Vague'\nprice = 1", "policy[0].use: 'check_rules:Vague' cannot be used: it has a field of an unknown type: name 'Decimal' is not defined, import it outside of TYPE_CHECKING"),
         ("[[policy]]\nuse = 'check_rules:Runs'\nleast = 10", "policy[0].least: 10 is more than most, lower it"),
         ("[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 0 }", "profile.x.Runs.least: 1 is more than most, lower it"),

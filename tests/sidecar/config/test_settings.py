@@ -98,7 +98,7 @@ def test_every_option_is_in_the_file() -> None:
         for field in [field for field in fields if field.name in entry]:
             said = msgspec.convert(entry[field.name], field.type)
             assert field.required or field.default in (None, said)
-    for field_name in (*Policy.__struct_fields__, *UpstreamSettings.__struct_fields__):
+    for field_name in (*Policy.__struct_encode_fields__, *UpstreamSettings.__struct_fields__):
         assert f"{field_name} = " in text
 
 
@@ -129,8 +129,8 @@ def test_every_option_is_in_the_file() -> None:
         ("[[policy]]\nuse = 'rate'\nrequests = 1\nby = 'nobody'", "policy[0].by: 'nobody' does not do, it must be one of tenant, ip, model, user, global"),
         ("[[policy]]\nuse = 'budget'\ntokens = 1\ntimezone = 'X/Y'", "policy[0]: 'X/Y' is no IANA time zone, write one like 'UTC' or 'Europe/Berlin'"),
         ("[[policy]]\nuse = 'retry'\n[[policy]]\nuse = 'retry'", "policy[1]: 'retry' is also the name of policy[0], give one of them a `name` of its own"),
-        ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: 'json:dumps' cannot be used: it is no Policy, derive it from policies.Policy and override one of admit, claims, enter, retry"),
-        ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: 'policies:Policy' cannot be used: it overrides no hook (is one misspelt?), derive it from policies.Policy and override one of admit, claims, enter, retry"),
+        ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: 'json:dumps' cannot be used: it is no Policy, derive it from policies.Policy and override one of admit, enter, retry"),
+        ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: 'policies:Policy' cannot be used: it overrides no hook, derive it from policies.Policy and override one of admit, enter, retry"),
         ("[profile.x]\nrat = { requests = 1 }", "profile.x.rat: is not known, did you mean 'rate'?"),
         ("[profile.x]\nrate = { requests = 61 }", "profile.x.rate.requests: 61 is looser than the base chain, a profile only tightens it: at most 60"),
         ("[profile.x]\nrate = { window = 1 }", "profile.x.rate.window: cannot differ between profiles, they share one counter: set it in [[policy]]"),

@@ -314,7 +314,7 @@ class Shouts(Policy, frozen=True):
 class Loud(Lease):
     settled: list[Outcome] = []  # noqa: RUF012  # shared on purpose: the test looks at it
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         if event.text == "!":
             raise Stop
         return event.with_text(event.text.upper()) if event.text else event
