@@ -96,7 +96,7 @@ def _is_filled(value: object) -> bool:
     """Whether *value* holds anything: `[{}]` and `[null]` do not."""
     if isinstance(value, dict):
         return any(map(_is_filled, value.values())) or any(value)
-    return any(map(_is_filled, value)) if isinstance(value, list) else value is not None
+    return any(map(_is_filled, value)) if isinstance(value, list) else value not in (None, "")
 
 
 def _put_text(part: dict[str, Any], text: str) -> None:
