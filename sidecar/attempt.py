@@ -9,9 +9,9 @@ from policies.event import Batch, Usage
 from policies.upstream import PushedStream, UpstreamError
 
 from .batches import Batches, Show
-from .bounded import BROKEN, ERROR_WITHIN, read_error
 from .failures import from_exception, timed_out
 from .patience import Patience
+from .transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from policies.call import Call
 
     from .breaker import Pass
-    from .received import Answer
+    from .transport.response import UpstreamResponse
     from .upstream import HttpUpstream
 
 OK = 200
@@ -38,7 +38,7 @@ CLOSE_GRACE = 0.005
 class Attempt(PushedStream):
     """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
 
-    _answer: Answer | None = None
+    _answer: UpstreamResponse | None = None
     _batches: Batches | None = None
     _patience: Patience | None = None
     _leave: Pass | None = None
@@ -88,7 +88,7 @@ class Attempt(PushedStream):
             try:
                 with patience:
                     answer = self._answer = await upstream.send(call, body, self._reached)
-            except (TimeoutError, *BROKEN) as error:
+            except (TimeoutError, *READ_ERRORS) as error:
                 failed = from_exception(error, self._upstream.asked, sent=True)
                 self._worked = self._worked and failed.worked
                 raise failed from error
@@ -110,9 +110,9 @@ class Attempt(PushedStream):
     def _reached(self) -> None:
         self._worked = True
 
-    async def _refused(self, answer: Answer) -> tuple[UpstreamError, str]:
+    async def _refused(self, answer: UpstreamResponse) -> tuple[UpstreamError, str]:
         try:
-            body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
+            body = await read_error_body(answer, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             failure = self._upstream.failure(answer, body)
         finally:
             self._answer = None
@@ -132,14 +132,14 @@ class Attempt(PushedStream):
         finally:
             await self._close()
 
-    async def _read_out(self, answer: Answer) -> None:
+    async def _read_out(self, answer: UpstreamResponse) -> None:
         """Wait a moment for the end of a complete body, so that its connection can serve again."""
         if self._batches is None or not self._batches.over:
             return
         try:
             async with asyncio.timeout(CLOSE_GRACE):
                 await answer.read()
-        except (TimeoutError, *BROKEN):
+        except (TimeoutError, *READ_ERRORS):
             pass
 
     def _at_fault(self, error: BaseException) -> bool:

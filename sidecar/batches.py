@@ -13,19 +13,18 @@ import httpx
 from policies.event import Batch
 from policies.upstream import UpstreamError
 
-from .bounded import BROKEN, AnswerTooLarge, read_bounded
-from .encodings import Decode, decoder
 from .failures import broken_off, empty, from_object, interrupted, timed_out
 from .reading import Nonsense, Reading
-from .received import Arriving
 from .sse import EventTooLarge, Reader
+from .transport.content_encoding import Decode, decoder
+from .transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
 
 if TYPE_CHECKING:
     from policies.call import Call
 
     from .breaker import Pass
     from .patience import Patience
-    from .received import Answer
+    from .transport.response import UpstreamResponse
     from .upstream import HttpUpstream
 
 MAX_ANSWER = 67_108_864
@@ -44,7 +43,7 @@ class Batches:
     """
 
     def __init__(
-        self, upstream: HttpUpstream, call: Call, answer: Answer, patience: Patience, leave: Pass | None
+        self, upstream: HttpUpstream, call: Call, answer: UpstreamResponse, patience: Patience, leave: Pass | None
     ) -> None:
         self._call, self._answer, self._patience, self._leave = call, answer, patience, leave
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
@@ -78,14 +77,14 @@ class Batches:
         try:
             with self._patience:
                 data = await self._answer.read()
-        except (TimeoutError, *BROKEN) as error:
+        except (TimeoutError, *READ_ERRORS) as error:
             return self._fails(error)
         return self._taken(data)
 
     async def push(self, show: Show) -> None:
         """See `PushedStream.push`: batches go out in the very turn in which their bytes came in."""
         answer = self._answer
-        if not self._streams or not isinstance(answer, Arriving):
+        if not self._streams:
             while not self.over and show(await self.next()):
                 pass
             return
@@ -94,7 +93,7 @@ class Batches:
         if self._broken is not None:
             raise self._broken
 
-    async def _listens(self, answer: Arriving, show: Show) -> None:
+    async def _listens(self, answer: UpstreamResponse, show: Show) -> None:
         done = asyncio.get_running_loop().create_future()
 
         def arrived() -> None:
@@ -123,10 +122,10 @@ class Batches:
             if done.done() and not done.cancelled():
                 done.exception()  # it has been heard of, even where a cancellation came in the same turn
 
-    def _shows(self, answer: Arriving, show: Show) -> bool:
+    def _shows(self, answer: UpstreamResponse, show: Show) -> bool:
         """Show what there is; False where that was the last of it, or is enough for now."""
         while self._broken is None:
-            data = answer.taken()
+            data = answer.take()
             if not data and answer.broken is not None:
                 batch = self._fails(answer.broken)
             elif data or answer.ended:
@@ -154,7 +153,7 @@ class Batches:
             if self._decode is not None and data:
                 data = self._decode(data)
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
-        except (EventTooLarge, *BROKEN) as error:
+        except (EventTooLarge, *READ_ERRORS) as error:
             return self._fails(error)
         if reading.outputs + reading.finishes != had and not reading.done:
             self._patience.progress(FINISH_GRACE if reading.all_finished else self._idle)
@@ -181,8 +180,8 @@ class Batches:
         reading = self.reading
         try:
             with self._patience:
-                body = await read_bounded(self._answer, MAX_ANSWER)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
+                body = await read_limited(self._answer, MAX_ANSWER)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
         batch = reading.take_whole(body, as_stream=self._call.stream)
         if batch is None:

@@ -15,12 +15,13 @@ from policies.store import StoreDown
 from policies.stores import open_store
 
 from .breaker import Breaker
-from .exchange import Direct, Exchange, OverHttpx
 from .heart import Heart
 from .incoming import Names
 from .keys import Keys
 from .live import LiveCalls
 from .proxies import Proxies
+from .transport.http_transport import HttpTransport
+from .transport.httpx_transport import HttpxTransport
 from .upstream import HttpUpstream
 from .upstreams import Upstreams
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from .access import Profile
     from .settings import Settings
+    from .transport.response import Transport
     from .upstream_settings import UpstreamChoice
 
 BEAT = 2.0
@@ -45,7 +47,7 @@ class Gateway:
         self.settings = settings
         self.process = process or Process(store=open_store(settings.store.url, folder=settings.folder, resident=True))
         self.process.upstreams = tuple(each.name for each in settings.upstreams)
-        over = None if transport is None else OverHttpx(transport)
+        over = None if transport is None else HttpxTransport(transport)
         self.upstream = Upstreams([self._upstream(each, over) for each in settings.upstreams])
         self.process.names_of = self.upstream.names_of
         self.heart = Heart(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
@@ -60,12 +62,12 @@ class Gateway:
         self._closing = False
         self._beating = loop.create_task(self._beat())
 
-    def _upstream(self, choice: UpstreamChoice, over: Exchange | None) -> HttpUpstream:
+    def _upstream(self, choice: UpstreamChoice, over: Transport | None) -> HttpUpstream:
         process = self.process
         told = partial(process.log.warning, "the breaker of %s is now %s", choice.name)
         breaker = Breaker(choice.breaker, process.monotonic, tell=told)
-        exchange = over or Direct(connect=choice.connect, trust=choice.trust)
-        return HttpUpstream(choice, exchange, clock=process.clock, breaker=breaker)
+        transport = over or HttpTransport(connect=choice.connect, tls=choice.trust)
+        return HttpUpstream(choice, transport, clock=process.clock, breaker=breaker)
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)

@@ -11,20 +11,19 @@ import httpx
 import msgspec
 
 from .attempt import Attempt
-from .bounded import BROKEN, AnswerTooLarge, read_bounded, read_error
 from .breaker import Breaker, Open, Pass
 from .dialect import Dialect, Manner
-from .exchange import Target
 from .failures import from_exception, from_status, unavailable
 from .listing import Listing
+from .transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
+from .transport.response import Target
 from .upstream_settings import AUTHORIZATION
 
 if TYPE_CHECKING:
     from policies.call import Call
     from policies.upstream import Stream, UpstreamError
 
-    from .exchange import Exchange, Headers, Reached
-    from .received import Answer
+    from .transport.response import Connected, Headers, Transport, UpstreamResponse
     from .upstream_settings import UpstreamChoice
 
 USER_AGENT = "user-agent"
@@ -61,12 +60,12 @@ class HttpUpstream:
     def __init__(
         self,
         settings: UpstreamChoice,
-        exchange: Exchange,
+        transport: Transport,
         *,
         clock: Callable[[], float],
         breaker: Breaker | None = None,
     ) -> None:
-        self.settings, self.exchange, self.clock = settings, exchange, clock
+        self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, time.monotonic)
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
@@ -133,23 +132,23 @@ class HttpUpstream:
         answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.exchange.send(self._listed, self._passed(headers), b"", _nothing)
+                answer = await self.transport.send(self._listed, self._passed(headers), b"", _nothing)
                 if answer.status != httpx.codes.OK:
-                    raise self.failure(answer, await read_error(answer))
-                return await read_bounded(answer, MAX_MODELS)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
+                    raise self.failure(answer, await read_error_body(answer))
+                return await read_limited(answer, MAX_MODELS)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
         finally:
             if answer is not None:
                 await answer.aclose()
 
-    def send(self, call: Call, body: bytes, reached: Reached) -> Awaitable[Answer]:
-        """Send *body* for *call* and return its answer, body unread; *reached* is called when it has a connection.
+    def send(self, call: Call, body: bytes, on_connected: Connected) -> Awaitable[UpstreamResponse]:
+        """Send *body* for *call* and return its answer, body unread; *on_connected* is called before the first byte is sent.
 
-        Raises one of `bounded.BROKEN`; a cancelled one closes its socket.
+        Raises one of `READ_ERRORS`; a cancelled one closes its socket.
         """
         target = self._streamed if call.stream else self._at_once
-        return self.exchange.send(target, self._passed(call.headers), body, reached)
+        return self.transport.send(target, self._passed(call.headers), body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held
@@ -157,14 +156,13 @@ class HttpUpstream:
             return headers.items()
         return [each for each in headers.items() if each[0] not in held]
 
-    def failure(self, answer: Answer, body: bytes) -> UpstreamError:
+    def failure(self, answer: UpstreamResponse, body: bytes) -> UpstreamError:
         """Return what an answer with another status than 200 means."""
-        headers = httpx.Headers(list(answer.headers.items()))
-        return from_status(answer.status, headers, body, self.asked, secrets=self.secrets, now=self.clock())
+        return from_status(answer.status, answer.headers, body, self.asked, secrets=self.secrets, now=self.clock())
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self.exchange.close()
+        await self.transport.aclose()
 
 
 def _first_model(body: bytes) -> str:

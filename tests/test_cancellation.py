@@ -15,7 +15,7 @@ from wire import HEAD, Client, Connection, Script, Upstream, eventually, token, 
 
 from policies import Call, Lease, Policy
 from policies.testing import make_call
-from sidecar.exchange import Direct
+from sidecar.transport.http_transport import HttpTransport
 from sidecar.upstream import HttpUpstream
 
 pytestmark = pytest.mark.anyio
@@ -173,7 +173,7 @@ async def test_at_the_end(tmp_path: Path) -> None:
 
     async with upstream(no_last_chunk) as up:
         settings = settings_of(tmp_path, up.url)
-        server = HttpUpstream(settings.upstreams[0], Direct(), clock=time.time)
+        server = HttpUpstream(settings.upstreams[0], HttpTransport(), clock=time.time)
         call = make_call("hi")
 
         async def reads() -> None:

@@ -22,7 +22,7 @@ from policies.testing import make_call, piece
 from policies.upstream import PushedStream, UpstreamError
 from sidecar.batches import Batches
 from sidecar.patience import Patience
-from sidecar.received import Arrived, Arriving
+from sidecar.transport.response import OnData, UpstreamResponse
 from sidecar.upstream import HttpUpstream
 from sidecar.upstream_settings import UpstreamChoice
 
@@ -34,36 +34,23 @@ USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3
 ERROR = sse({"error": {"message": "no"}})
 
 
-class Told(Arriving):
+class Told(UpstreamResponse):
     """An answer whose bytes arrive when the test says so."""
-
-    __slots__ = ("_arrived", "_data", "broken", "ended", "status")
 
     def __init__(self) -> None:
         self.status, self._data, self.ended, self.broken = 200, b"", False, None
-        self._arrived: Arrived | None = None
+        self.fields = [(b"content-type", b"text/event-stream")]
+        self._arrived: OnData | None = None
 
-    def header(self, name: bytes) -> str:
-        return "text/event-stream" if name == b"content-type" else ""
-
-    def taken(self) -> bytes:
+    def take(self) -> bytes:
         data, self._data = self._data, b""
         return data
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"content-type": "text/event-stream"}
 
     async def aclose(self) -> None:
         pass
 
-    def listen(self, arrived: Arrived | None) -> None:
+    def listen(self, arrived: OnData | None) -> None:
         self._arrived = arrived
-
-    async def read(self) -> bytes:
-        while not self._data and not self.ended:
-            await asyncio.sleep(0)
-        return self.taken()
 
     def arrive(self, data: bytes) -> None:
         self._data, self.ended = self._data + data, not data
@@ -76,16 +63,16 @@ class Told(Arriving):
 
 
 def batches_of(answer: Told, *, idle: float = 60.0) -> tuple[Batches, Patience]:
-    upstream = HttpUpstream(UpstreamChoice("http://up.example/v1", idle=idle), _NoExchange(), clock=lambda: 0.0)
+    upstream = HttpUpstream(UpstreamChoice("http://up.example/v1", idle=idle), _NoTransport(), clock=lambda: 0.0)
     patience = Patience(60)
     return Batches(upstream, make_call("hi"), answer, patience, None), patience
 
 
-class _NoExchange:
+class _NoTransport:
     async def send(self, *_: object) -> Told:
         raise NotImplementedError
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 

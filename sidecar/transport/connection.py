@@ -1,0 +1,244 @@
+"""One HTTP/1.1 connection to an upstream server, and the response that arrives on it.  httptools parses.
+
+- Bytes that arrived before a connection broke, or before the parser failed, are handed out first.
+- Bytes that arrive while no request is open belong to no request: the connection is aborted.
+- Reading pauses while `READ_AHEAD_BYTES` of a body wait for their reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+import httptools
+import httpx
+
+from .response import OnData, UpstreamResponse
+
+READ_AHEAD_BYTES = 65_536
+"""Bytes of a body that may wait for their reader before reading pauses.  One network read may exceed it."""
+READ_AHEAD_PIECES = 4_096
+"""The same limit in pieces (chunks), each of which has its own memory overhead."""
+MAX_NON_BODY_BYTES = 1_048_576
+"""Bytes that may arrive without any body byte: heads, chunk extensions, trailers."""
+REUSE_DELAY = 0.01
+"""Seconds before a connection whose reading was paused is reused: unread bytes or an end behind the response show up first."""
+MAX_HEADER_FIELDS = 512
+MAX_FIELD_BYTES = 65_536
+CONTINUE, SWITCHING_PROTOCOLS, OK = 100, 101, 200
+
+Callback: TypeAlias = "Callable[[Connection], None]"
+
+
+class Connection(asyncio.Protocol, UpstreamResponse):
+    """One connection and its current response.  Call `begin` before each request.
+
+    `status` is 0 until the head of the response has arrived.  *keep* is called to return the connection to its pool,
+    *drop* exactly once when it is lost.
+    """
+
+    __slots__ = (
+        "_drop",
+        "_keep",
+        "_loop",
+        "_message_complete",
+        "_non_body_bytes",
+        "_on_data",
+        "_parser",
+        "_paused",
+        "_pieces",
+        "_requested",
+        "_until_close",
+        "_waiting",
+        "_was_paused",
+        "heard",
+        "on_body",
+        "should_close",
+        "transport",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, keep: Callback, drop: Callback) -> None:
+        self._loop, self._keep, self._drop = loop, keep, drop
+        self.transport: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """Take one piece of the body.  A builtin, because it is called for every chunk, often once per token."""
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        # Some servers end lines with LF alone.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self.should_close = self._paused = False
+        self._on_data: OnData | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self.begin()
+        self._requested = False
+
+    def begin(self) -> None:
+        """Reset the state of the response, for a new request."""
+        self._requested = True
+        self.heard = self.ended = self._until_close = self._message_complete = self._was_paused = False
+        self.status = 0
+        self.broken = None
+        self.fields = []
+        self._pieces.clear()
+        self._non_body_bytes = 0
+
+    async def head(self) -> None:
+        """Wait for the head of the response.  Raise `httpx.HTTPError` if the connection breaks before."""
+        while not self.status:
+            if self.broken is not None:
+                raise self.broken
+            self._waiting = waiting = self._loop.create_future()
+            await waiting
+
+    def take(self) -> bytes:
+        """See `UpstreamResponse.take`."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._paused:
+            self._paused = False
+            if (transport := self.transport) is not None and not transport.is_closing():
+                transport.resume_reading()
+        return data
+
+    def listen(self, on_data: OnData | None) -> None:
+        """See `UpstreamResponse.listen`."""
+        self._on_data = on_data
+
+    async def aclose(self) -> None:
+        """See `UpstreamResponse.aclose`."""
+        transport = self.transport
+        if transport is None or not self.ended or self._paused or transport.get_write_buffer_size():
+            self.abort()
+            return
+        self._requested, self._on_data = False, None
+        self._pieces.clear()
+        if self._was_paused:
+            self._loop.call_later(REUSE_DELAY, self._keep, self)
+        else:
+            self._keep(self)
+
+    def abort(self) -> None:
+        """Close at once and discard unsent bytes: a server that does not read must not keep the socket open."""
+        self._requested = self._paused = False
+        self._on_data = None
+        self._pieces.clear()
+        if (transport := self.transport) is not None:
+            transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection, after a TLS shutdown where there is one."""
+        if (transport := self.transport) is not None:
+            transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse one network read, then notify the reader."""
+        parser = self._parser
+        if not self._requested or parser is None:
+            self.should_close = True
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        self.heard = True
+        pieces = self._pieces
+        before = len(pieces)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.ended = self.should_close = True
+            self.status = self.status or SWITCHING_PROTOCOLS
+        except httptools.HttpParserError:
+            self._reject("the response is not valid HTTP")
+        if len(pieces) > before:
+            self._non_body_bytes = 0
+        else:
+            self._non_body_bytes += len(data)
+            if self._non_body_bytes > MAX_NON_BODY_BYTES:
+                self._reject(f"the response has more than {MAX_NON_BODY_BYTES} bytes of heads or trailers")
+        if (on_data := self._on_data) is not None:
+            on_data()
+        elif (waiting := self._waiting) is not None and not waiting.done():
+            waiting.set_result(None)
+        # Reading continues behind the end: what arrives there must be seen before the connection is reused.
+        if pieces and not self.ended and (len(pieces) > READ_AHEAD_PIECES or sum(map(len, pieces)) > READ_AHEAD_BYTES):
+            self._pause()
+
+    def _pause(self) -> None:
+        transport = self.transport
+        if not self._paused and transport is not None and not transport.is_closing():
+            self._paused = self._was_paused = True
+            transport.pause_reading()
+
+    def _reject(self, problem: str) -> None:
+        self.should_close = True
+        if not self.ended and self.broken is None:
+            self.broken = httpx.RemoteProtocolError(problem)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """Refuse a second response to one request (httptools callback)."""
+        if self._message_complete:
+            self.should_close = True
+            msg = "a second response to one request"
+            raise ValueError(msg)
+        self.fields = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field of the head; ignore trailers (httptools callback)."""
+        if self.status:
+            return
+        if len(self.fields) >= MAX_HEADER_FIELDS or len(name) + len(value) > MAX_FIELD_BYTES:
+            msg = "the head of the response is too large"
+            raise ValueError(msg)
+        self.fields.append((name.strip().lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Take the head, unless it is an informational one (httptools callback)."""
+        parser = self._parser
+        assert parser is not None  # for the type checker: the parser is the caller
+        status = parser.get_status_code()
+        if status < CONTINUE:
+            msg = f"invalid status {status}"
+            raise ValueError(msg)
+        if status < OK and status != SWITCHING_PROTOCOLS:
+            return
+        self.status = status
+        self.should_close = not parser.should_keep_alive()
+        coding, has_length = b"", False
+        for name, value in self.fields:
+            if name == b"transfer-encoding":
+                coding = value
+            has_length = has_length or name == b"content-length"
+        if coding:
+            self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
+        else:
+            self._until_close = not has_length
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response (httptools callback)."""
+        if self.status:
+            self.ended = self._message_complete = True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End or break the response, and leave the pool."""
+        self.transport, self.should_close = None, True
+        self._parser = None  # the parser refers to this object: break the cycle
+        self._drop(self)
+        if self._requested and not self.ended:
+            if self.status and self._until_close and exc is None and self.broken is None:
+                self.ended = True
+            elif self.broken is None:
+                self.broken = httpx.ReadError("the connection was closed" if exc is None else str(exc))
+                self.broken.__cause__ = exc
+        if (on_data := self._on_data) is not None:
+            on_data()
+        elif (waiting := self._waiting) is not None and not waiting.done():
+            waiting.set_result(None)

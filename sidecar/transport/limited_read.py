@@ -1,0 +1,51 @@
+"""Read the body of a response up to a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httpx
+
+from .content_encoding import decoder
+
+if TYPE_CHECKING:
+    from .response import UpstreamResponse
+
+READ_ERRORS = (httpx.HTTPError, OSError)
+"""The exceptions of a body that breaks."""
+MAX_ERROR_BYTES = 65_536
+ERROR_BODY_SECONDS = 5.0
+"""Seconds to wait for the body of an error: its status already says the most important."""
+
+
+class ResponseTooLarge(Exception):
+    """A response beyond the limit of what is held in memory."""
+
+
+async def read_limited(response: UpstreamResponse, limit: int) -> bytes:
+    """Return the whole decoded body.  Raise `ResponseTooLarge` beyond *limit* bytes, or one of `READ_ERRORS`."""
+    pieces, size, decode = [], 0, decoder(response.header(b"content-encoding"))
+    while raw := await response.read():
+        data = raw if decode is None else decode(raw)
+        size += len(data)
+        if size > limit:
+            msg = f"the response has more than {limit} bytes"
+            raise ResponseTooLarge(msg)
+        pieces.append(data)
+    return b"".join(pieces)
+
+
+async def read_error_body(response: UpstreamResponse, *, within: float = ERROR_BODY_SECONDS) -> bytes:
+    """Return the first `MAX_ERROR_BYTES` of a body: what arrived *within* seconds, and before it broke."""
+    body = b""
+    try:
+        decode = decoder(response.header(b"content-encoding"))
+        async with asyncio.timeout(within):
+            while raw := await response.read():
+                body += raw if decode is None else decode(raw)
+                if len(body) >= MAX_ERROR_BYTES:
+                    break
+    except (TimeoutError, *READ_ERRORS):
+        pass
+    return body[:MAX_ERROR_BYTES]
