@@ -66,8 +66,7 @@ class Gateway:
         process = self.process
         told = partial(process.log.warning, "the breaker of %s is now %s", choice.name)
         breaker = Breaker(choice.breaker, process.monotonic, tell=told)
-        transport = over or HttpTransport(connect=choice.connect, tls=choice.trust)
-        return HttpUpstream(choice, transport, clock=process.clock, breaker=breaker)
+        return HttpUpstream(choice, over or _transport(choice), clock=process.clock, breaker=breaker)
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.process, ledger=self._ledger, retries=self._retries)
@@ -92,3 +91,10 @@ class Gateway:
             await chain.close()
         await self.upstream.aclose()
         await self.process.store.aclose()
+
+
+def _transport(choice: UpstreamChoice) -> Transport:
+    """Return the transport to one upstream: that of its factory, else HTTP/1.1."""
+    if choice.make_transport is not None:
+        return HttpxTransport(choice.make_transport(), connect=choice.connect)
+    return HttpTransport(connect=choice.connect, tls=choice.trust, proxy=choice.via, uds=choice.uds)

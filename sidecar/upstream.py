@@ -70,7 +70,7 @@ class HttpUpstream:
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
-        chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
+        chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
@@ -82,7 +82,7 @@ class HttpUpstream:
             headers.append((USER_AGENT, "chatnest-sidecar"))
         self._streamed = Target("POST", chat_url, [*headers, *_STREAM])
         self._at_once = Target("POST", chat_url, [*headers, *_WHOLE])
-        self._listed = Target("GET", httpx.URL(f"{settings.base_url}/models", params=query), headers)
+        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}/models", params=query), headers)
         self._model = settings.model
         self.asked = httpx.Request("POST", chat_url)
         """What the exceptions of openai's SDK name as their request."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.chains import GROUP, PolicyFault, policy_class
+from sidecar.chains import GROUP, policy_class
 from sidecar.loading import load
+from sidecar.named_objects import ObjectFault
 from sidecar.settings import Flags, Settings
 from sidecar.tables import ConfigError
 from sidecar.upstream_settings import UpstreamChoice
@@ -245,7 +246,7 @@ def test_open_alone(folder: Path) -> None:
 def test_folder_comes_last(folder: Path) -> None:
     """A module beside the file never hides one that is installed."""
     (folder / "json.py").write_text("class Dumps: ...")
-    with pytest.raises(PolicyFault):
+    with pytest.raises(ObjectFault):
         policy_class("json:Dumps", folder)
 
     assert sys.path[-1] == str(folder)

@@ -1,25 +1,26 @@
-"""Connections to upstreams: whose answer is whose, what is charged when one closes, and what is cut when a client leaves."""
+"""Upstream connections through the whole sidecar: which call gets which response, what is charged, what is closed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import respx
 from hostile import AB, DONE, LAST, STOP
 from serving import CHAT, Sidecar, events, settings_of, sidecar
 from wire import HEAD, Client, Connection, Script, eventually, token, upstream
 
-from sidecar.connection import Handler
-from sidecar.connector import Connector
-from sidecar.exchange import Direct, Target
+from policies import Call, Lease, Policy
+from policies.base import Outcome
 from sidecar.gateway import Gateway
-from sidecar.received import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -34,14 +35,8 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def pool(served: Sidecar) -> Connector:
-    exchange = served.gateway.upstream._first.exchange
-    assert isinstance(exchange, Direct)
-    return exchange.connector
-
-
 async def test_one_answer_for_one_call(tmp_path: Path) -> None:
-    """What an upstream sends while nobody has asked is no answer to the next call, whoever makes it."""
+    """Bytes that an upstream sends while no request is open never answer the next call."""
     poisoned = asyncio.Event()
 
     async def first(connection: Connection) -> None:
@@ -62,7 +57,7 @@ async def test_one_answer_for_one_call(tmp_path: Path) -> None:
 
 
 async def test_connections_are_kept(tmp_path: Path) -> None:
-    """An answer that was read to its end leaves its connection to the next call."""
+    """A connection whose response was read to its end is reused."""
 
     async def answers(connection: Connection) -> None:
         await connection.stream("a")
@@ -75,8 +70,8 @@ async def test_connections_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rest", [chunk(b":\n\n") * 4_200, chunk(token("z" * 40_000))], ids=["many", "much"])
-async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
-    """A connection whose answer came faster than its client took it serves the next call, or is closed."""
+async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
+    """A connection whose response arrived faster than its client took it serves the next call, or is closed."""
     over, running = asyncio.Event(), list[Sidecar]()
 
     async def first(connection: Connection) -> None:
@@ -84,14 +79,8 @@ async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
         while not any(getattr(call._straight, "full", False) for call in running[0].gateway.live._calls):
             await connection.chunk(token("x" * 60_000))
             await asyncio.sleep(0)
-        (handler,) = (cast("Handler", kept) for kept in pool(running[0])._acquired)
         for _ in range(50):
             await asyncio.sleep(0)
-        if (
-            not handler._pieces
-        ):  # one more piece lies there unread, and no two: those would stop the reading before the end
-            await connection.chunk(token("y" * 40_000))
-            await eventually(lambda: len(handler._pieces) > 0)
         await connection.send(rest + chunk(STOP) + chunk(DONE) + LAST)
         over.set()
 
@@ -104,53 +93,13 @@ async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.post(V1, HI)
         await over.wait()
-        handlers = [cast("Handler", kept) for kept in pool(served)._acquired]
-        await eventually(lambda: handlers[0].ended)
+        for _ in range(50):
+            await asyncio.sleep(0)
         client.reset()
         await eventually(lambda: len(served.gateway.live) == 0)
         status, _, answer = await served.post(V1, HI)
 
     assert (status, b"own" in answer) == (200, True)
-
-
-@pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
-@pytest.mark.parametrize(
-    "behind", [b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON", None], ids=["junk", "closed"]
-)
-async def test_what_comes_behind_a_slow_reader(size: int, behind: bytes | None) -> None:
-    """What comes behind an answer that lies unread is seen before its connection serves another call, however long that is."""
-    came = asyncio.Event()
-
-    async def first(connection: Connection) -> None:
-        await connection.answer(200, b"a" * size)
-        if behind is None:
-            connection.close()
-        else:
-            await connection.send(behind)
-        came.set()
-
-    async def second(connection: Connection) -> None:
-        await connection.answer(200, b"own")
-
-    async with upstream(first, second) as up:
-        exchange, target = Direct(connect=1), Target("GET", httpx.URL(up.url))
-        slow = await exchange.send(target, [], b"", lambda: None)
-        await came.wait()
-        await eventually(lambda: slow.ended or slow._reading_paused)  # type: ignore[attr-defined]  # it is a handler
-        for _ in range(50):
-            await asyncio.sleep(0)
-        assert await whole(slow) == b"a" * size
-        assert await whole(await exchange.send(target, [], b"", lambda: None)) == b"own"
-        await exchange.close()
-
-
-async def whole(answer: Answer) -> bytes:
-    """Read an answer to its end and let its connection go, in one turn of the loop if all of it has come."""
-    body = b""
-    while piece := await answer.read():
-        body += piece
-    await answer.aclose()
-    return body
 
 
 @pytest.mark.parametrize("name", ["content-length", "content-length "])
@@ -180,22 +129,57 @@ async def test_closed_without_a_word(tmp_path: Path) -> None:
     assert (status, account.spent, account.reserved) == (502, PROMPT, 0)
 
 
-async def test_gone_stale(tmp_path: Path) -> None:
-    """A kept connection that closes on a request had gone stale: it costs nothing, and the next attempt may go through."""
+async def resets(connection: Connection) -> None:
+    connection.reset()
+
+
+class Recording(Lease):
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        self._outcomes = outcomes
+
+    async def settle(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+
+
+class Records(Policy, frozen=True):
+    """Notes how each call ended."""
+
+    outcomes: list[Outcome]
+
+    async def admit(self, call: Call) -> Lease:
+        return Recording(self.outcomes)
+
+
+@asynccontextmanager
+async def recorded(folder: Path, url: str) -> AsyncIterator[tuple[Sidecar, list[Outcome]]]:
+    """Run a sidecar whose breaker opens at the first failure, and which notes how each call ended."""
+    outcomes: list[Outcome] = []
+    text = f'[[upstream]]\nbase_url = "{url}"\nmodel = "m"\nbreaker = {{ calls = 1, rate = 0.01 }}\n' + ONCE
+    settings = settings_of(folder, None, text)
+    base = msgspec.structs.replace(settings.base, policies=(*settings.base.policies, Records(outcomes, name="records")))
+    async with sidecar(msgspec.structs.replace(settings, base=base)) as served:
+        yield served, outcomes
+
+
+@pytest.mark.parametrize("stale", [closes, resets], ids=["FIN", "RST"])
+async def test_stale_connection_is_replaced(tmp_path: Path, stale: Script) -> None:
+    """A reused connection that closes without a byte is replaced at once: no attempt, no retry, no failure of the breaker."""
 
     async def answers(connection: Connection) -> None:
         await connection.stream("a")
 
-    async with upstream(answers, closes, answers) as up:
-        retries = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 2\nbase = 0.001\n'
-        async with sidecar(settings_of(tmp_path, up.url, retries)) as served:
-            await served.post(V1, HI)
-            before = (await served.account()).spent
-            status, _, _ = await served.post(V1, HI)
-            account = await served.account()
+    async with upstream(answers, stale, answers) as up, recorded(tmp_path, up.url) as (served, outcomes):
+        await served.post(V1, HI)
+        before = (await served.account()).spent
+        status, headers, _ = await served.post(V1, HI)
+        account = await served.account()
+        state = served.gateway.upstream.states["upstream-1"]
 
     assert (status, len(up.requests)) == (200, 3)
-    assert account.spent == 2 * before
+    assert up.requests[1].raw_body == up.requests[2].raw_body
+    assert (account.spent, account.reserved) == (2 * before, 0)
+    assert [outcome.attempts for outcome in outcomes] == [1, 1]
+    assert (state, "retry-after" in headers) == ("closed", False)
 
 
 async def half_a_head(connection: Connection) -> None:
