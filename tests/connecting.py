@@ -82,3 +82,40 @@ def reads(gone: asyncio.Event) -> Callable[..., Awaitable[None]]:
             gone.set()
 
     return handle
+
+
+class ProxyServer:
+    """An HTTP proxy: CONNECT, and requests in absolute form, to any address.  Notes what it was asked."""
+
+    def __init__(self, reply: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
+        self.asked: list[bytes] = []
+        self._reply = reply
+        self.gone = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.asked.append(head)
+            method, url, _ = head.split(b"\r\n")[0].split(b" ")
+            connects = method == b"CONNECT"
+            host, _, port = (url if connects else url.split(b"/")[2]).rpartition(b":")
+            if connects:
+                writer.write(self._reply)
+                if not self._reply.startswith(b"HTTP/1.1 200"):
+                    await reader.read()
+                    return
+            up_reader, up_writer = await asyncio.open_connection(host.decode(), int(port))
+            if not connects:
+                up_writer.write(head)
+            await asyncio.gather(self._pass(reader, up_writer), self._pass(up_reader, writer))
+        finally:
+            self.gone.set()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+        except OSError:
+            pass
+        finally:
+            writer.close()
