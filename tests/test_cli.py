@@ -17,7 +17,7 @@ from sidecar import __version__, cli
 from sidecar.demo import demo_settings
 from sidecar.settings import Settings
 
-LATE = ("litestar", "openai", "uvicorn", "uvloop", "aiohttp", "httpx", "anyio")
+LATE = ("litestar", "openai", "uvicorn", "uvloop", "httpx", "anyio")
 SERVE = "sidecar serve: argument"
 MOCK = "sidecar mock: argument"
 

@@ -25,7 +25,7 @@ NO_IO = {
     "sidecar/body.py",
     "sidecar/limits.py",
 }
-IO = {"asyncio", "anyio", "socket", "httpx", "aiohttp", "uvicorn", "litestar", "os", "sqlite3", "subprocess", "openai"}
+IO = {"asyncio", "anyio", "socket", "httpx", "uvicorn", "litestar", "os", "sqlite3", "subprocess", "openai"}
 
 
 def imports(path: Path) -> set[str]:
@@ -47,7 +47,7 @@ def test_layers(path: Path) -> None:
     """`policies` knows no HTTP and nothing of `sidecar`; `openai` is named where errors are; readers do no I/O."""
     found = imports(path)
     if name(path).startswith("policies/"):
-        assert not found & {"sidecar", "litestar", "httpx", "aiohttp", "openai", "uvicorn"}
+        assert not found & {"sidecar", "litestar", "httpx", "openai", "uvicorn"}
     if name(path) not in NAMES_OPENAI:
         assert "openai" not in found
     if name(path) in NO_IO:
