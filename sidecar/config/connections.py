@@ -35,7 +35,7 @@ def tls_of(settings: UpstreamSettings, path: str, folder: Path, faults: list[Con
         return None
     if context is not None and settings.client_cert is not None:
         names = settings.client_cert
-        files = (names, names) if isinstance(names, str) else names
+        files = [names, names] if isinstance(names, str) else names
         try:
             context.load_cert_chain(folder / files[0], folder / files[1], password=_no_password)
         except (OSError, ValueError) as error:
@@ -105,7 +105,7 @@ def _bound(found: object, settings: UpstreamSettings) -> Callable[[], object]:
     """Return *found* as a function without arguments."""
     cure = "name a function that returns an httpx.AsyncBaseTransport"
     if not callable(found):
-        raise ObjectFault(f"it is a {type(found).__name__} and cannot be called", cure)
+        raise ObjectFault(f"it is of type {type(found).__name__} and cannot be called", cure)
     if inspect.iscoroutinefunction(found):
         raise ObjectFault("it is a coroutine function", "make it a plain function: `def`, not `async def`")
     try:
@@ -125,4 +125,4 @@ def _check_made(made: object) -> None:
     import httpx  # noqa: PLC0415  # most configurations name no transport, and `check` is quick without it
 
     if not isinstance(made, httpx.AsyncBaseTransport):
-        raise ObjectFault(f"it returns a {type(made).__name__}", "return an httpx.AsyncBaseTransport")
+        raise ObjectFault(f"it returns an object of type {type(made).__name__}", "return an httpx.AsyncBaseTransport")
