@@ -79,10 +79,6 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The limits of the call as the store answered: the source of the answer's limit headers."""
     notes: list[str] = []
     """What policies did to the call, for its record; see `note`."""
-    settling: bool = False
-    """It has ended, and what it holds is being settled: it is not to be cancelled any more."""
-    abandoned: bool = False
-    """It is cancelled, and nobody waits for its answer: whoever reads on without a pause is to look, and let it end."""
 
     def note(self, text: str) -> None:
         """Add what a policy did to the call's record: "kept 6 of 14 messages". It must not quote prompts or keys.

@@ -122,8 +122,8 @@ class Lease:
         """Return events that were held back, to be sent after the last one.
 
         Called at most once, also where the answer did not end well: before the finish of a complete answer or of one that
-        a lease stopped (`Stop`), and before the error of an answer that broke after output, so that no text is lost. Not
-        called where the client left, or where there was no output.
+        a lease stopped (`Stop`), and before the error of an answer that broke or was cancelled after output, so that no
+        text is lost. Not called where there was no output.
         """
         return ()
 

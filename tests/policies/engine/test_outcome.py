@@ -30,7 +30,7 @@ from policies import (
     Usage,
 )
 from policies.api.failure import Cause
-from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
+from policies.testing import CollectingSink, FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -102,15 +102,17 @@ async def test_times() -> None:
     clock, outcomes = FakeClock(1000.0), list[Outcome]()
     services = make_services(clock=clock)
 
-    async def emit(batch: Batch) -> None:
-        clock.advance(3.0)
+    class SlowClient(CollectingSink):
+        def write_nowait(self, batch: Batch) -> bool:
+            clock.advance(3.0)
+            return super().write_nowait(batch)
 
     class Slow(Policy, frozen=True):
         async def admit(self, call: Call) -> None:
             clock.advance(2.0)
 
     chain = Chain([Watch(name="w", outcomes=outcomes), Slow(name="s")], ScriptedUpstream(["a", "b"]), services)
-    await chain.run(make_call("hi", services=services), emit)
+    await chain.run(make_call("hi", services=services), SlowClient([]))
     (end,) = outcomes
 
     assert (end.started_at, end.first_output_at, end.ended_at) == (1000.0, 1002.0, 1008.0)

@@ -18,7 +18,7 @@ from sidecar.cli import main as cli
 from sidecar.cli.demo import demo_settings
 from sidecar.config.settings import Settings
 
-LATE = ("litestar", "openai", "uvicorn", "uvloop", "aiohttp", "httpx", "anyio")
+LATE = ("litestar", "openai", "uvicorn", "uvloop", "httpx", "anyio")
 SERVE = "sidecar serve: argument"
 MOCK = "sidecar mock: argument"
 

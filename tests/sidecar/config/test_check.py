@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sidecar.config.loader import load
-from sidecar.config.policies import GROUP, PolicyFault, policy_class
+from sidecar.config.named_objects import ObjectFault
+from sidecar.config.policies import GROUP, policy_class
 from sidecar.config.settings import Flags, Settings
 from sidecar.config.tables import ConfigError
 from sidecar.config.upstream import ResolvedUpstream
@@ -246,7 +247,7 @@ def test_open_alone(folder: Path) -> None:
 def test_folder_comes_last(folder: Path) -> None:
     """A module beside the file never hides one that is installed."""
     (folder / "json.py").write_text("class Dumps: ...")
-    with pytest.raises(PolicyFault):
+    with pytest.raises(ObjectFault):
         policy_class("json:Dumps", folder)
 
     assert sys.path[-1] == str(folder)
@@ -312,7 +313,7 @@ def test_keys_are_not_shown() -> None:
 
     assert settings.upstreams[0].key == "sk-hidden"
     assert "sk-hidden" not in repr(settings)
-    assert repr(ResolvedUpstream(base_url=HERE, key="sk-hidden")) == f"UpstreamChoice({HERE!r}, model=None, key=set)"
+    assert repr(ResolvedUpstream(base_url=HERE, key="sk-hidden")) == f"ResolvedUpstream({HERE!r}, model=None, key=set)"
 
 
 def test_models(folder: Path) -> None:
@@ -385,3 +386,43 @@ def test_unpriced_names(folder: Path) -> None:
 
     right = 'write [prices."b"] with input and output, in dollars per million tokens'
     assert lines(folder, text, upstream=None) == [f"F: prices: 'b' has no price for the budget 'budget', {right}"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("    async def admitt(self, call): ...", "Rules.admitt is never called, did you mean admit?"),
+        ("    def admit(self, call): ...", "Rules.admit is awaited, write `async def admit`"),
+        ("    async def retry(self, call, failure): ...", "Rules.retry is called without await, write `def retry`, without async"),
+        ("    def open(self, services): ...", "Rules.open is never called, it is now called start"),
+        ("    lowers = ('x',)\n    async def admit(self, call): ...", "Rules.lowers has no effect, it is now called tightened_by_profiles"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_a_policy_class(folder: Path, body: str, told: str) -> None:
+    """A wrong method is a fault of the policy's `use`, with the cure."""
+    (folder / "check_rules.py").write_text(f"from policies import Policy\nclass Rules(Policy, frozen=True):\n{body}\n")
+    (line,) = lines(folder, "[[policy]]\nuse = 'check_rules:Rules'")
+
+    assert line.startswith("F: policy[0].use: ")
+    assert told in line
+
+
+def test_one_running_object_for_all_profiles(folder: Path) -> None:
+    """A policy that runs once for all profiles cannot have other options in one of them."""
+    rules = RULES.replace("    runs_once = False\n", "")
+    (folder / "check_rules.py").write_text(rules)
+    text = "[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 3 }"
+    (line,) = lines(folder, text)
+
+    assert line.startswith("F: profile.x.Runs.most: cannot differ between profiles")
+    assert "they share what it has running: set it in [[policy]]" in line
+
+
+@pytest.mark.parametrize("name", ["policies.py", "sidecar.py"])
+def test_files_with_our_names(folder: Path, name: str) -> None:
+    """A file beside the configuration that has the name of one of our packages is refused, with the cure."""
+    (folder / name).write_text("")
+    (line,) = lines(folder, "[[policy]]\nuse = 'rate'\nrequests = 1")
+
+    assert line.startswith(f"F: policy: {name} beside the configuration has the name of a package")
+    assert f"rename {name}, for example to my_{name}" in line
