@@ -1,6 +1,20 @@
 """Mistakes of policy authors that do not type-check: each marked line has the error of that code, and no other line has one."""
 
-from policies import Call, Claim, Decision, Event, Failure, Lease, Match, Outcome, Policy, Retry, RunningPolicy, Services, Usage
+from policies import (
+    Call,
+    Claim,
+    Decision,
+    Event,
+    Failure,
+    Lease,
+    Match,
+    Outcome,
+    Policy,
+    Retry,
+    RunningPolicy,
+    Services,
+    Usage,
+)
 
 
 class Sync(Policy, frozen=True):
