@@ -1,47 +1,43 @@
-"""Runs the application: one listening socket, one loop or several workers, and a stop that loses nothing."""
+"""Run the server: check the parts, listen, then serve in this process or in several workers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import resource
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
-import uvloop
 
 from policies.store import StoreDown
 from policies.stores import SQLITE, open_store
 
-from .app import Application
-from .errors import draining
-from .protocol import Protocol
-from .workers import Workers
+from . import uvicorn_check
+from .server_listener import Listener, listen_tcp, listen_unix
+from .summary import summary
+from .workers import STOP_SIGNALS, Workers, log_hangup
 
 if TYPE_CHECKING:
     from .settings import Settings
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-BACKLOG = 4096
-KEEPALIVE = 75
-CLOSING = 5
-"""Seconds that answers which have ended get to reach their clients."""
-
-GENERATION = 5_000
-"""Objects made before the collector looks at the young ones: most calls leave it nothing, and what others leave stays little."""
-
-log = logging.getLogger("sidecar")
-
 
 def run(settings: Settings) -> int:
-    """Serve until a signal; return the exit code: 0 after a drain, 1 where it cannot listen, 2 for a file of no use."""
+    """Serve until a signal and return the exit code.
+
+    0 after a drain, also of a process that was still starting; 1 where it cannot listen or workers keep dying; 2 for an
+    unusable configuration or uvicorn.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for each in STOP_SIGNALS:
+        signal.signal(each, _end_start)
+    signal.signal(signal.SIGHUP, lambda *_: log_hangup())
+    if not _uvicorn_fits():
+        return 2
+    from .server_process import serve  # noqa: PLC0415  # it subclasses what was just checked
+
     _allow_files()
     try:
         asyncio.run(_check_store(settings))
@@ -50,28 +46,40 @@ def run(settings: Settings) -> int:
         if settings.store.url.startswith(SQLITE):
             return 2
         # A server elsewhere may come back; until then calls are answered by what each policy says of it.
-    host, port = settings.server.host, settings.server.port
-    try:
-        listener = _listen(host, port)
-    except (OSError, OverflowError) as error:
-        print(f"sidecar: cannot listen on {host}:{port}: {error}; choose another --host or --port", file=sys.stderr)
+    listener = _listen(settings)
+    if listener is None:
         return 1
-    bound = listener.getsockname()[1]
-    line = f"sidecar listening on http://{f'[{host}]' if ':' in host else host}:{bound}"
 
     def announce() -> None:
-        print(line, flush=True)
+        print(f"sidecar listening on {listener.address}\n{summary(settings)}", flush=True)
 
     with listener:
         if settings.workers == 1:
             return serve(settings, listener, announce)
-        return Workers(settings.workers, lambda ready: serve(settings, listener, ready)).run(announce)
+        workers = Workers(settings.workers, lambda control, ready: serve(settings, listener, ready, control))
+        return workers.run(announce)
 
 
-def serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> int:
-    """Serve on *listener* in this process; *ready* is called when it does."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, listener, ready))
+def _uvicorn_fits() -> bool:
+    version = uvicorn.__version__
+    if problems := uvicorn_check.faults():
+        print(f"sidecar: {uvicorn_check.error(version, problems)}", file=sys.stderr)
+        return False
+    if (warning := uvicorn_check.warning(version)) is not None:
+        print(f"sidecar: warning: {warning}", file=sys.stderr)
+    return True
+
+
+def _listen(settings: Settings) -> Listener | None:
+    server = settings.server
+    path = settings.folder / server.uds if server.uds else None
+    where = f"unix:{path}" if path else f"{server.host}:{server.port}"
+    try:
+        return listen_unix(path) if path else listen_tcp(server.host, server.port)
+    except (OSError, OverflowError) as error:
+        cure = "choose another server.uds" if path else "choose another --host or --port"
+        print(f"sidecar: cannot listen on {where}: {error}; {cure}", file=sys.stderr)
+        return None
 
 
 async def _check_store(settings: Settings) -> None:
@@ -82,63 +90,6 @@ async def _check_store(settings: Settings) -> None:
         await store.aclose()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)  # asyncio sets TCP_NODELAY only where it sees TCP
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> int:
-    application = Application(settings)
-    config = uvicorn.Config(
-        application.asgi,
-        http=Protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEPALIVE,
-        timeout_graceful_shutdown=CLOSING,
-    )
-    server = _Server(config, ready)
-    loop = asyncio.get_running_loop()
-    stop = _Stop(application, server, settings.server.drain)
-    for each in SIGNALS:
-        loop.add_signal_handler(each, stop.signal)
-    await server.serve(sockets=[listener])
-    return 1 if server.force_exit or not server.started else 0
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, with our own way to stop: it would close the door before the running streams have ended."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            _spare_the_collector()
-            self._ready()
-
-
 def _allow_files() -> None:
     """Open as many files as the system lets us: a stream needs two, and a shell's own limit is some 500 streams."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -146,28 +97,6 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _spare_the_collector() -> None:
-    """Never look again at what was made before the first call: it stays, and looking costs a tenth of each call."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GENERATION, 20, 20)
-
-
-class _Stop:
-    """What signals do: the first drains, the second ends at once; holds that are open then stay charged."""
-
-    def __init__(self, application: Application, server: uvicorn.Server, seconds: float) -> None:
-        self._application, self._server, self._seconds = application, server, seconds
-        self._draining: asyncio.Task[None] | None = None
-
-    def signal(self) -> None:
-        """Take one signal."""
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(self._drain())
-        else:
-            self._server.should_exit = self._server.force_exit = True
-
-    async def _drain(self) -> None:
-        if (gateway := self._application.gateway) is not None:
-            await gateway.live.drain(self._seconds, draining())
-        self._server.should_exit = True
+def _end_start(*_: object) -> NoReturn:
+    """End a process that does not serve yet: it has nothing to drain."""
+    raise SystemExit(0)
