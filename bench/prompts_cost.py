@@ -25,7 +25,7 @@ import httpx
 from sidecar.chat import CHAT, COMPLETIONS, ChatRoute, CompletionsRoute, Route
 from sidecar.gateway import Gateway
 from sidecar.loading import default_text, load
-from sidecar.server import _spare_the_collector
+from sidecar.server_process import _freeze_startup_objects
 from sidecar.settings import Flags
 
 KB, MB = 1 << 10, 1 << 20
@@ -196,7 +196,7 @@ def settings(folder: Path) -> Any:
 async def compare(folder: Path, only: str, rounds: int) -> None:
     door = Door()
     gateway = Gateway(settings(folder), transport=httpx.MockTransport(door))
-    _spare_the_collector()
+    _freeze_startup_objects()
     print(f"{'ms of CPU':20}{'MB':>6}{'all':>9}{'longest':>9}" + "".join(f"{part:>11}" for part in PARTS))
     for name, path, content in shapes():
         if only not in name:

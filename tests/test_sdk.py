@@ -20,7 +20,7 @@ SAID = {"code": "slow_down", "type": "requests", "param": "n"}
 FAIL = """
 import sys
 import httpx
-import sidecar.server
+import sidecar.server_process
 from policies.base import Failure
 from policies.classes import among
 from sidecar.errors import fault_of_upstream
