@@ -92,10 +92,15 @@ def program(
         popen.stdout.close()
 
 
-def ran(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    """Run `sidecar ARGUMENTS` to its end; return exit code, stdout and stderr."""
+def ran(
+    *arguments: str,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("-m", "sidecar"),
+) -> tuple[int, str, str]:
+    """Run `sidecar ARGUMENTS` to its end, or *command* instead; return exit code, stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "sidecar", *arguments],
+        [sys.executable, *command, *arguments],
         capture_output=True,
         text=True,
         cwd=folder,
