@@ -38,9 +38,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     SERVER: ("Server", "ServerState"),
     FLOW_CONTROL: ("FlowControl", "HIGH_WATER_LIMIT"),
     HTTPTOOLS: ("HttpToolsProtocol", "RequestResponseCycle", "STATUS_LINE"),
-    "uvicorn._types": ("ASGIReceiveEvent", "HTTPScope"),
 }
 """Names by module."""
+
+TYPES: dict[str, tuple[str, ...]] = {"uvicorn._types": ("ASGIReceiveEvent", "HTTPScope")}
+"""Names by module that annotations alone use: the program runs without them, so the start does not look for them."""
 
 CLASSES: dict[tuple[str, str], Used] = {
     ("uvicorn", "Config"): Used(

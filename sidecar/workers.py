@@ -57,10 +57,10 @@ class Workers:
         wakeup = Wakeup(*os.pipe(), *os.pipe())
         os.set_blocking(wakeup.signals, False)
         os.set_blocking(wakeup.signals_end, False)
+        signal.set_wakeup_fd(wakeup.signals_end, warn_on_full_buffer=False)
         # The handlers do nothing.  The signals' numbers go through the pipe, so none is handled between fork and registration.
         for each in PARENT_SIGNALS:
             signal.signal(each, _nothing)
-        signal.set_wakeup_fd(wakeup.signals_end, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(wakeup.signals, select.POLLIN)
         poll.register(wakeup.ready, select.POLLIN)

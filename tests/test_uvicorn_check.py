@@ -17,7 +17,7 @@ from process import program, ran
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sidecar import cycle, protocol, server_process
-from sidecar.uvicorn_check import CLASSES, CYCLE_FIELDS, HTTPTOOLS, MODULES, RANGE, TESTED, faults, warning
+from sidecar.uvicorn_check import CLASSES, CYCLE_FIELDS, HTTPTOOLS, MODULES, RANGE, TESTED, TYPES, faults, warning
 
 ROOT = Path(__file__).parent.parent
 OURS: list[tuple[type, type]] = [
@@ -36,6 +36,7 @@ SERVE = ("serve", "--upstream", "http://h/v1", "--port", "0")
 def test_installed_version_is_compatible() -> None:
     """The installed uvicorn has every attribute that the server subclasses, overrides or reads, and is a tested version."""
     assert faults() == []
+    assert all(hasattr(import_module(module), name) for module, names in TYPES.items() for name in names)
     assert warning(uvicorn.__version__) is None
 
 
@@ -81,7 +82,7 @@ def test_imported_names_are_listed(module: ModuleType) -> None:
     """Each name that is imported of uvicorn is on the list, and so is each module."""
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uvicorn"):
-            assert {alias.name for alias in node.names} <= set(MODULES[node.module or ""])
+            assert {alias.name for alias in node.names} <= set((MODULES | TYPES)[node.module or ""])
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "uvicorn":
             assert node.attr in MODULES["uvicorn"]
 
