@@ -8,7 +8,8 @@ import logging
 import resource
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -31,8 +32,9 @@ def run(settings: Settings) -> int:
     unusable configuration or uvicorn.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    start = _Start()
     for each in STOP_SIGNALS:
-        signal.signal(each, _end_start)
+        signal.signal(each, start.signal)
     signal.signal(signal.SIGHUP, lambda *_: log_hangup())
     if not _uvicorn_fits():
         return 2
@@ -40,12 +42,14 @@ def run(settings: Settings) -> int:
 
     _allow_files()
     try:
-        asyncio.run(_check_store(settings))
+        asyncio.run(start.check_store(settings))
     except (StoreDown, ValueError, OSError) as error:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
         if settings.store.url.startswith(SQLITE):
             return 2
         # A server elsewhere may come back; until then calls are answered by what each policy says of it.
+    if start.stopped():
+        return 0
     listener = _listen(settings)
     if listener is None:
         return 1
@@ -82,14 +86,6 @@ def _listen(settings: Settings) -> Listener | None:
         return None
 
 
-async def _check_store(settings: Settings) -> None:
-    store = open_store(settings.store.url, folder=settings.folder)
-    try:
-        await store.ping()
-    finally:
-        await store.aclose()
-
-
 def _allow_files() -> None:
     """Open as many files as the system lets us: a stream needs two, and a shell's own limit is some 500 streams."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -97,6 +93,42 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _end_start(*_: object) -> NoReturn:
-    """End a process that does not serve yet: it has nothing to drain."""
-    raise SystemExit(0)
+class _Start:
+    """Signals to a process that does not serve yet: it ends with exit code 0, there is nothing to drain."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._wake: Callable[[], object] | None = None
+
+    def signal(self, *_: object) -> None:
+        """Take a signal: end now, or wake the check of the store, which must not be torn apart inside its event loop."""
+        self._stopped = True
+        if self._wake is None:
+            raise SystemExit(0)
+        with contextlib.suppress(RuntimeError):  # the loop has just been closed
+            self._wake()
+
+    def stopped(self) -> bool:
+        """Whether a signal came during the check.  From now on a signal ends the process at once."""
+        self._wake = None
+        return self._stopped
+
+    async def check_store(self, settings: Settings) -> None:
+        """Ask the store whether it answers; return early on a signal.  Raises what the store raises."""
+        loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(signalled.set)
+        check, waiting = loop.create_task(_ping(settings)), loop.create_task(signalled.wait())
+        await asyncio.wait([check, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if self._stopped:
+            loop.set_exception_handler(lambda *_: None)  # the errors of the cancelled check are not logged
+            return
+        waiting.cancel()
+        await check
+
+
+async def _ping(settings: Settings) -> None:
+    store = open_store(settings.store.url, folder=settings.folder)
+    try:
+        await store.ping()
+    finally:
+        await store.aclose()

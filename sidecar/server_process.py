@@ -39,12 +39,14 @@ def serve(settings: Settings, listener: Listener, ready: Callable[[], None], con
 
     *ready* is called when it serves.  *control* is a worker's end of its parent's pipe, see `Workers`.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, listener, ready, control))
-
-
-async def _serve(settings: Settings, listener: Listener, ready: Callable[[], None], control: int | None) -> int:
     application = Application(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(application, listener, ready, settings.server.drain, control))
+
+
+async def _serve(
+    application: Application, listener: Listener, ready: Callable[[], None], drain: float, control: int | None
+) -> int:
     config = uvicorn.Config(
         application.asgi,
         http=Protocol,
@@ -60,7 +62,7 @@ async def _serve(settings: Settings, listener: Listener, ready: Callable[[], Non
     )
     server = _Server(config, ready)
     loop = asyncio.get_running_loop()
-    stop = _Stop(application, server, listener, settings.server.drain)
+    stop = _Stop(application, server, listener, drain)
     for each in STOP_SIGNALS:
         loop.add_signal_handler(each, stop.signal)
     loop.add_signal_handler(signal.SIGHUP, log_hangup)
