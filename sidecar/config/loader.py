@@ -91,6 +91,8 @@ def _server(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[C
         changed["host"] = host
     if port is not None:
         changed["port"] = port
+    if changed:
+        changed["uds"] = ""  # an address from a flag or the environment overrides the file's socket
     return msgspec.structs.replace(server, **changed) if server is not None and changed else server
 
 

@@ -22,6 +22,8 @@ Role = Literal["user", "assistant", "system", "developer"]
 
 DEFAULT_TENANT = "default"
 SQLITE = "sqlite:///"
+LONGEST_SOCKET_PATH = 107
+"""Bytes that Linux allows for the path of a Unix socket."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,6 +31,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Text = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8787
+    uds: str = ""
     heartbeat: Seconds = 15.0
     max_body: Bytes = 16_777_216
     chat_max_body: Bytes = 1_048_576
@@ -42,6 +45,12 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
     def __post_init__(self) -> None:
+        if "\0" in self.uds or len(self.uds.encode()) > LONGEST_SOCKET_PATH:
+            right = (
+                f"a Unix socket has a path of at most {LONGEST_SOCKET_PATH} bytes; write one like '/run/sidecar.sock'"
+            )
+            msg = f"uds: {self.uds[:60]!r} cannot be listened on; {right}"
+            raise ValueError(msg)
         for at, network in enumerate(self.trusted_proxies):
             if not _is_network(network):
                 right = "write an address like '10.0.0.7' or a network like '10.0.0.0/8'"

@@ -20,7 +20,7 @@ SAID = {"code": "slow_down", "type": "requests", "param": "n"}
 FAIL = """
 import sys
 import httpx
-import sidecar.server.run
+import sidecar.server.process
 from policies.api.failure import Failure
 from policies.api.failure_kinds import among
 from sidecar.downstream.client_errors import fault_of_upstream
