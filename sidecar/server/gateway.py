@@ -74,9 +74,9 @@ class Gateway:
     def _upstream(self, choice: ResolvedUpstream, over: Exchange | None) -> UpstreamClient:
         services = self.policy_services
         told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
-        breaker = Breaker(choice.breaker, services.monotonic, tell=told)
+        breaker = Breaker(choice.breaker, services.monotonic, on_change=told)
         exchange = over or Direct(connect=choice.connect, trust=choice.trust)
-        return UpstreamClient(choice, exchange, clock=services.clock, breaker=breaker)
+        return UpstreamClient(choice, exchange, clock=services.clock, monotonic=services.monotonic, breaker=breaker)
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.policy_services, ledger=self._ledger, retries=self._retries)

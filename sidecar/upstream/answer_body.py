@@ -157,9 +157,9 @@ class AnswerBody:
         except (EventTooLarge, *BROKEN) as error:
             return self._fails(error)
         if reading.outputs + reading.finishes != had and not reading.done:
-            self._patience.progress(FINISH_GRACE if reading.all_finished else self._idle)
+            self._patience.reset(FINISH_GRACE if reading.all_finished else self._idle)
             if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
-                self._leave.worked()
+                self._leave.succeeded()
         if reading.failure is not None:
             self._broken = self._failure()
             return batch

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 OK = 200
 LARGE = 262_144
-LESSONS = 3
-"""How often a call is put otherwise to a server that refuses a field of ours."""
+MAX_REWRITES = 3
+"""Requests in one attempt to a server that refuses fields that we added."""
 TIMER_SLACK = 0.05
 """Seconds by which the loop's timers may be early."""
 UNREAD = Usage(unreported=1)
@@ -77,14 +77,12 @@ class Attempt(PushedStream):
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
-        model = self._model = upstream.name_of(call.model, substituted=not call.names_model) or await upstream.model(
-            call
-        )
-        manner = known = upstream.dialect.manner(model)
+        model = self._model = upstream.known_model(call) or await upstream.model(call)
+        manner = known = upstream.dialect.style(model)
         limits = upstream.settings
         # A server that does not stream sends its head with its whole answer.
         patience = self._patience = ProgressTimeout(limits.head if call.stream else limits.whole)
-        for _ in range(LESSONS):
+        for _ in range(MAX_REWRITES):
             if call.size is not None and call.size.bytes > LARGE:
                 await asyncio.sleep(0)  # to measure it, and to write it, are a turn each
             body = upstream.chat_body(call, model, manner)
@@ -98,16 +96,16 @@ class Attempt(PushedStream):
             if answer.status == OK:
                 upstream.dialect.learn(model, known, manner)
                 if call.stream:
-                    patience.progress(limits.first_token)
+                    patience.reset(limits.first_token)
                 self._batches = AnswerBody(upstream, call, answer, patience, self._leave)
                 return
             status = answer.status
             failure, words = await self._refused(answer)
-            other = upstream.dialect.otherwise(call, manner, status, words)
+            other = upstream.dialect.after_refusal(call, manner, status, words)
             if other is None:
                 break
             manner = other
-            patience.progress(limits.head if call.stream else limits.whole)
+            patience.reset(limits.head if call.stream else limits.whole)
         raise failure
 
     def _reached(self) -> None:
@@ -116,7 +114,7 @@ class Attempt(PushedStream):
     async def _refused(self, answer: Answer) -> tuple[UpstreamError, str]:
         try:
             body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
-            failure = self._upstream.failure(answer, body)
+            failure = self._upstream.failure(answer, body, self._model)
         finally:
             self._answer = None
             await answer.aclose()
@@ -156,11 +154,11 @@ class Attempt(PushedStream):
         if isinstance(error, UpstreamError):
             self._leave.failed(error)
         elif self._batches is not None and (self._batches.reading.has_output or self._batches.over):
-            self._leave.worked()
+            self._leave.succeeded()
         elif error is not None and _too_late(self._call):
             self._leave.failed(timed_out("first_token_timeout", self._upstream.asked))
         else:
-            self._leave.drop()
+            self._leave.release()
 
     async def _close(self) -> None:
         answer, self._answer = self._answer, None

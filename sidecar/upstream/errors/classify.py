@@ -50,6 +50,7 @@ BY_CODE = {
 }
 """`error.code` or `error.type`, in lower case → failure kind, whatever the status."""
 
+MISSING_MODEL_CODES = frozenset({"model_not_found", "deploymentnotfound"})
 VAGUE_CODES = frozenset(
     {"invalid_request_error", "badrequesterror", "server_error", "api_error", "internal_server_error"}
 )
@@ -104,6 +105,11 @@ def from_status(
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
         by_code=status >= FIRST_CLIENT_ERROR and bool(_kinds_by_code(error)),
     )
+
+
+def is_missing_model(error: UpstreamError) -> bool:
+    """Whether *error* says that the upstream does not have the requested model."""
+    return error.cause.status_code == httpx.codes.NOT_FOUND or str(error.cause.code).lower() in MISSING_MODEL_CODES
 
 
 def from_object(error: object, request: httpx.Request, *, secrets: Sequence[str] = ()) -> UpstreamError:
