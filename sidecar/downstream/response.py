@@ -17,7 +17,7 @@ from policies.api.call import Call
 from policies.api.event import Batch
 from policies.engine.sink import Sink
 from sidecar.wire.limit_headers import Header, limit_headers
-from sidecar.wire.sse_writer import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
+from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, PING_EVENT, START_EVENT, token_event
 
 from .client_connection import Head, Outgoing, Straight
 from .client_errors import ClientError, chat_body, chat_event, chat_status, openai_body, openai_event
@@ -181,13 +181,13 @@ class ChatNestAnswer(EventStream):
     Its events tell no answers apart: of several that upstream sends unasked, the first that has text is the one.
     """
 
-    ping_event = PING
+    ping_event = PING_EVENT
     greets = True
     _index = -1
 
     async def admitted(self) -> None:
         """Send the head and `start`."""
-        await self._write(START, more=True)
+        await self._write(START_EVENT, more=True)
 
     def ping(self) -> None:
         """Send a ping, but never before `start`: until then a refusal keeps its status."""
@@ -203,7 +203,7 @@ class ChatNestAnswer(EventStream):
                 if event.index == self._index:
                     told.append(token_event(text))
         body = b"".join(told)
-        return body + DONE if batch.last else body
+        return body + DONE_EVENT if batch.last else body
 
     def _broken(self, fault: ClientError) -> bytes:
         return chat_event(fault)
@@ -213,10 +213,10 @@ class OpenAIStream(EventStream):
     """The events of upstream, as they came."""
 
     def _written(self, batch: Batch) -> bytes:
-        return batch.raw + OPENAI_DONE if batch.last else batch.raw
+        return batch.raw + OPENAI_DONE_EVENT if batch.last else batch.raw
 
     def _broken(self, fault: ClientError) -> bytes:
-        return openai_event(fault) + OPENAI_DONE
+        return openai_event(fault) + OPENAI_DONE_EVENT
 
 
 def _nobody() -> None:

@@ -11,7 +11,7 @@ import msgspec
 from policies.api.event import Event
 from policies.api.tokens import SHORT_PIECE, streamed_tokens
 
-from .reported_usage import Reported, reported
+from .reported_usage import Reported, read_report
 
 if TYPE_CHECKING:
     from .sse_reader import Frame
@@ -185,7 +185,7 @@ def _read_leniently(payload: bytes) -> Chunk:
     error = data.get("error")
     return Chunk(
         choices=[_choice(each) for each in _list(data.get("choices")) if isinstance(each, dict)],
-        usage=reported(data.get("usage")),
+        usage=read_report(data.get("usage")),
         error=None if error is None else msgspec.Raw(msgspec.json.encode(error)),
     )
 

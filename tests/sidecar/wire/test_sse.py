@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from sidecar.wire.sse_reader import EventTooLarge, Frame, SSEReader
 from sidecar.wire.sse_writer import (
-    DONE,
-    OPENAI_DONE,
+    DONE_EVENT,
+    OPENAI_DONE_EVENT,
     OPENAI_PING,
-    PING,
-    START,
+    PING_EVENT,
+    START_EVENT,
     error_event,
     openai_error_event,
     token_event,
@@ -95,7 +95,7 @@ def reference(stream: bytes) -> list[Frame]:
         (b'error: {"code":500}', [Frame(b'data: {"code":500}\n\n', b'{"code":500}', "error")]),
         (b"data: \xe2\x82\n\ndata: \xac\n\n", [Frame(REPLACED, REPLACED[6:-2]), Frame(REPLACED, REPLACED[6:-2])]),
         (b": ping\n: ping\ndata: {}\n\n", [Frame(b"data: {}\n\n", b"{}")]),
-        (b'data: {"error":{"code":400}}\n\ndata: [DONE]\n\n', [ERROR, Frame(OPENAI_DONE, b"[DONE]")]),
+        (b'data: {"error":{"code":400}}\n\ndata: [DONE]\n\n', [ERROR, Frame(OPENAI_DONE_EVENT, b"[DONE]")]),
         (b'{"error":{}}', []),
     ],
 )
@@ -236,10 +236,14 @@ def test_error_events() -> None:
 
 def test_constants() -> None:
     """Chat Nest's events have an empty data line; OpenAI's ping is a comment of one newline, which no reader takes."""
-    assert [b"event: %b\ndata: \n\n" % name for name in (b"start", b"ping", b"done")] == [START, PING, DONE]
-    assert frames(b"id: 1\ndata: {}\n\n" + OPENAI_PING + OPENAI_PING + OPENAI_DONE) == [
+    assert [b"event: %b\ndata: \n\n" % name for name in (b"start", b"ping", b"done")] == [
+        START_EVENT,
+        PING_EVENT,
+        DONE_EVENT,
+    ]
+    assert frames(b"id: 1\ndata: {}\n\n" + OPENAI_PING + OPENAI_PING + OPENAI_DONE_EVENT) == [
         Frame(b"data: {}\n\n", b"{}"),
-        Frame(OPENAI_DONE, b"[DONE]"),
+        Frame(OPENAI_DONE_EVENT, b"[DONE]"),
     ]
     assert OPENAI_PING == b": ping\n"
 
