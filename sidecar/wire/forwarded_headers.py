@@ -10,7 +10,7 @@ FORWARDED_HEADERS = frozenset(
 """Request headers that are always forwarded.  Cookies and all others are not."""
 ACCOUNT_HEADERS = frozenset({"authorization", "openai-organization", "openai-project"})
 """Headers that name the account at the upstream: forwarded only where the sidecar has no key of its own."""
-_FORWARDABLE = frozenset(name.encode() for name in FORWARDED_HEADERS | ACCOUNT_HEADERS)
+_FORWARDABLE_NAMES = frozenset(name.encode() for name in FORWARDED_HEADERS | ACCOUNT_HEADERS)
 
 
 def forwardable_headers(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
@@ -20,7 +20,7 @@ def forwardable_headers(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[
     """
     found = {}
     for name, raw in headers.items():
-        if name not in _FORWARDABLE or (keyed and name == b"authorization"):
+        if name not in _FORWARDABLE_NAMES or (keyed and name == b"authorization"):
             continue
         value = raw.decode("latin-1")
         if value.isascii() and value.isprintable():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-_DECIMAL = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
+_DECIMAL_NUMBER = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
 _RESET_DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
 )
@@ -35,7 +35,7 @@ def wait_asked(headers: Mapping[str, str], now: float, *, hints: bool) -> float 
 
 
 def _number(value: str) -> float | None:
-    return float(value) if _DECIMAL.fullmatch(value) else None
+    return float(value) if _DECIMAL_NUMBER.fullmatch(value) else None
 
 
 def _until(number: float, now: float) -> float:

@@ -14,8 +14,8 @@ from policies.api.upstream import UpstreamError
 from sidecar.wire.error_object import MalformedAnswer, error_object
 from sidecar.wire.retry_after import wait_asked
 
-from .error_body import public_fields, read_error_body
-from .redact import redact
+from .error_body import read_error_body
+from .redact import public_fields, redact
 from .sdk import FIRST_SERVER_ERROR, api_error, connection_error, status_error, timeout_error
 
 BY_CODE = {

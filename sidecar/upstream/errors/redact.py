@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from .hostnames import mask_hosts
 
@@ -18,6 +19,7 @@ PAGE_MESSAGE = "The upstream answered with a page instead of an API error."
 MIN_SECRET_LENGTH = 8
 """Shorter secrets are words such as `EMPTY`, for servers without keys: only their exact spelling is masked."""
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _HTML_TAG = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _LEADING_MARKUP = re.compile(
     r"[\s\ufeff]*<(?:[!?]|[a-z][a-z0-9:]{0,20}(?:\s[^>]{0,500})?>(?s:.{0,8000})</)", re.IGNORECASE
@@ -63,6 +65,12 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
         text = pattern.sub(REDACTED_MARK, text)
     text = mask_hosts(text, REDACTED_MARK)
     return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"
+
+
+def public_fields(error: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, str]:
+    """Return `code`, `type` and `param` of an error object, each only if it is a plain name and not one of *secrets*."""
+    names = {key: str(value) for key in ("code", "type", "param") if isinstance(value := error.get(key), str | int)}
+    return {key: name for key, name in names.items() if _PLAIN_NAME.fullmatch(name) and redact(name, secrets) == name}
 
 
 @lru_cache(maxsize=256)
