@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +19,7 @@ from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 
+from .named_objects import ObjectFault, load_object, object_of
 from .tables import ConfigFault, to_struct
 
 GROUP = "chatnest_sidecar.policies"
@@ -94,7 +93,7 @@ def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -
         return None
     try:
         kind = policy_class(use, folder)
-    except PolicyFault as error:
+    except ObjectFault as error:
         faults.append(ConfigFault(f"{path}.use", f"{use!r} cannot be used: {error.wrong}", error.right))
         return None
     options = {key: value for key, value in entry.items() if key != "use"}
@@ -112,38 +111,23 @@ def _is_name(name: str) -> bool:
     return name.isascii() and name.isprintable() and not set(name) & set('"\\') and name != TEMPERATURE
 
 
-class PolicyFault(Exception):
-    """No policy stands behind a `use`: what is wrong, and what would be right."""
-
-    def __init__(self, wrong: str, right: str) -> None:
-        super().__init__(f"{wrong}, {right}")
-        self.wrong, self.right = wrong, right
-
-
 def policy_class(use: str, folder: Path) -> type[Policy]:
     """Return the class that `use` names: a built-in, an installed entry point, or "module:Class" (looked for in *folder* last).
 
-    Raises `PolicyFault`.
+    Raises `ObjectFault`.
     """
     if use in BUILT_IN:
         return BUILT_IN[use]
-    try:
-        found = _named(use, folder)
-    except PolicyFault:
-        raise
-    except ModuleNotFoundError as error:
-        raise PolicyFault(str(error), f"install it, or put it into {folder}") from None
-    except Exception as error:
-        raise PolicyFault(f"{type(error).__name__}: {error}", "mend the module") from error
+    found = load_object(lambda: _named(use, folder), folder)
     cure = f"derive it from policies.Policy and override one of {', '.join(HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise PolicyFault("it is no Policy", cure)
+        raise ObjectFault("it is no Policy", cure)
     if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in HOOKS) and found.open is Policy.open:
-        raise PolicyFault("it overrides no hook (is one misspelt?)", cure)
+        raise ObjectFault("it overrides no hook (is one misspelt?)", cure)
     try:
         get_type_hints(found, include_extras=True)
     except NameError as error:
-        raise PolicyFault(f"it has a field of an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
+        raise ObjectFault(f"it has a field of an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
     return found
 
 
@@ -154,13 +138,6 @@ def _named(use: str, folder: Path) -> object:
         if not installed:
             names = (*BUILT_IN, *entry_points(group=GROUP).names)
             near = difflib.get_close_matches(use, names, n=1)
-            raise PolicyFault("no such policy", f"did you mean {near[0]!r}?" if near else f"name {KINDS}")
+            raise ObjectFault("no such policy", f"did you mean {near[0]!r}?" if near else f"name {KINDS}")
         return next(iter(installed)).load()
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    if not all(part.isidentifier() for part in [*module.split("."), name]):
-        raise PolicyFault("it is no place of a class", "write it as 'module:Class'")
-    found: object = getattr(importlib.import_module(module), name, None)
-    if found is None:
-        raise PolicyFault(f"{module!r} has no {name!r}", "name a class of the module, as 'module:Class'")
-    return found
+    return object_of(module, name, folder, kind="class")

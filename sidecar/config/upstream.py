@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ssl import SSLContext
-from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
 from policies.api.match import longest_match
+
+from .proxies import Proxy, has_password, parse_proxy
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -25,6 +27,11 @@ OURS = frozenset(
     | {"te", "trailer", "upgrade", "expect", "accept", "accept-encoding"}
 )
 """Headers that frame a request: each connection has its own (RFC 9110, 7.6.1)."""
+SOCKET = "http+unix://"
+"""What a `base_url` begins with that names a Unix socket."""
+MAX_SOCKET_BYTES = 107
+"""Bytes of a Unix socket's path, on Linux."""
+_SOCKET = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -46,7 +53,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Times are in seconds: to connect, to the head, to the first output, between outputs; `whole` is for an answer that is
     no stream, from the request to its last byte.  `ca` is a PEM file of the authorities that the server's certificate may
-    come from, instead of the system's.  `models` are other names that the server has for models, by the client's name or
+    come from, instead of the system's.  `client_cert` is a PEM file with a certificate and its key, or the two files, for a
+    server that asks for one.  `proxy` is the URL of an HTTP proxy; without it, that of the environment.  `transport` is
+    "module:factory" of an httpx transport that makes the connections instead.  `base_url` may name a Unix socket,
+    as "http+unix:///run/engine.sock/v1"; a path without the third slash is relative to the file.  `models` are other names that the server has for models, by the client's name or
     a pattern of it.  `limit_field` is the field for an answer's ceiling where the client set none; without it, it is learnt.
     `pass_authorization`: the caller pays at the upstream itself, by its own `Authorization`.
     """
@@ -60,6 +70,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers_env: dict[str, str] = {}
     query: dict[str, str] = {}
     ca: Text | None = None
+    client_cert: Text | tuple[Text, Text] | None = None
+    proxy: Text | None = None
+    transport: Text | None = None
     model: Text | None = None
     models: dict[str, str] = {}
     limit_field: Literal["max_tokens", "max_completion_tokens"] | None = None
@@ -72,6 +85,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         self._check_url()
+        self._check_connection()
         if self.api_key_env is not None and not self.api_key_env.isidentifier():
             msg = "api_key_env: it is no name of a variable; write the name, never the key itself"
             raise ValueError(msg)
@@ -100,6 +114,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_names()
 
     def _check_url(self) -> None:
+        if self.base_url.startswith(SOCKET):
+            self._check_socket()
+            return
         parts = parts_of(self.base_url)
         if parts is not None and (parts.query or parts.fragment):
             msg = 'base_url: it has a query or a fragment; write its parameters into `query = { name = "value" }`'
@@ -111,9 +128,61 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if parts.username is not None:
             msg = "base_url: it holds a name or a password; keys come from the environment, name one in api_key_env"
             raise ValueError(msg)
-        if self.ca is not None and parts.scheme != "https":
+
+    def _check_socket(self) -> None:
+        url = self.base_url
+        if _SOCKET.fullmatch(url) is None or not (url.isascii() and url.isprintable()) or " " in url:
+            msg = f"base_url: {url!r} names no Unix socket; write it like 'http+unix:///run/engine.sock/v1'"
+            raise ValueError(msg)
+
+    def _check_connection(self) -> None:
+        secure = self.base_url.lower().startswith("https:")
+        if self.ca is not None and not secure:
             msg = "ca: there is no certificate to check; write https:// in base_url, or leave ca out"
             raise ValueError(msg)
+        if self.client_cert is not None and not secure:
+            msg = "client_cert: no server asks for it without TLS; write https:// in base_url, or leave client_cert out"
+            raise ValueError(msg)
+        if self.proxy is not None:
+            self._check_proxy(self.proxy)
+        if self.transport is None:
+            return
+        for field in ("ca", "client_cert", "proxy"):
+            if getattr(self, field) is not None:
+                msg = (
+                    f"{field}: `transport` makes the connections of this upstream; configure it there, or leave one out"
+                )
+                raise ValueError(msg)
+        if self.socket is not None:
+            msg = (
+                "transport: it cannot use the Unix socket of base_url; open the socket in the factory, or leave it out"
+            )
+            raise ValueError(msg)
+
+    def _check_proxy(self, proxy: str) -> None:
+        if has_password(proxy):
+            msg = "proxy: it holds a user or a password; put the whole URL into the environment, as HTTPS_PROXY or HTTP_PROXY"
+            raise ValueError(msg)
+        if self.socket is not None:
+            msg = "proxy: base_url is a Unix socket, which no proxy reaches; leave one of them out"
+            raise ValueError(msg)
+        try:
+            parse_proxy(proxy)
+        except ValueError as error:
+            msg = f"proxy: {proxy!r} {error}"
+            raise ValueError(msg) from None
+
+    @property
+    def socket(self) -> str | None:
+        """The path of the Unix socket in `base_url`, as written; None for a URL of TCP."""
+        found = _SOCKET.fullmatch(self.base_url)
+        return None if found is None else unquote(found[1])
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that requests begin with: `base_url`, or that of the server behind the Unix socket."""
+        found = _SOCKET.fullmatch(self.base_url)
+        return self.base_url if found is None else f"http://localhost{found[2] or ''}"
 
     def _check_twice(self) -> None:
         seen: set[str] = set() if self.api_key_env is None else {self.api_key_header.lower()}
@@ -147,15 +216,22 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
     key: str | None = None
     secret_headers: Mapping[str, str] = {}
     trust: SSLContext | None = None
-    """What `ca` says; None for the system's authorities."""
+    """What `ca` and `client_cert` say; None for the system's authorities."""
+    via: Proxy | None = None
+    """The proxy of the setting or of the environment."""
+    uds: str | None = None
+    """The absolute path of the Unix socket."""
+    make_transport: Callable[[], Any] | None = None
+    """What returns an httpx transport, where `transport` names one."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be seen by anybody."""
-        return tuple(secret for secret in (self.key, *self.secret_headers.values()) if secret)
+        proxy = self.via and self.via.password
+        return tuple(secret for secret in (self.key, proxy, *self.secret_headers.values()) if secret)
 
     def __repr__(self) -> str:
-        return f"UpstreamChoice({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
+        return f"ResolvedUpstream({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
 
 
 def parts_of(url: str) -> SplitResult | None:

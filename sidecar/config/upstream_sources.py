@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from ssl import SSLContext, create_default_context
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,10 +11,11 @@ import msgspec
 
 from policies.api.policy import Policy
 from policies.builtin.fallback import Fallback
+from sidecar.config.upstream import MAX_SOCKET_BYTES, ResolvedUpstream, UpstreamSettings, fits_header
 
+from .connections import factory_of, proxy_of, tls_of
 from .settings import Flags
 from .tables import ConfigFault, single_field, to_struct
-from .upstream import ResolvedUpstream, UpstreamSettings, fits_header
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -38,7 +38,10 @@ def upstreams(
     if url is not None:
         path = "SIDECAR_UPSTREAM" if flags.upstream is None else "--upstream"
         lone = single_field(UpstreamSettings, "base_url", url, path, faults)
-        return () if lone is None else (_choice(lone, model, key=_lone_key(lone, environ, faults)),)
+        if lone is None:
+            return ()
+        uds, via = _socket(lone, path, Path.cwd(), faults), proxy_of(lone, environ, faults)
+        return (_choice(lone, model, key=_lone_key(lone, environ, faults), uds=uds, via=via),)
     if listed:
         return tuple(
             _choice(
@@ -47,12 +50,15 @@ def upstreams(
                 first=at == 0,
                 key=_named_key(each, path, environ, faults),
                 secret_headers=_secret_headers(each, path, environ, faults),
-                trust=_trust(each, path, folder, faults),
+                trust=tls_of(each, path, folder, faults),
+                via=proxy_of(each, environ, faults),
+                uds=_socket(each, f"{path}.base_url", folder, faults),
+                make_transport=factory_of(each, path, folder, faults, try_it=need),
             )
             for at, (path, each) in enumerate(listed.items())
         )
     if key := _key(OPENAI_KEY, OPENAI_KEY, environ, faults):
-        return (_choice(OPENAI, model, key=key),)
+        return (_choice(OPENAI, model, key=key, via=proxy_of(OPENAI, environ, faults)),)
     if need and not entries:
         faults.append(ConfigFault("upstream", "there is none", CURE))
     return ()
@@ -121,15 +127,15 @@ def _named(variable: str, path: str, what: str, environ: Mapping[str, str], faul
     return key
 
 
-def _trust(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> SSLContext | None:
-    if settings.ca is None:
+def _socket(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> str | None:
+    """Return the absolute path of the upstream's Unix socket, None where it has none; the socket may be made later."""
+    if settings.socket is None:
         return None
-    try:
-        return create_default_context(cafile=str(folder / settings.ca))
-    except (OSError, ValueError) as error:  # also for a file without a certificate
-        wrong = f"{settings.ca!r} cannot be used: {getattr(error, 'strerror', None) or error}"
-        faults.append(ConfigFault(f"{path}.ca", wrong, "name a PEM file of certificates, from the folder of this file"))
-        return None
+    found = str(folder / settings.socket)
+    if len(found.encode()) > MAX_SOCKET_BYTES:
+        wrong = f"the path of the Unix socket has more than {MAX_SOCKET_BYTES} bytes"
+        faults.append(ConfigFault(path, wrong, "the system allows no longer one: move the socket"))
+    return found
 
 
 def _lone_key(settings: UpstreamSettings, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:

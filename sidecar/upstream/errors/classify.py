@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import httpx
 
 from policies.api.event import Batch
@@ -14,7 +13,7 @@ from policies.api.upstream import UpstreamError
 from sidecar.wire.error_object import MalformedAnswer, error_object
 from sidecar.wire.retry_after import wait_asked
 
-from .error_body import read_error_body
+from .error_body import parse_error_body
 from .redact import public_fields, redact
 from .sdk import FIRST_SERVER_ERROR, api_error, connection_error, status_error, timeout_error
 
@@ -93,7 +92,7 @@ def from_status(
     *body* is its first 64 kB, *now* in seconds since 1970.  Such an answer did no work.  Only the message of an error object
     reaches clients: an HTML page, plain text and an answer under a wrong status do not.
     """
-    error, text = read_error_body(body)
+    error, text = parse_error_body(body)
     message = redact(error.get("message") or "", secrets) or f"The upstream answered with status {status}."
     kind = _kind(error, text, status)
     if status == httpx.codes.PAYMENT_REQUIRED and _is_in_flight_limit(error) and "retry-after" in headers:
@@ -137,8 +136,7 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
     """
     cause = error.__cause__
     reached = sent and isinstance(error, httpx.ReadTimeout | httpx.ReadError | httpx.RemoteProtocolError | TimeoutError)
-    silent = isinstance(error, httpx.ConnectTimeout) and (cause is None or isinstance(cause, TimeoutError))
-    if silent or isinstance(cause, aiohttp.ConnectionTimeoutError):
+    if isinstance(error, httpx.ConnectTimeout):
         return timed_out("connect_timeout", request, worked=False)
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(cause, TimeoutError):
         return timed_out("head_timeout", request, worked=reached)

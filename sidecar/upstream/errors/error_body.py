@@ -10,7 +10,7 @@ MAX_CLASSIFIED_BYTES = 4_096
 """Bytes of a body without an error object that are searched for known phrases."""
 
 
-def read_error_body(body: bytes) -> tuple[dict[str, Any], str]:
+def parse_error_body(body: bytes) -> tuple[dict[str, Any], str]:
     """Return the error object in *body*, empty without one, and the text by which the failure is classified.
 
     The text is the object's message.  Without one it is the start of the body, which must not be shown to a client.

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sidecar.config.loader import load
-from sidecar.config.policies import GROUP, PolicyFault, policy_class
+from sidecar.config.named_objects import ObjectFault
+from sidecar.config.policies import GROUP, policy_class
 from sidecar.config.settings import Flags, Settings
 from sidecar.config.tables import ConfigError
 from sidecar.config.upstream import ResolvedUpstream
@@ -49,7 +50,7 @@ class Runs(Policy, frozen=True):
             raise ValueError(f"least: {self.least} is more than most; lower it")
 
     def open(self, services: Services) -> RunningPolicy:
-        return Hooks()
+        return RunningPolicy()
 
 
 class Vague(Policy, frozen=True):
@@ -245,7 +246,7 @@ def test_open_alone(folder: Path) -> None:
 def test_folder_comes_last(folder: Path) -> None:
     """A module beside the file never hides one that is installed."""
     (folder / "json.py").write_text("class Dumps: ...")
-    with pytest.raises(PolicyFault):
+    with pytest.raises(ObjectFault):
         policy_class("json:Dumps", folder)
 
     assert sys.path[-1] == str(folder)
@@ -311,7 +312,7 @@ def test_keys_are_not_shown() -> None:
 
     assert settings.upstreams[0].key == "sk-hidden"
     assert "sk-hidden" not in repr(settings)
-    assert repr(ResolvedUpstream(base_url=HERE, key="sk-hidden")) == f"UpstreamChoice({HERE!r}, model=None, key=set)"
+    assert repr(ResolvedUpstream(base_url=HERE, key="sk-hidden")) == f"ResolvedUpstream({HERE!r}, model=None, key=set)"
 
 
 def test_models(folder: Path) -> None:

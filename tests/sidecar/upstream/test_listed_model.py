@@ -16,7 +16,7 @@ from sidecar.config.upstream import ResolvedUpstream
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.listed_model import REFRESH_SECONDS, REMEMBER_SECONDS
 from sidecar.upstream.router import UpstreamRouter
-from sidecar.upstream.transport.http_client import Direct
+from sidecar.upstream.transport.http_transport import HttpTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def router_of(server: Server, **settings: Any) -> AsyncIterator[tuple[Upst
     clock = FakeClock()
     async with upstream(server) as up:
         choice = ResolvedUpstream(base_url=up.url, **settings)
-        router = UpstreamRouter([UpstreamClient(choice, Direct(), clock=lambda: 0.0, monotonic=clock)])
+        router = UpstreamRouter([UpstreamClient(choice, HttpTransport(), clock=lambda: 0.0, monotonic=clock)])
         try:
             yield router, clock, up
         finally:
@@ -54,8 +54,7 @@ async def chat(router: UpstreamRouter, model: str = "") -> None:
     call = make_call("hi")
     call.model = model
     async with router.open(call) as stream:
-        async for _ in stream:
-            pass
+        await stream.deliver(lambda _: True)
 
 
 def requests(up: Upstream) -> list[str]:
