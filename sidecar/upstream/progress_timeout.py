@@ -66,12 +66,12 @@ class ProgressTimeout:
         self._waiting = True
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._waiting, self._left = False, self._loop.time()
         if not self._expired:
             return
         self._expired = False
         # As asyncio.timeout does it: a cancellation from elsewhere that came in the same turn wins.
-        if self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
+        if self._task.uncancel() <= self._before and error_type is asyncio.CancelledError:
             raise TimeoutError from error

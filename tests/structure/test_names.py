@@ -25,7 +25,17 @@ TELLING_CONSTANTS = [
     "sidecar.upstream.errors",
     *(
         f"sidecar.upstream.{module}"
-        for module in ("circuit_breaker", "client", "dialect", "listed_model", "progress_timeout", "router")
+        for module in (
+            "answer_body",
+            "attempt",
+            "circuit_breaker",
+            "client",
+            "dialect",
+            "listed_model",
+            "model_list",
+            "progress_timeout",
+            "router",
+        )
     ),
 ]
 """Packages and modules without a constant of one word."""

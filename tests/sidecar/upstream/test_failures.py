@@ -142,9 +142,9 @@ async def test_final_failure_is_not_retried(
         account = await served.account()
         asked = len(up.requests)
 
-    told = json.loads(body)["error"]
-    assert (asked, got, told["code"], headers["x-should-retry"]) == (2, status, code, "false")
-    assert not error_type or told["type"] == error_type
+    answer = json.loads(body)["error"]
+    assert (asked, got, answer["code"], headers["x-should-retry"]) == (2, status, code, "false")
+    assert not error_type or answer["type"] == error_type
     assert [name for name, _ in chat] == ["start", "error"]
     assert json.loads(chat[1][1])["message"]
     assert (account.spent, account.reserved) == (0, 0)
@@ -191,9 +191,9 @@ async def test_broken_stream_ends_with_one_error(tmp_path: Path, first: Script) 
         account = await served.account()
         asked = len(up.requests)
 
-    told = json.loads(chat[-1][1])
+    last = json.loads(chat[-1][1])
     assert chat[:-1] == [("start", ""), ("token", '"a"'), ("token", '"b"')]
-    assert (chat[-1][0], told["code"] in ("stream_interrupted", "upstream_error")) == ("error", True)
+    assert (chat[-1][0], last["code"] in ("stream_interrupted", "upstream_error")) == ("error", True)
     assert (asked, status) == (2, 200)
     assert body.startswith(token("a") + token("b") + b'data: {"error":{"message":')
     assert body.endswith(b"}}\n\ndata: [DONE]\n\n")
@@ -246,9 +246,9 @@ async def test_no_secrets(tmp_path: Path) -> None:
         async with sidecar(keyed) as served:
             chat, (_, _, body) = await both(up, served)
 
-    for told in (chat[-1][1], body.decode()):
-        assert "Bad request for key" in told
-        assert not any(secret in told for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
+    for text in (chat[-1][1], body.decode()):
+        assert "Bad request for key" in text
+        assert not any(secret in text for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
 
 
 async def test_any_split_of_writes(tmp_path: Path) -> None:

@@ -218,9 +218,9 @@ async def test_loading_model(tmp_path: Path) -> None:
         async with upstream(script) as up:
             text = table(up.url) + "[[policy]]\nuse = 'retry'\nattempts = 1\n"
             async with sidecar(settings_of(tmp_path, None, text)) as served:
-                status, told, _ = await served.post("/v1/chat/completions", {"model": "m", **HI})
+                status, answer_headers, _ = await served.post("/v1/chat/completions", {"model": "m", **HI})
         names = ("retry-after", "retry-after-ms", "x-should-retry")
-        seen.append((status, *(told.get(name) for name in names)))
+        seen.append((status, *(answer_headers.get(name) for name in names)))
 
     assert seen == [(503, "7", None, "false"), (503, None, None, "false")]
 

@@ -135,10 +135,10 @@ class Foreign(Exception):
 def test_foreign_exceptions_are_named_only() -> None:
     """Messages of SDK exceptions may reach a client; of any other exception, only the class name may."""
     cause = Cause.of(Foreign())
-    told = Cause.of(openai.APIError("m", openai_request(), body=None))
+    from_sdk = Cause.of(openai.APIError("m", openai_request(), body=None))
 
     assert (cause.name, cause.message, cause.status_code, cause.code) == ("Foreign", "", None, None)
-    assert (told.name, told.message) == ("APIError", "m")
+    assert (from_sdk.name, from_sdk.message) == ("APIError", "m")
 
 
 def openai_request() -> Any:
