@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from ssl import SSLContext
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
+
+from policies.api.match import longest_match
 
 from .proxies import Proxy, has_password, parse_proxy
 
@@ -206,13 +207,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(msg)
 
     def named(self, model: str) -> str:
-        """Return what the server calls *model*: by its name, else by the longest pattern that it fits, else the same."""
-        if not self.models or not model:
-            return model
-        if (own := self.models.get(model)) is not None:
-            return own
-        fitting = [pattern for pattern in self.models if fnmatchcase(model, pattern)]
-        return self.models[max(fitting, key=len)] if fitting else model
+        """Return the server's name of *model*: the entry of its name, else of the longest matching pattern, else *model*."""
+        pattern = longest_match(model, self.models) if self.models and model else None
+        return model if pattern is None else self.models[pattern]
 
 
 class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

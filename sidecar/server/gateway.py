@@ -74,8 +74,10 @@ class Gateway:
     def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
         told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
-        breaker = Breaker(choice.breaker, services.monotonic, tell=told)
-        return UpstreamClient(choice, over or _transport(choice), clock=services.clock, breaker=breaker)
+        breaker = Breaker(choice.breaker, services.monotonic, on_change=told)
+        return UpstreamClient(
+            choice, over or _transport(choice), clock=services.clock, monotonic=services.monotonic, breaker=breaker
+        )
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.policy_services, ledger=self._ledger, retries=self._retries)
