@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from sidecar.config.upstream import AUTHORIZATION
+from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, unavailable
 from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read_bounded, read_error
 from sidecar.upstream.transport.response import Target
@@ -51,7 +51,7 @@ class UpstreamClient:
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
-            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
+            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION_HEADER else settings.key))
         own = frozenset(name.lower() for name, _ in headers)
         self._held = own if settings.pass_authorization else own | ACCOUNT
         """Headers of callers that do not go there."""
