@@ -14,7 +14,7 @@ from typing import NoReturn
 import msgspec
 
 from sidecar.config.loader import load
-from sidecar.config.settings import SQLITE, Flags, Settings, StoreSettings
+from sidecar.config.settings import Flags, Settings, StoreSettings
 
 PATIENCE = 5.0
 """Seconds that the mock gets to end by itself."""
@@ -52,7 +52,7 @@ def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
     return msgspec.structs.replace(
         settings,
         server=msgspec.structs.replace(settings.server, cors_origins=("*",)),
-        store=StoreSettings(f"{SQLITE}{folder / 'demo.db'}"),
+        store=StoreSettings(f"sqlite:///{folder / 'demo.db'}"),
     )
 
 

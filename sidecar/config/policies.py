@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +19,7 @@ from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 
+from .named_objects import ObjectFault, load_object, object_of
 from .tables import ConfigFault, to_struct
 
 ENTRY_POINT_GROUP = "chatnest_sidecar.policies"
@@ -94,8 +93,8 @@ def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -
         return None
     try:
         kind = policy_class(use, folder)
-    except PolicyFault as error:
-        faults.append(ConfigFault(f"{path}.use", f"cannot use {use!r}: {error.wrong}", error.right))
+    except ObjectFault as error:
+        faults.append(ConfigFault(f"{path}.use", f"cannot use {use!r}: {error.problem}", error.cure))
         return None
     options = {key: value for key, value in entry.items() if key != "use"}
     policy = to_struct(kind, options, path, faults)
@@ -114,39 +113,25 @@ def _is_name(name: str) -> bool:
     return name.isascii() and name.isprintable() and not set(name) & set('"\\') and name != TEMPERATURE_KEY
 
 
-class PolicyFault(Exception):
-    """Raised when a `use` does not name a policy: *wrong* is the problem, *right* the cure."""
-
-    def __init__(self, wrong: str, right: str) -> None:
-        super().__init__(f"{wrong}; {right}")
-        self.wrong, self.right = wrong, right
-
-
 def policy_class(use: str, folder: Path) -> type[Policy]:
     """Return the class that *use* names: a built-in, an installed entry point, or "module:Class".
 
     *folder* is appended to the import path, so that installed modules take precedence.
-    Raises `PolicyFault`.
+
+    Raises `ObjectFault`.
     """
     if use in BUILT_IN:
         return BUILT_IN[use]
-    try:
-        found = _named(use, folder)
-    except PolicyFault:
-        raise
-    except ModuleNotFoundError as error:
-        raise PolicyFault(str(error), f"install the module, or put it into {folder}") from None
-    except Exception as error:
-        raise PolicyFault(f"{type(error).__name__}: {error}", "fix the module") from error
+    found = load_object(lambda: _named(use, folder), folder)
     cure = f"derive the class from policies.Policy and override one of {', '.join(HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise PolicyFault("not a subclass of policies.Policy", cure)
+        raise ObjectFault("not a subclass of policies.Policy", cure)
     if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in HOOKS) and found.open is Policy.open:
-        raise PolicyFault("the class overrides no hook (misspelt?)", cure)
+        raise ObjectFault("the class overrides no hook (misspelt?)", cure)
     try:
         get_type_hints(found, include_extras=True)
     except NameError as error:
-        raise PolicyFault(f"a field has an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
+        raise ObjectFault(f"a field has an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
     return found
 
 
@@ -157,13 +142,6 @@ def _named(use: str, folder: Path) -> object:
         if not installed:
             names = (*BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names)
             near = difflib.get_close_matches(use, names, n=1)
-            raise PolicyFault("unknown policy", f"did you mean {near[0]!r}?" if near else f"use {POLICY_SOURCES}")
+            raise ObjectFault("unknown policy", f"did you mean {near[0]!r}?" if near else f"use {POLICY_SOURCES}")
         return next(iter(installed)).load()
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    if not all(part.isidentifier() for part in [*module.split("."), name]):
-        raise PolicyFault("not a module and a class", "write 'module:Class'")
-    found: object = getattr(importlib.import_module(module), name, None)
-    if found is None:
-        raise PolicyFault(f"module {module!r} has no {name!r}", "name a class of that module, as 'module:Class'")
-    return found
+    return object_of(module, name, folder, kind="class")

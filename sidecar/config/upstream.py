@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from ssl import SSLContext
-from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
+
+from .proxies import Proxy, has_password, parse_proxy
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, extra={"unit": "seconds"})]
 NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, extra={"unit": "seconds"})]
@@ -34,6 +36,11 @@ CONNECTION_HEADERS = frozenset(
     | {"te", "trailer", "upgrade", "expect", "accept", "accept-encoding"}
 )
 """Headers that the sidecar sets itself for each request or connection (RFC 9110, 7.6.1)."""
+SOCKET_SCHEME = "http+unix://"
+"""Prefix of a `base_url` that names a Unix socket."""
+MAX_SOCKET_BYTES = 107
+"""Longest path of a Unix socket on Linux, in bytes."""
+_SOCKET = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -55,10 +62,15 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[upstream]]`: an OpenAI-compatible server.
 
     Timeouts are in seconds: *connect*; *head*, from the request to the response headers of a stream; *first_token*, from
-    there to the first output; *idle*, between two outputs; *whole*, for a response that is not a stream.  *ca* is a PEM file
-    of certificate authorities that replaces the system's.  *models* maps the client's model names, or patterns of them, to
-    the server's.  *limit_field* is the field in which the sidecar sets an output ceiling; None detects it.
-    *pass_authorization* forwards the client's own `Authorization` header.
+    there to the first output; *idle*, between two outputs; *whole*, for a response that is not a stream.
+
+    *base_url* may name a Unix socket, as "http+unix:///run/engine.sock/v1"; with two slashes the path is relative to the
+    file.  *ca* is a PEM file of certificate authorities that replaces the system's.  *client_cert* is a PEM file with a
+    certificate and its key, or a list of the two files.  *proxy* is the URL of an HTTP proxy; None uses the environment's.
+    *transport* is "module:factory" of an httpx transport that replaces the built-in one.
+
+    *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
+    sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header.
     """
 
     base_url: str
@@ -70,6 +82,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers_env: dict[str, str] = {}
     query: dict[str, str] = {}
     ca: Text | None = None
+    client_cert: Text | tuple[Text, Text] | None = None
+    proxy: Text | None = None
+    transport: Text | None = None
     model: Text | None = None
     models: dict[str, str] = {}
     limit_field: Literal["max_tokens", "max_completion_tokens"] | None = None
@@ -82,6 +97,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         self._check_url()
+        self._check_connection()
         if self.api_key_env is not None and not self.api_key_env.isidentifier():
             msg = "api_key_env: not the name of an environment variable; write the name, never the key itself"
             raise ValueError(msg)
@@ -110,6 +126,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_names_of_mappings()
 
     def _check_url(self) -> None:
+        if self.base_url.startswith(SOCKET_SCHEME):
+            self._check_socket()
+            return
         parts = parts_of(self.base_url)
         if parts is not None and (parts.query or parts.fragment):
             msg = 'base_url: contains a query or a fragment; put parameters into `query = { name = "value" }`'
@@ -121,9 +140,61 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if parts.username is not None:
             msg = "base_url: contains a user name or password; name the environment variable of the key in api_key_env"
             raise ValueError(msg)
-        if self.ca is not None and parts.scheme != "https":
+
+    def _check_socket(self) -> None:
+        url = self.base_url
+        if _SOCKET.fullmatch(url) is None or not (url.isascii() and url.isprintable()) or " " in url:
+            msg = f"base_url: {url!r} is not the URL of a Unix socket; write it like 'http+unix:///run/engine.sock/v1'"
+            raise ValueError(msg)
+
+    def _check_connection(self) -> None:
+        secure = self.base_url.lower().startswith("https:")
+        if self.ca is not None and not secure:
             msg = "ca: base_url is not https, so there is no certificate to verify; write https:// in base_url, or remove ca"
             raise ValueError(msg)
+        if self.client_cert is not None and not secure:
+            msg = "client_cert: base_url is not https, so no certificate is sent; write https:// in base_url, or remove client_cert"
+            raise ValueError(msg)
+        if self.proxy is not None:
+            self._check_proxy(self.proxy)
+        if self.transport is None:
+            return
+        for field in ("ca", "client_cert", "proxy"):
+            if getattr(self, field) is not None:
+                msg = (
+                    f"{field}: has no effect beside `transport`; configure it in the factory, or remove one of the two"
+                )
+                raise ValueError(msg)
+        if self.socket is not None:
+            msg = (
+                "transport: cannot use the Unix socket of base_url; open the socket in the factory, or remove transport"
+            )
+            raise ValueError(msg)
+
+    def _check_proxy(self, proxy: str) -> None:
+        if has_password(proxy):
+            msg = "proxy: contains a user name or password; set the whole URL in the environment variable HTTPS_PROXY or HTTP_PROXY"
+            raise ValueError(msg)
+        if self.socket is not None:
+            msg = "proxy: base_url is a Unix socket, which a proxy cannot reach; remove one of the two"
+            raise ValueError(msg)
+        try:
+            parse_proxy(proxy)
+        except ValueError as error:
+            msg = f"proxy: {proxy!r} {error}"
+            raise ValueError(msg) from None
+
+    @property
+    def socket(self) -> str | None:
+        """Path of the Unix socket in *base_url*, as written; None for http:// and https://."""
+        found = _SOCKET.fullmatch(self.base_url)
+        return None if found is None else unquote(found[1])
+
+    @property
+    def endpoint(self) -> str:
+        """URL prefix of requests: *base_url*, or `http://localhost` and the path behind a Unix socket."""
+        found = _SOCKET.fullmatch(self.base_url)
+        return self.base_url if found is None else f"http://localhost{found[2] or ''}"
 
     def _check_duplicate_headers(self) -> None:
         seen: set[str] = set() if self.api_key_env is None else {self.api_key_header.lower()}
@@ -161,12 +232,19 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
     key: str | None = None
     secret_headers: Mapping[str, str] = {}
     trust: SSLContext | None = None
-    """TLS context of the file *ca*; None for the system's certificate authorities."""
+    """TLS context of *ca* and *client_cert*; None for the system's certificate authorities."""
+    via: Proxy | None = None
+    """Proxy of the setting or of the environment; None for a direct connection."""
+    uds: str | None = None
+    """Absolute path of the Unix socket; None for TCP."""
+    make_transport: Callable[[], Any] | None = None
+    """Factory of an httpx transport; None for the built-in one."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Secret values to redact."""
-        return tuple(secret for secret in (self.key, *self.secret_headers.values()) if secret)
+        proxy = self.via and self.via.password
+        return tuple(secret for secret in (self.key, proxy, *self.secret_headers.values()) if secret)
 
     def __repr__(self) -> str:
         return f"ResolvedUpstream({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from ssl import SSLContext, create_default_context
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,10 +11,11 @@ import msgspec
 
 from policies.api.policy import Policy
 from policies.builtin.fallback import Fallback
+from sidecar.config.upstream import MAX_SOCKET_BYTES, ResolvedUpstream, UpstreamSettings, fits_header
 
+from .connections import factory_of, proxy_of, tls_of
 from .settings import Flags
 from .tables import ConfigFault, single_field, to_struct
-from .upstream import ResolvedUpstream, UpstreamSettings, fits_header
 
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -38,9 +38,10 @@ def resolve_upstreams(
     if url is not None:
         path = "SIDECAR_UPSTREAM" if flags.upstream is None else "--upstream"
         single = single_field(UpstreamSettings, "base_url", url, path, faults)
-        return (
-            () if single is None else (_resolved(single, model, key=_key_of_single_upstream(single, environ, faults)),)
-        )
+        if single is None:
+            return ()
+        uds, via = _socket(single, path, Path.cwd(), faults), proxy_of(single, environ, faults)
+        return (_resolved(single, model, key=_key_of_single_upstream(single, environ, faults), uds=uds, via=via),)
     if listed:
         return tuple(
             _resolved(
@@ -49,12 +50,15 @@ def resolve_upstreams(
                 first=at == 0,
                 key=_configured_key(each, path, environ, faults),
                 secret_headers=_secret_headers(each, path, environ, faults),
-                trust=_tls_context(each, path, folder, faults),
+                trust=tls_of(each, path, folder, faults),
+                via=proxy_of(each, environ, faults),
+                uds=_socket(each, f"{path}.base_url", folder, faults),
+                make_transport=factory_of(each, path, folder, faults, try_it=need),
             )
             for at, (path, each) in enumerate(listed.items())
         )
     if key := _secret(OPENAI_KEY_VARIABLE, OPENAI_KEY_VARIABLE, environ, faults):
-        return (_resolved(OPENAI_UPSTREAM, model, key=key),)
+        return (_resolved(OPENAI_UPSTREAM, model, key=key, via=proxy_of(OPENAI_UPSTREAM, environ, faults)),)
     if need and not entries:
         faults.append(ConfigFault("upstream", "no upstream is configured", NO_UPSTREAM_CURE))
     return ()
@@ -121,21 +125,20 @@ def _required_secret(
     before = len(faults)
     key = _secret(variable, path, environ, faults)
     if key is None and len(faults) == before:
-        faults.append(
-            ConfigFault(path, f"the environment variable {variable} is not set", f"export {variable}, or remove {what}")
-        )
+        problem = f"the environment variable {variable} is not set"
+        faults.append(ConfigFault(path, problem, f"export {variable}, or remove {what}"))
     return key
 
 
-def _tls_context(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> SSLContext | None:
-    if settings.ca is None:
+def _socket(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> str | None:
+    """Return the absolute path of the upstream's Unix socket, or None; the socket need not exist yet."""
+    if settings.socket is None:
         return None
-    try:
-        return create_default_context(cafile=str(folder / settings.ca))
-    except (OSError, ValueError) as error:  # a file without certificates raises the base class
-        problem = f"cannot load certificates from {settings.ca!r}: {getattr(error, 'strerror', None) or error}"
-        faults.append(ConfigFault(f"{path}.ca", problem, "name a PEM file, relative to the folder of this file"))
-        return None
+    found = str(folder / settings.socket)
+    if len(found.encode()) > MAX_SOCKET_BYTES:
+        problem = f"the path of the Unix socket is longer than {MAX_SOCKET_BYTES} bytes"
+        faults.append(ConfigFault(path, problem, "use a shorter path"))
+    return found
 
 
 def _key_of_single_upstream(

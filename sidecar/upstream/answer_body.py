@@ -14,15 +14,14 @@ from policies.api.event import Batch
 from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.classify import broken_off, empty, from_object, interrupted, timed_out
 from sidecar.upstream.transport.content_encoding import Decode, decoder
-from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read_bounded
-from sidecar.upstream.transport.response import Arriving
+from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.sse_reader import EventTooLarge, SSEReader
 
 if TYPE_CHECKING:
     from policies.api.call import Call
-    from sidecar.upstream.transport.response import Answer
+    from sidecar.upstream.transport.response import UpstreamResponse
 
     from .circuit_breaker import Permit
     from .client import UpstreamClient
@@ -44,7 +43,12 @@ class AnswerBody:
     """
 
     def __init__(
-        self, upstream: UpstreamClient, call: Call, answer: Answer, patience: ProgressTimeout, leave: Permit | None
+        self,
+        upstream: UpstreamClient,
+        call: Call,
+        answer: UpstreamResponse,
+        patience: ProgressTimeout,
+        leave: Permit | None,
     ) -> None:
         self._call, self._answer, self._patience, self._leave = call, answer, patience, leave
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
@@ -78,14 +82,14 @@ class AnswerBody:
         try:
             with self._patience:
                 data = await self._answer.read()
-        except (TimeoutError, *BROKEN) as error:
+        except (TimeoutError, *READ_ERRORS) as error:
             return self._fails(error)
         return self._taken(data)
 
     async def push(self, show: Show) -> None:
         """See `PushedStream.push`: batches go out in the very turn in which their bytes came in."""
         answer = self._answer
-        if not self._streams or not isinstance(answer, Arriving):
+        if not self._streams:
             while not self.over and show(await self.next()):
                 pass
             return
@@ -94,7 +98,7 @@ class AnswerBody:
         if self._broken is not None:
             raise self._broken
 
-    async def _listens(self, answer: Arriving, show: Show) -> None:
+    async def _listens(self, answer: UpstreamResponse, show: Show) -> None:
         done = asyncio.get_running_loop().create_future()
 
         def arrived() -> None:
@@ -123,10 +127,10 @@ class AnswerBody:
             if done.done() and not done.cancelled():
                 done.exception()  # it has been heard of, even where a cancellation came in the same turn
 
-    def _shows(self, answer: Arriving, show: Show) -> bool:
+    def _shows(self, answer: UpstreamResponse, show: Show) -> bool:
         """Show what there is; False where that was the last of it, or is enough for now."""
         while self._broken is None:
-            data = answer.taken()
+            data = answer.take()
             if not data and answer.broken is not None:
                 batch = self._fails(answer.broken)
             elif data or answer.ended:
@@ -154,7 +158,7 @@ class AnswerBody:
             if self._decode is not None and data:
                 data = self._decode(data)
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
-        except (EventTooLarge, *BROKEN) as error:
+        except (EventTooLarge, *READ_ERRORS) as error:
             return self._fails(error)
         if reading.outputs + reading.finishes != had and not reading.done:
             self._patience.progress(FINISH_GRACE if reading.all_finished else self._idle)
@@ -181,8 +185,8 @@ class AnswerBody:
         reading = self.reading
         try:
             with self._patience:
-                body = await read_bounded(self._answer, MAX_ANSWER)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
+                body = await read_limited(self._answer, MAX_ANSWER)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
         batch = reading.take_whole(body, as_stream=self._call.stream)
         if batch is None:

@@ -9,7 +9,11 @@ from policies.api.event import Batch
 from policies.api.upstream import PushedStream, UpstreamError
 from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_exception, timed_out
-from sidecar.upstream.transport.limited_read import BROKEN, ERROR_WITHIN, read_error
+from sidecar.upstream.transport.limited_read import (
+    ERROR_BODY_SECONDS,
+    READ_ERRORS,
+    read_error_body,
+)
 
 from .answer_body import AnswerBody, Show
 from .progress_timeout import ProgressTimeout
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from policies.api.call import Call
-    from sidecar.upstream.transport.response import Answer
+    from sidecar.upstream.transport.response import UpstreamResponse
 
     from .circuit_breaker import Permit
     from .client import UpstreamClient
@@ -39,7 +43,7 @@ CLOSE_GRACE = 0.005
 class Attempt(PushedStream):
     """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
 
-    _answer: Answer | None = None
+    _answer: UpstreamResponse | None = None
     _batches: AnswerBody | None = None
     _patience: ProgressTimeout | None = None
     _leave: Permit | None = None
@@ -91,7 +95,7 @@ class Attempt(PushedStream):
             try:
                 with patience:
                     answer = self._answer = await upstream.send(call, body, self._reached)
-            except (TimeoutError, *BROKEN) as error:
+            except (TimeoutError, *READ_ERRORS) as error:
                 failed = from_exception(error, self._upstream.asked, sent=True)
                 self._worked = self._worked and failed.worked
                 raise failed from error
@@ -113,9 +117,9 @@ class Attempt(PushedStream):
     def _reached(self) -> None:
         self._worked = True
 
-    async def _refused(self, answer: Answer) -> tuple[UpstreamError, str]:
+    async def _refused(self, answer: UpstreamResponse) -> tuple[UpstreamError, str]:
         try:
-            body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
+            body = await read_error_body(answer, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             failure = self._upstream.failure(answer, body)
         finally:
             self._answer = None
@@ -135,14 +139,14 @@ class Attempt(PushedStream):
         finally:
             await self._close()
 
-    async def _read_out(self, answer: Answer) -> None:
+    async def _read_out(self, answer: UpstreamResponse) -> None:
         """Wait a moment for the end of a complete body, so that its connection can serve again."""
         if self._batches is None or not self._batches.over:
             return
         try:
             async with asyncio.timeout(CLOSE_GRACE):
                 await answer.read()
-        except (TimeoutError, *BROKEN):
+        except (TimeoutError, *READ_ERRORS):
             pass
 
     def _at_fault(self, error: BaseException) -> bool:

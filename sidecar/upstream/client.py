@@ -12,7 +12,7 @@ import msgspec
 
 from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, unavailable
-from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read_bounded, read_error
+from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.forwarded_headers import ACCOUNT
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.upstream import UpstreamError
     from sidecar.config.upstream import ResolvedUpstream
-    from sidecar.upstream.transport.response import Answer, Exchange, Headers, Reached
+    from sidecar.upstream.transport.response import Connected, Headers, Transport, UpstreamResponse
 
 USER_AGENT = "user-agent"
 MAX_MODELS = 4_194_304
@@ -37,17 +37,17 @@ class UpstreamClient:
     def __init__(
         self,
         settings: ResolvedUpstream,
-        exchange: Exchange,
+        transport: Transport,
         *,
         clock: Callable[[], float],
         breaker: Breaker | None = None,
     ) -> None:
-        self.settings, self.exchange, self.clock = settings, exchange, clock
+        self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, time.monotonic)
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
-        chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
+        chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
@@ -59,7 +59,7 @@ class UpstreamClient:
             headers.append((USER_AGENT, "chatnest-sidecar"))
         self._streamed = Target("POST", chat_url, [*headers, *_STREAM])
         self._at_once = Target("POST", chat_url, [*headers, *_WHOLE])
-        self._listed = Target("GET", httpx.URL(f"{settings.base_url}/models", params=query), headers)
+        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}/models", params=query), headers)
         self._model = settings.model
         self.asked = httpx.Request("POST", chat_url)
         """What the exceptions of openai's SDK name as their request."""
@@ -107,23 +107,23 @@ class UpstreamClient:
         answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.exchange.send(self._listed, self._passed(headers), b"", _nothing)
+                answer = await self.transport.send(self._listed, self._passed(headers), b"", _nothing)
                 if answer.status != httpx.codes.OK:
-                    raise self.failure(answer, await read_error(answer))
-                return await read_bounded(answer, MAX_MODELS)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
+                    raise self.failure(answer, await read_error_body(answer))
+                return await read_limited(answer, MAX_MODELS)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
         finally:
             if answer is not None:
                 await answer.aclose()
 
-    def send(self, call: Call, body: bytes, reached: Reached) -> Awaitable[Answer]:
-        """Send *body* for *call* and return its answer, body unread; *reached* is called when it has a connection.
+    def send(self, call: Call, body: bytes, on_connected: Connected) -> Awaitable[UpstreamResponse]:
+        """Send *body* for *call* and return its answer, body unread; *on_connected* is called before the first byte is sent.
 
-        Raises one of `bounded.BROKEN`; a cancelled one closes its socket.
+        Raises one of `READ_ERRORS`; a cancelled one closes its socket.
         """
         target = self._streamed if call.stream else self._at_once
-        return self.exchange.send(target, self._passed(call.headers), body, reached)
+        return self.transport.send(target, self._passed(call.headers), body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held
@@ -131,14 +131,13 @@ class UpstreamClient:
             return headers.items()
         return [each for each in headers.items() if each[0] not in held]
 
-    def failure(self, answer: Answer, body: bytes) -> UpstreamError:
+    def failure(self, answer: UpstreamResponse, body: bytes) -> UpstreamError:
         """Return what an answer with another status than 200 means."""
-        headers = httpx.Headers(list(answer.headers.items()))
-        return from_status(answer.status, headers, body, self.asked, secrets=self.secrets, now=self.clock())
+        return from_status(answer.status, answer.headers, body, self.asked, secrets=self.secrets, now=self.clock())
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self.exchange.close()
+        await self.transport.aclose()
 
 
 def _first_model(body: bytes) -> str:

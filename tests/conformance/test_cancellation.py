@@ -17,7 +17,7 @@ from policies import Call, Lease, Policy
 from policies.testing import make_call
 from sidecar.upstream.attempt import Attempt
 from sidecar.upstream.client import UpstreamClient
-from sidecar.upstream.transport.http_client import Direct
+from sidecar.upstream.transport.http_transport import HttpTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -174,7 +174,7 @@ async def test_at_the_end(tmp_path: Path) -> None:
 
     async with upstream(no_last_chunk) as up:
         settings = settings_of(tmp_path, up.url)
-        server = UpstreamClient(settings.upstreams[0], Direct(), clock=time.time)
+        server = UpstreamClient(settings.upstreams[0], HttpTransport(), clock=time.time)
         call = make_call("hi")
 
         async def reads() -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import aiohttp
 import httpx
 import msgspec
 
@@ -127,8 +126,7 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
     """
     cause = error.__cause__
     reached = sent and isinstance(error, httpx.ReadTimeout | httpx.ReadError | httpx.RemoteProtocolError | TimeoutError)
-    silent = isinstance(error, httpx.ConnectTimeout) and (cause is None or isinstance(cause, TimeoutError))
-    if silent or isinstance(cause, aiohttp.ConnectionTimeoutError):
+    if isinstance(error, httpx.ConnectTimeout):
         return timed_out("connect_timeout", request, worked=False)
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(cause, TimeoutError):
         return timed_out("head_timeout", request, worked=reached)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sidecar.config.loader import load
-from sidecar.config.policies import ENTRY_POINT_GROUP, PolicyFault, policy_class
+from sidecar.config.named_objects import ObjectFault
+from sidecar.config.policies import ENTRY_POINT_GROUP, policy_class
 from sidecar.config.settings import Flags, Settings
 from sidecar.config.tables import ConfigError
 from sidecar.config.upstream import ResolvedUpstream
@@ -49,7 +50,7 @@ class Runs(Policy, frozen=True):
             raise ValueError(f"least: {self.least} is more than most; lower it")
 
     def open(self, services: Services) -> RunningPolicy:
-        return Hooks()
+        return RunningPolicy()
 
 
 class Vague(Policy, frozen=True):
@@ -134,8 +135,8 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("policy = [1]", "policy[0]: expected a table; write each policy below [[policy]]"),
         ("[[policy]]\nuse = 3", "policy[0].use: expected a non-empty string; " + USE_CURE),
         ("[[policy]]\nuse = 'nothing-like-it'", "policy[0].use: cannot use 'nothing-like-it': unknown policy; " + USE_CURE),
-        ("[[policy]]\nuse = 'check_rules:'", "policy[0].use: cannot use 'check_rules:': not a module and a class; write 'module:Class'"),
-        ("[[policy]]\nuse = '.check_rules:Runs'", "policy[0].use: cannot use '.check_rules:Runs': not a module and a class; write 'module:Class'"),
+        ("[[policy]]\nuse = 'check_rules:'", "policy[0].use: cannot use 'check_rules:': not the name of a module and a class; write 'module:Class'"),
+        ("[[policy]]\nuse = '.check_rules:Runs'", "policy[0].use: cannot use '.check_rules:Runs': not the name of a module and a class; write 'module:Class'"),
         ("[[policy]]\nuse = 'check_none:X'", "policy[0].use: cannot use 'check_none:X': No module named 'check_none'; install the module, or put it into FOLDER"),
         ("[[policy]]\nuse = 'check_rules:Run'", "policy[0].use: cannot use 'check_rules:Run': module 'check_rules' has no 'Run'; name a class of that module, as 'module:Class'"),
         ("[[policy]]\nuse = 'check_broken:X'", "policy[0].use: cannot use 'check_broken:X': ZeroDivisionError: division by zero; fix the module"),
@@ -245,7 +246,7 @@ def test_policy_with_a_running_object_only(folder: Path) -> None:
 def test_installed_modules_take_precedence(folder: Path) -> None:
     """A module beside the file never shadows an installed one."""
     (folder / "json.py").write_text("class Dumps: ...")
-    with pytest.raises(PolicyFault):
+    with pytest.raises(ObjectFault):
         policy_class("json:Dumps", folder)
 
     assert sys.path[-1] == str(folder)

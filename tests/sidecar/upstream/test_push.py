@@ -1,4 +1,4 @@
-"""Batches that are pushed on as they arrive: the same ones as those that are waited for, whatever is in the way."""
+"""AnswerBody that are pushed on as they arrive: the same ones as those that are waited for, whatever is in the way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sidecar.config.upstream import ResolvedUpstream
 from sidecar.upstream.answer_body import AnswerBody
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.progress_timeout import ProgressTimeout
-from sidecar.upstream.transport.response import Arrived, Arriving
+from sidecar.upstream.transport.response import OnData, UpstreamResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -36,36 +36,23 @@ USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3
 ERROR = sse({"error": {"message": "no"}})
 
 
-class Told(Arriving):
+class Told(UpstreamResponse):
     """An answer whose bytes arrive when the test says so."""
-
-    __slots__ = ("_arrived", "_data", "broken", "ended", "status")
 
     def __init__(self) -> None:
         self.status, self._data, self.ended, self.broken = 200, b"", False, None
-        self._arrived: Arrived | None = None
+        self.fields = [(b"content-type", b"text/event-stream")]
+        self._arrived: OnData | None = None
 
-    def header(self, name: bytes) -> str:
-        return "text/event-stream" if name == b"content-type" else ""
-
-    def taken(self) -> bytes:
+    def take(self) -> bytes:
         data, self._data = self._data, b""
         return data
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"content-type": "text/event-stream"}
 
     async def aclose(self) -> None:
         pass
 
-    def listen(self, arrived: Arrived | None) -> None:
+    def listen(self, arrived: OnData | None) -> None:
         self._arrived = arrived
-
-    async def read(self) -> bytes:
-        while not self._data and not self.ended:
-            await asyncio.sleep(0)
-        return self.taken()
 
     def arrive(self, data: bytes) -> None:
         self._data, self.ended = self._data + data, not data
@@ -78,16 +65,16 @@ class Told(Arriving):
 
 
 def batches_of(answer: Told, *, idle: float = 60.0) -> tuple[AnswerBody, ProgressTimeout]:
-    upstream = UpstreamClient(ResolvedUpstream("http://up.example/v1", idle=idle), _NoExchange(), clock=lambda: 0.0)
+    upstream = UpstreamClient(ResolvedUpstream("http://up.example/v1", idle=idle), _NoTransport(), clock=lambda: 0.0)
     patience = ProgressTimeout(60)
     return AnswerBody(upstream, make_call("hi"), answer, patience, None), patience
 
 
-class _NoExchange:
+class _NoTransport:
     async def send(self, *_: object) -> Told:
         raise NotImplementedError
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 

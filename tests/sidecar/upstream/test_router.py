@@ -297,7 +297,7 @@ async def test_https(tmp_path: Path, given: bool, caplog: pytest.LogCaptureFixtu
         assert (status, len(up.requests)) == (200, 1)
     else:
         assert (status, json.loads(body)["error"]["code"], up.requests) == (502, "upstream_unavailable", [])
-        assert "ClientConnectorCertificateError" in caplog.text
+        assert "SSLCertVerificationError" in caplog.text
 
 
 async def test_wrong_host(tmp_path: Path) -> None:
