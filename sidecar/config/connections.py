@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import httpx
 
 ALPN_PROTOCOLS = ["http/1.1"]
-FORM = "'module:factory'"
 
 
 def tls_of(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> SSLContext | None:
