@@ -61,10 +61,6 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The model that was put in for a client that named none: an upstream with one of its own takes that."""
     standings: list[tuple[Claim, Standing]] = []
     """Where the limits of the call stood when the store answered: what the answer's limit headers say."""
-    settling: bool = False
-    """It has ended, and what it holds is being settled: it is not to be cancelled any more."""
-    abandoned: bool = False
-    """It is cancelled, and nobody waits for its answer: whoever reads on without a pause is to look, and let it end."""
 
     @property
     def model(self) -> str:

@@ -1,8 +1,8 @@
-"""What a chain asks of an upstream: attempts that can be opened, read in batches, and closed at any moment."""
+"""What a chain needs of an upstream: attempts that deliver an answer in batches and can be closed at any moment."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from .sdk_error import Cause
@@ -56,10 +56,7 @@ class UpstreamError(Exception):
 
 
 class Stream(Protocol):
-    """One attempt: opened by entering it, closed in whatever phase it is by leaving it.
-
-    Entering raises `UpstreamError`, and so does iterating, which yields batches with output only, the last one marked.
-    """
+    """One attempt: opened by entering it, closed in whatever phase it is by leaving it."""
 
     @property
     def usage(self) -> Usage:
@@ -72,23 +69,18 @@ class Stream(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    def __aiter__(self) -> AsyncIterator[Batch]: ...
+    async def deliver(self, to: Callable[[Batch], bool]) -> None:
+        """Call *to* with each batch in the event-loop iteration in which its bytes arrive; the last batch is marked.
 
-
-class PushedStream:
-    """Beside `Stream`, what one is that can also hand its batches on as they arrive, and wakes nobody for them."""
-
-    async def push(self, show: Callable[[Batch], bool]) -> None:
-        """Call *show* with each batch as it comes; return after the last one, or when *show* says False.
-
-        Called again, it goes on where it was.  What *show* raises is raised here, and so is `UpstreamError`; when it is
-        cancelled, *show* is not called any more.
+        Return after the last batch, or when *to* returned False: the caller waits for its client and calls `deliver` again.
+        Batches before the first output are held back, so that a failed attempt can be repeated. What *to* raises is raised
+        here, and so is `UpstreamError`. After a cancellation *to* is not called any more.
         """
-        raise NotImplementedError
+        ...
 
 
 class Upstream(Protocol):
-    """Where calls go."""
+    """The servers that calls are sent to."""
 
     def open(self, call: Call, name: str | None = None) -> Stream:
         """Prepare one attempt; nothing is sent before it is entered.

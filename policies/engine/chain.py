@@ -2,16 +2,18 @@
 
 1. Each policy admits, in the order of the file; then all their claims are reserved in one step; then those that wait
    (a queue) let the call enter.  All of it once per call, never again for a retry.
-2. Attempts are made until one gives output, or nobody wants another.  Batches are pushed to `emit` as they come.
-3. However it ends, everything is settled once, in reverse, shielded from cancellation, in bounded time.  The last batch
-   goes out after that: a client that has read it may call again at once (BerriAI/litellm#40846).
+2. Attempts are made until one gives output or no policy wants another. Each batch is written to the client's sink in the
+   event-loop iteration in which its bytes arrived.
+3. However the call ends, everything is settled once, in reverse order, shielded from cancellation, in bounded time. The last
+   batch is written after that: a client that has read it may call again at once (BerriAI/litellm#40846).
 
 Only the chain has a `try/finally`, a shield and a retry loop, so that a policy cannot get them wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import anyio
 from msgspec.structs import replace
@@ -25,14 +27,17 @@ from policies.api.match import Match
 from policies.api.policy import HOOKS, Policy, RunningPolicy, overrides
 from policies.api.rejection import Rejection
 from policies.api.services import Services
-from policies.api.upstream import PushedStream, Stream, Upstream, UpstreamError
+from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
+from .call_control import CallControl
 from .call_state import CallState, then
 from .event_filters import EventFilters
 from .ledger import Ledger, Reservation
 from .retry_budget import RetryBudgets
-from .sink import Admitted, ClientLeft, Emit, Sink
+from .sink import BatchSink
+
+Admitted: TypeAlias = Callable[[], None]
 
 
 class Chain:
@@ -70,32 +75,34 @@ class Chain:
         return [(only, hooks) for only, hooks in self._hooks if overrides(hooks, name)]
 
     async def run(
-        self, call: Call, emit: Emit, *, admitted: Admitted | None = None, sink: Sink | None = None
+        self, call: Call, sink: BatchSink, *, admitted: Admitted | None = None, control: CallControl | None = None
     ) -> Outcome:
-        """Serve *call*, pushing its batches to *emit*; everything is settled on return, however it ends.
+        """Serve *call* and write its batches to *sink*; everything is settled on return, however the call ends.
 
-        *admitted* is awaited when the call holds its reservation.  With a *sink* all batches but the last go there.
-        Raises `Rejection`, `UpstreamError`, or `ClientLeft` where *emit* or *sink* raised; a cancellation closes upstream.
+        *admitted* is called once, when the call holds its reservation. The last batch is written after settlement.
+        Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; *control* tells when it must not
+        come.
         """
         run = CallState(call, Reservation(call, ()))
         ending = Ending.CANCELLED
         try:
             await self._admit(run, admitted)
-            last = await self._forward(run, emit, sink)
+            last = await self._forward(run, sink)
             ending = Ending.DONE
-        except ClientLeft:
-            raise
         except Exception as error:
             ending = Ending.REJECTED if isinstance(error, Rejection) else Ending.FAILED
             raise
         finally:
             outcome = Outcome(ending, run.usage, run.attempts)
-            call.settling = True
-            try:
+            if control is None:
                 await self._settle(run, outcome)
-            finally:
-                call.settling = False
-        await emit(last)
+            else:
+                control.settling = True
+                try:
+                    await self._settle(run, outcome)
+                finally:
+                    control.settling = False
+        sink.write_nowait(last)
         return outcome
 
     async def close(self) -> None:
@@ -117,13 +124,14 @@ class Chain:
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
         if admitted is not None:
-            await admitted()
+            admitted()
         for only, hooks in self._entering:
             if (only is None or only.covers(call)) and (lease := await hooks.enter(call)) is not None:
                 run.leases.append(lease)
 
-    async def _forward(self, run: CallState, emit: Emit, sink: Sink | None) -> Batch:
-        taps = EventFilters.of(run.leases, run.call.shown) if run.leases else None
+    async def _forward(self, run: CallState, sink: BatchSink) -> Batch:
+        """Make attempts until one gives output or no policy wants another; return the last batch."""
+        filters = EventFilters.of(run.leases, run.call.shown) if run.leases else None
         name = self._services.upstreams[0]
         while True:
             run.attempts += 1
@@ -132,12 +140,7 @@ class Chain:
             try:
                 async with stream:
                     self._count(run)
-                    if sink is None or not isinstance(stream, PushedStream):
-                        last = await self._pulled(run, stream, taps, emit)
-                    else:
-                        last = await self._pushed(run, stream, taps, sink)
-                    if last is not None:
-                        return last
+                    return await self._deliver(run, stream, filters, sink)
             except UpstreamError as error:
                 spent = run.bank()
                 if error.kind != "unavailable":
@@ -148,51 +151,44 @@ class Chain:
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
-                    return taps.through(error.instead) if taps else error.instead
+                    return filters.apply(error.instead) if filters else error.instead
                 name, wait = verdict.upstream or name, verdict.after
-            else:
-                msg = "the upstream's stream ended without a last batch"
-                raise RuntimeError(msg)
             await self._services.sleep(wait)
 
     @staticmethod
-    async def _pulled(run: CallState, stream: Stream, taps: EventFilters | None, emit: Emit) -> Batch | None:
-        async for batch in stream:
-            shown = taps.through(batch) if taps else batch
-            if shown.last:
-                return shown
-            run.started = True
-            try:
-                await emit(shown)
-            except Exception as error:
-                raise ClientLeft from error
-        return None
-
-    @staticmethod
-    async def _pushed(run: CallState, stream: PushedStream, taps: EventFilters | None, sink: Sink) -> Batch:
+    async def _deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
+        """Write the batches of one attempt to *sink*, through *filters*; return the last one unwritten."""
         last: Batch | None = None
+        paused = False
 
-        def show(batch: Batch) -> bool:
-            nonlocal last
-            shown = taps.through(batch) if taps else batch
+        def write(batch: Batch) -> bool:
+            nonlocal last, paused
+            shown = filters.apply(batch) if filters else batch
             if shown.last:
                 last = shown
                 return False
             run.started = True
-            try:
-                return sink.put(shown)
-            except Exception as error:
-                raise ClientLeft from error
+            paused = not sink.write_nowait(shown)
+            return not paused
 
-        while True:
-            try:
-                await stream.push(show)
-            except UpstreamError:
-                if last is None:  # else a policy has ended the answer before upstream failed
-                    raise
-            if last is not None:
-                return last
-            await sink.drained()
+        try:
+            while True:
+                paused = False
+                try:
+                    await stream.deliver(write)
+                except UpstreamError:
+                    if last is None:  # else a policy had ended the answer before upstream failed
+                        raise
+                if last is not None:
+                    return last
+                if not paused:
+                    msg = "the upstream's stream ended without a last batch"
+                    raise RuntimeError(msg)
+                await sink.drain()
+        except (UpstreamError, anyio.get_cancelled_exc_class()):
+            if filters and run.started and last is None and (held := filters.flush()) is not None:
+                sink.write_nowait(held)
+            raise
 
     def _count(self, run: CallState) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""

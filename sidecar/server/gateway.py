@@ -57,13 +57,13 @@ class Gateway:
         over = None if transport is None else HttpxTransport(transport)
         self.upstream = UpstreamRouter([self._upstream(each, over) for each in settings.upstreams])
         self.policy_services.names_of = self.upstream.names_of
-        self.heart = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
-        self.live = ActiveCalls()
-        self.names = RequestIds()
+        self.heartbeats = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
+        self.active_calls = ActiveCalls()
+        self.request_ids = RequestIds()
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
         self.keys = KeyTable(settings.default_access, settings.keys)
-        self.proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):

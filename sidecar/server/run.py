@@ -21,7 +21,7 @@ from policies.stores.opening import SQLITE, open_store
 from sidecar.downstream.client_errors import draining
 
 from .app import Application
-from .http_protocol import Protocol
+from .http_protocol import HttpProtocol
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[]
     application = Application(settings)
     config = uvicorn.Config(
         application.asgi,
-        http=Protocol,
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -169,5 +169,5 @@ class _Stop:
 
     async def _drain(self) -> None:
         if (gateway := self._application.gateway) is not None:
-            await gateway.live.drain(self._seconds, draining())
+            await gateway.active_calls.drain(self._seconds, draining())
         self._server.should_exit = True

@@ -140,7 +140,7 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
         text = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 0 }}\nidle = 5\n" + POLICIES
         async with sidecar(settings_of(tmp_path, None, text)) as served:
             await one(served, chance)
-            await eventually(lambda: len(served.gateway.live) == 0)
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
             tasks, opened = len(asyncio.all_tasks()), files()
             gate = asyncio.Semaphore(AT_ONCE)
 
@@ -149,7 +149,7 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
                     await one(served, chance)
 
             await asyncio.gather(*(guarded() for _ in range(CALLS)))
-            await eventually(lambda: len(served.gateway.live) == 0)
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
             account = await served.account()
             transport = transport_of(served)
             await eventually(lambda: transport.open_count == transport.idle_count)

@@ -36,7 +36,6 @@ from policies import (
     Usage,
 )
 from policies.api.services import Services
-from policies.engine.sink import ClientLeft
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, Hang, ScriptedUpstream, make_call, make_services, piece, serve
 
@@ -209,15 +208,27 @@ async def test_refused_after_reserving() -> None:
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(0, 0)]
 
 
+class Sink:
+    """A client that takes everything; *seen* is called with each batch."""
+
+    def __init__(self, seen: Callable[[Batch], None]) -> None:
+        self._seen = seen
+
+    def write_nowait(self, batch: Batch) -> bool:
+        self._seen(batch)
+        return True
+
+    async def drain(self) -> None:
+        return
+
+
 async def test_last_batch_after_settling() -> None:
     """The end goes out after settling: who reads it may call again at once (BerriAI/litellm#40846)."""
     log: list[str] = []
     call = make_call("hi")
 
-    async def emit(batch: Batch) -> None:
-        log.append("last" if batch.last else "batch")
-
-    await Chain([Note(log, name="a")], ScriptedUpstream(["x"]), call.services).run(call, emit)
+    sink = Sink(lambda batch: log.append("last" if batch.last else "batch"))
+    await Chain([Note(log, name="a")], ScriptedUpstream(["x"]), call.services).run(call, sink)
 
     assert log[-3:] == ["batch", "a settled", "last"]
 
@@ -255,17 +266,17 @@ async def test_cancelled(hangs: Any, attempts: int, spent: int) -> None:
     assert upstream.open_attempts == 0
 
 
-async def test_emit_fails() -> None:
-    """A client that cannot be written to has left: the call ends there, charged for what was read."""
+async def test_sink_that_raises() -> None:
+    """A sink that raises ends the call there; it is charged for what was read, and upstream is closed."""
     services, store = counting()
     upstream = ScriptedUpstream(["a", "b", "c"])
 
-    async def emit(_: Batch) -> None:
+    def fail(_: Batch) -> None:
         raise OSError
 
     call = make_call("hi", services=services)
-    with pytest.raises(ClientLeft):
-        await Chain([Budget(name="b", tokens=1000)], upstream, services).run(call, emit)
+    with pytest.raises(OSError):  # noqa: PT011  # the very one that was raised
+        await Chain([Budget(name="b", tokens=1000)], upstream, services).run(call, Sink(fail))
 
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(6, 0)]
     assert upstream.open_attempts == 0
@@ -399,13 +410,13 @@ async def test_settled_when_the_store_is_back() -> None:
     chain = Chain([Budget(name="b", tokens=1000)], ScriptedUpstream(["a", "b"]), services)
     store.down = False
 
-    async def emit(_: Batch) -> None:
+    def take_down(_: Batch) -> None:
         store.down = True
 
-    await chain.run(make_call("hi", services=services), emit)
+    await chain.run(make_call("hi", services=services), Sink(take_down))
     assert [account.spent for account in await store.accounts()] == [0]
     store.down = False
-    await chain.run(make_call("hi", services=services), emit)
+    await chain.run(make_call("hi", services=services), Sink(take_down))
     store.down = False
     await chain._ledger.catch_up()
 

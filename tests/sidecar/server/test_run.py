@@ -41,8 +41,8 @@ async def test_drain(tmp_path: Path) -> None:
         up._scripts[:] = [waits]
         await plain.post("/v1/chat/completions", SLOW | {"stream": False})
         await eventually(lambda: len(up.requests) == 3)
-        over = asyncio.create_task(served.gateway.live.drain(0.2, draining()))
-        await eventually(lambda: served.gateway.live.draining)
+        over = asyncio.create_task(served.gateway.active_calls.drain(0.2, draining()))
+        await eventually(lambda: served.gateway.active_calls.draining)
         status, headers, body = await served.post("/api/chat", CHAT)
         ready = await served.get("/readyz")
         alive = await served.get("/healthz")
@@ -63,9 +63,8 @@ async def test_drain(tmp_path: Path) -> None:
     assert account.spent >= 900
 
 
-async def test_client_that_never_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_never_reads(tmp_path: Path) -> None:
     """A client that never reads cannot hold up the end: it is told, and not waited for; upstream was slowed meanwhile."""
-    monkeypatch.setattr("sidecar.downstream.route.LAST_WORD", 0.1)
     sent = 0
 
     async def flood(connection: Connection) -> None:
@@ -84,7 +83,7 @@ async def test_client_that_never_reads(tmp_path: Path, monkeypatch: pytest.Monke
         while turns < 5000:
             seen, turns = sent, turns + 1 if seen == sent else 0
             await asyncio.sleep(0)
-        await asyncio.wait_for(served.gateway.live.drain(0, draining()), 10)
+        await asyncio.wait_for(served.gateway.active_calls.drain(0, draining()), 10)
         account = await served.account()
 
     assert account.reserved == 0
@@ -104,8 +103,8 @@ async def test_streams_that_end_in_time(tmp_path: Path) -> None:
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         answer = asyncio.create_task(served.post("/api/chat", CHAT))
         await eventually(lambda: len(up.requests) == 1)
-        over = asyncio.create_task(served.gateway.live.drain(30, draining()))
-        await eventually(lambda: served.gateway.live.draining)
+        over = asyncio.create_task(served.gateway.active_calls.drain(30, draining()))
+        await eventually(lambda: served.gateway.active_calls.draining)
         go_on.set()
         _, _, body = await answer
         await over

@@ -272,7 +272,7 @@ async def test_deadline(tmp_path: Path, head: bool) -> None:  # noqa: FBT001  # 
                 await client.post("/v1/chat/completions", HI)
                 await eventually(lambda: up.open > 0)
                 client.close()
-                await eventually(lambda: len(served.gateway.live) == 0)
+                await eventually(lambda: len(served.gateway.active_calls) == 0)
             left = dict(served.gateway.upstream.states)
             for _ in range(3):
                 await served.post("/api/chat", CHAT)

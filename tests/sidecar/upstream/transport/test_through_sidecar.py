@@ -20,6 +20,8 @@ from wire import HEAD, Client, Connection, Script, eventually, token, upstream
 
 from policies import Call, Lease, Policy
 from policies.api.lease import Outcome
+from sidecar.downstream.active_calls import ActiveCall
+from sidecar.downstream.response import ClientResponse
 from sidecar.server.gateway import Gateway
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +71,10 @@ async def test_connections_are_kept(tmp_path: Path) -> None:
         assert (len(up.requests), up.open) == (3, 1)
 
 
+def _is_full(call: ActiveCall) -> bool:
+    return isinstance(call.response, ClientResponse) and call.response._connection.full
+
+
 @pytest.mark.parametrize("rest", [chunk(b":\n\n") * 4_200, chunk(token("z" * 40_000))], ids=["many", "much"])
 async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
     """A connection whose response arrived faster than its client took it serves the next call, or is closed."""
@@ -76,7 +82,7 @@ async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
 
     async def first(connection: Connection) -> None:
         await connection.send(HEAD)
-        while not any(getattr(call._straight, "full", False) for call in running[0].gateway.live._calls):
+        while not any(_is_full(call) for call in running[0].gateway.active_calls._calls):
             await connection.chunk(token("x" * 60_000))
             await asyncio.sleep(0)
         for _ in range(50):
@@ -96,7 +102,7 @@ async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
         for _ in range(50):
             await asyncio.sleep(0)
         client.reset()
-        await eventually(lambda: len(served.gateway.live) == 0)
+        await eventually(lambda: len(served.gateway.active_calls) == 0)
         status, _, answer = await served.post(V1, HI)
 
     assert (status, b"own" in answer) == (200, True)
@@ -247,7 +253,7 @@ async def test_an_upstream_that_never_reads(tmp_path: Path) -> None:
             deaf.setblocking(False)
             taken, _ = await asyncio.get_running_loop().sock_accept(deaf)
             client.close()
-            await eventually(lambda: len(served.gateway.live) == 0)
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
             read = 0
             with taken:
                 try:
