@@ -34,7 +34,7 @@ def tls_of(settings: UpstreamSettings, path: str, folder: Path, faults: list[Con
         return None
     if context is not None and settings.client_cert is not None:
         names = settings.client_cert
-        files = (names, names) if isinstance(names, str) else names
+        files = [names, names] if isinstance(names, str) else names
         try:
             context.load_cert_chain(folder / files[0], folder / files[1], password=_no_password)
         except (OSError, ValueError) as error:
@@ -104,7 +104,7 @@ def _bound(found: object, settings: UpstreamSettings) -> Callable[[], object]:
     """Return *found* as a function without arguments."""
     cure = "name a function that returns an httpx.AsyncBaseTransport"
     if not callable(found):
-        raise ObjectFault(f"the object is a {type(found).__name__} and cannot be called", cure)
+        raise ObjectFault(f"an object of type {type(found).__name__} cannot be called", cure)
     if inspect.iscoroutinefunction(found):
         raise ObjectFault("the factory is a coroutine function", "write `def`, not `async def`")
     try:
@@ -126,4 +126,6 @@ def _check_made(made: object) -> None:
     import httpx  # noqa: PLC0415  # keeps `check` fast for configurations without a transport
 
     if not isinstance(made, httpx.AsyncBaseTransport):
-        raise ObjectFault(f"the factory returns a {type(made).__name__}", "return an httpx.AsyncBaseTransport")
+        raise ObjectFault(
+            f"the factory returns an object of type {type(made).__name__}", "return an httpx.AsyncBaseTransport"
+        )

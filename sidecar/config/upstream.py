@@ -16,6 +16,8 @@ from .proxies import Proxy, has_password, parse_proxy
 Seconds = Annotated[float, msgspec.Meta(gt=0, extra={"unit": "seconds"})]
 NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, extra={"unit": "seconds"})]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+Files = Annotated[list[Text], msgspec.Meta(min_length=2, max_length=2)]
+"""Two files.  Not a fixed-length tuple: in a union, msgspec 0.22 crashes on a list of another length."""
 
 AUTHORIZATION_HEADER = "authorization"
 SECRET_HEADERS = frozenset(
@@ -82,7 +84,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers_env: dict[str, str] = {}
     query: dict[str, str] = {}
     ca: Text | None = None
-    client_cert: Text | tuple[Text, Text] | None = None
+    client_cert: Text | Files | None = None
     proxy: Text | None = None
     transport: Text | None = None
     model: Text | None = None

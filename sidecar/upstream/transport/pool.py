@@ -61,7 +61,7 @@ class ConnectionPool:
             connection = await self._connect(self._new)
             transport = connection.transport
             if transport is None or transport.is_closing():
-                msg = "the server closed the connection at once"
+                msg = "the server closed the connection, or sent bytes, before the request"
                 raise httpx.ConnectError(msg)
             self._open.add(connection)
             if not self._closed:
