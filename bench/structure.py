@@ -36,7 +36,11 @@ def main() -> int:
         "checkout", nargs="?", type=Path, default=Path(__file__).parent.parent, help="default: this one"
     )
     parser.add_argument("--trace", action="store_true", help="also serve requests and count files and moves")
-    parser.add_argument("--files", action="store_true", help="with --trace: name the files, with their calls")
+    parser.add_argument(
+        "--files",
+        action="store_true",
+        help="with --trace: print the calls of each file, and the pairs of files with the most moves",
+    )
     options = parser.parse_args()
     root = options.checkout.resolve()
     if not all((root / package).is_dir() for package in PACKAGES):

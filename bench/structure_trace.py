@@ -34,6 +34,8 @@ STREAMS = {
 CHAT_MODEL = "mock-64-5-0"
 """Requests on `/api/chat` name no model."""
 REPEATS = 5
+MAX_PAIRS = 30
+"""Pairs of files that `--files` prints, with the most moves first."""
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 SETTLED = 0.2
 """Seconds after the last byte in which the call is settled."""
@@ -44,6 +46,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.files: Counter[str] = Counter()
+        self.pairs: Counter[tuple[str, str]] = Counter()
         self.moves = self.moves_and_returns = 0
         self.called = self.ran = ""
 
@@ -62,7 +65,9 @@ class Recorder:
             return
         if event == "call":
             counted.files[name] += 1
-            counted.moves += counted.called not in ("", name)
+            if counted.called not in ("", name):
+                counted.moves += 1
+                counted.pairs[counted.called, name] += 1
             counted.called = name
         counted.moves_and_returns += counted.ran not in ("", name)
         counted.ran = name
@@ -147,15 +152,18 @@ def main() -> int:
 def serve(root: Path, upstream: str) -> int:
     """Run the program in this thread, in front of *upstream*; return the exit code."""
     results: list[str] = []
+    names_files = "--files" in sys.argv
 
     def report(name: str, requests: list[Counted]) -> None:
         files = median(len(each.files) for each in requests)
         moves = median(each.moves for each in requests)
         returns = median(each.moves_and_returns for each in requests)
         results.append(f"{name:<32}{files} files, {moves} moves ({returns} with returns)")
-        if "--files" in sys.argv:
+        if names_files:
             calls = requests[-1].files.most_common()
-            results.extend(f"  {count:5} {Path(file).relative_to(root)}" for file, count in calls)
+            results.extend(f"  {count:5} calls in {Path(file).relative_to(root)}" for file, count in calls)
+            for pair, count in requests[-1].pairs.most_common(MAX_PAIRS):
+                results.append(f"  {count:5} moves {' -> '.join(str(Path(file).relative_to(root)) for file in pair)}")
 
     recorder, port = Recorder(root), free_port()
     client = Client(port, recorder, report)
