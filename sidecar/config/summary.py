@@ -98,7 +98,7 @@ def _only(only: Match) -> str:
 
 def _keys(settings: Settings) -> str:
     if not settings.keys:
-        return f"none: all callers are tenant {settings.everybody.tenant}"
+        return f"none: all callers are tenant {settings.default_access.tenant}"
     tenants = len({access.tenant for access in settings.keys})
     return f"{len(settings.keys)} of {tenants} tenant{'s' if tenants > 1 else ''}"
 

@@ -62,7 +62,7 @@ class Gateway:
         self.request_ids = RequestIds()
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
-        self.keys = KeyTable(settings.everybody, settings.keys)
+        self.keys = KeyTable(settings.default_access, settings.keys)
         self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}

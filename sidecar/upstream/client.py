@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from policies.api.upstream import UpstreamError
-from sidecar.config.upstream import AUTHORIZATION
+from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model, unavailable
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
@@ -56,7 +56,7 @@ class UpstreamClient:
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
-            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
+            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION_HEADER else settings.key))
         own = frozenset(name.lower() for name, _ in headers)
         self._held = own if settings.pass_authorization else own | ACCOUNT_HEADERS
         """Headers of clients that are not forwarded."""
