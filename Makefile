@@ -23,17 +23,17 @@ test: $(VENV)/.ready ## Run the tests; says what it skips and why
 	$(BIN)/python -m pytest -q -rs
 
 test-kill: $(VENV)/.ready ## Kill it a hundred times under load, on each store, and audit the books (minutes)
-	ROUNDS=$${ROUNDS:-100} $(BIN)/python -m pytest -q -s tests/test_kill.py
+	ROUNDS=$${ROUNDS:-100} $(BIN)/python -m pytest -q -s tests/conformance/test_kill.py
 
 soak: $(VENV)/.ready ## Ten thousand failures and aborts, large prompts: what is left, what blocks (MINUTES=10: then full load)
-	SOAK=$${SOAK:-10000} $(BIN)/python -m pytest -q -s tests/test_soak.py
-	$(if $(MINUTES),PYTHONPATH=tests $(BIN)/python bench/soak.py --minutes $(MINUTES))
+	SOAK=$${SOAK:-10000} $(BIN)/python -m pytest -q -s tests/conformance/test_soak.py
+	$(if $(MINUTES),PYTHONPATH=tests/doubles $(BIN)/python bench/soak.py --minutes $(MINUTES))
 
 cancel: $(VENV)/.ready ## Measure how soon upstream is let go when a client leaves, in each phase
-	PYTHONPATH=tests $(BIN)/python bench/cancel.py
+	PYTHONPATH=tests/doubles $(BIN)/python bench/cancel.py
 
 drill: $(VENV)/.ready ## A thousand calls at a dead upstream: what it gets of them, and how soon it is back
-	PYTHONPATH=tests $(BIN)/python bench/outage.py
+	PYTHONPATH=tests/doubles $(BIN)/python bench/outage.py
 
 lint: $(VENV)/.ready ## Check with ruff, all rules
 	$(BIN)/ruff check .
@@ -71,7 +71,7 @@ $(ENGINE)/.ready: constraints-engine.txt
 	@touch $@
 
 test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test in front of a real engine, llama.cpp (builds it first: some minutes)
-	ENGINE_PYTHON=$(ENGINE)/bin/python $(BIN)/python -m pytest -q -rs tests/engine -o addopts=
+	ENGINE_PYTHON=$(ENGINE)/bin/python $(BIN)/python -m pytest -q -rs tests/real_engine -o addopts=
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(ENGINE) .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info

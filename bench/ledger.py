@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from run import LIMITLESS, WORK, Target, cpu_ns, free_port, measure, reachable, sidecar_config, started
 
-from policies.store import Claim
-from policies.stores import open_store
-from policies.window import Calendar, Sliding
+from policies.api.claim import Claim
+from policies.api.window import Calendar, Sliding
+from policies.stores.opening import open_store
 
 
 class Cost(NamedTuple):

@@ -19,9 +19,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from policies.store import Claim, Store
-from policies.stores import open_store
-from policies.window import Calendar, Sliding
+from policies.api.claim import Claim
+from policies.api.store import Store
+from policies.api.window import Calendar, Sliding
+from policies.stores.opening import open_store
 
 LIMIT = 10**15
 OTHER_WORK = bytearray(2 << 20)

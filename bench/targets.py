@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
 def sidecar_config() -> str:
     """Return the shipped configuration, every policy of it on, with limits that nothing reaches."""
-    from sidecar.loading import default_text
+    from sidecar.config.loader import default_text
 
     text = default_text()
     text = re.sub(r"requests = [\d_]+", f"requests = {LIMITLESS}", text)

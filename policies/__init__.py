@@ -1,31 +1,27 @@
 """Policies for calls to language models: what one is, the chain that runs them, and the built-in ones."""
 
-from .base import (
-    NO_RETRY,
-    Ending,
-    Failure,
-    Hooks,
-    Lease,
-    Outcome,
-    Policy,
-    Rejection,
-    Retry,
-    Stop,
-)
-from .budget import Budget
-from .call import Call, Caps
-from .chain import Chain
-from .event import Batch, Event, Usage
-from .fallback import Fallback
-from .max_tokens import MaxTokens
-from .only import Only
-from .process import Process
-from .rate import Rate
-from .retry import RetryClassifier
-from .store import Claim, Grant, Standing, Store, StoreDown
-from .trim import Trim
-from .upstream import Stream, Upstream, UpstreamError
-from .window import Calendar, Sliding
+import warnings
+
+from policies.api.call import Call, Caps
+from policies.api.claim import Claim
+from policies.api.event import Batch, Event
+from policies.api.failure import NO_RETRY, Failure, Retry
+from policies.api.lease import Ending, Lease, Outcome
+from policies.api.match import Match
+from policies.api.policy import Policy, RunningPolicy
+from policies.api.rejection import Rejection, Stop
+from policies.api.services import Services
+from policies.api.store import Grant, Standing, Store, StoreDown
+from policies.api.upstream import Stream, Upstream, UpstreamError
+from policies.api.usage import Usage
+from policies.api.window import Calendar, Sliding
+from policies.builtin.budget import Budget
+from policies.builtin.fallback import Fallback
+from policies.builtin.max_tokens import MaxTokens
+from policies.builtin.rate import Rate
+from policies.builtin.retry import RetryClassifier
+from policies.builtin.trim import Trim
+from policies.engine.chain import Chain
 
 __all__ = [
     "NO_RETRY",
@@ -41,17 +37,17 @@ __all__ = [
     "Failure",
     "Fallback",
     "Grant",
-    "Hooks",
     "Lease",
+    "Match",
     "MaxTokens",
-    "Only",
     "Outcome",
     "Policy",
-    "Process",
     "Rate",
     "Rejection",
     "Retry",
     "RetryClassifier",
+    "RunningPolicy",
+    "Services",
     "Sliding",
     "Standing",
     "Stop",
@@ -63,3 +59,14 @@ __all__ = [
     "UpstreamError",
     "Usage",
 ]
+
+_RENAMED = {"Hooks": "RunningPolicy", "Only": "Match", "Process": "Services"}
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name by the name that it had before; each use warns."""
+    if (new := _RENAMED.get(name)) is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    warnings.warn(f"policies.{name} is now policies.{new}", DeprecationWarning, stacklevel=2)
+    return globals()[new]

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from policies.store import MILLION, Account, Claim, Ended, Grant, account
-
-from .books import HOUR, SLIDING, Books, Place, Row, Took
-from .fit import LARGEST
+from policies.api.claim import MILLION, Claim
+from policies.api.store import Account, Grant, ReservationGone, account
+from policies.stores.counting.arithmetic import LARGEST
+from policies.stores.counting.counters import HOUR, CounterStore
+from policies.stores.counting.rows import SLIDING, ClaimedCounter, CounterRow, Taken
 
 TIDY = 60 * MILLION
 SOON = MILLION
 """Microseconds between two looks at counters that nobody uses any more; sooner where a crowd is full."""
 
 
-class _Row(Row, eq=False):
+class _Row(CounterRow, eq=False):
     crowd: str = ""
     takings: OrderedDict[int, tuple[int, int]] = msgspec.field(default_factory=OrderedDict)
 
@@ -25,12 +26,12 @@ class _Row(Row, eq=False):
         return next(reversed(self.takings), None)
 
 
-class MemoryStore(Books[_Row]):
+class MemoryStore(CounterStore[_Row]):
     """See `policies.store.Store`.  Nothing in it waits, so each step is atomic; it is never down."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         super().__init__(clock)
-        self._holds: dict[str, dict[int, tuple[int, Sequence[Took]]]] = {}
+        self._holds: dict[str, dict[int, tuple[int, Sequence[Taken]]]] = {}
         self._crowds: Counter[str] = Counter()
         self._tidied = self._now()
 
@@ -39,7 +40,7 @@ class MemoryStore(Books[_Row]):
         now = self._now()
         self._tidy(now, TIDY)
         if part and self._known(call_id, 0) is None:
-            raise Ended(call_id)
+            raise ReservationGone(call_id)
         return self._reserve(call_id, claims, ceiling, part, now)
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
@@ -68,13 +69,13 @@ class MemoryStore(Books[_Row]):
     async def aclose(self) -> None:
         """See `Store.aclose`."""
 
-    def _read(self, places: Sequence[Place[_Row]]) -> None:
+    def _read(self, places: Sequence[ClaimedCounter[_Row]]) -> None:
         pass  # all rows are at hand
 
     def _row(self, counter: str, start: int) -> _Row | None:
         return self._rows.get((counter, start))
 
-    def _take(self, place: Place[_Row], amount: int) -> None:
+    def _take(self, place: ClaimedCounter[_Row], amount: int) -> None:
         at = place.counter, place.start
         row = self._rows.get(at)  # the place's own may have been tidied away since it was read
         if row is None:
@@ -114,7 +115,7 @@ class MemoryStore(Books[_Row]):
             row.held -= held
             row.spent = min(row.spent + spent, LARGEST)
 
-    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Took]) -> bool:
+    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Taken]) -> bool:
         parts = self._holds.setdefault(call_id, {})
         return parts.setdefault(part, (ceiling, took))[1] is took
 
@@ -122,7 +123,7 @@ class MemoryStore(Books[_Row]):
         known = self._holds.get(call_id, {}).get(part)
         return None if known is None else known[0]
 
-    def _held(self, call_id: str) -> Sequence[Took]:
+    def _held(self, call_id: str) -> Sequence[Taken]:
         return [each for _, (_, took) in sorted(self._holds.pop(call_id, {}).items()) for each in took]
 
     def _is_full(self, crowd: str, bound: int, now: int) -> bool:

@@ -1,0 +1,38 @@
+"""Exceptions by which a policy refuses a call or ends its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Rejection(Exception):
+    """A policy's no.  It becomes the HTTP answer, or the last event of a stream that has begun.
+
+    *status* is the HTTP status towards OpenAI clients (never 408 or 409: SDKs send those again).  *retry_after* is in
+    seconds and given only where waiting helps; *final* tells the client's SDK not to try again.  *details* are added to
+    the body: a limit's refusal carries `policy`, `limit`, `used` and `resets_at`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        final: bool | None = None,
+        kind: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
+        self.final = final if final is not None else retry_after is None
+        self.kind, self.details = kind, details or {}
+
+
+class Stop(Exception):
+    """Raised by `Lease.event`: end the answer here, cleanly, with *finish* as its reason; upstream is closed."""
+
+    def __init__(self, finish: str = "content_filter") -> None:
+        super().__init__(finish)
+        self.finish = finish

@@ -1,0 +1,47 @@
+"""Tokens that a call has used."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens spent, summed over the attempts of a call.
+
+    `unreported` counts the attempts that cost their prompt without upstream telling its size: each is charged at its
+    estimate.  `exact` is False while the sum is only a lower bound: it may charge more than was held, never less.
+    `model` is what the upstream that was asked calls it; a sum keeps what it was made of in `parts`.
+    """
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    unreported: int = 0
+    exact: bool = True
+    model: str = ""
+    parts: tuple[Usage, ...] = ()
+
+    def __add__(self, other: Usage) -> Usage:
+        if not self.paid_prompt and self.exact:
+            return other
+        if not other.paid_prompt and other.exact:
+            return self
+        return Usage(
+            self.input + other.input,
+            self.output + other.output,
+            self.cached + other.cached,
+            self.unreported + other.unreported,
+            self.exact and other.exact,
+            self.model if self.model == other.model else "",
+            (*self.each, *other.each),
+        )
+
+    @property
+    def each(self) -> tuple[Usage, ...]:
+        """What each attempt that cost anything has cost."""
+        return self.parts or (self,)
+
+    @property
+    def paid_prompt(self) -> bool:
+        """Whether an attempt may have read the prompt, so that another one needs a hold of its own."""
+        return bool(self.input or self.output or self.unreported)

@@ -1,0 +1,45 @@
+"""Ceilings for one answer, and for one request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+
+from policies.api.policy import Policy
+from policies.api.rejection import Rejection
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+
+Limit = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class MaxTokens(Policy, frozen=True):
+    """Clamp each answer to `output` tokens; refuse a call whose prompt and answers exceed `request`.
+
+    The prompt counts as Chat Nest counts it: its characters / 4, rounded up.  The client's own `maxTokensPerRequest`
+    lowers `request`.
+    """
+
+    output: Limit
+    request: Limit | None = None
+
+    lowers: ClassVar[tuple[str, ...]] = ("output", "request")
+
+    async def admit(self, call: Call) -> None:
+        """Lower the ceiling of *call*, or raise `Rejection` with the code `request_too_large`."""
+        if call.operation != "chat":
+            return
+        asked = call.max_tokens
+        if asked is None or asked > self.output:
+            call.max_tokens = self.output
+        limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
+        if limit is None:
+            return
+        wanted = -(-call.characters // 4) + call.n * (call.max_tokens or 0)
+        if wanted > limit:
+            msg = f"The request is too large: prompt and answer may have {limit} tokens, this one asks for {wanted}."
+            raise Rejection(
+                400, "request_too_large", msg, details={"policy": self.name, "limit": limit, "used": wanted}
+            )

@@ -1,0 +1,116 @@
+"""Apply the leases that look at a stream to its events; the policy nearest the client sees each event last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from policies.api.event import Batch, Event, rebuilt_answer
+from policies.api.lease import Lease
+from policies.api.rejection import Stop
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class EventFilters:
+    """The leases of one call that override `event` or `end`. Falsy, and left out of the stream, if there are none.
+
+    Batches arrive in callbacks of the upstream connection, whose context belongs to the call that opened it. The leases run
+    in the context (contextvars) of their own call, which is captured here.
+    """
+
+    __slots__ = ("_choices_left", "_context", "_leases")
+
+    def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
+        self._leases, self._choices_left, self._context = leases, choices, context
+
+    @classmethod
+    def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
+        """Return the filters among *leases*, None if there are none; *choices* finishes end the answer.
+
+        Called once per call, in the call's own task.
+        """
+        chosen = [x for x in reversed(leases) if type(x).event is not Lease.event or type(x).end is not Lease.end]
+        return cls(chosen, choices, copy_context()) if chosen else None
+
+    def apply(self, batch: Batch) -> Batch:
+        """Return *batch* as the client is to see it; marked as the last one if a lease stopped the answer."""
+        return self._context.run(self._apply, batch)
+
+    def flush(self) -> Batch | None:
+        """Return the text that leases still hold back of an answer that broke; None if there is none.
+
+        Called at most once per call. A lease that fails here loses its text: the answer has failed already.
+        """
+        if self._choices_left <= 0:
+            return None
+        try:
+            events = self._context.run(self._flush)
+        except Exception:  # noqa: BLE001  # a policy of the deployment's; the failure of the answer is reported
+            return None
+        return Batch(events=events, raw=_encoded(events)) if events else None
+
+    def _apply(self, batch: Batch) -> Batch:
+        shown: list[Event] = []
+        last = batch.last
+        for event in batch.events:
+            if event.index < 0:
+                shown.append(event)
+                continue
+            try:
+                kept = self._filtered(event, self._leases)
+            except Stop as stop:
+                shown += self._with_flushed(_stopped(event, stop), ends_all=True)
+                last = True
+                break
+            if kept is None and event.finish is not None:
+                kept = event.with_text("")
+            if kept is not None:
+                shown += [kept] if kept.finish is None else self._with_flushed(kept)
+        if last and self._choices_left > 0:
+            shown += self._flush()
+        whole = next((event.payload for event in batch.events if event.whole), None)
+        raw = rebuilt_answer(whole, shown) if whole is not None else _encoded(shown)
+        return Batch(events=shown, raw=raw, last=last)
+
+    def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
+        """Return *event*, which finishes a choice; if it is the last finish, with the flushed text before the finish."""
+        self._choices_left = 0 if ends_all else self._choices_left - 1
+        if self._choices_left > 0 or not (flushed := self._flush()):
+            return [event]
+        if event.whole:
+            return [event, *flushed]
+        if not event.text:
+            return [*flushed, event]
+        return [replace(event, raw=b"", finish=None), *flushed, replace(event, raw=b"", text="")]
+
+    @staticmethod
+    def _filtered(event: Event, leases: Sequence[Lease]) -> Event | None:
+        kept: Event | None = event
+        for lease in leases:
+            if kept is None:
+                return None
+            kept = lease.event(kept)
+        return kept
+
+    def _flush(self) -> list[Event]:
+        # The leases between an inner policy and the client see what it flushes.
+        flushed: list[Event] = []
+        for at, lease in enumerate(self._leases):
+            for event in lease.end():
+                kept = self._filtered(event, self._leases[at + 1 :])
+                if kept is not None:
+                    flushed.append(kept)
+        return flushed
+
+
+def _encoded(events: Sequence[Event]) -> bytes:
+    return b"".join(event.encode() for event in events)
+
+
+def _stopped(event: Event, stop: Stop) -> Event:
+    return replace(event, raw=b"", text="", reasoning="", tool=False, finish=stop.finish)

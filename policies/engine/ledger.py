@@ -1,0 +1,155 @@
+"""Between the chain and the store: the claims of a call become one reservation, and its usage one settlement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from policies.api.claim import MILLION, Claim, counter_key
+from policies.api.lease import Ending, Outcome
+from policies.api.policy import RunningPolicy, StoreFailure
+from policies.api.rejection import Rejection
+from policies.api.store import Grant, StoreDown
+from policies.api.window import Calendar, Sliding
+
+from .settlement_queue import Settlement, Settlements
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+    from policies.api.services import Services
+    from policies.api.usage import Usage
+
+SOON = 60.0
+"""Seconds within which a rate's refusal is worth waiting for; both OpenAI SDKs give up on, or hammer, longer waits."""
+
+_CLAIM = itemgetter(1)
+
+
+class Reservation(msgspec.Struct, eq=False):
+    """What one call has reserved, and by whose rules each claim of it is charged."""
+
+    call: Call
+    claims: Sequence[tuple[RunningPolicy, Claim]]
+    parts: int = 1
+
+
+class Ledger:
+    """Reserves and settles for all chains of a process.  One round trip of the store for each."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._store = services, services.store
+        self._settlements = Settlements(services)
+
+    async def reserve(self, hold: Reservation) -> None:
+        """Take all claims of *hold* in one step and lower the call's ceiling to what fits.
+
+        Raises `Rejection`: a limit's own, or 503 where the store is down and one of the policies refuses then.  A
+        reservation of which nobody knows whether it reached the store is released.
+        """
+        call = hold.call
+        ceiling = call.max_tokens or 0
+        if self._settlements.late:
+            await self._settlements.catch_up()
+        claims: list[Claim] = list(map(_CLAIM, hold.claims))
+        try:
+            grant = await self._store.reserve(call.id, claims, ceiling)
+        except StoreDown as error:
+            if error.taken:
+                self._settlements.keep(Settlement(call.id, None))
+            self._admit_without_store(hold, error)
+            return
+        call.standings = list(zip(claims, grant.standings, strict=True))
+        if grant.refused is not None:
+            raise _refusal(hold, grant, grant.refused)
+        if ceiling:
+            # Also where nothing was lowered: a client may send several fields, and servers differ in which they obey.
+            call.max_tokens = grant.ceiling
+
+    async def top_up(self, hold: Reservation, broken: Usage) -> bool:
+        """Hold what a *broken* attempt has cost, at least the prompt, beside all that the next one may cost.
+
+        False where there is no room: then there must be no next one.
+        """
+        claims = [
+            msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, hooks, claim, broken)), each=0)
+            for hooks, claim in hold.claims
+            if claim.unit != "requests"
+        ]
+        if not claims:
+            return True
+        try:
+            grant = await self._store.reserve(hold.call.id, claims, part=hold.parts)
+        except StoreDown:
+            return False
+        hold.parts += grant.refused is None
+        return grant.refused is None
+
+    async def settle(self, hold: Reservation, outcome: Outcome) -> None:
+        """End *hold*: a call that was refused before its first attempt costs nothing, any other what it used."""
+        call, usage = hold.call, outcome.usage
+        if not hold.claims:
+            return
+        if outcome.ending is Ending.REJECTED and not outcome.attempts:
+            await self._settlements.send(call.id, None)
+            return
+        charges: dict[str, int] = {}
+        for hooks, claim in hold.claims:
+            if isinstance(claim.window, Sliding):
+                continue  # it keeps what it took
+            key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
+            try:
+                charges[key] = charges.get(key, 0) + hooks.charge(call, claim, usage)
+            except Exception:
+                # What is not in the charges is charged as it was held.
+                self._services.log.exception("%r cannot say what the call cost", claim.policy)
+        await self._settlements.send(call.id, charges, refund=usage.exact)
+
+    def _charge(self, hold: Reservation, hooks: RunningPolicy, claim: Claim, usage: Usage) -> int:
+        """Return what *usage* costs, or what was held for it where its policy cannot say."""
+        try:
+            return hooks.charge(hold.call, claim, usage)
+        except Exception:
+            self._services.log.exception("%r cannot say what the attempt cost", claim.policy)
+            return claim.needs(hold.call.max_tokens or 0)
+
+    async def catch_up(self) -> None:
+        """Send what is not settled yet.  On the program's timer, and before a reservation that would count it as held."""
+        await self._settlements.catch_up()
+
+    def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
+        refusing = [hooks for hooks, _ in hold.claims if _when_store_fails(hooks) == "refuse"]
+        self._services.log.warning("store is down, call %s: %s", "refused" if refusing else "admitted", error)
+        if refusing:
+            msg = "The limits cannot be checked just now. Please try again in a moment."
+            raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
+        hold.claims = ()
+
+
+def _when_store_fails(hooks: RunningPolicy) -> StoreFailure:
+    said: StoreFailure = getattr(hooks, "when_store_fails", "refuse")
+    return said
+
+
+def _refusal(hold: Reservation, grant: Grant, index: int) -> Rejection:
+    hooks, claim = hold.claims[index]
+    standing = grant.standings[index]
+    rejection = hooks.refusal(hold.call, claim)
+    wait = max(0.0, standing.resets_at - grant.now)
+    rejection.retry_after = wait
+    rejection.final = rejection.final if isinstance(claim.window, Calendar) else wait > SOON
+    rejection.details = {
+        "policy": claim.policy,
+        "limit": _in_units(claim, claim.limit),
+        "used": _in_units(claim, standing.used),
+        "resets_at": math.ceil(standing.resets_at),
+        **rejection.details,
+    }
+    return rejection
+
+
+def _in_units(claim: Claim, amount: int) -> float:
+    return amount / MILLION if claim.unit == "usd" else amount

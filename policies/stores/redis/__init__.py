@@ -1,0 +1,1 @@
+"""The Redis/Valkey store: one Lua script per operation."""

@@ -1,0 +1,75 @@
+"""The whole thing with nothing to configure: a mock upstream, and a sidecar in front of it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from sidecar.config.loader import load
+from sidecar.config.settings import SQLITE, Flags, Settings, StoreSettings
+
+PATIENCE = 5.0
+"""Seconds that the mock gets to end by itself."""
+TERMINATED = 128 + signal.SIGTERM
+TRY = """\
+Once it listens, try in another terminal:
+
+  curl -N http://127.0.0.1:{port}/api/chat -H 'content-type: application/json' \\
+    -d '{{"messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  curl -N http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "mock-20-50-200", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+The model mock-20-50-200 sends 20 tokens, 50 ms apart, the first after 200 ms.  Ctrl+C ends the demo.
+"""
+
+
+def demo(port: int) -> int:
+    """Run the demo on *port* until a signal; return the exit code.  The mock and the store's folder end with it."""
+    signal.signal(signal.SIGTERM, _stop)
+    with tempfile.TemporaryDirectory() as folder, _mock() as address:
+        if not address:
+            print("sidecar: the mock did not start; see the lines above", file=sys.stderr)
+            return 1
+        settings = demo_settings(address, port, Path(folder))
+        print(TRY.format(port=port or "PORT"), file=sys.stderr, flush=True)
+        from sidecar.server.run import run
+
+        return run(settings)
+
+
+def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
+    """Return the shipped settings towards *upstream*, with a store in *folder* and open to every origin."""
+    settings = load(None, environ={}, flags=Flags(upstream=upstream, port=port))
+    return msgspec.structs.replace(
+        settings,
+        server=msgspec.structs.replace(settings.server, cors_origins=("*",)),
+        store=StoreSettings(f"{SQLITE}{folder / 'demo.db'}"),
+    )
+
+
+@contextlib.contextmanager
+def _mock() -> Iterator[str]:
+    """Run the mock as a child on a free port while the block lasts; gives its address, empty if it did not start."""
+    command = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--interval-ms", "30"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mock:
+        try:
+            yield (mock.stdout.readline() if mock.stdout else "").rpartition(" ")[2].strip()
+        finally:
+            mock.terminate()
+            try:
+                mock.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                mock.kill()
+
+
+def _stop(*_: object) -> NoReturn:
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,1 @@
+"""TOML, environment and flags, checked and frozen into settings."""

@@ -1,0 +1,1 @@
+"""Everything towards the client: requests, responses, running calls, client errors."""

@@ -1,0 +1,92 @@
+"""The data routes: Chat Nest, OpenAI chat completions, and models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from policies.api.call import Call
+from policies.engine.chain import Chain
+from sidecar.wire.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
+from sidecar.wire.json_body import BadRequest
+from sidecar.wire.openai_request import check_openai
+
+from .request import IncomingRequest, check_json, read_object
+from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
+from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
+
+SCHEMA_HEADER = b"x-event-schema"
+
+
+PROFILE_HEADER = b"x-profile"
+
+
+class ChatRoute(Route):
+    """`POST /api/chat`: a Chat Nest request, answered by Chat Nest events."""
+
+    path = CHAT_PATH
+
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
+        """See `Route`."""
+        settings = self.services.settings.server
+        check_json(request.headers)
+        said = await read_object(request, settings.chat_max_body)
+        messages = chat_nest_messages(said, settings.chat_roles)
+        prompt = system_prompt(said)
+        if prompt and settings.chat_system_prompt == "use":
+            messages.insert(0, {"role": "system", "content": prompt})
+        profile = request.access.chat_profile(chat_nest_profile(said))
+        body: dict[str, Any] = {"messages": messages, "stream": True}
+        if model := self.services.default_model:
+            body["model"] = model
+        if profile.temperature is not None:
+            body["temperature"] = profile.temperature
+        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(said), stand_in=model)
+        return call, self.services.chains[profile.owner, profile.name], self.response(ChatNestResponse, request)
+
+
+class CompletionsRoute(Route):
+    """`POST /v1/chat/completions`: an OpenAI request, answered as OpenAI would, or by Chat Nest events."""
+
+    path = COMPLETIONS_PATH
+
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
+        """See `Route`."""
+        check_json(request.headers)
+        body = await read_object(request, self.services.settings.server.max_body)
+        check_openai(body)
+        named = request.headers.get(PROFILE_HEADER)
+        access = request.access
+        plain = named is None and access.allowed is None
+        profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
+        call = self.call(request, body, profile=profile.name)
+        if not call.model and (model := self.services.default_model):
+            call.model = call.stand_in = model
+        form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
+        if SCHEMA_HEADER in request.headers and _wants_chat_nest(request.headers):
+            if call.n > 1:
+                msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
+                raise BadRequest(msg, "n")
+            body["stream"] = True
+            form = ChatNestResponse
+        return call, self.services.chains[profile.owner, profile.name], self.response(form, request)
+
+
+class ModelsRoute(Route):
+    """`GET /v1/models`: upstream's list, under the same limits of requests."""
+
+    path = MODELS_PATH
+    method = "GET"
+
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
+        """See `Route`."""
+        profile = request.access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        call = self.call(request, {}, operation="models", profile=profile.name)
+        return call, self.services.chains[profile.owner, profile.name], self.response(JSONResponse, request)
+
+
+def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:
+    schema = headers.get(SCHEMA_HEADER, b"").strip().lower()
+    if schema not in (b"", b"chat-nest"):
+        msg = "'x-event-schema' must be 'chat-nest', or left out for OpenAI's own events."
+        raise BadRequest(msg, "x-event-schema")
+    return schema == b"chat-nest"

@@ -1,0 +1,117 @@
+"""Read what a client sent: headers, and a JSON body of bounded size."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from itertools import count
+from secrets import token_hex
+from typing import Any, NamedTuple
+
+from sidecar.config.access import Access
+from sidecar.wire.json_body import json_object, json_steps
+
+from .client_connection import ClientConnection, Receive, Scope
+from .client_errors import ClientError, body_too_large, unsupported_media_type
+
+JSON = b"application/json"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class ClientDisconnected(Exception):
+    """The client disconnected before its request was complete."""
+
+
+class RequestRefused(Exception):
+    """The request is refused before any policy has seen it; *error* is what its client is told."""
+
+    def __init__(self, error: ClientError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class RequestIds:
+    """Unique request ids: a random prefix per process plus a counter, which costs no system call each."""
+
+    def __init__(self) -> None:
+        self._prefix, self._numbers = token_hex(12), count()
+
+    def __call__(self) -> str:
+        """Return a new id of 32 hexadecimal digits."""
+        return f"{self._prefix}{next(self._numbers):08x}"
+
+
+def request_id(given: bytes | None, new: Callable[[], str]) -> str:
+    """Return the client's `x-request-id`, *given*, if it is a plain one, else a *new* one."""
+    return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else new()
+
+
+def check_json(headers: dict[bytes, bytes]) -> None:
+    """Raise `RequestRefused` (415) unless the body is announced as uncompressed JSON in UTF-8.
+
+    A browser sends that type to another origin only after a preflight, so a web page cannot spend a budget without one.
+    """
+    if headers.get(b"content-type") == JSON and b"content-encoding" not in headers:
+        return
+    kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if kind.strip() != JSON or (b"charset=" in charset and b"charset=utf-8" not in charset):
+        raise RequestRefused(unsupported_media_type())
+    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+        raise RequestRefused(unsupported_media_type())
+
+
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """Return the request's body of at most *limit* bytes, whatever its `content-length` says.
+
+    Raises `RequestRefused` (413) as soon as the body is known to be larger, `ClientDisconnected` if the client leaves.
+    """
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > limit:
+        raise RequestRefused(body_too_large(limit))
+    message = await receive()
+    pieces, size = [], 0
+    while message["type"] == "http.request":
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise RequestRefused(body_too_large(limit))
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+        message = await receive()
+    raise ClientDisconnected
+
+
+LARGE_BODY_BYTES = 262_144
+"""Bytes of a body from which on it is decoded in several event-loop iterations."""
+
+
+class IncomingRequest(NamedTuple):
+    """One request as it came, its id, and what its key gives access to."""
+
+    scope: Scope
+    connection: ClientConnection
+    headers: dict[bytes, bytes]
+    name: str
+    access: Access
+
+
+async def read_object(request: IncomingRequest, limit: int) -> dict[str, Any]:
+    """Return the JSON object in the body of *request*; a large one is decoded in several event-loop iterations.
+
+    Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
+    """
+    raw = await read_body(request.connection.receive, request.headers, limit)
+    if len(raw) <= LARGE_BODY_BYTES:
+        return json_object(raw)
+    steps = json_steps(raw)
+    while True:
+        await asyncio.sleep(0)
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            await asyncio.sleep(0)
+            return found

@@ -1,0 +1,182 @@
+"""Responses to clients: Chat Nest's events, OpenAI's stream, or one JSON object.
+
+A response knows whether its head has been written; until then a failure is a response of its own with a true status, from
+then on the last event of the stream. Each write holds whole events, so a ping is always between two events.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from sidecar.wire.limit_headers import Header, limit_headers
+from sidecar.wire.sse_writer import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
+
+from .client_connection import Head
+from .client_errors import chat_body, chat_event, chat_status, openai_body, openai_event
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+    from policies.api.event import Batch
+
+    from .client_connection import ClientConnection
+    from .client_errors import ClientError
+
+EVENT_STREAM_HEADERS: Sequence[Header] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+JSON_HEADER: Header = (b"content-type", b"application/json")
+
+
+class ClientResponse(ABC):
+    """One response to one client; the chain's `BatchSink` and the heartbeat's `PingTarget`."""
+
+    sends_start_event: ClassVar[bool] = False
+    """Whether it writes an event when its call is `admitted`."""
+
+    def __init__(
+        self, connection: ClientConnection, request_id: str, *, chat_path: bool, clock: Callable[[], float]
+    ) -> None:
+        self._connection, self._request_id = connection, request_id
+        self._chat_path, self._clock = chat_path, clock
+        self.last_sent_at = clock()
+        self.call: Call | None = None
+        self.closing = False
+        """Whether the server is draining: the connection is not kept."""
+        self.ended = False
+
+    def admitted(self) -> None:  # noqa: B027  # most forms have nothing to write yet
+        """Note that the call holds its reservation. Called once."""
+
+    @abstractmethod
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write one batch; the last one ends the response. See `BatchSink.write_nowait`."""
+
+    async def drain(self) -> None:
+        """See `BatchSink.drain`."""
+        await self._connection.drain()
+
+    def fail(self, error: ClientError) -> None:
+        """End the response with *error*, as a response of its own. No effect on one that has ended."""
+        if not self.ended:
+            self.ended = True
+            write_error(self._connection, error, self._headers(JSON_HEADER), chat_path=self._chat_path)
+
+    def ping(self) -> None:  # noqa: B027  # one JSON object cannot have one
+        """Write a ping, if the form of the response has one and the connection has room."""
+
+    def _headers(self, *headers: Header) -> list[Header]:
+        head = [*headers, (b"x-request-id", self._request_id.encode())]
+        if self.call is not None and self.call.standings:
+            head += limit_headers(self.call.standings, self.call.services.clock())
+        if self.closing:
+            head.append((b"connection", b"close"))
+        return head
+
+
+class JSONResponse(ClientResponse):
+    """One JSON object as upstream sent it. Nothing is written before it is complete, so its status is always true."""
+
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write the object."""
+        self.ended = True
+        write_json(self._connection, 200, self._headers(JSON_HEADER), batch.raw)
+        return True
+
+
+class EventStreamResponse(ClientResponse):
+    """A stream of events. A subclass encodes them."""
+
+    ping_event: ClassVar[bytes] = OPENAI_PING
+
+    @abstractmethod
+    def _encoded(self, batch: Batch) -> bytes:
+        """Return the events of a batch, and the end of the stream behind the last one."""
+
+    @abstractmethod
+    def _error_events(self, error: ClientError) -> bytes:
+        """Return the events that end a stream which failed."""
+
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write one batch; the first brings the head, the last one the end."""
+        body, last = self._encoded(batch), batch.last
+        if (body or last) and not self.ended:
+            self._write(body, more=not last)
+        return not self._connection.full
+
+    def fail(self, error: ClientError) -> None:
+        """End with *error*: as a response of its own if nothing was written yet, else as the last event."""
+        if self._connection.started and not self.ended:
+            self._write(self._error_events(error), more=False)
+        else:
+            super().fail(error)
+
+    def ping(self) -> None:
+        """Write a ping."""
+        if not self.ended and not self._connection.full:
+            self._write(self.ping_event, more=True)
+
+    def _write(self, body: bytes, *, more: bool) -> None:
+        connection = self._connection
+        head = None if connection.started else Head(200, self._headers(*EVENT_STREAM_HEADERS))
+        self.ended = not more
+        connection.write_nowait(head, body, more=more)
+        self.last_sent_at = self._clock()
+
+
+class ChatNestResponse(EventStreamResponse):
+    """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`.
+
+    Chat Nest's events have no choice index: of several choices that upstream sends unasked, the first with text is shown.
+    """
+
+    ping_event = PING
+    sends_start_event = True
+    _index = -1
+
+    def admitted(self) -> None:
+        """Write the head and `start`."""
+        self._write(START, more=True)
+
+    def ping(self) -> None:
+        """Write a ping, but never before `start`: until then a refusal keeps its status."""
+        if self._connection.started:
+            super().ping()
+
+    def _encoded(self, batch: Batch) -> bytes:
+        tokens = []
+        for event in batch.events:
+            if text := event.text:
+                if self._index < 0:
+                    self._index = event.index
+                if event.index == self._index:
+                    tokens.append(token_event(text))
+        body = b"".join(tokens)
+        return body + DONE if batch.last else body
+
+    def _error_events(self, error: ClientError) -> bytes:
+        return chat_event(error)
+
+
+class OpenAIResponse(EventStreamResponse):
+    """The events of upstream, as they came."""
+
+    def _encoded(self, batch: Batch) -> bytes:
+        return batch.raw + OPENAI_DONE if batch.last else batch.raw
+
+    def _error_events(self, error: ClientError) -> bytes:
+        return openai_event(error) + OPENAI_DONE
+
+
+def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], *, chat_path: bool) -> None:
+    """Write *error* as a response of its own, in the form of its path."""
+    status, body = (chat_status(error), chat_body(error)) if chat_path else (error.status, openai_body(error))
+    write_json(connection, status, [*headers, *error.headers], body)
+
+
+def write_json(connection: ClientConnection, status: int, headers: list[Header], body: bytes) -> None:
+    """Write one JSON object as a response."""
+    connection.write_nowait(Head(status, [*headers, (b"content-length", b"%d" % len(body))]), body, more=False)

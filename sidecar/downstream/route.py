@@ -1,0 +1,183 @@
+"""Serve one request: read it, run its call through a chain, and write the response."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from policies.api.call import Call
+from policies.api.rejection import Rejection
+from policies.api.upstream import UpstreamError
+from policies.engine.chain import Chain
+from sidecar.config.access import Forbidden
+from sidecar.wire.forwarded_headers import forwardable_headers
+from sidecar.wire.json_body import BadRequest
+
+from .active_calls import ActiveCall
+from .authentication import UnknownKey
+from .client_connection import ClientConnection, Scope
+from .client_errors import (
+    ClientError,
+    deadline_passed,
+    draining,
+    fault_of_rejection,
+    fault_of_upstream,
+    forbidden,
+    internal_error,
+    invalid_request,
+    method_not_allowed,
+    unauthorized,
+)
+from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
+from .response import JSON_HEADER, ClientResponse, write_error
+
+if TYPE_CHECKING:
+    from .services import RouteServices
+
+CHAT_PATH = "/api/chat"
+COMPLETIONS_PATH = "/v1/chat/completions"
+MODELS_PATH = "/v1/models"
+REQUEST_ID_HEADER = b"x-request-id"
+RETRY_COUNT_HEADER = b"x-stainless-retry-count"
+"""How often OpenAI's SDKs have already sent the call."""
+
+
+class Route(ABC):
+    """One data route, as an ASGI application. A subclass reads the request and chooses the form of the response."""
+
+    path: str
+    method = "POST"
+
+    def __init__(self, services: RouteServices) -> None:
+        self.services = services
+
+    async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
+        """Serve the request of *scope* (ASGI) to its end: it is answered, settled and closed whatever happens."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])  # the last one of a repeated header
+        name = request_id(headers.get(REQUEST_ID_HEADER), self.services.request_ids)
+        if (prepared := await self._prepared(scope, connection, headers, name)) is not None:
+            await self._serve(*prepared)
+
+    async def _prepared(
+        self, scope: Scope, connection: ClientConnection, headers: dict[bytes, bytes], name: str
+    ) -> tuple[IncomingRequest, Call, Chain, ClientResponse] | None:
+        """Return what `_serve` needs; None for a request that was refused, or whose client has disconnected."""
+        services = self.services
+        error: ClientError
+        try:
+            self._check_open(scope["method"])
+            request = IncomingRequest(scope, connection, headers, name, services.keys.access(headers))
+            call, chain, response = await self.prepare(request)
+            if request.access.models is not None:
+                request.access.check(call)
+            self._check_open(scope["method"])
+        except ClientDisconnected:
+            return None
+        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
+            error = _client_error(refusal)
+        except Exception:
+            services.policy_services.log.exception("request %s could not be prepared", name)
+            error = internal_error()
+        else:
+            return request, call, chain, response
+        self._refuse(connection, error, name)
+        return None
+
+    def _check_open(self, method: str) -> None:
+        if method != self.method:
+            raise RequestRefused(method_not_allowed(self.method))
+        if self.services.active_calls.draining:
+            raise RequestRefused(draining())
+
+    @abstractmethod
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
+        """Read the request; return the call, the chain that it passes and the form of its response.
+
+        Raises `RequestRefused`, `BadRequest`, `Forbidden` or `ClientDisconnected`; nothing is reserved yet.
+        """
+
+    def _refuse(self, connection: ClientConnection, error: ClientError, name: str) -> None:
+        headers = [JSON_HEADER, (REQUEST_ID_HEADER, name.encode())]
+        if self.services.active_calls.draining:
+            headers.append((b"connection", b"close"))
+        write_error(connection, error, headers, chat_path=self.path == CHAT_PATH)
+
+    def call(self, request: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
+        """Return the call for *body*. Its id never comes from the client: reservations are told apart by it."""
+        forwarded = forwardable_headers(request.headers, keyed=bool(self.services.settings.keys))
+        forwarded["x-request-id"] = request.name
+        return Call(
+            id=self.services.request_ids() if REQUEST_ID_HEADER in request.headers else request.name,
+            path=self.path,
+            body=body,
+            services=self.services.policy_services,
+            tenant=request.access.tenant,
+            ip=self.services.trusted_proxies.client(request.scope),
+            headers=forwarded,
+            repeated=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
+            **more,
+        )
+
+    def response(self, form: type[ClientResponse], request: IncomingRequest) -> ClientResponse:
+        """Return a response of this *form* to *request*."""
+        clock = self.services.loop.time
+        return form(request.connection, request.name, chat_path=self.path == CHAT_PATH, clock=clock)
+
+    async def _serve(self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse) -> None:
+        """Run *call* through *chain* while its client waits, and end the response."""
+        services, connection = self.services, request.connection
+        response.call = call
+        active = ActiveCall(response, services.loop)
+        services.active_calls.add(active)
+        services.heartbeats.watch(response)
+        timer: asyncio.TimerHandle | None = None
+        try:
+            active.watch(connection)
+            disconnected_before = active.left
+            if disconnected_before:
+                return
+            server = services.settings.server
+            if seconds := server.chat_deadline if response.sends_start_event else server.deadline:
+                call.deadline = services.policy_services.monotonic() + seconds
+                timer = services.loop.call_later(seconds, active.cancel_with, deadline_passed(seconds))
+            with active:
+                active.error = await self._outcome(call, chain, response, active) or active.error
+            await active.absorb_late_cancel()
+            if not active.left and active.error is not None:
+                response.fail(active.error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            services.heartbeats.forget(response)
+            connection.unwatch()
+            services.active_calls.remove(active)
+
+    async def _outcome(
+        self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
+    ) -> ClientError | None:
+        """Return what the client is to be told; None if the answer is complete."""
+        log = self.services.policy_services.log
+        try:
+            await chain.run(
+                call, response, admitted=response.admitted if response.sends_start_event else None, control=active
+            )
+        except Rejection as rejection:
+            return fault_of_rejection(rejection)
+        except UpstreamError as error:
+            log.warning("call %s: upstream failed: %s", call.id, error.kind)
+            return fault_of_upstream(error)
+        except Exception:
+            log.exception("call %s failed", call.id)
+            return internal_error()
+        return None
+
+
+def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
+    if isinstance(error, RequestRefused):
+        return error.error
+    if isinstance(error, Forbidden):
+        return forbidden(error.message, error.param)
+    if isinstance(error, UnknownKey):
+        return unauthorized()
+    return invalid_request(error.message, error.param)

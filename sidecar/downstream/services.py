@@ -1,0 +1,38 @@
+"""What the routes need of the process that serves them; the composition root provides it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from policies.api.services import Services
+    from policies.engine.chain import Chain
+    from sidecar.config.settings import Settings
+
+    from .active_calls import ActiveCalls
+    from .authentication import KeyTable
+    from .client_address import TrustedProxies
+    from .heartbeat import Heartbeats
+    from .request import RequestIds
+
+
+class RouteServices(Protocol):
+    """The shared objects of one process, as the routes see them. `sidecar.server.gateway` builds them."""
+
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+    policy_services: Services
+    chains: Mapping[tuple[str, str], Chain]
+    """The chain of each profile, by the owner of its limits and its name."""
+    heartbeats: Heartbeats
+    active_calls: ActiveCalls
+    keys: KeyTable
+    trusted_proxies: TrustedProxies
+    request_ids: RequestIds
+
+    @property
+    def default_model(self) -> str:
+        """The model of calls that name none; empty while it is not known."""
+        ...

@@ -1,0 +1,158 @@
+"""The Litestar application: data routes as `@asgi` handlers, health and readiness as ordinary routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from litestar import Litestar, Request, Response, asgi, get
+from litestar.config.cors import CORSConfig
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from policies.api.store import StoreDown
+from sidecar.downstream.asgi_connection import over_asgi
+from sidecar.downstream.client_connection import CONNECTION_EXTENSION
+from sidecar.downstream.client_errors import (
+    ClientError,
+    internal_error,
+    invalid_request,
+    method_not_allowed,
+    not_found,
+    openai_body,
+)
+from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelsRoute
+from sidecar.downstream.request import request_id
+from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, REQUEST_ID_HEADER, Route
+
+from .cors import Cors
+from .gateway import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sidecar.config.settings import Settings
+
+DATA: dict[str, type[Route]] = {CHAT_PATH: ChatRoute, COMPLETIONS_PATH: CompletionsRoute, MODELS_PATH: ModelsRoute}
+EXPOSED_HEADERS = ["x-request-id", "retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy"]
+
+
+class Application:
+    """The ASGI application and what runs behind it; `gateway` is there from startup to shutdown."""
+
+    def __init__(self, settings: Settings, *, make_gateway: Callable[[Settings], Gateway] = Gateway) -> None:
+        self._settings, self._make_gateway = settings, make_gateway
+        self.gateway: Gateway | None = None
+        self._routes: dict[str, Route] = {}
+        origins = list(settings.server.cors_origins)
+        data = [self._data_route(path) for path in DATA]
+        litestar = Litestar(
+            route_handlers=[*data, self._health(), self._readiness()],
+            lifespan=[self._running],
+            exception_handlers={HTTPException: _http_fault, Exception: _own_fault},
+            openapi_config=None,
+            logging_config=None,
+        )
+        self.asgi: Any = _past_router(litestar, self._routes)
+        if origins:
+            self.asgi = Cors(self.asgi, CORSConfig(allow_origins=origins, expose_headers=EXPOSED_HEADERS))
+
+    @asynccontextmanager
+    async def _running(self, _: Litestar) -> AsyncIterator[None]:
+        self.gateway = gateway = self._make_gateway(self._settings)
+        self._routes.update((path, kind(gateway)) for path, kind in DATA.items())
+        try:
+            yield
+        finally:
+            await gateway.close()
+
+    def _data_route(self, path: str) -> Any:
+        @asgi(path, copy_scope=False)
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            await over_asgi(self._routes[path], scope, receive, send)
+
+        return serve
+
+    def _gateway(self) -> Gateway:
+        if self.gateway is None:
+            msg = "the application has not been started: its lifespan makes the gateway"
+            raise RuntimeError(msg)
+        return self.gateway
+
+    def _health(self) -> Any:
+        @get("/healthz", sync_to_thread=False)
+        def healthz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
+            """Say that the process is alive."""
+            return _json(request, 200, {"status": "ok"})
+
+        return healthz
+
+    def _readiness(self) -> Any:
+        @get("/readyz")
+        async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+            """Say whether calls can be served: the store answers, and the process is not on its way out.
+
+            The upstreams' breakers are told, and decide nothing: to take the sidecar away heals no upstream.
+            """
+            gateway = self._gateway()
+            if gateway.active_calls.draining:
+                return _json(request, 503, {"status": "draining"})
+            try:
+                await gateway.policy_services.store.ping()
+            except StoreDown:
+                return _json(request, 503, {"status": "store_unavailable"})
+            return _json(request, 200, {"status": "ready", "upstreams": gateway.upstream.states})
+
+        return readyz
+
+
+def _past_router(litestar: Litestar, routes: Mapping[str, Route]) -> Any:
+    """Return *litestar* with a shortcut past its router for the data *routes*, which it serves in the same way.
+
+    Measured: the router and its layers take 9 to 14 us of a call, a twentieth. A request without the server's own connection
+    goes through the router.
+    """
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and (route := routes.get(scope["path"])) is not None:
+            own = scope.get("extensions", {}).pop(CONNECTION_EXTENSION, None)
+            if own is not None:
+                await route(scope, own)
+                return
+        await litestar(scope, receive, send)
+
+    return asgi
+
+
+def _name() -> str:
+    return token_hex(16)
+
+
+def _json(request: Request[Any, Any, Any], status: int, body: dict[str, Any]) -> Response[dict[str, Any]]:
+    return Response(
+        body,
+        status_code=status,
+        headers={"x-request-id": request_id(dict(request.scope["headers"]).get(REQUEST_ID_HEADER), _name)},
+    )
+
+
+def _answer(request: Request[Any, Any, Any], fault: ClientError) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in fault.headers}
+    headers["x-request-id"] = request_id(dict(request.scope["headers"]).get(REQUEST_ID_HEADER), _name)
+    return Response(openai_body(fault), status_code=fault.status, media_type="application/json", headers=headers)
+
+
+def _http_fault(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    if isinstance(error, NotFoundException):
+        return _answer(request, not_found(request.url.path))
+    if isinstance(error, MethodNotAllowedException):
+        return _answer(request, method_not_allowed((error.headers or {}).get("Allow", "GET")))
+    if error.status_code < 500:  # noqa: PLR2004  # the line between the client's faults and ours
+        return _answer(request, invalid_request(error.detail, None))
+    return _own_fault(request, error)
+
+
+def _own_fault(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    request.logger.error("request failed", exc_info=error) if request.app.logger else None
+    return _answer(request, internal_error())

@@ -1,0 +1,114 @@
+"""What runs in one process: the chains of all profiles over one store, one upstream, one heart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from policies.api.services import Services
+from policies.api.store import StoreDown
+from policies.engine.chain import Chain
+from policies.engine.ledger import Ledger
+from policies.engine.retry_budget import RetryBudgets
+from policies.stores.opening import open_store
+from sidecar.downstream.active_calls import ActiveCalls
+from sidecar.downstream.authentication import KeyTable
+from sidecar.downstream.client_address import TrustedProxies
+from sidecar.downstream.heartbeat import Heartbeats
+from sidecar.downstream.request import RequestIds
+from sidecar.upstream.circuit_breaker import Breaker
+from sidecar.upstream.client import UpstreamClient
+from sidecar.upstream.errors.sdk import load as load_sdk
+from sidecar.upstream.router import UpstreamRouter
+from sidecar.upstream.transport.http_transport import HttpTransport
+from sidecar.upstream.transport.httpx_transport import HttpxTransport
+from sidecar.upstream.transport.response import Transport
+
+if TYPE_CHECKING:
+    import httpx
+
+    from sidecar.config.access import Profile
+    from sidecar.config.settings import Settings
+    from sidecar.config.upstream import ResolvedUpstream
+
+BEAT = 2.0
+"""Seconds between two signs of life to the store, and between two tries to send what it could not take."""
+
+
+class Gateway:
+    """Everything that the routes share.  Made inside the running loop, closed when the server has drained."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        policy_services: Services | None = None,
+    ) -> None:
+        self.loop = loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.policy_services = policy_services or Services(
+            store=open_store(settings.store.url, folder=settings.folder, resident=True)
+        )
+        self.policy_services.upstreams = tuple(each.name for each in settings.upstreams)
+        over = None if transport is None else HttpxTransport(transport)
+        self.upstream = UpstreamRouter([self._upstream(each, over) for each in settings.upstreams])
+        self.policy_services.names_of = self.upstream.names_of
+        self.heartbeats = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
+        self.active_calls = ActiveCalls()
+        self.request_ids = RequestIds()
+        self._ledger = Ledger(self.policy_services)
+        self._retries = RetryBudgets(self.policy_services.monotonic)
+        self.keys = KeyTable(settings.everybody, settings.keys)
+        self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
+        self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
+        if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
+            load_sdk()  # before the first call: a policy of the deployment may look at `Failure.error`
+        self._closing = False
+        self._beating = loop.create_task(self._beat())
+
+    def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
+        services = self.policy_services
+        told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
+        breaker = Breaker(choice.breaker, services.monotonic, tell=told)
+        return UpstreamClient(choice, over or _transport(choice), clock=services.clock, breaker=breaker)
+
+    def _built(self, profile: Profile) -> Chain:
+        return Chain(profile.policies, self.upstream, self.policy_services, ledger=self._ledger, retries=self._retries)
+
+    @property
+    def default_model(self) -> str:
+        """The model of calls that name none; empty while it is not known."""
+        return self.upstream.default_model
+
+    async def _beat(self) -> None:
+        while not self._closing:
+            await asyncio.sleep(BEAT)
+            try:
+                await self.policy_services.store.beat()
+                await self._ledger.catch_up()
+            except StoreDown as error:  # the store is down; the next beat tries again
+                self.policy_services.log.warning("store does not answer: %s", error)
+
+    async def close(self) -> None:
+        """Settle what is open, then let go of policies, connections and the store."""
+        self._closing = True  # a cancellation may be lost in a client's `wait_for`, this is not
+        self._beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._beating
+        await self._ledger.catch_up()
+        for chain in self.chains.values():
+            await chain.close()
+        await self.upstream.aclose()
+        await self.policy_services.store.aclose()
+
+
+def _transport(choice: ResolvedUpstream) -> Transport:
+    """Return the transport to one upstream: that of its factory, else HTTP/1.1."""
+    if choice.make_transport is not None:
+        return HttpxTransport(choice.make_transport(), connect=choice.connect)
+    return HttpTransport(connect=choice.connect, tls=choice.trust, proxy=choice.via, uds=choice.uds)

@@ -1,0 +1,164 @@
+"""One request and its answer on uvicorn's connection, where `send` costs more than what it does.
+
+uvicorn checks each field of a head by two patterns, writes head and body apart, and waits in a coroutine for each piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from sidecar.downstream.client_connection import ClientConnection, Head, OnDisconnect
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, HTTPScope
+
+    from sidecar.wire.limit_headers import Header
+
+FIRST = {status: line.strip() for status, line in STATUS_LINE.items()}
+LENGTH = b"content-length"
+LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
+
+
+class RequestCycle(RequestResponseCycle, ClientConnection):
+    """One request and its response; writes the response directly to the transport. See `ClientConnection`.
+
+    HTTP/1.0 has no chunked encoding: there, a response without a length ends with the connection.
+    """
+
+    logger = logging.getLogger("uvicorn.error")
+    access_log = False
+    message_event = asyncio.Event()
+    """What uvicorn sets where something is to be received; nobody waits for it."""
+
+    started = full = disconnected = response_started = response_complete = False
+    more_body = True
+    body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's are all of the second kind
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    news = False
+    """Whether there is something to receive."""
+    waking: asyncio.Event | None = None
+    """What those who receive wait for, while there are any."""
+
+    def __init__(  # uvicorn's sets all of the above for each request
+        self,
+        *,
+        scope: HTTPScope,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        default_headers: list[tuple[bytes, bytes]],
+        expects: bool,
+        keep_alive: bool,
+        on_response: Callable[[], None],
+    ) -> None:
+        self.scope, self.transport, self.flow = scope, transport, flow
+        self.default_headers, self.on_response = default_headers, on_response
+        self.waiting_for_100_continue, self.keep_alive = expects, keep_alive
+        self.full = flow.write_paused
+
+    on_disconnect: OnDisconnect | None = None
+
+    def add_headers(self, headers: list[Header]) -> None:
+        """See `ClientConnection.add_headers`."""
+        self.default_headers = [*self.default_headers, *headers]
+
+    async def drain(self) -> None:
+        """See `ClientConnection.drain`."""
+        await self.flow.drain()
+
+    def watch(self, on_disconnect: OnDisconnect) -> None:
+        """See `ClientConnection.watch`."""
+        if self.disconnected:
+            on_disconnect()
+            return
+        self.on_disconnect = on_disconnect
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # a long body paused it; a paused connection does not see the client's FIN
+
+    def unwatch(self) -> None:
+        """See `ClientConnection.unwatch`."""
+        self.on_disconnect = None
+
+    def client_left(self) -> None:
+        """Note that the client has disconnected; tell the call that runs, once."""
+        self.full = False
+        self.wake()
+        if (on_disconnect := self.on_disconnect) is not None:
+            self.on_disconnect = None
+            on_disconnect()
+
+    def wake(self) -> None:
+        """Wake those who wait to receive, if there are any."""
+        if (waking := self.waking) is not None:
+            self.waking = None
+            waking.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """See ASGI."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            if not self.news:
+                if self.waking is None:
+                    self.waking = asyncio.Event()
+                await self.waking.wait()
+            self.news = False
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), b""
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    def write_nowait(self, head: Head | None, body: bytes, *, more: bool) -> None:
+        """See `ClientConnection.write_nowait`."""
+        if self.disconnected:
+            return
+        start = b""
+        if head is not None:
+            self.started, self.response_started, self.waiting_for_100_continue = True, True, False
+            fields = [*self.default_headers, *head.headers]
+            start = b"\r\n".join((FIRST[head.status], *map(b": ".join, fields)))
+            if not start.count(b"\n") == start.count(b"\r") == len(fields):
+                msg = "a header has more than one line"
+                raise ValueError(msg)
+            closes = CONNECTION_LINE in start  # the only one that we send says `close`
+            self.keep_alive = self.keep_alive and not closes
+            self.chunked_encoding = LENGTH_LINE not in start and self.scope["http_version"] != "1.0"
+            start += b"\r\n" if self.keep_alive or closes else b"\r\nconnection: close\r\n"
+            start += b"transfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n"
+        elif more and self.chunked_encoding:
+            if body:
+                self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            return
+        if self.scope["method"] == "HEAD":
+            body, self.chunked_encoding = b"", False
+        if self.chunked_encoding:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        self.transport.write(start + body)
+        if not more:
+            self.response_complete = True
+            if self.waking is not None:
+                self.wake()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    async def send(self, message: Any) -> None:
+        """See ASGI; what goes out to HTTP/1.0 without a length is announced to uvicorn piece by piece as the whole."""
+        if self.scope["http_version"] == "1.0":
+            if message["type"] == "http.response.start":
+                if all(name.lower() != LENGTH for name, _ in message.get("headers", ())):
+                    self.chunked_encoding = False
+            elif self.expected_content_length == 0:
+                self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+        self.started = self.response_started
+        if self.response_complete:
+            self.wake()

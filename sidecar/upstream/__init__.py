@@ -1,0 +1,1 @@
+"""Everything towards the model server: routing, attempts, connections, error classification."""

@@ -1,0 +1,200 @@
+"""Turn the bytes of an answer's body into batches, and deliver each in the iteration in which it arrived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import httpx
+
+from policies.api.event import Batch
+from policies.api.upstream import UpstreamError
+from sidecar.upstream.errors.classify import broken_off, empty, from_object, interrupted, timed_out
+from sidecar.upstream.transport.content_encoding import Decode, decoder
+from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
+from sidecar.wire.answer_reader import AnswerReader
+from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.sse_reader import EventTooLarge, SSEReader
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+    from sidecar.upstream.transport.response import UpstreamResponse
+
+    from .circuit_breaker import Permit
+    from .client import UpstreamClient
+    from .progress_timeout import ProgressTimeout
+
+MAX_ANSWER_BYTES = 67_108_864
+EVENT_STREAM = "text/event-stream"
+FINISH_GRACE_SECONDS = 10.0
+"""Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
+
+Deliver: TypeAlias = Callable[[Batch], bool]
+
+
+class AnswerBody:
+    """The body of one answer, read once.
+
+    `over`: the last batch has been delivered. `reading`: what was read so far.
+    """
+
+    def __init__(
+        self,
+        upstream: UpstreamClient,
+        call: Call,
+        response: UpstreamResponse,
+        timeout: ProgressTimeout,
+        permit: Permit | None,
+    ) -> None:
+        self._call, self._response, self._timeout, self._permit = call, response, timeout, permit
+        self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
+        options = call.body.get("stream_options")
+        self.reading = AnswerReader(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
+        self.over = False
+        self._reader = SSEReader()
+        self._broken: UpstreamError | None = None
+        kind = response.header(b"content-type")
+        self._streams = call.stream and (kind == EVENT_STREAM or kind.partition(";")[0].strip().lower() == EVENT_STREAM)
+        coding = response.header(b"content-encoding")
+        self._decode = _decoder(coding, self._request) if coding else None
+
+    async def deliver(self, to: Deliver) -> None:
+        """See `policies.api.upstream.Stream.deliver`."""
+        if not self._streams:
+            to(await self._read_whole())
+            return
+        if self._deliver_arrived(to):
+            await self._listen(to)
+        if self._broken is not None:
+            raise self._broken
+
+    async def _listen(self, to: Deliver) -> None:
+        """Deliver what arrives from now on, until the last batch, a pause of the client, a failure or the time limit."""
+        response = self._response
+        done = asyncio.get_running_loop().create_future()
+
+        def on_data() -> None:
+            if done.done():
+                return
+            try:
+                if not self._deliver_arrived(to):
+                    done.set_result(None)
+            except StopIteration as error:  # a future refuses it (PEP 479)
+                done.set_exception(RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__))
+            except BaseException as error:  # noqa: BLE001  # raised by `await done` below
+                done.set_exception(error)
+
+        response.listen(on_data)
+        try:
+            with self._timeout:
+                await done
+        except TimeoutError as error:
+            if not done.cancelled():
+                done.result()  # bytes that arrived in the same iteration count, and so does what they raised
+            elif (last := self._on_failure(error)) is not None:
+                self.over = True
+                to(last)
+        finally:
+            response.listen(None)
+            if done.done() and not done.cancelled():
+                done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
+
+    def _deliver_arrived(self, to: Deliver) -> bool:
+        """Deliver what has arrived; return False if nothing more is to be delivered now."""
+        response = self._response
+        while self._broken is None:
+            data = response.take()
+            if not data and response.broken is not None:
+                batch = self._on_failure(response.broken)
+            elif data or response.ended:
+                batch = self._decode_batch(data)
+            else:
+                return True
+            if batch is not None:
+                self.over = batch.last
+                if not to(batch) or batch.last:
+                    return False
+        return False
+
+    def _on_failure(self, error: Exception) -> Batch | None:
+        """Return the last batch where *error* comes too late to matter; else the stream has broken."""
+        if self.reading.finished:
+            return self._ended(None)
+        self._broken = self._cut(error)
+        return None
+
+    def _decode_batch(self, data: bytes) -> Batch | None:
+        """Return the batch that *data* completes; empty *data* is the end of the body. None if there is nothing to deliver."""
+        reading = self.reading
+        had, over = reading.outputs + reading.finishes, not data
+        try:
+            if self._decode is not None and data:
+                data = self._decode(data)
+            batch = reading.take(self._reader.end() if over else self._reader.feed(data))
+        except (EventTooLarge, *READ_ERRORS) as error:
+            return self._on_failure(error)
+        if reading.outputs + reading.finishes != had and not reading.done:
+            self._timeout.progress(FINISH_GRACE_SECONDS if reading.all_finished else self._idle)
+            if self._permit is not None and self._permit.probe and reading.has_output and reading.failure is None:
+                self._permit.worked()
+        if reading.failure is not None:
+            self._broken = self._failure()
+            return batch
+        if reading.done or (over and reading.finished):
+            return self._ended(batch)
+        if over:
+            self._broken = self._cut(EOFError("the stream ended before it was complete"))
+        return batch
+
+    def _ended(self, batch: Batch | None) -> Batch | None:
+        reading = self.reading
+        last = reading.last(batch)
+        if reading.has_output or reading.says_why:
+            return last
+        self._broken = empty(self._request, last if reading.finished else None)
+        return None
+
+    async def _read_whole(self) -> Batch:
+        reading = self.reading
+        try:
+            with self._timeout:
+                body = await read_limited(self._response, MAX_ANSWER_BYTES)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
+            raise self._cut(error) from error
+        batch = reading.take_whole(body, as_stream=self._call.stream)
+        if batch is None:
+            raise self._failure()
+        self.over = True
+        if reading.has_output or reading.says_why:
+            return batch
+        raise empty(self._request, batch)
+
+    def _failure(self) -> UpstreamError:
+        """Return the failure that upstream sent instead of an answer.
+
+        An error object before any output or usage report did no work; a malformed answer may have.
+        """
+        found, reported = self.reading.failure, self.reading.usage
+        failure = from_object(found, self._request, secrets=self._secrets)
+        worked = self.reading.has_output or bool(reported.input or reported.output)
+        failure.worked = worked or isinstance(found, MalformedAnswer)
+        return failure
+
+    def _cut(self, error: Exception) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            return timed_out("idle_timeout" if self.reading.has_output else "first_token_timeout", self._request)
+        if self.reading.has_output:
+            return interrupted(self._request, str(error))
+        return broken_off(error, self._request)
+
+
+def _decoder(coding: str, request: httpx.Request) -> Decode | None:
+    try:
+        return decoder(coding)
+    except httpx.DecodingError as error:
+        raise broken_off(error, request) from error
+
+
+def _asked_for_usage(options: object) -> bool:
+    return isinstance(options, dict) and options.get("include_usage") is True

@@ -1,0 +1,180 @@
+"""One attempt at one upstream: send the request, deliver the answer batch by batch, close the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from policies.api.upstream import UpstreamError
+from policies.api.usage import Usage
+from sidecar.upstream.errors.classify import from_exception, timed_out
+from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
+
+from .answer_body import AnswerBody, Deliver
+from .progress_timeout import ProgressTimeout
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from policies.api.call import Call
+    from sidecar.upstream.transport.response import UpstreamResponse
+
+    from .circuit_breaker import Permit
+    from .client import UpstreamClient
+
+STATUS_OK = 200
+LARGE_PROMPT_BYTES = 262_144
+MAX_REWRITES = 3
+"""How often a request is rewritten for a server that refuses a field of ours."""
+TIMER_SLACK_SECONDS = 0.05
+"""Timers of the event loop may fire this much early."""
+PROMPT_ONLY = Usage(unreported=1)
+"""The usage of an attempt whose answer has not begun."""
+BODY_END_SECONDS = 0.005
+"""How long the end of a complete body is awaited, so that its connection can be reused."""
+
+
+class Attempt:
+    """See `policies.api.upstream.Stream`. Leaving it closes the connection, unless the answer was read to its end."""
+
+    _response: UpstreamResponse | None = None
+    _body: AnswerBody | None = None
+    _timeout: ProgressTimeout | None = None
+    _permit: Permit | None = None
+    _worked = False
+    """Whether upstream may have read the prompt: true once a connection took the request, until a failure tells otherwise."""
+    _failed = False
+    """Whether upstream ended the attempt, by a failure or by silence until the deadline."""
+    _model = ""
+
+    def __init__(self, upstream: UpstreamClient, call: Call) -> None:
+        self._upstream, self._call = upstream, call
+
+    @property
+    def usage(self) -> Usage:
+        """Upstream's report if it came; else the prompt as estimated and every token that was read.
+
+        It is a lower bound for a call without `stream` whose client left before the answer arrived: how much upstream had
+        generated is unknown. An attempt that upstream failed costs its prompt and what was read.
+        """
+        if not self._worked:
+            return Usage()
+        body = self._body
+        usage = PROMPT_ONLY if body is None else body.reading.usage
+        exact = self._call.stream or self._failed or (body is not None and body.reading.done)
+        return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
+
+    async def __aenter__(self) -> Self:
+        self._permit = self._upstream.enter()
+        try:
+            await self._open()
+        except BaseException as error:
+            self._note_end(error)
+            await self._close()
+            raise
+        return self
+
+    async def _open(self) -> None:
+        call, upstream = self._call, self._upstream
+        name = upstream.name_of(call.model, substituted=not call.names_model)
+        model = self._model = name or await upstream.model(call)
+        style = known = upstream.dialect.manner(model)
+        limits = upstream.settings
+        # A server that does not stream sends its head together with its whole answer.
+        timeout = self._timeout = ProgressTimeout(limits.head if call.stream else limits.whole)
+        for _ in range(MAX_REWRITES):
+            if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
+                await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
+            body = upstream.chat_body(call, model, style)
+            try:
+                with timeout:
+                    response = self._response = await upstream.send(call, body, self._on_connected)
+            except (TimeoutError, *READ_ERRORS) as error:
+                raise from_exception(error, upstream.asked, sent=True) from error
+            if response.status == STATUS_OK:
+                upstream.dialect.learn(model, known, style)
+                if call.stream:
+                    timeout.progress(limits.first_token)
+                self._body = AnswerBody(upstream, call, response, timeout, self._permit)
+                return
+            failure, text = await self._read_refusal(response)
+            other = upstream.dialect.otherwise(call, style, response.status, text)
+            if other is None:
+                break
+            style = other
+            self._worked = False
+            timeout.progress(limits.head if call.stream else limits.whole)
+        raise failure
+
+    def _on_connected(self) -> None:
+        self._worked = True
+
+    async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
+        """Return what a status other than 200 means, and the text of its body; the connection is released."""
+        try:
+            body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
+            failure = self._upstream.failure(response, body)
+        finally:
+            self._response = None
+            await response.aclose()
+        return failure, body.decode("utf-8", "replace")
+
+    async def deliver(self, to: Deliver) -> None:
+        """See `policies.api.upstream.Stream.deliver`."""
+        if self._body is None:
+            msg = "deliver() was called before the attempt was entered"
+            raise RuntimeError(msg)
+        await self._body.deliver(to)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._note_end(error)
+        try:
+            if kind is None and self._response is not None and not self._response.ended:
+                await self._read_body_end(self._response)
+        finally:
+            await self._close()
+
+    async def _read_body_end(self, response: UpstreamResponse) -> None:
+        """Wait a moment for the end of a complete body, so that its connection can be reused."""
+        if self._body is None or not self._body.over:
+            return
+        try:
+            async with asyncio.timeout(BODY_END_SECONDS):
+                await response.read()
+        except (TimeoutError, *READ_ERRORS):
+            pass
+
+    def _note_end(self, error: BaseException | None) -> None:
+        """Note what *error* says about the cost of the attempt, and report the result to the circuit breaker.
+
+        An attempt that breaks off has failed, however much output came before.
+        """
+        permit, late = self._permit, error is not None and _deadline_passed(self._call)
+        if isinstance(error, UpstreamError):
+            self._failed, self._worked = True, self._worked and error.worked
+        self._failed = self._failed or late
+        if permit is None:
+            return
+        if isinstance(error, UpstreamError):
+            permit.failed(error)
+        elif self._body is not None and (self._body.reading.has_output or self._body.over):
+            permit.worked()
+        elif late:
+            permit.failed(timed_out("first_token_timeout", self._upstream.asked))
+        else:
+            permit.drop()
+
+    async def _close(self) -> None:
+        response, self._response = self._response, None
+        if self._timeout is not None:
+            self._timeout.stop()
+        if response is not None:
+            await response.aclose()
+
+
+def _deadline_passed(call: Call) -> bool:
+    """Whether the call's deadline ends it: silence until then counts as a failure of upstream."""
+    return call.deadline is not None and call.services.monotonic() + TIMER_SLACK_SECONDS >= call.deadline

@@ -1,0 +1,59 @@
+"""All upstreams of a process.  The first is the default; a policy's `Retry` may name another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .attempt import Attempt
+from .model_list import ModelListAttempt
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+    from policies.api.upstream import Stream
+
+    from .client import UpstreamClient
+
+
+class UpstreamRouter:
+    """See `policies.upstream.Upstream`."""
+
+    def __init__(self, upstreams: Sequence[UpstreamClient]) -> None:
+        self._first = upstreams[0]
+        self._by_name = {upstream.settings.name: upstream for upstream in upstreams}
+
+    def open(self, call: Call, name: str | None = None) -> Stream:
+        """Prepare one attempt at the upstream called *name*, or at the first.  Raises `LookupError` for an unknown one."""
+        if name is None:
+            return _attempt(self._first, call)
+        found = self._by_name.get(name)
+        if found is None:
+            msg = f"there is no upstream {name!r}; those that are configured: {', '.join(self._by_name)}"
+            raise LookupError(msg)
+        return _attempt(found, call)
+
+    @property
+    def default_model(self) -> str:
+        """The model of calls that name none; empty while it is not known."""
+        return self._first.default_model
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each upstream's breaker, by its name."""
+        return {name: upstream.breaker.state for name, upstream in self._by_name.items()}
+
+    def names_of(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> list[str]:
+        """Return what the upstreams call *model* and its *fallbacks*; an empty name is one that is not known yet."""
+        upstreams = self._by_name.values()
+        names = [upstream.name_of(model, substituted=substituted) for upstream in upstreams]
+        others = [upstream.settings.named(other) for other in fallbacks for upstream in upstreams]
+        return list(dict.fromkeys([*names, *others]))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for upstream in self._by_name.values():
+            await upstream.aclose()
+
+
+def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
+    return ModelListAttempt(upstream, call) if call.operation == "models" else Attempt(upstream, call)

@@ -1,0 +1,52 @@
+"""Read and check the body of a Chat Nest request."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from policies.api.call import Caps, Message
+
+from .json_body import BadRequest
+from .openai_request import _typed, positive_integer
+
+INVALID_MESSAGES = "Invalid messages payload"
+
+
+def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Message]:
+    """Return the conversation of a Chat Nest request as upstream takes it; raises `BadRequest`."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest(INVALID_MESSAGES, "messages")
+    kept = []
+    for message in messages:
+        if not isinstance(message, dict):
+            raise BadRequest(INVALID_MESSAGES, "messages")
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or role not in roles or not isinstance(content, str):
+            raise BadRequest(INVALID_MESSAGES, "messages")
+        kept.append({"role": role, "content": content})
+    return kept
+
+
+def chat_nest_caps(body: dict[str, Any]) -> Caps:
+    """Return the limits that the client asks for itself; raises `BadRequest`."""
+    return Caps(
+        day_tokens=positive_integer(body.get("dailyTokenLimit"), "dailyTokenLimit"),
+        request_tokens=positive_integer(body.get("maxTokensPerRequest"), "maxTokensPerRequest"),
+    )
+
+
+def chat_nest_profile(body: dict[str, Any]) -> str | None:
+    """Return the profile that the client names; raises `BadRequest` where it is no string."""
+    _typed(body, "profile", str, "a string")
+    _typed(body, "aiUsageProfile", str, "a string")
+    name: str | None = body.get("profile")
+    return name if name is not None else body.get("aiUsageProfile")
+
+
+def system_prompt(body: dict[str, Any]) -> str | None:
+    """Return the body's own instructions; raises `BadRequest` where they are no string."""
+    _typed(body, "systemPrompt", str, "a string")
+    prompt: str | None = body.get("systemPrompt")
+    return prompt

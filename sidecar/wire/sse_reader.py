@@ -1,0 +1,134 @@
+"""Server-sent events, read and written.  No input or output.
+
+The reader follows WHATWG HTML 9.2, and beyond it takes what servers really send: an `error:` field (llama.cpp before
+September 2025), a last event without its blank line.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_EVENT = 16_777_216
+BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(ValueError):
+    """An event beyond the limit of what is held in memory."""
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One event: its bytes as an OpenAI client may get them, its data, and its name ('' for none)."""
+
+    raw: bytes
+    payload: bytes
+    event: str = ""
+
+
+class SSEReader(msgspec.Struct, kw_only=True, eq=False):
+    """Cuts reads of any size into events.  Once per answer; `feed` once per network read."""
+
+    max_event: int = MAX_EVENT
+    _rest: bytearray = bytearray()
+    _begun: bool = False
+    _after_cr: bool = False
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the events that *data* completes, in order.
+
+        Raises `EventTooLarge` if one of them, or what is held of the next, is of more than `max_event` bytes; the
+        reader is of no use afterwards.
+        """
+        if not self._begun:
+            if data and not self._rest and data[0] != BOM[0]:
+                self._begun = True
+            else:
+                data = self._without_bom(data)
+        if self._after_cr or b"\r" in data:
+            data = self._with_lf(data)
+        rest = self._rest
+        if not rest and data.endswith(b"\n\n"):
+            return self._whole(data)
+        cut = data.rfind(b"\n\n") + 2
+        if cut == 1:
+            cut = 1 if data.startswith(b"\n") and rest.endswith(b"\n") else 0
+        whole = b""
+        if cut:
+            rest += data[:cut]
+            whole = bytes(rest)
+            rest.clear()
+        rest += data[cut:]
+        if len(rest) > self.max_event:
+            raise self._too_large()
+        return self._whole(whole) if whole else []
+
+    def end(self) -> list[Frame]:
+        """Return what is left at the end of the stream, as an event: its blank line, or its newline, may be missing."""
+        whole = bytes(self._rest) + b"\n\n"
+        self._rest.clear()
+        return self._whole(whole)
+
+    def _without_bom(self, data: bytes) -> bytes:
+        data = bytes(self._rest) + data
+        self._rest.clear()
+        if len(data) < len(BOM) and BOM.startswith(data):
+            self._rest += data
+            return b""
+        self._begun = True
+        return data.removeprefix(BOM)
+
+    def _with_lf(self, data: bytes) -> bytes:
+        if not data:
+            return data
+        if self._after_cr and data.startswith(b"\n"):
+            data = data[1:]
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _whole(self, data: bytes) -> list[Frame]:
+        """Cut whole events, with LF alone and a blank line at the end."""
+        if len(data) > self.max_event and any(len(block) > self.max_event for block in data.split(b"\n\n")):
+            raise self._too_large()
+        if not data.isascii():
+            data = utf8(data)
+        if data.startswith(b"data: "):
+            if data.find(b"\n") == len(data) - 2:
+                return [Frame(data, payload)] if (payload := data[6:-2]) else []
+            payloads = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(payloads):  # so each event is one line: what nearly every read is
+                return [Frame(b"data: " + payload + b"\n\n", payload) for payload in payloads if payload]
+        frames = (_frame(block) for block in data.split(b"\n\n"))
+        return [frame for frame in frames if frame is not None]
+
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"upstream sent an event of more than {self.max_event} bytes")
+
+
+def _frame(block: bytes) -> Frame | None:
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return Frame(block + b"\n\n", block[6:]) if len(block) > len(b"data: ") else None
+    name, data, kept = "", [], []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+            kept.append(line)
+        elif field == b"event":
+            name = "" if value == b"message" else value.decode()
+        elif field == b"error" and value:
+            return Frame(b"data: " + value + b"\n\n", value, "error")
+    payload = b"\n".join(data)
+    if not payload or name == "ping":
+        return None
+    if name:
+        kept.insert(0, b"event: " + name.encode())
+    return Frame(b"\n".join(kept) + b"\n\n", payload, name)
+
+
+def utf8(data: bytes) -> bytes:
+    """Return *data* with U+FFFD in place of what is no UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace").encode()
+    return data

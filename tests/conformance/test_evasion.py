@@ -1,0 +1,264 @@
+"""What clients try in order to get more than their budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import CHAT, settings_of, sidecar
+from wire import HEAD, Connection, sse, upstream
+
+pytestmark = pytest.mark.anyio
+
+V1 = "/v1/chat/completions"
+LIMIT = 2_000
+CEILINGS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
+MANY = ("n", "best_of", "n_cmpl", "num_return_sequences")
+BUDGET = f"""
+[[policy]]
+use = "budget"
+tokens = {LIMIT}
+floor = 1
+reserve = "bound"
+"""
+SAY = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "description": "d" * 5_000, "parameters": {}}}
+
+
+def read_by_a_model(body: dict[str, Any]) -> int:
+    """Return the tokens of the worst tokenizer, one for each byte, of all that is there to be read."""
+    beside = ("model", "stream", "stream_options", *CEILINGS, *MANY)
+    texts = [part for message in body["messages"] for part in message.values()]
+    everything = [*texts, *(value for key, value in body.items() if key not in (*beside, "messages"))]
+    return sum(len(text if isinstance(text, str) else json.dumps(text)) for text in everything)
+
+
+async def greedy(connection: Connection) -> None:
+    """Generate all that the request allows a server to generate, by the most generous reading of it, and report it."""
+    body = connection.body
+    ceiling = max(body[field] for field in CEILINGS if body.get(field) is not None)
+    answers = max(body.get(field) or 1 for field in MANY)
+    usage = {"prompt_tokens": min(read_by_a_model(body), 10**6), "completion_tokens": ceiling * answers}
+    if body.get("stream"):
+        await connection.send(HEAD)
+        choices = [
+            {"index": at, "delta": {"content": "x"}, "finish_reason": "length"} for at in range(body.get("n") or 1)
+        ]
+        await connection.chunk(sse({"choices": choices}))
+        if body["stream_options"]["include_usage"]:
+            await connection.chunk(sse({"choices": [], "usage": usage}))
+        await connection.chunk(b"data: [DONE]\n\n")
+        await connection.send(b"0\r\n\r\n")
+    else:
+        choices = [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "length"}]
+        await connection.answer(200, json.dumps({"choices": choices, "usage": usage}).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"n": 20},
+        {"n": 128, "max_tokens": 100},
+        {"best_of": 20, "max_tokens": 100},
+        {"n": 2, "best_of": 50, "max_tokens": 100},
+        {"n_cmpl": 20, "max_tokens": 100},
+        {"n": 1, "num_return_sequences": 128, "max_tokens": 100},
+        {"max_tokens": None},
+        {"max_tokens": None, "max_completion_tokens": None},
+        {"max_tokens": 1, "max_completion_tokens": 10**9},
+        {"max_tokens": 10**9, "max_completion_tokens": 1},
+        {"max_tokens": 2**53 - 1},
+        {"max_tokens": 1, "n_predict": 10**9},
+        {"max_tokens": 1, "max_new_tokens": 10**9, "max_output_tokens": 10**9},
+        {"tools": [TOOL], "max_tokens": 1},
+        {"functions": [TOOL["function"]], "max_tokens": 1},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"description": "d" * 5_000}}}, "max_tokens": 1},
+        {"prediction": {"type": "content", "content": "d" * 5_000}, "max_tokens": 1},
+        {"documents": [{"text": "d" * 5_000}], "max_tokens": 1},
+        {"chat_template": "d" * 5_000, "max_tokens": 1},
+        {"reasoning_effort": "d" * 5_000, "max_tokens": 1},
+        {"verbosity": ["d" * 5_000], "max_tokens": 1},
+        {"modalities": ["text", "d" * 5_000], "max_tokens": 1},
+        {"metadata": {"d" * 5_000: ""}, "max_tokens": 1},
+        {"user": "d" * 5_000, "max_tokens": 1},
+        {"messages": [{"role": "user", "content": "hi", "id": "d" * 5_000}], "max_tokens": 1},
+        {"guided_json": {"d": "d" * 5_000}, "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "d"}] * 5_000}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5_000}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": "thing", "thing": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "d", "more": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": ""}] * 5_000, "max_tokens": 1},
+        {"messages": [{"role": "user", "content": "hi", "name": "d" * 5_000}], "max_tokens": 1},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [TOOL]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}] * 9}], "max_tokens": 1},
+        {"stream_options": {"include_usage": False}},
+        {"stream_options": {"include_usage": None}},
+        {"stream_options": None},
+        {"stream": False, "n": 20},
+        {"stream": None},
+    ],
+    ids=lambda body: json.dumps(body)[:60],
+)  # fmt: skip
+async def test_bodies(tmp_path: Path, body: dict[str, Any]) -> None:
+    """However a body asks for more, a greedy server behind it never gets past the budget, in any number of calls."""
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        statuses = [
+            (await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body))[0] for _ in range(6)
+        ]
+        accounts = await served.gateway.policy_services.store.accounts()
+
+    assert set(statuses) <= {200, 429}
+    asked = {max(request.body[field] for field in CEILINGS if request.body.get(field)) for request in up.requests}
+    assert statuses[-1] == 429 or asked == {1}, "the budget is used up, or each call was held to its lowest ceiling"
+    assert sum(account.reserved for account in accounts) == 0
+    assert sum(account.spent for account in accounts) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"max_tokens": -1},
+        {"max_tokens": 0},
+        {"max_tokens": 1.5},
+        {"max_tokens": "9"},
+        {"max_tokens": True},
+        {"max_tokens": 10**30},
+        {"max_completion_tokens": -1},
+        {"n_predict": -1},
+        {"max_new_tokens": -2},
+        {"n": 0},
+        {"n": -1},
+        {"n": 129},
+        {"n": 1.5},
+        {"n": "2"},
+        {"best_of": -1},
+        {"best_of": 10**6},
+        {"n_cmpl": 129},
+        {"n_cmpl": "2"},
+        {"num_return_sequences": -1},
+        {"stream": 1},
+        {"stream": "true"},
+        {"stream_options": "x"},
+        {"stream_options": {"include_usage": "no"}},
+        {"messages": [{"role": "user", "content": [1]}]},
+        {"messages": [{"role": "user", "content": {"text": "x"}}]},
+    ],
+    ids=json.dumps,
+)
+async def test_nonsense(tmp_path: Path, body: dict[str, Any]) -> None:
+    """A limit that is no positive number is refused, by name, and never read as none."""
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        status, _, said = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body)
+        assert not up.requests
+
+    assert (status, json.loads(said)["error"]["code"]) == (400, "invalid_request")
+    assert next(iter(body)) in json.loads(said)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "right"),
+    [
+        ({"max_tokens": 1, "Max_Tokens": 100_000}, "Max_Tokens", "max_tokens"),
+        ({"max_to\u212aens": 100_000}, "max_to\u212aens", "max_tokens"),
+        ({"be\u017ft_of": 50}, "be\u017ft_of", "best_of"),
+        ({"N": 50}, "N", "n"),
+        ({"MODEL": "dear"}, "MODEL", "model"),
+        ({"Models": ["dear"]}, "Models", "models"),
+        ({"USER": "ann"}, "USER", "user"),
+        ({"Stream": False}, "Stream", "stream"),
+        ({"Messages": SAY}, "Messages", "messages"),
+        ({"stream_options": {"Include_Usage": False}}, "stream_options.Include_Usage", "stream_options.include_usage"),
+        ({"messages": [{"role": "user", "content": "hi", "Content": "d"}]}, "messages[0].Content", "messages[0].content"),
+        ({"messages": [{"role": "user", "Role": "system", "content": "hi"}]}, "messages[0].Role", "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "TEXT": "d"}]}]}, "messages[0].content[0].TEXT", "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"Type": "text", "text": ""}]}]}, "messages[0].content[0].Type", "messages[0].content[0].type"),
+    ],
+    ids=lambda value: json.dumps(value)[:60],
+)  # fmt: skip
+async def test_spelling(tmp_path: Path, body: dict[str, Any], param: str, right: str) -> None:
+    """A field that limits depend on, in another case, is refused: servers in Go take it for the same one."""
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        status, _, said = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body)
+        assert not up.requests
+
+    error = json.loads(said)["error"]
+    assert (status, error["code"], error["param"]) == (400, "invalid_request", param)
+    assert f"must be spelt '{right}'" in error["message"]
+
+
+async def test_other_fields_have_any_case(tmp_path: Path) -> None:
+    """A field that no limit depends on passes however it is written, unless its name is one that we read."""
+    more = {"Temperature": 1, "x_Model": "y", "stream_options": {"Include": True}}
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        status, _, _ = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | more)
+
+    assert status == 200
+    assert up.requests[0].body.items() >= {"Temperature": 1, "x_Model": "y"}.items()
+
+
+@pytest.mark.parametrize("body", [{"model": "gpt-4o"}, {"models": ["gpt-4o"]}, {"models": ["other", "gpt-4o"]}])
+async def test_models_of_a_router(tmp_path: Path, body: dict[str, Any]) -> None:
+    """A budget of some models counts each call that one of them may serve, whatever the client puts first."""
+    text = BUDGET + 'only = { model = "gpt-4*" }\n'
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        statuses = [
+            (await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body))[0] for _ in range(3)
+        ]
+        other = await served.post(V1, {"model": "m", "messages": SAY, "stream": True, "max_tokens": 9 * LIMIT})
+
+    assert (statuses, other[0]) == ([200, 429, 429], 200)
+
+
+async def test_duplicate_fields(tmp_path: Path) -> None:
+    """Of a field that comes twice the sidecar and upstream see the same one."""
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        client = await served.client()
+        raw = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"max_tokens":5,"max_tokens":100000}'
+        head = f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+        client.writer.write(head.encode() + raw)
+        status, _, _ = await client.answer()
+        account = await served.account()
+
+    assert status == 200
+    assert up.requests[0].raw_body.count(b"max_tokens") == 1
+    assert account.spent <= LIMIT
+
+
+@pytest.mark.parametrize("profile", ["small", "SMALL", " Small ", "sMaLl"])
+async def test_case_of_profiles(tmp_path: Path, profile: str) -> None:
+    """A profile holds however its name is written, and shares its counter with the base chain."""
+    text = BUDGET + "[profile.small]\nbudget = { tokens = 100 }\n"
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        await served.post(V1, {"model": "m", "messages": SAY, "max_tokens": 10**6}, f"x-profile: {profile}")
+        assert (await served.account()).spent <= 100
+        assert (await served.post("/api/chat", CHAT | {"aiUsageProfile": profile}))[0] == 429
+
+
+@pytest.mark.parametrize(
+    "caps", [{"dailyTokenLimit": 10**9}, {"dailyTokenLimit": None}, {"maxTokensPerRequest": 10**9}]
+)
+async def test_own_caps_only_lower(tmp_path: Path, caps: dict[str, Any]) -> None:
+    """What a client says of its own limits never raises one."""
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        for _ in range(4):
+            await served.post("/api/chat", CHAT | caps)
+        assert (await served.account()).spent <= LIMIT
+
+
+async def test_made_up_users(tmp_path: Path) -> None:
+    """Made-up users get no more than the bound's number of budgets and one that the others share; real ones keep theirs."""
+    text = BUDGET + 'by = "user"\nidentities = 3\n'
+    body = {"model": "m", "messages": SAY, "stream": True, "max_tokens": 10**6}
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        first = await served.post(V1, body | {"user": "ann", "max_tokens": 1})
+        statuses = [(await served.post(V1, body | {"user": f"made-up-{at}"}))[0] for at in range(30)]
+        again = await served.post(V1, body | {"user": "ann", "max_tokens": 1})
+        accounts = await served.gateway.policy_services.store.accounts()
+
+    assert (first[0], again[0]) == (200, 200)
+    assert statuses.count(200) == 3
+    assert len(accounts) == 4
+    assert sum(account.spent for account in accounts) <= 4 * LIMIT

@@ -1,0 +1,185 @@
+"""An upstream that never pauses cannot keep a call from being cancelled, by whatever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from serving import CHAT, settings_of, sidecar
+from wire import HEAD, PATIENCE, Client, eventually, sse, token
+
+from policies.api.event import Batch
+from sidecar.downstream.active_calls import ActiveCall
+from sidecar.downstream.asgi_connection import AsgiConnection
+from sidecar.downstream.client_errors import draining
+from sidecar.downstream.response import OpenAIResponse
+
+pytestmark = pytest.mark.anyio
+
+OPENAI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
+ROUTES = pytest.mark.parametrize(
+    ("path", "body"), [("/api/chat", CHAT), ("/v1/chat/completions", OPENAI)], ids=["chat", "openai"]
+)
+SHOWN = token("x" * 2_000) * 16
+SILENT = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": None}]}) * 400
+
+
+POUR = """
+import socket, sys
+connection, _ = socket.socket(fileno=int(sys.argv[1])).accept()
+first, piece = sys.stdin.buffer.readline(), sys.stdin.buffer.read()
+connection.recv(65_536)
+try:
+    connection.sendall(eval(first))
+    while True:
+        connection.sendall(piece)
+except OSError:
+    pass
+"""
+"""Answers one request without end, until the other side has gone."""
+
+
+class Flood:
+    """An upstream in a process of its own, so that its bytes are there whenever the sidecar looks."""
+
+    def __init__(self, events: bytes) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            self.services = subprocess.Popen(
+                [sys.executable, "-c", POUR, str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=(listener.fileno(),),
+            )
+        assert self.services.stdin is not None
+        with self.services.stdin as script:
+            script.write(b"%r\n" % (HEAD + chunk(token("a"))) + chunk(events))
+
+    async def ended(self) -> None:
+        """Wait until it has seen its connection close."""
+        await eventually(lambda: self.services.poll() is not None)
+
+    def stop(self) -> None:
+        self.services.kill()
+        self.services.wait()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@contextmanager
+def flood(events: bytes) -> Iterator[Flood]:
+    poured = Flood(events)
+    try:
+        yield poured
+    finally:
+        poured.stop()
+
+
+@ROUTES
+@pytest.mark.parametrize("events", [SHOWN, SILENT], ids=["output", "nothing to show"])
+@pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
+async def test_client_leaves(
+    tmp_path: Path, path: str, body: object, events: bytes, leave: Callable[[Client], None]
+) -> None:
+    """The client's leaving ends the call, and closes upstream."""
+    with flood(events) as up:
+        async with sidecar(settings_of(tmp_path, up.url)) as served:
+            client = await served.client()
+            await client.post(path, body)
+            await client.until(b'"a"')
+            leave(client)
+            account = await served.account()
+            await up.ended()
+
+    assert account.reserved == 0
+
+
+@ROUTES
+@pytest.mark.parametrize("events", [SHOWN, SILENT], ids=["output", "nothing to show"])
+async def test_deadline_and_drain(tmp_path: Path, path: str, body: object, events: bytes) -> None:
+    """The deadline and the end of the process end the call, and its client is told."""
+    for text, code, seconds in [
+        ("chat_deadline = 0.3\ndeadline = 0.3", b"upstream_timeout", None),
+        ("", b"draining", 0.1),
+    ]:
+        with flood(events) as up:
+            async with sidecar(settings_of(tmp_path, up.url, "[server]\n" + text)) as served:
+                client = await served.client()
+                await client.post(path, body)
+                await client.until(b'"a"')
+                reading = asyncio.create_task(_rest(client))
+                if seconds is not None:
+                    await asyncio.wait_for(served.gateway.active_calls.drain(seconds, draining()), PATIENCE)
+                end = await asyncio.wait_for(reading, PATIENCE)
+                account = await served.account()
+                await up.ended()
+
+        assert code in end
+        assert account.reserved == 0
+
+
+async def _rest(client: Client) -> bytes:
+    """Return the last bytes of an answer, and none of the many before."""
+    end = b""
+    while not end.endswith(b"\r\n0\r\n\r\n"):
+        data = await client.reader.read(1 << 20)
+        if not data:
+            break
+        end = (end + data)[-2_000:]
+    return end
+
+
+async def test_last_batch_is_not_cut() -> None:
+    """The last batch of a settled call is written, although its deadline passes in the same iteration."""
+    sent: list[object] = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    connection = AsgiConnection(_silent, send)
+    response = OpenAIResponse(connection, "r", chat_path=False, clock=lambda: 0.0)
+    active = ActiveCall(response)
+    with active:
+        active.cancel_with(draining())
+        response.write_nowait(Batch(events=[], raw=b"data: x\n\n", last=True))
+    await active.absorb_late_cancel()
+    await connection.finish()
+
+    assert sent[-1] == {"type": "http.response.body", "body": b"data: x\n\ndata: [DONE]\n\n", "more_body": False}
+
+
+async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
+    """A ping that cannot be sent means that the client has disconnected: its call is cancelled, and no error is logged."""
+
+    async def send(message: object) -> None:
+        raise RuntimeError
+
+    connection = AsgiConnection(_silent, send)
+    response = OpenAIResponse(connection, "r", chat_path=False, clock=lambda: 0.0)
+    active = ActiveCall(response)
+    active.watch(connection)
+    with active:
+        response.ping()
+        await asyncio.Event().wait()
+    connection.unwatch()
+    await connection.finish()
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert active.left
+    assert active.was_cancelled
+    assert not caplog.records
+
+
+async def _silent() -> object:
+    """Receive nothing: the server does not tell of a disconnect."""
+    await asyncio.Event().wait()
+    raise AssertionError

@@ -1,0 +1,224 @@
+"""Thousands of failures and aborts of every kind: nothing of them is left; and prompts of any size block nobody.
+
+`make soak` runs ten thousand of them, and more of the prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hostile import CASES, Case
+from playing import plays
+from probe import BLOCKED, probed
+from process import program
+from serving import CHAT, Sidecar, settings_of, sidecar
+from wire import Client, Connection, eventually, upstream
+
+from sidecar.upstream.transport.http_transport import HttpTransport
+
+pytestmark = pytest.mark.anyio
+
+CALLS = int(os.environ.get("SOAK", "400"))
+AT_ONCE = 20
+POLICIES = """
+[[policy]]
+use = "budget"
+tokens = 9_000_000_000_000
+[[policy]]
+use = "retry"
+base = 0.001
+cap = 0.002
+"""
+LARGE = 100_000
+SMALL = [case for case in CASES if sum(map(len, case.pieces)) < LARGE]
+
+
+SERVE = ("serve", "--config", "s.toml", "--model", "mock", "--port", "0")
+LIMITLESS = """
+[[policy]]
+use = "rate"
+requests = 1_000_000
+[[policy]]
+use = "trim"
+only = { path = "/api/chat" }
+max_messages = 20
+[[policy]]
+use = "max_tokens"
+output = 4096
+request = 10_000_000
+[[policy]]
+use = "budget"
+tokens = 9_000_000_000_000
+[[policy]]
+use = "retry"
+"""
+BLOCKING = """
+import time
+
+from policies import Call, Lease, Policy
+
+
+def block():
+    until = time.thread_time() + 0.02
+    while time.thread_time() < until:
+        pass
+
+
+class Blocking(Lease):
+    def event(self, event):
+        block()
+        return event
+
+
+class Slow(Policy, frozen=True):
+    how: str
+
+    async def admit(self, call: Call):
+        if self.how == "event":
+            return Blocking()
+        block()
+"""
+
+
+def files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+class Mixed:
+    """An upstream that does anything: a case of the table, silence in any phase, or a stream that goes on and on."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+
+    async def __call__(self, connection: Connection) -> None:
+        case: Case = self._chance.choice(SMALL)
+        kind = self._chance.random()
+        if kind < 0.1:
+            await connection.hang()
+        elif kind < 0.3:
+            await connection.send(case.pieces[0])
+            await connection.hang()
+        elif kind < 0.5:
+            await connection.stream(*"abc", done=False)
+            await connection.hang()
+        else:
+            await plays(case)(connection)
+            connection.close()
+
+
+async def one(served: Sidecar, chance: random.Random) -> None:
+    """Make one call in any form, and leave it at any moment, in any way."""
+    client = await Client.to(served.port)
+    path, body = chance.choice(
+        [
+            ("/api/chat", CHAT),
+            ("/v1/chat/completions", {"model": "m", "stream": True, "max_tokens": 40, **CHAT}),
+            ("/v1/chat/completions", {"model": "m", "max_tokens": 40, **CHAT}),
+        ]
+    )
+    await client.post(path, body)
+    patience = chance.choice([0.0, 0.001, 0.01, 0.05, 0.2])
+    try:
+        async with asyncio.timeout(patience):
+            await client.answer()
+    except (TimeoutError, OSError, asyncio.IncompleteReadError):
+        pass
+    chance.choice([client.close, client.reset])()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc to count open files in")
+async def test_nothing_leaks(tmp_path: Path) -> None:
+    """After mixed failures and aborts no pool slot, task, file descriptor or hold is left, in order or out of it."""
+    chance = random.Random(11)
+    async with upstream(plays(CASES[0]), Mixed(random.Random(12))) as up:
+        text = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 0 }}\nidle = 5\n" + POLICIES
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            await one(served, chance)
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
+            tasks, opened = len(asyncio.all_tasks()), files()
+            gate = asyncio.Semaphore(AT_ONCE)
+
+            async def guarded() -> None:
+                async with gate:
+                    await one(served, chance)
+
+            await asyncio.gather(*(guarded() for _ in range(CALLS)))
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
+            account = await served.account()
+            transport = transport_of(served)
+            await eventually(lambda: transport.open_count == transport.idle_count)
+            await transport.aclose()
+            await eventually(lambda: up.open == 0)
+            await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+            gc.collect()
+            await eventually(lambda: files() <= opened)
+
+    assert (account.reserved, account.spent > 0) == (0, True)
+    assert len(up.requests) >= CALLS / 2
+
+
+def transport_of(served: Sidecar) -> HttpTransport:
+    first = next(iter(served.gateway.upstream._by_name.values()))
+    assert isinstance(first.transport, HttpTransport)
+    return first.transport
+
+
+LARGE_PROMPTS: dict[str, list[str]] = {
+    "one message of 1 MB": ["The quick brown fox. " * 47_000],
+    "one message of 1 MB, half of it no ASCII": ["Fünf süße Füchse, « allô », Ω! " * 25_000],
+    "1,000 messages, 1 MB": ["The quick brown fox. " * 45] * 1000,
+    "1,000 short messages": ["fox"] * 1000,
+}
+TIMES = max(5, CALLS // 80)
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"), [("/v1/chat/completions", True), ("/v1/chat/completions", False), ("/api/chat", True)]
+)
+async def test_large_prompts(path: str, tmp_path: Path, *, stream: bool) -> None:
+    """No prompt of 1 MB, nor one of 1,000 messages, blocks the loop for 10 ms: so long all others would wait."""
+    (tmp_path / "s.toml").write_text(LIMITLESS)
+    with (
+        program("mock", "--port", "0", "--tokens", "8", folder=tmp_path) as mock,
+        probed(*SERVE, "--upstream", mock.url, folder=tmp_path) as served,
+    ):
+        for name, texts in LARGE_PROMPTS.items():
+            messages = [{"role": "user", "content": text} for text in texts]
+            body = json.dumps({"messages": messages, "stream": stream}, ensure_ascii=False).encode()
+            turns = []
+            for _ in range(TIMES):
+                client = await Client.to(served.port)
+                await client.post(path, body)
+                assert (await client.answer())[0] == 200, name
+                client.close()
+                sample = served.sample()
+                turns.append(sample.turn_ms)
+            print(f"{path} {name}: {min(turns)} to {max(turns)} ms")
+            # What is there every time is the work; a machine that others use too only adds to it.
+            assert min(turns) <= BLOCKED * 1000, (name, sample.where)
+
+
+@pytest.mark.parametrize("how", ["admit", "event"])
+async def test_the_probe_sees(how: str, tmp_path: Path) -> None:
+    """A policy that blocks the loop for 20 ms is seen, and where it does: in a task, or while a token passes."""
+    (tmp_path / "slow.py").write_text(BLOCKING)
+    (tmp_path / "s.toml").write_text(f'[store]\nurl = "memory://"\n[[policy]]\nuse = "slow:Slow"\nhow = "{how}"\n')
+    with (
+        program("mock", "--port", "0", folder=tmp_path) as mock,
+        probed(*SERVE, "--upstream", mock.url, folder=tmp_path) as served,
+    ):
+        client = await Client.to(served.port)
+        await client.post("/v1/chat/completions", {"stream": True, "model": "mock-1-0-0", **CHAT})
+        assert (await client.answer())[0] == 200
+        client.close()
+        sample = served.sample()
+
+    assert sample.turn_ms >= 20
+    assert sample.step_ms >= 20
+    assert "block" in sample.where

@@ -1,0 +1,121 @@
+"""Clients that do not leave as they should: half of a connection closed, nothing read, no word at all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from pathlib import Path
+
+import pytest
+from serving import settings_of, sidecar
+from wire import HEAD, Client, Connection, eventually, token, upstream
+
+from sidecar.server.http_protocol import OPTIONS, HttpProtocol
+
+pytestmark = pytest.mark.anyio
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
+QUICK = '[server]\nheartbeat = 0.05\n[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
+TCP_REPAIR = 19
+"""Linux: a socket under repair closes without a word to the other side."""
+PIECE = token("x" * 16_384)
+MANY = 4_000
+
+
+async def silent(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.chunk(token("a"))
+    await connection.hang()
+
+
+async def test_half_closed(tmp_path: Path) -> None:
+    """A client that closes its side has left: HTTP/1.1 knows no other reason to."""
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        client = await served.client()
+        await client.post("/v1/chat/completions", HI)
+        await client.until(b'"a"')
+        client.writer.write_eof()
+        await asyncio.wait_for(up.requests[0].gone.wait(), 5)
+        account = await served.account()
+
+    assert (account.reserved, len(up.requests)) == (0, 1)
+
+
+def may_repair() -> bool:
+    with socket.socket() as tried:
+        try:
+            tried.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        except (OSError, AttributeError):
+            return False
+    return True
+
+
+@pytest.mark.skipif(not may_repair(), reason="needs Linux's TCP_REPAIR, and the right to use it")
+async def test_without_fin(tmp_path: Path) -> None:
+    """A client that vanished without a word is found by the heartbeat."""
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        raw = socket.create_connection(("127.0.0.1", served.port))
+        client = Client(*await asyncio.open_connection(sock=raw))
+        await client.post("/v1/chat/completions", HI)
+        await client.until(b'"a"')
+        client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        client.writer.transport.abort()
+        await asyncio.wait_for(up.requests[0].gone.wait(), 5)
+        account = await served.account()
+
+    assert (account.reserved, len(up.requests)) == (0, 1)
+
+
+async def test_never_reads(tmp_path: Path) -> None:
+    """A client that does not read slows its own upstream, holds little memory, and hinders nobody else."""
+    sent = 0
+
+    async def pours(connection: Connection) -> None:
+        nonlocal sent
+        await connection.send(HEAD)
+        for _ in range(MANY):
+            await connection.chunk(PIECE)
+            sent += 1
+        await connection.hang()
+
+    async with upstream(pours) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.setblocking(False)  # the library's own
+        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", served.port))
+        reader, writer = await asyncio.open_connection(sock=raw, limit=4096)
+        client = Client(reader, writer)
+        await client.post("/v1/chat/completions", HI)
+        await asyncio.wait_for(up.arrived.wait(), 5)
+        before = -1
+        while before != sent or not sent:
+            before = sent
+            await asyncio.sleep(0.3)
+        stuck = sent
+        other = (await served.get("/healthz"))[0]
+        client.reset()
+        await asyncio.wait_for(up.requests[0].gone.wait(), 5)
+        await eventually(lambda: len(served.gateway.active_calls) == 0)
+        account = await served.account()
+
+    assert other == 200
+    assert stuck < MANY / 2, f"{stuck * len(PIECE) / 1e6:.0f} MB went into buffers"
+    assert account.reserved == 0
+
+
+async def test_keepalive(tmp_path: Path) -> None:
+    """The system looks for silent clients on each connection, for those to whom nothing is sent."""
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        client = await served.client()
+        await client.post("/v1/chat/completions", HI)
+        await client.until(b'"a"')
+        here = client.writer.get_extra_info("sockname")
+        found = [each for each in gc.get_objects() if isinstance(each, HttpProtocol)]
+        ours = next(each.transport for each in found if each.transport.get_extra_info("peername") == here)
+        raw = ours.get_extra_info("socket")
+        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
+        options += [(socket.IPPROTO_TCP, getattr(socket, name)) for name in OPTIONS if hasattr(socket, name)]
+        values = [raw.getsockopt(level, option) for level, option in options]
+
+    assert values == [1, *(value for name, value in OPTIONS.items() if hasattr(socket, name))]

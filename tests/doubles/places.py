@@ -1,0 +1,11 @@
+"""Where the files of the project are, for tests that read or run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The folder of the checkout."""
+BENCH = ROOT / "bench"
+README = ROOT / "README.md"
+NODE = ROOT / "tests" / "conformance" / "node"

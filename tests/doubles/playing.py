@@ -1,0 +1,22 @@
+"""A server that plays one hostile answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hostile import CUT, RESET, Case
+from wire import Connection, Script
+
+
+def plays(case: Case) -> Script:
+    async def script(connection: Connection) -> None:
+        for piece in case.pieces:
+            if piece == CUT:
+                connection.close()
+            elif piece == RESET:
+                connection.reset()
+            else:
+                await connection.send(piece)
+                await asyncio.sleep(0)
+
+    return script

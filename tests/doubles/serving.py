@@ -1,0 +1,117 @@
+"""The sidecar itself, on a real socket, inside the test's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from wire import Client, eventually
+
+from policies.api.store import Account
+from sidecar.config.loader import load
+from sidecar.config.settings import Flags, Settings
+from sidecar.server.app import Application
+from sidecar.server.gateway import Gateway
+from sidecar.server.http_protocol import HttpProtocol
+
+CHAT = {"messages": [{"role": "user", "content": "Hello there"}]}
+
+
+class Sidecar:
+    """A running sidecar."""
+
+    def __init__(self, gateway: Gateway, port: int) -> None:
+        self.gateway, self.port = gateway, port
+        self.url = f"http://127.0.0.1:{port}"
+        self.clients: list[Client] = []
+
+    async def post(self, path: str, body: Any, *headers: str) -> tuple[int, dict[str, str], bytes]:
+        client = await Client.to(self.port)
+        try:
+            await client.post(path, body, *headers)
+            return await client.answer()
+        finally:
+            client.close()
+
+    async def get(self, path: str, *headers: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        client = await Client.to(self.port)
+        try:
+            lines = [f"{method} {path} HTTP/1.1", "host: x", *headers]
+            client.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+            return await client.answer()
+        finally:
+            client.close()
+
+    async def client(self) -> Client:
+        self.clients.append(await Client.to(self.port))
+        return self.clients[-1]
+
+    async def account(self, policy: str = "budget") -> Account:
+        """Return the one counter of *policy* once no call runs any more."""
+        await eventually(lambda: len(self.gateway.active_calls) == 0)
+        found = [each for each in await self.gateway.policy_services.store.accounts() if each.policy == policy]
+        assert len(found) == 1, found
+        return found[0]
+
+
+def settings_of(
+    folder: Path,
+    upstream: str | None,
+    text: str = "",
+    *,
+    environ: Mapping[str, str] | None = None,
+    model: str | None = "test-model",
+) -> Settings:
+    """Return settings from TOML *text* over the shipped ones, with a store in memory unless it says otherwise."""
+    path = folder / "sidecar.toml"
+    if "[store]" not in text:
+        text = '[store]\nurl = "memory://"\n' + text
+    path.write_text(text)
+    return load(path, environ=environ or {}, flags=Flags(upstream=upstream, model=model if upstream else None))
+
+
+@asynccontextmanager
+async def sidecar(
+    settings: Settings,
+    *,
+    make_gateway: Callable[[Settings], Gateway] = Gateway,
+    protocol: type[asyncio.Protocol] = HttpProtocol,
+) -> AsyncIterator[Sidecar]:
+    """Run a sidecar on a free port while the block lasts; with another *protocol* it has nothing but ASGI."""
+    application = Application(settings, make_gateway=make_gateway)
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        application.asgi, http=protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server._serve(sockets=[listener]))
+    await eventually(lambda: server.started or running.done())
+    assert application.gateway is not None
+    served = Sidecar(application.gateway, listener.getsockname()[1])
+    try:
+        yield served
+    finally:
+        for client in served.clients:
+            client.close()
+        server.should_exit = True
+        for connection in list(server.server_state.connections):
+            if (transport := getattr(connection, "transport", None)) is not None:
+                transport.close()
+        await running
+
+
+def events(body: bytes) -> list[tuple[str, str]]:
+    """Read a Chat Nest stream as its client does: blocks by blank lines, values trimmed."""
+    read = []
+    blocks = body.decode().split("\n\n")
+    assert blocks[-1] == "", "the last event has its blank line"
+    for block in blocks[:-1]:
+        lines = dict(line.split(":", 1) for line in block.split("\n"))
+        read.append((lines["event"].strip(), lines.get("data", "").strip()))
+    return read

@@ -1,0 +1,78 @@
+"""Attempts that broke after they had made something: paid, held for beside the next one, or the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from serving import Sidecar, settings_of, sidecar
+from wire import HEAD, Connection, Script, sse, upstream
+
+pytestmark = pytest.mark.anyio
+
+V1 = "/v1/chat/completions"
+PROMPT, CEILING = 10, 1_000
+USAGE = {"prompt_tokens": PROMPT, "completion_tokens": CEILING}
+CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": CEILING}
+CHAIN = """
+[[policy]]
+use = "budget"
+{limit}
+reserve = "bound"
+[[policy]]
+use = "retry"
+attempts = 3
+"""
+TOKENS = "tokens = {}"
+DOLLARS = "usd = {}e-6\nprices = {{ m = {{ input = 1, output = 1 }} }}"
+
+
+async def empty(connection: Connection) -> None:
+    """Spend all that was allowed, and say nothing."""
+    await connection.send(HEAD)
+    await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    await connection.chunk(sse({"choices": [], "usage": USAGE}))
+    await connection.chunk(b"data: [DONE]\n\n")
+    await connection.send(b"0\r\n\r\n")
+
+
+async def cut(connection: Connection) -> None:
+    """Report usage all the time, and break off before anything is to be seen."""
+    await connection.send(HEAD)
+    choices = [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]
+    await connection.chunk(sse({"choices": choices, "usage": USAGE}))
+    connection.close()
+
+
+@pytest.mark.parametrize("limit", [TOKENS, DOLLARS], ids=["tokens", "dollars"])
+@pytest.mark.parametrize("broken", [empty, cut])
+async def test_no_room_beside_what_is_spent(tmp_path: Path, broken: Script, limit: str) -> None:
+    """What a broken attempt has spent is not there for the next one: without room for both there is none."""
+    text = CHAIN.format(limit=limit.format(1_200))
+    async with upstream(broken) as up, sidecar(settings_of(tmp_path, up.url, text, model="m")) as served:
+        await served.post(V1, CALL)
+        account = await served.account()
+
+    assert len(up.requests) == 1
+    assert (account.spent, account.reserved) == (PROMPT + CEILING, 0)
+
+
+@pytest.mark.parametrize("limit", [TOKENS, DOLLARS], ids=["tokens", "dollars"])
+@pytest.mark.parametrize("broken", [empty, cut])
+async def test_held_beside_what_is_spent(tmp_path: Path, broken: Script, limit: str) -> None:
+    """While an attempt runs, all that broken ones have spent is held beside all that it may cost itself."""
+    held, running = list[int](), list[Sidecar]()
+
+    async def last(connection: Connection) -> None:
+        held.extend(account.reserved for account in await running[0].gateway.policy_services.store.accounts())
+        await connection.stream("hi")
+
+    text = CHAIN.format(limit=limit.format(10_000))
+    async with upstream(broken, last) as up, sidecar(settings_of(tmp_path, up.url, text, model="m")) as served:
+        running.append(served)
+        status, _, _ = await served.post(V1, CALL)
+        account = await served.account()
+
+    assert (status, len(up.requests)) == (200, 2)
+    assert held == [2 * (PROMPT + CEILING)]
+    assert (account.spent, account.reserved) == (PROMPT + CEILING + PROMPT + 1, 0)

@@ -1,0 +1,224 @@
+"""What is Redis's alone: its clock, its absence, its cluster, and steps that arrive late."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from redis_server import MISSING, SERVER, RedisServer, free_port, own, redis_server
+from wire import eventually
+
+from policies.api.claim import Claim
+from policies.api.store import ReservationGone, StoreDown
+from policies.api.window import Calendar, Sliding
+from policies.stores.redis.store import RedisStore
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
+
+
+def budget(limit: int, base: int, period: str = "day") -> Claim:
+    return Claim(policy="b", identity="t", unit="tokens", limit=limit, window=Calendar(period), base=base)  # type: ignore[arg-type]
+
+
+def rate(limit: int, seconds: float) -> Claim:
+    return Claim(policy="r", identity="t", unit="requests", limit=limit, window=Sliding(seconds), base=1)
+
+
+@pytest.fixture
+async def store(redis: RedisServer) -> AsyncIterator[RedisStore]:
+    prefix = own("").removeprefix("?prefix=")
+    opened = RedisStore(redis.url, prefix=prefix)
+    yield opened
+    await opened.aclose()
+
+
+async def books(store: RedisStore) -> list[tuple[int, int]]:
+    return [(account.spent, account.reserved) for account in await store.accounts()]
+
+
+async def test_server_clock(redis: RedisServer) -> None:
+    """The server's clock decides about windows, however wrong that of a sidecar is."""
+    store = RedisStore(redis.url, prefix=own("")[8:])
+    store._ahead -= 10 * 86_400
+    grant = await store.reserve("1", [budget(100, 60, "minute"), rate(1, 60.0)])
+    assert abs(grant.now - time.time()) < 5
+    assert grant.standings[0].resets_at > grant.now
+    store._ahead += 10 * 86_400
+    assert (await store.reserve("2", [rate(1, 60.0)])).refused == 0
+    await store.aclose()
+
+
+async def test_sliding_by_real_time(store: RedisStore) -> None:
+    """A place in a rate is free again when its window has passed, and its keys are gone."""
+    assert (await store.reserve("1", [rate(1, 0.2)])).refused is None
+    assert (await store.reserve("2", [rate(1, 0.2)])).refused == 0
+    await asyncio.sleep(0.25)
+    assert (await store.reserve("3", [rate(1, 0.2)])).refused is None
+    await store.settle("1", {})
+    await store.settle("3", {})
+    await asyncio.sleep(0.3)
+    prefix = len(store._tag) + 1
+    left = sorted([key.decode()[prefix:][:2] async for key in store._redis.scan_iter(f"{store._tag}:*")])
+    assert left == ["w", "x:", "x:"], "only the owner, and for a minute the calls that have ended"
+
+
+async def test_release_before_reserve(store: RedisStore) -> None:
+    """A reservation that arrives after its own release takes nothing: a hold that nobody knows of would stay for ever."""
+    await store.release("1")
+    with pytest.raises(ReservationGone):
+        await store.reserve("1", [budget(100, 60)])
+    assert await books(store) == []
+
+
+async def test_cancelled(store: RedisStore) -> None:
+    """A cancelled step is finished, not left half done: what it took is known and given back."""
+    for at in range(30):
+        with anyio.move_on_after(at / 20_000):
+            await store.reserve(f"{at}", [budget(10**6, 10)])
+        await store.release(f"{at}")
+    assert await books(store) in ([], [(0, 0)])
+    assert (await store.reserve("x", [budget(10**6, 10)])).refused is None
+
+
+async def test_natively_cancelled(store: RedisStore) -> None:
+    """Also where a task is cancelled by other means than a scope, nothing is left over, and the connections serve on."""
+    for at in range(60):
+        task = asyncio.create_task(store.reserve(f"{at}", [budget(10**6, 10)]))
+        await asyncio.sleep(at / 40_000)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.release(f"{at}")
+    assert await books(store) in ([], [(0, 0)])
+
+
+async def test_down_and_up(tmp_path: Path) -> None:
+    """A server that is gone is `StoreDown`, with where and the cure; calls fail fast; it recovers by itself."""
+    port = free_port()
+    store = RedisStore(f"redis://:secret@127.0.0.1:{port}/0", timeout=0.5)
+    with pytest.raises(StoreDown, match=f"127.0.0.1:{port}/0: .*; see that it runs and can be reached") as down:
+        await store.reserve("1", [budget(100, 10)])
+    assert "secret" not in str(down.value)
+    assert not down.value.taken
+    started = time.monotonic()
+    for at in range(2000):
+        with pytest.raises(StoreDown, match="did not answer just now"):
+            await store.reserve(f"{at}", [budget(100, 10)])
+        if time.monotonic() - started > 0.3:
+            break
+    with redis_server(tmp_path, "--requirepass", "secret", port=port):
+        await eventually(lambda: time.monotonic() - started > 0.6)
+        assert (await store.reserve("2", [budget(100, 10)])).refused is None
+    await store.aclose()
+
+
+async def test_silent_server() -> None:
+    """A server that accepts and says nothing costs one call its time-out, the others nothing, and piles nothing up."""
+    hanging = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hanging.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout=0.2, connections=4)
+    results = await asyncio.gather(
+        *[store.reserve(f"{at}", [budget(100, 10)]) for at in range(50)], return_exceptions=True
+    )
+    assert all(isinstance(each, StoreDown) for each in results)
+    tasks = len(asyncio.all_tasks())
+    before = time.monotonic()
+    for at in range(100):
+        with pytest.raises(StoreDown):
+            await store.reserve(f"b{at}", [budget(100, 10)])
+    assert time.monotonic() - before < 0.2
+    assert len(asyncio.all_tasks()) <= tasks
+    hanging.set()
+    await store.aclose()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_restarted_server(tmp_path: Path) -> None:
+    """A server that lost its scripts and connections serves the next call as if nothing had been."""
+    with redis_server(tmp_path) as server:
+        store = RedisStore(server.url)
+        await store.reserve("1", [budget(100, 10)])
+        server.stop()
+        server.start()
+        assert (await store.reserve("2", [budget(100, 10)])).refused is None
+        assert await books(store) == [(0, 10)], "without persistence a server that dies forgets what it counted"
+        await store.aclose()
+
+
+async def test_many_at_once(store: RedisStore) -> None:
+    """More calls than connections wait for one; of all of them as many pass as fit."""
+    grants = await asyncio.gather(*[store.reserve(f"{at}", [budget(1000, 5)]) for at in range(600)])
+    assert sum(grant.refused is None for grant in grants) == 200
+    await asyncio.gather(*[store.settle(f"{at}", {budget(0, 0).key: 3}) for at in range(600)])
+    assert await books(store) == [(600, 0)]
+
+
+async def test_many_holds_of_a_dead_owner(redis: RedisServer) -> None:
+    """The holds of a process that died are charged in steps, all of them, and it leaves nothing behind."""
+    prefix = own("")[8:]
+    now = [1_800_000_000.0]
+    dead = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
+    for at in range(450):
+        await dead.reserve(f"{at}", [budget(10**6, 2)])
+    await dead.aclose()
+    now[0] += 31
+    living = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
+    for _ in range(3):
+        await living.beat()
+    assert await books(living) == [(900, 0)]
+    holds = [key async for key in living._redis.scan_iter(f"{living._tag}:[ho]:*")]
+    assert holds == []
+    await living.aclose()
+
+
+async def test_cluster(tmp_path: Path) -> None:
+    """On a cluster all keys of a deployment live on one node; a store that asks another one is sent there, and stays."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    with (
+        redis_server(tmp_path, *options, "--cluster-config-file", "1.conf", port=low_port()) as first,
+        redis_server(tmp_path, *options, "--cluster-config-file", "2.conf", port=low_port()) as second,
+    ):
+        await meet(first, second)
+        for server in (first, second):
+            store = RedisStore(f"redis://127.0.0.1:{server.port}/0", prefix="c", timeout=2.0)
+            grant = await store.reserve(f"{server.port}", [budget(100, 10), rate(10, 60.0)])
+            assert grant.refused is None
+            await store.settle(f"{server.port}", {budget(0, 0).key: 7})
+            total = await books(store)
+            await store.aclose()
+        assert total == [(14, 0)]
+
+
+def low_port() -> int:
+    """Return a free port whose cluster bus (10,000 above) is a port too."""
+    while (port := free_port()) > 55_000:
+        pass
+    return port
+
+
+async def meet(first: RedisServer, second: RedisServer) -> None:
+    from redis.asyncio import Redis
+
+    one, two = (Redis(host="127.0.0.1", port=server.port, decode_responses=True) for server in (first, second))
+    asks: list[Any] = [one.execute_command, two.execute_command]
+    await asks[0]("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+    await asks[1]("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+    await asks[0]("CLUSTER", "MEET", "127.0.0.1", second.port)
+    for _ in range(500):
+        states = [await ask("CLUSTER", "INFO") for ask in asks]
+        if all("cluster_state:ok" in str(state) and "cluster_known_nodes:2" in str(state) for state in states):
+            break
+        await asyncio.sleep(0.05)
+    await one.aclose()
+    await two.aclose()

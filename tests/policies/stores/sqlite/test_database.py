@@ -1,0 +1,147 @@
+"""The SQLite file itself: who opens it, who else writes to it, and what is read again then."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import pytest
+from claims import budget
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_steps import STEPS, played
+
+from policies.api.store import Store
+from policies.stores.memory import MemoryStore
+from policies.stores.sqlite import database as file
+from policies.stores.sqlite.store import SQLiteStore
+from policies.testing import FakeClock
+
+pytestmark = pytest.mark.anyio
+
+LIMIT = 10**9
+
+
+async def test_a_new_file_is_begun_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the processes that find a new file at once, those that come second wait; SQLite itself would not."""
+    first = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    first.execute("BEGIN IMMEDIATE")
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            first.close()
+
+    monkeypatch.setattr(time, "sleep", nap)
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
+    await store.ping()
+    await store.aclose()
+    assert len(naps) == 3
+
+
+class Either:
+    """Two stores on one file, as two processes have them; *whose* says which of them makes each step."""
+
+    def __init__(self, folder: Path, clock: FakeClock, whose: list[bool]) -> None:
+        self.both = [SQLiteStore(folder / "s.db", clock=clock, grace=1e6, resident=True) for _ in range(2)]
+        self._whose = itertools.cycle(whose)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.both[next(self._whose)], name)
+
+    async def beat(self) -> None:
+        for store in self.both:
+            await store.beat()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=STEPS, whose=st.lists(st.booleans(), min_size=1, max_size=12), shy=st.integers(0, 3), stay=st.integers(1, 4)
+)
+def test_what_others_write_is_read(steps: list[tuple[object, ...]], whose: list[bool], shy: int, stay: int) -> None:
+    """Whichever of two processes makes a step, its answer is as if there were one: what it remembers is never outdated."""
+
+    async def run() -> None:
+        clock, alike = FakeClock(), FakeClock()
+        with TemporaryDirectory() as name:
+            either = Either(Path(name), clock, whose)
+            found = await played(cast("Store", either), clock, steps)
+            for store in either.both:
+                await store.aclose()
+        assert found == await played(MemoryStore(clock=alike), alike, steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "SHY", shy)
+        patch.setattr(file, "STAY", stay)
+        asyncio.run(run())
+
+
+async def test_the_journal_stays_small(tmp_path: Path) -> None:
+    """However many steps follow each other, the journal is begun anew: no read is left open for long."""
+    store, claim = SQLiteStore(tmp_path / "s.db", clock=FakeClock()), budget(LIMIT, 1)
+    for at in range(3000):
+        await store.reserve(f"{at}", [claim])
+        await store.settle(f"{at}", {})
+    assert (tmp_path / "s.db-wal").stat().st_size < 4_000_000
+    await store.aclose()
+
+
+async def test_an_idle_process_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that makes no more steps soon leaves the file alone, so that others can begin the journal anew."""
+    monkeypatch.setattr(file, "STAY_SECONDS", 0.0)
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(), resident=True)
+    other = sqlite3.connect(tmp_path / "s.db", timeout=0, isolation_level=None)
+    busy = []
+    for _ in range(2):
+        await store.reserve("1", [budget(LIMIT, 1)])
+        other.execute("UPDATE tidied SET at = at")
+        busy.append(other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0])
+        await asyncio.sleep(0.01)
+        busy.append(other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0])
+    other.close()
+    await store.aclose()
+    assert busy == [1, 0, 0, 0], "the second time it has learnt that others write"
+
+
+async def test_owners_of_a_file_that_was_deleted(tmp_path: Path) -> None:
+    """Processes that go on in a new file are still told apart: the hold of one that dies becomes a charge."""
+    clock = FakeClock()
+    lives, dies = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    for store in (lives, dies):
+        await store.beat()
+    for part in tmp_path.iterdir():
+        part.unlink()
+    for store in (dies, lives):
+        await store.beat()
+    await dies.reserve("1", [budget(100, 60)])
+    dies._file.close()
+    clock.advance(60)
+    await lives.beat()
+    totals = [(account.spent, account.reserved) for account in await lives.accounts()]
+    await lives.aclose()
+
+    assert totals == [(60, 0)]
+
+
+async def test_a_process_that_stands_still(tmp_path: Path) -> None:
+    """Where several use a file, none leaves it read between its steps: one that is stopped there would let the journal grow."""
+    clock = FakeClock()
+    stands, goes_on = (SQLiteStore(tmp_path / "s.db", clock=clock, resident=True) for _ in range(2))
+    await stands.reserve("a", [budget(LIMIT, 1)])
+    await goes_on.reserve("b", [budget(LIMIT, 1)])
+    clock.advance(2)
+    await stands.reserve("c", [budget(LIMIT, 1)])
+    for at in range(3_000):
+        await goes_on.reserve(f"{at}", [budget(LIMIT, 1)])
+        await goes_on.settle(f"{at}", {})
+    size = (tmp_path / "s.db-wal").stat().st_size
+    for store in (stands, goes_on):
+        await store.aclose()
+
+    assert size < 8_000_000

@@ -1,0 +1,205 @@
+"""Any interleaving of what stores are asked for, beside a model that is too simple to be wrong: one suite for all stores."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis_server import RedisServer, own
+
+from policies.api.claim import Claim
+from policies.api.store import ReservationGone, Store
+from policies.api.window import Calendar, Sliding
+from policies.stores.opening import open_store
+from policies.testing import FakeClock
+
+T = TypeVar("T")
+LIMIT, RATE, WINDOW, GRACE = 100, 4, 30.0, 30.0
+
+
+def budget(base: int, each: int = 0, floor: int = 0) -> Claim:
+    window = Calendar("minute")
+    return Claim(policy="b", identity="t", unit="tokens", limit=LIMIT, window=window, base=base, each=each, floor=floor)
+
+
+def rate() -> Claim:
+    return Claim(policy="r", identity="t", unit="requests", limit=RATE, window=Sliding(WINDOW), base=1)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Holds by call: the minute they were made in, their size; spent by minute; the moments of admitted calls."""
+
+    url: ClassVar[str]
+    """What is tested; each example counts apart."""
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(step)
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.loop = asyncio.new_event_loop()
+        self.clock = FakeClock(1_800_000_000.0)
+        self.address = own(self.url) if self.url.startswith("redis") else self.url
+        self.store: Store = self.opened()
+        self.holds: dict[str, list[tuple[float, int]]] = {}
+        self.spent: dict[float, int] = {}
+        self.moments: dict[str, float] = {}
+        self.ended: list[str] = []
+        self.count = 0
+
+    def opened(self) -> Store:
+        return open_store(self.address, folder=Path(self.folder.name), clock=self.clock)
+
+    @property
+    def minute(self) -> float:
+        return self.clock.now // 60 * 60
+
+    def held(self) -> int:
+        return sum(size for parts in self.holds.values() for minute, size in parts if minute == self.minute)
+
+    def used(self) -> int:
+        return self.held() + self.spent.get(self.minute, 0)
+
+    def recent(self) -> int:
+        return sum(1 for moment in self.moments.values() if moment > self.clock.now - WINDOW)
+
+    @rule(base=st.integers(0, 60), each=st.integers(0, 3), floor=st.integers(0, 30), ceiling=st.integers(0, 80))
+    def reserve(self, base: int, each: int, floor: int, ceiling: int) -> None:
+        """Reserve, and again: the same answer, nothing more taken, and never more than the limit."""
+        self.count += 1
+        call, wanted = f"c{self.count}", [budget(base, each, floor), rate()]
+        best = min(ceiling, (LIMIT - self.used() - base) // each) if each else ceiling
+        within = self.used() + base <= LIMIT and (not each or best >= min(floor, ceiling))
+        fits = within and self.recent() < RATE
+        for _ in range(2):
+            grant = self.run(self.store.reserve(call, wanted, ceiling))
+            assert grant.refused == (None if fits else 1 if within else 0)
+            assert grant.now == self.clock.now
+        if fits:
+            assert grant.ceiling == best
+            self.holds[call] = [(self.minute, base + each * best)]
+            self.moments[call] = self.clock.now
+            assert self.used() <= LIMIT
+        assert [standing.used for standing in grant.standings] == [self.used(), self.recent()]
+        assert grant.standings[0].resets_at == self.minute + 60
+        if self.recent():
+            oldest = min(moment for moment in self.moments.values() if moment > self.clock.now - WINDOW)
+            assert grant.standings[1].resets_at == pytest.approx(oldest + WINDOW, abs=1e-5)
+
+    @precondition(lambda self: bool(getattr(self, "holds", None)))
+    @rule(data=st.data(), base=st.integers(0, 40))
+    def top_up(self, data: st.DataObject, base: int) -> None:
+        """Add a part to a hold."""
+        call = data.draw(st.sampled_from(sorted(self.holds)))
+        part = len(self.holds[call])
+        grant = self.run(self.store.reserve(call, [budget(base)], part=part))
+        assert (grant.refused is None) == (self.used() + base <= LIMIT)
+        if grant.refused is None:
+            self.holds[call].append((self.minute, base))
+
+    @precondition(lambda self: bool(getattr(self, "holds", None)))
+    @rule(data=st.data(), charge=st.integers(0, 150), refund=st.booleans())
+    def settle(self, data: st.DataObject, charge: int, *, refund: bool) -> None:
+        """Settle twice; only the first counts."""
+        call = data.draw(st.sampled_from(sorted(self.holds)))
+        parts = self.holds.pop(call)
+        self.ended.append(call)
+        for again in range(2):
+            self.run(self.store.settle(call, {budget(0).key: charge + again}, refund=refund))
+        rest = charge if refund else max(charge, sum(size for _, size in parts))
+        for minute, size in parts:
+            share = min(rest, size)
+            rest -= share
+            self.spent[minute] = self.spent.get(minute, 0) + share
+        self.spent[parts[0][0]] += rest
+
+    @precondition(lambda self: bool(getattr(self, "holds", None)))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        """Give a hold back."""
+        call = data.draw(st.sampled_from(sorted(self.holds)))
+        del self.holds[call]
+        self.moments.pop(call, None)
+        self.ended.append(call)
+        self.run(self.store.release(call))
+
+    @precondition(lambda self: bool(getattr(self, "ended", None)))
+    @rule(data=st.data(), how=st.sampled_from(["settle", "release", "top_up"]))
+    def late(self, data: st.DataObject, how: str) -> None:
+        """Ending a call again changes nothing, and it cannot take more."""
+        call = data.draw(st.sampled_from(self.ended))
+        if how == "settle":
+            self.run(self.store.settle(call, {budget(0).key: 50}))
+        elif how == "release":
+            self.run(self.store.release(call))
+        else:
+            with pytest.raises(ReservationGone):
+                self.run(self.store.reserve(call, [budget(1)], part=1))
+
+    @rule(seconds=st.sampled_from([0.5, 1, 7, 15, 29.5, 30, 45]))
+    def wait(self, seconds: float) -> None:
+        """Let time pass, while the process lives."""
+        self.clock.advance(seconds)
+        self.run(self.store.beat())
+
+    @precondition(lambda self: getattr(self, "url", "memory://") != "memory://")
+    @rule()
+    def die(self) -> None:
+        """Die, and come back after the grace: every hold has become a charge."""
+        self.run(self.store.aclose())
+        self.clock.advance(GRACE + 1)
+        self.store = self.opened()
+        self.run(self.store.beat())
+        for call, parts in self.holds.items():
+            self.ended.append(call)
+            for minute, size in parts:
+                self.spent[minute] = self.spent.get(minute, 0) + size
+        self.holds.clear()
+
+    @invariant()
+    def agrees(self) -> None:
+        """The store's books are the model's."""
+        if not hasattr(self, "store"):
+            return
+        now = [(x.spent, x.reserved) for x in self.run(self.store.accounts())]
+        spent = self.spent.get(self.minute, 0)
+        assert now in ([(spent, self.held())], [] if self.held() == spent == 0 else None)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        try:
+            for call in list(self.holds):
+                self.run(self.store.settle(call, {}))
+            assert all(account.reserved == 0 for account in self.run(self.store.accounts()))
+        finally:
+            self.run(self.store.aclose())
+            self.loop.close()
+            self.folder.cleanup()
+
+
+@pytest.mark.parametrize(("kind", "examples"), [("memory", 200), ("sqlite", 80), ("redis", 60)])
+def test_model(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
+    """In any interleaving a store's books are the model's: spent and reserved within the limit, each hold ended once."""
+    if kind == "redis":
+        server: RedisServer = request.getfixturevalue("redis")
+        address = server.url
+    else:
+        address = {"memory": "memory://", "sqlite": "sqlite:///s.db"}[kind]
+    machine = type("Machine", (StoreMachine,), {"url": address})
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))

@@ -1,0 +1,127 @@
+"""The mock upstream: as obedient as the real thing, and as quick to stop."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sidecar.cli.mock import Mock
+
+pytestmark = pytest.mark.anyio
+
+HI = [{"role": "user", "content": "hello there"}]
+
+
+async def asked(
+    mock: Mock, body: Any, *, path: str = "/v1/chat/completions", leaves: bool = False
+) -> tuple[int, bytes]:
+    """Ask the application directly; a client that *leaves* does so right after its body."""
+    import asyncio
+
+    messages = [{"type": "http.request", "body": json.dumps(body).encode()}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop(0)
+        if not leaves:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await mock({"type": "http", "method": "POST" if body is not None else "GET", "path": path}, receive, send)
+    return sent[0]["status"] if sent else 0, b"".join(message.get("body", b"") for message in sent)
+
+
+def chunks(body: bytes) -> list[dict[str, Any]]:
+    assert body.endswith(b"data: [DONE]\n\n")
+    return [json.loads(block[6:]) for block in body.split(b"\n\n")[:-2]]
+
+
+async def test_stream() -> None:
+    """A stream has a role, its tokens, a finish, the usage that was asked for, and its end."""
+    _, body = await asked(Mock(tokens=3), {"messages": HI, "stream": True, "stream_options": {"include_usage": True}})
+    read = chunks(body)
+
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in read[:-1]] == ["", " tok0", " tok1", " tok2", None]
+    assert (read[0]["choices"][0]["delta"]["role"], read[-2]["choices"][0]["finish_reason"]) == ("assistant", "stop")
+    assert (read[-1]["choices"], read[-1]["usage"]) == (
+        [],
+        {"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11},
+    )
+    _, plain = await asked(Mock(tokens=3), {"messages": HI, "stream": True})
+    assert b"usage" not in plain
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_ceiling(field: str, *, stream: bool) -> None:
+    """Ceilings are obeyed, for each of n answers, and said to be the reason."""
+    _, body = await asked(Mock(), {"messages": HI, "model": "mock-9-0-0", field: 2, "n": 2, "stream": stream})
+    if stream:
+        finishes = [c["finish_reason"] for chunk in chunks(body) for c in chunk["choices"] if c["finish_reason"]]
+    else:
+        answer = json.loads(body)
+        finishes = [choice["finish_reason"] for choice in answer["choices"]]
+        assert answer["usage"]["completion_tokens"] == 4
+        assert [choice["message"]["content"] for choice in answer["choices"]] == [" tok0 tok1"] * 2
+    assert finishes == ["length", "length"]
+
+
+async def test_pace() -> None:
+    """The model's name says how many tokens, how far apart, and when the first comes."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    mock = Mock(sleep=sleep)
+    await asked(mock, {"messages": HI, "model": "mock-4-20-300", "stream": True})
+    await asked(mock, {"messages": HI, "model": "mock-4-20-300"})
+
+    assert slept == pytest.approx([0.3, 0.02, 0.02, 0.02, 0.36])
+    assert (mock.stats.requests, mock.stats.tokens, mock.stats.active) == (2, 8, 0)
+
+
+async def test_long() -> None:
+    """A long answer waits for its reader on the way, and none of it is lost."""
+    import asyncio
+
+    mock, taken = Mock(), 0
+
+    async def receive() -> Any:
+        if taken:
+            await asyncio.Event().wait()
+        body = {"messages": HI, "model": "mock-100000-0-0", "stream": True}
+        return {"type": "http.request", "body": json.dumps(body).encode()}
+
+    async def send(message: Any) -> None:
+        nonlocal taken
+        taken += message.get("body", b"").count(b'" tok')
+        assert mock.stats.tokens - taken == 0
+
+    await mock({"type": "http", "method": "POST", "path": "/v1/chat/completions"}, receive, send)
+
+    assert taken == 100_000
+
+
+async def test_leaves() -> None:
+    """A client that leaves stops it at once."""
+    mock = Mock()
+    await asked(mock, {"messages": HI, "model": "mock-5-60000-60000", "stream": True}, leaves=True)
+
+    assert (mock.stats.aborted, mock.stats.active, mock.stats.tokens) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "status"), [({}, "/v1/chat/completions", 400), ({"messages": HI}, "/v1/x", 404)]
+)
+async def test_refuses(body: Any, path: str, status: int) -> None:
+    """What a real server refuses is refused in its envelope."""
+    got, said = await asked(Mock(), body, path=path)
+
+    assert (got, set(json.loads(said)["error"])) == (status, {"message", "type", "param", "code"})

@@ -1,0 +1,138 @@
+"""What upstream says in its own words: what must stay of it, and what must never reach a client."""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote
+
+import pytest
+
+from sidecar.upstream.errors.redact import MOST, PAGE, redact
+
+KEY = "sEcr3t/KeyOf+Ours"
+CPU = 0.5
+"""Seconds of work that no text of 8 kB may take; an ordinary one takes a hundredth of it."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This model's maximum context length is 4096 tokens, e.g. 3000 in the messages, i.e. too many.",
+        "Unknown model.Please choose another one.",
+        "The limit is 4096.Please shorten it.",
+        "Cannot use llama3.2.However, qwen2.5-coder is there.",
+        "The file prompt.txt is too large; so are song.mp3, my-song.mp4 and llama-2-7b.Q4_K_M.gguf.",
+        "Unknown parameter: messages.content",
+        "Invalid type for messages[0].content: expected one of a string or array of objects",
+        "Invalid value: messages[12].content[0].image_url.url",
+        "tools.0.function.parameters must be an object",
+        "body.messages.1.role is not of chat.completions",
+        "Set stream_options.include_usage, or response_format.json_schema.name, or tool_choice.function.",
+        "models: gpt-4o, gpt-3.5-turbo, llama3.2, llama3.2:latest, qwen2.5-coder:7b, claude-3.5-sonnet, gpt-oss:20b",
+        "anthropic.claude-3-sonnet-20240229-v1:0 is not here, nor is meta-llama/Llama-3.2-Vision",
+        "needs version 1.2.3, v0.6.3.post1 or 2.1.0-rc.beta",
+        "at 10:30 or 12:30:45 U.S. time, wait...then try",
+        "code:400, tokens:4096",
+        "stop must not contain \\n at all, nor n:10",
+        "one line\\n at most.",
+        "look at the prompt (3) at position 4",
+        "a message with </think> in it, and <image> placeholders",
+        "<image> placeholders: 3, images: 2",
+        "Die Eingabe ist zu lang. 提示太长请缩短到4096个字符以内再试一次谢谢您的理解和配合祝您生活愉快工作顺利",
+        "score: 0.75, ratio 3:4, temperature must be between 0.0 and 2.0",
+    ],
+)
+def test_stays(text: str) -> None:
+    """What a person can use stays as it was."""
+    assert redact(text, [KEY]) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("HTTPConnectionPool(host='llm-worker-3', port=8000): refused", "llm-worker-3 8000"),
+        ('{"host": "llm-worker-3"}', "llm-worker-3"),
+        ("cannot resolve gpu7.mycompany.de", "gpu7 mycompany"),
+        ("cannot resolve gpu7.mycompany.de.", "gpu7 mycompany"),
+        ("from gpu-node.corp", "gpu corp"),
+        ("from router.acme", "acme"),
+        ("from chat.acme.fr", "acme"),
+        ("from ip-10-0-3-7.ec2", "10-0 ec2"),
+        ("from IP-10-0-3-7", "10-0"),
+        ("from gpu-node.rack12", "rack12"),
+        ("from x.com.cn", "x.c .cn"),
+        ("from my_service.internal or GPU.MyCompany.DE", "service MyCompany"),
+        ("mail admin@acme-corp", "admin acme"),
+        ("connect ECONNREFUSED worker", "worker"),
+        ("getaddrinfo ENOTFOUND gpu-node", "gpu-node"),
+        ("dial tcp: lookup gpu-node", "gpu-node"),
+        ("llm-worker-3:8000 refused, vllm:443 too, localhost as well", "worker vllm localhost"),
+        ("from 2001:db8::7", "2001 db8"),
+        ("from fe80::1ff:fe23:4567:890a%eth0", "fe80 890a eth0"),
+        ("from fe80::1ff:...", "fe80 1ff"),
+        ("from [2001:db8::7]:8000 and 2001:0db8:0:0:0:0:0:7", "db8 8000"),
+        ("from ::ffff:10.0.0.1", "ffff 10.0"),
+        ("boom at com.acme.secret.Router.route(Router.java:10)", "acme Router"),
+        ("boom\n\tat com.acme.secret.Router.route(Router.java:10)", "acme Router"),
+        ("boom\\n    at run (server.js:10:5)\\n    at more", "run server more"),
+        ("boom\\n\\tat com.acme.Router", "acme Router"),
+        ("boom at run (/srv/router/server.js:10:5) and more", "srv server more"),
+        ("goroutine 1 [running]: main.serve(0xc000)", "running serve 0xc"),
+        ("panic: runtime error, main.serve(0xc000)", "runtime serve"),
+        ("thread 'main' panicked at 'index', router/src/main.rs:10", "index router main.rs"),
+        ("Stack trace: #0 Router->route()", "Router"),
+        ("boom\\n/srv/router/app.py failed", "srv router"),
+        ("\\\\fileserver\\share\\x", "fileserver share"),
+        (f"key {KEY.upper()} is bad", KEY.upper()),
+        (f"key {KEY.lower()} is bad", KEY.lower()),
+        (f"key {quote(KEY, safe='')} is bad", "sEcr3t KeyOf"),
+        ("key " + "".join(f"%{ord(char):02X}" for char in KEY) + " is bad", "%73%45 %4B"),
+        *[(f"key {b64encode(b'x' * n + KEY.encode() + b'y').decode()} is bad", "VjcjN Vjc lY3 WNyM") for n in range(3)],
+        (f"key {urlsafe_b64encode(KEY.encode()).decode()} is bad", "c0Vjc"),
+    ],
+)
+def test_goes(text: str, secret: str) -> None:
+    """Hosts, addresses, traces and our own keys, however they are written, do not reach a client."""
+    clean = redact(text, [KEY])
+
+    assert not [each for each in secret.split() if each in clean], clean
+    assert ".cn" not in clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- made by router-7 --><html><p>secret</p></html>",
+        "\ufeff <!-- x --> <p>secret</p>",
+        '<?xml version="1.0"?><Error><Host>secret</Host></Error>',
+        "<Error><Host>secret</Host></Error>",
+        '<center class="x"><h1>502</h1></center>',
+        "Error 502: <HTML><body>secret",
+    ],
+)
+def test_pages(text: str) -> None:
+    """Markup is a page, whatever is before it, and nothing of it is quoted."""
+    assert redact(text) == PAGE
+
+
+def test_dummies() -> None:
+    """A key that is only a word for servers that want none masks that word alone, as it is written."""
+    assert redact("the body is empty, not EMPTY", ["EMPTY"]) == "the body is empty, not [redacted]"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *"a-._:/\\<%@[('\"= \n\t0A1",
+        *("a.", "a-", "a:", "1.", "1:", "a@", "/a", "a/", "./", "\\n", "\\n ", "\n at ", "at a.", "at ", "<a ", "<!", "::", "0:"),
+        *("sk-", "key ", "token ", "token=", "bearer ", "host=", "host ", 'File "', "a://", "ip-1-", "%73", "sE", "a\\", "C:\\", "(a:1", " (a"),
+    ],
+)  # fmt: skip
+def test_linear(unit: str) -> None:
+    """No text takes long, however hostile: not 8 kB of one thing, nor with something before or behind it."""
+    for text in (unit * 8_000, "x" + unit * 8_000 + "!", "<p " + unit * 8_000, "token" + unit * 8_000):
+        before = time.process_time()
+        clean = redact(text, [KEY])
+        assert time.process_time() - before < CPU
+        assert len(clean) <= MOST

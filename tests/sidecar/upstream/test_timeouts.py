@@ -1,0 +1,199 @@
+"""Time-outs: each phase its own limit, class and words; what is no output does not count as progress."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from serving import CHAT, events, settings_of, sidecar
+from wire import HEAD, Connection, Script, sse, token, upstream
+
+from sidecar.config.upstream import ResolvedUpstream, UpstreamSettings
+from sidecar.upstream.progress_timeout import ProgressTimeout
+
+pytestmark = pytest.mark.anyio
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
+ONCE = '[[policy]]\nuse = "budget"\ntokens = 100_000\n[server]\n'
+EMPTY = sse({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
+STOP = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+NOISE = (b": ping\n\n", EMPTY, sse({"choices": []}), b"event: ping\ndata: {}\n\n")
+
+
+def noise_after(*chunks: bytes) -> Script:
+    """Send *chunks*, then signs of life for ever, none of which is output."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(HEAD)
+        for chunk in chunks:
+            await connection.chunk(chunk)
+        while True:
+            for each in NOISE:
+                await connection.chunk(each)
+                await asyncio.sleep(0.005)
+
+    return script
+
+
+async def silent(connection: Connection) -> None:
+    await connection.hang()
+
+
+async def half_a_body(connection: Connection) -> None:
+    await connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{")
+    await connection.hang()
+
+
+async def served(folder: Path, script: Script, limits: dict[str, float], *, stream: bool, rest: str = ONCE) -> tuple[list[tuple[str, str]], tuple[int, bytes], int]:  # fmt: skip
+    """Return what a Chat Nest client and an OpenAI client get, and the tokens charged for both."""
+    async with upstream(script) as up:
+        settings = settings_of(folder, up.url, rest)
+        choice = ResolvedUpstream(base_url=up.url, name="upstream-1", model="m", **limits)  # type: ignore[arg-type]  # numbers
+        settings = replace(settings, upstreams=(choice,))
+        async with sidecar(settings) as running:
+            _, _, chat = await running.post("/api/chat", CHAT)
+            status, _, body = await running.post("/v1/chat/completions", HI | {"stream": stream})
+            account = await running.account()
+            assert account.reserved == 0
+            if chat[-26:].find(b"done") < 0:
+                for request in up.requests:
+                    async with asyncio.timeout(5):
+                        await request.gone.wait()
+    return [each for each in events(chat) if each[0] != "ping"], (status, body), account.spent
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "stream", "words"),
+    [
+        pytest.param(silent, {"head": 0.1}, True, "did not begin to answer in time", id="no head"),
+        pytest.param(silent, {"head": 0.1, "whole": 0.1}, False, "did not begin to answer in time", id="no whole answer"),
+        pytest.param(half_a_body, {"first_token": 0.1, "whole": 0.1}, False, "gave no first word in time", id="half of one"),
+        pytest.param(noise_after(), {"first_token": 0.1}, True, "gave no first word in time", id="no first token"),
+        pytest.param(noise_after(EMPTY), {"first_token": 0.1, "idle": 9}, True, "gave no first word in time", id="a role is no token"),
+    ],
+)  # fmt: skip
+async def test_before_output(
+    tmp_path: Path,
+    script: Script,
+    limits: dict[str, float],
+    stream: bool,  # noqa: FBT001  # a column of the table
+    words: str,
+) -> None:
+    """Too long before the first output is a 504 that says which wait it was, and upstream's connection is closed."""
+    chat, (status, body), spent = await served(tmp_path, script, limits, stream=stream)
+
+    assert ([name for name, _ in chat], json.loads(chat[-1][1])["code"]) == (["start", "error"], "upstream_timeout")
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (504, "upstream_timeout")
+    assert words in error["message"]
+    assert spent > 0
+
+
+async def test_between_outputs(tmp_path: Path) -> None:
+    """Signs of life after output are no progress: what came is delivered, then an error."""
+    chat, (status, body), _ = await served(tmp_path, noise_after(token("a"), token("b")), {"idle": 0.1}, stream=True)
+
+    assert [name for name, _ in chat] == ["start", "token", "token", "error"]
+    assert "fell silent" in chat[-1][1]
+    assert (status, body.count(b'"content": "a"'), body.count(b"stream_interrupted")) == (200, 1, 1)
+
+
+async def test_slow_but_steady(tmp_path: Path) -> None:
+    """Output that keeps coming ends no wait, however long it takes altogether."""
+
+    async def steady(connection: Connection) -> None:
+        await connection.send(HEAD)
+        for _ in range(20):
+            await connection.chunk(token("x"))
+            await asyncio.sleep(0.02)
+        await connection.chunk(STOP + b"data: [DONE]\n\n")
+        await connection.send(b"0\r\n\r\n")
+
+    chat, (status, body), _ = await served(tmp_path, steady, {"first_token": 0.3, "idle": 0.3}, stream=True)
+
+    assert ([name for name, _ in chat].count("token"), chat[-1][0]) == (20, "done")
+    assert (status, b"error" in body) == (200, False)
+
+
+async def test_connect(tmp_path: Path) -> None:
+    """A host that takes no connection is a class of its own, and costs nothing."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for each in (first, second):
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        settings = settings_of(tmp_path, url, ONCE)
+        choice = ResolvedUpstream(base_url=url, name="upstream-1", model="m", connect=0.1)
+        settings = replace(settings, upstreams=(choice,))
+        async with sidecar(settings) as running:
+            status, _, body = await running.post("/v1/chat/completions", HI)
+            account = await running.account()
+
+    assert (status, account.spent, account.reserved) == (504, 0, 0)
+    assert "took no connection in time" in json.loads(body)["error"]["message"]
+
+
+async def test_total(tmp_path: Path) -> None:
+    """A whole call has its deadline too, on both paths, attempts and waits and all."""
+    rest = ONCE + "deadline = 0.2\nchat_deadline = 0.2\n"
+    chat, (status, body), _ = await served(tmp_path, noise_after(token("a")), {}, stream=True, rest=rest)
+
+    assert ([name for name, _ in chat], status) == (["start", "token", "error"], 200)
+    assert b"took longer than 0.2 seconds" in body
+    assert "took longer than 0.2 seconds" in chat[-1][1]
+
+
+@pytest.mark.parametrize("script", [silent, half_a_body])
+async def test_total_of_a_plain_call(tmp_path: Path, script: Script) -> None:
+    """A plain call that our deadline ends costs its prompt: only a client that leaves one pays the hold."""
+    async with upstream(script) as up:
+        choice = ResolvedUpstream(base_url=up.url, name="upstream-1", model="m", whole=9.0, head=9.0)
+        limited = replace(settings_of(tmp_path, up.url, ONCE + "deadline = 0.2\n"), upstreams=(choice,))
+        async with sidecar(limited) as running:
+            status, _, body = await running.post("/v1/chat/completions", HI | {"max_tokens": 500})
+            account = await running.account()
+
+    assert (status, json.loads(body)["error"]["code"]) == (504, "upstream_timeout")
+    assert (0 < account.spent < 500, account.reserved) == (True, 0)
+
+
+async def test_patience_waits_for_upstream_only() -> None:
+    """Time that a slow client takes between two reads does not count against upstream."""
+    patience = ProgressTimeout(0.05)
+    for _ in range(4):
+        with patience:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.06)
+    with pytest.raises(TimeoutError), patience:
+        await asyncio.sleep(5)
+    patience.stop()
+
+
+async def test_patience_loses_no_cancellation() -> None:
+    """A cancellation from elsewhere in the same turn as the time-out is a cancellation."""
+
+    async def wait() -> None:
+        patience = ProgressTimeout(0.01)
+        try:
+            with patience:
+                await asyncio.sleep(5)
+        finally:
+            patience.stop()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    for at in (0.005, 0.0099, 0.01):
+        asyncio.get_running_loop().call_later(at, task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_every_limit_is_settable() -> None:
+    """Each wait of an upstream has an option of its own."""
+    assert {"connect", "head", "first_token", "idle", "whole"} <= set(UpstreamSettings.__struct_fields__)

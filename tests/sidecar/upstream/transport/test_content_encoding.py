@@ -1,0 +1,61 @@
+"""Bodies that are compressed although the request said `identity`."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from time import process_time
+
+import httpx
+import pytest
+
+from sidecar.upstream.transport.content_encoding import MAX_DECODED_BYTES, Decode, decoder
+
+
+def made(encoding: str) -> Decode:
+    decode = decoder(encoding)
+    assert decode is not None
+    return decode
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity, identity"])
+def test_nothing_to_do(encoding: str) -> None:
+    """A body as it is needs no decoder."""
+    assert decoder(encoding) is None
+
+
+@pytest.mark.parametrize("encoding", ["zz", "gzip, gzip", "identity, br"])
+def test_unknown(encoding: str) -> None:
+    """An encoding that is not known, or two at once, is an error."""
+    with pytest.raises(httpx.DecodingError):
+        decoder(encoding)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b"hello ") + gzip.compress(b"") + gzip.compress(b"world")),
+        ("gzip", gzip.compress(b"hello world") + b"\x00" * 5_000 + gzip.compress(b"x")),
+        ("x-gzip, identity", gzip.compress(b"hello world")),
+        ("deflate", zlib.compress(b"hello world") + b"junk"),
+        ("deflate", zlib.compress(b"hello world", wbits=-15)),
+        ("deflate", gzip.compress(b"hello world")),
+    ],
+    ids=["members", "padding", "identity", "zlib", "raw", "gzip as deflate"],
+)
+def test_any_split(encoding: str, body: bytes, size: int) -> None:
+    """All members are read, deflate with or without its head, however it is split; what follows the last is ignored."""
+    decode = made(encoding)
+
+    assert b"".join(decode(body[at : at + size]) for at in range(0, len(body), size)) == b"hello world"
+
+
+def test_bounded() -> None:
+    """What one read becomes is bounded over all of its members, and members without end cost what their size says."""
+    with pytest.raises(httpx.DecodingError, match="more than"):
+        made("gzip")(gzip.compress(b"x" * (MAX_DECODED_BYTES // 2)) * 3)
+
+    began = process_time()
+    assert made("gzip")(gzip.compress(b"x") * 40_000) == b"x" * 40_000
+    assert process_time() - began < 5

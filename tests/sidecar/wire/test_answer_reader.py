@@ -1,0 +1,338 @@
+"""An answer as it comes in: any split gives the same batches, counts and verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from chunks import delta, read, sse
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from policies.api.event import Batch
+from policies.api.usage import Usage
+from sidecar.wire.answer_reader import AnswerReader
+from sidecar.wire.chunk import read_chunk
+from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.sse_reader import SSEReader
+
+ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+
+
+def told(reading: AnswerReader, batches: list[Batch]) -> tuple[Any, ...]:
+    events = [event for batch in batches for event in batch.events]
+    texts = [(event.index, event.text, event.finish) for event in events]
+    raw = b"".join(batch.raw for batch in batches)
+    return texts, raw, reading.usage, reading.done, reading.finished, reading.has_output, repr(reading.failure)
+
+
+PIECES = st.sampled_from(
+    [
+        sse(ROLE),
+        sse(delta(content="h\u00e9")),
+        sse(delta(content="\U0001f98a fox")),
+        sse(delta(1, content="other")),
+        sse(delta(reasoning_content="hm")),
+        sse(delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}])),
+        sse(delta(finish="stop")),
+        sse(delta(1, finish="length")),
+        sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}),
+        sse({"choices": [], "prompt_filter_results": []}),
+        b": comment\n\n",
+        b"event: ping\ndata: {}\n\n",
+        b"data: {\r\ndata: }\r\n\r\n",
+        b"data: [DONE]\n\n",
+        sse({"error": {"message": "boom", "code": 500}}),
+        b"data: {broken\n\n",
+        b"data:  [DONE] \n\n",
+        sse(delta(content="b") | {"error": {"message": "boom"}}),
+        sse(delta(content="c", finish="error")),
+        sse({"object": "error", "message": "boom"}),
+        sse(delta(content="d") | {"usage": {"prompt_tokens": 9, "completion_tokens": 1}}),
+    ]
+)
+
+
+@given(pieces=st.lists(PIECES, max_size=14), cuts=st.lists(st.integers(0, 900), max_size=10), usage=st.booleans())
+def test_any_split(pieces: list[bytes], cuts: list[int], *, usage: bool) -> None:
+    """However the bytes of a stream are split, the client sees the same and pays the same."""
+    stream = b"".join(pieces)
+    whole = read(stream, shows_usage=usage)
+
+    assert told(*read(stream, cuts, shows_usage=usage)) == told(*whole)
+
+
+@given(pieces=st.lists(PIECES, max_size=14), cut=st.integers(0, 900))
+def test_any_cut(pieces: list[bytes], cut: int) -> None:
+    """Wherever a stream is cut, it is complete only if it said so before the cut, and shows no more than came."""
+    stream = b"".join(pieces)
+    reading, batches = read(stream[:cut])
+    raw = b"".join(batch.raw for batch in batches)
+    if b"[DONE]" not in stream[:cut] and b'"finish_reason": "' not in stream[:cut]:
+        assert not reading.complete
+    assert reading.has_output or not raw
+    assert len(raw) <= cut + len(b"\n\n")
+
+
+def test_held_until_output() -> None:
+    """A role alone is no output: nothing is shown before there is some, then all of it, in order."""
+    first = sse(ROLE) + sse({"choices": [], "prompt_filter_results": []})
+    reading, batches = read(first + sse(delta(content="a")), [len(first)])
+
+    assert len(batches) == 1
+    assert batches[0].raw == first + sse(delta(content="a"))
+    assert reading.usage == Usage(output=1, unreported=1)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "output"),
+    [
+        (delta(content="a"), True),
+        (delta(content=""), False),
+        (delta(reasoning="hm"), True),
+        (delta(reasoning_content="hm"), True),
+        (delta(refusal="no"), True),
+        (delta(tool_calls=[]), False),
+        (delta(tool_calls=[{"index": 0}]), True),
+        (delta(function_call={"name": "f"}), True),
+        (delta(role="assistant"), False),
+        (delta(content=None), False),
+        (delta(content=["odd"]), False),
+        ({"choices": [{"delta": None}]}, False),
+        ({"choices": [{"index": "0", "delta": {"content": "a"}}]}, True),
+        ({"choices": {}, "usage": []}, False),
+        ({"choices": [5]}, False),
+    ],
+)
+def test_output(chunk: dict[str, Any], output: bool) -> None:  # noqa: FBT001  # a column of the table
+    """Text, reasoning, a refusal and a tool call are output; fields of odd types are taken as absent."""
+    assert read(sse(chunk))[0].has_output is output
+
+
+@pytest.mark.parametrize(
+    ("events", "finished"),
+    [
+        ([delta(content="a")], False),
+        ([delta(content="a"), delta(finish="stop")], True),
+        ([delta(content="a"), delta(finish="")], False),
+        ([delta(0, content="a"), delta(1, content="b"), delta(0, finish="stop")], False),
+        ([delta(0, content="a"), delta(1, content="b"), delta(0, finish="stop"), delta(1, finish="length")], True),
+    ],
+)
+def test_finished(events: list[dict[str, Any]], finished: bool) -> None:  # noqa: FBT001  # a column of the table
+    """An answer is finished once each choice that was seen has its finish; an empty one is none (ollama/ollama#4357)."""
+    assert read(sse(*events))[0].finished is finished
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10, "completion_tokens": 0},
+        {"prompt_tokens": 10, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 99}},
+    ],
+)
+def test_zero_is_a_report(usage: dict[str, Any]) -> None:
+    """A reported zero is zero, and not "not reported" (BerriAI/litellm#37992); no cache is larger than its prompt."""
+    reading, _ = read(sse(delta(content="a"), delta(finish="stop"), {"choices": [], "usage": usage}))
+
+    assert (reading.usage.input, reading.usage.output, reading.usage.unreported) == (10, 0, 0)
+    assert reading.usage.cached in (0, 10)
+
+
+def test_report_of_a_broken_stream() -> None:
+    """A report in mid-stream is a lower bound for a stream that broke."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 1}
+    reading, _ = read(sse(delta(content="a") | {"usage": usage}, delta(content="b"), delta(content="c")))
+
+    assert (reading.usage.input, reading.usage.output) == (10, 3)
+
+
+def test_half_a_character() -> None:
+    """A character that a server splits over two events is no nonsense: its bytes go on as they came."""
+    stream = b"".join(
+        b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % half
+        for half in (rb"a \ud83e", rb"\uDD8A b")
+    )
+    reading, batches = read(stream)
+
+    assert reading.failure is None
+    assert b"".join(batch.raw for batch in batches) == stream
+    assert [event.text for batch in batches for event in batch.events] == ["a \ufffd", "\ufffd b"]
+
+
+def test_error_before_choices() -> None:
+    """An error object counts, whatever choices stand beside it (diegosouzapw/OmniRoute#8210)."""
+    event = {"error": {"code": 502, "message": "x"}, "choices": [{"delta": {"content": ""}, "finish_reason": "error"}]}
+    for each in (event, event | {"choices": []}):
+        reading, _ = read(sse(delta(content="a"), each))
+        assert reading.failure == {"code": 502, "message": "x"}
+        assert not reading.complete
+
+
+@given(st.binary(max_size=60))
+def test_any_payload(payload: bytes) -> None:
+    """Any bytes are a chunk or a ValueError, and nothing else."""
+    with contextlib.suppress(ValueError):
+        read_chunk(payload)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["choices", "delta", "content", "index", "usage", "error", "message", "finish_reason"]), x, max_size=4), max_leaves=12))  # fmt: skip
+@example({"choices": [None, {}]})
+def test_any_json(value: object) -> None:
+    """Any JSON in a stream is an event, an error or nonsense; reading it never fails."""
+    reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")
+    whole = AnswerReader()
+    whole.take_whole(json.dumps(value).encode(), as_stream=True)
+    assert isinstance(value, dict) or isinstance(reading.failure, MalformedAnswer)
+
+
+def test_negative_report() -> None:
+    """A usage of less than nothing is none: what was read is charged."""
+    text = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
+    report = {"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": -7}}
+    reading, _ = read(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in (text, report)))
+    assert (reading.usage.unreported, reading.usage.output) == (1, 1)
+
+
+def test_held_is_bounded() -> None:
+    """What is held back before the first output is bounded, in events and in bytes, however it is split."""
+    small, large = sse({"choices": []}), sse({"choices": [], "pad": "x" * 60_000})
+    for stream in (small * 1_001, large * 17):
+        for cuts in ([], list(range(0, len(stream), 5_000))):
+            reading, batches = read(stream + sse(delta(content="a")), cuts)
+            assert isinstance(reading.failure, MalformedAnswer)
+            assert (batches, reading._held, reading._held_raw) == ([], [], [])
+    assert read(small * 1_000 + sse(delta(content="a")))[0].failure is None
+    assert read(sse(delta(content="a")) + large * 17)[0].failure is None
+
+
+@pytest.mark.parametrize("finish", [None, "stop", "error"])
+def test_text_beside_an_error(finish: str | None) -> None:
+    """Text in the chunk of an error is shown without it, as a whole chunk, and is no finish."""
+    reading, (batch,) = read(sse(delta(content="a", finish=finish) | {"id": "1", "error": {"message": "x"}}))
+
+    assert json.loads(batch.raw[6:]) == delta(content="a", finish=finish) | {"id": "1"}
+    assert batch.events[0].data == json.loads(batch.raw[6:])
+    assert (reading.failure, reading.complete, reading.usage.output) == ({"message": "x"}, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "fails"),
+    [
+        ({"object": "error", "message": "boom", "code": 500}, True),
+        ({"object": "error", "message": "boom"}, True),
+        ({"message": "boom", "type": "server_error"}, True),
+        ({"choices": [], "prompt_filter_results": [], "object": "", "model": "", "id": "", "created": 0}, False),
+        ({"choices": [], "usage": {}, "message": "done", "type": "usage"}, False),
+        ({"type": "progress", "progress": 0.5}, False),
+        ({"error": {}}, False),
+        (delta(content="b") | {"message": "x", "code": 1, "object": "error"}, False),
+    ],
+)
+def test_bare_error(chunk: dict[str, Any], fails: bool) -> None:  # noqa: FBT001  # a column of the table
+    """An error object needs no wrapper; a filter's result, a usage chunk and anything with choices is none."""
+    assert (read(sse(delta(content="a"), chunk))[0].failure is not None) is fails
+
+
+def test_whole_as_stream() -> None:
+    """A whole answer becomes pieces that SDKs can read: choices and tool calls have an index, usage follows if asked for."""
+    calls = [{"id": "x", "function": {"name": "f", "arguments": "{}"}}, {"id": "y", "function": {}}]
+    choices = [{"message": {"content": "a"}}, {"message": {"tool_calls": calls}, "finish_reason": "stop"}]
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    body = json.dumps({"id": "1", "choices": choices, "usage": usage}).encode()
+    for shows_usage in (True, False):
+        batch = AnswerReader(shows_usage=shows_usage).take_whole(body, as_stream=True)
+        assert batch is not None
+        pieces = [json.loads(event.payload) for event in batch.events]
+        assert [(event.index, event.whole) for event in batch.events] == [(0, False), (1, False), (-1, False)][
+            : len(pieces)
+        ]
+        assert [piece["choices"][0]["index"] for piece in pieces[:2]] == [0, 1]
+        assert [call["index"] for call in pieces[1]["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+        assert [(piece["choices"], piece["usage"]) for piece in pieces[2:]] == [([], usage)] * shows_usage
+        assert batch.raw == b"".join(b"data: " + event.payload + b"\n\n" for event in batch.events)
+
+
+def test_whole_is_utf8() -> None:
+    """A plain answer is passed on as UTF-8: OpenAI's SDK cannot read another."""
+    batch = AnswerReader().take_whole(b'{"x":"\xff","choices":[{"message":{"content":"a\xe2"}}]}', as_stream=False)
+
+    assert batch is not None
+    assert batch.raw == '{"x":"\ufffd","choices":[{"message":{"content":"a\ufffd"}}]}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"content": "x" * 12}, 1),
+        ({"content": "\U0001f642" * 12}, 12),
+        ({"content": "x" * 40, "refusal": "y" * 20}, 15),
+        ({"reasoning": "x" * 40, "reasoning_content": "y" * 20}, 15),
+        ({"reasoning": "x" * 40, "reasoning_content": "x" * 40}, 10),
+        ({"content": "a", "tool_calls": [{}], "function_call": {}}, 1),
+        ({"tool_calls": [{}]}, 0),
+        ({"tool_calls": [None, {}], "audio": {}}, 0),
+    ],
+)
+def test_counted(fields: dict[str, Any], tokens: int) -> None:
+    """All that a piece brings counts, by its bytes; a tool call with nothing in it is neither output nor progress."""
+    reading, _ = read(sse(delta(**fields)))
+
+    assert (reading.usage.output, reading.progress, reading.has_output) == (tokens, tokens, tokens > 0)
+
+
+def test_whole_is_no_token() -> None:
+    """A whole answer is measured, however short: it is not a piece of one token."""
+    reading = AnswerReader()
+    reading.take_whole(json.dumps({"choices": [{"message": {"content": "x" * 12}}]}).encode(), as_stream=False)
+
+    assert reading.usage.output == 3
+
+
+def test_all_finished() -> None:
+    """All is finished once as many answers as were asked for are, and each that was seen; others are no progress."""
+    reading, reader = AnswerReader(answers=2), SSEReader()
+    seen = []
+    for event in (
+        delta(0, "stop", content="a"),
+        delta(1, content="b"),
+        delta(1, "stop"),
+        delta(7, "stop"),
+        delta(7, "stop"),
+    ):
+        reading.take(reader.feed(sse(event)))
+        seen.append((reading.finished, reading.all_finished, reading.progress))
+
+    assert seen == [(True, False, 2), (False, False, 3), (True, True, 4), (True, True, 4), (True, True, 4)]
+
+
+@pytest.mark.parametrize("index", [-1, 10**6, 2**70, 1.5, None, True])
+def test_absurd_index(index: object) -> None:
+    """An index that no answer has is 0."""
+    _, (batch,) = read(sse({"choices": [{"index": index, "delta": {"content": "a"}}]}))
+
+    assert [event.index for event in batch.events] == [0]
+
+
+def test_failure_between_two_answers() -> None:
+    """While an answer that was asked for is still to come, a failure is one; afterwards it changes nothing."""
+    for answers, failed in ((2, True), (1, False)):
+        reading, reader = AnswerReader(answers=answers), SSEReader()
+        reading.take(reader.feed(sse(delta(content="a", finish="stop"), {"error": {"message": "x"}})))
+        assert (reading.failure is not None) is failed
+
+
+def test_no_frame_is_part_of_another() -> None:
+    """Frames that only together are JSON are none: what one leaves open, no other closes."""
+    torn = [
+        b'{"choices":[{"index":0,"delta":{"content":"a"}}],"x":',
+        b'{"error":{"message":"no"}}}',
+        b'{"choices":[{"index":0,"delta":{"content":"b"}}]}{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+    ]
+    stream = b"".join(b"data: " + frame + b"\n\n" for frame in torn)
+    apart = list(range(0, len(stream), 7))
+
+    assert told(*read(stream)) == told(*read(stream, apart))
+    assert read(stream)[0].failure is not None

@@ -1,0 +1,73 @@
+"""What upstream reports as its count: believed field by field, within reason, and only for what it can know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from chunks import delta, read, sse
+
+from policies.api.usage import Usage
+
+A, STOP = delta(content="a"), delta(finish="stop")
+
+
+def usage(*chunks: Any) -> Usage:
+    return read(sse(*chunks))[0].usage
+
+
+def report(**fields: Any) -> dict[str, Any]:
+    return {"choices": [], "usage": fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": []}, (9, 3, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": -1.5}}, (9, 3, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4.0}}, (9, 3, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": 4000.5}, (9, 4001, 0)),
+        ({"prompt_tokens": "9", "completion_tokens": "3"}, (9, 3, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": True}, (9, 1, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": -0.5}, (9, 1, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": "nan"}, (9, 1, 0)),
+    ],
+)
+def test_odd_fields(fields: dict[str, Any], counted: tuple[int, int, int]) -> None:
+    """A field that is odd is read as the number that it means, or fails alone: the others are believed."""
+    found = usage(A, STOP, report(**fields))
+
+    assert (found.input, found.output, found.cached, found.unreported) == (*counted, 0)
+
+
+@pytest.mark.parametrize("later", [{}, {"prompt_tokens": None}, {"completion_tokens": -1}, {"total_tokens": 12}])
+def test_merged(later: dict[str, Any]) -> None:
+    """A later report changes only the fields that it gives."""
+    found = usage(A, STOP, report(prompt_tokens=9, completion_tokens=3), report(**later))
+
+    assert (found.input, found.output) == (9, 3)
+    assert usage(A, STOP, report(prompt_tokens=9, completion_tokens=3), report(completion_tokens=4)).output == 4
+
+
+@pytest.mark.parametrize("absurd", [2**63 - 1, 2**70, 10_000_001, 1e300, "9" * 5_000])
+def test_absurd(absurd: object) -> None:
+    """A number that no window holds is none: one such report would use up a tenant's day."""
+    found = usage(A, STOP, report(prompt_tokens=absurd, completion_tokens=absurd))
+
+    assert found == Usage(output=1, unreported=1)
+
+
+def test_early() -> None:
+    """A report that came before the output does not tell of it: what was read since is charged."""
+    first = delta(role="assistant") | {"usage": {"prompt_tokens": 9, "completion_tokens": 0}}
+
+    assert usage(first, *[A] * 500, STOP).output == 500
+    assert usage(A | {"usage": {"completion_tokens": 40}}, A, A, STOP).output == 42
+
+
+def test_running() -> None:
+    """Where each chunk carries a running report (vLLM), the last one is exact, however much less than was read."""
+    chunks = [A | {"usage": {"prompt_tokens": 9, "completion_tokens": n // 2}} for n in range(10)]
+
+    assert usage(*chunks, STOP).output == 4
+    assert usage(*chunks).output == 10

@@ -1,0 +1,120 @@
+"""What upstream asks of whoever it refused: how long to wait, and whether to come back at all."""
+
+from __future__ import annotations
+
+import json
+import time
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from policies import Failure, RetryClassifier, UpstreamError
+from policies.testing import make_call
+from sidecar.upstream.errors.classify import from_status
+from sidecar.wire.retry_after import wait_asked
+
+REQUEST = httpx.Request("POST", "http://up.example/v1/chat/completions")
+NOW = 1_800_000_000.0
+
+
+def said(status: int, error: dict[str, Any], headers: dict[str, str]) -> UpstreamError:
+    body = json.dumps({"error": {"message": "m", **error}}).encode()
+    return from_status(status, httpx.Headers(headers), body, REQUEST, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "0"}, None),
+        ({"retry-after-ms": "0", "retry-after": "9"}, 9),
+        ({"retry-after": str(NOW + 30)}, 30),
+        ({"retry-after": time.asctime(time.gmtime(NOW + 30))}, 30),
+        ({"retry-after": formatdate(NOW - 1, usegmt=True)}, None),
+        ({"retry-after": formatdate(NOW + 30, usegmt=True), "date": formatdate(NOW + 40, usegmt=True)}, None),
+        ({"retry-after": formatdate(NOW + 30, usegmt=True)}, 30),
+        ({"retry-after": formatdate(NOW + 30, usegmt=True), "date": formatdate(NOW + 10, usegmt=True)}, 20),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e9"}, None),
+        ({"x-ratelimit-reset-requests": "6m0s"}, 360),
+        ({"x-ratelimit-reset-tokens": "20ms"}, 0.02),
+        ({"x-ratelimit-reset-tokens": "1h2m3.5s"}, 3723.5),
+        ({"x-ratelimit-reset": str(int((NOW + 5) * 1000))}, 5),
+        ({"x-ratelimit-reset": str(NOW + 5)}, 5),
+        ({"x-ratelimit-reset": str(NOW - 5)}, None),
+        ({"x-ratelimit-reset-tokens": "0s"}, None),
+        ({"x-ratelimit-reset-requests": "12ms", "x-ratelimit-reset-tokens": "15s"}, 15),
+        ({"x-ratelimit-reset-requests": "15s", "x-ratelimit-reset-tokens": "soon", "ratelimit": "a;t=9"}, 15),
+        ({"retry-after": "2", "x-ratelimit-reset-tokens": "15s"}, 2),
+        ({"ratelimit": '"default";r=0;t=17'}, 17),
+        ({"x-ratelimit-reset-tokens": ""}, None),
+        ({}, None),
+    ],
+)
+def test_waits(headers: dict[str, str], wait: float | None) -> None:
+    """The wait is that of the first header that asks for one, else the longest of the hints; what is over is no wait."""
+    assert wait_asked(headers, NOW, hints=True) == (None if wait is None else pytest.approx(wait))
+
+
+def test_hints() -> None:
+    """When a limit resets is a wait where a limit refused, and says nothing where a server failed."""
+    hints = {"x-ratelimit-reset-tokens": "6m0s"}
+    assert said(429, {}, hints).retry_after == 360
+    assert said(500, {}, hints).retry_after is None
+    assert said(429, {"code": "insufficient_quota"}, hints).retry_after is None
+    assert said(503, {}, hints | {"retry-after": "3"}).retry_after == 3
+
+
+@pytest.mark.parametrize("zone", ["UTC0", "XXX-5", "YYY+8"])
+def test_no_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A date without a zone is in UTC, wherever the program runs."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        asked = {"retry-after": "Sun Nov  6 08:49:37 1994", "date": "Sun, 06 Nov 1994 08:49:07 GMT"}
+        assert wait_asked(asked, NOW, hints=False) == 30
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "again"),
+    [
+        (400, {"code": "content_filter"}, False),
+        (401, {"code": "invalid_api_key"}, False),
+        (404, {"code": "model_not_found"}, False),
+        (429, {"code": "insufficient_quota"}, False),
+        (402, {}, True),
+        (401, {"type": "invalid_request_error"}, True),
+        (400, {}, True),
+    ],
+)
+def test_should_retry(status: int, error: dict[str, str], again: bool) -> None:  # noqa: FBT001  # a column of the table
+    """`x-should-retry: true` overrides what a status says, and no code that is known to be final."""
+    broken = said(status, error, {"x-should-retry": "true"})
+    failure = Failure(1, broken.error, broken.kind, should_retry=broken.should_retry, by_code=broken.by_code)
+    verdict = RetryClassifier().retry(make_call("hi"), failure)
+
+    assert (verdict is not None and verdict.after >= 0) is again
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["retry-after", "retry-after-ms", "date", "ratelimit", "x-ratelimit-reset"]),
+        st.text(max_size=40),
+    )
+)
+@example({"retry-after": "0\x1f"})
+def test_waits_never_raise(headers: dict[str, str]) -> None:
+    """Whatever a header says, reading it is no error, and every wait is one."""
+    wait = wait_asked(headers, NOW, hints=True)
+    assert wait is None or wait > 0
