@@ -111,19 +111,23 @@ def is_missing_model(error: UpstreamError) -> bool:
     return error.cause.status_code == httpx.codes.NOT_FOUND or str(error.cause.code).lower() in MISSING_MODEL_CODES
 
 
-def from_object(error: object, request: httpx.Request, *, secrets: Sequence[str] = ()) -> UpstreamError:
+def from_object(
+    error: object, request: httpx.Request, *, secrets: Sequence[str] = (), worked: bool = False
+) -> UpstreamError:
     """Return the failure of an answer under status 200 that is an *error* object: it counts like the status that it names.
 
-    *error* may also be a `MalformedAnswer`, whose text becomes the message, or any other decoded JSON.
+    *error* may also be a `MalformedAnswer`, whose text becomes the message, or any other decoded JSON.  An error object did
+    no work, unless output or usage came before it (*worked*); a malformed answer may have.
     """
-    found = {"message": str(error)} if isinstance(error, MalformedAnswer) else error_object(error)
+    is_malformed = isinstance(error, MalformedAnswer)
+    found = {"message": str(error)} if is_malformed else error_object(error)
     text = found.get("message") or ""
     message = redact(text, secrets) or "The upstream sent an error."
     status = _status(found.get("code") or found.get("status") or found.get("status_code")) or FIRST_SERVER_ERROR
     return UpstreamError(
         api_error(message, public_fields(found, secrets), request),
         _kind(found, text, status),
-        worked=False,
+        worked=worked or is_malformed,
         by_code=bool(_kinds_by_code(found)),
     )
 

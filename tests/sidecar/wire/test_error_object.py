@@ -106,6 +106,13 @@ def test_page_in_an_error_event() -> None:
     assert "PRIVATE" not in from_object(page.failure, REQUEST).cause.message
 
 
+def test_work_of_an_answer_that_is_an_error() -> None:
+    """An error object did no work unless output came before it; a malformed answer may have worked."""
+    assert not from_object(BOOM, REQUEST).worked
+    assert from_object(BOOM, REQUEST, worked=True).worked
+    assert from_object(MalformedAnswer("not JSON"), REQUEST).worked
+
+
 def test_flag_with_a_broken_object() -> None:
     """A flag in `error` beside values that cannot be decoded is an error without a message."""
     reader, _ = read(sse(delta(content="a")) + b'data: {"error": true, "message": "x", "choices": 5, "n": 1e999}\n\n')
