@@ -28,7 +28,7 @@ from sidecar.downstream.asgi_connection import over_asgi
 from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute
 from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, Route
 from sidecar.server.gateway import Gateway
-from sidecar.server.run import _freeze_gc
+from sidecar.server.process import _freeze_startup_objects
 
 KB, MB = 1 << 10, 1 << 20
 PIECE = 64 * KB
@@ -42,7 +42,7 @@ PARTS = {
     "max_tokens": ("policies.builtin.max_tokens:MaxTokens.admit",),
     "size": ("policies.builtin.budget:size_of",),
     "reserve": ("policies.engine.ledger:Ledger.reserve",),
-    "encode": ("sidecar.upstream.client:HttpUpstream.chat_body",),
+    "encode": ("sidecar.upstream.client:UpstreamClient.chat_body",),
 }
 """Where each column's time is spent."""
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}
@@ -202,7 +202,7 @@ def settings(folder: Path) -> Any:
 async def compare(folder: Path, only: str, rounds: int) -> None:
     door = Door()
     gateway = Gateway(settings(folder), transport=httpx.MockTransport(door))
-    _freeze_gc()
+    _freeze_startup_objects()
     print(f"{'ms of CPU':20}{'MB':>6}{'all':>9}{'longest':>9}" + "".join(f"{part:>11}" for part in PARTS))
     for name, path, content in shapes():
         if only not in name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeAlias
 
@@ -57,6 +57,16 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (self.tenant == "*" or _fits(call.tenant, self.tenant))
             and (self.model == "*" or _any_fits(call, self.model))
         )
+
+
+def longest_match(name: str, patterns: Collection[str]) -> str | None:
+    """Return *name* itself if it is one of *patterns*, else the longest pattern that matches it, else None.
+
+    Used to look up prices and model names by the client's name of a model.  An empty *name* matches no pattern.
+    """
+    if name in patterns:
+        return name
+    return max((pattern for pattern in patterns if name and fnmatchcase(name, pattern)), key=len, default=None)
 
 
 def _any_fits(call: MatchedCall, pattern: Pattern) -> bool:

@@ -1,4 +1,4 @@
-"""How an `[[upstream]]` is connected to: TLS, proxy, Unix socket, or a transport of the deployment's."""
+"""Resolve how to connect to an `[[upstream]]`: TLS context, HTTP proxy, or a custom httpx transport."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from .tables import ConfigFault
 if TYPE_CHECKING:
     import httpx
 
-ALPN = ["http/1.1"]
-FORM = "'module:factory'"
+ALPN_PROTOCOLS = ["http/1.1"]
 
 
 def tls_of(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> SSLContext | None:
-    """Return the TLS context of `ca` and `client_cert`; None without both.  Add a fault for a file that cannot be used."""
+    """Return the TLS context of `ca` and `client_cert`, or None without both; add a fault for an unusable file."""
     context: SSLContext | None = None
     try:
         if settings.ca is not None or settings.client_cert is not None:
             context = create_default_context(cafile=None if settings.ca is None else str(folder / settings.ca))
-            context.set_alpn_protocols(ALPN)
-    except (OSError, ValueError) as error:  # also for a file without a certificate
-        wrong = f"{settings.ca!r} cannot be used: {_reason(error)}"
-        faults.append(ConfigFault(f"{path}.ca", wrong, "name a PEM file of certificates, from the folder of this file"))
+            context.set_alpn_protocols(ALPN_PROTOCOLS)
+    except (OSError, ValueError) as error:  # OpenSSL's errors are OSErrors, also for a file without a certificate
+        problem = f"cannot load certificates from {settings.ca!r}: {_reason(error)}"
+        faults.append(ConfigFault(f"{path}.ca", problem, "name a PEM file, relative to the folder of this file"))
         return None
     if context is not None and settings.client_cert is not None:
         names = settings.client_cert
@@ -39,9 +38,9 @@ def tls_of(settings: UpstreamSettings, path: str, folder: Path, faults: list[Con
         try:
             context.load_cert_chain(folder / files[0], folder / files[1], password=_no_password)
         except (OSError, ValueError) as error:
-            wrong = f"{', '.join(map(repr, dict.fromkeys(files)))} cannot be used: {_reason(error)}"
-            right = "name a PEM file with the certificate and its unencrypted key, or a list of the two files"
-            faults.append(ConfigFault(f"{path}.client_cert", wrong, right))
+            problem = f"cannot load {', '.join(map(repr, dict.fromkeys(files)))}: {_reason(error)}"
+            cure = "name a PEM file with the certificate and its unencrypted key, or a list of the two files"
+            faults.append(ConfigFault(f"{path}.client_cert", problem, cure))
             return None
     return context
 
@@ -51,19 +50,19 @@ def _reason(error: Exception) -> str:
 
 
 def _no_password() -> str:
-    """Without it, OpenSSL would ask for the password of an encrypted key on the terminal."""
+    """Return an empty password, so that OpenSSL does not ask for one on the terminal."""
     return ""
 
 
 def proxy_of(settings: UpstreamSettings, environ: Mapping[str, str], faults: list[ConfigFault]) -> Proxy | None:
-    """Return the proxy of the setting, else of *environ*; None for a direct connection.
+    """Return the proxy of the setting `proxy`, else of *environ*; None for a direct connection.
 
-    Add a fault for a value of *environ* that cannot be used.
+    Adds a fault for an invalid proxy variable in *environ*.
     """
     if settings.transport is not None or settings.socket is not None:
         return None
     if settings.proxy is not None:
-        return parse_proxy(settings.proxy)  # the settings object has checked it
+        return parse_proxy(settings.proxy)  # validated by the settings object
     found = environment_proxy(settings.base_url, environ)
     if found is None:
         return None
@@ -71,8 +70,8 @@ def proxy_of(settings: UpstreamSettings, environ: Mapping[str, str], faults: lis
     try:
         return parse_proxy(url)
     except ValueError as error:
-        wrong, _, right = str(error).partition("; ")
-        fault = ConfigFault(variable, wrong, f"{right}, or name the host of base_url in NO_PROXY")
+        problem, _, cure = str(error).partition("; ")
+        fault = ConfigFault(variable, problem, f"{cure}, or name the host of base_url in NO_PROXY")
         if fault not in faults:
             faults.append(fault)
         return None
@@ -81,10 +80,10 @@ def proxy_of(settings: UpstreamSettings, environ: Mapping[str, str], faults: lis
 def factory_of(
     settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault], *, try_it: bool
 ) -> Callable[[], httpx.AsyncBaseTransport] | None:
-    """Return what makes the upstream's own transport; None where it has none.
+    """Return the factory that `transport` names, as a function without arguments; None without one.
 
-    The factory takes no argument, or the settings.  With *try_it* it is called once, so that its mistakes are found before
-    anything serves; each process makes its own transport.
+    The factory may take the settings as its one argument.  With *try_it* it is called once, so that its errors are faults
+    of the configuration.  Each process creates its own transport.
     """
     if settings.transport is None:
         return None
@@ -95,8 +94,8 @@ def factory_of(
         if try_it:
             _check_made(load_object(factory, folder))
     except ObjectFault as error:
-        wrong = f"{settings.transport!r} cannot be used: {error.wrong}"
-        faults.append(ConfigFault(f"{path}.transport", wrong, error.right))
+        problem = f"cannot use {settings.transport!r}: {error.problem}"
+        faults.append(ConfigFault(f"{path}.transport", problem, error.cure))
         return None
     return cast("Callable[[], httpx.AsyncBaseTransport]", factory)
 
@@ -105,9 +104,9 @@ def _bound(found: object, settings: UpstreamSettings) -> Callable[[], object]:
     """Return *found* as a function without arguments."""
     cure = "name a function that returns an httpx.AsyncBaseTransport"
     if not callable(found):
-        raise ObjectFault(f"it is of type {type(found).__name__} and cannot be called", cure)
+        raise ObjectFault(f"an object of type {type(found).__name__} cannot be called", cure)
     if inspect.iscoroutinefunction(found):
-        raise ObjectFault("it is a coroutine function", "make it a plain function: `def`, not `async def`")
+        raise ObjectFault("the factory is a coroutine function", "write `def`, not `async def`")
     try:
         signature = inspect.signature(found)
     except ValueError:  # a builtin
@@ -118,11 +117,15 @@ def _bound(found: object, settings: UpstreamSettings) -> Callable[[], object]:
         except TypeError:
             continue
         return partial(found, *arguments)
-    raise ObjectFault(f"it needs more than one argument: {signature}", "let it take none, or the upstream's settings")
+    raise ObjectFault(
+        f"the factory needs more than one argument: {signature}", "accept no argument, or the upstream's settings alone"
+    )
 
 
 def _check_made(made: object) -> None:
-    import httpx  # noqa: PLC0415  # most configurations name no transport, and `check` is quick without it
+    import httpx  # noqa: PLC0415  # keeps `check` fast for configurations without a transport
 
     if not isinstance(made, httpx.AsyncBaseTransport):
-        raise ObjectFault(f"it returns an object of type {type(made).__name__}", "return an httpx.AsyncBaseTransport")
+        raise ObjectFault(
+            f"the factory returns an object of type {type(made).__name__}", "return an httpx.AsyncBaseTransport"
+        )

@@ -1,8 +1,8 @@
-"""Which HTTP proxy leads to an upstream: the configured one, else that of the environment.
+"""Select the HTTP proxy for an upstream: the configured one, else that of the environment.
 
-`HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` are read as curl and httpx read them; the lower-case name wins.  Loopback
-addresses and `localhost` never use a proxy of the environment, as in Go: a local server is not reachable through it.
-(curl and httpx would ask the proxy, unless `NO_PROXY` names the host.)  An explicit proxy is always used.
+`HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` are read as curl and httpx read them; the lower-case name takes precedence.  Loopback
+addresses and `localhost` never use a proxy of the environment, as in Go: a proxy cannot reach a local server.
+(curl and httpx use the proxy unless `NO_PROXY` names the host.)  An explicit proxy is always used.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _Address: TypeAlias = IPv4Address | IPv6Address
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PROXY_VARIABLES = {"http": ("http_proxy", "all_proxy"), "https": ("https_proxy", "all_proxy")}
-"""The variables for each scheme of a URL, in lower case, the first that is set wins."""
-NO_PROXY = "no_proxy"
+"""Variables for each URL scheme, in lower case; the first one that is set applies."""
+NO_PROXY_VARIABLE = "no_proxy"
 ALL_HOSTS = "*"
 _FORM = "write it like 'http://proxy.example:3128'"
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """An HTTP proxy, reached by TCP, or by TLS if *secure*.  *authorization* is a value of `Proxy-Authorization`."""
+    """An HTTP proxy, reached by TCP, or by TLS if *secure*; *authorization* is the value of `Proxy-Authorization`."""
 
     host: str
     port: int
@@ -43,7 +43,7 @@ def parse_proxy(url: str) -> Proxy:
     """Return the proxy that *url* names.  Raise `ValueError` ("problem; cure") without repeating a password."""
     parts = _split(url if "://" in url else f"http://{url}")
     if parts is not None and parts.scheme.startswith("socks"):
-        msg = "is a SOCKS proxy; only HTTP proxies are supported: use `transport` with an httpx transport that speaks SOCKS"
+        msg = "is a SOCKS proxy; only HTTP proxies are supported: set `transport` to an httpx transport with SOCKS support"
         raise ValueError(msg)
     if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         msg = f"is not the URL of an HTTP proxy; {_FORM}"
@@ -60,7 +60,7 @@ def parse_proxy(url: str) -> Proxy:
 
 
 def has_password(url: str) -> bool:
-    """Return whether the URL of a proxy holds a user name or a password."""
+    """Return whether the proxy *url* contains a user name or a password."""
     parts = _split(url if "://" in url else f"http://{url}")
     return parts is not None and parts.username is not None
 
@@ -78,14 +78,14 @@ def environment_proxy(url: str, environ: Mapping[str, str]) -> tuple[str, str] |
     if found is None or not found[1]:
         return None
     port = parts.port or DEFAULT_PORTS[parts.scheme]
-    excluded = _variable(NO_PROXY, environ)
+    excluded = _variable(NO_PROXY_VARIABLE, environ)
     if excluded is not None and any(_matches(each, parts.hostname, port) for each in re.split(r"[,\s]+", excluded[1])):
         return None
     return found
 
 
 def _variable(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the variable *name* in lower or upper case, and its value: an empty one disables the other."""
+    """Return the variable *name* in lower case, else in upper case, and its value; an empty value hides the other."""
     return next(((each, environ[each].strip()) for each in (name, name.upper()) if each in environ), None)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.wire.limit_headers import Header, limit_headers
-from sidecar.wire.sse_writer import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
+from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, PING_EVENT, START_EVENT, token_event
 
 from .client_connection import Head
 from .client_errors import chat_body, chat_event, chat_status, openai_body, openai_event
@@ -133,13 +133,13 @@ class ChatNestResponse(EventStreamResponse):
     Chat Nest's events have no choice index: of several choices that upstream sends unasked, the first with text is shown.
     """
 
-    ping_event = PING
+    ping_event = PING_EVENT
     sends_start_event = True
     _index = -1
 
     def admitted(self) -> None:
         """Write the head and `start`."""
-        self._write(START, more=True)
+        self._write(START_EVENT, more=True)
 
     def ping(self) -> None:
         """Write a ping, but never before `start`: until then a refusal keeps its status."""
@@ -155,7 +155,7 @@ class ChatNestResponse(EventStreamResponse):
                 if event.index == self._index:
                     tokens.append(token_event(text))
         body = b"".join(tokens)
-        return body + DONE if batch.last else body
+        return body + DONE_EVENT if batch.last else body
 
     def _error_events(self, error: ClientError) -> bytes:
         return chat_event(error)
@@ -165,10 +165,10 @@ class OpenAIResponse(EventStreamResponse):
     """The events of upstream, as they came."""
 
     def _encoded(self, batch: Batch) -> bytes:
-        return batch.raw + OPENAI_DONE if batch.last else batch.raw
+        return batch.raw + OPENAI_DONE_EVENT if batch.last else batch.raw
 
     def _error_events(self, error: ClientError) -> bytes:
-        return openai_event(error) + OPENAI_DONE
+        return openai_event(error) + OPENAI_DONE_EVENT
 
 
 def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], *, chat_path: bool) -> None:

@@ -62,7 +62,7 @@ class Gateway:
         self.request_ids = RequestIds()
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
-        self.keys = KeyTable(settings.everybody, settings.keys)
+        self.keys = KeyTable(settings.default_access, settings.keys)
         self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
@@ -74,8 +74,10 @@ class Gateway:
     def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
         told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
-        breaker = Breaker(choice.breaker, services.monotonic, tell=told)
-        return UpstreamClient(choice, over or _transport(choice), clock=services.clock, breaker=breaker)
+        breaker = Breaker(choice.breaker, services.monotonic, on_change=told)
+        return UpstreamClient(
+            choice, over or _transport(choice), clock=services.clock, monotonic=services.monotonic, breaker=breaker
+        )
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.policy_services, ledger=self._ledger, retries=self._retries)

@@ -137,9 +137,9 @@ class AnswerBody:
         except (EventTooLarge, *READ_ERRORS) as error:
             return self._on_failure(error)
         if reading.outputs + reading.finishes != had and not reading.done:
-            self._timeout.progress(FINISH_GRACE_SECONDS if reading.all_finished else self._idle)
+            self._timeout.reset(FINISH_GRACE_SECONDS if reading.all_finished else self._idle)
             if self._permit is not None and self._permit.probe and reading.has_output and reading.failure is None:
-                self._permit.worked()
+                self._permit.succeeded()
         if reading.failure is not None:
             self._broken = self._failure()
             return batch

@@ -77,9 +77,8 @@ class Attempt:
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
-        name = upstream.name_of(call.model, substituted=not call.names_model)
-        model = self._model = name or await upstream.model(call)
-        style = known = upstream.dialect.manner(model)
+        model = self._model = upstream.known_model(call) or await upstream.model(call)
+        style = known = upstream.dialect.style(model)
         limits = upstream.settings
         # A server that does not stream sends its head together with its whole answer.
         timeout = self._timeout = ProgressTimeout(limits.head if call.stream else limits.whole)
@@ -95,16 +94,16 @@ class Attempt:
             if response.status == STATUS_OK:
                 upstream.dialect.learn(model, known, style)
                 if call.stream:
-                    timeout.progress(limits.first_token)
+                    timeout.reset(limits.first_token)
                 self._body = AnswerBody(upstream, call, response, timeout, self._permit)
                 return
             failure, text = await self._read_refusal(response)
-            other = upstream.dialect.otherwise(call, style, response.status, text)
+            other = upstream.dialect.after_refusal(call, style, response.status, text)
             if other is None:
                 break
             style = other
             self._worked = False
-            timeout.progress(limits.head if call.stream else limits.whole)
+            timeout.reset(limits.head if call.stream else limits.whole)
         raise failure
 
     def _on_connected(self) -> None:
@@ -114,7 +113,7 @@ class Attempt:
         """Return what a status other than 200 means, and the text of its body; the connection is released."""
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
-            failure = self._upstream.failure(response, body)
+            failure = self._upstream.failure(response, body, self._model)
         finally:
             self._response = None
             await response.aclose()
@@ -161,11 +160,11 @@ class Attempt:
         if isinstance(error, UpstreamError):
             permit.failed(error)
         elif self._body is not None and (self._body.reading.has_output or self._body.over):
-            permit.worked()
+            permit.succeeded()
         elif late:
             permit.failed(timed_out("first_token_timeout", self._upstream.asked))
         else:
-            permit.drop()
+            permit.release()
 
     async def _close(self) -> None:
         response, self._response = self._response, None

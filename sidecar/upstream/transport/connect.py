@@ -64,7 +64,7 @@ class Connector:
         except TimeoutError as error:
             msg = f"no connection within {self._timeout:g} s" if self._timeout is not None else "no connection in time"
             raise httpx.ConnectTimeout(msg) from error
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a host that is no valid name
             raise httpx.ConnectError(str(error)) from error
 
     async def _open(self, route: Route, make: Callable[[], Connection]) -> Connection:
@@ -74,16 +74,16 @@ class Connector:
         if route.proxy is not None:
             return await self._open_through(route, route.proxy, make)
         context = await self._context(self._tls) if route.tls else None
-        raw = await self._tcp(route.host, route.port)
         name = _server_name(route.host) if route.tls else None
+        raw = await self._tcp(route.host, route.port)
         return (await loop.create_connection(make, sock=raw, ssl=context, server_hostname=name))[1]
 
     async def _open_through(self, route: Route, proxy: Proxy, make: Callable[[], Connection]) -> Connection:
         loop = asyncio.get_running_loop()
         outer = await self._context(self._proxy_tls) if proxy.secure else None
         inner = await self._context(self._tls) if route.tls else None
-        raw = await self._tcp(proxy.host, proxy.port)
         name = _server_name(proxy.host) if proxy.secure else None
+        raw = await self._tcp(proxy.host, proxy.port)
         if inner is None:
             return (await loop.create_connection(make, sock=raw, ssl=outer, server_hostname=name))[1]
         transport, tunnel = await loop.create_connection(Tunnel, sock=raw, ssl=outer, server_hostname=name)
@@ -130,4 +130,8 @@ def system_tls() -> ssl.SSLContext:
 
 
 def _server_name(host: str) -> str:
-    return host.removesuffix(".")
+    """Return *host* as TLS names it.  Raise `ValueError` for a name that no certificate has."""
+    name = host.removesuffix(".")
+    if not name or name.startswith("."):
+        raise ValueError(f"invalid host name {host!r}")
+    return name

@@ -135,8 +135,10 @@ class Connection(asyncio.Protocol, UpstreamResponse):
             transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
+        """See `asyncio.Protocol`.  Abort if bytes arrived before, behind a TLS handshake in a tunnel."""
         self.transport = cast("asyncio.Transport", transport)
+        if self.should_close:
+            transport.abort()  # type: ignore[attr-defined]  # as above
 
     def data_received(self, data: bytes) -> None:
         """Parse one network read, then notify the reader."""

@@ -68,7 +68,7 @@ class DnsCache:
                 if query.cancelled():  # by `close`, not the caller
                     raise OSError("the transport is closed") from None
                 raise
-            answer = self._answers[key]  # stored by the query's first callback
+            answer = self._answers.get(key) or _Answer(query.result(), 0.0)  # evicted meanwhile
         return answer.use()
 
     async def _query(self, host: str, port: int) -> list[AddrInfoType]:

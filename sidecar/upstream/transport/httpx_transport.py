@@ -15,7 +15,7 @@ from .response import OnData, UpstreamResponse
 if TYPE_CHECKING:
     from .response import Connected, Headers, Target
 
-CLOSE_SECONDS = 1.0
+PUMP_STOP_SECONDS = 1.0
 """Seconds that closing waits for the httpx response; it goes on closing behind that."""
 
 
@@ -52,7 +52,7 @@ class HttpxTransport:
         for response in self._open:
             response.stop()
         if self._open:
-            await asyncio.wait([response.pump for response in self._open], timeout=CLOSE_SECONDS)
+            await asyncio.wait([response.pump for response in self._open], timeout=PUMP_STOP_SECONDS)
         await self._transport.aclose()
 
 
@@ -90,7 +90,7 @@ class HttpxResponse(UpstreamResponse):
         """See `UpstreamResponse.aclose`."""
         self._on_data = None
         self.stop()
-        await asyncio.wait([self.pump], timeout=CLOSE_SECONDS)
+        await asyncio.wait([self.pump], timeout=PUMP_STOP_SECONDS)
 
     def stop(self) -> None:
         """Close the httpx response, unless its body has ended and it is being closed already."""

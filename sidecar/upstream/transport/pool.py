@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -16,7 +17,7 @@ MAX_IDLE_CONNECTIONS = 1_000
 CLOSE_SECONDS = 1.0
 """Seconds that `ConnectionPool.aclose` waits for the sockets to close."""
 
-Connect: TypeAlias = Callable[[Callable[[], Connection]], Awaitable[Connection]]
+Connect: TypeAlias = Callable[[Callable[[], Connection]], Coroutine[Any, Any, Connection]]
 
 
 class ConnectionPool:
@@ -58,7 +59,7 @@ class ConnectionPool:
     async def open(self) -> Connection:
         """Open a new connection.  Raise `httpx.ConnectError` or `httpx.ConnectTimeout`."""
         if not self._closed:
-            connection = await self._connect(self._new)
+            connection = await self._connected()
             transport = connection.transport
             if transport is None or transport.is_closing():
                 msg = "the server closed the connection, or sent bytes, before the request"
@@ -69,6 +70,17 @@ class ConnectionPool:
             connection.abort()
         msg = "the transport is closed"
         raise httpx.ConnectError(msg)
+
+    async def _connected(self) -> Connection:
+        """Connect in an empty context (contextvars): the connection outlives the call, whose context it would keep."""
+        connecting = asyncio.create_task(self._connect(self._new), context=Context())
+        try:
+            return await connecting
+        except asyncio.CancelledError:
+            # A cancellation in the very turn in which the connection was made: it belongs to this call alone.
+            if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().abort()
+            raise
 
     def _new(self) -> Connection:
         return Connection(self._loop, self._keep, self._drop)
@@ -86,7 +98,7 @@ class ConnectionPool:
             del idle[oldest]
             oldest.close()
         if self._timer is None:
-            self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._close_expired)
+            self._start_timer(KEEPALIVE_SECONDS)
 
     def _drop(self, connection: Connection) -> None:
         """Forget a connection that was lost."""
@@ -95,6 +107,9 @@ class ConnectionPool:
         if self._emptied is not None and not self._open and not self._emptied.done():
             self._emptied.set_result(None)
 
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._close_expired, context=Context())
+
     def _close_expired(self) -> None:
         self._timer = None
         now = self._clock()
@@ -102,7 +117,7 @@ class ConnectionPool:
             oldest, since = next(iter(self._idle.items()))
             left = since + KEEPALIVE_SECONDS - now
             if left > 0:
-                self._timer = self._loop.call_later(left, self._close_expired)
+                self._start_timer(left)
                 return
             del self._idle[oldest]
             oldest.close()

@@ -67,7 +67,7 @@ class UpstreamResponse(ABC):
     def listen(self, on_data: OnData | None) -> None:
         """Call *on_data* after each network read that brought a part of the body, its end or its failure.
 
-        None stops the calls.  *on_data* must not raise.  It is not called for what arrived before: `take` that first.
+        None stops the calls.  *on_data* must not raise; it runs in any context (contextvars).  It is not called for what arrived before: `take` that first.
         """
 
     @abstractmethod

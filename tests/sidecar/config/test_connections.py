@@ -1,4 +1,4 @@
-"""The settings of an upstream's connections: what they do through the whole sidecar, and what is refused at start."""
+"""Settings of an upstream's connections: their effect through the whole sidecar, and their faults."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def table(*lines: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with a module of factories; what it leaves behind in the interpreter goes."""
+    """Return a folder with a module of factories; imports from it are undone after the test."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "factories.py").write_text(FACTORIES)
     monkeypatch.setitem(sys.modules, "factories", None)
@@ -107,33 +107,33 @@ FACTORY_CURE = "name a function that returns an httpx.AsyncBaseTransport"
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (TCP + "client_cert = 'c.pem'", "client_cert: no server asks for it without TLS, write https:// in base_url, or leave client_cert out"),
-        (TLS + "client_cert = ['c.pem']", "client_cert: ['c.pem'] does not do, it must be a list of length >= 2"),
-        (TLS + "client_cert = 'absent.pem'", "client_cert: 'absent.pem' cannot be used: No such file or directory, name a PEM file with the certificate and its unencrypted key, or a list of the two files"),
-        (TCP + "proxy = 'socks5://p:1'", "proxy: 'socks5://p:1' is a SOCKS proxy, only HTTP proxies are supported: use `transport` with an httpx transport that speaks SOCKS"),
-        (TCP + "proxy = 'http://p:1/x'", "proxy: 'http://p:1/x' has a path or a query, write it like 'http://proxy.example:3128'"),
-        (TCP + "proxy = 'http://'", "proxy: 'http://' is not the URL of an HTTP proxy, write it like 'http://proxy.example:3128'"),
-        (TCP + "proxy = 'http://u:secret@p:1'", "proxy: it holds a user or a password, put the whole URL into the environment, as HTTPS_PROXY or HTTP_PROXY"),
-        (SOCKET + "proxy = 'http://p:1'", "proxy: base_url is a Unix socket, which no proxy reaches, leave one of them out"),
-        ("base_url = 'http+unix:///run/x/v1'", "base_url: 'http+unix:///run/x/v1' names no Unix socket, write it like 'http+unix:///run/engine.sock/v1'"),
-        ("base_url = 'http+unix:///x.sock/v1?k=1'", "base_url: 'http+unix:///x.sock/v1?k=1' names no Unix socket, write it like 'http+unix:///run/engine.sock/v1'"),
-        (f"base_url = 'http+unix:///{'x' * 110}.sock'", "base_url: the path of the Unix socket has more than 107 bytes, the system allows no longer one: move the socket"),
-        (SOCKET + "ca = 'ca.pem'", "ca: there is no certificate to check, write https:// in base_url, or leave ca out"),
-        (SOCKET + "transport = 'factories:make'", "transport: it cannot use the Unix socket of base_url, open the socket in the factory, or leave it out"),
-        (TLS + "transport = 'factories:make'\nca = 'ca.pem'", "ca: `transport` makes the connections of this upstream, configure it there, or leave one out"),
-        (TCP + "transport = 'factories:make'\nproxy = 'http://p:1'", "proxy: `transport` makes the connections of this upstream, configure it there, or leave one out"),
-        (TCP + "transport = 'factories'", "transport: 'factories' cannot be used: it is no place of a factory, write it as 'module:factory'"),
-        (TCP + "transport = 'factories:absent'", "transport: 'factories:absent' cannot be used: 'factories' has no 'absent', name a factory of the module, as 'module:factory'"),
-        (TCP + "transport = 'no_such_module:make'", "transport: 'no_such_module:make' cannot be used: No module named 'no_such_module', install it, or put it into FOLDER"),
-        (TCP + "transport = 'factories:number'", f"transport: 'factories:number' cannot be used: it is of type int and cannot be called, {FACTORY_CURE}"),
-        (TCP + "transport = 'factories:later'", "transport: 'factories:later' cannot be used: it is a coroutine function, make it a plain function: `def`, not `async def`"),
-        (TCP + "transport = 'factories:client'", "transport: 'factories:client' cannot be used: it returns an object of type AsyncClient, return an httpx.AsyncBaseTransport"),
-        (TCP + "transport = 'factories:breaks'", "transport: 'factories:breaks' cannot be used: ZeroDivisionError: division by zero, mend the module"),
-        (TCP + "transport = 'factories:asks'", "transport: 'factories:asks' cannot be used: it needs more than one argument: (one, two), let it take none, or the upstream's settings"),
+        (TCP + "client_cert = 'c.pem'", "client_cert: base_url is not https, so no certificate is sent; write https:// in base_url, or remove client_cert"),
+        (TLS + "client_cert = ['c.pem']", "client_cert: invalid value ['c.pem']: expected a list of length >= 2; see `sidecar config` for an example"),
+        (TLS + "client_cert = 'absent.pem'", "client_cert: cannot load 'absent.pem': No such file or directory; name a PEM file with the certificate and its unencrypted key, or a list of the two files"),
+        (TCP + "proxy = 'socks5://p:1'", "proxy: 'socks5://p:1' is a SOCKS proxy; only HTTP proxies are supported: set `transport` to an httpx transport with SOCKS support"),
+        (TCP + "proxy = 'http://p:1/x'", "proxy: 'http://p:1/x' has a path or a query; write it like 'http://proxy.example:3128'"),
+        (TCP + "proxy = 'http://'", "proxy: 'http://' is not the URL of an HTTP proxy; write it like 'http://proxy.example:3128'"),
+        (TCP + "proxy = 'http://u:secret@p:1'", "proxy: contains a user name or password; set the whole URL in the environment variable HTTPS_PROXY or HTTP_PROXY"),
+        (SOCKET + "proxy = 'http://p:1'", "proxy: base_url is a Unix socket, which a proxy cannot reach; remove one of the two"),
+        ("base_url = 'http+unix:///run/x/v1'", "base_url: 'http+unix:///run/x/v1' is not the URL of a Unix socket; write it like 'http+unix:///run/engine.sock/v1'"),
+        ("base_url = 'http+unix:///x.sock/v1?k=1'", "base_url: 'http+unix:///x.sock/v1?k=1' is not the URL of a Unix socket; write it like 'http+unix:///run/engine.sock/v1'"),
+        (f"base_url = 'http+unix:///{'x' * 110}.sock'", "base_url: the path of the Unix socket is longer than 107 bytes; use a shorter path"),
+        (SOCKET + "ca = 'ca.pem'", "ca: base_url is not https, so there is no certificate to verify; write https:// in base_url, or remove ca"),
+        (SOCKET + "transport = 'factories:make'", "transport: cannot use the Unix socket of base_url; open the socket in the factory, or remove transport"),
+        (TLS + "transport = 'factories:make'\nca = 'ca.pem'", "ca: has no effect beside `transport`; configure it in the factory, or remove one of the two"),
+        (TCP + "transport = 'factories:make'\nproxy = 'http://p:1'", "proxy: has no effect beside `transport`; configure it in the factory, or remove one of the two"),
+        (TCP + "transport = 'factories'", "transport: cannot use 'factories': not the name of a module and a factory; write 'module:factory'"),
+        (TCP + "transport = 'factories:absent'", "transport: cannot use 'factories:absent': module 'factories' has no 'absent'; name a factory of that module, as 'module:factory'"),
+        (TCP + "transport = 'no_such_module:make'", "transport: cannot use 'no_such_module:make': No module named 'no_such_module'; install the module, or put it into FOLDER"),
+        (TCP + "transport = 'factories:number'", "transport: cannot use 'factories:number': an object of type int cannot be called; name a function that returns an httpx.AsyncBaseTransport"),
+        (TCP + "transport = 'factories:later'", "transport: cannot use 'factories:later': the factory is a coroutine function; write `def`, not `async def`"),
+        (TCP + "transport = 'factories:client'", "transport: cannot use 'factories:client': the factory returns an object of type AsyncClient; return an httpx.AsyncBaseTransport"),
+        (TCP + "transport = 'factories:breaks'", "transport: cannot use 'factories:breaks': ZeroDivisionError: division by zero; fix the module"),
+        (TCP + "transport = 'factories:asks'", "transport: cannot use 'factories:asks': the factory needs more than one argument: (one, two); accept no argument, or the upstream's settings alone"),
     ],
 )  # fmt: skip
 def test_fault(folder: Path, text: str, line: str) -> None:
-    """Each mistake is found at start, with its place and its cure, and without a password."""
+    """Each fault is reported at start with key path, problem and cure, and shows no password."""
     found = lines(folder, table(text))
     assert found == [f"F: upstream[0].{line}"]
     assert "secret" not in found[0]
@@ -142,12 +142,12 @@ def test_fault(folder: Path, text: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("socks5://u:secret@p:1", "is a SOCKS proxy, only HTTP proxies are supported: use `transport` with an httpx transport that speaks SOCKS"),
-        ("http://p:x", "is not the URL of an HTTP proxy, write it like 'http://proxy.example:3128'"),
+        ("socks5://u:secret@p:1", "is a SOCKS proxy; only HTTP proxies are supported: set `transport` to an httpx transport with SOCKS support"),
+        ("http://p:x", "is not the URL of an HTTP proxy; write it like 'http://proxy.example:3128'"),
     ],
 )  # fmt: skip
 def test_fault_in_the_environment(folder: Path, value: str, problem: str) -> None:
-    """A proxy of the environment that cannot be used is a fault of its variable, once, unless NO_PROXY names the host."""
+    """An invalid proxy variable is one fault of that variable, unless NO_PROXY names the host."""
     text, environ = table(TCP) + table(TCP), {"ALL_PROXY": value}
     assert lines(folder, text, environ) == [f"F: ALL_PROXY: {problem}, or name the host of base_url in NO_PROXY"]
     assert [each.via for each in choices(folder, text, environ | {"NO_PROXY": "h.example"})] == [None, None]
@@ -155,7 +155,7 @@ def test_fault_in_the_environment(folder: Path, value: str, problem: str) -> Non
 
 
 def test_proxy_of_each_upstream(folder: Path) -> None:
-    """An explicit proxy wins over the environment, also for loopback; its password is a secret of the upstream."""
+    """A configured proxy overrides the environment, also for loopback; its password is a secret of the upstream."""
     text = table(TLS) + table("base_url = 'http://127.0.0.1/v1'", "proxy = 'http://own:1'") + table(SOCKET)
     text += table(TCP, "transport = 'factories:make'")
     found = choices(folder, text, {"HTTPS_PROXY": "http://u:secret@p:1", "HTTP_PROXY": "http://q:2"})
@@ -166,8 +166,10 @@ def test_proxy_of_each_upstream(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("where", [("--upstream", None), (None, "SIDECAR_UPSTREAM")])
-def test_lone_upstream(where: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An upstream of the command line or the environment has proxies and sockets too, relative to the working folder."""
+def test_upstream_from_flag_or_environment(
+    where: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An upstream from a flag or variable may use proxies and sockets; paths are relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     for url, uds, via in (
         ("https://h.example/v1", None, Proxy("p", 1)),
@@ -190,13 +192,13 @@ def test_lone_upstream(where: tuple[str | None, str | None], monkeypatch: pytest
     ],
 )
 def test_socket(folder: Path, url: str, socket: str, endpoint: str) -> None:
-    """The path of a socket ends with its first part in .sock; without a third slash it is relative to the file."""
+    """The socket path ends at the last component in .sock before the URL path; with two slashes it is relative to the file."""
     (choice,) = choices(folder, table(f"base_url = '{url}'"))
     assert (choice.uds, choice.endpoint) == (socket.replace("FOLDER", str(folder)), endpoint)
 
 
 def pem_files(folder: Path, authority: trustme.CA, kind: str) -> str:
-    """Write a client certificate as *kind* says, and return the value of `client_cert`."""
+    """Write a client certificate in the form *kind*, and return the value of `client_cert`."""
     made = authority.issue_cert("client@example.org")
     key = made.private_key_pem.bytes()
     certificate = b"".join(each.bytes() for each in made.cert_chain_pems)
@@ -210,7 +212,7 @@ def pem_files(folder: Path, authority: trustme.CA, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["one file", "two files"])
 async def test_client_certificate(tmp_path: Path, kind: str) -> None:
-    """The upstream gets the certificate of `client_cert`, in one file with its key, or in two."""
+    """The upstream receives the certificate of `client_cert`, from one file with its key or from two files."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     named = pem_files(tmp_path, authority, kind)
@@ -224,18 +226,18 @@ async def test_client_certificate(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["no key", "encrypted", "empty"])
 def test_bad_client_certificate(folder: Path, kind: str) -> None:
-    """A certificate without its key, or with an encrypted one, is a fault; nobody is asked for a password."""
+    """A certificate without a key or with an encrypted key is a fault; the terminal is not asked for a password."""
     if kind == "empty":
         (folder / "client.pem").write_text("")
     else:
         pem_files(folder, trustme.CA(), kind)
     (line,) = lines(folder, table(TLS, "client_cert = 'client.pem'"))
 
-    assert line.startswith("F: upstream[0].client_cert: 'client.pem' cannot be used: ")
+    assert line.startswith("F: upstream[0].client_cert: cannot load 'client.pem': ")
 
 
 async def test_unix_socket(tmp_path: Path) -> None:
-    """A call goes over the Unix socket of `base_url`, relative to the file."""
+    """Calls use the Unix socket of `base_url`, relative to the file."""
     served_there = Upstream([answers])
     server = await asyncio.start_unix_server(served_there.serve, tmp_path / "e.sock")
     async with sidecar(settings_of(tmp_path, None, table("base_url = 'http+unix://e.sock/v1'"))) as served:
@@ -248,7 +250,7 @@ async def test_unix_socket(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 async def test_proxy(tmp_path: Path, *, secure: bool) -> None:
-    """A call goes through the configured proxy, and the proxy's refusal is a failure to connect that costs nothing."""
+    """Calls go through the configured proxy."""
     authority, proxy = trustme.CA(), ProxyServer()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     tls: ssl.SSLContext | None = server_tls(authority, "127.0.0.1") if secure else None
@@ -262,7 +264,7 @@ async def test_proxy(tmp_path: Path, *, secure: bool) -> None:
 
 
 async def test_proxy_refuses(tmp_path: Path) -> None:
-    """A proxy that refuses is a failure to connect: it costs nothing, and the client is not told about it."""
+    """A refusal by the proxy is a connection failure: it costs nothing, and the client does not see the proxy's answer."""
     proxy = ProxyServer(b"HTTP/1.1 407 no\r\n\r\n")
     async with serving(proxy) as port:
         once = '[[policy]]\nuse = "budget"\ntokens = 1000000\n[[policy]]\nuse = "retry"\nattempts = 1\n'
@@ -278,7 +280,7 @@ async def test_proxy_refuses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("factory", ["make", "make_for"])
 async def test_transport(folder: Path, factory: str) -> None:
-    """A call goes over the transport of the factory, which may take the upstream's settings; each process makes its own."""
+    """Calls use the transport of the factory, which may take the upstream's settings; each process creates its own."""
     async with upstream(answers) as up:
         text = table(f"base_url = '{up.url}'", f"transport = 'factories:{factory}'")
         async with sidecar(settings_of(folder, None, text)) as served:
@@ -291,7 +293,7 @@ async def test_transport(folder: Path, factory: str) -> None:
 
 
 def test_check_calls_no_factory(folder: Path) -> None:
-    """`sidecar check` needs no secret that a factory may read: it does not call it, and checks what it can."""
+    """`sidecar check` does not call the factory, which may need secrets, but checks that it can be called."""
     (folder / "s.toml").write_text(table(TCP, "transport = 'factories:breaks'"))
     load(folder / "s.toml", environ={}, flags=Flags(), need_upstream=False)
     (folder / "s.toml").write_text(table(TCP, "transport = 'factories:later'"))

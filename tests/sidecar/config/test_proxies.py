@@ -1,4 +1,4 @@
-"""Which proxy leads to a URL, and what the URL of a proxy may be."""
+"""Selection of the proxy for a URL, and parsing of proxy URLs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAR, SECURE = "http://far.example/v1", "https://far.example/v1"
     ],
 )
 def test_environment(url: str, environ: dict[str, str], found: tuple[str, str] | None) -> None:
-    """The scheme's variable comes before ALL_PROXY, lower case before upper; loopback is never proxied."""
+    """The scheme's variable precedes ALL_PROXY, lower case precedes upper case; loopback uses no proxy."""
     assert environment_proxy(url, environ) == found
 
 
@@ -79,7 +79,7 @@ def test_environment(url: str, environ: dict[str, str], found: tuple[str, str] |
     ],
 )
 def test_no_proxy(no_proxy: str, url: str, *, proxied: bool) -> None:
-    """NO_PROXY takes hosts with their subdomains, addresses, networks and a star, each with an optional port."""
+    """NO_PROXY accepts hosts with subdomains, addresses, networks and `*`, each with an optional port."""
     for name in ("NO_PROXY", "no_proxy"):
         found = environment_proxy(url, {"ALL_PROXY": A, name: no_proxy})
         assert found == (("ALL_PROXY", A) if proxied else None)
@@ -117,7 +117,7 @@ def test_parsed(url: str, proxy: Proxy) -> None:
     ],
 )
 def test_invalid(url: str, problem: str) -> None:
-    """What is no HTTP proxy is refused with its cure, and without its password."""
+    """An invalid proxy URL is refused with a cure, and the message shows no password."""
     with pytest.raises(ValueError, match=problem) as raised:
         parse_proxy(url)
     assert "; " in str(raised.value)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
-from connecting import client_tls, own, reads, server_tls, serving, transport
+from connecting import ProxyServer, client_tls, own, reads, server_tls, serving, transport
 from pushed import ask, whole
 from wire import PATIENCE, Upstream, eventually, upstream
 
+from sidecar.config.proxies import Proxy
 from sidecar.upstream.transport.http_transport import HttpTransport
 
 pytestmark = pytest.mark.anyio
@@ -77,4 +79,35 @@ async def test_many_at_once() -> None:
 
 
 async def _one(it: HttpTransport, url: str) -> bytes:
-    return await whole(await ask(it, url))
+    response = await ask(it, url)
+    body = b""
+    try:
+        while data := await response.read():
+            body += data
+    finally:
+        await response.aclose()
+    return body
+
+
+@pytest.mark.parametrize("way", ["plain", "TLS", "tunnel"])
+async def test_churn(authority: trustme.CA, way: str) -> None:
+    """Requests that are cancelled after any number of loop iterations leave no connection but idle ones, which serve."""
+    chance = random.Random(7)
+    tls = None if way == "plain" else server_tls(authority, "127.0.0.1")
+    async with upstream(own, tls=tls) as up, serving(ProxyServer()) as port:
+        proxy = Proxy("127.0.0.1", port) if way == "tunnel" else None
+        async with transport(proxy=proxy, tls=client_tls(authority)) as it:
+
+            async def churns() -> None:
+                for _ in range(20):
+                    asking = asyncio.create_task(_one(it, up.url))
+                    for _ in range(chance.choice([0, 1, 2, 3, 5, 8, 13, 21, 34, 1000])):
+                        if not asking.done():
+                            await asyncio.sleep(0)
+                    asking.cancel()
+                    await asyncio.wait([asking])
+
+            await asyncio.gather(*(churns() for _ in range(40)))
+            await eventually(lambda: it.open_count == it.idle_count)
+            await eventually(lambda: up.open == it.idle_count)
+            assert await _one(it, up.url) == b"own"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from weakref import ReferenceType, ref
 
 import httpx
 import pytest
@@ -236,6 +239,29 @@ async def test_origins_are_apart(transport: HttpTransport) -> None:
             for up in (one, two):
                 assert await whole(await ask(transport, up.url)) == b"own"
         assert (one.open, two.open, transport.idle_count) == (1, 1, 2)
+
+
+async def test_context_is_not_kept(transport: HttpTransport) -> None:
+    """A connection does not keep the context of the call that opened it."""
+
+    class Value:
+        pass
+
+    variable: ContextVar[Value] = ContextVar("variable")
+    values: list[ReferenceType[Value]] = []
+
+    async def calls() -> None:
+        value = Value()
+        variable.set(value)
+        values.append(ref(value))
+        await whole(await ask(transport, up.url))
+
+    async with upstream(own) as up:
+        await asyncio.create_task(calls())
+        await turns(5)
+        gc.collect()
+        assert transport.idle_count == 1
+        assert values[0]() is None
 
 
 async def test_closed_transport(transport: HttpTransport) -> None:

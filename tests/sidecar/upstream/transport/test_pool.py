@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from policies.testing import FakeClock
@@ -51,7 +52,7 @@ class Loop:
         self._clock = clock
         self.timers: list[tuple[float, Callable[..., None]]] = []
 
-    def call_later(self, delay: float, callback: Callable[..., None], *given: object) -> Any:
+    def call_later(self, delay: float, callback: Callable[..., None], *given: object, **_: Any) -> Any:
         entry = (self._clock() + delay, partial(callback, *given))
         self.timers.append(entry)
         return Handle(self, entry)
@@ -186,6 +187,43 @@ async def test_closed_before_reuse(pool: ConnectionPool, loop: Loop) -> None:
     loop.advance(REUSE_DELAY)
 
     assert (connection.transport, pool.open_count, pool.idle_count) == (None, 0, 0)
+
+
+async def test_early_bytes(pool: ConnectionPool, loop: Loop) -> None:
+    """A connection on which bytes arrive before its first request is not used, however early they come."""
+
+    async def connect(make: Callable[[], Connection]) -> Connection:
+        connection = make()
+        if early:
+            connection.data_received(b"x")
+        Transport(connection)
+        if not early:
+            connection.data_received(b"x")
+        return connection
+
+    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    for early in (True, False):  # noqa: B007  # `connect` reads it
+        with pytest.raises(httpx.ConnectError, match="before the request"):
+            await pool.open()
+    assert pool.open_count == 0
+
+
+async def test_cancelled_when_connected(loop: Loop) -> None:
+    """A request that is cancelled in the very turn in which its connection was made leaves no connection open."""
+    made: list[Connection] = []
+
+    async def connect(make: Callable[[], Connection]) -> Connection:
+        await asyncio.sleep(0)
+        made.append(make())
+        Transport(made[0])
+        asyncio.get_running_loop().call_soon(opening.cancel)
+        return made[0]
+
+    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    opening = asyncio.create_task(pool.open())
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert made[0].transport is None
 
 
 async def test_closed(pool: ConnectionPool, loop: Loop) -> None:
