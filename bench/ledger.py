@@ -39,7 +39,7 @@ async def cost(url: str, folder: Path, steps: int, server: int) -> Cost:
     store = open_store(url, folder=folder)
     claims = [
         Claim(policy="rate", identity="t", unit="requests", limit=LIMITLESS, window=Sliding(60.0), base=1),
-        Claim(policy="b", identity="t", unit="tokens", limit=LIMITLESS, window=Calendar("day"), base=9, each=1, floor=64),
+        Claim(policy="b", identity="t", unit="tokens", limit=LIMITLESS, window=Calendar("day"), base=9, per_token=1, floor=64),
     ]  # fmt: skip
     charges = {claims[1].key: 50}
     reserve = settle = 0

@@ -42,7 +42,9 @@ def claims() -> list[Claim]:
     """Return those of the shipped chain, made anew for each call."""
     return [
         Claim(policy="rate", identity="t", unit="requests", limit=LIMIT, window=Sliding(60.0), base=1),
-        Claim(policy="b", identity="t", unit="tokens", limit=LIMIT, window=Calendar("day"), base=9, each=1, floor=64),
+        Claim(
+            policy="b", identity="t", unit="tokens", limit=LIMIT, window=Calendar("day"), base=9, per_token=1, floor=64
+        ),
     ]
 
 

@@ -20,7 +20,7 @@ class _Watch(Lease):
     def __init__(self, word: str, tenant: str) -> None:
         self.word, self.tenant, self.seen = word, tenant, ""
 
-    def event(self, event: Event) -> Event:
+    def on_event(self, event: Event) -> Event:
         self.seen = (self.seen + event.text)[-len(self.word) * 2 :]
         if self.word in self.seen:
             raise Stop("content_filter")

@@ -1,47 +1,51 @@
-"""What one call takes from one limit."""
+"""What one call takes from one limit, and for whom it counts."""
 
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeAlias
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from .window import Window
 
 Unit: TypeAlias = Literal["tokens", "requests", "usd"]
+Identity: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
+By: TypeAlias = Identity | Annotated[list[Identity], msgspec.Meta(min_length=1)]
+"""For whom a limit counts: one kind of identity, or several together."""
+Identities: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+"""How many identities that clients choose get a counter of their own."""
 
-
-SEPARATOR = "\x1f"
-
-
-OTHERS = "\x1dothers"
-"""The end of a shared bucket's identity; no name that a client chooses has such a character."""
-
-
+KEY_SEPARATOR = "\x1f"
+OVERFLOW_SUFFIX = "\x1dothers"
+"""The end of an overflow counter's identity; no identity that a client chooses has such a character."""
+IDENTITY_SEPARATOR = "\x1e"
+MAX_IDENTITY_LENGTH = 128
+DEFAULT_MAX_IDENTITIES = 10_000
+IPV6_HOST_BITS = 64
 MILLION = 1_000_000
-
-
-SCALE: dict[str, int] = {"usd": MILLION}
-"""How many of a claim's `each` make one unit, where that is not one: prices are per million tokens."""
+TOKEN_SCALES: dict[str, int] = {"usd": MILLION}
+"""How many of a claim's `per_token` make one unit, where that is not one: prices are per million tokens."""
 
 
 @functools.lru_cache(1024)
 def counter_key(policy: str, identity: str, unit: Unit, window: Window) -> str:
-    """Return the name of a counter; remembered, since every call asks for those of its claims."""
-    return SEPARATOR.join((policy, identity, unit, window.key))
+    """Return the name of a counter; cached, because every call asks for those of its claims."""
+    return KEY_SEPARATOR.join((policy, identity, unit, window.key))
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one call takes from one limit.
+    """What one call takes from one limit. `Policy.claim` makes one.
 
-    It costs `base` and, for each token of the highest answer that it may get, `each` (of which `scale` make a unit): the
-    store may lower the call's ceiling, down to `floor`, to make the claim fit.  Units are tokens, requests, or
+    It costs `base`, and `per_token` for each token of the longest answer that it may get (of `per_token`, `scale` make one
+    unit). The store may lower the call's ceiling, down to `floor`, to make the claim fit. Units are tokens, requests, or
     micro-dollars.
 
-    An identity that clients can make up has a `bound`: of those that share one `crowd` (the part of the identity that
-    nobody can make up), so many are counted apart; any further one is counted in one bucket with all that came too late.
-    A counter that is open never moves there.
+    `max_identities` bounds identities that clients can make up: in each `identity_group` (the part of the identity that no
+    client can make up) that many get a counter of their own, and all others share one overflow counter. A counter that
+    is open never moves there. 0 is no bound.
     """
 
     policy: str
@@ -50,19 +54,21 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     limit: int
     window: Window
     base: int
-    each: int = 0
+    per_token: int = 0
     floor: int = 0
-    bound: int = 0
-    crowd: str = ""
+    max_identities: int = 0
+    identity_group: str = ""
 
     @property
     def scale(self) -> int:
-        """How many of `each` make one unit."""
-        return SCALE.get(self.unit, 1)
+        """How many of `per_token` make one unit."""
+        return TOKEN_SCALES.get(self.unit, 1)
 
     def needs(self, ceiling: int) -> int:
         """Return what the call takes with *ceiling* tokens for each answer."""
-        return self.base - (-self.each * ceiling // SCALE.get(self.unit, 1)) if self.each else self.base
+        return (
+            self.base - (-self.per_token * ceiling // TOKEN_SCALES.get(self.unit, 1)) if self.per_token else self.base
+        )
 
     @property
     def key(self) -> str:
@@ -70,11 +76,86 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return counter_key(self.policy, self.identity, self.unit, self.window)
 
     @property
-    def shared_key(self) -> str:
-        """The name of the bucket that the late ones of its crowd share."""
-        return SEPARATOR.join((self.policy, self.crowd + OTHERS, self.unit, self.window.key))
+    def overflow_key(self) -> str:
+        """The name of the counter that the identities beyond `max_identities` share."""
+        return KEY_SEPARATOR.join((self.policy, self.identity_group + OVERFLOW_SUFFIX, self.unit, self.window.key))
 
     @property
-    def crowd_key(self) -> str:
-        """The name of its crowd."""
-        return SEPARATOR.join((self.policy, self.crowd, self.unit, self.window.key))
+    def group_key(self) -> str:
+        """The name of its group of identities."""
+        return KEY_SEPARATOR.join((self.policy, self.identity_group, self.unit, self.window.key))
+
+
+class CountedIdentity(NamedTuple):
+    """The name under which a call is counted; *group* is the part of it that no client can choose, None if that is all."""
+
+    name: str
+    group: str | None
+
+
+class IdentifiedCall(Protocol):
+    """What `identity` reads of a call. `Call` is one."""
+
+    tenant: str
+    ip: str
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """The end user that the client names."""
+        ...
+
+
+def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
+    """Return for whom *call* counts. A user belongs to its tenant, so no tenant spends as another's user."""
+    if by == "tenant":
+        return _tenant(call.tenant)
+    parts = by if isinstance(by, list) else [by]
+    names = [_name(call, part) for part in parts]
+    if all(part in ("tenant", "global") for part in parts):
+        return CountedIdentity(IDENTITY_SEPARATOR.join(names), None)
+    known = [call.tenant] if "tenant" in parts or "user" in parts else []
+    return CountedIdentity(IDENTITY_SEPARATOR.join(names), IDENTITY_SEPARATOR.join(known))
+
+
+@functools.lru_cache(1024)
+def _tenant(name: str) -> CountedIdentity:
+    return CountedIdentity(name, None)
+
+
+def _name(call: IdentifiedCall, part: Identity) -> str:
+    if part == "tenant":
+        return call.tenant
+    if part == "ip":
+        return _host(call.ip)
+    if part == "model":
+        return _short(call.model)
+    if part == "user":
+        return call.tenant + IDENTITY_SEPARATOR + _short(call.user)
+    return ""
+
+
+def _host(ip: str) -> str:
+    # A client with one IPv6 address has all 2^64 of its network.
+    if ":" not in ip:
+        return ip
+    try:
+        address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return _short(ip)
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> IPV6_HOST_BITS << IPV6_HOST_BITS)}/{IPV6_HOST_BITS}"
+
+
+def _short(name: str) -> str:
+    # A client chooses these: any name becomes one short key, and two names never become the same.
+    if len(name) <= MAX_IDENTITY_LENGTH and name.isprintable():
+        return name
+    return "sha256:" + sha256(name.encode()).hexdigest()

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from .claim import SEPARATOR, Claim
+from .claim import KEY_SEPARATOR, Claim
 
 
 class StoreDown(Exception):
@@ -78,7 +78,7 @@ class Account(msgspec.Struct, frozen=True):
 
 def account(key: str, spent: int, reserved: int, resets_at: float) -> Account:
     """Return the counter called *key* as people read it."""
-    policy, identity, unit, window = key.split(SEPARATOR)
+    policy, identity, unit, window = key.split(KEY_SEPARATOR)
     return Account(policy, identity, unit, window, spent, reserved, resets_at)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
 from policies.api.claim import MILLION
 from policies.api.match import longest_match
-
-if TYPE_CHECKING:
-    from policies.api.usage import Usage
+from policies.api.usage import Usage
 
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 

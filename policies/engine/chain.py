@@ -19,21 +19,20 @@ import anyio
 from msgspec.structs import replace
 
 from policies.api.call import Call
-from policies.api.claim import Claim
 from policies.api.event import Batch
-from policies.api.failure import Failure, Retry
-from policies.api.lease import Ending, Outcome
-from policies.api.match import Match
-from policies.api.policy import HOOKS, Policy, RunningPolicy, overrides
-from policies.api.rejection import Rejection
+from policies.api.failure import Failure, GiveUp, Retry
+from policies.api.lease import Lease, Outcome, needs_charge
+from policies.api.policy import Policy
 from policies.api.services import Services
 from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
 from .call_control import CallControl
-from .call_state import CallState, then
+from .call_state import CANCELLED, DONE, CallState, begin, end_by, then
+from .error_report import error_report
 from .event_filters import EventFilters
-from .ledger import Ledger, Reservation
+from .ledger import LeasedClaim, Ledger
+from .members import Member, Members
 from .retry_budget import RetryBudgets
 from .sink import BatchSink
 
@@ -59,20 +58,7 @@ class Chain:
         self._upstream, self._services, self._settle_within = upstream, services, settle_within
         self._ledger = ledger or Ledger(services)
         self._retries = retries or RetryBudgets(services.monotonic)
-        self._hooks: list[tuple[Match | None, RunningPolicy]] = []
-        for policy in _named(policies):
-            hooks = policy.open(services)
-            if not any(overrides(hooks, name) for name in HOOKS):
-                msg = f"{type(policy).__name__} overrides none of {', '.join(HOOKS)}: is a hook misspelt?"
-                raise TypeError(msg)
-            self._hooks.append((None if policy.only == Match() else policy.only, hooks))
-        self._admitting = self._overriding("admit")
-        self._claiming = self._overriding("claims")
-        self._entering = self._overriding("enter")
-        self._judging = self._overriding("retry")
-
-    def _overriding(self, name: str) -> list[tuple[Match | None, RunningPolicy]]:
-        return [(only, hooks) for only, hooks in self._hooks if overrides(hooks, name)]
+        self._members = Members(policies, services)
 
     async def run(
         self, call: Call, sink: BatchSink, *, admitted: Admitted | None = None, control: CallControl | None = None
@@ -83,17 +69,17 @@ class Chain:
         Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; *control* tells when it must not
         come.
         """
-        run = CallState(call, Reservation(call, ()))
-        ending = Ending.CANCELLED
+        run = begin(call, self._services)
+        end = CANCELLED
         try:
             await self._admit(run, admitted)
             last = await self._forward(run, sink)
-            ending = Ending.DONE
+            end = DONE
         except Exception as error:
-            ending = Ending.REJECTED if isinstance(error, Rejection) else Ending.FAILED
+            end = end_by(error)
             raise
         finally:
-            outcome = Outcome(ending, run.usage, run.attempts)
+            outcome = run.outcome(end)
             if control is None:
                 await self._settle(run, outcome)
             else:
@@ -106,33 +92,35 @@ class Chain:
         return outcome
 
     async def close(self) -> None:
-        """Close what the policies have running, newest first."""
-        for _, hooks in reversed(self._hooks):
-            await hooks.close()
+        """Stop what the policies have running and no other chain uses, newest first."""
+        await self._members.stop()
 
     async def _admit(self, run: CallState, admitted: Admitted | None) -> None:
         call = run.call
-        for only, hooks in self._admitting:
-            if (only is None or only.covers(call)) and (lease := await hooks.admit(call)) is not None:
-                run.leases.append(lease)
-        claims: list[tuple[RunningPolicy, Claim]] = []
-        for only, hooks in self._claiming:
-            if only is None or only.covers(call):
-                for claim in hooks.claims(call):
-                    claims.append((hooks, claim))  # noqa: PERF401  # a comprehension is a call of its own
-        if claims:
+        claiming: list[tuple[Member, Lease]] = []
+        not_covered: list[Member] = []
+        for member in self._members.admitting:
+            if member.match is None or member.match.covers(call):
+                if (lease := await member.running.admit(call)) is not None:
+                    _admitted(run, member, lease, claiming)
+            else:
+                not_covered.append(member)
+        for member in not_covered:  # a later policy may have rewritten the call to one that it is for
+            if member.covers(call) and (lease := await member.running.admit(call)) is not None:
+                _admitted(run, member, lease, claiming)
+        if claiming and (claims := _claims(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
         if admitted is not None:
             admitted()
-        for only, hooks in self._entering:
-            if (only is None or only.covers(call)) and (lease := await hooks.enter(call)) is not None:
-                run.leases.append(lease)
+        for member in self._members.entering:
+            if member.covers(call) and (lease := await member.running.enter(call)) is not None:
+                _entered(run, member, lease)
 
     async def _forward(self, run: CallState, sink: BatchSink) -> Batch:
         """Make attempts until one gives output or no policy wants another; return the last batch."""
-        filters = EventFilters.of(run.leases, run.call.shown) if run.leases else None
-        name = self._services.upstreams[0]
+        filters = EventFilters.of(run.leases, run.call.choices_returned) if run.leases else None
+        name = run.call.upstream or self._services.upstreams[0]
         while True:
             run.attempts += 1
             run.tried.append(name)
@@ -167,7 +155,8 @@ class Chain:
             if shown.last:
                 last = shown
                 return False
-            run.started = True
+            if not run.started:
+                run.output_sent()
             paused = not sink.write_nowait(shown)
             return not paused
 
@@ -193,38 +182,34 @@ class Chain:
     def _count(self, run: CallState) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""
         name = run.tried[-1]
-        if name not in run.counted and not run.call.repeated:
+        if name not in run.counted and not run.call.is_client_retry:
             run.counted.add(name)
             (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
 
     def _judge(self, run: CallState, error: UpstreamError) -> Retry | None:
         if run.started:
             return None
-        failure = Failure(
-            run.attempts,
-            error.cause,
-            error.kind,
-            error.retry_after,
-            error.should_retry,
-            run.tried[-1],
-            tuple(run.tried),
-            by_code=error.by_code,
-        )
+        failure = error.failure(attempt=run.attempts, upstream=run.tried[-1], tried=tuple(run.tried))
         verdict = self._verdict(run.call, failure)
         if verdict is not None:
             name = verdict.upstream or failure.upstream
             if name not in run.tried or self._retries.of(name).withdraw():
                 return verdict
-        verdict = self._verdict(run.call, replace(failure, may_repeat=False))
+        verdict = self._verdict(run.call, replace(failure, can_retry_here=False))
         elsewhere = verdict is not None and verdict.upstream is not None and verdict.upstream not in run.tried
         return verdict if elsewhere else None
 
     def _verdict(self, call: Call, failure: Failure) -> Retry | None:
-        """Return what the first policy with an opinion says, if there is time for it."""
-        for only, hooks in self._judging:
-            if (only is None or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
-                in_time = call.deadline is None or self._services.monotonic() + verdict.after < call.deadline
-                return verdict if verdict.after >= 0 and in_time else None
+        """Return the retry that the first policy with an opinion wants, if there is time for it."""
+        for member in self._members.judging:
+            if not member.covers(call) or (decision := member.running.retry(call, failure)) is None:
+                continue
+            if isinstance(decision, Retry):
+                in_time = call.deadline is None or self._services.monotonic() + decision.after < call.deadline
+                return decision if in_time else None
+            if isinstance(decision, GiveUp):
+                return None
+            raise TypeError(member.returned("retry", decision, "a Retry, GIVE_UP or None"))
         return None
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
@@ -240,8 +225,8 @@ class Chain:
             self._learn(run, outcome.usage)
         except anyio.get_cancelled_exc_class() as error:
             cancelled = error  # told at the end: what is held is settled whoever cancels
-        except Exception:
-            self._services.log.exception("settling what call %s holds failed", run.call.id)
+        except Exception as error:  # noqa: BLE001  # the leases are settled, whatever fails
+            self._services.log.error("call %s: settlement failed: %s", run.call.id, error_report(error))  # noqa: TRY400
         leases = run.leases
         while leases:
             lease = leases[-1]
@@ -254,10 +239,12 @@ class Chain:
                         if scope.cancel_called:
                             raise
                         cancelled = error
-                    except Exception:
-                        self._services.log.exception("settling %r failed", lease)
+                    except Exception as error:  # noqa: BLE001  # of a policy; the others are settled
+                        report = error_report(error)
+                        self._services.log.error("%s.settle failed: %s", type(lease).__name__, report)  # noqa: TRY400
             if scope.cancelled_caught:
-                self._services.log.error("settling %r took over %s s", lease, self._settle_within)
+                name, limit = type(lease).__name__, self._settle_within
+                self._services.log.error("%s.settle took more than %s s: cancelled", name, limit)
         if cancelled is not None:
             raise cancelled
 
@@ -267,9 +254,33 @@ class Chain:
             self._services.tokens.learn(run.call.model, size, usage.input)
 
 
-def _named(policies: Sequence[Policy]) -> Sequence[Policy]:
-    names = [policy.name or type(policy).__name__.lower() for policy in policies]
-    if twice := {name for name in names if names.count(name) > 1}:
-        msg = f"two policies are called {', '.join(sorted(twice))}: give each a `name` of its own"
-        raise ValueError(msg)
-    return policies
+def _admitted(run: CallState, member: Member, lease: Lease, claiming: list[tuple[Member, Lease]]) -> None:
+    """Keep a lease of `admit` where its class has something to do later."""
+    if not isinstance(lease, Lease):
+        raise TypeError(member.returned("admit", lease, "a Lease or None"))
+    if lease.makes_claims:
+        claiming.append((member, lease))
+    if lease.acts_later:
+        run.leases.append(lease)
+
+
+def _claims(call: Call, claiming: Sequence[tuple[Member, Lease]]) -> list[LeasedClaim]:
+    """Return the claims of all leases whose policy is for *call* as it has become."""
+    claims: list[LeasedClaim] = []
+    for member, lease in claiming:
+        if member.match is None or member.match.covers(call):
+            for claim in lease.claims():
+                if claim.unit == "usd" and type(lease).charge is Lease.charge:
+                    raise TypeError(needs_charge(lease))
+                claims.append(LeasedClaim(claim, lease, member.when_store_fails))
+    return claims
+
+
+def _entered(run: CallState, member: Member, lease: Lease) -> None:
+    """Keep a lease of `enter`. Its claims would come too late."""
+    if not isinstance(lease, Lease):
+        raise TypeError(member.returned("enter", lease, "a Lease or None"))
+    run.leases.append(lease)
+    if lease.makes_claims:
+        cure = "return a lease with claims from admit: all claims are reserved before any policy lets the call enter"
+        raise TypeError(f"{type(member.running).__name__}.enter returned a {type(lease).__name__} with claims; {cure}")

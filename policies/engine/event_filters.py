@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EventFilters:
-    """The leases of one call that override `event` or `end`. Falsy, and left out of the stream, if there are none.
+    """The leases of one call that override `on_event` or `flush`. Falsy, and left out of the stream, if there are none.
 
     Batches arrive in callbacks of the upstream connection, whose context belongs to the call that opened it. The leases run
     in the context (contextvars) of their own call, which is captured here.
@@ -34,7 +34,9 @@ class EventFilters:
 
         Called once per call, in the call's own task.
         """
-        chosen = [x for x in reversed(leases) if type(x).event is not Lease.event or type(x).end is not Lease.end]
+        chosen = [
+            x for x in reversed(leases) if type(x).on_event is not Lease.on_event or type(x).flush is not Lease.flush
+        ]
         return cls(chosen, choices, copy_context()) if chosen else None
 
     def apply(self, batch: Batch) -> Batch:
@@ -94,14 +96,14 @@ class EventFilters:
         for lease in leases:
             if kept is None:
                 return None
-            kept = lease.event(kept)
+            kept = lease.on_event(kept)
         return kept
 
     def _flush(self) -> list[Event]:
         # The leases between an inner policy and the client see what it flushes.
         flushed: list[Event] = []
         for at, lease in enumerate(self._leases):
-            for event in lease.end():
+            for event in lease.flush():
                 kept = self._filtered(event, self._leases[at + 1 :])
                 if kept is not None:
                     flushed.append(kept)

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.claim import MILLION, OTHERS
-from policies.api.identity import SEPARATOR
+from policies.api.claim import IDENTITY_SEPARATOR, MILLION, OVERFLOW_SUFFIX
 from policies.api.store import Account, Store
 from policies.api.window import Calendar, zone_of
 from policies.builtin.budget import Budget
@@ -104,11 +103,13 @@ def _line(budget: Budget, settings: Settings, account: Account) -> BudgetLine:
 def _counts(budget: Budget, identity: str) -> dict[str, str]:
     by = budget.by if isinstance(budget.by, list) else [budget.by]
     kinds = [kind for who in by for kind in (("tenant", "user") if who == "user" else (who,))]
-    if identity.endswith(OTHERS):
+    if identity.endswith(OVERFLOW_SUFFIX):
         trusted = "tenant" in kinds
-        known = {"tenant": identity.removesuffix(OTHERS)} if trusted else {}
+        known = {"tenant": identity.removesuffix(OVERFLOW_SUFFIX)} if trusted else {}
         return {kind: known.get(kind, "(others)") for kind in kinds if kind != "global"}
-    return {kind: name for kind, name in zip(kinds, identity.split(SEPARATOR), strict=False) if kind != "global"}
+    return {
+        kind: name for kind, name in zip(kinds, identity.split(IDENTITY_SEPARATOR), strict=False) if kind != "global"
+    }
 
 
 def _limit(budget: Budget, settings: Settings, tenant: str | None) -> int:

@@ -133,7 +133,7 @@ class Mock:
             tokens=ceiling if cut and ceiling is not None else tokens,
             interval=interval,
             first=first,
-            choices=call.n,
+            choices=call.choices_generated,
             finish="length" if cut else "stop",
             prompt=self._estimator.estimate(call.model, size_of(call)),
             usage=bool((body.get("stream_options") or {}).get("include_usage")),

@@ -79,7 +79,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         """Raise `Forbidden` unless the key may use every candidate model of *call*, fallbacks included."""
         if self.models is None or call.operation == "models":
             return
-        for model in call.models:
+        for model in call.candidate_models:
             if not any(fnmatchcase(model, pattern) for pattern in self.models):
                 what = f"the model {model[:100]!r}" if model else "a model that the call does not name"
                 raise Forbidden(f"This key may not use {what}.", "model")

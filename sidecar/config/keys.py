@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from policies.api.identity import LONGEST
+from policies.api.claim import MAX_IDENTITY_LENGTH
 
 from .access import Access, Profile
 from .profiles import apply_key_limits
@@ -39,8 +39,8 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= LONGEST):
-            msg = f"tenant: invalid name; use 1 to {LONGEST} printable characters"
+        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= MAX_IDENTITY_LENGTH):
+            msg = f"tenant: invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
             raise ValueError(msg)
         if not SHA256_PATTERN.fullmatch(self.sha256):
             msg = "sha256: not a SHA-256 (64 hexadecimal digits); create key and hash with `sidecar key new`"

@@ -10,8 +10,9 @@ from typing import get_type_hints
 
 import msgspec
 
+from policies.api.hooks import HookError
 from policies.api.match import Match
-from policies.api.policy import HOOKS, Policy, RunningPolicy
+from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
@@ -20,6 +21,7 @@ from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 
 from .named_objects import ObjectFault, load_object, object_of
+from .shadowing import check_module_names
 from .tables import ConfigFault, to_struct
 
 ENTRY_POINT_GROUP = "chatnest_sidecar.policies"
@@ -43,6 +45,7 @@ def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tupl
     if not isinstance(entries, list):
         faults.append(ConfigFault("policy", "expected a list of tables", "write each policy below [[policy]]"))
         return (), frozenset()
+    check_module_names(folder, faults)
     policies: list[Policy] = []
     broken: set[str] = set()
     seen: dict[str, str] = {}
@@ -68,7 +71,7 @@ def _judge_before(policy: Policy, earlier: Sequence[Policy]) -> str | None:
     if not isinstance(policy, Fallback):
         return None
     judges = (each for each in earlier if type(each) is RetryClassifier)  # a subclass may leave failures to others
-    return next((judge.name for judge in judges if _covers(judge.only, policy.only)), None)
+    return next((judge.name for judge in judges if _covers(judge.match, policy.match)), None)
 
 
 def _covers(wide: Match, narrow: Match) -> bool:
@@ -123,11 +126,11 @@ def policy_class(use: str, folder: Path) -> type[Policy]:
     if use in BUILT_IN:
         return BUILT_IN[use]
     found = load_object(lambda: _named(use, folder), folder)
-    cure = f"derive the class from policies.Policy and override one of {', '.join(HOOKS)}"
+    cure = f"derive the class from policies.Policy and override one of {', '.join(CALL_HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise ObjectFault("not a subclass of policies.Policy", cure)
-    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in HOOKS) and found.open is Policy.open:
-        raise ObjectFault("the class overrides no hook (misspelt?)", cure)
+    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in CALL_HOOKS) and found.start is Policy.start:
+        raise ObjectFault("the class overrides no hook", cure)
     try:
         get_type_hints(found, include_extras=True)
     except NameError as error:
@@ -136,6 +139,13 @@ def policy_class(use: str, folder: Path) -> type[Policy]:
 
 
 def _named(use: str, folder: Path) -> object:
+    try:
+        return _imported(use, folder)
+    except HookError as error:
+        raise ObjectFault(error.problem, error.cure) from None
+
+
+def _imported(use: str, folder: Path) -> object:
     module, colon, name = use.partition(":")
     if not colon:
         installed = entry_points(group=ENTRY_POINT_GROUP, name=use)

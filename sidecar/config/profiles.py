@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_type_hints
 
 import msgspec
 
-from policies.api.policy import Policy
+from policies.api.policy import Policy, is_shared
 
 from .access import Profile
 from .policies import TEMPERATURE_KEY
@@ -110,7 +110,7 @@ def _merged(profile: Policy, base: Policy, mine: Policy, fields: Mapping[str, ob
     changed: dict[str, Any] = {}
     for field in fields.keys() & set(base.__struct_fields__):
         of_base, of_profile, of_mine = (getattr(policy, field) for policy in (base, profile, mine))
-        if of_profile == of_base or (field in base.lowers and _looser(of_profile, of_mine)):
+        if of_profile == of_base or (field in base.tightened_by_profiles and _looser(of_profile, of_mine)):
             changed[field] = of_mine
     return msgspec.structs.replace(profile, **changed)
 
@@ -119,21 +119,24 @@ def _tightened(
     policy: Policy, overrides: Mapping[str, Any], path: str, faults: list[ConfigFault], *, may_loosen: bool = False
 ) -> Policy:
     hints = get_type_hints(type(policy), include_extras=True)
-    known = set(policy.__struct_fields__)
+    known = dict(zip(policy.__struct_encode_fields__, policy.__struct_fields__, strict=True))
+    fixed = {key for key, field in known.items() if is_shared(type(policy)) or field in policy.fixed_in_profiles}
     changed: dict[str, Any] = {}
     before = len(faults)
-    for field, value in overrides.items():
-        where = f"{path}.{field}"
-        if field not in known:
-            faults.append(unknown_key(where, field, known - set(policy.pinned)))
-        elif field in policy.pinned:
-            right = "they share one counter: set it in [[policy]] instead"
+    for key, value in overrides.items():
+        where = f"{path}.{key}"
+        if key not in known:
+            faults.append(unknown_key(where, key, known.keys() - fixed))
+        elif key in fixed:
+            shared = "they share one running object" if is_shared(type(policy)) else "they share one counter"
+            right = f"{shared}: set it in [[policy]] instead"
             faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
         else:
-            found = len(faults)
+            found, field = len(faults), known[key]
             changed[field] = to_value(hints[field], value, where, faults)
             limit = getattr(policy, field)
-            if len(faults) == found and not may_loosen and field in policy.lowers and _looser(changed[field], limit):
+            tightens = field in policy.tightened_by_profiles and not may_loosen
+            if len(faults) == found and tightens and _looser(changed[field], limit):
                 right = f"profiles can only tighten a limit: use at most {limit}"
                 faults.append(ConfigFault(where, f"{changed[field]} is looser than the base chain", right))
     if len(faults) > before:

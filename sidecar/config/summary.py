@@ -64,11 +64,11 @@ def _store(settings: Settings) -> str:
 def _policy(policy: Policy) -> str:
     kind, own = type(policy), not _is_built_in(policy)
     title = policy.name if not own or policy.name == kind.__name__ else f"{policy.name} ({kind.__name__})"
-    fields = [*kind.lowers, *(() if own else SCOPE_FIELDS)]
+    fields = [*kind.tightened_by_profiles, *(() if own else SCOPE_FIELDS)]
     facts = [
         f"{field} = {_shown(value)}" for field in fields if _is_fact(value := getattr(policy, field, None), own=own)
     ]
-    facts += [f"only = {only}"] if (only := _only(policy.only)) else []
+    facts += [f"only = {only}"] if (only := _only(policy.match)) else []
     return f"{title}: {', '.join(facts)}" if facts else title
 
 
@@ -117,4 +117,4 @@ def _warnings(settings: Settings) -> Iterator[str]:
 
 
 def _limited(profile: Profile) -> bool:
-    return any(isinstance(policy, Rate | Budget) and policy.only == Match() for policy in profile.policies)
+    return any(isinstance(policy, Rate | Budget) and policy.match == Match() for policy in profile.policies)

@@ -40,7 +40,7 @@ class ChatRoute(Route):
             body["model"] = model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(said), stand_in=model)
+        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(said), substituted_model=model)
         return call, self.services.chains[profile.owner, profile.name], self.response(ChatNestResponse, request)
 
 
@@ -60,10 +60,10 @@ class CompletionsRoute(Route):
         profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
         call = self.call(request, body, profile=profile.name)
         if not call.model and (model := self.services.default_model):
-            call.model = call.stand_in = model
+            call.model = call.substituted_model = model
         form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
         if SCHEMA_HEADER in request.headers and _wants_chat_nest(request.headers):
-            if call.n > 1:
+            if call.choices_generated > 1:
                 msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
                 raise BadRequest(msg, "n")
             body["stream"] = True

@@ -114,8 +114,8 @@ class Route(ABC):
             services=self.services.policy_services,
             tenant=request.access.tenant,
             ip=self.services.trusted_proxies.client(request.scope),
-            headers=forwarded,
-            repeated=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
+            forwarded_headers=forwarded,
+            is_client_retry=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
             **more,
         )
 

@@ -50,7 +50,9 @@ class AnswerBody:
         self._call, self._response, self._timeout, self._permit = call, response, timeout, permit
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
         options = call.body.get("stream_options")
-        self.reading = AnswerReader(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
+        self.reading = AnswerReader(
+            shows_usage=options is not None and _asked_for_usage(options), answers=call.choices_returned
+        )
         self.over = False
         self._reader = SSEReader()
         self._broken: UpstreamError | None = None

@@ -79,8 +79,8 @@ class UpstreamClient:
     def chat_body(self, call: Call, model: str, style: RequestStyle) -> bytes:
         """Return the body of a request for *call*, written in *style*."""
         body = self.dialect.body(call, model, style)
-        if self.settings.models and call.others:
-            body = {**body, "models": [self.settings.named(other) for other in call.others]}
+        if self.settings.models and call.fallback_models:
+            body = {**body, "models": [self.settings.named(other) for other in call.fallback_models]}
         return msgspec.json.encode(body)
 
     def known_model(self, call: Call) -> str:
@@ -98,7 +98,7 @@ class UpstreamClient:
         if not self.known_model(call):
             listed.refreshing()
             try:
-                listed.learn(_first_model(await self.models(call.headers)))
+                listed.learn(_first_model(await self.models(call.forwarded_headers)))
             except UpstreamError:
                 if not listed.name:
                     raise
@@ -139,7 +139,7 @@ class UpstreamClient:
         Raises one of `READ_ERRORS`; cancellation closes the socket.
         """
         target = self._streamed if call.stream else self._at_once
-        return self.transport.send(target, self._passed(call.headers), body, on_connected)
+        return self.transport.send(target, self._passed(call.forwarded_headers), body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

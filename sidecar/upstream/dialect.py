@@ -60,7 +60,7 @@ class Dialect:
         if call.stream and not style.plain_usage:
             options = call.body.get("stream_options") or {}
             body = {**body, "stream_options": {**options, "include_usage": True}}
-        if not call.imposed:
+        if not call.ceiling_is_ours:
             return {**body, style.limit_field: call.max_tokens} if _adds(call, style) else body
         if style.room:
             body = {**body, **{field: style.room for field in LIMIT_FIELDS if field in body}}
@@ -79,7 +79,7 @@ class Dialect:
         added_usage = call.stream and call.body.get("stream_options") is None and not style.plain_usage
         if added_usage and ("stream_options" in text or "include_usage" in text):
             return msgspec.structs.replace(style, plain_usage=True)
-        if not call.imposed:
+        if not call.ceiling_is_ours:
             blamed = _adds(call, style) and style.limit_field in text
             return msgspec.structs.replace(style, alone=True) if blamed else None
         context, prompt = _CONTEXT_SIZE.search(text), _PROMPT_SIZE.search(text)

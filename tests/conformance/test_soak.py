@@ -71,7 +71,7 @@ def block():
 
 
 class Blocking(Lease):
-    def event(self, event):
+    def on_event(self, event):
         block()
         return event
 

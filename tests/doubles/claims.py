@@ -14,6 +14,6 @@ def budget(limit: int, base: int = 10, *, each: int = 0, floor: int = 0, name: s
         limit=limit,
         window=Calendar(window),  # type: ignore[arg-type]
         base=base,
-        each=each,
+        per_token=each,
         floor=floor,
     )

@@ -24,10 +24,10 @@ def claims(draw: st.DrawFn) -> Claim:
         limit=draw(st.integers(1, 200)) * (FINE_LIMIT if big else 1),
         window=draw(st.sampled_from(windows)),
         base=draw(st.integers(0, 60)),
-        each=draw(st.integers(0, 3)) * (draw(st.integers(1, 2_000_000)) if unit == "usd" else 1),
+        per_token=draw(st.integers(0, 3)) * (draw(st.integers(1, 2_000_000)) if unit == "usd" else 1),
         floor=draw(st.integers(0, 40)),
-        bound=draw(st.sampled_from([0, 0, 2])),
-        crowd=draw(st.sampled_from(["", "t"])),
+        max_identities=draw(st.sampled_from([0, 0, 2])),
+        identity_group=draw(st.sampled_from(["", "t"])),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policies.api.claim import SCALE
+from policies.api.claim import TOKEN_SCALES
 
 if TYPE_CHECKING:
     from .rows import ClaimedCounter
@@ -25,15 +25,15 @@ def fit(places: Sequence[ClaimedCounter[Any]], ceiling: int, *, apart: bool) -> 
     highest = ceiling
     for at, place in enumerate(places):
         claim = place.claim
-        base, each = claim.base, claim.each
+        base, each = claim.base, claim.per_token
         if not apart:
             same = [other.claim for other in places if other.counter == place.counter]
-            base, each = sum(other.base for other in same), sum(other.each for other in same)
+            base, each = sum(other.base for other in same), sum(other.per_token for other in same)
         room = claim.limit - place.used - base
         if room < 0:
             return ceiling, at
         if each:
-            here = room * SCALE.get(claim.unit, 1) // each
+            here = room * TOKEN_SCALES.get(claim.unit, 1) // each
             if here < claim.floor and here < ceiling:
                 return ceiling, at
             highest = min(highest, here)

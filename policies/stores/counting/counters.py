@@ -77,7 +77,7 @@ class CounterStore(ABC, Generic[R]):
             self._read([place for place in places if place.row is None])
         for place in places:
             row = place.row
-            if row is None and place.claim.bound:
+            if row is None and place.claim.max_identities:
                 row = self._crowded(place, now)
             if row is not None:
                 place.used = row.spent + row.held
@@ -88,14 +88,14 @@ class CounterStore(ABC, Generic[R]):
     def _crowded(self, place: ClaimedCounter[R], now: int) -> R | None:
         """Find a counter for one that is new to its crowd: a new one, or the one that the late share."""
         claim, start = place.claim, place.start
-        crowd = claim.crowd_key if start == SLIDING else f"{claim.crowd_key}:{start}"
-        shared = self._row(claim.shared_key, start) if start == SLIDING else None
+        crowd = claim.group_key if start == SLIDING else f"{claim.group_key}:{start}"
+        shared = self._row(claim.overflow_key, start) if start == SLIDING else None
         # Whoever is counted there stays there until it counts nothing: a counter of its own would let it begin anew.
         counts = shared is not None and shared.spent > 0 and shared.ends > now
-        if not counts and not self._is_full(crowd, claim.bound, now):
+        if not counts and not self._is_full(crowd, claim.max_identities, now):
             place.crowd = crowd
             return None
-        place.counter = claim.shared_key
+        place.counter = claim.overflow_key
         place.row = self._row(place.counter, start)
         return place.row
 

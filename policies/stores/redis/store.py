@@ -108,8 +108,8 @@ class RedisStore:
             fine = round(grain(window, claim.limit) * MILLION)
         else:
             start, ends = self._spans.at(window, round(now * MILLION))
-        crowd = (claim.bound, claim.crowd_key, claim.shared_key) if claim.bound else (0, "", "")
-        costs = (claim.limit, claim.base, claim.each, claim.scale, claim.floor)
+        crowd = (claim.max_identities, claim.group_key, claim.overflow_key) if claim.max_identities else (0, "", "")
+        costs = (claim.limit, claim.base, claim.per_token, claim.scale, claim.floor)
         return (claim.key, start, ends, *costs, fine, *crowd)
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:

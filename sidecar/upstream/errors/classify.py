@@ -102,7 +102,7 @@ def from_status(
         kind,
         retry_after=wait_asked(headers, now, hints=kind == "rate"),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
-        by_code=status >= FIRST_CLIENT_ERROR and bool(_kinds_by_code(error)),
+        kind_is_certain=status >= FIRST_CLIENT_ERROR and bool(_kinds_by_code(error)),
     )
 
 
@@ -128,7 +128,7 @@ def from_object(
         api_error(message, public_fields(found, secrets), request),
         _kind(found, text, status),
         worked=worked or is_malformed,
-        by_code=bool(_kinds_by_code(found)),
+        kind_is_certain=bool(_kinds_by_code(found)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from policies.api.sdk_error import Cause
+from policies.api.failure import Cause
 
 FIRST_SERVER_ERROR = 500
 _CLASS_BY_STATUS = {

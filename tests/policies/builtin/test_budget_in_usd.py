@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -113,17 +114,19 @@ def test_price_of() -> None:
 
 
 @pytest.mark.parametrize(("model", "spent"), [("cheap", 1 + 3 * 5), ("dear", 100 + 3 * 5), ("", 3 * 50)])
-def test_unreported_prompt(model: str, spent: int) -> None:
+async def test_unreported_prompt(model: str, spent: int) -> None:
     """A prompt whose size was not reported costs what it does at the model that was asked; the hold is of the dearest."""
     prices = {"cheap": Price(0.01, 5), "dear": Price(1, 5), "other": Price(0, 50)}
     services = make_services()
     services.names_of = lambda *_, **__: ["cheap", "dear", "other"]
     call = make_call("x" * 92, services=services, body={"max_tokens": 10})
     budget = Budget(name="b", usd=1.0, prices=prices, reserve="bound")
-    (claim,) = budget.claims(call)
+    lease = await budget.admit(call)
+    assert lease is not None
+    (claim,) = lease.claims()
 
     assert claim.base == 100
-    assert budget.charge(call, claim, Usage(output=3, unreported=1, model=model)) == spent
+    assert lease.charge(claim, Usage(output=3, unreported=1, model=model)) == spent
 
 
 @given(
@@ -138,8 +141,10 @@ def test_hold_covers_the_charge(output: float, base: float, size: int, many: int
     price = Price(base, output)
     budget = Budget(name="b", usd=1.0, prices={"*": price}, reserve="bound")
     call = make_call("x" * size, body={"n": many, "max_tokens": ceiling})
-    (claim,) = budget.claims(call)
+    lease = asyncio.run(budget.admit(call))
+    assert lease is not None
+    (claim,) = lease.claims()
 
     worst = Usage(input=size + 8, output=many * ceiling)
-    assert claim.needs(ceiling) >= budget.charge(call, claim, worst)
-    assert claim.needs(ceiling) <= budget.charge(call, claim, worst) + 2
+    assert claim.needs(ceiling) >= lease.charge(claim, worst)
+    assert claim.needs(ceiling) <= lease.charge(claim, worst) + 2

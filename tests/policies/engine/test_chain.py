@@ -11,12 +11,15 @@ import openai
 import pytest
 
 from policies import (
-    NO_RETRY,
+    GIVE_UP,
     Batch,
     Budget,
+    Calendar,
     Call,
     Chain,
     Claim,
+    ClaimLease,
+    Decision,
     Ending,
     Event,
     Failure,
@@ -169,13 +172,17 @@ async def test_cancelled_while_it_settles() -> None:
 async def test_failing_charge() -> None:
     """A policy that cannot say what a call cost has it charged as it was held, and stops nobody else from settling."""
 
-    class Broken(Budget, frozen=True):
-        def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
+    class BrokenLease(ClaimLease):
+        def charge(self, claim: Claim, usage: Usage) -> int:
             raise ZeroDivisionError
+
+    class Broken(Policy, frozen=True):
+        async def admit(self, call: Call) -> Lease:
+            return BrokenLease(self.claim(call, 5, limit=1000, window=Calendar("day"), unit="tokens", per_token=1))
 
     services, store = counting()
     log: list[str] = []
-    policies = [Note(log, name="a"), Broken(name="x", tokens=1000), Budget(name="y", tokens=1000)]
+    policies = [Note(log, name="a"), Broken(name="x"), Budget(name="y", tokens=1000)]
     served = await serve(policies, make_call("hi", services=services, body={"max_tokens": 40}))
 
     assert (served.text, log[-1]) == ("Hello world", "a settled")
@@ -348,8 +355,8 @@ async def test_first_opinion_decides() -> None:
     """The first policy with an opinion judges a failure; it may name another upstream."""
 
     class Elsewhere(Policy, frozen=True):
-        def retry(self, call: Call, failure: Failure) -> Retry | None:
-            return Retry(upstream="spare") if failure.attempt == 1 else NO_RETRY
+        def retry(self, call: Call, failure: Failure) -> Decision | None:
+            return Retry(upstream="spare") if failure.attempt == 1 else GIVE_UP
 
     upstream = ScriptedUpstream([BROKEN])
     served = await serve([Elsewhere(name="e"), RetryClassifier(name="r")], make_call("hi"), upstream)
@@ -445,10 +452,10 @@ class Tap(Lease):
     def __init__(self, see: Callable[[Event], Event | None], last: str = "") -> None:
         self.see, self.last = see, last
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         return self.see(event)
 
-    def end(self) -> Sequence[Event]:
+    def flush(self) -> Sequence[Event]:
         return [piece(self.last)] if self.last else []
 
 
@@ -513,24 +520,24 @@ async def test_only() -> None:
 
     services, store = counting()
     policies = [
-        Budget(name="big", tokens=1000, only=Match(model="b*")),
-        Budget(name="other", tokens=1000, only=Match(tenant=["x", "y?"])),
-        Reroute(name="r", only=Match(path="/v1/*")),
+        Budget(name="big", tokens=1000, match=Match(model="b*")),
+        Budget(name="other", tokens=1000, match=Match(tenant=["x", "y?"])),
+        Reroute(name="r", match=Match(path="/v1/*")),
     ]
     await serve(policies, make_call("hi", services=services))
 
     assert [account.policy for account in await store.accounts()] == ["big"]
 
 
-def test_misspelt() -> None:
+def test_policy_without_a_hook() -> None:
     """A policy that overrides no hook is refused when the chain is built, and so are two of one name."""
 
-    class Typo(Policy, frozen=True):
-        async def admitt(self, call: Call) -> None: ...
+    class Idle(Policy, frozen=True):
+        async def _admit(self, call: Call) -> None: ...
 
     services = make_services()
-    with pytest.raises(TypeError, match="Typo overrides none of admit, claims, enter, retry"):
-        Chain([Typo()], ScriptedUpstream(), services)
+    with pytest.raises(TypeError, match="Idle overrides none of admit, enter, retry; override one of them"):
+        Chain([Idle()], ScriptedUpstream(), services)
     with pytest.raises(ValueError, match="two policies are called trim"):
         Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
 
@@ -544,11 +551,11 @@ async def test_running_object() -> None:
             log.append("entered")
             return None
 
-        async def close(self) -> None:
+        async def stop(self) -> None:
             log.append("closed")
 
     class Queued(Policy, frozen=True):
-        def open(self, services: Services) -> RunningPolicy:
+        def start(self, services: Services) -> RunningPolicy:
             log.append("opened")
             return Queue()
 
@@ -578,7 +585,7 @@ async def test_plain_library() -> None:
 @pytest.mark.parametrize(("repeated", "told"), [(False, "; again in"), (True, ", sent again by its client; again in")])
 async def test_log(repeated: bool, told: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
     """The log says of a failed attempt what it was and what follows, and whether the call is itself one more try."""
-    call = make_call("hi", repeated=repeated)
+    call = make_call("hi", is_client_retry=repeated)
     await serve([RetryClassifier(name="r")], call, ScriptedUpstream([BROKEN], ["fine"]))
 
     assert f"call {call.id}: upstream-1 failed: overloaded (OpenAIError){told}" in caplog.text

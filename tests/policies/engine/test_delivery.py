@@ -49,7 +49,7 @@ class Shouts(Policy, frozen=True):
 class Loud(Lease):
     settled: list[Outcome] = []  # noqa: RUF012  # shared on purpose: the test looks at it
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         if event.text == "!":
             raise Stop
         return event.with_text(event.text.upper()) if event.text else event
@@ -69,13 +69,13 @@ class Late(Lease):
     def __init__(self) -> None:
         self.held = ""
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         if not event.text:
             return event
         held, self.held = self.held, event.text
         return event.with_text(held) if held else None
 
-    def end(self) -> list[Event]:
+    def flush(self) -> list[Event]:
         held, self.held = self.held, ""
         return [piece(held)] if held else []
 
@@ -151,7 +151,7 @@ class Names(Policy, frozen=True):
 class Naming(Lease):
     seen: list[str] = []  # noqa: RUF012  # shared on purpose: the test looks at it
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         self.seen.append(TENANT.get("nobody's"))
         return event
 

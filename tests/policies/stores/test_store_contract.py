@@ -408,8 +408,8 @@ def made_up(name: str, *, limit: int = 10, window: Calendar | Sliding = Calendar
         limit=limit,
         window=window,
         base=10,
-        bound=3,
-        crowd=crowd,
+        max_identities=3,
+        identity_group=crowd,
     )
 
 
@@ -473,7 +473,7 @@ async def test_a_part_needs_its_hold(store: Store) -> None:
 async def test_dollars(store: Store) -> None:
     """A claim in dollars fits with the highest ceiling that the money pays for, to the last token."""
     claim = Claim(
-        policy="m", identity="t", unit="usd", limit=1000, window=Calendar("day"), base=1, each=600_000, floor=64
+        policy="m", identity="t", unit="usd", limit=1000, window=Calendar("day"), base=1, per_token=600_000, floor=64
     )
     grant = await reserved(store, "1", claim, ceiling=100_000)
     assert (grant.ceiling, grant.standings[0].used) == (1665, 1000)
@@ -484,7 +484,16 @@ async def test_a_full_crowd_beside_a_limit(store: Store, clock: FakeClock) -> No
 
     def user(name: str) -> Claim:
         window = Sliding(30.0)
-        return Claim(policy="u", identity=name, unit="requests", limit=9, window=window, base=1, bound=1, crowd="t")
+        return Claim(
+            policy="u",
+            identity=name,
+            unit="requests",
+            limit=9,
+            window=window,
+            base=1,
+            max_identities=1,
+            identity_group="t",
+        )
 
     await reserved(store, "1", rate(1, 30.0), user("a"))
     clock.advance(29.5)
@@ -520,7 +529,10 @@ def test_counter_names() -> None:
         "a\x1f\x1ftokens\x1fsliding@0.5",
         "a\x1f\x1ftokens\x1fday@UTC",
     ]
-    assert msgspec.structs.replace(claims[0], limit=1, base=5, each=2, bound=3, crowd="c").key == names[0]
+    assert (
+        msgspec.structs.replace(claims[0], limit=1, base=5, per_token=2, max_identities=3, identity_group="c").key
+        == names[0]
+    )
     for at in range(5000):
         assert counter_key("a", f"{at}", "tokens", windows[0]) == f"a\x1f{at}\x1ftokens\x1fsliding@60"
     assert counter_key.cache_info().currsize <= 1024

@@ -33,7 +33,9 @@ LIMIT, RATE, WINDOW, GRACE = 100, 4, 30.0, 30.0
 
 def budget(base: int, each: int = 0, floor: int = 0) -> Claim:
     window = Calendar("minute")
-    return Claim(policy="b", identity="t", unit="tokens", limit=LIMIT, window=window, base=base, each=each, floor=floor)
+    return Claim(
+        policy="b", identity="t", unit="tokens", limit=LIMIT, window=window, base=base, per_token=each, floor=floor
+    )
 
 
 def rate() -> Claim:

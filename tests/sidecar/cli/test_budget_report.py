@@ -11,8 +11,7 @@ import pytest
 from process import ran
 from redis_server import RedisServer, own
 
-from policies.api.claim import OTHERS, Claim, Unit
-from policies.api.identity import SEPARATOR
+from policies.api.claim import IDENTITY_SEPARATOR, OVERFLOW_SUFFIX, Claim, Unit
 from policies.api.window import Calendar
 from policies.stores.opening import open_store
 
@@ -53,8 +52,8 @@ async def spend(url: str, folder: Path) -> None:
     rows: list[tuple[str, str, Unit, Calendar]] = [
         ("daily", "acme", "tokens", day),
         ("money", "", "usd", month),
-        ("users", f"acme{SEPARATOR}ann", "tokens", day),
-        ("users", f"zeta{OTHERS}", "tokens", day),
+        ("users", f"acme{IDENTITY_SEPARATOR}ann", "tokens", day),
+        ("users", f"zeta{OVERFLOW_SUFFIX}", "tokens", day),
     ]
     claims = [
         Claim(policy=policy, identity=identity, unit=unit, limit=10**6, window=window, base=40)

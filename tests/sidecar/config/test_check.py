@@ -23,7 +23,7 @@ ORIGIN_CURE = "write it like 'https://app.example.org' or 'http://localhost:5173
 USE_CURE = (
     "use a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"
 )
-CLASS_CURE = "derive the class from policies.Policy and override one of admit, claims, enter, retry"
+CLASS_CURE = "derive the class from policies.Policy and override one of admit, enter, retry"
 EXAMPLE_CURE = "see `sidecar config` for an example"
 NAME_CURE = "use printable ASCII without quotes, and not 'temperature': headers and profiles contain the name"
 
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 
 
 class Empty(Policy, frozen=True):
-    async def admitt(self, call: Call) -> None:
+    async def _admit(self, call: Call) -> None:
         pass
 
 
 class Runs(Policy, frozen=True):
+    runs_once = False
     least: int = 1
     most: int = 9
 
@@ -49,7 +50,7 @@ class Runs(Policy, frozen=True):
         if self.least > self.most:
             raise ValueError(f"least: {self.least} is more than most; lower it")
 
-    def open(self, services: Services) -> RunningPolicy:
+    def start(self, services: Services) -> RunningPolicy:
         return RunningPolicy()
 
 
@@ -142,7 +143,7 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[[policy]]\nuse = 'check_broken:X'", "policy[0].use: cannot use 'check_broken:X': ZeroDivisionError: division by zero; fix the module"),
         ("[[policy]]\nuse = 'check_syntax:X'", "policy[0].use: cannot use 'check_syntax:X': SyntaxError: invalid syntax (check_syntax.py, line 1); fix the module"),
         ("[[policy]]\nuse = 'check_rules:Call'", "policy[0].use: cannot use 'check_rules:Call': not a subclass of policies.Policy; " + CLASS_CURE),
-        ("[[policy]]\nuse = 'check_rules:Empty'", "policy[0].use: cannot use 'check_rules:Empty': the class overrides no hook (misspelt?); " + CLASS_CURE),
+        ("[[policy]]\nuse = 'check_rules:Empty'", "policy[0].use: cannot use 'check_rules:Empty': the class overrides no hook; " + CLASS_CURE),
         ("[[policy]]\nuse = 'check_rules:Vague'\nprice = 1", "policy[0].use: cannot use 'check_rules:Vague': a field has an unknown type: name 'Decimal' is not defined; import it outside of TYPE_CHECKING"),
         ("[[policy]]\nuse = 'check_rules:Runs'\nleast = 10", "policy[0].least: 10 is more than most; lower it"),
         ("[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 0 }", "profile.x.Runs.least: 1 is more than most; lower it"),
@@ -391,3 +392,43 @@ def test_upstream_models_need_prices(folder: Path) -> None:
     assert lines(folder, text, upstream=None) == [
         f"F: prices: no price for model 'b', which the budget 'budget' needs; {cure}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("    async def admitt(self, call): ...", "Rules.admitt is never called; did you mean admit?"),
+        ("    def admit(self, call): ...", "Rules.admit is awaited; write `async def admit`"),
+        ("    async def retry(self, call, failure): ...", "Rules.retry is called without await; write `def retry`, without async"),
+        ("    def open(self, services): ...", "Rules.open is never called; it is now called start"),
+        ("    lowers = ('x',)\n    async def admit(self, call): ...", "Rules.lowers has no effect; it is now called tightened_by_profiles"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_a_policy_class(folder: Path, body: str, told: str) -> None:
+    """A wrong method is a fault of the policy's `use`, with the cure."""
+    (folder / "check_rules.py").write_text(f"from policies import Policy\nclass Rules(Policy, frozen=True):\n{body}\n")
+    (line,) = lines(folder, "[[policy]]\nuse = 'check_rules:Rules'")
+
+    assert line.startswith("F: policy[0].use: ")
+    assert told in line
+
+
+def test_one_running_object_for_all_profiles(folder: Path) -> None:
+    """A policy that runs once for all profiles cannot have other options in one of them."""
+    rules = POLICY_MODULE.replace("    runs_once = False\n", "")
+    (folder / "check_rules.py").write_text(rules)
+    text = "[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 3 }"
+    (line,) = lines(folder, text)
+
+    assert line.startswith("F: profile.x.Runs.most: cannot differ between profiles")
+    assert "they share one running object: set it in [[policy]] instead" in line
+
+
+@pytest.mark.parametrize("name", ["policies.py", "sidecar.py"])
+def test_files_with_our_names(folder: Path, name: str) -> None:
+    """A file beside the configuration that has the name of one of our packages is refused, with the cure."""
+    (folder / name).write_text("")
+    (line,) = lines(folder, "[[policy]]\nuse = 'rate'\nrequests = 1")
+
+    assert line.startswith(f"F: policy: {name} beside the configuration has the name of a package")
+    assert f"rename {name}, for example to my_{name}" in line

@@ -98,7 +98,7 @@ def test_every_option_is_in_the_file() -> None:
         for field in [field for field in fields if field.name in entry]:
             found = msgspec.convert(entry[field.name], field.type)
             assert field.required or field.default in (None, found)
-    for field_name in (*Policy.__struct_fields__, *UpstreamSettings.__struct_fields__):
+    for field_name in (*Policy.__struct_encode_fields__, *UpstreamSettings.__struct_fields__):
         assert f"{field_name} = " in text
 
 
@@ -129,8 +129,8 @@ def test_every_option_is_in_the_file() -> None:
         ("[[policy]]\nuse = 'rate'\nrequests = 1\nby = 'nobody'", "policy[0].by: invalid value 'nobody': expected one of tenant, ip, model, user, global; omit by for the default 'tenant'"),
         ("[[policy]]\nuse = 'budget'\ntokens = 1\ntimezone = 'X/Y'", "policy[0]: 'X/Y' is no IANA time zone; write one like 'UTC' or 'Europe/Berlin'"),
         ("[[policy]]\nuse = 'retry'\n[[policy]]\nuse = 'retry'", "policy[1]: 'retry' is already the name of policy[0]; set a different `name` on one of them"),
-        ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: cannot use 'json:dumps': not a subclass of policies.Policy; derive the class from policies.Policy and override one of admit, claims, enter, retry"),
-        ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: cannot use 'policies:Policy': the class overrides no hook (misspelt?); derive the class from policies.Policy and override one of admit, claims, enter, retry"),
+        ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: cannot use 'json:dumps': not a subclass of policies.Policy; derive the class from policies.Policy and override one of admit, enter, retry"),
+        ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: cannot use 'policies:Policy': the class overrides no hook; derive the class from policies.Policy and override one of admit, enter, retry"),
         ("[profile.x]\nrat = { requests = 1 }", "profile.x.rat: unknown key; did you mean 'rate'?"),
         ("[profile.x]\nrate = { requests = 61 }", "profile.x.rate.requests: 61 is looser than the base chain; profiles can only tighten a limit: use at most 60"),
         ("[profile.x]\nrate = { window = 1 }", "profile.x.rate.window: cannot differ between profiles; they share one counter: set it in [[policy]] instead"),

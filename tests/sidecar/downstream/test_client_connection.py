@@ -172,7 +172,7 @@ class Stops(Policy, frozen=True):
 
 
 class Stopping(Lease):
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         if event.text == "b":
             raise Stop
         return next(iter([])) if event.text == "c" else event

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies import Failure, RetryClassifier, UpstreamError
+from policies import Retry, RetryClassifier, UpstreamError
 from policies.testing import make_call
 from sidecar.upstream.errors.classify import from_status
 from sidecar.wire.retry_after import wait_asked
@@ -101,10 +101,9 @@ def test_no_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_should_retry(status: int, error: dict[str, str], again: bool) -> None:  # noqa: FBT001  # a column of the table
     """`x-should-retry: true` overrides a status, but not a code that is known to be final."""
     broken = refusal(status, error, {"x-should-retry": "true"})
-    failure = Failure(1, broken.error, broken.kind, should_retry=broken.should_retry, by_code=broken.by_code)
-    verdict = RetryClassifier().retry(make_call("hi"), failure)
+    verdict = RetryClassifier().retry(make_call("hi"), broken.failure())
 
-    assert (verdict is not None and verdict.after >= 0) is again
+    assert isinstance(verdict, Retry) is again
 
 
 @given(

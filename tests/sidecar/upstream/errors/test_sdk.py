@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from policies.api.failure import Failure
-from policies.api.sdk_error import Cause
+from policies.api.failure import Cause
+from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.sdk import api_error, connection_error, status_error, timeout_error
 
 UPSTREAM_REQUEST = httpx.Request("POST", "http://upstream/v1/chat/completions")
@@ -21,7 +21,6 @@ FAILURES_SCRIPT = """
 import sys
 import httpx
 import sidecar.server.process
-from policies.api.failure import Failure
 from policies.api.failure_kinds import among
 from sidecar.downstream.client_errors import fault_of_upstream
 from sidecar.upstream.errors.classify import from_exception, from_status
@@ -31,7 +30,7 @@ for error in (
     from_exception(httpx.ConnectError("no"), request, sent=False),
 ):
     fault_of_upstream(error), error.reason, repr(error)
-    failure = Failure(1, error.cause, error.kind)
+    failure = error.failure()
     among(["status:425", "code:x"], failure), repr(failure)
 print("openai" in sys.modules, type(error.error).__name__, "openai" in sys.modules)
 """
@@ -109,12 +108,12 @@ def test_other_errors_agree(cause: Cause) -> None:
 
 def agreed(cause: Cause) -> Exception:
     """Return the exception that a policy gets for *cause*, after checking that both have the same fields."""
-    failure = Failure(1, cause, "server")
-    error = failure.error
+    failure = UpstreamError(cause, "server").failure()
+    error = failure.exception()
     assert isinstance(error, openai.APIError)
     assert (type(error).__name__, error.message, error.__cause__) == (cause.name, cause.message, cause.__cause__)
     assert (error.code, error.type, error.param) == (cause.code, cause.type, cause.param)
-    assert (failure.error, failure.cause) == (error, cause)
+    assert (failure.exception(), failure.cause) == (error, cause)
     assert (
         vars(Cause.of(error)).items()
         >= {"name": cause.name, "code": cause.code, "status_code": cause.status_code}.items()
