@@ -70,7 +70,7 @@ def test_no_secrets(tmp_path: Path) -> None:
     """No key, header, query, password, or option of the user's own policies is in the summary."""
     (tmp_path / "own_summary_x.py").write_text(
         "from typing import ClassVar\n\nfrom policies import Policy\n\n\nclass Own(Policy, frozen=True):\n"
-        "    token: str\n    most: int = 7\n\n    lowers: ClassVar[tuple[str, ...]] = ('most', 'token')\n\n"
+        "    token: str\n    most: int = 7\n\n    tightened_by_profiles: ClassVar[tuple[str, ...]] = ('most', 'token')\n\n"
         "    async def admit(self, call: object) -> None: ...\n"
     )
     text = (
