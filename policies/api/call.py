@@ -167,12 +167,10 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def max_tokens(self) -> int | None:
-        """The ceiling of one answer in tokens: the lower one where a client sends both fields."""
+        """The ceiling of one answer in tokens: the lowest where a client sends several fields."""
         lowest = None
-        if _LIMIT.isdisjoint(self.body):
-            return lowest
-        for field in LIMIT_FIELDS:
-            limit = self.body.get(field)
+        for field in _LIMIT.intersection(self.body):
+            limit = self.body[field]
             if isinstance(limit, int) and (lowest is None or limit < lowest):
                 lowest = limit
         return lowest
@@ -181,10 +179,9 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     def max_tokens(self, ceiling: int) -> None:
         body = self.body
         is_set = False
-        if not _LIMIT.isdisjoint(body):
-            for field in LIMIT_FIELDS:
-                if isinstance(body.get(field), int):
-                    body[field], is_set = ceiling, True
+        for field in _LIMIT.intersection(body):
+            if isinstance(body[field], int):
+                body[field], is_set = ceiling, True
         if not is_set:
             self.ceiling_is_ours, body[LIMIT_FIELDS[0]] = True, ceiling
 

@@ -100,14 +100,13 @@ class Chain:
         claiming: list[tuple[Member, Lease]] = []
         not_covered: list[Member] = []
         for member in self._members.admitting:
-            if member.match is None or member.match.covers(call):
-                if (lease := await member.running.admit(call)) is not None:
-                    _admitted(run, member, lease, claiming)
-            else:
+            if member.match is not None and not member.match.covers(call):
                 not_covered.append(member)
+            elif (lease := await member.running.admit(call)) is not None:
+                _keep(run, member, lease, claiming)
         for member in not_covered:  # a later policy may have rewritten the call to one that it is for
             if member.covers(call) and (lease := await member.running.admit(call)) is not None:
-                _admitted(run, member, lease, claiming)
+                _keep(run, member, lease, claiming)
         if claiming and (claims := _claims(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
@@ -254,7 +253,7 @@ class Chain:
             self._services.tokens.learn(run.call.model, size, usage.input)
 
 
-def _admitted(run: CallState, member: Member, lease: Lease, claiming: list[tuple[Member, Lease]]) -> None:
+def _keep(run: CallState, member: Member, lease: Lease, claiming: list[tuple[Member, Lease]]) -> None:
     """Keep a lease of `admit` where its class has something to do later."""
     if not isinstance(lease, Lease):
         raise TypeError(member.returned("admit", lease, "a Lease or None"))
@@ -272,7 +271,7 @@ def _claims(call: Call, claiming: Sequence[tuple[Member, Lease]]) -> list[Leased
             for claim in lease.claims():
                 if claim.unit == "usd" and type(lease).charge is Lease.charge:
                     raise TypeError(needs_charge(lease))
-                claims.append(LeasedClaim(claim, lease, member.when_store_fails))
+                claims.append((claim, lease, member.when_store_fails))
     return claims
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -30,12 +30,8 @@ MAX_SENSIBLE_WAIT = 60.0
 _CLAIM = itemgetter(0)
 
 
-class LeasedClaim(NamedTuple):
-    """One claim, the lease that charges and refuses it, and what its policy does while the store is down."""
-
-    claim: Claim
-    lease: Lease
-    when_store_fails: StoreFailure
+LeasedClaim: TypeAlias = tuple[Claim, Lease, StoreFailure]
+"""One claim, the lease that charges and refuses it, and what its policy does while the store is down."""
 
 
 class Reservation(msgspec.Struct, eq=False):
@@ -134,7 +130,7 @@ class Ledger:
         await self._settlements.catch_up()
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
-        refusing = any(held.when_store_fails == "refuse" for held in hold.claims)
+        refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
         self._services.log.warning("store is down, call %s: %s", "refused" if refusing else "admitted", error)
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
