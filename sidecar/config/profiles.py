@@ -135,7 +135,7 @@ def _tightened(
             found, field = len(faults), known[key]
             changed[field] = to_value(hints[field], value, where, faults)
             limit = getattr(policy, field)
-            tightens = not may_loosen and field in policy.tightened_by_profiles
+            tightens = field in policy.tightened_by_profiles and not may_loosen
             if len(faults) == found and tightens and _looser(changed[field], limit):
                 right = f"profiles can only tighten a limit: use at most {limit}"
                 faults.append(ConfigFault(where, f"{changed[field]} is looser than the base chain", right))
