@@ -3,7 +3,7 @@
 import warnings
 
 from policies.api.call import Call, Caps
-from policies.api.claim import By, Claim, Identities
+from policies.api.claim import By, Calendar, Claim, Identities, Sliding, Window
 from policies.api.event import Batch, Event
 from policies.api.failure import GIVE_UP, Decision, Failure, GiveUp, Retry
 from policies.api.hooks import HookError
@@ -15,7 +15,6 @@ from policies.api.services import Services
 from policies.api.store import Grant, Standing, Store, StoreDown
 from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
-from policies.api.window import Calendar, Sliding, Window
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens

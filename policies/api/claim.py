@@ -1,4 +1,4 @@
-"""What one call takes from one limit, and for whom it counts."""
+"""What one call takes from one limit: how much, in which window of time, and for whom it counts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,41 @@ from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from .window import Window
-
 Unit: TypeAlias = Literal["tokens", "requests", "usd"]
 Identity: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
 By: TypeAlias = Identity | Annotated[list[Identity], msgspec.Meta(min_length=1)]
 """For whom a limit counts: one kind of identity, or several together."""
 Identities: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 """How many identities that clients choose get a counter of their own."""
+
+Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+
+
+class Sliding(msgspec.Struct, frozen=True, tag=True):
+    """Every span of *seconds*: what was taken is counted until *seconds* have passed since."""
+
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        """The part of a counter's name that tells this window from others."""
+        return f"sliding@{self.seconds:.12g}"
+
+
+class Calendar(msgspec.Struct, frozen=True, tag=True):
+    """The current minute, hour, day, week (from Monday) or month, in a time zone."""
+
+    period: Period
+    timezone: str = "UTC"
+
+    @property
+    def key(self) -> str:
+        """The part of a counter's name that tells this window from others."""
+        return f"{self.period}@{self.timezone}"
+
+
+Window: TypeAlias = Sliding | Calendar
+"""The span of time that a limit counts in."""
 
 KEY_SEPARATOR = "\x1f"
 OVERFLOW_SUFFIX = "\x1dothers"

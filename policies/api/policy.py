@@ -8,13 +8,12 @@ from typing import ClassVar, Literal, TypeAlias
 import msgspec
 
 from .call import Call
-from .claim import DEFAULT_MAX_IDENTITIES, By, Claim, Unit, identity
+from .claim import DEFAULT_MAX_IDENTITIES, By, Claim, Unit, Window, identity
 from .failure import Decision, Failure
 from .hooks import POLICY_CURES, POLICY_HOOKS, HookError, check_hooks
 from .lease import Lease
 from .match import Match
 from .services import Services
-from .window import Window
 
 StoreFailure: TypeAlias = Literal["refuse", "admit"]
 

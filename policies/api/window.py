@@ -1,15 +1,26 @@
-"""Spans of time in which limits hold: sliding ones for rates, calendar ones for budgets."""
+"""The arithmetic of windows: when a calendar window begins and ends, and how finely a sliding one counts."""
 
 from __future__ import annotations
 
 import functools
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import msgspec
+from .claim import Calendar, Period, Sliding, Window
 
-Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+__all__ = [
+    "FINE_LIMIT",
+    "MILLION",
+    "SECONDS",
+    "Calendar",
+    "Period",
+    "Sliding",
+    "Window",
+    "WindowCache",
+    "grain",
+    "span_of",
+    "zone_of",
+]
 
 SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000}
 MILLION = 1_000_000
@@ -17,51 +28,26 @@ FINE_LIMIT = 1_024
 """Limits up to here are kept to the moment; above, moments that lie within a 1024th of the window count as one."""
 
 
-class Sliding(msgspec.Struct, frozen=True, tag=True):
-    """Any span of *seconds*: what was taken is counted until *seconds* have passed."""
+def span_of(window: Calendar, now: float) -> tuple[float, float]:
+    """Return the window's start and end around *now*, in seconds since 1970, right across changes of the clock.
 
-    seconds: float
-
-    @property
-    def key(self) -> str:
-        """What tells its counters from those of other windows."""
-        return f"sliding@{self.seconds:.12g}"
-
-
-class Calendar(msgspec.Struct, frozen=True, tag=True):
-    """The current minute, hour, day, week (from Monday) or month, in a time zone."""
-
-    period: Period
-    timezone: str = "UTC"
-
-    @property
-    def key(self) -> str:
-        """What tells its counters from those of other windows."""
-        return f"{self.period}@{self.timezone}"
-
-    def span(self, now: float) -> tuple[float, float]:
-        """Return the window's start and end around *now*, in seconds since 1970, right across changes of the clock.
-
-        A minute or hour begins at the zone's own mark, and where the clock changes within it, another one begins; days,
-        weeks and months begin at local midnight.
-        """
-        zone = zone_of(self.timezone)
-        if self.period in ("minute", "hour"):
-            return _marks(int(now // 1), SECONDS[self.period], zone)
-        local = datetime.fromtimestamp(now, zone)
-        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
-        if self.period == "day":
-            first, after = midnight, midnight + timedelta(days=1)
-        elif self.period == "week":
-            first = midnight - timedelta(days=midnight.weekday())
-            after = first + timedelta(days=7)
-        else:
-            first = midnight.replace(day=1)
-            after = (first + timedelta(days=32)).replace(day=1)
-        return _stamp(first, zone), _stamp(after, zone)
-
-
-Window: TypeAlias = Sliding | Calendar
+    A minute or hour begins at the zone's own mark, and where the clock changes within it, another one begins; days,
+    weeks and months begin at local midnight.
+    """
+    zone = zone_of(window.timezone)
+    if window.period in ("minute", "hour"):
+        return _marks(int(now // 1), SECONDS[window.period], zone)
+    local = datetime.fromtimestamp(now, zone)
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
+    if window.period == "day":
+        first, after = midnight, midnight + timedelta(days=1)
+    elif window.period == "week":
+        first = midnight - timedelta(days=midnight.weekday())
+        after = first + timedelta(days=7)
+    else:
+        first = midnight.replace(day=1)
+        after = (first + timedelta(days=32)).replace(day=1)
+    return _stamp(first, zone), _stamp(after, zone)
 
 
 class WindowCache:
@@ -73,12 +59,12 @@ class WindowCache:
         self._known: dict[Calendar, tuple[int, int]] = {}
 
     def at(self, window: Calendar, now: int) -> tuple[int, int]:
-        """Return `window.span`; all three moments are in microseconds."""
+        """Return `span_of` *window*; all three moments are in microseconds."""
         known = self._known.get(window)
         if known is None or not known[0] <= now < known[1]:
             if len(self._known) >= self.MOST:
                 self._known.clear()
-            start, end = window.span(now / MILLION)
+            start, end = span_of(window, now / MILLION)
             known = self._known[window] = (round(start) * MILLION, round(end) * MILLION)
         return known
 

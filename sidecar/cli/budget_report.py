@@ -10,7 +10,7 @@ import msgspec
 
 from policies.api.claim import IDENTITY_SEPARATOR, MILLION, OVERFLOW_SUFFIX
 from policies.api.store import Account, Store
-from policies.api.window import Calendar, zone_of
+from policies.api.window import Calendar, span_of, zone_of
 from policies.builtin.budget import Budget
 from policies.stores.opening import MEMORY, SQLITE, open_store
 from sidecar.config.settings import Settings
@@ -77,7 +77,7 @@ def _lines(budget: Budget, settings: Settings, accounts: Iterable[Account], now:
             yield _line(budget, settings, account)
     unused = {"tenant": {access.tenant for access in settings.accesses}, "global": {""}}
     for identity in unused.get(budget.by if isinstance(budget.by, str) else "", set()) - seen:
-        fresh = Account(budget.name, identity, unit, window.key, 0, 0, window.span(now)[1])
+        fresh = Account(budget.name, identity, unit, window.key, 0, 0, span_of(window, now)[1])
         yield _line(budget, settings, fresh)
 
 
