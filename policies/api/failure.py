@@ -69,7 +69,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kind: str
-    """Its class, of `policies.api.failure_kinds.CLASSES`: "rate", "connect_timeout", ..."""
+    """Its class, of `policies.api.failure_kinds.FAILURE_CLASSES`: "rate", "connect_timeout", ..."""
     status: int | None = None
     """The HTTP status; None where there was no answer, or an error under status 200."""
     code: str | None = None

@@ -1,6 +1,6 @@
-"""The classes of what goes wrong at an upstream: which of them another attempt can cure, and why.
+"""The classes of upstream failures: which of them another attempt can cure, and why.
 
-Policies name them in `on` and `never`; the program tells its clients each in its own words (`sidecar/errors.py`).
+Policies name them in `on` and `never`; `sidecar/downstream/client_errors.py` has the message of each for clients.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import msgspec
 
 from .failure import Failure
 
-TIMEOUT: Final = "timeout"
-STATUS, CODE = "status:", "code:"
-"""In a list of classes, `status:425` is every failure of that HTTP status, `code:warming_up` of that error code or type."""
-FAILING: Final = frozenset(map(str, range(201, 600)))
-"""Statuses that are failures: a 200 is none, whatever its body says."""
+TIMEOUT_FAMILY: Final = "timeout"
+STATUS_PREFIX, CODE_PREFIX = "status:", "code:"
+"""Prefixes in a list of classes: `status:425` is each failure of that HTTP status, `code:warming_up` of that code or type."""
+FAILURE_STATUSES: Final = frozenset(map(str, range(201, 600)))
+"""Statuses of failures; 200 is none, whatever its body says."""
 
 
 class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
-    """One class.  *retry*: another attempt at the same upstream may cure it.  *sick*: it speaks against the upstream's health.
+    """One class. *retry*: another attempt at the same upstream may cure it. *sick*: it counts against the upstream's health.
 
-    *family* is a name that stands for several classes.  *late*: nothing can be begun again after it, here or elsewhere.
+    *family* is a name for several classes. *late*: no other attempt is possible after it, at any upstream.
     """
 
     why: str
@@ -33,25 +33,25 @@ class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
     family: str = ""
 
 
-CLASSES: Mapping[str, FailureClass] = {
+FAILURE_CLASSES: Mapping[str, FailureClass] = {
     "connect": FailureClass(why="It was never reached, or closed before it answered.", retry=True, sick=True),
     "connect_timeout": FailureClass(
-        why="No connection in `connect` seconds: nothing was done.", retry=True, sick=True, family=TIMEOUT
+        why="No connection in `connect` seconds: nothing was done.", retry=True, sick=True, family=TIMEOUT_FAMILY
     ),
     "head_timeout": FailureClass(
-        why="No answer in `head` seconds (`whole`, without `stream`).", retry=True, sick=True, family=TIMEOUT
+        why="No answer in `head` seconds (`whole`, without `stream`).", retry=True, sick=True, family=TIMEOUT_FAMILY
     ),
     "first_token_timeout": FailureClass(
         why="An answer, but no output in `first_token` seconds (`whole`, without `stream`).",
         retry=True,
         sick=True,
-        family=TIMEOUT,
+        family=TIMEOUT_FAMILY,
     ),
     "idle_timeout": FailureClass(
         why="Silence of `idle` seconds after the first output, which the client has seen.", sick=True, late=True
     ),
     "total_timeout": FailureClass(why="The deadline of the whole call has passed; nothing is left of it.", late=True),
-    TIMEOUT: FailureClass(why="It says so itself: 408, 504.", retry=True, sick=True, family=TIMEOUT),
+    TIMEOUT_FAMILY: FailureClass(why="It says so itself: 408, 504.", retry=True, sick=True, family=TIMEOUT_FAMILY),
     "rate": FailureClass(why="A wait cures it, and upstream often says how long.", retry=True),
     "overloaded": FailureClass(why="Busy, full or still loading its model: 503, 529, 409.", retry=True, sick=True),
     "server": FailureClass(
@@ -67,8 +67,10 @@ CLASSES: Mapping[str, FailureClass] = {
         why="The client has seen output: an answer is never begun twice.", sick=True, late=True
     ),
 }
-NAMES: Final = (*CLASSES, STATUS + "CODE", CODE + "NAME")
-RETRYABLE: Final = tuple(dict.fromkeys(each.family or name for name, each in CLASSES.items() if each.retry))
+CLASS_NAMES: Final = (*FAILURE_CLASSES, STATUS_PREFIX + "CODE", CODE_PREFIX + "NAME")
+RETRYABLE_KINDS: Final = tuple(
+    dict.fromkeys(each.family or name for name, each in FAILURE_CLASSES.items() if each.retry)
+)
 
 
 def check_classes(field: str, names: Sequence[str]) -> None:
@@ -80,15 +82,15 @@ def check_classes(field: str, names: Sequence[str]) -> None:
 
 
 def _fault_of(name: str) -> str | None:
-    if (known := CLASSES.get(name)) is not None:
+    if (known := FAILURE_CLASSES.get(name)) is not None:
         return "comes when nothing can be begun again; leave it out" if known.late else None
-    if name.startswith(STATUS) and name.removeprefix(STATUS).isdecimal():
-        fails = name.removeprefix(STATUS) in FAILING
+    if name.startswith(STATUS_PREFIX) and name.removeprefix(STATUS_PREFIX).isdecimal():
+        fails = name.removeprefix(STATUS_PREFIX) in FAILURE_STATUSES
         return None if fails else "is no status of a failure; write one from 201 to 599, like 'status:425'"
-    if name.startswith(CODE) and name != CODE:
+    if name.startswith(CODE_PREFIX) and name != CODE_PREFIX:
         return None
-    near = difflib.get_close_matches(name, CLASSES, n=1)
-    right = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(NAMES)}"
+    near = difflib.get_close_matches(name, FAILURE_CLASSES, n=1)
+    right = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(CLASS_NAMES)}"
     return f"is no class of failures; {right}"
 
 
@@ -97,9 +99,9 @@ def among(names: Sequence[str], failure: Failure) -> bool:
     kind = failure.kind
     if kind in names:
         return True
-    known = CLASSES.get(kind)
+    known = FAILURE_CLASSES.get(kind)
     if known is not None and known.family and known.family in names:
         return True
-    fields = ((STATUS, failure.status), (CODE, failure.code), (CODE, failure.type))
+    fields = ((STATUS_PREFIX, failure.status), (CODE_PREFIX, failure.code), (CODE_PREFIX, failure.type))
     own = {f"{prefix}{value}".lower() for prefix, value in fields if value is not None}
     return any(name.lower() in own for name in names)

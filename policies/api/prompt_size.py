@@ -9,12 +9,12 @@ import msgspec
 from .call import LIMIT_FIELDS, MANY_FIELDS, Call, Message
 from .tokens import Size
 
-SOUND_BYTES = 100
-"""Bytes of a sound or a file, in base64, for one token of it."""
+SOUND_BYTES_PER_TOKEN = 100
+"""Bytes of a sound or a file, in base64, that count as one token."""
 
 
-UNREAD_BYTES = 256
-"""Bytes as JSON up to which a field that no model reads is believed to be one."""
+MAX_UNREAD_FIELD_BYTES = 256
+"""A field that models do not read counts nothing up to this size as JSON; a larger one counts in full."""
 
 
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
@@ -22,7 +22,7 @@ _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
     " presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs parallel_tool_calls"
     " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier".split()
 )
-"""Fields of a body that no model reads; whatever else is there may be put into its prompt, so it counts."""
+"""Fields of a body that models do not read. A server may put any other field into the prompt, so those count."""
 
 
 _READABLE = (str, list, dict)
@@ -44,7 +44,7 @@ _SOUND = _FILE | {"input_audio"}
 
 
 def size_of(call: Call) -> Size:
-    """Measure the call's prompt: its messages, and every field of the body that a server may put into it."""
+    """Measure the call's prompt: its messages, and every other field that a server may put into it."""
     size = parts = media = files = 0
     for message in call.messages:
         content = message.get("content")
@@ -60,19 +60,19 @@ def size_of(call: Call) -> Size:
     for field, value in call.body.items():
         if isinstance(value, _READABLE) and field != "messages":
             read = len(msgspec.json.encode(value))
-            size += read if read > UNREAD_BYTES or field not in _NOT_READ else 0
+            size += read if read > MAX_UNREAD_FIELD_BYTES or field not in _NOT_READ else 0
     return Size(size, len(call.messages), parts, media, files)
 
 
 def _bytes(text: str) -> int:
     if text.isascii():
         return len(text)
-    # msgspec keeps the bytes with the text, so that they need not be made again when the body is written for upstream.
+    # msgspec caches the UTF-8 bytes in the string, so that encoding the body for upstream does not make them again.
     return memoryview(msgspec.Raw(text)).nbytes if type(text) is str else len(text.encode())
 
 
 def _part(part: Any) -> tuple[int, int, bool]:
-    """Return the bytes that a model reads of one part of a message, those of a file beside them, and whether it is media."""
+    """Return the bytes of one part of a message that a model reads, the further bytes of a file, and whether it is media."""
     if not isinstance(part, dict):
         return len(msgspec.json.encode(part)), 0, False
     text, kind = part.get("text"), part.get("type")
@@ -82,12 +82,12 @@ def _part(part: Any) -> tuple[int, int, bool]:
     if kind in _MEDIA:
         return 0, 0, True
     size = len(msgspec.json.encode(part))
-    read = size // SOUND_BYTES if kind in _SOUND else size
+    read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND else size
     return read, size - read if kind in _FILE else 0, True
 
 
 def _beside_content(message: Message) -> dict[str, Any]:
     beside = {key: value for key, value in message.items() if key not in _PLAIN_KEYS}
-    if len(msgspec.json.encode(beside.get("id"))) <= UNREAD_BYTES:
+    if len(msgspec.json.encode(beside.get("id"))) <= MAX_UNREAD_FIELD_BYTES:
         beside.pop("id", None)
     return beside

@@ -1,4 +1,4 @@
-"""Tokens that a call has used."""
+"""Tokens that a call used."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens spent, summed over the attempts of a call.
+    """Tokens used, summed over the attempts of a call.
 
-    `unreported` counts the attempts that cost their prompt without upstream telling its size: each is charged at its
-    estimate.  `exact` is False while the sum is only a lower bound: it may charge more than was held, never less.
-    `model` is what the upstream that was asked calls it; a sum keeps what it was made of in `parts`.
+    `unreported` counts attempts that cost their prompt although upstream did not report its size: each is charged at its
+    estimate. `exact` is False while the sum is only a lower bound: it may charge more than was reserved, never less.
+    `model` is the upstream's name of the model; a sum of several attempts keeps them in `parts`.
     """
 
     input: int = 0
@@ -38,10 +38,10 @@ class Usage(msgspec.Struct, frozen=True):
 
     @property
     def each(self) -> tuple[Usage, ...]:
-        """What each attempt that cost anything has cost."""
+        """The usage of each attempt that cost anything."""
         return self.parts or (self,)
 
     @property
     def paid_prompt(self) -> bool:
-        """Whether an attempt may have read the prompt, so that another one needs a hold of its own."""
+        """Whether an attempt may have read the prompt, so that another one needs a reservation of its own."""
         return bool(self.input or self.output or self.unreported)

@@ -1,4 +1,4 @@
-"""Which failures another upstream takes over, and which one."""
+"""Go to another upstream after a failure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TAKEN_OVER_KINDS = ("connect", "timeout", "rate", "overloaded", "server", "unava
 
 
 class Fallback(Policy, frozen=True):
-    """Go to the next upstream of `to`, at once, for the failure classes `on`; each gets `attempts` before the next.
+    """Go to the next upstream of `to`, at once, for the failure classes `on`; each upstream gets `attempts` first.
 
-    Without `to` they are all upstreams in the order of the file.  Several of this policy, each with its own `on` and `to`,
-    send each class its own way; the first in the chain that has somewhere to go decides.  Put it before `retry`, which
-    judges each of the `attempts` but the last; where it says no (a spent quota, a long wait), the next upstream's turn comes
-    earlier.  Once every upstream of the list was tried, `retry` judges alone.  Only before the first output, and each
-    further attempt at an upstream counts in that upstream's retry budget.
+    Without `to` these are all upstreams in the order of the file. Several fallbacks, each with its own `on` and `to`, can
+    send each class to its own upstreams; the first one in the chain that has an untried upstream decides. Put it before
+    `retry`, which judges each of the `attempts` but the last; where it gives up (a spent quota, a long wait), the fallback
+    goes on earlier. Once every upstream of the list was tried, `retry` judges alone. All of it happens before the first
+    output, and each further attempt at an upstream counts in that upstream's retry budget.
     """
 
     to: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ Limit = Annotated[int, msgspec.Meta(ge=1)]
 class MaxTokens(Policy, frozen=True):
     """Clamp each answer to `output` tokens; refuse a call whose prompt and answers exceed `request`.
 
-    The prompt counts as Chat Nest counts it: its characters / 4, rounded up.  The client's own `maxTokensPerRequest`
+    The prompt counts as Chat Nest counts it: its characters / 4, rounded up. The client's own `maxTokensPerRequest`
     lowers `request`.
     """
 

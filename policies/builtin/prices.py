@@ -1,4 +1,4 @@
-"""What models cost."""
+"""Prices of models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model's tokens cost, in US dollars per million; cached input costs as input where it has no price."""
+    """The price of a model's tokens, in US dollars per million; cached input without a price costs as input."""
 
     input: Dollars
     output: Dollars

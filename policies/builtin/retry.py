@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt at the same upstream, and when."""
+"""Retry failures at the same upstream."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import msgspec
 
 from policies.api.call import Call
 from policies.api.failure import GIVE_UP, Decision, Failure, Retry
-from policies.api.failure_kinds import RETRYABLE, among, check_classes
+from policies.api.failure_kinds import RETRYABLE_KINDS, among, check_classes
 from policies.api.policy import Policy
 
 FINAL_KINDS = frozenset({"context", "unavailable"})
-"""Final however they were found: not even `x-should-retry: true` makes them worth another attempt."""
+"""Never retried, not even with `x-should-retry: true`."""
 MAX_EXTRA_WAIT_SHARE = 0.05
-"""The most that is added to a wait that upstream asked for, so that those whom it told the same do not come at once."""
+"""Share that is added at most to a wait that upstream asked for, so that clients with the same wait do not return at once."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -22,20 +22,20 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 class RetryClassifier(Policy, frozen=True):
     """Make up to `attempts` attempts at one upstream, for the failure classes `on` that are not in `never`.
 
-    Each upstream of a call is counted by itself: one that took over has all of its attempts before it.
+    The attempts at each upstream of a call are counted separately.
 
-    The wait is the one that upstream asked for, up to `patience` seconds (a longer one is the caller's business), and up to
-    a twentieth more; else exponential from `base` to `cap` with full jitter (AWS, "Exponential Backoff And Jitter").
-    `x-should-retry` is obeyed; true overrides a status, but no code that is known to be final.
-    An empty answer is tried again once: some servers answer an over-long prompt so.  Classes are those of
-    `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its own.
+    The wait is the one that upstream asked for, plus up to 5 %; if that is longer than `patience` seconds, the client gets the
+    failure. Otherwise the wait is exponential from `base` to `cap` with full jitter (AWS, "Exponential Backoff And Jitter").
+    `x-should-retry` is obeyed; true overrides a status, but no code that is known to be final. An empty answer is tried
+    again once: some servers answer an over-long prompt with one. Classes are those of `policies.api.failure_kinds`,
+    `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its classes.
     """
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
     base: Seconds = 0.5
     cap: Seconds = 8.0
     patience: Seconds = 20.0
-    on: tuple[str, ...] = RETRYABLE
+    on: tuple[str, ...] = RETRYABLE_KINDS
     never: tuple[str, ...] = ()
 
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ("attempts",)
@@ -62,5 +62,5 @@ class RetryClassifier(Policy, frozen=True):
     def _wanted(self, failure: Failure) -> bool:
         if failure.should_retry is False or among(self.never, failure):
             return False
-        final = failure.kind in FINAL_KINDS or (failure.kind_is_certain and not among(RETRYABLE, failure))
+        final = failure.kind in FINAL_KINDS or (failure.kind_is_certain and not among(RETRYABLE_KINDS, failure))
         return among(self.on, failure) or (failure.should_retry is True and not final)

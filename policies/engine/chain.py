@@ -1,7 +1,7 @@
-"""Runs one call through the policies: admit, reserve, enter, forward with retries, settle.
+"""Run one call through the policies: admit, reserve, enter, forward with retries, settle.
 
-1. Each policy admits, in the order of the file; then all their claims are reserved in one step; then those that wait
-   (a queue) let the call enter.  All of it once per call, never again for a retry.
+1. Each policy admits, in the order of the file; then the claims of all leases are reserved in one step; then policies that
+   make calls wait (a queue) let the call enter. All of it happens once per call, never again for a retry.
 2. Attempts are made until one gives output or no policy wants another. Each batch is written to the client's sink in the
    event-loop iteration in which its bytes arrived.
 3. However the call ends, everything is settled once, in reverse order, shielded from cancellation, in bounded time. The last

@@ -1,4 +1,4 @@
-"""Between the chain and the store: the claims of a call become one reservation, and its usage one settlement."""
+"""Turn the claims of a call into one reservation in the store, and its usage into one settlement."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Reservation(msgspec.Struct, eq=False):
 
 
 class Ledger:
-    """Reserves and settles for all chains of a process.  One round trip of the store for each."""
+    """Reserves and settles for all chains of a process, with one round trip to the store each."""
 
     def __init__(self, services: Services) -> None:
         self._services, self._store = services, services.store
         self._settlements = Settlements(services)
 
     async def reserve(self, hold: Reservation) -> None:
-        """Take all claims of *hold* in one step and lower the call's ceiling to what fits.
+        """Reserve all claims of *hold* in one step, and lower the call's ceiling to what fits.
 
-        Raises `Rejection`: a limit's own, or 503 where the store is down and one of the policies refuses then.  A
-        reservation of which nobody knows whether it reached the store is released.
+        Raises `Rejection`: the refusal of a limit, or 503 if the store is down and one of the policies refuses then. A
+        reservation that may have reached the store nevertheless is released later.
         """
         call = hold.call
         ceiling = call.max_tokens or 0
@@ -71,7 +71,7 @@ class Ledger:
         if grant.refused is not None:
             raise _refusal(hold, grant, grant.refused)
         if ceiling:
-            # Also where nothing was lowered: a client may send several fields, and servers differ in which they obey.
+            # Set also if nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
             if grant.ceiling < ceiling:
                 call.note(
@@ -79,9 +79,9 @@ class Ledger:
                 )
 
     async def top_up(self, hold: Reservation, broken: Usage) -> bool:
-        """Hold what a *broken* attempt has cost, at least the prompt, beside all that the next one may cost.
+        """Reserve what a *broken* attempt has cost, at least the prompt, in addition to what the next one may cost.
 
-        False where there is no room: then there must be no next one.
+        False if there is no room: then there must be no next attempt.
         """
         claims = [
             msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, lease, claim, broken)), per_token=0)
@@ -98,7 +98,7 @@ class Ledger:
         return grant.refused is None
 
     async def settle(self, hold: Reservation, outcome: Outcome) -> None:
-        """End *hold*: a call that was refused before its first attempt costs nothing, any other what it used."""
+        """Settle *hold*: a call that was refused before its first attempt costs nothing, any other what it used."""
         call, usage = hold.call, outcome.usage
         if not hold.claims:
             return
@@ -108,7 +108,7 @@ class Ledger:
         charges: dict[str, int] = {}
         for claim, lease, _ in hold.claims:
             if isinstance(claim.window, Sliding):
-                continue  # it keeps what it took
+                continue  # sliding windows keep what they took
             key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
                 charges[key] = charges.get(key, 0) + lease.charge(claim, usage)
@@ -126,7 +126,7 @@ class Ledger:
             return claim.needs(hold.call.max_tokens or 0)
 
     async def catch_up(self) -> None:
-        """Send what is not settled yet.  On the program's timer, and before a reservation that would count it as held."""
+        """Send settlements that the store could not take. Called by a timer, and before a reservation would count them as held."""
         await self._settlements.catch_up()
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:

@@ -12,11 +12,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from policies.api.failure_kinds import CLASSES
+from policies.api.failure_kinds import FAILURE_CLASSES
 from policies.api.upstream import UpstreamError
 from sidecar.config.upstream import BreakerSettings
 
-UNHEALTHY_KINDS = frozenset(name for name, each in CLASSES.items() if each.sick)
+UNHEALTHY_KINDS = frozenset(name for name, each in FAILURE_CLASSES.items() if each.sick)
 """Failure kinds that count against the upstream's health.  A limit, a refused key or a bad request do not: it answers."""
 WINDOW_BUCKETS = 10
 """Parts of the window; the oldest part is dropped as a whole."""

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from policies.api.event import Batch
-from policies.api.failure_kinds import CLASSES
+from policies.api.failure_kinds import FAILURE_CLASSES
 from policies.api.upstream import UpstreamError
 from sidecar.wire.error_object import MalformedAnswer, error_object
 from sidecar.wire.retry_after import wait_asked
@@ -194,7 +194,7 @@ def _kind(error: Mapping[str, Any], text: str, status: int) -> str:
     """Return the failure kind: by a specific code, else a known phrase, a status (named or real), or a general code."""
     codes = _codes(error)
     if certain := _kinds_by_code(error):
-        return next((kind for kind in certain if not CLASSES[kind].retry), certain[0])
+        return next((kind for kind in certain if not FAILURE_CLASSES[kind].retry), certain[0])
     named = [number for code in codes if (number := _status(code))]
     named_status, lowered = (named or [status])[0], text.lower()
     for phrase, kind in BY_TEXT:

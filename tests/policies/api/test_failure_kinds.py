@@ -12,7 +12,7 @@ from places import ROOT
 
 from policies import Fallback, Retry, RetryClassifier
 from policies.api.failure import Failure
-from policies.api.failure_kinds import CLASSES, RETRYABLE
+from policies.api.failure_kinds import FAILURE_CLASSES, RETRYABLE_KINDS
 from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
@@ -37,10 +37,10 @@ def failed(kind: str, *tried: str, status: int = 0, code: str = "") -> Failure:
 
 def test_one_table() -> None:
     """Each class has its words for clients and the exception of openai's SDK; nothing maps to a class that is none."""
-    assert set(MESSAGES_BY_KIND) == set(CLASSES)
+    assert set(MESSAGES_BY_KIND) == set(FAILURE_CLASSES)
     assert all(issubclass(getattr(openai, told.raises), openai.APIError) for told in MESSAGES_BY_KIND.values())
-    assert {*BY_CODE.values(), *BY_STATUS.values(), *(kind for _, kind in BY_TEXT)} <= set(CLASSES)
-    assert all(each.why.endswith(".") for each in CLASSES.values())
+    assert {*BY_CODE.values(), *BY_STATUS.values(), *(kind for _, kind in BY_TEXT)} <= set(FAILURE_CLASSES)
+    assert all(each.why.endswith(".") for each in FAILURE_CLASSES.values())
 
 
 def test_readme_has_the_table() -> None:
@@ -51,9 +51,9 @@ def test_readme_has_the_table() -> None:
         for line in table.splitlines()[2:]
         if (row := [x.strip() for x in line.split("|")[1:-1]])
     }
-    assert list(rows) == list(CLASSES)
+    assert list(rows) == list(FAILURE_CLASSES)
     for name, (_, _, again, elsewhere, status, raises) in rows.items():
-        each, told = CLASSES[name], MESSAGES_BY_KIND[name]
+        each, told = FAILURE_CLASSES[name], MESSAGES_BY_KIND[name]
         family = each.family or name
         assert (again, elsewhere) == ("yes" if each.retry else "", "yes" if family in Fallback().on else ""), name
         assert (int(status), raises.strip("`")) == (told.status, told.raises), name
@@ -103,7 +103,7 @@ def test_fallback(failure: Failure, options: dict[str, object], expected: str | 
         (failed("server"), {"never": ("server",)}, False),
         (failed("server", status=501), {"never": ("status:501",)}, False),
         (failed("server", status=500), {"never": ("status:501",)}, True),
-        (failed("request", status=425), {"on": (*RETRYABLE, "status:425")}, True),
+        (failed("request", status=425), {"on": (*RETRYABLE_KINDS, "status:425")}, True),
         (failed("request", status=404, code="swapping_model"), {"on": ("code:swapping_model",)}, True),
         (failed("unavailable"), {}, False),
         (failed("total_timeout"), {}, False),

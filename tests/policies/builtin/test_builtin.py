@@ -237,7 +237,7 @@ def test_estimator_learns() -> None:
     assert estimator.estimate("tiny", size) == 1004
     for at in range(1000):
         estimator.learn(f"m{at}", size, 2004)
-    assert len(estimator._ratio) == Estimator.MODELS
+    assert len(estimator._ratio) == Estimator.MAX_MODELS
 
 
 def test_identities() -> None:

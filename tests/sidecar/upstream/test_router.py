@@ -16,7 +16,7 @@ from serving import CHAT, events, settings_of, sidecar
 from wire import Connection, Script, upstream
 
 from policies import Fallback
-from policies.api.failure_kinds import CLASSES
+from policies.api.failure_kinds import FAILURE_CLASSES
 from sidecar.upstream.circuit_breaker import UNHEALTHY_KINDS
 
 pytestmark = pytest.mark.anyio
@@ -232,7 +232,7 @@ def test_readme_upstreams_are_valid(tmp_path: Path) -> None:
     (fallback,) = (policy for policy in settings.base.policies if isinstance(policy, Fallback))
 
     assert [each.name for each in settings.upstreams] == ["azure", "local"]
-    assert {CLASSES[kind].family or kind for kind in UNHEALTHY_KINDS if not CLASSES[kind].late} | {
+    assert {FAILURE_CLASSES[kind].family or kind for kind in UNHEALTHY_KINDS if not FAILURE_CLASSES[kind].late} | {
         "unavailable"
     } <= set(fallback.on)
 
