@@ -1,0 +1,1 @@
+"""Configuration: TOML, environment and flags become frozen settings."""
