@@ -115,13 +115,18 @@ class LineWriter:
             self._sleep(YIELD_SECONDS)
 
     def _run(self) -> None:
+        try:
+            self._write_until_closed()
+        finally:
+            self._give_up()
+
+    def _write_until_closed(self) -> None:
         while not (self._closed and self._idle):
             self._wake.wait()
             self._wake.clear()
             while lines := self._take():
                 for chunk, count in _chunks(lines, self._most):
                     if not self._write_chunk(chunk, count):
-                        self._give_up()
                         return
                 self._closing.wait(LINGER_SECONDS)
 
@@ -168,6 +173,7 @@ class LineWriter:
         poll.poll(_POLL_MILLISECONDS)
 
     def _give_up(self) -> None:
+        """Drop what is left; there is nothing left after a close in time."""
         with self._lock:
             self._closed = True
             self._dropped += self._pending_lines
