@@ -20,7 +20,7 @@ MODULES = {
     for path in sorted((ROOT / root).rglob("*.py"))
 }
 LAYERS = {
-    "policies": [{"api"}, {"builtin", "stores"}, {"engine"}, {"testing"}],
+    "policies": [{"api"}, {"builtin", "stores", "records"}, {"engine"}, {"testing"}],
     "sidecar": [{"wire"}, {"config"}, {"upstream", "downstream", "observers"}, {"server"}, {"cli"}],
 }
 """Packages from the lowest to the highest. A package imports itself and lower layers; packages of one layer are strangers."""

@@ -1,0 +1,1 @@
+"""The record of a finished request, and the observers that receive it."""

@@ -1,0 +1,87 @@
+"""Stdlib `logging` in the form of the other lines, through the same writer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from sidecar.config.log import LogLevel
+
+from .entry_format import EntryFormat, FieldValue
+from .levels import SEVERITY
+from .traceback_lines import traceback_lines
+
+OWN_LOGGERS = ("sidecar", "policies")
+REPEAT_SECONDS = 10.0
+"""The same message within this time is counted instead of written."""
+MAX_REMEMBERED_MESSAGES = 256
+
+
+class LineHandler(logging.Handler):
+    """Encode the records of stdlib `logging` as entries and hand them to *write*, which must not block (`LineWriter.write`).
+
+    A message that repeats within `REPEAT_SECONDS` is written once; the next one afterwards states how many were left out.
+    Exceptions are written without their messages (`traceback_lines`); an object logged in place of a message by its class name.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], entries: EntryFormat) -> None:
+        super().__init__()
+        self._write, self._entries = write, entries
+        self._written: dict[tuple[str, int, str], float] = {}
+        self._repeats: dict[tuple[str, int, str], int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*; a failure inside `logging` never reaches the caller."""
+        message = _message(record)
+        error = record.exc_info[1] if record.exc_info else None
+        key = (record.name, record.levelno, message)
+        if record.created - self._written.get(key, float("-inf")) < REPEAT_SECONDS:
+            self._repeats[key] = self._repeats.get(key, 0) + 1
+            return
+        fields: dict[str, FieldValue] = {"logger": record.name, "message": message}
+        if repeats := self._repeats.pop(key, 0):
+            fields["repeated"] = repeats
+        self._remember(key, record.created)
+        trace = traceback_lines(error) if error is not None else ()
+        self._write(self._entries.encode(record.created, level_name(record.levelno), "log", fields, trace))
+
+    def _remember(self, key: tuple[str, int, str], at: float) -> None:
+        self._written.pop(key, None)
+        if len(self._written) >= MAX_REMEMBERED_MESSAGES:
+            oldest = next(iter(self._written))
+            del self._written[oldest]
+            self._repeats.pop(oldest, None)
+        self._written[key] = at
+
+
+def install_log_handler(handler: logging.Handler, level: LogLevel) -> None:
+    """Make *handler* the only one of all loggers: the sidecar's write from *level*, those of libraries from `warning`.
+
+    Libraries log request URLs at `info` and headers at `debug`, which may hold keys.
+    """
+    root = logging.getLogger()
+    for each in (root, *map(logging.getLogger, OWN_LOGGERS)):
+        for old in each.handlers[:]:
+            each.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(max(logging.WARNING, SEVERITY[level]))
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(SEVERITY[level])
+
+
+def level_name(number: int) -> LogLevel:
+    """Return the highest level of ours that is at most the stdlib level *number*."""
+    name: LogLevel = "debug"
+    for level, severity in SEVERITY.items():
+        if number >= severity:
+            name = level
+    return name
+
+
+def _message(record: logging.LogRecord) -> str:
+    if not isinstance(record.msg, str):
+        return f"an object of {type(record.msg).__qualname__}"
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - wrong arguments, or a failing repr
+        return record.msg

@@ -1,0 +1,52 @@
+"""All log output of one process, assembled from `[log]`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sidecar.config.log import LogSettings
+
+from .access_log import AccessLog
+from .entry_format import EntryFormat
+from .line_writer import LineWriter
+from .log_handler import LineHandler, install_log_handler
+from .state_log import StateLog
+
+STDERR = 2
+
+
+class ProcessLog:
+    """Own the `LineWriter` of a process, and what writes through it: access log, state changes, stdlib `logging`.
+
+    Create it in each worker after the fork: it starts a thread and becomes the only handler of stdlib `logging`.  *worker*
+    numbers the worker among several that share *fd*; None for a process on its own.
+    """
+
+    def __init__(
+        self,
+        settings: LogSettings,
+        *,
+        fd: int = STDERR,
+        worker: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        entries = EntryFormat(settings.format, worker=worker)
+        self._writer = LineWriter(fd, lambda count: entries.dropped(clock(), count), shared=worker is not None)
+        write = self._writer.write
+        self.states = StateLog(write, entries, settings.level, clock=clock)
+        self.access = AccessLog(settings, write) if settings.access else None
+        """The observer of records; None with `access = false`."""
+        install_log_handler(LineHandler(write, entries), settings.level)
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were dropped since the start."""
+        return self._writer.dropped
+
+    def close(self, timeout: float) -> bool:
+        """Write what is queued, for at most *timeout* seconds; return whether all was written.
+
+        It blocks: call it after the event loop has ended.  Later lines are dropped.
+        """
+        return self._writer.close(timeout)
