@@ -86,7 +86,7 @@ class Store(Protocol):
     """Counters that all calls share; with several workers or nodes, the only place where they are."""
 
     @property
-    def waits(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether a settlement may wait for the outside, so that it needs a shield from cancellation and a limit of time.
 
         One that waits for the end of the loop's turn needs none: it cannot be cancelled.
@@ -120,7 +120,7 @@ class Store(Protocol):
         """Return every calendar counter whose window is open; for people and tests, not for calls."""
         ...
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Say that this process lives, so that the holds of its long calls are not charged.  Every few seconds."""
         ...
 

@@ -60,8 +60,8 @@ class MemoryStore(CounterStore[_Row]):
             if start != SLIDING and start <= now < row.ends
         ]
 
-    async def beat(self) -> None:
-        """See `Store.beat`.  A process that is dead has taken its memory along."""
+    async def heartbeat(self) -> None:
+        """See `Store.heartbeat`.  A process that is dead has taken its memory along."""
 
     async def ping(self) -> None:
         """See `Store.ping`."""

@@ -90,7 +90,7 @@ class Gateway:
         while not self._closing:
             await asyncio.sleep(BEAT)
             try:
-                await self.policy_services.store.beat()
+                await self.policy_services.store.heartbeat()
                 await self._ledger.catch_up()
             except StoreDown as error:  # the store is down; the next beat tries again
                 self.policy_services.log.warning("store does not answer: %s", error)

@@ -58,7 +58,7 @@ async def played(store: Store, clock: FakeClock, steps: list[tuple[object, ...]]
                 await store.release(f"c{at % len(calls)}")
             case ("wait", int(milliseconds), _):
                 clock.advance(milliseconds / 1000)
-                await store.beat()
+                await store.heartbeat()
         accounts = sorted(await store.accounts(), key=repr)
         said.append([each for each in accounts if each.spent or each.reserved])
     return said

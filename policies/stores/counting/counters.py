@@ -27,7 +27,7 @@ _COUNTER = attrgetter("counter")
 class CounterStore(ABC, Generic[R]):
     """The counting of one store.  Every method is a part of one step, and nothing in it waits."""
 
-    waits = False
+    is_remote = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._spans = clock, WindowCache()

@@ -42,7 +42,7 @@ class RedisStore:
     the server's.
     """
 
-    waits = True
+    is_remote = True
 
     def __init__(
         self,
@@ -137,13 +137,13 @@ class RedisStore:
                 break
         return found
 
-    async def beat(self) -> None:
-        """See `Store.beat`."""
+    async def heartbeat(self) -> None:
+        """See `Store.heartbeat`."""
         self._set_clock(await self._run("heartbeat", self._given(), self._owner, self._grace))
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        await self.beat()
+        await self.heartbeat()
 
     async def aclose(self) -> None:
         """Close all connections."""

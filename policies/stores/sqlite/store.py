@@ -96,8 +96,8 @@ class SQLiteStore(CounterStore[FileRow]):
         rows = self._made_now(self._open_counters, ())
         return [account(key, spent, held, ends / MILLION) for key, spent, held, ends in rows]
 
-    async def beat(self) -> None:
-        """See `Store.beat`.  A file that was moved or deleted is let go of; the one at its path is counted in."""
+    async def heartbeat(self) -> None:
+        """See `Store.heartbeat`.  A file that was moved or deleted is let go of; the one at its path is counted in."""
         self._file.look()
         self._made_now(lambda: self._keep_house(self._now()), ())
 

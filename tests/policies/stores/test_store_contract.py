@@ -310,7 +310,7 @@ async def test_death(tmp_path: Path, clock: FakeClock) -> None:
     living = SQLiteStore(tmp_path / "s.db", clock=clock)
     await reserved(living, "2", budget(100, 10))
     clock.advance(29)
-    await living.beat()
+    await living.heartbeat()
     assert await totals(living) == [(0, 55)]
     clock.advance(2)
     assert await totals(living) == [(45, 10)]
@@ -356,7 +356,7 @@ async def test_deleted_file(tmp_path: Path, clock: FakeClock) -> None:
     for each in tmp_path.glob("s.db*"):
         each.unlink()
     assert (await reserved(second, "2", budget(100, 90))).refused is None
-    await first.beat()
+    await first.heartbeat()
     assert (await reserved(first, "3", budget(100, 90))).refused == 0
     await first.aclose()
     await second.aclose()
@@ -421,9 +421,9 @@ async def test_made_up_identities(store: Store, clock: FakeClock, window: Calend
     assert (await reserved(store, "b", made_up("1", limit=20, window=window))).refused is None, "a known one is its own"
     assert (await reserved(store, "c", made_up("9", crowd="zeta", window=window))).refused is None
     await store.settle("a3", {made_up("3", window=window).key: 4})
-    await store.beat()
+    await store.heartbeat()
     clock.advance(DAY + 61)
-    await store.beat()
+    await store.heartbeat()
     assert [(await reserved(store, f"d{at}", made_up(f"x{at}", window=window))).refused for at in range(5)] == [
         *[None] * 4,
         0,

@@ -157,7 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         """Let time pass, while the process lives."""
         self.clock.advance(seconds)
-        self.run(self.store.beat())
+        self.run(self.store.heartbeat())
 
     @precondition(lambda self: getattr(self, "url", "memory://") != "memory://")
     @rule()
@@ -166,7 +166,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.aclose())
         self.clock.advance(GRACE + 1)
         self.store = self.opened()
-        self.run(self.store.beat())
+        self.run(self.store.heartbeat())
         for call, parts in self.holds.items():
             self.ended.append(call)
             for minute, size in parts:

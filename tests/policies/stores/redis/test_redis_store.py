@@ -175,7 +175,7 @@ async def test_many_holds_of_a_dead_owner(redis: RedisServer) -> None:
     now[0] += 31
     living = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
     for _ in range(3):
-        await living.beat()
+        await living.heartbeat()
     assert await books(living) == [(900, 0)]
     holds = [key async for key in living._redis.scan_iter(f"{living._tag}:[ho]:*")]
     assert holds == []

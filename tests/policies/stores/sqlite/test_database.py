@@ -55,9 +55,9 @@ class Either:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.both[next(self._whose)], name)
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         for store in self.both:
-            await store.beat()
+            await store.heartbeat()
 
 
 @settings(max_examples=200, deadline=None)
@@ -114,15 +114,15 @@ async def test_owners_of_a_file_that_was_deleted(tmp_path: Path) -> None:
     clock = FakeClock()
     lives, dies = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
     for store in (lives, dies):
-        await store.beat()
+        await store.heartbeat()
     for part in tmp_path.iterdir():
         part.unlink()
     for store in (dies, lives):
-        await store.beat()
+        await store.heartbeat()
     await dies.reserve("1", [budget(100, 60)])
     dies._file.close()
     clock.advance(60)
-    await lives.beat()
+    await lives.heartbeat()
     totals = [(account.spent, account.reserved) for account in await lives.accounts()]
     await lives.aclose()
 

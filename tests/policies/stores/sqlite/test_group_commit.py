@@ -141,8 +141,8 @@ async def test_patience_where_others_write(busy: Busy, tmp_path: Path) -> None:
 
     assert await transactions(8) > 2
     other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
-    await other.beat()
-    await busy.store.beat()
+    await other.heartbeat()
+    await busy.store.heartbeat()
     assert await transactions(8) == 1
     assert 1 < await transactions(40) < 10
     await other.aclose()
@@ -151,8 +151,8 @@ async def test_patience_where_others_write(busy: Busy, tmp_path: Path) -> None:
 async def test_patience_has_an_end(busy: Busy, tmp_path: Path) -> None:
     """Where others use the file, a step that finds no company waits for one more turn and no longer."""
     other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
-    await other.beat()
-    await busy.store.beat()
+    await other.heartbeat()
+    await busy.store.heartbeat()
     step = asyncio.create_task(busy.store.release("unknown"))
     for _ in range(4):
         await asyncio.sleep(0)
@@ -163,8 +163,8 @@ async def test_patience_has_an_end(busy: Busy, tmp_path: Path) -> None:
 async def test_patience_is_short(busy: Busy, tmp_path: Path) -> None:
     """Where others use the file, steps wait for some milliseconds at most, however long the turns are and whatever they bring."""
     other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
-    await other.beat()
-    await busy.store.beat()
+    await other.heartbeat()
+    await busy.store.heartbeat()
     await asyncio.gather(*[busy.store.release("unknown") for _ in range(200)])
     commits, steps = busy.commits(), []
     for _ in range(4):
@@ -179,8 +179,8 @@ async def test_patience_is_short(busy: Busy, tmp_path: Path) -> None:
 async def test_first_come_first_served(busy: Busy, tmp_path: Path) -> None:
     """What is asked for while a step is queued is made behind it, also where all other calls have ended meanwhile."""
     other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
-    await other.beat()
-    await busy.store.beat()
+    await other.heartbeat()
+    await busy.store.heartbeat()
     first = asyncio.create_task(busy.store.reserve("first", [budget(90)]))
     await asyncio.sleep(0)
     ends = [asyncio.create_task(busy.store.release(name)) for name in ("running", "running too")]
@@ -194,7 +194,7 @@ async def test_first_come_first_served(busy: Busy, tmp_path: Path) -> None:
 def test_a_loop_that_stops(tmp_path: Path, *, closed: bool) -> None:
     """A settlement that was queued when its loop stopped is made by the next loop, or at the end; the file is closed then."""
     other = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
-    asyncio.run(other.beat())
+    asyncio.run(other.heartbeat())
     store, first = SQLiteStore(tmp_path / "s.db", clock=FakeClock()), asyncio.new_event_loop()
 
     async def reserved() -> None:
