@@ -1,4 +1,4 @@
-"""Settlements on their way to the store: one that fails is kept as it was, one that arrives leaves nothing behind."""
+"""SettlementQueue on their way to the store: one that fails is kept as it was, one that arrives leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
 from policies.api.window import Calendar
-from policies.engine.settlement_queue import Settlement, Settlements
+from policies.engine.settlement_queue import Settlement, SettlementQueue
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, make_services
 
@@ -49,7 +49,7 @@ async def test_kept_as_it_was(
 ) -> None:
     """Whatever breaks a settlement, it is kept with its charges and its refund, and made later."""
     store = FailingStore(clock=FakeClock())
-    settlements = Settlements(make_services(store=store))
+    settlements = SettlementQueue(make_services(store=store))
     await store.reserve("1", [CLAIM])
     store.failure = failure
     if isinstance(failure, StoreDown):
@@ -57,17 +57,17 @@ async def test_kept_as_it_was(
     else:
         with pytest.raises(type(failure)):
             await settlements.send("1", charges, refund=refund)
-    assert list(settlements.late) == [Settlement("1", charges, refund)]
+    assert list(settlements.pending) == [Settlement("1", charges, refund)]
     store.failure = None
     await settlements.catch_up()
-    assert not settlements.late
+    assert not settlements.pending
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(spent, 0)]
 
 
 async def test_nothing_is_kept() -> None:
     """A settlement that was made is not sent again."""
     store = FailingStore(clock=FakeClock())
-    settlements = Settlements(make_services(store=store))
+    settlements = SettlementQueue(make_services(store=store))
     await store.reserve("1", [CLAIM])
     await settlements.send("1", {CLAIM.key: 4})
-    assert not settlements.late
+    assert not settlements.pending

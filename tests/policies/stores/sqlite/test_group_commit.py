@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from policies.api.claim import Claim
 from policies.api.store import Grant, ReservationGone, StoreDown
 from policies.api.window import Calendar, Sliding
-from policies.engine.settlement_queue import Settlement, Settlements
+from policies.engine.settlement_queue import Settlement, SettlementQueue
 from policies.stores.sqlite.group_commit import LONGEST
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock, make_services
@@ -415,10 +415,10 @@ def test_any_interleaving(calls: list[tuple[int, ...]], *, by_scope: bool) -> No
 async def test_kept_settlements_come_first(busy: Busy) -> None:
     """Calls that come together after an outage find the room of all settlements that were kept, not of the first."""
     services = make_services(store=busy.store)
-    settlements = Settlements(services)
+    settlements = SettlementQueue(services)
     for at in range(8):
         await busy.store.reserve(f"{at}", [budget(12)])
-        settlements.keep(Settlement(f"{at}", {KEY: 0}))
+        settlements.add(Settlement(f"{at}", {KEY: 0}))
 
     async def comes(at: int) -> Grant:
         await settlements.catch_up()
