@@ -6,7 +6,6 @@ Closed, it counts; open, it refuses; after a while one call goes through as a pr
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -14,12 +13,13 @@ import msgspec
 
 from policies.api.failure_kinds import CLASSES
 from policies.api.upstream import UpstreamError
+from policies.engine.sliding_window import SlidingWindow
 from sidecar.config.upstream import BreakerSettings
 
 SICK = frozenset(name for name, each in CLASSES.items() if each.sick)
 """Classes that tell of the upstream's health.  A limit, a refused key or a bad request do not: it answers."""
-BUCKETS = 10
-"""The window moves in steps of a tenth of it."""
+WINDOW_BUCKETS = 10
+"""Attempts expire in steps of a tenth of the window."""
 
 State: TypeAlias = Literal["closed", "open", "half-open"]
 
@@ -70,8 +70,7 @@ class Breaker:
         self, settings: BreakerSettings, clock: Callable[[], float], *, tell: Callable[[State], None] | None = None
     ) -> None:
         self._settings, self._clock, self._tell = settings, clock, tell
-        self._buckets: deque[list[float]] = deque()
-        self._seen = self._failed = 0.0
+        self._attempts = SlidingWindow(settings.window, buckets=WINDOW_BUCKETS)
         self._era = 0
         self._cause: UpstreamError | None = None
         self._next_probe = 0.0
@@ -104,17 +103,9 @@ class Breaker:
         if probe:
             self._probed(error if sick else None)
             return
-        now, window = self._clock(), self._settings.window
-        buckets = self._buckets
-        while buckets and buckets[0][0] <= now - window:
-            _, seen, failed = buckets.popleft()
-            self._seen, self._failed = self._seen - seen, self._failed - failed
-        if not buckets or buckets[-1][0] <= now - window / BUCKETS:
-            buckets.append([now, 0, 0])
-        buckets[-1][1] += 1
-        buckets[-1][2] += sick
-        self._seen, self._failed = self._seen + 1, self._failed + sick
-        many = self._seen >= self._settings.calls and self._failed >= self._settings.rate * self._seen
+        attempts, settings = self._attempts, self._settings
+        attempts.add(self._clock(), marked=sick)
+        many = attempts.total >= settings.calls and attempts.marked >= settings.rate * attempts.total
         if error is not None and sick and many:
             self._change(error)
 
@@ -133,8 +124,7 @@ class Breaker:
     def _change(self, cause: UpstreamError | None) -> None:
         self._cause, self._probing = cause, 0
         self._era += 1
-        self._buckets.clear()
-        self._seen = self._failed = 0.0
+        self._attempts.clear()
         self._next_probe = self._clock() + self._settings.probe
         if self._tell is not None:
             self._tell(self.state)
