@@ -13,7 +13,7 @@ from policies.api.identity import SEPARATOR
 from policies.api.store import Account, Store
 from policies.api.window import Calendar, zone_of
 from policies.builtin.budget import Budget
-from policies.stores.opening import MEMORY, SQLITE, open_store
+from policies.stores.opening import open_store
 from sidecar.config.settings import Settings
 
 HEAD = ("budget", "for", "window", "limit", "spent", "reserved", "left", "resets at")
@@ -54,13 +54,17 @@ async def usage(settings: Settings, *, tenant: str | None, now: float) -> list[S
 
 
 async def _accounts(settings: Settings) -> Sequence[Account]:
-    url = settings.store.url
-    if url == MEMORY:
-        msg = "a store in memory ends with its process: use sqlite:/// or redis:// to look into it from outside"
-        raise NothingToRead(msg)
-    if url.startswith(SQLITE) and not (settings.folder / url.removeprefix(SQLITE)).exists():
-        return ()
-    store: Store = open_store(url, folder=settings.folder)
+    location = settings.store.location
+    try:
+        if not location.is_shared_between_processes:
+            msg = "a store in memory ends with its process: use sqlite:/// or redis:// to look into it from outside"
+            raise NothingToRead(msg)
+        file = location.file(settings.folder)
+        if file is not None and not file.exists():
+            return ()
+        store: Store = open_store(settings.store.url, folder=settings.folder)
+    except ValueError as error:  # an installed store that cannot be loaded
+        raise NothingToRead(str(error)) from error
     try:
         return await store.accounts()
     finally:

@@ -13,8 +13,9 @@ from typing import NoReturn
 
 import msgspec
 
+from policies.stores.opening import StoreUrl
 from sidecar.config.loader import load
-from sidecar.config.settings import SQLITE, Flags, Settings, StoreSettings
+from sidecar.config.settings import Flags, Settings, StoreSettings
 
 PATIENCE = 5.0
 """Seconds that the mock gets to end by itself."""
@@ -52,7 +53,7 @@ def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
     return msgspec.structs.replace(
         settings,
         server=msgspec.structs.replace(settings.server, cors_origins=("*",)),
-        store=StoreSettings(f"{SQLITE}{folder / 'demo.db'}"),
+        store=StoreSettings(StoreUrl.for_file(folder / "demo.db")),
     )
 
 

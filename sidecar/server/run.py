@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 
 from policies.api.store import StoreDown
-from policies.stores.opening import SQLITE, open_store
+from policies.stores.opening import open_store
 from sidecar.downstream.client_errors import draining
 
 from .app import Application
@@ -47,7 +47,7 @@ def run(settings: Settings) -> int:
         asyncio.run(_check_store(settings))
     except (StoreDown, ValueError, OSError) as error:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
-        if settings.store.url.startswith(SQLITE):
+        if isinstance(error, ValueError) or settings.store.location.file(settings.folder) is not None:
             return 2
         # A server elsewhere may come back; until then calls are answered by what each policy says of it.
     host, port = settings.server.host, settings.server.port

@@ -281,13 +281,6 @@ async def test_forgotten(store: Store, clock: FakeClock) -> None:
         assert await counters(store) == 1
 
 
-def test_addresses(tmp_path: Path) -> None:
-    """A store's address is one of three kinds; anything else is refused with the cure."""
-    for url in ("http://x", "redis://", "redis://h:0", "sqlite://x.db", "sqlite:///", "memory", "", "postgres://x"):
-        with pytest.raises(ValueError, match="write 'sqlite:///FILE'"):
-            open_store(url, folder=tmp_path)
-
-
 async def test_survives(tmp_path: Path, clock: FakeClock) -> None:
     """A file that is opened again remembers everything, rates too."""
     for call in range(3):

@@ -100,8 +100,8 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[server]\ncors_origins = '*'", "server.cors_origins: '*' does not do, it must be a list"),
         ("[server]\ncors_origins = ['*', 'http://h/']", "server.cors_origins[1]: 'http://h/' is no origin, " + ORIGIN),
         ("[server]\ncors_origins = ['http://h:99999']", "server.cors_origins[0]: 'http://h:99999' is no origin, " + ORIGIN),
-        ("[store]\nurl = 'mysql://h'", "store.url: 'mysql://h' is no store, " + STORES),
-        ("[store]\nurl = 'sqlite:///'", "store.url: 'sqlite:///' is no store, " + STORES),
+        ("[store]\nurl = 'mysql://h'", "store.url: invalid store URL 'mysql://h', " + STORES),
+        ("[store]\nurl = 'sqlite:///'", "store.url: invalid store URL 'sqlite:///', " + STORES),
         ("upstream = 'http://h/v1'", "upstream: is no list of tables, write each upstream below an [[upstream]]"),
         ("[upstream]\nbase_url = 'http://h/v1'", "upstream: is no list of tables, write each upstream below an [[upstream]]"),
         ("[[upstream]]\nbase_url = 'http://h:0/v1'", "upstream[0].base_url: 'http://h:0/v1' is no address of an API, " + ADDRESS),
@@ -334,7 +334,7 @@ def test_models(folder: Path) -> None:
 def test_environment_is_checked(folder: Path, port: str) -> None:
     """The environment is checked as the file is; what is empty there is not said at all."""
     assert [line.split(":")[1] for line in lines(folder, "", {"SIDECAR_PORT": port})] == [" SIDECAR_PORT"]
-    assert lines(folder, "", {"SIDECAR_STORE": "x"}) == [f"F: SIDECAR_STORE: 'x' is no store, {STORES}"]
+    assert lines(folder, "", {"SIDECAR_STORE": "x"}) == [f"F: SIDECAR_STORE: invalid store URL 'x', {STORES}"]
     empty = dict.fromkeys(("SIDECAR_PORT", "SIDECAR_HOST", "SIDECAR_STORE", "SIDECAR_MODEL", "SIDECAR_UPSTREAM"), "")
     assert loaded(folder, "", empty) == loaded(folder, "")
 
