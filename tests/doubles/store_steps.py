@@ -43,15 +43,15 @@ STEPS = st.lists(
 
 
 async def played(store: Store, clock: FakeClock, steps: list[tuple[object, ...]]) -> list[object]:
-    """Return all that *store* says to *steps*."""
-    said: list[object] = []
+    """Return all answers of *store* to *steps*."""
+    answers: list[object] = []
     calls: list[list[Claim]] = []
     for step in steps:
         match step:
             case ("reserve", list(wanted), int(ceiling)):
                 grant: Grant = await store.reserve(f"c{len(calls)}", wanted, ceiling)
                 calls.append(wanted)
-                said.append((grant.ceiling, grant.refused, grant.now, grant.standings))
+                answers.append((grant.ceiling, grant.refused, grant.now, grant.standings))
             case ("settle", int(at), int(charge)) if calls:
                 await store.settle(f"c{at % len(calls)}", {claim.key: charge for claim in calls[at % len(calls)]})
             case ("release", int(at), _) if calls:
@@ -60,5 +60,5 @@ async def played(store: Store, clock: FakeClock, steps: list[tuple[object, ...]]
                 clock.advance(milliseconds / 1000)
                 await store.heartbeat()
         accounts = sorted(await store.accounts(), key=repr)
-        said.append([each for each in accounts if each.spent or each.reserved])
-    return said
+        answers.append([each for each in accounts if each.spent or each.reserved])
+    return answers
