@@ -14,10 +14,9 @@ from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.counters import (
     CLEANUP_INTERVAL_MICROSECONDS,
     GROUP_CLEANUP_INTERVAL_MICROSECONDS,
-    MAX_RETENTION_MICROSECONDS,
     CounterStore,
 )
-from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
+from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
 
 
 class _Row(CounterRow, eq=False):

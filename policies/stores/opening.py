@@ -28,8 +28,8 @@ SQLITE_PREFIX = "sqlite:///"
 REDIS_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 """Schemes that `RedisStore` serves, and what its client library calls them."""
 DEFAULT_KEY_PREFIX = "sidecar"
-_REMEDY = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
-_CREDENTIALS = re.compile("//[^/@]*@")
+_URL_REMEDY = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
+_URL_CREDENTIALS = re.compile("//[^/@]*@")
 
 
 class StoreFactory(Protocol):
@@ -63,14 +63,14 @@ class StoreUrl(msgspec.Struct, frozen=True):
             parts = urlsplit(text)
             is_redis = parts.scheme in REDIS_SCHEMES and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            raise _invalid(text, _REMEDY) from None
+            raise _invalid(text, _URL_REMEDY) from None
         if is_redis:
             _check_redis(text, parts)
             return cls(text, parts.scheme)
         installed = sorted(entry_points(group=STORE_GROUP).names - {"memory", "sqlite", *REDIS_SCHEMES})
         if "://" in text and scheme in installed:
             return cls(text, scheme)
-        raise _invalid(text, ", or ".join([_REMEDY, *(f"'{name}://...'" for name in installed)]))
+        raise _invalid(text, ", or ".join([_URL_REMEDY, *(f"'{name}://...'" for name in installed)]))
 
     @staticmethod
     def for_file(path: Path) -> str:
@@ -134,9 +134,9 @@ def _factory(scheme: str) -> StoreFactory:
             msg = f"store {scheme!r} cannot be loaded: {type(error).__name__}: {error}; repair or reinstall its package"
             raise ValueError(msg) from error
         return factory
-    msg = f"store {scheme!r} is not installed; {_REMEDY}"
+    msg = f"store {scheme!r} is not installed; {_URL_REMEDY}"
     raise ValueError(msg)
 
 
 def _invalid(text: str, remedy: str) -> ValueError:
-    return ValueError(f"invalid store URL {_CREDENTIALS.sub('//', text)!r}; {remedy}")
+    return ValueError(f"invalid store URL {_URL_CREDENTIALS.sub('//', text)!r}; {remedy}")

@@ -18,13 +18,11 @@ from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, WindowCache, b
 from .arithmetic import charge_for, fitting_ceiling, split_charge
 from .rows import SLIDING_START, ClaimedCounter, RowT, Taken
 
-MAX_RETENTION_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
-"""Longest time for which a closed calendar counter is kept, so that a clock that is set back does not find it empty."""
 CLEANUP_INTERVAL_MICROSECONDS = 60 * MICROSECONDS_PER_SECOND
 GROUP_CLEANUP_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
 """Shortest time between two removals of unused counters where a group of identities is full."""
 
-_COUNTER = attrgetter("counter")
+_COUNTER_KEY = attrgetter("counter")
 
 
 class CounterStore(ABC, Generic[RowT]):
@@ -42,7 +40,7 @@ class CounterStore(ABC, Generic[RowT]):
 
     def _reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int, now: int) -> Grant:
         counters = self._claimed_counters(claims, now)
-        distinct = len(set(map(_COUNTER, counters))) == len(counters)
+        distinct = len(set(map(_COUNTER_KEY, counters))) == len(counters)
         granted, refused = fitting_ceiling(counters, ceiling, distinct=distinct)
         seconds = now / MICROSECONDS_PER_SECOND
         if refused is not None:

@@ -7,9 +7,12 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from policies.api.claim import Claim
+from policies.api.window import MICROSECONDS_PER_SECOND
 
 SLIDING_START = -1
 """The `start` of a sliding counter; that of a calendar counter is the start of its window."""
+MAX_RETENTION_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
+"""Longest time for which a closed calendar counter is kept, so that a clock that is set back does not find it empty."""
 
 Taken: TypeAlias = tuple[str, str, int, int, int]
 """What a reservation took for one claim: the claim's key, the counter's key and start, the entry's start, the amount."""

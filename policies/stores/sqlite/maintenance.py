@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.stores.counting.counters import MAX_RETENTION_MICROSECONDS
+from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS
 
 from .database import Execute
 

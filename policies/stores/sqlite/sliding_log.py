@@ -1,6 +1,6 @@
 """The rows of counters in a SQLite file, and the log of entries that a sliding counter has.
 
-An entry is what was counted within a moment: when its first and its last request came, and their amount. The oldest and the
+An entry is what was counted within a short time: when its first and its last request came, and their amount. The oldest and the
 newest entries are packed into the counter's own row, which every operation writes anyway. Those between are in the table
 `taking`, in chunks of `CHUNK_BYTES`: one operation in eight writes a chunk, and one in eight reads one back.
 """

@@ -41,8 +41,8 @@ SHARED_FILE_EXTRA_ITERATIONS = 8
 MAX_CACHED_ROWS = 4096
 """Most counters that are cached, and most reservations."""
 
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[Taken])
+_TAKEN_ENCODER = msgspec.msgpack.Encoder()
+_TAKEN_DECODER = msgspec.msgpack.Decoder(list[Taken])
 
 
 class SQLiteStore(CounterStore[SQLiteRow]):
@@ -236,7 +236,7 @@ class SQLiteStore(CounterStore[SQLiteRow]):
         )
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
-        row = (call_id, part, self._owner, ceiling, _ENCODER.encode(taken))
+        row = (call_id, part, self._owner, ceiling, _TAKEN_ENCODER.encode(taken))
         if not self._database.execute("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
             return False
         parts, cached = self._reservations.get(call_id, (0, []))
@@ -257,7 +257,7 @@ class SQLiteStore(CounterStore[SQLiteRow]):
             rows = execute("SELECT took FROM hold WHERE call = ? ORDER BY part", (call_id,)).fetchall()
             if not rows:
                 return ()
-            parts, taken = len(rows), [each for (blob,) in rows for each in _DECODER.decode(blob)]
+            parts, taken = len(rows), [each for (blob,) in rows for each in _TAKEN_DECODER.decode(blob)]
         deleted = execute("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount
         if deleted and deleted != parts:
             msg = f"call {call_id} has {deleted} parts in the file where {parts} are cached"

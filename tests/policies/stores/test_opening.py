@@ -1,4 +1,4 @@
-"""Store URLs: which are valid, what they say of a store, and how an installed package adds a scheme."""
+"""Store URLs: which are valid, what they state about a store, and how an installed package adds a scheme."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_each_scheme_opens_its_store(url: str, kind: type, tmp_path: Path) -> No
         ("rediss://:p@h", True, True, None),
     ],
 )
-def test_what_a_url_says(url: str, shared: bool, password: bool, file: str | None, tmp_path: Path) -> None:  # noqa: FBT001  # columns of a table
-    """A URL says whether workers share the store, whether it holds a password, and which file it is."""
+def test_properties_of_a_url(url: str, shared: bool, password: bool, file: str | None, tmp_path: Path) -> None:  # noqa: FBT001  # columns of a table
+    """A URL states whether workers share the store, whether it holds a password, and which file it is."""
     location = StoreUrl.parse(url)
     assert (location.is_shared_between_processes, location.has_password) == (shared, password)
     assert location.file(tmp_path) == (None if file is None else tmp_path / file)
@@ -100,7 +100,7 @@ async def test_installed_store(plugin: str, tmp_path: Path) -> None:
 
 
 def test_installed_store_refuses_its_urls(plugin: str, tmp_path: Path) -> None:
-    """What a factory says against a URL is what `open_store` raises; an unknown scheme names the installed ones."""
+    """The error of a factory about a URL is raised by `open_store`; an unknown scheme names the installed ones."""
     with pytest.raises(ValueError, match="invalid host in the URL; name another host"):
         open_store("etcd://wrong", folder=tmp_path)
     with pytest.raises(ValueError, match=r"or 'etcd://\.\.\.', or 'private://\.\.\.'"):
