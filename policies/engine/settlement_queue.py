@@ -52,7 +52,8 @@ class SettlementQueue:
         try:
             await self._deliver(call_id, charges, refund)
         except StoreDown as error:
-            self._services.log.warning("settlement queued, it will be sent again: %s", error)
+            if not self.pending:  # one line for an outage, not one for each call
+                self._services.log.warning("settlements are queued until the store takes them: %s", error)
             self.add(Settlement(call_id, charges, refund))
         except BaseException:
             self.add(Settlement(call_id, charges, refund))

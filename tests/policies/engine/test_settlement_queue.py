@@ -101,3 +101,14 @@ async def test_full_queue_drops_its_oldest_settlement(caplog: pytest.LogCaptureF
     assert len(queue.pending) == MAX_PENDING_SETTLEMENTS
     assert queue.pending[0].call_id == "call-1"
     assert "settlement of call call-0 dropped" in caplog.text
+
+
+async def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Settlements that fail in one outage give one log line, with the cause."""
+    store = FailingStore(clock=FakeClock())
+    queue = SettlementQueue(make_services(store=store))
+    store.failure = StoreDown("no route to the store")
+    for at in range(3):
+        await queue.send(f"{at}", {})
+    assert len(queue.pending) == 3
+    assert [record.getMessage().endswith(": no route to the store") for record in caplog.records] == [True]
