@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ENGINE := .venv-engine
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kill soak cancel drill lint format format-check typecheck check build smoke bench test-engine clean
@@ -10,14 +11,21 @@ ENGINE := .venv-engine
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# What the program needs to run, and no more: without development tools, without building a package, and without
+# byte-compiling modules that are never imported.
+$(VENV)/.run-ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $(VENV)/run.txt
+	$(PIP_INSTALL) --no-compile -r $(VENV)/run.txt -c constraints.txt
 	@touch $@
 
-demo: $(VENV)/.ready ## Try it: a mock upstream and a sidecar on port 8787
-	@$(BIN)/sidecar demo
+$(VENV)/.ready: $(VENV)/.run-ready
+	$(PIP_INSTALL) -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(VENV)/.run-ready ## Try it: a mock upstream and a sidecar on port 8787
+	@$(BIN)/python -m sidecar demo
 
 test: $(VENV)/.ready ## Run the tests; says what it skips and why
 	$(BIN)/python -m pytest -q -rs

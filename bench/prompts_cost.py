@@ -24,10 +24,11 @@ import httpx
 
 from sidecar.config.loader import default_text, load
 from sidecar.config.settings import Flags
+from sidecar.downstream.asgi_connection import over_asgi
 from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute
-from sidecar.downstream.route import CHAT, COMPLETIONS, Route
+from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, Route
 from sidecar.server.gateway import Gateway
-from sidecar.server.run import _freeze_gc
+from sidecar.server.process import _freeze_startup_objects
 
 KB, MB = 1 << 10, 1 << 20
 PIECE = 64 * KB
@@ -41,7 +42,7 @@ PARTS = {
     "max_tokens": ("policies.builtin.max_tokens:MaxTokens.admit",),
     "size": ("policies.builtin.budget:size_of",),
     "reserve": ("policies.engine.ledger:Ledger.reserve",),
-    "encode": ("sidecar.upstream.client:HttpUpstream.chat_body",),
+    "encode": ("sidecar.upstream.client:UpstreamClient.chat_body",),
 }
 """Where each column's time is spent."""
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}
@@ -51,32 +52,36 @@ spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
 def shapes() -> Iterator[tuple[str, str, dict[str, Any] | bytes]]:
     """Give each body's name, path and content."""
-    yield "chat, 1,000 x 1 kB", CHAT, said(talk(1000, PROSE, 960))
-    yield "1,000 x 1 kB", COMPLETIONS, said(talk(1000, PROSE, 1000))
-    yield "1 MB of 3 letters", COMPLETIONS, said(talk(MB // 38, "abc", 3))
-    yield "1 MB of []", COMPLETIONS, beside(b"[]", MB)
-    yield "1 MB of deep []", COMPLETIONS, beside(b"[" * 90 + b"]" * 90, MB)
-    yield "1 MB of floats", COMPLETIONS, beside(b"1.7976931348623157e308", MB)
-    yield "1 MB of integers", COMPLETIONS, beside(b"9" * 4000, MB)
-    yield "1 MB of keys", COMPLETIONS, b'{"x": {%b}, ' % b",".join(b'"%06d":1' % at for at in range(MB // 11)) + HI
+    yield "chat, 1,000 x 1 kB", CHAT_PATH, said(talk(1000, PROSE, 960))
+    yield "1,000 x 1 kB", COMPLETIONS_PATH, said(talk(1000, PROSE, 1000))
+    yield "1 MB of 3 letters", COMPLETIONS_PATH, said(talk(MB // 38, "abc", 3))
+    yield "1 MB of []", COMPLETIONS_PATH, beside(b"[]", MB)
+    yield "1 MB of deep []", COMPLETIONS_PATH, beside(b"[" * 90 + b"]" * 90, MB)
+    yield "1 MB of floats", COMPLETIONS_PATH, beside(b"1.7976931348623157e308", MB)
+    yield "1 MB of integers", COMPLETIONS_PATH, beside(b"9" * 4000, MB)
+    yield "1 MB of keys", COMPLETIONS_PATH, b'{"x": {%b}, ' % b",".join(b'"%06d":1' % at for at in range(MB // 11)) + HI
     yield (
         "1 MB of parts",
-        COMPLETIONS,
+        COMPLETIONS_PATH,
         said([{"role": "user", "content": [{"type": "text", "text": "a"}] * (MB // 30)}]),
     )
     tool = {"name": "f", "description": PROSE * 8, "parameters": {"type": "object", "properties": {}}}
-    yield "tools, 1 MB", COMPLETIONS, said(talk(2, "a", 9)) | {"tools": [{"type": "function", "function": tool}] * 1500}
-    yield "16 MB of 1 kB", COMPLETIONS, said(talk(16_000, PROSE, 1000))
-    yield "16 MB of prose", COMPLETIONS, said(talk(1, PROSE, 15 * MB))
-    yield "16 MB of Cyrillic", COMPLETIONS, said(talk(1, "привет ", 8 * MB))
-    yield "16 MB, escaped", COMPLETIONS, json.dumps(said(talk(1, "привет ", 2 * MB))).encode()
+    yield (
+        "tools, 1 MB",
+        COMPLETIONS_PATH,
+        said(talk(2, "a", 9)) | {"tools": [{"type": "function", "function": tool}] * 1500},
+    )
+    yield "16 MB of 1 kB", COMPLETIONS_PATH, said(talk(16_000, PROSE, 1000))
+    yield "16 MB of prose", COMPLETIONS_PATH, said(talk(1, PROSE, 15 * MB))
+    yield "16 MB of Cyrillic", COMPLETIONS_PATH, said(talk(1, "привет ", 8 * MB))
+    yield "16 MB, escaped", COMPLETIONS_PATH, json.dumps(said(talk(1, "привет ", 2 * MB))).encode()
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * (3 * MB)}}
-    yield "12 MB image", COMPLETIONS, said([{"role": "user", "content": [{"type": "text", "text": "a"}, image]}])
-    yield "16 MB of 3 letters", COMPLETIONS, said(talk(15 * MB // 38, "abc", 3))
-    yield "16 MB of []", COMPLETIONS, beside(b"[]", 15 * MB)
-    yield "16 MB of deep []", COMPLETIONS, beside(b"[" * 90 + b"]" * 90, 15 * MB)
-    yield "16 MB of floats", COMPLETIONS, beside(b"1.7976931348623157e308", 15 * MB)
-    yield "16 MB of integers", COMPLETIONS, beside(b"9" * 4000, 15 * MB)
+    yield "12 MB image", COMPLETIONS_PATH, said([{"role": "user", "content": [{"type": "text", "text": "a"}, image]}])
+    yield "16 MB of 3 letters", COMPLETIONS_PATH, said(talk(15 * MB // 38, "abc", 3))
+    yield "16 MB of []", COMPLETIONS_PATH, beside(b"[]", 15 * MB)
+    yield "16 MB of deep []", COMPLETIONS_PATH, beside(b"[" * 90 + b"]" * 90, 15 * MB)
+    yield "16 MB of floats", COMPLETIONS_PATH, beside(b"1.7976931348623157e308", 15 * MB)
+    yield "16 MB of integers", COMPLETIONS_PATH, beside(b"9" * 4000, 15 * MB)
 
 
 HI = b'"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
@@ -178,7 +183,7 @@ async def measure(route: Route, door: Door, body: bytes) -> tuple[float, float, 
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     scope = {"type": "http", "method": "POST", "path": route.path, "headers": headers, "client": ("127.0.0.1", 1)}
-    await route(scope, receive, send)
+    await over_asgi(route, scope, receive, send)
     ticking.cancel()
     return door.left - begun, turns.longest, int(status)
 
@@ -197,13 +202,13 @@ def settings(folder: Path) -> Any:
 async def compare(folder: Path, only: str, rounds: int) -> None:
     door = Door()
     gateway = Gateway(settings(folder), transport=httpx.MockTransport(door))
-    _freeze_gc()
+    _freeze_startup_objects()
     print(f"{'ms of CPU':20}{'MB':>6}{'all':>9}{'longest':>9}" + "".join(f"{part:>11}" for part in PARTS))
     for name, path, content in shapes():
         if only not in name:
             continue
         body = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
-        route = (ChatRoute if path == CHAT else CompletionsRoute)(gateway)
+        route = (ChatRoute if path == CHAT_PATH else CompletionsRoute)(gateway)
         rows = []
         for _ in range(rounds):
             spent.update(dict.fromkeys(PARTS, 0.0))

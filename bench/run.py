@@ -34,7 +34,7 @@ __all__ = ("LIMITLESS", "WORK", "Target", "cpu_ns", "free_port", "measure", "rea
 CALM = 15
 """Percent of the core that may go to others, in part the system's own work for the proxy."""
 FIGURES = ("startup", "idle-policy", "sharing")
-PARTS = ("uvicorn", "uvloop", "httptools", "aiohttp", "litestar", "msgspec")
+PARTS = ("uvicorn", "uvloop", "httptools", "litestar", "msgspec")
 
 
 def machine() -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A policy with a lease: stop an answer at a forbidden word, and note what each call cost."""
+"""A policy with a lease: stop an answer at a forbidden word, and log what each call cost."""
 
 import logging
 
@@ -8,23 +8,27 @@ log = logging.getLogger("quota_notice")
 
 
 class QuotaNotice(Policy, frozen=True):
-    """Stop answers that contain `word`; write one line for each call, without a word of its content."""
+    """Stop answers that contain `word`; write one line for each call, without its content."""
 
     word: str
 
     async def admit(self, call: Call) -> Lease:
-        return _Watch(self.word, call.tenant)
+        return Watch(self.word, call.tenant)
 
 
-class _Watch(Lease):
+class Watch(Lease):
     def __init__(self, word: str, tenant: str) -> None:
         self.word, self.tenant, self.seen = word, tenant, ""
 
-    def event(self, event: Event) -> Event:
+    def on_event(self, event: Event) -> Event:
         self.seen = (self.seen + event.text)[-len(self.word) * 2 :]
         if self.word in self.seen:
             raise Stop("content_filter")
         return event
 
     async def settle(self, outcome: Outcome) -> None:
-        log.info("%s: %s after %d attempts: %s", self.tenant, outcome.ending, outcome.attempts, outcome.usage)
+        first = outcome.seconds_to_first_output
+        waited = "no output" if first is None else f"output after {first:.2f} s"
+        log.info(
+            "%s: %s after %d attempts, %s: %s", self.tenant, outcome.ending, outcome.attempts, waited, outcome.usage
+        )

@@ -3,10 +3,11 @@
 import warnings
 
 from policies.api.call import Call, Caps
-from policies.api.claim import Claim
+from policies.api.claim import By, Claim, Identities
 from policies.api.event import Batch, Event
-from policies.api.failure import NO_RETRY, Failure, Retry
-from policies.api.lease import Ending, Lease, Outcome
+from policies.api.failure import GIVE_UP, Decision, Failure, GiveUp, Retry
+from policies.api.hooks import HookError
+from policies.api.lease import ClaimLease, Ending, Lease, Outcome
 from policies.api.match import Match
 from policies.api.policy import Policy, RunningPolicy
 from policies.api.rejection import Rejection, Stop
@@ -14,7 +15,7 @@ from policies.api.services import Services
 from policies.api.store import Grant, Standing, Store, StoreDown
 from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
-from policies.api.window import Calendar, Sliding
+from policies.api.window import Calendar, Sliding, Window
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
@@ -24,19 +25,25 @@ from policies.builtin.trim import Trim
 from policies.engine.chain import Chain
 
 __all__ = [
-    "NO_RETRY",
+    "GIVE_UP",
     "Batch",
     "Budget",
+    "By",
     "Calendar",
     "Call",
     "Caps",
     "Chain",
     "Claim",
+    "ClaimLease",
+    "Decision",
     "Ending",
     "Event",
     "Failure",
     "Fallback",
+    "GiveUp",
     "Grant",
+    "HookError",
+    "Identities",
     "Lease",
     "Match",
     "MaxTokens",
@@ -58,9 +65,10 @@ __all__ = [
     "Upstream",
     "UpstreamError",
     "Usage",
+    "Window",
 ]
 
-_RENAMED = {"Hooks": "RunningPolicy", "Only": "Match", "Process": "Services"}
+_RENAMED = {"Hooks": "RunningPolicy", "NO_RETRY": "GIVE_UP", "Only": "Match", "Process": "Services"}
 
 
 def __getattr__(name: str) -> object:

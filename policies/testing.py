@@ -9,7 +9,7 @@ assert served.rejection is not None and served.rejection.code == "secret_in_prom
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
@@ -129,7 +129,6 @@ class ScriptedStream:
     def __init__(self, upstream: ScriptedUpstream, call: Call, script: Script, usage: Usage | None) -> None:
         self._upstream, self._call, self._script, self._reported = upstream, call, list(script), usage
         self.usage = Usage()
-        self._over = False
 
     async def __aenter__(self) -> Self:
         self._upstream.calls.append(msgspec.json.decode(msgspec.json.encode(self._call.body)))
@@ -144,18 +143,16 @@ class ScriptedStream:
     ) -> None:
         self._upstream.open_attempts -= 1
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Batch:
+    async def deliver(self, to: Callable[[Batch], bool]) -> None:
+        """Play the rest of the script: see `policies.api.upstream.Stream.deliver`."""
+        while self._script:
+            await anyio.lowlevel.checkpoint()
+            if not to(await self._play(self._script.pop(0))):
+                return
         await anyio.lowlevel.checkpoint()
-        if self._over:
-            raise StopAsyncIteration
-        if not self._script:
-            self.usage, self._over = self._reported or self.usage, True
-            end = piece("", finish="stop")
-            return Batch(events=[end], raw=end.raw, last=True)
-        return await self._play(self._script.pop(0))
+        self.usage = self._reported or self.usage
+        end = piece("", finish="stop")
+        to(Batch(events=[end], raw=end.raw, last=True))
 
     async def _play(self, step: Step) -> Batch:
         if isinstance(step, UpstreamError):
@@ -182,6 +179,21 @@ def piece(text: str, *, finish: str | None = None) -> Event:
     return Event(raw=b"data: " + payload + b"\n\n", payload=payload, text=text, finish=finish)
 
 
+class CollectingSink:
+    """A client that takes everything: see `policies.engine.sink.BatchSink`."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self._batches = batches
+
+    def write_nowait(self, batch: Batch) -> bool:
+        """Keep *batch*."""
+        self._batches.append(batch)
+        return True
+
+    async def drain(self) -> None:
+        """Return at once."""
+
+
 class Served(msgspec.Struct):
     """What came of a call: what the client saw, and how it ended."""
 
@@ -202,12 +214,8 @@ async def serve(
     """Run *call* through *policies* in front of *upstream* and return what came of it; refusals are returned too."""
     chain = chain or Chain(policies, upstream or ScriptedUpstream(), call.services)
     served = Served([])
-
-    async def emit(batch: Batch) -> None:
-        served.batches.append(batch)
-
     try:
-        served.outcome = await chain.run(call, emit)
+        served.outcome = await chain.run(call, CollectingSink(served.batches))
     except Rejection as rejection:
         served.rejection = rejection
     except UpstreamError as failure:

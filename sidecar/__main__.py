@@ -1,4 +1,4 @@
-"""`python -m sidecar`."""
+"""Run the command line with `python -m sidecar`."""
 
 import sys
 

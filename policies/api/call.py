@@ -1,70 +1,102 @@
-"""One request, as the policies see it: the whole body, with typed accessors over it."""
+"""One request, as the policies see it: the whole body, with typed accessors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-if TYPE_CHECKING:
-    from .claim import Claim
-    from .services import Services
-    from .store import Standing
-    from .tokens import Size
+from .claim import Claim
+from .services import Services
+from .store import Standing
+from .tokens import Size
 
 Operation: TypeAlias = Literal["chat", "models"]
 Message: TypeAlias = dict[str, Any]
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
-"""Fields that servers take for the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
+"""Fields that servers read as the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
 MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
-"""Fields that say how many answers are made: `best_of` are made, `n` of them are sent; `n_cmpl` is llama.cpp's own."""
+"""Fields for the number of answers: `best_of` are generated, `n` of them are returned; `n_cmpl` is llama.cpp's own."""
 _LIMIT, _MANY = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
+
+MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
+"""Notes that a call keeps, and characters of each."""
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Caps(msgspec.Struct, frozen=True):
-    """What the client itself asked to be limited to; each only ever lowers a limit of ours."""
+    """Limits that the client itself asked for; each only lowers a limit of ours."""
 
     day_tokens: int | None = None
     request_tokens: int | None = None
 
 
 class Call(msgspec.Struct, kw_only=True, eq=False):
-    """One request on its way through the chain.  Policies may rewrite it while it is being admitted.
+    """One request on its way through the chain. Policies may rewrite it while it is being admitted.
 
-    `body` is what goes upstream when admission ends; fields that nobody knows stay in it.
+    `body` is what goes upstream when admission ends; fields that no policy knows stay in it.
     """
 
     id: str
+    """Our own id of the call, under which its reservation is kept."""
     path: str
+    """The route: "/v1/chat/completions", "/api/chat", ..."""
     body: dict[str, Any]
+    """The JSON body, all of it."""
     services: Services
+    """Clocks, randomness, the log: see `Services`."""
     operation: Operation = "chat"
+    """What is asked for: a completion, or the list of models."""
     tenant: str = "default"
+    """Whose key it is."""
     ip: str = ""
+    """The client's address."""
     profile: str = ""
+    """The profile that was chosen; empty for the base chain."""
     caps: Caps = Caps()
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = NO_HEADERS
+    """The client's headers, read only; names in lower case, without credentials and cookies."""
+    forwarded_headers: dict[str, str] = {}
     """Sent upstream beside our own; names in lower case."""
+    upstream: str = ""
+    """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
+    state: dict[str, object] = {}
+    """Facts that one policy leaves for another. Begin a key with the policy's name: "spam.score"."""
     deadline: float | None = None
     """The moment of `services.monotonic` at which the answer must have ended."""
-    repeated: bool = False
-    """The client's SDK sends it again: it earns nothing for the retry budget."""
-    imposed: bool = False
-    """The answer's ceiling is ours: the client set none."""
+    is_client_retry: bool = False
+    """Whether the client's SDK sends it again: it adds nothing to the retry budget."""
+    ceiling_is_ours: bool = False
+    """Whether a policy set the answer's ceiling because the client set none."""
     size: Size | None = None
-    """The prompt as it was when it was reserved; None where no policy counts tokens."""
-    prompts: dict[str, int] = {}
-    """The prompt's tokens as each budget of dollars has held them, by its name."""
-    stand_in: str = ""
-    """The model that was put in for a client that named none: an upstream with one of its own takes that."""
+    """The prompt's size as it was reserved; None where no policy counts tokens."""
+    substituted_model: str = ""
+    """The model that was put in for a client that named none; an upstream with a model of its own takes that."""
     standings: list[tuple[Claim, Standing]] = []
-    """Where the limits of the call stood when the store answered: what the answer's limit headers say."""
-    settling: bool = False
-    """It has ended, and what it holds is being settled: it is not to be cancelled any more."""
-    abandoned: bool = False
-    """It is cancelled, and nobody waits for its answer: whoever reads on without a pause is to look, and let it end."""
+    """The limits of the call as the store answered: the source of the answer's limit headers."""
+    notes: list[str] = []
+    """What policies did to the call, for its record; see `note`."""
+
+    def note(self, text: str) -> None:
+        """Add what a policy did to the call's record: "kept 6 of 14 messages". It must not quote prompts or keys.
+
+        Characters that are not printable are removed. A call keeps its first 16 notes, 200 characters of each.
+        """
+        if len(self.notes) >= MAX_NOTES:
+            return
+        text = text[:MAX_NOTE_LENGTH]
+        if not text.isprintable():
+            text = "".join(character for character in text if character.isprintable())
+        if text:
+            self.notes.append(text)
+
+    @property
+    def has_completion(self) -> bool:
+        """Whether a model answers it: it has a prompt and costs tokens."""
+        return self.operation == "chat"
 
     @property
     def model(self) -> str:
@@ -88,7 +120,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def user(self) -> str:
-        """The end user that the client names; only ever meaningful within its tenant."""
+        """The end user that the client names; it has a meaning only within its tenant."""
         name = self.body.get("user")
         return name if isinstance(name, str) else ""
 
@@ -99,35 +131,35 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def names_model(self) -> bool:
-        """Whether the client, or a policy, says which model it is to be."""
-        return self.model not in ("", self.stand_in)
+        """Whether the client or a policy named the model."""
+        return self.model not in ("", self.substituted_model)
 
     @property
-    def others(self) -> list[str]:
-        """The models that a router upstream is told to fall back to."""
+    def fallback_models(self) -> list[str]:
+        """The models that a router upstream may fall back to, by the body's `models`."""
         others = self.body.get("models")
         return [name for name in others if isinstance(name, str)] if isinstance(others, list) else []
 
     @property
-    def models(self) -> list[str]:
-        """All models that may serve the call: its own, and those that a router is told to fall back to."""
-        return [self.model, *self.others]
+    def candidate_models(self) -> list[str]:
+        """All models that may serve the call: its own, and the fallbacks of a router."""
+        return [self.model, *self.fallback_models]
 
     @property
     def served_models(self) -> Sequence[str]:
-        """What the upstreams call the models that may serve the call; an empty name stands for one that is not known yet."""
-        return self.services.names_of(self.model, self.others, substituted=not self.names_model)
+        """The upstreams' names of the models that may serve the call; an empty name stands for one that is not known yet."""
+        return self.services.names_of(self.model, self.fallback_models, substituted=not self.names_model)
 
     @property
-    def n(self) -> int:
-        """How many answers are made; each may be as long as the ceiling."""
+    def choices_generated(self) -> int:
+        """How many answers are generated; each may be as long as the ceiling."""
         if _MANY.isdisjoint(self.body):
             return 1
         return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
-    def shown(self) -> int:
-        """How many answers are sent: of `best_of` only `n` are."""
+    def choices_returned(self) -> int:
+        """How many answers are returned: of `best_of` only `n` are."""
         if _MANY.isdisjoint(self.body):
             return 1
         many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
@@ -135,12 +167,10 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def max_tokens(self) -> int | None:
-        """The ceiling of one answer in tokens: the lower one where a client sends both fields."""
+        """The ceiling of one answer in tokens: the lowest where a client sends several fields."""
         lowest = None
-        if _LIMIT.isdisjoint(self.body):
-            return lowest
-        for field in LIMIT_FIELDS:
-            limit = self.body.get(field)
+        for field in _LIMIT.intersection(self.body):
+            limit = self.body[field]
             if isinstance(limit, int) and (lowest is None or limit < lowest):
                 lowest = limit
         return lowest
@@ -148,22 +178,21 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:
         body = self.body
-        said = False
-        if not _LIMIT.isdisjoint(body):
-            for field in LIMIT_FIELDS:
-                if isinstance(body.get(field), int):
-                    body[field], said = ceiling, True
-        if not said:
-            self.imposed, body[LIMIT_FIELDS[0]] = True, ceiling
+        is_set = False
+        for field in _LIMIT.intersection(body):
+            if isinstance(body[field], int):
+                body[field], is_set = ceiling, True
+        if not is_set:
+            self.ceiling_is_ours, body[LIMIT_FIELDS[0]] = True, ceiling
 
     @property
     def text(self) -> str:
-        """All text of the conversation, a space between pieces: what a word filter looks at."""
+        """All text of the conversation, a space between pieces: what a word filter searches."""
         return " ".join(self._pieces())
 
     @property
     def characters(self) -> int:
-        """How many characters `text` has, without making it."""
+        """How many characters `text` has, without building it."""
         pieces = self._pieces()
         return sum(map(len, pieces)) + max(0, len(pieces) - 1)
 

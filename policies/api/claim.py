@@ -1,39 +1,43 @@
-"""What one call takes from one limit."""
+"""What one call takes from one limit, and for whom it counts."""
 
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeAlias
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from .window import Window
 
 Unit: TypeAlias = Literal["tokens", "requests", "usd"]
-
+Identity: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
+By: TypeAlias = Identity | Annotated[list[Identity], msgspec.Meta(min_length=1)]
+"""For whom a limit counts: one kind of identity, or several together."""
+Identities: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+"""How many identities that clients choose get a counter of their own."""
 
 KEY_SEPARATOR = "\x1f"
-
-
 OVERFLOW_SUFFIX = "\x1dothers"
-"""The end of a shared bucket's identity; no name that a client chooses has such a character."""
-
-
+"""The end of an overflow counter's identity; no identity that a client chooses has such a character."""
+IDENTITY_SEPARATOR = "\x1e"
+MAX_IDENTITY_LENGTH = 128
+DEFAULT_MAX_IDENTITIES = 10_000
+IPV6_HOST_BITS = 64
 MILLION = 1_000_000
-
-
 TOKEN_SCALES: dict[str, int] = {"usd": MILLION}
 """How many of a claim's `per_token` make one unit, where that is not one: prices are per million tokens."""
 
 
 @functools.lru_cache(1024)
 def counter_key(policy: str, identity: str, unit: Unit, window: Window) -> str:
-    """Return the name of a counter; remembered, since every call asks for those of its claims."""
+    """Return the name of a counter; cached, because every call asks for those of its claims."""
     return KEY_SEPARATOR.join((policy, identity, unit, window.key))
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one call takes from one limit.
+    """What one call takes from one limit. `Policy.claim` makes one.
 
     It costs `base`, and `per_token` for each token of the longest answer that it may get (of `per_token`, `scale` make one
     unit). The store may lower the call's ceiling, down to `floor`, to make the claim fit. Units are tokens, requests, or
@@ -57,7 +61,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def scale(self) -> int:
-        """How many of `each` make one unit."""
+        """How many of `per_token` make one unit."""
         return TOKEN_SCALES.get(self.unit, 1)
 
     def needs(self, ceiling: int) -> int:
@@ -80,3 +84,78 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def group_key(self) -> str:
         """The name of its group of identities."""
         return KEY_SEPARATOR.join((self.policy, self.identity_group, self.unit, self.window.key))
+
+
+class CountedIdentity(NamedTuple):
+    """The name under which a call is counted; *group* is the part of it that no client can choose, None if that is all."""
+
+    name: str
+    group: str | None
+
+
+class IdentifiedCall(Protocol):
+    """What `identity` reads of a call. `Call` is one."""
+
+    tenant: str
+    ip: str
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """The end user that the client names."""
+        ...
+
+
+def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
+    """Return for whom *call* counts. A user belongs to its tenant, so no tenant spends as another's user."""
+    if by == "tenant":
+        return _tenant(call.tenant)
+    parts = by if isinstance(by, list) else [by]
+    names = [_name(call, part) for part in parts]
+    if all(part in ("tenant", "global") for part in parts):
+        return CountedIdentity(IDENTITY_SEPARATOR.join(names), None)
+    known = [call.tenant] if "tenant" in parts or "user" in parts else []
+    return CountedIdentity(IDENTITY_SEPARATOR.join(names), IDENTITY_SEPARATOR.join(known))
+
+
+@functools.lru_cache(1024)
+def _tenant(name: str) -> CountedIdentity:
+    return CountedIdentity(name, None)
+
+
+def _name(call: IdentifiedCall, part: Identity) -> str:
+    if part == "tenant":
+        return call.tenant
+    if part == "ip":
+        return _host(call.ip)
+    if part == "model":
+        return _short(call.model)
+    if part == "user":
+        return call.tenant + IDENTITY_SEPARATOR + _short(call.user)
+    return ""
+
+
+def _host(ip: str) -> str:
+    # A client with one IPv6 address has all 2^64 of its network.
+    if ":" not in ip:
+        return ip
+    try:
+        address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return _short(ip)
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> IPV6_HOST_BITS << IPV6_HOST_BITS)}/{IPV6_HOST_BITS}"
+
+
+def _short(name: str) -> str:
+    # A client chooses these: any name becomes one short key, and two names never become the same.
+    if len(name) <= MAX_IDENTITY_LENGTH and name.isprintable():
+        return name
+    return "sha256:" + sha256(name.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What comes back: pieces of an answer, in batches of one network read each."""
+"""An answer: events, in batches of one network read each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """One piece of one answer.
+    """One piece of one answer. Events are not modified: `with_text` and `with_payload` return changed ones.
 
-    `raw` are the bytes as they go to an OpenAI client, framing included; empty for a piece that was made or changed
-    here.  `payload` is the JSON object that it came in.  `index` says which of the answers it belongs to; -1 is a frame that
-    belongs to none (usage, a filter's result).  A whole answer (a call without `stream`) is one event for each choice.
+    `raw` are the bytes as they go to an OpenAI client, framing included; empty for an event that was made or changed here.
+    `payload` is the JSON object that it came in. `index` says which of the answers it belongs to; -1 is a frame that
+    belongs to none (usage, a filter's result). A whole answer (a call without `stream`) is one event for each choice.
     """
 
     raw: bytes = b""
@@ -27,7 +27,7 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The JSON object that the piece came in, decoded at each call: for policies that need more than text."""
+        """The JSON object that the event came in, decoded at each use: for policies that need more than text."""
         decoded: dict[str, Any] = msgspec.json.decode(self.payload) if self.payload else {}
         return decoded
 
@@ -37,33 +37,81 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         return bool(self.text or self.reasoning or self.tool)
 
     def with_text(self, text: str) -> Event:
-        """Return this piece with other text; an empty one stays in the stream, dropping is returning None."""
+        """Return this event with other text; one with empty text stays in the stream."""
         return msgspec.structs.replace(self, text=text, raw=b"")
 
+    def with_payload(self, data: dict[str, Any]) -> Event:
+        """Return this event with *data*, a changed copy of `data`, as its JSON object: for tools and reasoning.
+
+        Text, reasoning, tool and finish are read from its choice of this `index`. Raises `ValueError` where it has none.
+        """
+        if self.index < 0:
+            return msgspec.structs.replace(self, raw=b"", payload=msgspec.json.encode(data))
+        choice = _choice_of(data, self.index)
+        if choice is None:
+            raise ValueError(f"with_payload: the object has no choice with index {self.index}")
+        part = choice.get("message" if self.whole else "delta")
+        part = part if isinstance(part, dict) else {}
+        finish = choice.get("finish_reason")
+        return msgspec.structs.replace(
+            self,
+            raw=b"",
+            payload=msgspec.json.encode(data),
+            text=_text(part, "content", "refusal"),
+            reasoning=_text(part, "reasoning", "reasoning_content"),
+            tool=any(_is_filled(part.get(field)) for field in ("tool_calls", "function_call", "audio")),
+            finish=finish if isinstance(finish, str) and finish else None,
+        )
+
     def encode(self) -> bytes:
-        """Return the piece as one server-sent event, made anew from `payload` where it was changed."""
+        """Return the event as one server-sent event, made anew from `payload` where it was changed."""
         return self.raw or b"data: " + msgspec.json.encode(self.rebuilt()) + b"\n\n"
 
     def rebuilt(self) -> dict[str, Any]:
-        """Return the JSON object with this piece alone in it, its text and finish as they are now."""
+        """Return the JSON object with this event's choice alone in it, its text and finish as they are now."""
         data = self.data
-        own = [c for c in data.get("choices") or [] if isinstance(c, dict) and c.get("index", 0) == self.index]
-        choice: dict[str, Any] = own[0] if own else {"index": self.index}
-        part = choice.setdefault("message" if self.whole else "delta", {})
-        if self.text or part.get("content") is not None:
-            part["content"] = self.text
+        if self.index < 0:
+            return data
+        choice = _choice_of(data, self.index) or {"index": self.index}
+        part = choice.get("message" if self.whole else "delta")
+        if not isinstance(part, dict):
+            part = choice["message" if self.whole else "delta"] = {}
+        _put_text(part, self.text)
         choice["finish_reason"] = self.finish
         data["choices"] = [choice]
         return data
+
+
+def _choice_of(data: dict[str, Any], index: int) -> dict[str, Any] | None:
+    choices = data.get("choices")
+    found = (each for each in choices if isinstance(each, dict)) if isinstance(choices, list) else ()
+    return next((each for each in found if each.get("index", 0) == index), None)
+
+
+def _text(part: dict[str, Any], *fields: str) -> str:
+    return next((text for field in fields if isinstance(text := part.get(field), str) and text), "")
+
+
+def _is_filled(value: object) -> bool:
+    """Whether *value* holds anything: `[{}]` and `[null]` do not."""
+    if isinstance(value, dict):
+        return any(map(_is_filled, value.values())) or any(value)
+    return any(map(_is_filled, value)) if isinstance(value, list) else value not in (None, "")
+
+
+def _put_text(part: dict[str, Any], text: str) -> None:
+    field = "refusal" if not part.get("content") and part.get("refusal") else "content"
+    if text or part.get(field) is not None:
+        part[field] = text
 
 
 Made: TypeAlias = Callable[[], "list[Event]"]
 
 
 class Batch:
-    """The events of one network read.  `last` marks the end of a complete answer: it goes out after settling.
+    """The events of one network read. `last` marks the end of a complete answer, which is sent after settlement.
 
-    Most answers pass untouched, as `raw`: where *events* is a function, it makes them when somebody first looks at them.
+    Most answers pass untouched, as `raw`: where *events* is a function, it makes the events on first use.
     """
 
     __slots__ = ("_events", "last", "raw")
@@ -73,7 +121,7 @@ class Batch:
 
     @property
     def events(self) -> list[Event]:
-        """The pieces, in order."""
+        """The events, in order."""
         events = self._events
         if not isinstance(events, list):
             events = self._events = events()
@@ -81,17 +129,24 @@ class Batch:
 
 
 def rebuilt_answer(payload: bytes, events: Sequence[Event]) -> bytes:
-    """Return a whole JSON answer with the choices as *events* have them; what was dropped is empty."""
+    """Return a whole JSON answer with the choices as *events* have them; one that was dropped is empty."""
     data: dict[str, Any] = msgspec.json.decode(payload)
-    for choice in data.get("choices") or []:
-        if not isinstance(choice, dict):
-            continue
-        own = [event for event in events if event.index == choice.get("index", 0)]
-        text = "".join(event.text for event in own)
-        message = choice.get("message")
-        if not isinstance(message, dict):
-            message = choice["message"] = {}
-        if text or message.get("content") is not None:
-            message["content"] = text
-        choice["finish_reason"] = next((event.finish for event in own if event.finish), "content_filter")
+    choices = data.get("choices")
+    if isinstance(choices, list):
+        own = [_rebuilt_choice(each, payload, events) if isinstance(each, dict) else each for each in choices]
+        data["choices"] = own
     return msgspec.json.encode(data)
+
+
+def _rebuilt_choice(choice: dict[str, Any], payload: bytes, events: Sequence[Event]) -> dict[str, Any]:
+    index = choice.get("index", 0)
+    own = [event for event in events if event.index == index]
+    changed = next((event for event in own if event.whole and event.payload != payload), None)
+    if changed is not None:
+        choice = _choice_of(changed.data, index) or choice
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        message = choice["message"] = {}
+    _put_text(message, "".join(event.text for event in own))
+    choice["finish_reason"] = next((event.finish for event in own if event.finish), "content_filter")
+    return choice

@@ -2,60 +2,131 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
 
 import msgspec
 
-from .sdk_error import Cause
 
+class Cause(Exception):
+    """Stands for an exception of the OpenAI SDK: its fields are known at once, the SDK is imported on first use of `error`.
 
-class Failure(msgspec.Struct, frozen=True):
-    """One upstream attempt that broke before the client saw any output.
-
-    *error* is what the OpenAI SDK would have raised (`openai.RateLimitError`, `openai.APITimeoutError`, ...), *kind* our
-    finer class of it (`policies.classes`), *attempt* 1 for the first, *retry_after* the seconds that upstream asked for in
-    this very attempt.  *should_retry* is upstream's `x-should-retry`, where it sent one.  *upstream* is the one that failed,
-    *tried* are those of all attempts so far, this one last.  *by_code*: upstream's own code says that it is of this class.
-    *may_repeat*: another attempt at *upstream* can be.  A verdict that is a no, that ends too late, or that the retry
-    budget does not bear, is asked for once more without it; then only an upstream that was not tried will do.
+    *make* makes the exception, *said* holds the code, type and param of the server's error object, *origin* becomes its
+    `__cause__`.
     """
 
-    attempt: int
-    error: Exception
+    def __init__(
+        self,
+        make: Callable[[], Exception],
+        name: str,
+        message: str = "",
+        *,
+        status: int | None = None,
+        said: Mapping[str, str] = {},
+        origin: BaseException | None = None,
+    ) -> None:
+        super().__init__(name)
+        self._make = make
+        self._error: Exception | None = None
+        self.name, self.message, self.status_code, self.__cause__ = name, message, status, origin
+        self.code, self.type, self.param = said.get("code"), said.get("type"), said.get("param")
+
+    @classmethod
+    def of(cls, error: Exception) -> Cause:
+        """Return the substitute of *error*, which may be one already. Messages of foreign exceptions are dropped."""
+        if isinstance(error, Cause):
+            return error
+        name, origin = type(error).__name__, error.__cause__
+        if not type(error).__module__.startswith("openai"):
+            return cls(lambda: error, name, origin=origin)  # its message is not for clients
+        said = {
+            key: str(value) for key in ("code", "type", "param") if (value := getattr(error, key, None)) is not None
+        }
+        message, status = getattr(error, "message", ""), getattr(error, "status_code", None)
+        return cls(
+            lambda: error,
+            name,
+            message if isinstance(message, str) else "",
+            status=status if isinstance(status, int) else None,
+            said=said,
+            origin=origin,
+        )
+
+    @property
+    def error(self) -> Exception:
+        """The exception, the same one each time."""
+        if self._error is None:
+            self._error = self._make()
+            self._error.__cause__ = self.__cause__
+        return self._error
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream attempt that failed before the client saw any output.
+
+    The chain asks `retry` a second time, with `can_retry_here` False, where the first decision was `GIVE_UP`, would miss the
+    call's deadline, or exceeds the retry budget; then it accepts only an upstream that was not tried.
+    """
+
     kind: str
+    """Its class, of `policies.api.failure_kinds.CLASSES`: "rate", "connect_timeout", ..."""
+    status: int | None = None
+    """The HTTP status; None where there was no answer, or an error under status 200."""
+    code: str | None = None
+    """`code` of the server's error object, as a string."""
+    type: str | None = None
+    """`type` of the server's error object."""
+    message: str = ""
+    """The server's own message, without its secrets; empty where it sent none."""
     retry_after: float | None = None
+    """Seconds that the server asked for in this attempt."""
     should_retry: bool | None = None
+    """The server's `x-should-retry`, where it sent one."""
     upstream: str = ""
+    """The upstream that failed."""
     tried: tuple[str, ...] = ()
-    may_repeat: bool = True
-    by_code: bool = False
-
-    if not TYPE_CHECKING:
-
-        def __getattribute__(self, name: str) -> object:
-            value = super().__getattribute__(name)
-            return value.error if isinstance(value, Cause) and name == "error" else value
-
-    @property
-    def cause(self) -> Cause:
-        """What is known of *error* before it is looked at."""
-        held: Exception = super().__getattribute__("error")
-        return Cause.of(held)
+    """The upstreams of all attempts so far, this one last."""
+    attempt: int = 1
+    """The number of the attempt, 1 for the first."""
+    can_retry_here: bool = True
+    """Whether another attempt at `upstream` is possible."""
+    kind_is_certain: bool = False
+    """Whether a known code of the server named the kind; otherwise it was found by the status or the text."""
+    cause: Cause | None = None
+    """The source of `exception`."""
 
     @property
-    def here(self) -> int:
-        """How many attempts *upstream* has had; all of them where nobody says who was tried."""
+    def attempts_here(self) -> int:
+        """How many attempts `upstream` has had; all of them where `tried` is empty."""
         return self.tried.count(self.upstream) or self.attempt
+
+    def exception(self) -> Exception:
+        """Return the exception that the OpenAI SDK would have raised (`openai.RateLimitError`, ...), the same each time.
+
+        The first use in a process imports the SDK, which takes about 0.4 s.
+        """
+        return RuntimeError(self.message or self.kind) if self.cause is None else self.cause.error
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Try again in *after* seconds, at *upstream* if it names another one; *after* < 0 forbids it.
+    """Make another attempt in *after* seconds, at *upstream* if it names one.
 
-    An upstream that is not configured is a fault of the policy: the call ends with 500, and the log names those that are.
+    An upstream that is not configured is a mistake in the policy: the call ends with status 500, and the log names the
+    upstreams that are configured.
     """
 
     after: float = 0.0
     upstream: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.after >= 0:
+            raise ValueError(f"after: {self.after} is no number of seconds from 0; return GIVE_UP to end the call")
 
-NO_RETRY = Retry(after=-1)
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """Make no other attempt. Policies return `GIVE_UP`."""
+
+
+GIVE_UP: Final = GiveUp()
+Decision: TypeAlias = Retry | GiveUp
+"""What `retry` decides; None leaves the decision to the next policy."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-if TYPE_CHECKING:
-    from .failure import Failure
+from .failure import Failure
 
 TIMEOUT: Final = "timeout"
 STATUS, CODE = "status:", "code:"
@@ -101,7 +100,6 @@ def among(names: Sequence[str], failure: Failure) -> bool:
     known = CLASSES.get(kind)
     if known is not None and known.family and known.family in names:
         return True
-    error = failure.cause
-    said = ((STATUS, "status_code"), (STATUS, "code"), (CODE, "code"), (CODE, "type"))
-    told = {f"{prefix}{value}".lower() for prefix, field in said if (value := getattr(error, field, None)) is not None}
-    return any(name.lower() in told for name in names)
+    fields = ((STATUS, failure.status), (CODE, failure.code), (CODE, failure.type))
+    own = {f"{prefix}{value}".lower() for prefix, value in fields if value is not None}
+    return any(name.lower() in own for name in names)

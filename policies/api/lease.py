@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import ClassVar
 
 import msgspec
 
+from .claim import Claim
 from .event import Event
+from .hooks import LEASE_CURES, LEASE_HOOKS, check_hooks
+from .rejection import Rejection
+from .store import Standing
 from .usage import Usage
 
 
@@ -21,29 +26,127 @@ class Ending(StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The end of a call; every lease is settled with the same one."""
+    """The end of a call. Every lease is settled with the same one. Times are in seconds since 1970."""
 
     ending: Ending
     usage: Usage
     attempts: int
+    status: int | None = None
+    """HTTP status of the answer, the refusal or the upstream's error; None where there was none."""
+    code: str = ""
+    """Code of the refusal, or of the upstream's error object."""
+    kind: str = ""
+    """Class of the upstream's failure; "internal" for an unexpected exception."""
+    message: str = ""
+    """Message of the refusal or the failure, as the client may get it."""
+    upstream: str = ""
+    """The upstream of the last attempt; empty if there was none."""
+    model: str = ""
+    """The model of the last attempt by the upstream's name, or the call's own where that is not known."""
+    started_at: float = 0.0
+    """When the chain began with the call."""
+    first_output_at: float | None = None
+    """When the first batch with output was sent; None if none was."""
+    ended_at: float = 0.0
+    """When the last attempt ended; settlement follows."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the call ran, by a clock that is never set."""
+        return self.ended_at - self.started_at
+
+    @property
+    def seconds_to_first_output(self) -> float | None:
+        """How long the client waited for output; None if it got none."""
+        return None if self.first_output_at is None else self.first_output_at - self.started_at
 
 
 class Lease:
-    """What one policy holds for one call, from its admission to its end."""
+    """What one policy holds for one call, from its admission to its end. Override what the policy needs.
+
+    `claims`, `charge` and `refusal` are about limits, `on_event` and `flush` about the answer's events. Methods that are
+    not overridden cost nothing.
+    """
 
     __slots__ = ()
 
-    def event(self, event: Event) -> Event | None:
-        """See, change (`event.with_text`), drop (None) or `Stop` one piece of the answer.
+    makes_claims: ClassVar[bool] = False
+    """Whether the class overrides `claims`."""
+    acts_later: ClassVar[bool] = False
+    """Whether the class looks at events or is settled."""
 
-        Called for each piece, synchronously, on the hot path: it must not block.  To hold text back, return None and
-        put it in front of a later piece, or hand it out in `end`.
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_hooks(cls, LEASE_HOOKS, LEASE_CURES)
+        cls.makes_claims = cls.claims is not Lease.claims
+        later = ("on_event", "flush", "settle")
+        cls.acts_later = any(getattr(cls, name) is not getattr(Lease, name) for name in later)
+
+    def claims(self) -> Sequence[Claim]:
+        """Return what the call takes from limits. Called once, after all policies have admitted.
+
+        The chain reserves the claims of all leases in one step, all or nothing, before anything goes upstream. May raise
+        `Rejection`.
+        """
+        return ()
+
+    def charge(self, claim: Claim, usage: Usage) -> int:
+        """Return what *usage* of the call costs, in the claim's unit.
+
+        Called once when the call has ended, and before that for each failed attempt that another one follows. A claim of
+        requests costs its `base`, a claim of tokens what was used (a prompt whose size upstream did not report costs
+        `base`). A claim of dollars needs prices: override this method. Sliding windows keep what they took.
+        """
+        if claim.unit == "tokens":
+            return usage.input + usage.output + usage.unreported * claim.base
+        if claim.unit == "requests":
+            return claim.base
+        raise NotImplementedError(needs_charge(self))
+
+    def refusal(self, claim: Claim, standing: Standing) -> Rejection:
+        """Return the refusal of a claim that did not fit; *standing* is the limit as the store has it.
+
+        The chain adds limit, use, reset time and `Retry-After`.
+        """
+        return Rejection(429, "rate_limit_exceeded", f"The limit {claim.policy!r} is used up.")
+
+    def on_event(self, event: Event) -> Event | None:
+        """Return the event as it goes on: unchanged, changed (`with_text`, `with_payload`), or None to drop it.
+
+        Called for each event, synchronously, on the hot path: it must not block. To hold text back, return None and put
+        it in front of a later event, or hand it out in `flush`. Raise `Stop` to end the answer cleanly.
         """
         return event
 
-    def end(self) -> Sequence[Event]:
-        """Return the last word: pieces to send after the last one.  Once, only when the answer is complete."""
+    def flush(self) -> Sequence[Event]:
+        """Return events that were held back, to be sent after the last one.
+
+        Called at most once, also where the answer did not end well: before the finish of a complete answer or of one that
+        a lease stopped (`Stop`), and before the error of an answer that broke or was cancelled after output, so that no
+        text is lost. Not called where there was no output.
+        """
         return ()
 
     async def settle(self, outcome: Outcome) -> None:
-        """Give back or charge.  Exactly once, however the call ended; newest lease first; shielded, in bounded time."""
+        """Give back or record. Called exactly once, however the call ended, newest lease first.
+
+        It is shielded from cancellation, and stopped after a few seconds.
+        """
+
+
+class ClaimLease(Lease):
+    """A lease that only takes *claims* from limits, with the default charge and refusal."""
+
+    __slots__ = ("_claims",)
+
+    def __init__(self, *claims: Claim) -> None:
+        self._claims = claims
+
+    def claims(self) -> Sequence[Claim]:
+        """Return the claims that it was made with."""
+        return self._claims
+
+
+def needs_charge(lease: Lease) -> str:
+    """Return the error for a claim in dollars whose lease has no prices."""
+    return f"{type(lease).__name__} claims in usd: override `charge`, which knows the prices"

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
-
-if TYPE_CHECKING:
-    from .call import Call
 
 Pattern: TypeAlias = str | list[str]
 
 
-class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Patterns with shell wildcards (`*`, `?`, `[a-z]`); a call must fit each field, and one pattern of it suffices.
+class MatchedCall(Protocol):
+    """What `Match` reads of a call. `Call` is one."""
 
-    A call is of each model that may serve it, by the client's name and by the upstreams': one of them that fits suffices.
-    While one is not known yet, it fits.
+    path: str
+    tenant: str
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def candidate_models(self) -> Sequence[str]:
+        """All models that may serve the call."""
+        ...
+
+    @property
+    def served_models(self) -> Sequence[str]:
+        """The upstreams' names of them."""
+        ...
+
+    @property
+    def has_completion(self) -> bool:
+        """Whether a model serves the call."""
+        ...
+
+
+class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Patterns with shell wildcards (`*`, `?`, `[a-z]`). A call must fit each field, and one pattern of a list suffices.
+
+    A call fits `model` if one of the models that may serve it does, by the client's name or an upstream's. While one of
+    them is not known yet, it fits.
     """
 
     path: Pattern = "*"
     tenant: Pattern = "*"
     model: Pattern = "*"
 
-    def covers(self, call: Call) -> bool:
+    def covers(self, call: MatchedCall) -> bool:
         """Whether *call*, as it is now, is one of these."""
         return (
             (self.path == "*" or _fits(call.path, self.path))
@@ -34,11 +59,21 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def _any_fits(call: Call, pattern: Pattern) -> bool:
-    if call.operation == "models":
+def longest_match(name: str, patterns: Collection[str]) -> str | None:
+    """Return *name* itself if it is one of *patterns*, else the longest pattern that matches it, else None.
+
+    Used to look up prices and model names by the client's name of a model.  An empty *name* matches no pattern.
+    """
+    if name in patterns:
+        return name
+    return max((pattern for pattern in patterns if name and fnmatchcase(name, pattern)), key=len, default=None)
+
+
+def _any_fits(call: MatchedCall, pattern: Pattern) -> bool:
+    if not call.has_completion:
         return _fits(call.model, pattern)
     names = call.served_models
-    return "" in names or any(_fits(name, pattern) for name in (*filter(None, call.models), *names))
+    return "" in names or any(_fits(name, pattern) for name in (*filter(None, call.candidate_models), *names))
 
 
 def _fits(value: str, pattern: Pattern) -> bool:

@@ -6,11 +6,12 @@ from typing import Any
 
 
 class Rejection(Exception):
-    """A policy's no.  It becomes the HTTP answer, or the last event of a stream that has begun.
+    """Refusal by a policy. Sent as the HTTP response, or as the last event of a stream that has started.
 
-    *status* is the HTTP status towards OpenAI clients (never 408 or 409: SDKs send those again).  *retry_after* is in
-    seconds and given only where waiting helps; *final* tells the client's SDK not to try again.  *details* are added to
-    the body: a limit's refusal carries `policy`, `limit`, `used` and `resets_at`.
+    *status* is the HTTP status towards OpenAI clients (never 408 or 409: SDKs send those again). *retry_after* is in
+    seconds and given only where waiting helps. *final* tells the client's SDK not to try again; the default is True
+    where there is no *retry_after*. *error_type* is `type` of OpenAI's error object. *details* are added to the body: a
+    limit's refusal carries `policy`, `limit`, `used` and `resets_at`.
     """
 
     def __init__(
@@ -21,17 +22,17 @@ class Rejection(Exception):
         *,
         retry_after: float | None = None,
         final: bool | None = None,
-        kind: str | None = None,
+        error_type: str | None = None,
         details: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
         self.final = final if final is not None else retry_after is None
-        self.kind, self.details = kind, details or {}
+        self.error_type, self.details = error_type, details or {}
 
 
 class Stop(Exception):
-    """Raised by `Lease.event`: end the answer here, cleanly, with *finish* as its reason; upstream is closed."""
+    """Raised by `Lease.on_event`: end the answer here, cleanly, with *finish* as its reason. Upstream is closed."""
 
     def __init__(self, finish: str = "content_filter") -> None:
         super().__init__(finish)

@@ -1,20 +1,20 @@
-"""What a policy needs of the process that it runs in.  It reaches a policy through its call."""
+"""What a policy needs of the process that it runs in. It reaches a policy by `start`, and through each call."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Protocol, TypeVar, cast
 
 import anyio
 import msgspec
 
+from .store import Store
 from .tokens import Estimator
 
-if TYPE_CHECKING:
-    from .store import Store
+T = TypeVar("T")
 
 
 class NamesOfModels(Protocol):
@@ -32,8 +32,61 @@ def _as_asked(model: str, fallbacks: Sequence[str], *, substituted: bool) -> Seq
     return [model, *fallbacks]
 
 
+class _Shared(msgspec.Struct, eq=False):
+    value: object
+    parts: list[Hashable]
+    users: list[object]
+
+
+class SharedObjects:
+    """The running objects that the chains of a process share, each with the chains that use it."""
+
+    __slots__ = ("_objects", "_starting")
+
+    def __init__(self) -> None:
+        self._objects: dict[Hashable, _Shared] = {}
+        self._starting: tuple[object, list[Hashable]] | None = None
+
+    def get(self, key: Hashable, factory: Callable[[], T], user: object) -> T:
+        """Return the object called *key*, which the first caller makes. *user* holds it, and what its factory took."""
+        if key not in self._objects:
+            parts: list[Hashable] = []
+            self._objects[key] = _Shared(self.start(factory, user, parts), parts, [])
+        shared = self._objects[key]
+        for each in (shared, *(self._objects[part] for part in shared.parts)):
+            if not any(known is user for known in each.users):
+                each.users.append(user)
+        return cast("T", shared.value)
+
+    def start(self, factory: Callable[[], T], user: object, parts: list[Hashable] | None = None) -> T:
+        """Return what *factory* makes for *user*; what it takes by `of_starting` belongs to *user*, and is noted in *parts*."""
+        before, self._starting = self._starting, (user, [] if parts is None else parts)
+        try:
+            return factory()
+        finally:
+            self._starting = before
+
+    def of_starting(self, key: Hashable, factory: Callable[[], T]) -> T:
+        """Return the object called *key* for the chain that is being built. Raises `RuntimeError` if none is."""
+        if self._starting is None:
+            raise RuntimeError("services.shared is for Policy.start; call it there, and keep what it returns")
+        user, parts = self._starting
+        parts.append(key)
+        return self.get(key, factory, user)
+
+    def release(self, user: object) -> list[object]:
+        """Forget *user*; return the objects that have no user left, newest first. The caller stops them."""
+        unused = []
+        for key, shared in reversed(list(self._objects.items())):
+            shared.users = [each for each in shared.users if each is not user]
+            if not shared.users:
+                del self._objects[key]
+                unused.append(shared.value)
+        return unused
+
+
 class Services(msgspec.Struct, kw_only=True, eq=False):
-    """The things that are no option of a policy: clocks, waiting, chance, the store, the token estimate, the log."""
+    """What is no option of a policy: clocks, waiting, randomness, the store, the token estimate, the log."""
 
     store: Store
     clock: Callable[[], float] = time.time
@@ -47,3 +100,13 @@ class Services(msgspec.Struct, kw_only=True, eq=False):
     names_of: NamesOfModels = _as_asked
     """What the upstreams call the models of a call; policies read `Call.served_models`."""
     log: logging.Logger = logging.getLogger("sidecar")
+    shared_objects: SharedObjects = msgspec.field(default_factory=SharedObjects)
+    """What `shared` and the chains have running."""
+
+    def shared(self, name: str, factory: Callable[[], T]) -> T:
+        """Return the object called *name* that all chains of this process share; the first caller makes it by *factory*.
+
+        For `Policy.start` alone. All policies share the names, so begin one with the policy's own. When the last chain that
+        uses the object is closed, its `stop()` is awaited, if it has one.
+        """
+        return self.shared_objects.of_starting(name, factory)

@@ -1,28 +1,24 @@
-"""What a chain asks of an upstream: attempts that can be opened, read in batches, and closed at any moment."""
+"""What a chain needs of an upstream: attempts that deliver an answer in batches and can be closed at any moment."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
 
-from .sdk_error import Cause
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
-    from .call import Call
-    from .event import Batch
-    from .usage import Usage
+from .call import Call
+from .event import Batch
+from .failure import Cause, Failure
+from .usage import Usage
 
 
 class UpstreamError(Exception):
     """An attempt failed: no answer, an error, or a stream that broke.
 
-    *error* is what the OpenAI SDK would have raised, or what stands for it; *kind* our finer class (see `Failure`).  *retry_after* are the
-    seconds that upstream asked for.  *worked* says that upstream may have read the prompt, so that it must be paid.
-    *by_code* says that *kind* was found by a known code in upstream's answer, and not by its status or its words.
-    *instead* is a complete answer without any output: shown if nobody wants another attempt.
+    *error* is what the OpenAI SDK would have raised, or its substitute; *kind* is our finer class (see `Failure`).
+    *retry_after* are the seconds that upstream asked for. *worked* says that upstream may have read the prompt, so that it
+    must be paid. *kind_is_certain* says that *kind* was found by a known code in upstream's answer, and not by its status or
+    text. *instead* is a complete answer without any output: it is shown if no policy wants another attempt.
     """
 
     def __init__(
@@ -33,13 +29,13 @@ class UpstreamError(Exception):
         retry_after: float | None = None,
         should_retry: bool | None = None,
         worked: bool = False,
-        by_code: bool = False,
+        kind_is_certain: bool = False,
         instead: Batch | None = None,
     ) -> None:
         super().__init__(kind, error)
         self.cause = Cause.of(error)
         self.kind, self.worked, self.instead = kind, worked, instead
-        self.retry_after, self.should_retry, self.by_code = retry_after, should_retry, by_code
+        self.retry_after, self.should_retry, self.kind_is_certain = retry_after, should_retry, kind_is_certain
 
     @property
     def error(self) -> Exception:
@@ -48,18 +44,33 @@ class UpstreamError(Exception):
 
     @property
     def reason(self) -> str:
-        """What the log says of it: names of exceptions and a status, no words of upstream, nothing of the call."""
+        """What the log says of it: names of exceptions and a status, no text of upstream, nothing of the call."""
         cause, status = self.cause.__cause__, self.cause.status_code
         cause = cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
         names = [self.cause.name, *([] if cause is None else [type(cause).__name__])]
         return " ".join([*names, *([] if status is None else [str(status)])])
 
+    def failure(self, *, attempt: int = 1, upstream: str = "", tried: tuple[str, ...] = ()) -> Failure:
+        """Return what the policies judge: this error as the attempt number *attempt*, at *upstream*."""
+        cause = self.cause
+        return Failure(
+            kind=self.kind,
+            status=cause.status_code,
+            code=cause.code,
+            type=cause.type,
+            message=cause.message,
+            retry_after=self.retry_after,
+            should_retry=self.should_retry,
+            upstream=upstream,
+            tried=tried,
+            attempt=attempt,
+            kind_is_certain=self.kind_is_certain,
+            cause=cause,
+        )
+
 
 class Stream(Protocol):
-    """One attempt: opened by entering it, closed in whatever phase it is by leaving it.
-
-    Entering raises `UpstreamError`, and so does iterating, which yields batches with output only, the last one marked.
-    """
+    """One attempt: opened by entering it, closed in whatever phase it is by leaving it."""
 
     @property
     def usage(self) -> Usage:
@@ -72,23 +83,18 @@ class Stream(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    def __aiter__(self) -> AsyncIterator[Batch]: ...
+    async def deliver(self, to: Callable[[Batch], bool]) -> None:
+        """Call *to* with each batch in the event-loop iteration in which its bytes arrive; the last batch is marked.
 
-
-class PushedStream:
-    """Beside `Stream`, what one is that can also hand its batches on as they arrive, and wakes nobody for them."""
-
-    async def push(self, show: Callable[[Batch], bool]) -> None:
-        """Call *show* with each batch as it comes; return after the last one, or when *show* says False.
-
-        Called again, it goes on where it was.  What *show* raises is raised here, and so is `UpstreamError`; when it is
-        cancelled, *show* is not called any more.
+        Return after the last batch, or when *to* returned False: the caller waits for its client and calls `deliver` again.
+        Batches before the first output are held back, so that a failed attempt can be repeated. What *to* raises is raised
+        here, and so is `UpstreamError`. After a cancellation *to* is not called any more.
         """
-        raise NotImplementedError
+        ...
 
 
 class Upstream(Protocol):
-    """Where calls go."""
+    """The servers that calls are sent to."""
 
     def open(self, call: Call, name: str | None = None) -> Stream:
         """Prepare one attempt; nothing is sent before it is entered.

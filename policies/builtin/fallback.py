@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
-from policies.api.failure import Retry
+from policies.api.call import Call
+from policies.api.failure import Failure, Retry
 from policies.api.failure_kinds import among, check_classes
 from policies.api.policy import Policy
 
-if TYPE_CHECKING:
-    from policies.api.call import Call
-    from policies.api.failure import Failure
-
-TAKEN_OVER = ("connect", "timeout", "rate", "overloaded", "server", "unavailable", "quota")
+TAKEN_OVER_KINDS = ("connect", "timeout", "rate", "overloaded", "server", "unavailable", "quota")
 
 
 class Fallback(Policy, frozen=True):
@@ -28,7 +25,7 @@ class Fallback(Policy, frozen=True):
     """
 
     to: tuple[str, ...] = ()
-    on: tuple[str, ...] = TAKEN_OVER
+    on: tuple[str, ...] = TAKEN_OVER_KINDS
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
 
     def __post_init__(self) -> None:
@@ -41,7 +38,7 @@ class Fallback(Policy, frozen=True):
         """Return the next upstream that this call has not tried; None where *failure* is not for another one."""
         if not among(self.on, failure):
             return None
-        if failure.here < self.attempts and failure.may_repeat and failure.kind != "unavailable":
+        if failure.attempts_here < self.attempts and failure.can_retry_here and failure.kind != "unavailable":
             return None
         known = call.services.upstreams
         others = [name for name in self.to or known if name in known and name not in failure.tried]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
+from policies.api.call import Call
 from policies.api.policy import Policy
 from policies.api.rejection import Rejection
-
-if TYPE_CHECKING:
-    from policies.api.call import Call
 
 Limit = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -25,19 +23,24 @@ class MaxTokens(Policy, frozen=True):
     output: Limit
     request: Limit | None = None
 
-    lowers: ClassVar[tuple[str, ...]] = ("output", "request")
+    tightened_by_profiles: ClassVar[tuple[str, ...]] = ("output", "request")
 
     async def admit(self, call: Call) -> None:
         """Lower the ceiling of *call*, or raise `Rejection` with the code `request_too_large`."""
-        if call.operation != "chat":
+        if not call.has_completion:
             return
         asked = call.max_tokens
         if asked is None or asked > self.output:
             call.max_tokens = self.output
+            call.note(
+                f"set the answer's ceiling to {self.output} tokens"
+                if asked is None
+                else f"lowered the answer's ceiling from {asked} to {self.output} tokens"
+            )
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:
             return
-        wanted = -(-call.characters // 4) + call.n * (call.max_tokens or 0)
+        wanted = -(-call.characters // 4) + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
             msg = f"The request is too large: prompt and answer may have {limit} tokens, this one asks for {wanted}."
             raise Rejection(

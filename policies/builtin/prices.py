@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
 from policies.api.claim import MILLION
-
-if TYPE_CHECKING:
-    from policies.api.usage import Usage
+from policies.api.match import longest_match
+from policies.api.usage import Usage
 
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
@@ -47,8 +45,6 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
-    """Return the price of *model*: its own, else that of the longest pattern that it fits; None where it has none."""
-    if (own := prices.get(model)) is not None:
-        return own
-    fitting = [pattern for pattern in prices if model and fnmatchcase(model, pattern)]
-    return prices[max(fitting, key=len)] if fitting else None
+    """Return the price under *model*'s name, else under the longest pattern that matches it, else None."""
+    pattern = longest_match(model, prices)
+    return None if pattern is None else prices[pattern]

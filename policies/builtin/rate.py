@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import msgspec
 
-from policies.api.claim import Claim
-from policies.api.identity import MANY, By, Identities, identity
+from policies.api.call import Call
+from policies.api.claim import DEFAULT_MAX_IDENTITIES, By, Claim, Identities
+from policies.api.lease import Lease
 from policies.api.policy import Policy, StoreFailure
 from policies.api.rejection import Rejection
+from policies.api.store import Standing
 from policies.api.window import Sliding
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from policies.api.call import Call
 
 
 class Rate(Policy, frozen=True, kw_only=True):
     """Admit at most `requests` calls in any span of `window` seconds; all of them may come at once.
 
-    Refused calls do not count.  When the store is down, calls pass unless `when_store_fails = "refuse"`.
+    Refused calls do not count. When the store is down, calls pass unless `when_store_fails = "refuse"`.
     """
 
     requests: Annotated[int, msgspec.Meta(ge=1)]
     window: Annotated[float, msgspec.Meta(ge=0.001, le=31_536_000)] = 60.0
     by: By = "tenant"
-    identities: Identities = MANY
+    identities: Identities = DEFAULT_MAX_IDENTITIES
     when_store_fails: StoreFailure = "admit"
 
-    lowers: ClassVar[tuple[str, ...]] = ("requests",)
-    pinned: ClassVar[tuple[str, ...]] = (*Policy.pinned, "window", "by", "identities")
+    tightened_by_profiles: ClassVar[tuple[str, ...]] = ("requests",)
+    fixed_in_profiles: ClassVar[tuple[str, ...]] = (*Policy.fixed_in_profiles, "window", "by", "identities")
 
-    def claims(self, call: Call) -> Sequence[Claim]:
-        """Return one request of this limit."""
-        counted = identity(call, self.by)
+    async def admit(self, call: Call) -> Lease:
+        """Return a lease that claims one request."""
+        return _RateLease(self, call)
+
+
+class _RateLease(Lease):
+    __slots__ = ("_call", "_policy")
+
+    def __init__(self, policy: Rate, call: Call) -> None:
+        self._policy, self._call = policy, call
+
+    def claims(self) -> Sequence[Claim]:
+        policy = self._policy
         return (
-            Claim(
-                policy=self.name,
-                identity=counted.identity,
-                unit="requests",
-                limit=self.requests,
-                window=Sliding(self.window),
-                base=1,
-                max_identities=0 if counted.crowd is None else self.identities,
-                identity_group=counted.crowd or "",
+            policy.claim(
+                self._call,
+                1,
+                limit=policy.requests,
+                window=Sliding(policy.window),
+                by=policy.by,
+                max_identities=policy.identities,
             ),
         )
 
-    def refusal(self, call: Call, claim: Claim) -> Rejection:
-        """Return the 429 of this limit."""
-        msg = f"Rate limit {self.name!r} exceeded: {self.requests} requests in {self.window:g} s."
-        return Rejection(429, "rate_limit_exceeded", msg, kind="requests")
+    def refusal(self, claim: Claim, standing: Standing) -> Rejection:
+        policy = self._policy
+        msg = f"Rate limit {policy.name!r} exceeded: {policy.requests} requests in {policy.window:g} s."
+        return Rejection(429, "rate_limit_exceeded", msg, error_type="requests")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
-from policies.api.failure import NO_RETRY, Retry
+from policies.api.call import Call
+from policies.api.failure import GIVE_UP, Decision, Failure, Retry
 from policies.api.failure_kinds import RETRYABLE, among, check_classes
 from policies.api.policy import Policy
 
-if TYPE_CHECKING:
-    from policies.api.call import Call
-    from policies.api.failure import Failure
-
-FINAL = frozenset({"context", "unavailable"})
+FINAL_KINDS = frozenset({"context", "unavailable"})
 """Final however they were found: not even `x-should-retry: true` makes them worth another attempt."""
-JITTER = 0.05
+MAX_EXTRA_WAIT_SHARE = 0.05
 """The most that is added to a wait that upstream asked for, so that those whom it told the same do not come at once."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -31,7 +28,7 @@ class RetryClassifier(Policy, frozen=True):
     a twentieth more; else exponential from `base` to `cap` with full jitter (AWS, "Exponential Backoff And Jitter").
     `x-should-retry` is obeyed; true overrides a status, but no code that is known to be final.
     An empty answer is tried again once: some servers answer an over-long prompt so.  Classes are those of
-    `policies.classes`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its own.
+    `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its own.
     """
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
@@ -41,7 +38,7 @@ class RetryClassifier(Policy, frozen=True):
     on: tuple[str, ...] = RETRYABLE
     never: tuple[str, ...] = ()
 
-    lowers: ClassVar[tuple[str, ...]] = ("attempts",)
+    tightened_by_profiles: ClassVar[tuple[str, ...]] = ("attempts",)
 
     def __post_init__(self) -> None:
         check_classes("on", self.on)
@@ -50,20 +47,20 @@ class RetryClassifier(Policy, frozen=True):
             msg = f"base: {self.base:g} is more than cap, which is {self.cap:g}; lower it, or raise cap"
             raise ValueError(msg)
 
-    def retry(self, call: Call, failure: Failure) -> Retry | None:
+    def retry(self, call: Call, failure: Failure) -> Decision:
         """Judge *failure* by its class, and by how often its upstream was tried."""
         last = 1 if failure.kind == "empty" else self.attempts - 1
-        if not self._wanted(failure) or failure.here > min(last, self.attempts - 1):
-            return NO_RETRY
+        if not self._wanted(failure) or failure.attempts_here > min(last, self.attempts - 1):
+            return GIVE_UP
         chance, asked = call.services.random, failure.retry_after or 0.0
         if asked > self.patience:
-            return NO_RETRY
+            return GIVE_UP
         if asked > 0:
-            return Retry(asked * chance.uniform(1, 1 + JITTER))
-        return Retry(chance.uniform(0, min(self.cap, self.base * 2 ** (failure.here - 1))))
+            return Retry(asked * chance.uniform(1, 1 + MAX_EXTRA_WAIT_SHARE))
+        return Retry(chance.uniform(0, min(self.cap, self.base * 2 ** (failure.attempts_here - 1))))
 
     def _wanted(self, failure: Failure) -> bool:
         if failure.should_retry is False or among(self.never, failure):
             return False
-        final = failure.kind in FINAL or (failure.by_code and not among(RETRYABLE, failure))
+        final = failure.kind in FINAL_KINDS or (failure.kind_is_certain and not among(RETRYABLE, failure))
         return among(self.on, failure) or (failure.should_retry is True and not final)

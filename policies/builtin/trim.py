@@ -1,36 +1,38 @@
-"""Keep a conversation's end, without tearing apart what belongs together."""
+"""Keep the end of a conversation, and tool results with their calls."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
+from policies.api.call import Call, Message
 from policies.api.policy import Policy
 
-if TYPE_CHECKING:
-    from policies.api.call import Call, Message
-
-INSTRUCTIONS = frozenset({"system", "developer"})
-TORN = INSTRUCTIONS | {"tool", "function"}
-"""What no kept part of a conversation begins with; instructions are kept anyway."""
+INSTRUCTION_ROLES = frozenset({"system", "developer"})
+NEVER_FIRST_ROLES = INSTRUCTION_ROLES | {"tool", "function"}
+"""Roles that the kept part of a conversation does not begin with; instructions are kept anyway."""
 
 
 class Trim(Policy, frozen=True):
     """Keep the last `max_messages` messages.
 
-    Instructions (system, developer) are kept and not counted.  A tool's result never stands without the call that it
-    answers (BerriAI/litellm#10696), and the last user message always stays.
+    Instructions (system, developer) are kept and not counted. A tool's result never stands without the call that it
+    answers (BerriAI/litellm#10696), and the last user message is always kept.
     """
 
     max_messages: Annotated[int, msgspec.Meta(ge=1)]
 
-    lowers: ClassVar[tuple[str, ...]] = ("max_messages",)
+    tightened_by_profiles: ClassVar[tuple[str, ...]] = ("max_messages",)
 
     async def admit(self, call: Call) -> None:
         """Drop the oldest messages of *call* beyond the limit."""
-        if len(call.messages) > self.max_messages:
-            call.messages = trimmed(call.messages, self.max_messages)
+        messages = call.messages
+        if len(messages) > self.max_messages:
+            kept = trimmed(messages, self.max_messages)
+            if len(kept) < len(messages):
+                call.messages = kept
+                call.note(f"kept {len(kept)} of {len(messages)} messages")
 
 
 def trimmed(messages: list[Message], keep: int) -> list[Message]:
@@ -38,9 +40,9 @@ def trimmed(messages: list[Message], keep: int) -> list[Message]:
     first, talk = len(messages), 0
     while first and talk < keep:
         first -= 1
-        talk += messages[first].get("role") not in INSTRUCTIONS
-    while first < len(messages) and messages[first].get("role") in TORN:
+        talk += messages[first].get("role") not in INSTRUCTION_ROLES
+    while first < len(messages) and messages[first].get("role") in NEVER_FIRST_ROLES:
         first += 1
     asked = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "user"), first)
     first = min(first, asked)
-    return [message for message in messages[:first] if message.get("role") in INSTRUCTIONS] + messages[first:]
+    return [message for message in messages[:first] if message.get("role") in INSTRUCTION_ROLES] + messages[first:]

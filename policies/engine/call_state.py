@@ -1,11 +1,14 @@
-"""Where one call stands in its chain."""
+"""Where one call stands in its chain, and how it ended."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from policies.api.lease import Ending, Outcome
+from policies.api.rejection import Rejection
+from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 
 from .ledger import Reservation
@@ -14,31 +17,65 @@ if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.failure import Retry
     from policies.api.lease import Lease
+    from policies.api.services import Services
     from policies.api.upstream import Stream
 
 
-NOTHING = Usage()
+NO_USAGE = Usage()
+
+
+class End(NamedTuple):
+    """What ended a call: the fields of its `Outcome` that an exception decides."""
+
+    ending: Ending
+    status: int | None = None
+    code: str = ""
+    kind: str = ""
+    message: str = ""
+
+
+DONE = End(Ending.DONE, 200)
+CANCELLED = End(Ending.CANCELLED)
+
+
+def end_by(error: Exception) -> End:
+    """Return the end that *error* made."""
+    if isinstance(error, Rejection):
+        return End(Ending.REJECTED, error.status, error.code, "", error.message)
+    if isinstance(error, UpstreamError):
+        cause = error.cause
+        return End(Ending.FAILED, cause.status_code, cause.code or "", error.kind, cause.message)
+    return End(Ending.FAILED, kind="internal")
 
 
 class CallState(msgspec.Struct, eq=False):
-    """The attempts of one call, what they have cost, and what is held for it."""
+    """The attempts of one call, what they have cost, and what is reserved for it."""
 
     call: Call
     hold: Reservation
+    services: Services
+    started_at: float
+    """Seconds since 1970."""
+    begun: float
+    """The same moment by `services.monotonic`."""
+    first_output: float | None = None
+    """When output was first sent, by `services.monotonic`."""
     attempts: int = 0
     started: bool = False
+    """Whether output was sent."""
     tried: list[str] = []
     counted: set[str] = set()
     leases: list[Lease] = []
+    """Those that look at events or are settled."""
     stream: Stream | None = None
-    _banked: Usage = NOTHING
+    _banked: Usage = NO_USAGE
 
     @property
     def usage(self) -> Usage:
         """What all attempts have cost together."""
         if self.stream is None:
             return self._banked
-        return self.stream.usage if self._banked is NOTHING else self._banked + self.stream.usage
+        return self.stream.usage if self._banked is NO_USAGE else self._banked + self.stream.usage
 
     def bank(self) -> Usage:
         """Keep a broken attempt's usage before the next one starts, and return it."""
@@ -46,10 +83,37 @@ class CallState(msgspec.Struct, eq=False):
         self._banked, self.stream = self._banked + spent, None
         return spent
 
+    def output_sent(self) -> None:
+        """Note that output is sent: no other attempt may follow. Call it for the first batch."""
+        self.started, self.first_output = True, self.services.monotonic()
+
+    def outcome(self, end: End) -> Outcome:
+        """Return the call's outcome, ended now by *end*."""
+        usage, began, first = self.usage, self.started_at - self.begun, self.first_output
+        return Outcome(
+            end.ending,
+            usage,
+            self.attempts,
+            end.status,
+            end.code,
+            end.kind,
+            end.message,
+            self.tried[-1] if self.tried else "",
+            usage.each[-1].model or self.call.model,
+            self.started_at,
+            None if first is None else began + first,
+            began + self.services.monotonic(),
+        )
+
+
+def begin(call: Call, services: Services) -> CallState:
+    """Return the state of a call that begins now."""
+    return CallState(call, Reservation(call, ()), services, services.clock(), services.monotonic())
+
 
 def then(call: Call, verdict: Retry | None) -> str:
     """Return what the log says of what comes after a failed attempt."""
-    before = ", sent again by its client" if call.repeated else ""
+    before = ", sent again by its client" if call.is_client_retry else ""
     if verdict is None:
         return before
     return f"{before}; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")

@@ -2,37 +2,41 @@
 
 1. Each policy admits, in the order of the file; then all their claims are reserved in one step; then those that wait
    (a queue) let the call enter.  All of it once per call, never again for a retry.
-2. Attempts are made until one gives output, or nobody wants another.  Batches are pushed to `emit` as they come.
-3. However it ends, everything is settled once, in reverse, shielded from cancellation, in bounded time.  The last batch
-   goes out after that: a client that has read it may call again at once (BerriAI/litellm#40846).
+2. Attempts are made until one gives output or no policy wants another. Each batch is written to the client's sink in the
+   event-loop iteration in which its bytes arrived.
+3. However the call ends, everything is settled once, in reverse order, shielded from cancellation, in bounded time. The last
+   batch is written after that: a client that has read it may call again at once (BerriAI/litellm#40846).
 
 Only the chain has a `try/finally`, a shield and a retry loop, so that a policy cannot get them wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import anyio
 from msgspec.structs import replace
 
 from policies.api.call import Call
-from policies.api.claim import Claim
 from policies.api.event import Batch
-from policies.api.failure import Failure, Retry
-from policies.api.lease import Ending, Outcome
-from policies.api.match import Match
-from policies.api.policy import HOOKS, Policy, RunningPolicy, overrides
-from policies.api.rejection import Rejection
+from policies.api.failure import Failure, GiveUp, Retry
+from policies.api.lease import Lease, Outcome, needs_charge
+from policies.api.policy import Policy
 from policies.api.services import Services
-from policies.api.upstream import PushedStream, Stream, Upstream, UpstreamError
+from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
-from .call_state import CallState, then
+from .call_control import CallControl
+from .call_state import CANCELLED, DONE, CallState, begin, end_by, then
+from .error_report import error_report
 from .event_filters import EventFilters
-from .ledger import Ledger, Reservation
+from .ledger import LeasedClaim, Ledger
+from .members import Member, Members
 from .retry_budget import RetryBudgets
-from .sink import Admitted, ClientLeft, Emit, Sink
+from .sink import BatchSink
+
+Admitted: TypeAlias = Callable[[], None]
 
 
 class Chain:
@@ -54,77 +58,68 @@ class Chain:
         self._upstream, self._services, self._settle_within = upstream, services, settle_within
         self._ledger = ledger or Ledger(services)
         self._retries = retries or RetryBudgets(services.monotonic)
-        self._hooks: list[tuple[Match | None, RunningPolicy]] = []
-        for policy in _named(policies):
-            hooks = policy.open(services)
-            if not any(overrides(hooks, name) for name in HOOKS):
-                msg = f"{type(policy).__name__} overrides none of {', '.join(HOOKS)}: is a hook misspelt?"
-                raise TypeError(msg)
-            self._hooks.append((None if policy.only == Match() else policy.only, hooks))
-        self._admitting = self._overriding("admit")
-        self._claiming = self._overriding("claims")
-        self._entering = self._overriding("enter")
-        self._judging = self._overriding("retry")
-
-    def _overriding(self, name: str) -> list[tuple[Match | None, RunningPolicy]]:
-        return [(only, hooks) for only, hooks in self._hooks if overrides(hooks, name)]
+        self._members = Members(policies, services)
 
     async def run(
-        self, call: Call, emit: Emit, *, admitted: Admitted | None = None, sink: Sink | None = None
+        self, call: Call, sink: BatchSink, *, admitted: Admitted | None = None, control: CallControl | None = None
     ) -> Outcome:
-        """Serve *call*, pushing its batches to *emit*; everything is settled on return, however it ends.
+        """Serve *call* and write its batches to *sink*; everything is settled on return, however the call ends.
 
-        *admitted* is awaited when the call holds its reservation.  With a *sink* all batches but the last go there.
-        Raises `Rejection`, `UpstreamError`, or `ClientLeft` where *emit* or *sink* raised; a cancellation closes upstream.
+        *admitted* is called once, when the call holds its reservation. The last batch is written after settlement.
+        Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; *control* tells when it must not
+        come.
         """
-        run = CallState(call, Reservation(call, ()))
-        ending = Ending.CANCELLED
+        run = begin(call, self._services)
+        end = CANCELLED
         try:
             await self._admit(run, admitted)
-            last = await self._forward(run, emit, sink)
-            ending = Ending.DONE
-        except ClientLeft:
-            raise
+            last = await self._forward(run, sink)
+            end = DONE
         except Exception as error:
-            ending = Ending.REJECTED if isinstance(error, Rejection) else Ending.FAILED
+            end = end_by(error)
             raise
         finally:
-            outcome = Outcome(ending, run.usage, run.attempts)
-            call.settling = True
-            try:
+            outcome = run.outcome(end)
+            if control is None:
                 await self._settle(run, outcome)
-            finally:
-                call.settling = False
-        await emit(last)
+            else:
+                control.settling = True
+                try:
+                    await self._settle(run, outcome)
+                finally:
+                    control.settling = False
+        sink.write_nowait(last)
         return outcome
 
     async def close(self) -> None:
-        """Close what the policies have running, newest first."""
-        for _, hooks in reversed(self._hooks):
-            await hooks.close()
+        """Stop what the policies have running and no other chain uses, newest first."""
+        await self._members.stop()
 
     async def _admit(self, run: CallState, admitted: Admitted | None) -> None:
         call = run.call
-        for only, hooks in self._admitting:
-            if (only is None or only.covers(call)) and (lease := await hooks.admit(call)) is not None:
-                run.leases.append(lease)
-        claims: list[tuple[RunningPolicy, Claim]] = []
-        for only, hooks in self._claiming:
-            if only is None or only.covers(call):
-                for claim in hooks.claims(call):
-                    claims.append((hooks, claim))  # noqa: PERF401  # a comprehension is a call of its own
-        if claims:
+        claiming: list[tuple[Member, Lease]] = []
+        not_covered: list[Member] = []
+        for member in self._members.admitting:
+            if member.match is not None and not member.match.covers(call):
+                not_covered.append(member)
+            elif (lease := await member.running.admit(call)) is not None:
+                _keep(run, member, lease, claiming)
+        for member in not_covered:  # a later policy may have rewritten the call to one that it is for
+            if member.covers(call) and (lease := await member.running.admit(call)) is not None:
+                _keep(run, member, lease, claiming)
+        if claiming and (claims := _claims(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
         if admitted is not None:
-            await admitted()
-        for only, hooks in self._entering:
-            if (only is None or only.covers(call)) and (lease := await hooks.enter(call)) is not None:
-                run.leases.append(lease)
+            admitted()
+        for member in self._members.entering:
+            if member.covers(call) and (lease := await member.running.enter(call)) is not None:
+                _entered(run, member, lease)
 
-    async def _forward(self, run: CallState, emit: Emit, sink: Sink | None) -> Batch:
-        taps = EventFilters.of(run.leases, run.call.shown) if run.leases else None
-        name = self._services.upstreams[0]
+    async def _forward(self, run: CallState, sink: BatchSink) -> Batch:
+        """Make attempts until one gives output or no policy wants another; return the last batch."""
+        filters = EventFilters.of(run.leases, run.call.choices_returned) if run.leases else None
+        name = run.call.upstream or self._services.upstreams[0]
         while True:
             run.attempts += 1
             run.tried.append(name)
@@ -132,12 +127,7 @@ class Chain:
             try:
                 async with stream:
                     self._count(run)
-                    if sink is None or not isinstance(stream, PushedStream):
-                        last = await self._pulled(run, stream, taps, emit)
-                    else:
-                        last = await self._pushed(run, stream, taps, sink)
-                    if last is not None:
-                        return last
+                    return await self._deliver(run, stream, filters, sink)
             except UpstreamError as error:
                 spent = run.bank()
                 if error.kind != "unavailable":
@@ -148,87 +138,77 @@ class Chain:
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
-                    return taps.through(error.instead) if taps else error.instead
+                    return filters.apply(error.instead) if filters else error.instead
                 name, wait = verdict.upstream or name, verdict.after
-            else:
-                msg = "the upstream's stream ended without a last batch"
-                raise RuntimeError(msg)
             await self._services.sleep(wait)
 
     @staticmethod
-    async def _pulled(run: CallState, stream: Stream, taps: EventFilters | None, emit: Emit) -> Batch | None:
-        async for batch in stream:
-            shown = taps.through(batch) if taps else batch
-            if shown.last:
-                return shown
-            run.started = True
-            try:
-                await emit(shown)
-            except Exception as error:
-                raise ClientLeft from error
-        return None
-
-    @staticmethod
-    async def _pushed(run: CallState, stream: PushedStream, taps: EventFilters | None, sink: Sink) -> Batch:
+    async def _deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
+        """Write the batches of one attempt to *sink*, through *filters*; return the last one unwritten."""
         last: Batch | None = None
+        paused = False
 
-        def show(batch: Batch) -> bool:
-            nonlocal last
-            shown = taps.through(batch) if taps else batch
+        def write(batch: Batch) -> bool:
+            nonlocal last, paused
+            shown = filters.apply(batch) if filters else batch
             if shown.last:
                 last = shown
                 return False
-            run.started = True
-            try:
-                return sink.put(shown)
-            except Exception as error:
-                raise ClientLeft from error
+            if not run.started:
+                run.output_sent()
+            paused = not sink.write_nowait(shown)
+            return not paused
 
-        while True:
-            try:
-                await stream.push(show)
-            except UpstreamError:
-                if last is None:  # else a policy has ended the answer before upstream failed
-                    raise
-            if last is not None:
-                return last
-            await sink.drained()
+        try:
+            while True:
+                paused = False
+                try:
+                    await stream.deliver(write)
+                except UpstreamError:
+                    if last is None:  # else a policy had ended the answer before upstream failed
+                        raise
+                if last is not None:
+                    return last
+                if not paused:
+                    msg = "the upstream's stream ended without a last batch"
+                    raise RuntimeError(msg)
+                await sink.drain()
+        except (UpstreamError, anyio.get_cancelled_exc_class()):
+            if filters and run.started and last is None and (held := filters.flush()) is not None:
+                sink.write_nowait(held)
+            raise
 
     def _count(self, run: CallState) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""
         name = run.tried[-1]
-        if name not in run.counted and not run.call.repeated:
+        if name not in run.counted and not run.call.is_client_retry:
             run.counted.add(name)
             (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
 
     def _judge(self, run: CallState, error: UpstreamError) -> Retry | None:
         if run.started:
             return None
-        failure = Failure(
-            run.attempts,
-            error.cause,
-            error.kind,
-            error.retry_after,
-            error.should_retry,
-            run.tried[-1],
-            tuple(run.tried),
-            by_code=error.by_code,
-        )
+        failure = error.failure(attempt=run.attempts, upstream=run.tried[-1], tried=tuple(run.tried))
         verdict = self._verdict(run.call, failure)
         if verdict is not None:
             name = verdict.upstream or failure.upstream
             if name not in run.tried or self._retries.of(name).withdraw():
                 return verdict
-        verdict = self._verdict(run.call, replace(failure, may_repeat=False))
+        verdict = self._verdict(run.call, replace(failure, can_retry_here=False))
         elsewhere = verdict is not None and verdict.upstream is not None and verdict.upstream not in run.tried
         return verdict if elsewhere else None
 
     def _verdict(self, call: Call, failure: Failure) -> Retry | None:
-        """Return what the first policy with an opinion says, if there is time for it."""
-        for only, hooks in self._judging:
-            if (only is None or only.covers(call)) and (verdict := hooks.retry(call, failure)) is not None:
-                in_time = call.deadline is None or self._services.monotonic() + verdict.after < call.deadline
-                return verdict if verdict.after >= 0 and in_time else None
+        """Return the retry that the first policy with an opinion wants, if there is time for it."""
+        for member in self._members.judging:
+            if not member.covers(call) or (decision := member.running.retry(call, failure)) is None:
+                continue
+            if isinstance(decision, Retry):
+                in_time = call.deadline is None or self._services.monotonic() + decision.after < call.deadline
+                return decision if in_time else None
+            if isinstance(decision, GiveUp):
+                return None
+            raise TypeError(member.returned("retry", decision, "a Retry, GIVE_UP or None"))
         return None
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
@@ -244,8 +224,8 @@ class Chain:
             self._learn(run, outcome.usage)
         except anyio.get_cancelled_exc_class() as error:
             cancelled = error  # told at the end: what is held is settled whoever cancels
-        except Exception:
-            self._services.log.exception("settling what call %s holds failed", run.call.id)
+        except Exception as error:  # noqa: BLE001  # the leases are settled, whatever fails
+            self._services.log.error("call %s: settlement failed: %s", run.call.id, error_report(error))  # noqa: TRY400
         leases = run.leases
         while leases:
             lease = leases[-1]
@@ -258,10 +238,12 @@ class Chain:
                         if scope.cancel_called:
                             raise
                         cancelled = error
-                    except Exception:
-                        self._services.log.exception("settling %r failed", lease)
+                    except Exception as error:  # noqa: BLE001  # of a policy; the others are settled
+                        report = error_report(error)
+                        self._services.log.error("%s.settle failed: %s", type(lease).__name__, report)  # noqa: TRY400
             if scope.cancelled_caught:
-                self._services.log.error("settling %r took over %s s", lease, self._settle_within)
+                name, limit = type(lease).__name__, self._settle_within
+                self._services.log.error("%s.settle took more than %s s: cancelled", name, limit)
         if cancelled is not None:
             raise cancelled
 
@@ -271,9 +253,33 @@ class Chain:
             self._services.tokens.learn(run.call.model, size, usage.input)
 
 
-def _named(policies: Sequence[Policy]) -> Sequence[Policy]:
-    names = [policy.name or type(policy).__name__.lower() for policy in policies]
-    if twice := {name for name in names if names.count(name) > 1}:
-        msg = f"two policies are called {', '.join(sorted(twice))}: give each a `name` of its own"
-        raise ValueError(msg)
-    return policies
+def _keep(run: CallState, member: Member, lease: Lease, claiming: list[tuple[Member, Lease]]) -> None:
+    """Keep a lease of `admit` where its class has something to do later."""
+    if not isinstance(lease, Lease):
+        raise TypeError(member.returned("admit", lease, "a Lease or None"))
+    if lease.makes_claims:
+        claiming.append((member, lease))
+    if lease.acts_later:
+        run.leases.append(lease)
+
+
+def _claims(call: Call, claiming: Sequence[tuple[Member, Lease]]) -> list[LeasedClaim]:
+    """Return the claims of all leases whose policy is for *call* as it has become."""
+    claims: list[LeasedClaim] = []
+    for member, lease in claiming:
+        if member.match is None or member.match.covers(call):
+            for claim in lease.claims():
+                if claim.unit == "usd" and type(lease).charge is Lease.charge:
+                    raise TypeError(needs_charge(lease))
+                claims.append((claim, lease, member.when_store_fails))
+    return claims
+
+
+def _entered(run: CallState, member: Member, lease: Lease) -> None:
+    """Keep a lease of `enter`. Its claims would come too late."""
+    if not isinstance(lease, Lease):
+        raise TypeError(member.returned("enter", lease, "a Lease or None"))
+    run.leases.append(lease)
+    if lease.makes_claims:
+        cure = "return a lease with claims from admit: all claims are reserved before any policy lets the call enter"
+        raise TypeError(f"{type(member.running).__name__}.enter returned a {type(lease).__name__} with claims; {cure}")

@@ -1,8 +1,9 @@
-"""The leases that look at a stream, applied to it: the policy nearest the client sees each event last."""
+"""Apply the leases that look at a stream to its events; the policy nearest the client sees each event last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -16,24 +17,46 @@ if TYPE_CHECKING:
 
 
 class EventFilters:
-    """The leases of one call that override `event` or `end`.  Falsy, and left out of the stream, if there are none."""
+    """The leases of one call that override `on_event` or `flush`. Falsy, and left out of the stream, if there are none.
 
-    __slots__ = ("_leases", "_open")
+    Batches arrive in callbacks of the upstream connection, whose context belongs to the call that opened it. The leases run
+    in the context (contextvars) of their own call, which is captured here.
+    """
 
-    def __init__(self, leases: Sequence[Lease], answers: int) -> None:
-        self._leases, self._open = leases, answers
+    __slots__ = ("_choices_left", "_context", "_leases")
+
+    def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
+        self._leases, self._choices_left, self._context = leases, choices, context
 
     @classmethod
-    def of(cls, leases: Sequence[Lease], answers: int) -> Self:
-        """Choose the leases that look at events, innermost first; *answers* is how many finishes end the whole."""
-        looking = [x for x in reversed(leases) if type(x).event is not Lease.event or type(x).end is not Lease.end]
-        return cls(looking, answers)
+    def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
+        """Return the filters among *leases*, None if there are none; *choices* finishes end the answer.
 
-    def __bool__(self) -> bool:
-        return bool(self._leases)
+        Called once per call, in the call's own task.
+        """
+        chosen = [
+            x for x in reversed(leases) if type(x).on_event is not Lease.on_event or type(x).flush is not Lease.flush
+        ]
+        return cls(chosen, choices, copy_context()) if chosen else None
 
-    def through(self, batch: Batch) -> Batch:
-        """Return *batch* as the client is to see it; the last one where a lease stopped the answer."""
+    def apply(self, batch: Batch) -> Batch:
+        """Return *batch* as the client is to see it; marked as the last one if a lease stopped the answer."""
+        return self._context.run(self._apply, batch)
+
+    def flush(self) -> Batch | None:
+        """Return the text that leases still hold back of an answer that broke; None if there is none.
+
+        Called at most once per call. A lease that fails here loses its text: the answer has failed already.
+        """
+        if self._choices_left <= 0:
+            return None
+        try:
+            events = self._context.run(self._flush)
+        except Exception:  # noqa: BLE001  # a policy of the deployment's; the failure of the answer is reported
+            return None
+        return Batch(events=events, raw=_encoded(events)) if events else None
+
+    def _apply(self, batch: Batch) -> Batch:
         shown: list[Event] = []
         last = batch.last
         for event in batch.events:
@@ -41,50 +64,54 @@ class EventFilters:
                 shown.append(event)
                 continue
             try:
-                kept = self._seen(event, self._leases)
+                kept = self._filtered(event, self._leases)
             except Stop as stop:
-                shown += self._finished(_stopped(event, stop), all_of_it=True)
+                shown += self._with_flushed(_stopped(event, stop), ends_all=True)
                 last = True
                 break
             if kept is None and event.finish is not None:
                 kept = event.with_text("")
             if kept is not None:
-                shown += [kept] if kept.finish is None else self._finished(kept)
-        if last and self._open > 0:
-            shown += self._last_words()
+                shown += [kept] if kept.finish is None else self._with_flushed(kept)
+        if last and self._choices_left > 0:
+            shown += self._flush()
         whole = next((event.payload for event in batch.events if event.whole), None)
-        raw = rebuilt_answer(whole, shown) if whole is not None else b"".join(event.encode() for event in shown)
+        raw = rebuilt_answer(whole, shown) if whole is not None else _encoded(shown)
         return Batch(events=shown, raw=raw, last=last)
 
-    def _finished(self, event: Event, *, all_of_it: bool = False) -> list[Event]:
-        # The last words belong between the last piece of text and the finish.
-        self._open = 0 if all_of_it else self._open - 1
-        if self._open > 0 or not (words := self._last_words()):
+    def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
+        """Return *event*, which finishes a choice; if it is the last finish, with the flushed text before the finish."""
+        self._choices_left = 0 if ends_all else self._choices_left - 1
+        if self._choices_left > 0 or not (flushed := self._flush()):
             return [event]
         if event.whole:
-            return [event, *words]
+            return [event, *flushed]
         if not event.text:
-            return [*words, event]
-        return [replace(event, raw=b"", finish=None), *words, replace(event, raw=b"", text="")]
+            return [*flushed, event]
+        return [replace(event, raw=b"", finish=None), *flushed, replace(event, raw=b"", text="")]
 
     @staticmethod
-    def _seen(event: Event, leases: Sequence[Lease]) -> Event | None:
-        seen: Event | None = event
+    def _filtered(event: Event, leases: Sequence[Lease]) -> Event | None:
+        kept: Event | None = event
         for lease in leases:
-            if seen is None:
+            if kept is None:
                 return None
-            seen = lease.event(seen)
-        return seen
+            kept = lease.on_event(kept)
+        return kept
 
-    def _last_words(self) -> list[Event]:
-        # What an inner policy says last is seen by those between it and the client.
-        words: list[Event] = []
+    def _flush(self) -> list[Event]:
+        # The leases between an inner policy and the client see what it flushes.
+        flushed: list[Event] = []
         for at, lease in enumerate(self._leases):
-            for event in lease.end():
-                kept = self._seen(event, self._leases[at + 1 :])
+            for event in lease.flush():
+                kept = self._filtered(event, self._leases[at + 1 :])
                 if kept is not None:
-                    words.append(kept)
-        return words
+                    flushed.append(kept)
+        return flushed
+
+
+def _encoded(events: Sequence[Event]) -> bytes:
+    return b"".join(event.encode() for event in events)
 
 
 def _stopped(event: Event, stop: Stop) -> Event:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from policies.api.claim import MILLION, Claim, counter_key
-from policies.api.lease import Ending, Outcome
-from policies.api.policy import RunningPolicy, StoreFailure
+from policies.api.lease import Ending, Lease, Outcome
+from policies.api.policy import StoreFailure
 from policies.api.rejection import Rejection
 from policies.api.store import Grant, StoreDown
 from policies.api.window import Calendar, Sliding
 
+from .error_report import error_report
 from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
     from policies.api.services import Services
     from policies.api.usage import Usage
 
-SOON = 60.0
-"""Seconds within which a rate's refusal is worth waiting for; both OpenAI SDKs give up on, or hammer, longer waits."""
+MAX_SENSIBLE_WAIT = 60.0
+"""Seconds up to which waiting for a rate is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
 
-_CLAIM = itemgetter(1)
+_CLAIM = itemgetter(0)
+
+
+LeasedClaim: TypeAlias = tuple[Claim, Lease, StoreFailure]
+"""One claim, the lease that charges and refuses it, and what its policy does while the store is down."""
 
 
 class Reservation(msgspec.Struct, eq=False):
-    """What one call has reserved, and by whose rules each claim of it is charged."""
+    """What one call has reserved."""
 
     call: Call
-    claims: Sequence[tuple[RunningPolicy, Claim]]
+    claims: Sequence[LeasedClaim]
     parts: int = 1
 
 
@@ -73,6 +78,10 @@ class Ledger:
         if ceiling:
             # Also where nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
+            if grant.ceiling < ceiling:
+                call.note(
+                    f"lowered the answer's ceiling from {ceiling} to {grant.ceiling} tokens, which the limits have left"
+                )
 
     async def top_up(self, hold: Reservation, broken: Usage) -> bool:
         """Hold what a *broken* attempt has cost, at least the prompt, beside all that the next one may cost.
@@ -80,8 +89,8 @@ class Ledger:
         False where there is no room: then there must be no next one.
         """
         claims = [
-            msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, hooks, claim, broken)), per_token=0)
-            for hooks, claim in hold.claims
+            msgspec.structs.replace(claim, base=max(claim.base, self._charge(hold, lease, claim, broken)), per_token=0)
+            for claim, lease, _ in hold.claims
             if claim.unit != "requests"
         ]
         if not claims:
@@ -102,23 +111,23 @@ class Ledger:
             await self._settlements.send(call.id, None)
             return
         charges: dict[str, int] = {}
-        for hooks, claim in hold.claims:
+        for claim, lease, _ in hold.claims:
             if isinstance(claim.window, Sliding):
                 continue  # it keeps what it took
             key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
-                charges[key] = charges.get(key, 0) + hooks.charge(call, claim, usage)
-            except Exception:
-                # What is not in the charges is charged as it was held.
-                self._services.log.exception("%r cannot say what the call cost", claim.policy)
+                charges[key] = charges.get(key, 0) + lease.charge(claim, usage)
+            except Exception as error:  # noqa: BLE001  # of a policy: it must not keep the others from being charged
+                # A claim without a charge is charged what was reserved.
+                self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
         await self._settlements.send(call.id, charges, refund=usage.exact)
 
-    def _charge(self, hold: Reservation, hooks: RunningPolicy, claim: Claim, usage: Usage) -> int:
-        """Return what *usage* costs, or what was held for it where its policy cannot say."""
+    def _charge(self, hold: Reservation, lease: Lease, claim: Claim, usage: Usage) -> int:
+        """Return what *usage* costs, or what was reserved for it where `charge` fails."""
         try:
-            return hooks.charge(hold.call, claim, usage)
-        except Exception:
-            self._services.log.exception("%r cannot say what the attempt cost", claim.policy)
+            return lease.charge(claim, usage)
+        except Exception as error:  # noqa: BLE001  # of a policy
+            self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
             return claim.needs(hold.call.max_tokens or 0)
 
     async def catch_up(self) -> None:
@@ -126,7 +135,7 @@ class Ledger:
         await self._settlements.catch_up()
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
-        refusing = [hooks for hooks, _ in hold.claims if _when_store_fails(hooks) == "refuse"]
+        refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
         self._services.log.warning("store is down, call %s: %s", "refused" if refusing else "admitted", error)
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
@@ -134,18 +143,13 @@ class Ledger:
         hold.claims = ()
 
 
-def _when_store_fails(hooks: RunningPolicy) -> StoreFailure:
-    said: StoreFailure = getattr(hooks, "when_store_fails", "refuse")
-    return said
-
-
 def _refusal(hold: Reservation, grant: Grant, index: int) -> Rejection:
-    hooks, claim = hold.claims[index]
+    claim, lease, _ = hold.claims[index]
     standing = grant.standings[index]
-    rejection = hooks.refusal(hold.call, claim)
+    rejection = lease.refusal(claim, standing)
     wait = max(0.0, standing.resets_at - grant.now)
     rejection.retry_after = wait
-    rejection.final = rejection.final if isinstance(claim.window, Calendar) else wait > SOON
+    rejection.final = rejection.final if isinstance(claim.window, Calendar) else wait > MAX_SENSIBLE_WAIT
     rejection.details = {
         "policy": claim.policy,
         "limit": _in_units(claim, claim.limit),

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from policies.api.event import Batch
 
-Emit: TypeAlias = Callable[[Batch], Awaitable[None]]
-Admitted: TypeAlias = Callable[[], Awaitable[None]]
 
+class BatchSink(Protocol):
+    """The client's end of a call. Batches are written in the event-loop iteration in which upstream's bytes arrived.
 
-class ClientLeft(Exception):
-    """`emit` failed: whoever it wrote to is gone."""
+    A client that has disconnected is no error here: the sink discards what is written, and the owner of the call's task
+    cancels it.
+    """
 
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write *batch*; return False if the chain should `drain` before it writes more.
 
-class Sink(Protocol):
-    """Where batches go without waiting: a task that is woken for each of them costs more than all that is done to it."""
-
-    def put(self, batch: Batch) -> bool:
-        """Send a batch that is not the last; False where the next one should wait until it is `drained`.
-
-        Raises where the client is gone.  Called for each network read, inside of it.
+        Called once for each network read of the answer, and once more, after settlement, for the batch marked `last`.
         """
         ...
 
-    async def drained(self) -> None:
-        """Wait until the client has taken most of what was put."""
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written, or has disconnected."""
         ...

@@ -94,6 +94,15 @@ class StoreUrl(msgspec.Struct, frozen=True):
         """Return the path of the SQLite file, a relative one in *folder*; None for a store that is no file."""
         return folder / self.text.removeprefix(SQLITE_PREFIX) if self.scheme == "sqlite" else None
 
+    def describe(self, folder: Path) -> str:
+        """Return it for people: without credentials and options, and with the whole path of a file."""
+        if (path := self.file(folder)) is not None:
+            return self.for_file(path)
+        if self.scheme == "memory":
+            return f"{MEMORY_URL} (counters end with the process)"
+        parts = urlsplit(self.text)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
 
 def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None, resident: bool = False) -> Store:
     """Return the store at *url*, without any input or output; a relative file is meant in *folder*.

@@ -1,4 +1,4 @@
-"""The whole thing with nothing to configure: a mock upstream, and a sidecar in front of it."""
+"""Run `sidecar demo`: a mock upstream and a sidecar in front of it, with nothing to configure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from policies.stores.opening import StoreUrl
 from sidecar.config.loader import load
 from sidecar.config.settings import Flags, Settings, StoreSettings
 
-PATIENCE = 5.0
-"""Seconds that the mock gets to end by itself."""
-TERMINATED = 128 + signal.SIGTERM
-TRY = """\
-Once it listens, try in another terminal:
+MOCK_STOP_SECONDS = 5.0
+"""Seconds that the mock gets to stop after SIGTERM before it is killed."""
+DEMO_COMMANDS = """\
+When the sidecar listens, try in another terminal:
 
   curl -N http://127.0.0.1:{port}/api/chat -H 'content-type: application/json' \\
     -d '{{"messages": [{{"role": "user", "content": "Hello!"}}]}}'
@@ -29,26 +28,26 @@ Once it listens, try in another terminal:
   curl -N http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "mock-20-50-200", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
-The model mock-20-50-200 sends 20 tokens, 50 ms apart, the first after 200 ms.  Ctrl+C ends the demo.
+The model mock-20-50-200 sends 20 tokens, 50 ms apart, the first after 200 ms. Ctrl+C ends the demo.
 """
 
 
 def demo(port: int) -> int:
-    """Run the demo on *port* until a signal; return the exit code.  The mock and the store's folder end with it."""
+    """Run the demo on *port* until a signal; return the exit code. Stops the mock and removes the store at the end."""
     signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory() as folder, _mock() as address:
         if not address:
-            print("sidecar: the mock did not start; see the lines above", file=sys.stderr)
+            print("sidecar: the mock upstream did not start; see its error above", file=sys.stderr)
             return 1
         settings = demo_settings(address, port, Path(folder))
-        print(TRY.format(port=port or "PORT"), file=sys.stderr, flush=True)
+        print(DEMO_COMMANDS.format(port=port or "PORT"), file=sys.stderr, flush=True)
         from sidecar.server.run import run
 
         return run(settings)
 
 
 def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
-    """Return the shipped settings towards *upstream*, with a store in *folder* and open to every origin."""
+    """Return the shipped settings with *upstream*, a store in *folder* and every CORS origin allowed."""
     settings = load(None, environ={}, flags=Flags(upstream=upstream, port=port))
     return msgspec.structs.replace(
         settings,
@@ -59,7 +58,7 @@ def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
 
 @contextlib.contextmanager
 def _mock() -> Iterator[str]:
-    """Run the mock as a child on a free port while the block lasts; gives its address, empty if it did not start."""
+    """Run the mock as a child process on a free port; yield its URL, or an empty string if it did not start."""
     command = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--interval-ms", "30"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mock:
         try:
@@ -67,10 +66,10 @@ def _mock() -> Iterator[str]:
         finally:
             mock.terminate()
             try:
-                mock.wait(PATIENCE)
+                mock.wait(MOCK_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 mock.kill()
 
 
 def _stop(*_: object) -> NoReturn:
-    raise SystemExit(TERMINATED)
+    raise SystemExit(0)

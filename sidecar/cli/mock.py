@@ -1,7 +1,7 @@
-"""A mock of an OpenAI-compatible upstream, for trying, testing and measuring.
+"""A mock of an OpenAI-compatible upstream, for demos, tests and measurements.
 
-A model named `mock-N-I-F` answers with N tokens, I milliseconds apart, the first after F milliseconds.  Ceilings, `n` and
-`stream_options.include_usage` are obeyed, and prompts count as the sidecar estimates them.
+A model named `mock-N-I-F` responds with N tokens, I milliseconds apart, the first after F milliseconds.  The mock obeys
+output ceilings, `n` and `stream_options.include_usage`, and counts prompt tokens with the sidecar's own estimator.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from policies.stores.memory import MemoryStore
 from sidecar.wire.json_body import BadRequest, json_object
 from sidecar.wire.openai_request import check_openai
 
-CREATED = 1_700_000_000
-AT_ONCE = 256
-"""Tokens that are written without waiting for the reader."""
+CREATED_AT = 1_700_000_000
+MAX_BURST_TOKENS = 256
+"""Tokens written at once before the mock waits for the reader."""
 _NAMED = re.compile(r"mock-(\d{1,7})-(\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)")
 _SSE = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 _JSON = [(b"content-type", b"application/json")]
 
 
 class Stats(msgspec.Struct):
-    """What the mock has seen and done."""
+    """Counters of the mock: requests received, running and aborted by the client, and tokens sent."""
 
     requests: int = 0
     active: int = 0
@@ -44,7 +44,7 @@ class Stats(msgspec.Struct):
 
 
 class Plan(msgspec.Struct):
-    """One answer: how many tokens for each choice, how fast, why it ends."""
+    """One response: tokens for each choice, pace in seconds, finish reason and prompt tokens."""
 
     model: str
     tokens: int
@@ -57,7 +57,10 @@ class Plan(msgspec.Struct):
 
 
 class Mock:
-    """The ASGI application.  *interval_ms* and *first_ms* are in milliseconds."""
+    """The ASGI application of the mock.
+
+    *tokens* are sent in each response, *interval_ms* milliseconds apart, the first after *first_ms* milliseconds.
+    """
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Mock:
             case "GET", "/v1/models":
                 listed = {
                     "object": "list",
-                    "data": [{"id": "mock", "object": "model", "created": CREATED, "owned_by": "mock"}],
+                    "data": [{"id": "mock", "object": "model", "created": CREATED_AT, "owned_by": "mock"}],
                 }
                 await _json(send, 200, listed)
             case _:
@@ -106,17 +109,17 @@ class Mock:
         self.stats.requests += 1
         self.stats.active += 1
         serving = asyncio.current_task()
-        gone = asyncio.get_running_loop().create_task(_until_gone(receive))
-        gone.add_done_callback(lambda task: None if task.cancelled() or serving is None else serving.cancel())
+        disconnected = asyncio.get_running_loop().create_task(_until_disconnected(receive))
+        disconnected.add_done_callback(lambda task: None if task.cancelled() or serving is None else serving.cancel())
         try:
             await (self._stream(plan, send) if body.get("stream") else self._whole(plan, send))
         except asyncio.CancelledError:
             self.stats.aborted += 1
-            if not gone.done():
+            if not disconnected.done():
                 raise
         finally:
             self.stats.active -= 1
-            gone.cancel()
+            disconnected.cancel()
 
     def _plan(self, body: dict[str, Any]) -> Plan:
         call = Call(id="", path="", body=body, services=self._services)
@@ -130,7 +133,7 @@ class Mock:
             tokens=ceiling if cut and ceiling is not None else tokens,
             interval=interval,
             first=first,
-            choices=call.n,
+            choices=call.choices_generated,
             finish="length" if cut else "stop",
             prompt=self._estimator.estimate(call.model, size_of(call)),
             usage=bool((body.get("stream_options") or {}).get("include_usage")),
@@ -155,10 +158,10 @@ class Mock:
 
     async def _at_once(self, plan: Plan, send: Any) -> None:
         chunks, body = _token_chunks(plan), _role_chunks(plan)
-        while batch := list(islice(chunks, AT_ONCE)):
+        while batch := list(islice(chunks, MAX_BURST_TOKENS)):
             self.stats.tokens += len(batch)
             body += b"".join(batch)
-            if len(batch) == AT_ONCE:
+            if len(batch) == MAX_BURST_TOKENS:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = b""
         await send({"type": "http.response.body", "body": body + _end_chunks(plan)})
@@ -182,13 +185,13 @@ class Mock:
         await _json(send, 200, answer)
 
 
-async def _until_gone(receive: Any) -> None:
+async def _until_disconnected(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _object(plan: Plan, kind: str) -> dict[str, Any]:
-    return {"id": "chatcmpl-mock", "object": kind, "created": CREATED, "model": plan.model}
+    return {"id": "chatcmpl-mock", "object": kind, "created": CREATED_AT, "model": plan.model}
 
 
 def _usage(plan: Plan) -> dict[str, int]:
@@ -233,7 +236,7 @@ async def _json(send: Any, status: int, data: dict[str, Any]) -> None:
 
 
 def serve_mock(host: str, port: int, *, tokens: int = 64, interval_ms: float = 0.0, first_ms: float = 0.0) -> int:
-    """Run the mock until a signal; return the exit code.  The first line on stdout says where it listens."""
+    """Run the mock until a signal; return the exit code. The first line on stdout is the URL that it listens on."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -267,10 +270,10 @@ async def _serve(mock: Mock, listener: socket.socket) -> None:
 class _MockServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        # uvicorn raises a signal that it was ended by once more; a mock that is told to stop has done well.
-        self._captured_signals = _Forgotten()
+        # uvicorn raises a captured signal again after the shutdown; the mock exits with 0 instead.
+        self._captured_signals = _IgnoredSignals()
 
 
-class _Forgotten(list[int]):
+class _IgnoredSignals(list[int]):
     def append(self, _: int) -> None:
         return

@@ -1,1 +1,1 @@
-"""TOML, environment and flags, checked and frozen into settings."""
+"""Read TOML, the environment and flags into validated, immutable settings."""

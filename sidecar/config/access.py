@@ -1,4 +1,4 @@
-"""What a caller may use: the chains of its tenant, and the models."""
+"""Permissions of a caller: the chains of its tenant, and the models."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 from policies.api.call import Call
 from policies.api.policy import Policy
 
-LEGACY = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
-BALANCED = "balanced"
+LEGACY_PROFILES = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
+DEFAULT_CHAT_PROFILE = "balanced"
 
 
 class Forbidden(Exception):
-    """The caller is known, and may not use this."""
+    """Refusal of a profile or model that the caller's key may not use; sent as 403."""
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
@@ -23,7 +23,10 @@ class Forbidden(Exception):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """One chain: the base chain (named ''), or the base chain tightened; *owner* is the key whose own limits it has."""
+    """One chain of policies: the base chain (named ''), or a profile that tightens it.
+
+    *owner* is the key path of the `[[key]]` whose limits the chain has; empty for the chains of the file.
+    """
 
     name: str
     policies: tuple[Policy, ...]
@@ -32,7 +35,10 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key opens: its tenant, and the chains that its calls go through."""
+    """Permissions of one key: its tenant, its chains, and the profiles and models that it may use (None: all).
+
+    *digest* is the SHA-256 of the key; empty where the file has no keys.
+    """
 
     tenant: str
     digest: bytes = b""
@@ -42,37 +48,38 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] | None = None
 
     def profile(self, name: str) -> Profile:
-        """Return the profile that a header names, case and spaces ignored; one without a table is the base chain.
+        """Return the profile named by the header `x-profile`; case and surrounding spaces are ignored.
 
-        Without a name it is the first that the key may use.  Raises `Forbidden` for one that it may not.
+        A name without a table is the base chain.  An empty name is the first profile that the key may use, or the base
+        chain where the key may use all.  Raises `Forbidden` for a profile that the key may not use.
         """
         wanted = name.strip().lower()
         if not wanted and self.allowed is not None:
             wanted = self.allowed[0]
-        return self._may(wanted, self.profiles.get(wanted, self.base))
+        return self._permitted(wanted, self.profiles.get(wanted, self.base))
 
     def chat_profile(self, name: str | None) -> Profile:
-        """Return the profile of a Chat Nest call, which always has one: unknown or missing means `balanced`.
+        """Return the profile of a Chat Nest call; an unknown or missing name means `balanced`.
 
-        Missing means the key's first one where it may not use every profile.  Raises `Forbidden`.
+        For a key that is restricted to some profiles, a missing name means the first of them.  Raises `Forbidden`.
         """
         wanted = (name or "").strip().lower()
         if not wanted and self.allowed is not None:
             wanted = self.allowed[0]
-        wanted = wanted if wanted in self.profiles else LEGACY.get(wanted, wanted)
-        wanted = wanted if wanted in self.profiles else BALANCED
-        return self._may(wanted, self.profiles.get(wanted, self.base))
+        wanted = wanted if wanted in self.profiles else LEGACY_PROFILES.get(wanted, wanted)
+        wanted = wanted if wanted in self.profiles else DEFAULT_CHAT_PROFILE
+        return self._permitted(wanted, self.profiles.get(wanted, self.base))
 
-    def _may(self, wanted: str, profile: Profile) -> Profile:
+    def _permitted(self, wanted: str, profile: Profile) -> Profile:
         if self.allowed is None or profile.name in self.allowed:
             return profile
         raise Forbidden(f"This key may not use the profile {wanted[:100]!r}.", "profile")
 
     def check(self, call: Call) -> None:
-        """Raise `Forbidden` unless the key may use every model that may serve *call*."""
+        """Raise `Forbidden` unless the key may use every candidate model of *call*, fallbacks included."""
         if self.models is None or call.operation == "models":
             return
-        for model in call.models:
+        for model in call.candidate_models:
             if not any(fnmatchcase(model, pattern) for pattern in self.models):
                 what = f"the model {model[:100]!r}" if model else "a model that the call does not name"
                 raise Forbidden(f"This key may not use {what}.", "model")

@@ -1,7 +1,7 @@
-"""`[[key]]`: who may call, for whom it counts, and what each may use.
+"""Read `[[key]]`: the clients that may call, their tenants, and what each may use.
 
-Without keys everybody is the tenant `default`.  With them a call needs `Authorization: Bearer KEY`; the file knows only the
-SHA-256 of each, so whoever reads it cannot call.
+Without keys every client belongs to the tenant `default`.  With keys a request needs `Authorization: Bearer KEY`.  The file
+holds only the SHA-256 of each key, so reading the file does not let anyone call.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ from typing import Annotated, Any
 
 import msgspec
 
-from policies.api.identity import LONGEST
+from policies.api.claim import MAX_IDENTITY_LENGTH
 
 from .access import Access, Profile
-from .profiles import limited
+from .profiles import apply_key_limits
 from .tables import ConfigFault, to_struct
 from .upstream import Text
 
-PREFIX = "sk-sidecar-"
-DIGEST = re.compile("[0-9a-fA-F]{64}")
+KEY_PREFIX = "sk-sidecar-"
+SHA256_PATTERN = re.compile("[0-9a-fA-F]{64}")
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One `[[key]]`: *profiles* and *models* that it may use (all without), *limits* of its own by policy."""
+    """`[[key]]`: its tenant, the SHA-256 of the key, and its permissions.
+
+    *profiles* and *models* restrict what the key may use; without them it may use all.  *limits* override fields of policies,
+    by policy name.
+    """
 
     tenant: str
     sha256: str
@@ -35,20 +39,23 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= LONGEST):
-            msg = f"tenant: it is no name; write one of up to {LONGEST} printable characters"
+        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= MAX_IDENTITY_LENGTH):
+            msg = f"tenant: invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
             raise ValueError(msg)
-        if not DIGEST.fullmatch(self.sha256):
-            msg = "sha256: it is no SHA-256 of a key; `sidecar key new` makes both, it has 64 hexadecimal digits"
+        if not SHA256_PATTERN.fullmatch(self.sha256):
+            msg = "sha256: not a SHA-256 (64 hexadecimal digits); create key and hash with `sidecar key new`"
             raise ValueError(msg)
 
 
-def keys(
+def read_keys(
     entries: object, base: Profile, profiles: Mapping[str, Profile], broken: frozenset[str], faults: list[ConfigFault]
 ) -> tuple[Access, ...]:
-    """Return what the keys of the file's *entries* open; faults are added to *faults*."""
+    """Return the permissions of each `[[key]]` of *entries*; add faults to *faults*.
+
+    *profiles* are the chains by name.  Limits on a policy in *broken* are not checked: that policy has a fault of its own.
+    """
     if not isinstance(entries, list):
-        faults.append(ConfigFault("key", "is no list of tables", "write each key below a [[key]]"))
+        faults.append(ConfigFault("key", "expected a list of tables", "write each key below [[key]]"))
         return ()
     known: dict[str, str] = {}
     found = [
@@ -61,7 +68,9 @@ def keys(
         if access.digest.hex() in known:
             faults.append(
                 ConfigFault(
-                    path, f"is also that of {known[access.digest.hex()]}", "make one for each with `sidecar key new`"
+                    path,
+                    f"same key as {known[access.digest.hex()]}",
+                    "create a separate key for each with `sidecar key new`",
                 )
             )
         known.setdefault(access.digest.hex(), f"key[{at}]")
@@ -81,13 +90,13 @@ def _access(
     if settings is None:
         return None
     allowed = None if settings.profiles is None else tuple(_allowed(settings.profiles, profiles, path, faults))
-    own_base = limited(base, base, settings.limits, path, broken=broken, faults=faults)
+    own_base = apply_key_limits(base, base, settings.limits, path, broken=broken, faults=faults)
     return Access(
         tenant=settings.tenant,
         digest=bytes.fromhex(settings.sha256),
         base=own_base,
         profiles={
-            name: limited(each, base, settings.limits, path, broken=broken, faults=[])
+            name: apply_key_limits(each, base, settings.limits, path, broken=broken, faults=[])
             for name, each in profiles.items()
         },
         allowed=allowed,
@@ -101,13 +110,13 @@ def _allowed(
     for at, name in enumerate(names):
         wanted = name.strip().lower()
         if wanted not in profiles:
-            right = f"name one of {', '.join(sorted(profiles)) or 'them: there are none'}"
-            faults.append(ConfigFault(f"{path}.profiles[{at}]", f"there is no profile {name!r}", right))
+            cure = f"use one of {', '.join(sorted(profiles))}" if profiles else "add a [profile.NAME], or omit profiles"
+            faults.append(ConfigFault(f"{path}.profiles[{at}]", f"unknown profile {name!r}", cure))
         yield wanted
 
 
 def new_key(tenant: str) -> str:
-    """Return a new key and the table that lets it in: the first line is the key, the rest is for the file."""
-    token = PREFIX + token_urlsafe(32)
+    """Return a new random key on the first line, and below it the `[[key]]` table to add to the configuration."""
+    token = KEY_PREFIX + token_urlsafe(32)
     name = msgspec.json.encode(tenant).decode()
     return f'{token}\n\n[[key]]\ntenant = {name}\nsha256 = "{sha256(token.encode()).hexdigest()}"\n'

@@ -1,10 +1,8 @@
-"""`[[policy]]`: the base chain, of built-in policies, installed ones, and classes of modules."""
+"""Read `[[policy]]`: the base chain of built-in policies, installed entry points, and classes of modules."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import get_type_hints
 
 import msgspec
 
+from policies.api.hooks import HookError
 from policies.api.match import Match
-from policies.api.policy import HOOKS, Policy, RunningPolicy
+from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
@@ -21,9 +20,11 @@ from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 
+from .named_objects import ObjectFault, load_object, object_of
+from .shadowing import check_module_names
 from .tables import ConfigFault, to_struct
 
-GROUP = "chatnest_sidecar.policies"
+ENTRY_POINT_GROUP = "chatnest_sidecar.policies"
 BUILT_IN: Mapping[str, type[Policy]] = {
     "rate": Rate,
     "trim": Trim,
@@ -32,18 +33,19 @@ BUILT_IN: Mapping[str, type[Policy]] = {
     "fallback": Fallback,
     "retry": RetryClassifier,
 }
-KINDS = f"a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"
-TEMPERATURE = "temperature"
+POLICY_SOURCES = f"a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"
+TEMPERATURE_KEY = "temperature"
 
 
 def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tuple[tuple[Policy, ...], frozenset[str]]:
-    """Return the policies of `[[policy]]` in their order, and the names of those that have a fault.
+    """Return the policies of `[[policy]]` in file order, and the names of those that have a fault.
 
-    *folder* is where modules are looked for last.
+    *folder* is appended to the import path.
     """
     if not isinstance(entries, list):
-        faults.append(ConfigFault("policy", "is no list of tables", "write each policy below a [[policy]]"))
+        faults.append(ConfigFault("policy", "expected a list of tables", "write each policy below [[policy]]"))
         return (), frozenset()
+    check_module_names(folder, faults)
     policies: list[Policy] = []
     broken: set[str] = set()
     seen: dict[str, str] = {}
@@ -54,31 +56,31 @@ def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tupl
             broken |= _names(entry)
             continue
         if policy.name in seen:
-            right = "give one of them a `name` of its own"
-            faults.append(ConfigFault(path, f"{policy.name!r} is also the name of {seen[policy.name]}", right))
+            right = "set a different `name` on one of them"
+            faults.append(ConfigFault(path, f"{policy.name!r} is already the name of {seen[policy.name]}", right))
         seen.setdefault(policy.name, path)
         if (judge := _judge_before(policy, policies)) is not None:
-            wrong = f"never acts: {judge!r} judges every failure before it"
-            faults.append(ConfigFault(path, wrong, f"fallback stands before retry: put it above {seen[judge]}"))
+            wrong = f"has no effect: the earlier policy {judge!r} decides every failure"
+            faults.append(ConfigFault(path, wrong, f"move the fallback above {seen[judge]}"))
         policies.append(policy)
     return tuple(policies), frozenset(broken)
 
 
 def _judge_before(policy: Policy, earlier: Sequence[Policy]) -> str | None:
-    """Return the name of the `retry` among *earlier* ones that leaves *policy* nothing to decide; None where it is no fallback."""
+    """Return the name of the *earlier* `retry` that decides every failure that the fallback *policy* could decide, if any."""
     if not isinstance(policy, Fallback):
         return None
-    judges = (each for each in earlier if type(each) is RetryClassifier)  # one of somebody's own may have no opinion
-    return next((judge.name for judge in judges if _covers(judge.only, policy.only)), None)
+    judges = (each for each in earlier if type(each) is RetryClassifier)  # a subclass may leave failures to others
+    return next((judge.name for judge in judges if _covers(judge.match, policy.match)), None)
 
 
 def _covers(wide: Match, narrow: Match) -> bool:
-    """Whether *wide* is sure to cover each call that *narrow* does."""
+    """Return whether *wide* certainly matches every call that *narrow* matches."""
     return all(getattr(wide, field) in ("*", getattr(narrow, field)) for field in Match.__struct_fields__)
 
 
 def _names(entry: object) -> set[str]:
-    """Return what a policy with a fault may have been meant to be called."""
+    """Return the names that a faulty `[[policy]]` may have: overrides of these in profiles are not reported again."""
     table = entry if isinstance(entry, dict) else {}
     said = [name for name in (table.get("name"), table.get("use")) if isinstance(name, str)]
     return {name.rpartition(":")[2] for name in said}
@@ -86,81 +88,70 @@ def _names(entry: object) -> set[str]:
 
 def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -> Policy | None:
     if not isinstance(entry, dict):
-        faults.append(ConfigFault(path, "is no table", "write each policy below a [[policy]]"))
+        faults.append(ConfigFault(path, "expected a table", "write each policy below [[policy]]"))
         return None
     if not isinstance(use := entry.get("use"), str) or not use:
-        wrong = "does not do" if "use" in entry else "is missing"
-        faults.append(ConfigFault(f"{path}.use", wrong, f"name {KINDS}"))
+        wrong = "expected a non-empty string" if "use" in entry else "required key is missing"
+        faults.append(ConfigFault(f"{path}.use", wrong, f"use {POLICY_SOURCES}"))
         return None
     try:
         kind = policy_class(use, folder)
-    except PolicyFault as error:
-        faults.append(ConfigFault(f"{path}.use", f"{use!r} cannot be used: {error.wrong}", error.right))
+    except ObjectFault as error:
+        faults.append(ConfigFault(f"{path}.use", f"cannot use {use!r}: {error.problem}", error.cure))
         return None
     options = {key: value for key, value in entry.items() if key != "use"}
     policy = to_struct(kind, options, path, faults)
     if policy is not None and not policy.name:
         policy = msgspec.structs.replace(policy, name=use.rpartition(":")[2])
     if policy is not None and not _is_name(policy.name):
-        right = f"write printable ASCII without quotes, and not {TEMPERATURE!r}: it stands in headers and profiles"
-        faults.append(ConfigFault(f"{path}.name", f"{policy.name!r} does not do", right))
+        right = (
+            f"use printable ASCII without quotes, and not {TEMPERATURE_KEY!r}: headers and profiles contain the name"
+        )
+        faults.append(ConfigFault(f"{path}.name", f"invalid name {policy.name!r}", right))
         return None
     return policy
 
 
 def _is_name(name: str) -> bool:
-    return name.isascii() and name.isprintable() and not set(name) & set('"\\') and name != TEMPERATURE
-
-
-class PolicyFault(Exception):
-    """No policy stands behind a `use`: what is wrong, and what would be right."""
-
-    def __init__(self, wrong: str, right: str) -> None:
-        super().__init__(f"{wrong}, {right}")
-        self.wrong, self.right = wrong, right
+    return name.isascii() and name.isprintable() and not set(name) & set('"\\') and name != TEMPERATURE_KEY
 
 
 def policy_class(use: str, folder: Path) -> type[Policy]:
-    """Return the class that `use` names: a built-in, an installed entry point, or "module:Class" (looked for in *folder* last).
+    """Return the class that *use* names: a built-in, an installed entry point, or "module:Class".
 
-    Raises `PolicyFault`.
+    *folder* is appended to the import path, so that installed modules take precedence.
+
+    Raises `ObjectFault`.
     """
     if use in BUILT_IN:
         return BUILT_IN[use]
-    try:
-        found = _named(use, folder)
-    except PolicyFault:
-        raise
-    except ModuleNotFoundError as error:
-        raise PolicyFault(str(error), f"install it, or put it into {folder}") from None
-    except Exception as error:
-        raise PolicyFault(f"{type(error).__name__}: {error}", "mend the module") from error
-    cure = f"derive it from policies.Policy and override one of {', '.join(HOOKS)}"
+    found = load_object(lambda: _named(use, folder), folder)
+    cure = f"derive the class from policies.Policy and override one of {', '.join(CALL_HOOKS)}"
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise PolicyFault("it is no Policy", cure)
-    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in HOOKS) and found.open is Policy.open:
-        raise PolicyFault("it overrides no hook (is one misspelt?)", cure)
+        raise ObjectFault("not a subclass of policies.Policy", cure)
+    if all(getattr(found, hook) is getattr(RunningPolicy, hook) for hook in CALL_HOOKS) and found.start is Policy.start:
+        raise ObjectFault("the class overrides no hook", cure)
     try:
         get_type_hints(found, include_extras=True)
     except NameError as error:
-        raise PolicyFault(f"it has a field of an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
+        raise ObjectFault(f"a field has an unknown type: {error}", "import it outside of TYPE_CHECKING") from None
     return found
 
 
 def _named(use: str, folder: Path) -> object:
+    try:
+        return _imported(use, folder)
+    except HookError as error:
+        raise ObjectFault(error.problem, error.cure) from None
+
+
+def _imported(use: str, folder: Path) -> object:
     module, colon, name = use.partition(":")
     if not colon:
-        installed = entry_points(group=GROUP, name=use)
+        installed = entry_points(group=ENTRY_POINT_GROUP, name=use)
         if not installed:
-            names = (*BUILT_IN, *entry_points(group=GROUP).names)
+            names = (*BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names)
             near = difflib.get_close_matches(use, names, n=1)
-            raise PolicyFault("no such policy", f"did you mean {near[0]!r}?" if near else f"name {KINDS}")
+            raise ObjectFault("unknown policy", f"did you mean {near[0]!r}?" if near else f"use {POLICY_SOURCES}")
         return next(iter(installed)).load()
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    if not all(part.isidentifier() for part in [*module.split("."), name]):
-        raise PolicyFault("it is no place of a class", "write it as 'module:Class'")
-    found: object = getattr(importlib.import_module(module), name, None)
-    if found is None:
-        raise PolicyFault(f"{module!r} has no {name!r}", "name a class of the module, as 'module:Class'")
-    return found
+    return object_of(module, name, folder, kind="class")

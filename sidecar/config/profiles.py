@@ -1,4 +1,4 @@
-"""`[profile.*]`: the chains that tighten the base chain."""
+"""Read `[profile.*]` and the limits of keys: overrides of the base chain."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Annotated, Any, get_type_hints
 
 import msgspec
 
-from policies.api.policy import Policy
+from policies.api.policy import Policy, is_shared
 
 from .access import Profile
-from .policies import TEMPERATURE
-from .tables import ConfigFault, said, to_value, unknown
+from .policies import TEMPERATURE_KEY
+from .tables import ConfigFault, fault_from_error, to_value, unknown_key
 
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 
 
-def profiles(
+def read_profiles(
     tables: object,
     inherited: Mapping[str, object],
     base: tuple[Policy, ...],
     broken: frozenset[str],
     faults: list[ConfigFault],
 ) -> dict[str, Profile]:
-    """Return the chains of `[profile.*]` by name in lower case: the base chain with some limits lowered.
+    """Return the chains of `[profile.*]` by name in lower case: copies of the base chain with tighter limits.
 
-    Those of *inherited* whose names *tables* does not have come first.  Overrides of *broken* policies, whose own fault
-    is known, are left unchecked.
+    Profiles of *inherited* come first, unless *tables* has one of the same name.  Overrides of policies in *broken* are not
+    checked: those have a fault of their own.
     """
     if not isinstance(tables, dict):
-        faults.append(ConfigFault("profile", "is no table", "write each profile below a [profile.NAME]"))
+        faults.append(ConfigFault("profile", "expected a table", "write each profile below [profile.NAME]"))
         return {}
     chosen: dict[str, tuple[str, object]] = {}
     for key, table in tables.items():
         name, path = key.strip().lower(), f"profile.{key}"
         if not name:
-            faults.append(ConfigFault("profile", f"{key!r} is no name", "calls without a profile have the base chain"))
+            faults.append(ConfigFault("profile", f"invalid name {key!r}", "use a name that is not blank"))
         elif name in chosen:
-            wrong = f"is the same as {chosen[name][0]}"
-            faults.append(ConfigFault(path, wrong, "case and spaces are ignored: give one of them another name"))
+            wrong = f"duplicate of {chosen[name][0]} (names ignore case and spaces)"
+            faults.append(ConfigFault(path, wrong, "rename one of them"))
         else:
             chosen[name] = (path, table)
     merged = {name: (f"profile.{name}", table) for name, table in inherited.items()} | chosen
@@ -60,22 +60,22 @@ def _profile(
     chain = {policy.name: policy for policy in base}
     temperature = None
     if not isinstance(table, dict):
-        faults.append(ConfigFault(path, "is no table", f"write its overrides below a [{path}]"))
+        faults.append(ConfigFault(path, "expected a table", f"write its overrides below [{path}]"))
         table = {}
     for key, value in table.items():
         where = f"{path}.{key}"
-        if key == TEMPERATURE:
+        if key == TEMPERATURE_KEY:
             temperature = to_value(Temperature, value, where, faults)
         elif key in chain and isinstance(value, dict):
             chain[key] = _tightened(chain[key], value, where, faults)
         elif key in chain:
-            faults.append(ConfigFault(where, "is no table", f"write {{ field = value }} for {key!r}"))
+            faults.append(ConfigFault(where, "expected a table", f"write {key} = {{ field = value }}"))
         elif key not in broken:
-            faults.append(unknown(where, key, [*chain, TEMPERATURE]))
+            faults.append(unknown_key(where, key, [*chain, TEMPERATURE_KEY]))
     return Profile(name, tuple(chain.values()), temperature)
 
 
-def limited(
+def apply_key_limits(
     profile: Profile,
     base: Profile,
     limits: Mapping[str, object],
@@ -84,9 +84,9 @@ def limited(
     broken: frozenset[str],
     faults: list[ConfigFault],
 ) -> Profile:
-    """Return *profile* with the *limits* of one key over those of the *base* chain, where the profile has none of its own.
+    """Return *profile* with the *limits* of one key in place of the *base* chain's; the profile's own tighter limits stay.
 
-    A key's limits may be higher than those of the base chain; a profile still only tightens them.
+    A key's limits may be higher or lower than those of the base chain.
     """
     chain = {policy.name: policy for policy in base.policies}
     own = {policy.name: policy for policy in profile.policies}
@@ -95,9 +95,9 @@ def limited(
         if name in broken:
             continue
         if name not in chain:
-            faults.append(unknown(where, name, chain))
+            faults.append(unknown_key(where, name, chain))
         elif not isinstance(overrides, dict):
-            faults.append(ConfigFault(where, "is no table", f"write {{ field = value }} for {name!r}"))
+            faults.append(ConfigFault(where, "expected a table", f"write {name} = {{ field = value }}"))
         else:
             mine = _tightened(chain[name], overrides, where, faults, may_loosen=True)
             own[name] = _merged(own[name], chain[name], mine, overrides)
@@ -110,7 +110,7 @@ def _merged(profile: Policy, base: Policy, mine: Policy, fields: Mapping[str, ob
     changed: dict[str, Any] = {}
     for field in fields.keys() & set(base.__struct_fields__):
         of_base, of_profile, of_mine = (getattr(policy, field) for policy in (base, profile, mine))
-        if of_profile == of_base or (field in base.lowers and _looser(of_profile, of_mine)):
+        if of_profile == of_base or (field in base.tightened_by_profiles and _looser(of_profile, of_mine)):
             changed[field] = of_mine
     return msgspec.structs.replace(profile, **changed)
 
@@ -119,29 +119,32 @@ def _tightened(
     policy: Policy, overrides: Mapping[str, Any], path: str, faults: list[ConfigFault], *, may_loosen: bool = False
 ) -> Policy:
     hints = get_type_hints(type(policy), include_extras=True)
-    known = set(policy.__struct_fields__)
+    known = dict(zip(policy.__struct_encode_fields__, policy.__struct_fields__, strict=True))
+    fixed = {key for key, field in known.items() if is_shared(type(policy)) or field in policy.fixed_in_profiles}
     changed: dict[str, Any] = {}
     before = len(faults)
-    for field, value in overrides.items():
-        where = f"{path}.{field}"
-        if field not in known:
-            faults.append(unknown(where, field, known - set(policy.pinned)))
-        elif field in policy.pinned:
-            right = "they share one counter: set it in [[policy]]"
+    for key, value in overrides.items():
+        where = f"{path}.{key}"
+        if key not in known:
+            faults.append(unknown_key(where, key, known.keys() - fixed))
+        elif key in fixed:
+            shared = "they share one running object" if is_shared(type(policy)) else "they share one counter"
+            right = f"{shared}: set it in [[policy]] instead"
             faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
         else:
-            found = len(faults)
+            found, field = len(faults), known[key]
             changed[field] = to_value(hints[field], value, where, faults)
             limit = getattr(policy, field)
-            if len(faults) == found and not may_loosen and field in policy.lowers and _looser(changed[field], limit):
-                right = f"a profile only tightens it: at most {limit}"
+            tightens = field in policy.tightened_by_profiles and not may_loosen
+            if len(faults) == found and tightens and _looser(changed[field], limit):
+                right = f"profiles can only tighten a limit: use at most {limit}"
                 faults.append(ConfigFault(where, f"{changed[field]} is looser than the base chain", right))
     if len(faults) > before:
         return policy
     try:
         return msgspec.structs.replace(policy, **changed)
     except (ValueError, TypeError) as error:
-        faults.append(said(error, path, known))
+        faults.append(fault_from_error(error, path, known))
         return policy
 
 

@@ -1,6 +1,6 @@
-"""What the program is told: the file, the environment and the flags, checked and brought together.
+"""Define the validated settings of the process.
 
-Flags win over the environment, which wins over the file, which wins over the shipped defaults.
+Flags override the environment, which overrides the file, which overrides the shipped defaults.
 """
 
 from __future__ import annotations
@@ -15,25 +15,31 @@ import msgspec
 from policies.stores.opening import StoreUrl
 
 from .access import Access, Profile
-from .upstream import ResolvedUpstream, Seconds, Text, parts_of
+from .upstream import NonNegativeSeconds, ResolvedUpstream, Seconds, Text, parts_of
 
-Bytes = Annotated[int, msgspec.Meta(ge=1)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, extra={"unit": "bytes"})]
 Role = Literal["user", "assistant", "system", "developer"]
 
 DEFAULT_TENANT = "default"
+MAX_SOCKET_PATH_BYTES = 107
+"""Bytes that Linux allows for the path of a Unix socket."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[server]`: times are in seconds, sizes in bytes."""
+    """`[server]`: times are in seconds, sizes in bytes.
+
+    A *deadline* of 0 means no deadline; a *port* of 0 picks a free one.
+    """
 
     host: Text = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8787
+    uds: str = ""
     heartbeat: Seconds = 15.0
     max_body: Bytes = 16_777_216
     chat_max_body: Bytes = 1_048_576
-    drain: Annotated[float, msgspec.Meta(ge=0)] = 30.0
-    deadline: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
-    chat_deadline: Annotated[float, msgspec.Meta(ge=0)] = 28.0
+    drain: NonNegativeSeconds = 30.0
+    deadline: NonNegativeSeconds = 3600.0
+    chat_deadline: NonNegativeSeconds = 28.0
     chat_roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)] = ("user", "assistant")
     chat_system_prompt: Literal["ignore", "use"] = "ignore"
     cors_origins: tuple[str, ...] = ()
@@ -41,20 +47,26 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
     def __post_init__(self) -> None:
+        if "\0" in self.uds or len(self.uds.encode()) > MAX_SOCKET_PATH_BYTES:
+            right = (
+                f"a Unix socket has a path of at most {MAX_SOCKET_PATH_BYTES} bytes; write one like '/run/sidecar.sock'"
+            )
+            msg = f"uds: {self.uds[:60]!r} cannot be listened on; {right}"
+            raise ValueError(msg)
         for at, network in enumerate(self.trusted_proxies):
             if not _is_network(network):
-                right = "write an address like '10.0.0.7' or a network like '10.0.0.0/8'"
-                msg = f"trusted_proxies[{at}]: {network!r} is no network; {right}"
+                cure = "write an address like '10.0.0.7' or a network like '10.0.0.0/8'"
+                msg = f"trusted_proxies[{at}]: {network!r} is not an IP network; {cure}"
                 raise ValueError(msg)
         for at, origin in enumerate(self.cors_origins):
             if origin != "*" and not _is_origin(origin):
-                right = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"
-                msg = f"cors_origins[{at}]: {origin!r} is no origin; {right}"
+                cure = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"
+                msg = f"cors_origins[{at}]: {origin!r} is not an origin; {cure}"
                 raise ValueError(msg)
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[store]`: where limits are counted."""
+    """`[store]`: the URL of the database that holds the counters of all limits."""
 
     url: str = "sqlite:///sidecar.db"
 
@@ -72,7 +84,7 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says; None where it says nothing."""
+    """Command-line flags; None for a flag that was not given."""
 
     upstream: str | None = None
     model: str | None = None
@@ -82,7 +94,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a process needs to know."""
+    """The merged, validated settings of a process."""
 
     server: ServerSettings
     store: StoreSettings
@@ -94,14 +106,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
 
     @property
-    def everybody(self) -> Access:
-        """What all callers may use where there are no keys."""
+    def default_access(self) -> Access:
+        """Permissions of every client when there are no keys."""
         return Access(tenant=DEFAULT_TENANT, base=self.base, profiles=self.profiles)
 
     @property
     def accesses(self) -> tuple[Access, ...]:
-        """What each key opens, or what is open to everybody."""
-        return self.keys or (self.everybody,)
+        """Permissions of each key, or of every client when there are no keys."""
+        return self.keys or (self.default_access,)
 
 
 def _is_network(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""TOML tables to settings objects, key by key, so that every fault is found and named by its path."""
+"""Convert TOML tables to settings objects key by key, so that every fault is reported with its key path."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-LARGEST = 2**53 - 1
-"""Whole numbers beyond this one do not come through JSON and the stores unharmed."""
-EXAMPLE = "see `sidecar config` for an example"
+MAX_WHOLE_NUMBER = 2**53 - 1
+"""JSON readers and the stores represent larger whole numbers inexactly."""
+SEE_EXAMPLE = "see `sidecar config` for an example"
 
 _PATH = re.compile(r" - at `\$(.*)`$")
 _EXPECTED = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
 _FIELD = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
 _NAMES = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list"}
 _NAMES |= {"object": "a table", "list": "a list", "tuple": "a list", "dict": "a table"}
+_NOT_EMPTY = {"a string of length >= 1": "a non-empty string", "a list of length >= 1": "a non-empty list"}
 
 
 class ConfigFault(msgspec.Struct, frozen=True):
-    """One thing that is wrong in a configuration: where, what, and what would be right."""
+    """One fault of a configuration: the key path, the problem and the cure."""
 
     path: str
-    wrong: str
-    right: str
+    problem: str
+    cure: str
 
     def line(self, source: str) -> str:
-        """Return the fault as one line of `sidecar check`."""
-        return " ".join(f"{source}: {self.path}: {self.wrong}, {self.right}".split())
+        """Return the fault as one line of `sidecar check`: `source: path: problem; cure`."""
+        return " ".join(f"{source}: {self.path}: {self.problem}; {self.cure}".split())
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; *faults* are all that was found."""
+    """Refusal of a configuration; *faults* lists every fault that was found."""
 
     def __init__(self, source: str, faults: Iterable[ConfigFault]) -> None:
         self.source, self.faults = source, list(faults)
         super().__init__("\n".join(fault.line(source) for fault in self.faults))
 
 
-def to_struct(kind: type[T], table: object, path: str, faults: list[ConfigFault]) -> T | None:
-    """Return *table* as a *kind* (a struct); on faults, which are added to *faults*, None."""
+def to_struct(kind: type[_T], table: object, path: str, faults: list[ConfigFault]) -> _T | None:
+    """Return *table* as an instance of the struct *kind*; add faults to *faults* and return None if there are any."""
     if not isinstance(table, dict):
-        faults.append(ConfigFault(path, f"{_shown(table)} is no table", "write its keys below a [table] of that name"))
+        cure = "write it as { key = value }" if "[" in path or "." in path else f"write its keys below [{path}]"
+        faults.append(ConfigFault(path, f"expected a table, found {_shown(table)}", cure))
         return None
     before = len(faults)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
@@ -54,43 +56,43 @@ def to_struct(kind: type[T], table: object, path: str, faults: list[ConfigFault]
     values = {}
     for key, value in table.items():
         if key not in fields:
-            faults.append(unknown(f"{path}.{key}", key, fields))
+            faults.append(unknown_key(f"{path}.{key}", key, fields))
             continue
-        values[fields[key].name] = to_value(hints[fields[key].name], value, f"{path}.{key}", faults)
+        field = fields[key]
+        values[field.name] = to_value(hints[field.name], value, f"{path}.{key}", faults, cure=_default_of(field))
     for key, field in fields.items():
         if field.required and key not in table:
-            faults.append(
-                ConfigFault(f"{path}.{key}", "is missing", f"it must be given: {_described(hints[field.name])}")
-            )
+            cure = f"set it to {_described(hints[field.name])}"
+            faults.append(ConfigFault(f"{path}.{key}", "required key is missing", cure))
     if len(faults) > before:
         return None
     try:
         return kind(**values)
     except (ValueError, TypeError) as error:
-        faults.append(said(error, path, fields))
+        faults.append(fault_from_error(error, path, fields))
         return None
 
 
-def single_field(kind: type[T], field: str, value: str, path: str, faults: list[ConfigFault]) -> T | None:
-    """Return a *kind* of which *value*, from the variable or flag *path*, is the one *field*; on faults, None."""
+def single_field(kind: type[_T], field: str, value: str, path: str, faults: list[ConfigFault]) -> _T | None:
+    """Return a *kind* whose only given *field* is *value*, from the variable or flag *path*; None if it has a fault."""
     found: list[ConfigFault] = []
     struct = to_struct(kind, {field: value}, path, found)
     faults += [msgspec.structs.replace(fault, path=path) for fault in found]
     return struct
 
 
-def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> Any:
-    """Return *value* as a *kind*; on a fault, which is added to *faults*, None."""
+def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault], *, cure: str = SEE_EXAMPLE) -> Any:
+    """Return *value* converted to the type *kind*; add a fault with *cure* to *faults* and return None if that fails."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return to_struct(kind, value, path, faults)
-    if (strange := _strange(value, path)) is not None:
-        faults.append(strange)
+    if (expected := _out_of_range(value)) is not None:
+        faults.append(_invalid(path, value, expected, cure))
         return None
     if isinstance(value, dict) and get_origin(kind) is dict:
-        # msgspec says that a value of a mapping is wrong, but not which.
+        # msgspec does not report which key of a mapping has the invalid value.
         before = len(faults)
         for key, each in value.items():
-            to_value(get_args(kind)[1], each, f"{path}.{key}", faults)
+            to_value(get_args(kind)[1], each, f"{path}.{key}", faults, cure=cure)
         if len(faults) > before:
             return None
     try:
@@ -99,33 +101,48 @@ def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault]) -> 
         message = str(error)
         inner = _PATH.search(message)
         where, message = (inner[1], message[: inner.start()]) if inner else ("", message)
-        right = f"it must be {_explained(message, kind)}"
-        faults.append(ConfigFault(path + where, f"{_shown(_at(value, where))} does not do", right))
+        faults.append(_invalid(path + where, _at(value, where), _expected(message, kind), cure))
         return None
 
 
-def unknown(path: str, key: str, known: Iterable[str]) -> ConfigFault:
-    """Return the fault of a key that nobody reads, with the nearest one that somebody does."""
+def unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigFault:
+    """Return the fault of the unknown *key*; the cure is the closest of the *known* ones, or their list."""
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
-    right = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
-    return ConfigFault(path, "is not known", right)
+    cure = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names) or 'none'}"
+    return ConfigFault(path, "unknown key", cure)
 
 
-def said(error: Exception, path: str, fields: Iterable[str]) -> ConfigFault:
-    """Return the fault that a settings object found in itself: `wrong; right`, behind `field: ` if one is to blame."""
-    words = str(error) or type(error).__name__
-    if (match := _FIELD.match(words)) and match[1] in fields:
-        path, words = f"{path}.{match[1]}{match[2]}", match[3]
-    wrong, _, right = words.partition("; ")
-    return ConfigFault(path, wrong, right or EXAMPLE)
+def fault_from_error(error: Exception, path: str, fields: Iterable[str]) -> ConfigFault:
+    """Return the fault that the constructor of a settings object raised as `problem; cure`.
+
+    The message may start with `field: `, where *fields* are the fields of the object; the fault then has that field's path.
+    """
+    message = str(error) or type(error).__name__
+    if (match := _FIELD.match(message)) and match[1] in fields:
+        path, message = f"{path}.{match[1]}{match[2]}", match[3]
+    problem, _, cure = message.partition("; ")
+    return ConfigFault(path, problem, cure or SEE_EXAMPLE)
 
 
-def _strange(value: object, path: str) -> ConfigFault | None:
+def _invalid(path: str, value: object, expected: str, cure: str) -> ConfigFault:
+    return ConfigFault(path, f"invalid value {_shown(value)}: expected {expected}", cure)
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> str:
+    """Return the cure that names the default of *field*, where it is a plain value."""
+    default = field.default
+    if not isinstance(default, bool | int | float | str) or default == "":
+        return SEE_EXAMPLE
+    shown = f"{default:g}" if isinstance(default, float) else _shown(default)
+    return f"omit {field.encode_name} for the default {shown}"
+
+
+def _out_of_range(value: object) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
-        return ConfigFault(path, f"{value} does not do", "it must be a finite number")
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return ConfigFault(path, f"{_shown(value)} does not do", f"it must be at most {LARGEST}")
+        return "a finite number"
+    if isinstance(value, int) and abs(value) > MAX_WHOLE_NUMBER:
+        return f"at most {MAX_WHOLE_NUMBER}"
     return None
 
 
@@ -133,9 +150,9 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "a table"
+        return "{ ... }"
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004  # a line stays readable
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004  # keeps a line readable
 
 
 def _at(value: Any, where: str) -> Any:
@@ -144,13 +161,22 @@ def _at(value: Any, where: str) -> Any:
     return value
 
 
-def _explained(message: str, kind: Any) -> str:
+def _expected(message: str, kind: Any) -> str:
+    """Return in words what msgspec's *message* says that it expected."""
     if message.startswith("Invalid enum value") and (options := list(_options(kind))):
         return f"one of {', '.join(options)}"
     if match := _EXPECTED.search(message):
         kinds = [name for name in match[1].split(" | ") if name != "null"]
-        return " or ".join(_NAMES.get(name, name) for name in kinds) + (match[2] or "")
-    return f"of another kind ({message})"
+        bounds = (match[2] or "").removesuffix(".0")
+        words = " or ".join(_NAMES.get(name, name) for name in kinds) + _unit(kind) + bounds
+        return _NOT_EMPTY.get(words, words)
+    return f"another type ({message})"
+
+
+def _unit(kind: Any) -> str:
+    """Return ` of UNIT` for a type whose `msgspec.Meta` names a unit."""
+    units = [(meta.extra or {}).get("unit") for meta in getattr(kind, "__metadata__", ())]
+    return "".join(f" of {unit}" for unit in units if unit)
 
 
 def _options(kind: Any) -> Iterable[str]:

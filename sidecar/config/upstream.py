@@ -1,64 +1,93 @@
-"""`[[upstream]]`: where a server is, how it is asked, and how long it is waited for."""
+"""Define the settings of `[[upstream]]`: address, credentials, names of models, timeouts and circuit breaker."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
 from ssl import SSLContext
-from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Text = Annotated[str, msgspec.Meta(min_length=1)]
+from policies.api.match import longest_match
 
-AUTHORIZATION = "authorization"
-SECRET = frozenset(
-    {AUTHORIZATION, "proxy-authorization", "cookie", "api-key", "x-api-key", "apikey", "x-goog-api-key", "x-auth-token"}
+from .proxies import Proxy, has_password, parse_proxy
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, extra={"unit": "seconds"})]
+NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, extra={"unit": "seconds"})]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Files = Annotated[list[Text], msgspec.Meta(min_length=2, max_length=2)]
+"""Two files.  Not a fixed-length tuple: in a union, msgspec 0.22 crashes on a list of another length."""
+
+AUTHORIZATION_HEADER = "authorization"
+SECRET_HEADERS = frozenset(
+    {
+        AUTHORIZATION_HEADER,
+        "proxy-authorization",
+        "cookie",
+        "api-key",
+        "x-api-key",
+        "apikey",
+        "x-goog-api-key",
+        "x-auth-token",
+    }
 )
-"""Headers whose value is a secret: it comes from the environment, never from the file."""
-OURS = frozenset(
+"""Headers with secret values: these come from the environment (`headers_env`), never from the file."""
+CONNECTION_HEADERS = frozenset(
     {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive"}
     | {"te", "trailer", "upgrade", "expect", "accept", "accept-encoding"}
 )
-"""Headers that frame a request: each connection has its own (RFC 9110, 7.6.1)."""
+"""Headers that the sidecar sets itself for each request or connection (RFC 9110, 7.6.1)."""
+SOCKET_SCHEME = "http+unix://"
+"""Prefix of a `base_url` that names a Unix socket."""
+MAX_SOCKET_BYTES = 107
+"""Longest path of a Unix socket on Linux, in bytes."""
+_SOCKET = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`breaker` of an `[[upstream]]`: open when a share `rate` of at least `calls` attempts in `window` seconds failed.
+    """`breaker` of an `[[upstream]]`: the circuit breaker.
 
-    It is probed every `probe` seconds.  `calls = 0` is a breaker that never opens.  The defaults are for outages: at an
-    upstream that still serves some of its calls, closing the door on all of them does more harm than the retry budget.
+    It opens when the share *rate* of the attempts of the last *window* seconds failed, of at least *calls* attempts.  While
+    it is open, one attempt every *probe* seconds is let through.  With *calls* = 0 it never opens.  The defaults detect
+    outages only: while an upstream serves part of its calls, the retry budget limits retries and no call is blocked.
     """
 
     calls: Annotated[int, msgspec.Meta(ge=0)] = 50
     rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
-    window: Annotated[float, msgspec.Meta(ge=0.1)] = 30.0
-    probe: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    window: Annotated[float, msgspec.Meta(ge=0.1, extra={"unit": "seconds"})] = 30.0
+    probe: Seconds = 5.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[upstream]]`: an OpenAI-compatible server.
 
-    Times are in seconds: to connect, to the head, to the first output, between outputs; `whole` is for an answer that is
-    no stream, from the request to its last byte.  `ca` is a PEM file of the authorities that the server's certificate may
-    come from, instead of the system's.  `models` are other names that the server has for models, by the client's name or
-    a pattern of it.  `limit_field` is the field for an answer's ceiling where the client set none; without it, it is learnt.
-    `pass_authorization`: the caller pays at the upstream itself, by its own `Authorization`.
+    Timeouts are in seconds: *connect*; *head*, from the request to the response headers of a stream; *first_token*, from
+    there to the first output; *idle*, between two outputs; *whole*, for a response that is not a stream.
+
+    *base_url* may name a Unix socket, as "http+unix:///run/engine.sock/v1"; with two slashes the path is relative to the
+    file.  *ca* is a PEM file of certificate authorities that replaces the system's.  *client_cert* is a PEM file with a
+    certificate and its key, or a list of the two files.  *proxy* is the URL of an HTTP proxy; None uses the environment's.
+    *transport* is "module:factory" of an httpx transport that replaces the built-in one.
+
+    *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
+    sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header.
     """
 
     base_url: str
     name: Text = ""
     api_key_env: Text | None = None
-    api_key_header: Text = AUTHORIZATION
+    api_key_header: Text = AUTHORIZATION_HEADER
     pass_authorization: bool | None = None
     headers: dict[str, str] = {}
     headers_env: dict[str, str] = {}
     query: dict[str, str] = {}
     ca: Text | None = None
+    client_cert: Text | Files | None = None
+    proxy: Text | None = None
+    transport: Text | None = None
     model: Text | None = None
     models: dict[str, str] = {}
     limit_field: Literal["max_tokens", "max_completion_tokens"] | None = None
@@ -71,98 +100,157 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         self._check_url()
+        self._check_connection()
         if self.api_key_env is not None and not self.api_key_env.isidentifier():
-            msg = "api_key_env: it is no name of a variable; write the name, never the key itself"
+            msg = "api_key_env: not the name of an environment variable; write the name, never the key itself"
             raise ValueError(msg)
-        own = self.api_key_env is not None or AUTHORIZATION in map(str.lower, self.headers_env)
+        own = self.api_key_env is not None or AUTHORIZATION_HEADER in map(str.lower, self.headers_env)
         if self.pass_authorization and own:
-            msg = "pass_authorization: this upstream has a key of its own; leave one of them out"
+            msg = "pass_authorization: this upstream has a configured key; remove one of the two"
             raise ValueError(msg)
         _check_header("api_key_header", self.api_key_header)
         for header, value in self.headers.items():
             _check_header("headers", header)
-            if header.lower() in {*SECRET, self.api_key_header.lower()}:
-                msg = f"headers: {header!r} is a secret; a file is no place for it: name its variable in headers_env"
+            if header.lower() in {*SECRET_HEADERS, self.api_key_header.lower()}:
+                msg = f"headers: {header!r} is a secret header; keep secrets out of files: name its environment variable in headers_env"
                 raise ValueError(msg)
             if not fits_header(value):
-                msg = f"headers: the value of {header!r} fits into no header; it must be printable ASCII"
+                msg = f"headers: invalid value for {header!r}; use printable ASCII"
                 raise ValueError(msg)
         for header, variable in self.headers_env.items():
             _check_header("headers_env", header)
             if not variable.isidentifier():
-                msg = f"headers_env: the value of {header!r} is no name of a variable; write the name, never the secret"
+                msg = f"headers_env: the value for {header!r} is not the name of an environment variable; write the name, never the secret"
                 raise ValueError(msg)
-        self._check_twice()
-        if self.api_key_env is None and self.api_key_header.lower() != AUTHORIZATION:
-            msg = "api_key_header: there is no key to send; name its variable in api_key_env, or leave it out"
+        self._check_duplicate_headers()
+        if self.api_key_env is None and self.api_key_header.lower() != AUTHORIZATION_HEADER:
+            msg = "api_key_header: no key is configured; name its environment variable in api_key_env, or remove api_key_header"
             raise ValueError(msg)
-        self._check_names()
+        self._check_names_of_mappings()
 
     def _check_url(self) -> None:
+        if self.base_url.startswith(SOCKET_SCHEME):
+            self._check_socket()
+            return
         parts = parts_of(self.base_url)
         if parts is not None and (parts.query or parts.fragment):
-            msg = 'base_url: it has a query or a fragment; write its parameters into `query = { name = "value" }`'
+            msg = 'base_url: contains a query or a fragment; put parameters into `query = { name = "value" }`'
             raise ValueError(msg)
         if parts is None or parts.scheme not in ("http", "https"):
-            right = "write it like 'http://127.0.0.1:11434/v1'"
-            msg = f"base_url: {self.base_url!r} is no address of an API; {right}"
+            cure = "write it like 'http://127.0.0.1:11434/v1'"
+            msg = f"base_url: {self.base_url!r} is not an http:// or https:// URL; {cure}"
             raise ValueError(msg)
         if parts.username is not None:
-            msg = "base_url: it holds a name or a password; keys come from the environment, name one in api_key_env"
-            raise ValueError(msg)
-        if self.ca is not None and parts.scheme != "https":
-            msg = "ca: there is no certificate to check; write https:// in base_url, or leave ca out"
+            msg = "base_url: contains a user name or password; name the environment variable of the key in api_key_env"
             raise ValueError(msg)
 
-    def _check_twice(self) -> None:
+    def _check_socket(self) -> None:
+        url = self.base_url
+        if _SOCKET.fullmatch(url) is None or not (url.isascii() and url.isprintable()) or " " in url:
+            msg = f"base_url: {url!r} is not the URL of a Unix socket; write it like 'http+unix:///run/engine.sock/v1'"
+            raise ValueError(msg)
+
+    def _check_connection(self) -> None:
+        secure = self.base_url.lower().startswith("https:")
+        if self.ca is not None and not secure:
+            msg = "ca: base_url is not https, so there is no certificate to verify; write https:// in base_url, or remove ca"
+            raise ValueError(msg)
+        if self.client_cert is not None and not secure:
+            msg = "client_cert: base_url is not https, so no certificate is sent; write https:// in base_url, or remove client_cert"
+            raise ValueError(msg)
+        if self.proxy is not None:
+            self._check_proxy(self.proxy)
+        if self.transport is None:
+            return
+        for field in ("ca", "client_cert", "proxy"):
+            if getattr(self, field) is not None:
+                msg = (
+                    f"{field}: has no effect beside `transport`; configure it in the factory, or remove one of the two"
+                )
+                raise ValueError(msg)
+        if self.socket is not None:
+            msg = (
+                "transport: cannot use the Unix socket of base_url; open the socket in the factory, or remove transport"
+            )
+            raise ValueError(msg)
+
+    def _check_proxy(self, proxy: str) -> None:
+        if has_password(proxy):
+            msg = "proxy: contains a user name or password; set the whole URL in the environment variable HTTPS_PROXY or HTTP_PROXY"
+            raise ValueError(msg)
+        if self.socket is not None:
+            msg = "proxy: base_url is a Unix socket, which a proxy cannot reach; remove one of the two"
+            raise ValueError(msg)
+        try:
+            parse_proxy(proxy)
+        except ValueError as error:
+            msg = f"proxy: {proxy!r} {error}"
+            raise ValueError(msg) from None
+
+    @property
+    def socket(self) -> str | None:
+        """Path of the Unix socket in *base_url*, as written; None for http:// and https://."""
+        found = _SOCKET.fullmatch(self.base_url)
+        return None if found is None else unquote(found[1])
+
+    @property
+    def endpoint(self) -> str:
+        """URL prefix of requests: *base_url*, or `http://localhost` and the path behind a Unix socket."""
+        found = _SOCKET.fullmatch(self.base_url)
+        return self.base_url if found is None else f"http://localhost{found[2] or ''}"
+
+    def _check_duplicate_headers(self) -> None:
         seen: set[str] = set() if self.api_key_env is None else {self.api_key_header.lower()}
         for field, headers in (("headers", self.headers), ("headers_env", self.headers_env)):
             for header in headers:
                 if header.lower() in seen:
-                    msg = f"{field}: {header!r} is given twice; case is ignored: leave one of them out"
+                    msg = f"{field}: {header!r} is set twice (header names ignore case); remove one of them"
                     raise ValueError(msg)
                 seen.add(header.lower())
 
-    def _check_names(self) -> None:
+    def _check_names_of_mappings(self) -> None:
         if "" in self.query:
-            msg = "query: a parameter has no name; write it like `query = { name = 'value' }`"
+            msg = "query: a parameter has an empty name; write it like `query = { name = 'value' }`"
             raise ValueError(msg)
         if "" in self.models:
-            msg = "models: '' is the name of no model; for calls that name none write `model = 'NAME'`"
+            msg = "models: the model name '' is empty; to set the model of calls that name none, write `model = 'NAME'`"
             raise ValueError(msg)
         if unnamed := [model for model, name in self.models.items() if not name]:
-            msg = f"models: {unnamed[0]!r} has no name there; write what the server calls it, or leave it out"
+            msg = f"models: {unnamed[0]!r} maps to an empty name; write the server's name for it, or remove it"
             raise ValueError(msg)
 
     def named(self, model: str) -> str:
-        """Return what the server calls *model*: by its name, else by the longest pattern that it fits, else the same."""
-        if not self.models or not model:
-            return model
-        if (own := self.models.get(model)) is not None:
-            return own
-        fitting = [pattern for pattern in self.models if fnmatchcase(model, pattern)]
-        return self.models[max(fitting, key=len)] if fitting else model
+        """Return the server's name of *model*: the entry of its name, else of the longest matching pattern, else *model*."""
+        pattern = longest_match(model, self.models) if self.models and model else None
+        return model if pattern is None else self.models[pattern]
 
 
 class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An upstream with its secrets: its key, and the values of `headers_env` by header."""
+    """An upstream with the secrets read from the environment: its *key*, and *secret_headers*, the values of `headers_env`."""
 
     key: str | None = None
     secret_headers: Mapping[str, str] = {}
     trust: SSLContext | None = None
-    """What `ca` says; None for the system's authorities."""
+    """TLS context of *ca* and *client_cert*; None for the system's certificate authorities."""
+    via: Proxy | None = None
+    """Proxy of the setting or of the environment; None for a direct connection."""
+    uds: str | None = None
+    """Absolute path of the Unix socket; None for TCP."""
+    make_transport: Callable[[], Any] | None = None
+    """Factory of an httpx transport; None for the built-in one."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be seen by anybody."""
-        return tuple(secret for secret in (self.key, *self.secret_headers.values()) if secret)
+        """Secret values to redact."""
+        proxy = self.via and self.via.password
+        return tuple(secret for secret in (self.key, proxy, *self.secret_headers.values()) if secret)
 
     def __repr__(self) -> str:
-        return f"UpstreamChoice({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
+        return f"ResolvedUpstream({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
 
 
 def parts_of(url: str) -> SplitResult | None:
-    """Return the parts of *url*; None where it has no host, a port that is none, or characters that no URL has."""
+    """Return the parts of *url*; None if it has no host, an invalid port, or characters that a URL must escape."""
     if not (url.isascii() and url.isprintable()) or " " in url:
         return None
     try:
@@ -173,14 +261,14 @@ def parts_of(url: str) -> SplitResult | None:
 
 
 def fits_header(value: str) -> bool:
-    """Whether *value* can be sent as the value of a header."""
+    """Return whether *value* can be sent as a header value."""
     return value.isascii() and value.isprintable()
 
 
 def _check_header(field: str, header: str) -> None:
     if not _NAME.fullmatch(header):
-        msg = f"{field}: {header!r} is no name of a header; write letters, digits and dashes"
+        msg = f"{field}: {header!r} is not a header name; use letters, digits and dashes"
         raise ValueError(msg)
-    if header.lower() in OURS:
-        msg = f"{field}: {header!r} belongs to each connection; leave it out"
+    if header.lower() in CONNECTION_HEADERS:
+        msg = f"{field}: the sidecar sets {header!r} itself; remove it"
         raise ValueError(msg)

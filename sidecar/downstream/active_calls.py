@@ -1,150 +1,120 @@
-"""The calls that are running: each can be interrupted, by its client's leaving, its deadline, or the end of the process."""
+"""The calls that are running. Each can be cancelled: by its client's disconnect, its deadline, or the end of the process."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .client_connection import Outgoing, Straight
+from policies.engine.call_control import CallControl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
-    from policies.api.call import Call
-
+    from .client_connection import ClientConnection
     from .client_errors import ClientError
-    from .request import Receive
 
-
-AGAIN = 0.05
-"""Seconds after which a call that has been cancelled and still runs is cancelled again."""
+REPEAT_SECONDS = 0.05
+"""Seconds after which a call that was cancelled and still runs is cancelled again."""
 
 
 class Closable(Protocol):
-    """An answer that can be told that its connection will not be kept, and that tells when it finds its client gone."""
+    """A response that can be told that its connection will not be kept."""
 
-    call: Call | None
     closing: bool
-    lost: Callable[[], object]
 
 
-class ActiveCall:
-    """One running call, as a context of its task.  Ending it closes upstream and settles; `fault` is what its client is told.
+class ActiveCall(CallControl):
+    """One running call, as a context manager of its task. Cancelling it closes upstream and settles the call.
 
-    The task is cancelled, again and again until it has left: a policy may swallow one.  While the call settles it is let
-    be, which takes bounded time.  `cancelled` counts how often.
+    The task is cancelled repeatedly until it has left the context, because a policy may swallow a cancellation. While the
+    call settles it is not cancelled; that takes bounded time. `error` is what the client is told; None if it has left.
     """
 
     __slots__ = (
-        "_again",
-        "_before",
+        "_cancellations",
         "_loop",
-        "_straight",
+        "_repeat",
         "_task",
-        "_watcher",
-        "answer",
-        "cancelled",
-        "cut",
-        "fault",
+        "_uncancelled_before",
+        "error",
         "left",
+        "response",
+        "was_cancelled",
     )
 
-    def __init__(self, answer: Closable, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.answer = answer
-        self.fault: ClientError | None = None
-        self.left = self.cut = False
-        answer.lost = self.leave
+    def __init__(self, response: Closable, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__()
+        self.response = response
+        self.error: ClientError | None = None
+        self.left = self.was_cancelled = False
         self._loop = loop or asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
-        self._before = self.cancelled = 0
-        self._again: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._straight: Straight | None = None
+        self._uncancelled_before = self._cancellations = 0
+        self._repeat: asyncio.TimerHandle | None = None
 
-    def watch(self, out: Outgoing, receive: Receive) -> None:
-        """Notice the client's leaving: where *out* does not tell of it, by a task that waits for what is received."""
-        if isinstance(out, Straight):
-            self._straight = out
-            out.watch(self.leave)
-        else:
-            self._watcher = self._loop.create_task(self._until_gone(receive))
+    def watch(self, connection: ClientConnection) -> None:
+        """Cancel the call when the client of *connection* disconnects, also if it has already."""
+        connection.watch(self.client_left)
 
-    async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.leave()
-
-    def leave(self) -> None:
-        """End the call now: its client has left, and is told nothing."""
+    def client_left(self) -> None:
+        """Cancel the call: its client has disconnected and is told nothing."""
         self.left = True
         self._cancel()
 
-    def interrupt(self, fault: ClientError) -> None:
-        """End the call now and tell its client *fault*.  The first reason stays."""
-        if self.fault is None:
-            self.fault = fault
+    def cancel_with(self, error: ClientError) -> None:
+        """Cancel the call and tell its client *error*. The first error stays."""
+        if self.error is None:
+            self.error = error
             self._cancel()
 
     def _cancel(self) -> None:
-        if (call := self.answer.call) is not None:
-            call.abandoned = True
-        if self._again is None:
+        if self._repeat is None:
             self._deliver()
 
     def _deliver(self) -> None:
         if self._task is None:
             return
-        if (call := self.answer.call) is None or not call.settling:
-            self.cancelled += 1
+        if not self.settling:
+            self._cancellations += 1
             self._task.cancel()
-        self._again = self._loop.call_later(AGAIN, self._deliver)
+        self._repeat = self._loop.call_later(REPEAT_SECONDS, self._deliver)
 
     def __enter__(self) -> None:
         self._task = task = asyncio.current_task()
         assert task is not None  # for the type: a coroutine runs in a task
-        self._before = task.cancelling()
-        if self.left or self.fault is not None:
-            self._loop.call_soon(self._deliver)  # one that waits already would hit what is waited for first: a settling
+        self._uncancelled_before = task.cancelling()
+        if self.left or self.error is not None:
+            # Schedule instead of cancelling now: an immediate cancel could interrupt the settlement inside the context.
+            self._loop.call_soon(self._deliver)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         task, self._task = self._task, None
-        if self._again is not None:
-            self._again.cancel()
-        if task is None or not self.cancelled:
+        if self._repeat is not None:
+            self._repeat.cancel()
+        if task is None or not self._cancellations:
             return False
-        for _ in range(self.cancelled):
+        for _ in range(self._cancellations):
             task.uncancel()
-        # As asyncio.timeout does it: a cancellation from elsewhere that came in the same turn wins.
-        self.cut = kind is asyncio.CancelledError and task.cancelling() <= self._before
-        return self.cut
+        # As asyncio.timeout does it: a cancellation from elsewhere in the same iteration takes precedence.
+        self.was_cancelled = kind is asyncio.CancelledError and task.cancelling() <= self._uncancelled_before
+        return self.was_cancelled
 
-    async def spared(self) -> None:
-        """Take a cancellation that came too late to be noticed.  Once, behind the context, where it was `cancelled`."""
+    async def absorb_late_cancel(self) -> None:
+        """Absorb a cancellation delivered after the call finished. Called once, behind the context."""
+        if not self._cancellations:
+            return
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is not None and task.cancelling() > self._before:
+            if task is not None and task.cancelling() > self._uncancelled_before:
                 raise
-
-    def stop_watching(self) -> None:
-        """Let go of the watcher, and of the answer.  Once, when the answer is over."""
-        self.answer.lost = _nobody  # two that hold each other would wait for the collector
-        if self._straight is not None:
-            self._straight.gone = None
-        elif self._watcher is not None:
-            self._watcher.cancel()
-
-
-def _nobody() -> None:
-    """Nobody is to be told."""
 
 
 class ActiveCalls:
-    """All running calls of a process, and whether it takes new ones."""
+    """All running calls of a process, and whether it accepts new ones."""
 
     def __init__(self) -> None:
         self._calls: set[ActiveCall] = set()
@@ -156,7 +126,7 @@ class ActiveCalls:
 
     def add(self, call: ActiveCall) -> None:
         """Count *call* as running."""
-        call.answer.closing = self.draining
+        call.response.closing = self.draining
         self._calls.add(call)
 
     def remove(self, call: ActiveCall) -> None:
@@ -165,11 +135,11 @@ class ActiveCalls:
         if self._idle is not None and not self._calls:
             self._idle.set()
 
-    async def drain(self, seconds: float, fault: ClientError) -> None:
-        """Take no new calls, give the running ones *seconds* to end, then interrupt the rest with *fault*."""
+    async def drain(self, seconds: float, error: ClientError) -> None:
+        """Accept no new calls, give the running ones *seconds* to end, then cancel the rest with *error*."""
         self.draining, self._idle = True, asyncio.Event()
         for call in self._calls:
-            call.answer.closing = True
+            call.response.closing = True
         if not self._calls:
             return
         try:
@@ -177,5 +147,5 @@ class ActiveCalls:
                 await self._idle.wait()
         except TimeoutError:
             for call in list(self._calls):
-                call.interrupt(fault)
+                call.cancel_with(error)
             await self._idle.wait()

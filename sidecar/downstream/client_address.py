@@ -8,7 +8,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
-from .request import Scope
+from .client_connection import Scope
 
 Network: TypeAlias = IPv4Network | IPv6Network
 

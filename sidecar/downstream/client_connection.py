@@ -1,97 +1,68 @@
-"""Where an answer's bytes leave: through ASGI's `send`, or straight into the server's connection where that lets us."""
+"""The connection that one request came over, as the routes use it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    from sidecar.wire.limit_headers import Header
+from sidecar.wire.limit_headers import Header
 
+CONNECTION_EXTENSION = "sidecar.connection"
+"""The ASGI scope extension in which a server passes its own `ClientConnection`.
+
+The route that takes it removes it: the connection holds the scope, and a reference cycle would wait for the collector.
+"""
+
+Scope: TypeAlias = Any
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
+OnDisconnect: TypeAlias = Callable[[], None]
 
 
 class Head(NamedTuple):
-    """The status and the fields of an answer; names in lower case, values of one line."""
+    """The status and the headers of a response; names in lower case, values of one line."""
 
     status: int
     headers: list[Header]
 
 
-class Outgoing(Protocol):
-    """The way to one client, for one answer."""
+class ClientConnection:
+    """Writes one response and detects that its client has disconnected.
 
-    @property
-    def begun(self) -> bool:
-        """Whether its head is out."""
-        ...
-
-    async def write(self, head: Head | None, body: bytes, *, more: bool) -> None:
-        """Send *body*, behind *head* the first time; without *more* the answer has ended.
-
-        Returns when the connection takes more.  To a client that is gone it sends nothing.
-        """
-        ...
-
-
-class Straight:
-    """See `Outgoing`: a connection that can also be written to without waiting, and says when its client leaves.
-
-    No abstract class: to ask whether something is one of those costs ten times as much.
+    No abstract class: instances are made for each request, and ABC slows that down.
     """
 
-    gone: Callable[[], None] | None = None
-    """Called when the client has left, or closed its side."""
+    __slots__ = ()
 
-    @property
-    def begun(self) -> bool:
-        """See `Outgoing.begun`."""
+    started: bool
+    """Whether the head of the response has been written."""
+    full: bool
+    """Whether so many bytes wait for the client that one should `drain` before writing more."""
+    receive: Receive
+    """ASGI's `receive` for the body of the request."""
+
+    def write_nowait(self, head: Head | None, body: bytes, *, more: bool) -> None:
+        """Write *body*, behind *head* the first time; without *more* the response has ended.
+
+        To a client that has disconnected it writes nothing. Called for each network read of upstream.
+        """
         raise NotImplementedError
 
-    def put(self, head: Head | None, body: bytes, *, more: bool) -> None:
-        """Send now, in one write, whatever is still to be sent."""
+    def add_headers(self, headers: list[Header]) -> None:
+        """Add *headers* to those of the response. Called before anything is written."""
         raise NotImplementedError
 
-    @property
-    def full(self) -> bool:
-        """Whether so much is still to be sent that one should wait."""
+    async def drain(self) -> None:
+        """Wait until the connection is not `full`, or the client has disconnected."""
         raise NotImplementedError
 
-    async def drained(self) -> None:
-        """Wait until it is not `full`."""
+    def watch(self, on_disconnect: OnDisconnect) -> None:
+        """Call *on_disconnect* once the client has disconnected or closed its side, also if it has already.
+
+        Called once, when the whole request was read.
+        """
         raise NotImplementedError
 
-    def watch(self, gone: Callable[[], None]) -> None:
-        """Call *gone* when the client leaves, also if it has left already.  Once, when all of its request was read."""
+    def unwatch(self) -> None:
+        """Drop the callback of `watch`. Called once, when the response is over."""
         raise NotImplementedError
-
-    def whole_body(self) -> bytes | None:
-        """Return the request's body if all of it has come, once; None where it must be received."""
-        return None
-
-    async def write(self, head: Head | None, body: bytes, *, more: bool) -> None:
-        """See `Outgoing.write`."""
-        if self.full:
-            await self.drained()
-        self.put(head, body, more=more)
-
-
-class OverASGI:
-    """See `Outgoing`: any server's, and whatever lies before it."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.begun = False
-
-    async def write(self, head: Head | None, body: bytes, *, more: bool) -> None:
-        """See `Outgoing.write`."""
-        if head is not None:
-            await self._send({"type": "http.response.start", "status": head.status, "headers": head.headers})
-            self.begun = True
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def outgoing(send: Send) -> Outgoing:
-    """Return the shortest way to the client that *send* leads to."""
-    cycle = getattr(send, "__self__", None)
-    return cycle if isinstance(cycle, Straight) else OverASGI(send)

@@ -146,7 +146,7 @@ def fault_of_rejection(rejection: Rejection) -> ClientError:
         status=rejection.status,
         code=rejection.code,
         message=rejection.message,
-        kind=rejection.kind or "",
+        kind=rejection.error_type or "",
         retryable=not rejection.final,
         final=rejection.final,
         wait=rejection.retry_after,

@@ -10,9 +10,9 @@ from sidecar.wire.chat_nest_request import chat_nest_caps, chat_nest_messages, c
 from sidecar.wire.json_body import BadRequest
 from sidecar.wire.openai_request import check_openai
 
-from .request import IncomingRequest, _object, check_json
-from .response import Answer, ChatNestAnswer, JSONAnswer, OpenAIStream
-from .route import CHAT, COMPLETIONS, MODELS, Route
+from .request import IncomingRequest, check_json, read_object
+from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
+from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
 
 SCHEMA_HEADER = b"x-event-schema"
 
@@ -23,65 +23,65 @@ PROFILE_HEADER = b"x-profile"
 class ChatRoute(Route):
     """`POST /api/chat`: a Chat Nest request, answered by Chat Nest events."""
 
-    path = CHAT
+    path = CHAT_PATH
 
-    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
         settings = self.services.settings.server
-        check_json(asked.headers)
-        said = await _object(asked, settings.chat_max_body)
+        check_json(request.headers)
+        said = await read_object(request, settings.chat_max_body)
         messages = chat_nest_messages(said, settings.chat_roles)
         prompt = system_prompt(said)
         if prompt and settings.chat_system_prompt == "use":
             messages.insert(0, {"role": "system", "content": prompt})
-        profile = asked.access.chat_profile(chat_nest_profile(said))
+        profile = request.access.chat_profile(chat_nest_profile(said))
         body: dict[str, Any] = {"messages": messages, "stream": True}
         if model := self.services.default_model:
             body["model"] = model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(asked, body, profile=profile.name, caps=chat_nest_caps(said), stand_in=model)
-        return call, self.services.chains[profile.owner, profile.name], self._answer(ChatNestAnswer, asked)
+        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(said), substituted_model=model)
+        return call, self.services.chains[profile.owner, profile.name], self.response(ChatNestResponse, request)
 
 
 class CompletionsRoute(Route):
     """`POST /v1/chat/completions`: an OpenAI request, answered as OpenAI would, or by Chat Nest events."""
 
-    path = COMPLETIONS
+    path = COMPLETIONS_PATH
 
-    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
-        check_json(asked.headers)
-        body = await _object(asked, self.services.settings.server.max_body)
+        check_json(request.headers)
+        body = await read_object(request, self.services.settings.server.max_body)
         check_openai(body)
-        named = asked.headers.get(PROFILE_HEADER)
-        access = asked.access
+        named = request.headers.get(PROFILE_HEADER)
+        access = request.access
         plain = named is None and access.allowed is None
         profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
-        call = self.call(asked, body, profile=profile.name)
+        call = self.call(request, body, profile=profile.name)
         if not call.model and (model := self.services.default_model):
-            call.model = call.stand_in = model
-        form: type[Answer] = OpenAIStream if call.stream else JSONAnswer
-        if SCHEMA_HEADER in asked.headers and _wants_chat_nest(asked.headers):
-            if call.n > 1:
+            call.model = call.substituted_model = model
+        form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
+        if SCHEMA_HEADER in request.headers and _wants_chat_nest(request.headers):
+            if call.choices_generated > 1:
                 msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
                 raise BadRequest(msg, "n")
             body["stream"] = True
-            form = ChatNestAnswer
-        return call, self.services.chains[profile.owner, profile.name], self._answer(form, asked)
+            form = ChatNestResponse
+        return call, self.services.chains[profile.owner, profile.name], self.response(form, request)
 
 
 class ModelsRoute(Route):
     """`GET /v1/models`: upstream's list, under the same limits of requests."""
 
-    path = MODELS
+    path = MODELS_PATH
     method = "GET"
 
-    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
-        profile = asked.access.profile(asked.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
-        call = self.call(asked, {}, operation="models", profile=profile.name)
-        return call, self.services.chains[profile.owner, profile.name], self._answer(JSONAnswer, asked)
+        profile = request.access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        call = self.call(request, {}, operation="models", profile=profile.name)
+        return call, self.services.chains[profile.owner, profile.name], self.response(JSONResponse, request)
 
 
 def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:

@@ -16,7 +16,7 @@ _Entry: TypeAlias = "tuple[float, int, Entry]"
 class PingTarget(Protocol):
     """An answer that a client is waiting for."""
 
-    quiet_since: float
+    last_sent_at: float
     """When something was last sent to it, by the heart's clock."""
 
     def ping(self) -> None:
@@ -73,12 +73,12 @@ class Heartbeats:
                 waiting = beat.waiting
                 if waiting is None:
                     continue
-                following = waiting.quiet_since + self._interval
+                following = waiting.last_sent_at + self._interval
                 late = following <= now
                 again.append((now + self._interval if late else following, beat))
                 if late:
                     waiting.ping()
-                    waiting.quiet_since = now
+                    waiting.last_sent_at = now
         finally:  # one that cannot be pinged takes no others with it
             again += [(now, beat) for beat in due]
             for following, beat in again:

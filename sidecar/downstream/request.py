@@ -1,47 +1,44 @@
-"""What a client sent: headers, and a body of bounded size."""
+"""Read what a client sent: headers, and a JSON body of bounded size."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from sidecar.config.access import Access
 from sidecar.wire.json_body import json_object, json_steps
 
-from .client_connection import Outgoing, Straight
+from .client_connection import ClientConnection, Receive, Scope
 from .client_errors import ClientError, body_too_large, unsupported_media_type
-
-Scope: TypeAlias = Any
-Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-class ClientGone(Exception):
-    """The client left before its request was whole."""
+class ClientDisconnected(Exception):
+    """The client disconnected before its request was complete."""
 
 
 class RequestRefused(Exception):
-    """The request is answered by a fault, before any policy has seen it."""
+    """The request is refused before any policy has seen it; *error* is what its client is told."""
 
-    def __init__(self, fault: ClientError) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
+    def __init__(self, error: ClientError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class RequestIds:
-    """Names that nobody else gives: chance once for a process, then a number; a system call for each would cost more."""
+    """Unique request ids: a random prefix per process plus a counter, which costs no system call each."""
 
     def __init__(self) -> None:
         self._prefix, self._numbers = token_hex(12), count()
 
     def __call__(self) -> str:
-        """Return a new name of 32 hexadecimal digits."""
+        """Return a new id of 32 hexadecimal digits."""
         return f"{self._prefix}{next(self._numbers):08x}"
 
 
@@ -51,9 +48,9 @@ def request_id(given: bytes | None, new: Callable[[], str]) -> str:
 
 
 def check_json(headers: dict[bytes, bytes]) -> None:
-    """Raise `RequestRefused` (415) unless the body is announced as plain JSON in UTF-8.
+    """Raise `RequestRefused` (415) unless the body is announced as uncompressed JSON in UTF-8.
 
-    A browser sends that type to another origin only after a preflight, so no web page can spend a budget unasked.
+    A browser sends that type to another origin only after a preflight, so a web page cannot spend a budget without one.
     """
     if headers.get(b"content-type") == JSON and b"content-encoding" not in headers:
         return
@@ -65,18 +62,14 @@ def check_json(headers: dict[bytes, bytes]) -> None:
         raise RequestRefused(unsupported_media_type())
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, *, whole: bytes | None = None) -> bytes:
-    """Return the request's body of at most *limit* bytes, whatever its `content-length` says; *whole* if it is there.
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """Return the request's body of at most *limit* bytes, whatever its `content-length` says.
 
-    Raises `RequestRefused` (413) as soon as it is known to be larger, `ClientGone` when the client leaves.
+    Raises `RequestRefused` (413) as soon as the body is known to be larger, `ClientDisconnected` if the client leaves.
     """
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise RequestRefused(body_too_large(limit))
-    if whole is not None:
-        if len(whole) > limit:
-            raise RequestRefused(body_too_large(limit))
-        return whole
     message = await receive()
     pieces, size = [], 0
     while message["type"] == "http.request":
@@ -88,31 +81,30 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, *
         if not message.get("more_body"):
             return b"".join(pieces)
         message = await receive()
-    raise ClientGone
+    raise ClientDisconnected
 
 
-LARGE = 262_144
-"""Bytes of a body from which it is read in several turns of the loop."""
+LARGE_BODY_BYTES = 262_144
+"""Bytes of a body from which on it is decoded in several event-loop iterations."""
 
 
 class IncomingRequest(NamedTuple):
-    """One request as it came, its name, and what its key opens."""
+    """One request as it came, its id, and what its key gives access to."""
 
     scope: Scope
-    receive: Receive
-    out: Outgoing
+    connection: ClientConnection
     headers: dict[bytes, bytes]
     name: str
     access: Access
 
 
-async def _object(asked: IncomingRequest, limit: int) -> dict[str, Any]:
-    """Return the JSON object that was sent.  Others get their turns between the steps of reading a large one."""
-    whole = asked.out.whole_body() if isinstance(asked.out, Straight) else None
-    if whole is not None and len(whole) <= min(limit, LARGE):
-        return json_object(whole)
-    raw = await read_body(asked.receive, asked.headers, limit, whole=whole)
-    if len(raw) <= LARGE:
+async def read_object(request: IncomingRequest, limit: int) -> dict[str, Any]:
+    """Return the JSON object in the body of *request*; a large one is decoded in several event-loop iterations.
+
+    Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
+    """
+    raw = await read_body(request.connection.receive, request.headers, limit)
+    if len(raw) <= LARGE_BODY_BYTES:
         return json_object(raw)
     steps = json_steps(raw)
     while True:

@@ -1,74 +1,74 @@
-"""Answers on their way out: Chat Nest's events, OpenAI's stream, or one JSON object.
+"""Responses to clients: Chat Nest's events, OpenAI's stream, or one JSON object.
 
-An answer knows whether its head is out; until then a failure is a plain answer with a true status, from then on the last
-event of the stream.  Each writes whole events only, so a ping always falls between two.
+A response knows whether its head has been written; until then a failure is a response of its own with a true status, from
+then on the last event of the stream. Each write holds whole events, so a ping is always between two events.
 """
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import anyio.lowlevel
-
-from policies.api.call import Call
-from policies.api.event import Batch
-from policies.engine.sink import Sink
 from sidecar.wire.limit_headers import Header, limit_headers
-from sidecar.wire.sse_writer import DONE, OPENAI_DONE, OPENAI_PING, PING, START, token_event
+from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, PING_EVENT, START_EVENT, token_event
 
-from .client_connection import Head, Outgoing, Straight
-from .client_errors import ClientError, chat_body, chat_event, chat_status, openai_body, openai_event
+from .client_connection import Head
+from .client_errors import chat_body, chat_event, chat_status, openai_body, openai_event
 
-EVENT_STREAM: Sequence[Header] = (
+if TYPE_CHECKING:
+    from policies.api.call import Call
+    from policies.api.event import Batch
+
+    from .client_connection import ClientConnection
+    from .client_errors import ClientError
+
+EVENT_STREAM_HEADERS: Sequence[Header] = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-JSON: Header = (b"content-type", b"application/json")
+JSON_HEADER: Header = (b"content-type", b"application/json")
 
 
-class Answer(ABC):
-    """One answer to one client.  `quiet_since` and `ping` are the heart's."""
+class ClientResponse(ABC):
+    """One response to one client; the chain's `BatchSink` and the heartbeat's `PingTarget`."""
 
-    def __init__(self, out: Outgoing, request_id: str, *, chat_path: bool, clock: Callable[[], float]) -> None:
-        self._out, self._request_id, self._chat_path, self._clock = out, request_id, chat_path, clock
-        self._straight = out if isinstance(out, Straight) else None
-        self.quiet_since = clock()
+    sends_start_event: ClassVar[bool] = False
+    """Whether it writes an event when its call is `admitted`."""
+
+    def __init__(
+        self, connection: ClientConnection, request_id: str, *, chat_path: bool, clock: Callable[[], float]
+    ) -> None:
+        self._connection, self._request_id = connection, request_id
+        self._chat_path, self._clock = chat_path, clock
+        self.last_sent_at = clock()
         self.call: Call | None = None
         self.closing = False
-        """The server is going: the connection is not kept."""
-        self.lost: Callable[[], object] = _nobody
-        """Called when it turns out that the client is gone."""
-        self._over = False
+        """Whether the server is draining: the connection is not kept."""
+        self.ended = False
 
-    greets: ClassVar[bool] = False
-    """Whether it says something when its call is `admitted`."""
-
-    async def admitted(self) -> None:  # noqa: B027  # most forms have nothing to say yet
-        """Note that the call holds its reservation.  Once."""
+    def admitted(self) -> None:  # noqa: B027  # most forms have nothing to write yet
+        """Note that the call holds its reservation. Called once."""
 
     @abstractmethod
-    async def emit(self, batch: Batch) -> None:
-        """Send one batch; the last one ends the answer."""
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write one batch; the last one ends the response. See `BatchSink.write_nowait`."""
 
-    async def fail(self, fault: ClientError) -> None:
-        """End the answer with *fault*, as an answer of its own.  Nothing happens if it has ended."""
-        if not self._over:
-            self._over = True
-            await send_fault(self._out, fault, self._fields(JSON), chat_path=self._chat_path)
+    async def drain(self) -> None:
+        """See `BatchSink.drain`."""
+        await self._connection.drain()
+
+    def fail(self, error: ClientError) -> None:
+        """End the response with *error*, as a response of its own. No effect on one that has ended."""
+        if not self.ended:
+            self.ended = True
+            write_error(self._connection, error, self._headers(JSON_HEADER), chat_path=self._chat_path)
 
     def ping(self) -> None:  # noqa: B027  # one JSON object cannot have one
-        """Send a sign of life, where the form of the answer has one."""
+        """Write a ping, if the form of the response has one and the connection has room."""
 
-    @property
-    def sink(self) -> Sink | None:
-        """Where batches can be put without waiting; None where they must be awaited."""
-        return None
-
-    def _fields(self, *headers: Header) -> list[Header]:
+    def _headers(self, *headers: Header) -> list[Header]:
         head = [*headers, (b"x-request-id", self._request_id.encode())]
         if self.call is not None and self.call.standings:
             head += limit_headers(self.call.standings, self.call.services.clock())
@@ -77,158 +77,106 @@ class Answer(ABC):
         return head
 
 
-class JSONAnswer(Answer):
-    """One JSON object, as it came; nothing is sent before it is whole, so its status is always true."""
+class JSONResponse(ClientResponse):
+    """One JSON object as upstream sent it. Nothing is written before it is complete, so its status is always true."""
 
-    async def emit(self, batch: Batch) -> None:
-        """Send the object."""
-        self._over = True
-        await send_json(self._out, 200, self._fields(JSON), batch.raw)
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write the object."""
+        self.ended = True
+        write_json(self._connection, 200, self._headers(JSON_HEADER), batch.raw)
+        return True
 
 
-class EventStream(Answer):
-    """A stream of events.  A subclass says how they are written."""
+class EventStreamResponse(ClientResponse):
+    """A stream of events. A subclass encodes them."""
 
     ping_event: ClassVar[bytes] = OPENAI_PING
-    _busy = False
-    _pinging: asyncio.Task[None] | None = None
 
     @abstractmethod
-    def _written(self, batch: Batch) -> bytes:
-        """Return a batch's events, and behind the last one the end."""
+    def _encoded(self, batch: Batch) -> bytes:
+        """Return the events of a batch, and the end of the stream behind the last one."""
 
     @abstractmethod
-    def _broken(self, fault: ClientError) -> bytes:
+    def _error_events(self, error: ClientError) -> bytes:
         """Return the events that end a stream which failed."""
 
-    @property
-    def sink(self) -> Sink | None:
-        """See `Answer.sink`."""
-        return None if self._straight is None else self
+    def write_nowait(self, batch: Batch) -> bool:
+        """Write one batch; the first brings the head, the last one the end."""
+        body, last = self._encoded(batch), batch.last
+        if (body or last) and not self.ended:
+            self._write(body, more=not last)
+        return not self._connection.full
 
-    def put(self, batch: Batch) -> bool:
-        """See `Sink.put`."""
-        straight = self._straight
-        assert straight is not None  # for the type: else there is no sink
-        if body := self._written(batch):
-            straight.put(self._head(), body, more=True)
-            self.quiet_since = self._clock()
-        return not straight.full
-
-    async def drained(self) -> None:
-        """See `Sink.drained`."""
-        assert self._straight is not None  # for the type: as above
-        await self._straight.drained()
-
-    async def emit(self, batch: Batch) -> None:
-        """Send one batch; the first brings the head, the last one the end."""
-        if self.call is not None and self.call.abandoned and not batch.last:
-            # Sending to a client that is gone waits for nothing: the call would run on for ever.
-            await anyio.lowlevel.checkpoint()
-        body, more = self._written(batch), not batch.last
-        straight = self._straight
-        if straight is not None and not straight.full and not self._over:
-            if body or not more:
-                straight.put(self._head(), body, more=more)
-                self._over, self.quiet_since = not more, self._clock()
-        elif body or not more:
-            await self._write(body, more=more)
-
-    async def fail(self, fault: ClientError) -> None:
-        """End with *fault*: as an answer of its own if nothing is out yet, else as the last event."""
-        if self._out.begun and not self._over:
-            await self._write(self._broken(fault), more=False)
+    def fail(self, error: ClientError) -> None:
+        """End with *error*: as a response of its own if nothing was written yet, else as the last event."""
+        if self._connection.started and not self.ended:
+            self._write(self._error_events(error), more=False)
         else:
-            await super().fail(fault)
+            super().fail(error)
 
     def ping(self) -> None:
-        """Send a sign of life, unless something is being sent just now."""
-        if self._busy or self._over or self._pinging is not None:
-            return
-        if self._straight is None:
-            self._pinging = asyncio.get_running_loop().create_task(self._ping())
-        elif not self._straight.full:
-            self._straight.put(self._head(), self.ping_event, more=True)
+        """Write a ping."""
+        if not self.ended and not self._connection.full:
+            self._write(self.ping_event, more=True)
 
-    async def _ping(self) -> None:
-        try:
-            await self._write(self.ping_event, more=True)
-        except Exception:  # noqa: BLE001  # whatever a server raises: there is nobody at the other end any more
-            self.lost()
-        finally:
-            self._pinging = None
-
-    def _head(self) -> Head | None:
-        return None if self._out.begun else Head(200, self._fields(*EVENT_STREAM))
-
-    async def _write(self, body: bytes, *, more: bool) -> None:
-        if (pinging := self._pinging) is not None and pinging is not asyncio.current_task():
-            await asyncio.wait((pinging,))
-        if self._over:
-            return
-        self._busy = True
-        try:
-            await self._out.write(self._head(), body, more=more)
-            self._over = not more
-        finally:
-            self._busy = False
-        self.quiet_since = self._clock()
+    def _write(self, body: bytes, *, more: bool) -> None:
+        connection = self._connection
+        head = None if connection.started else Head(200, self._headers(*EVENT_STREAM_HEADERS))
+        self.ended = not more
+        connection.write_nowait(head, body, more=more)
+        self.last_sent_at = self._clock()
 
 
-class ChatNestAnswer(EventStream):
+class ChatNestResponse(EventStreamResponse):
     """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`.
 
-    Its events tell no answers apart: of several that upstream sends unasked, the first that has text is the one.
+    Chat Nest's events have no choice index: of several choices that upstream sends unasked, the first with text is shown.
     """
 
-    ping_event = PING
-    greets = True
+    ping_event = PING_EVENT
+    sends_start_event = True
     _index = -1
 
-    async def admitted(self) -> None:
-        """Send the head and `start`."""
-        await self._write(START, more=True)
+    def admitted(self) -> None:
+        """Write the head and `start`."""
+        self._write(START_EVENT, more=True)
 
     def ping(self) -> None:
-        """Send a ping, but never before `start`: until then a refusal keeps its status."""
-        if self._out.begun:
+        """Write a ping, but never before `start`: until then a refusal keeps its status."""
+        if self._connection.started:
             super().ping()
 
-    def _written(self, batch: Batch) -> bytes:
-        told = []
+    def _encoded(self, batch: Batch) -> bytes:
+        tokens = []
         for event in batch.events:
             if text := event.text:
                 if self._index < 0:
                     self._index = event.index
                 if event.index == self._index:
-                    told.append(token_event(text))
-        body = b"".join(told)
-        return body + DONE if batch.last else body
+                    tokens.append(token_event(text))
+        body = b"".join(tokens)
+        return body + DONE_EVENT if batch.last else body
 
-    def _broken(self, fault: ClientError) -> bytes:
-        return chat_event(fault)
+    def _error_events(self, error: ClientError) -> bytes:
+        return chat_event(error)
 
 
-class OpenAIStream(EventStream):
+class OpenAIResponse(EventStreamResponse):
     """The events of upstream, as they came."""
 
-    def _written(self, batch: Batch) -> bytes:
-        return batch.raw + OPENAI_DONE if batch.last else batch.raw
+    def _encoded(self, batch: Batch) -> bytes:
+        return batch.raw + OPENAI_DONE_EVENT if batch.last else batch.raw
 
-    def _broken(self, fault: ClientError) -> bytes:
-        return openai_event(fault) + OPENAI_DONE
-
-
-def _nobody() -> None:
-    """Nobody is to be told."""
+    def _error_events(self, error: ClientError) -> bytes:
+        return openai_event(error) + OPENAI_DONE_EVENT
 
 
-async def send_fault(out: Outgoing, fault: ClientError, fields: list[Header], *, chat_path: bool) -> None:
-    """Answer with *fault* in the form of its path."""
-    status, body = (chat_status(fault), chat_body(fault)) if chat_path else (fault.status, openai_body(fault))
-    await send_json(out, status, [*fields, *fault.headers], body)
+def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], *, chat_path: bool) -> None:
+    """Write *error* as a response of its own, in the form of its path."""
+    status, body = (chat_status(error), chat_body(error)) if chat_path else (error.status, openai_body(error))
+    write_json(connection, status, [*headers, *error.headers], body)
 
 
-async def send_json(out: Outgoing, status: int, fields: list[Header], body: bytes) -> None:
-    """Answer with one JSON object."""
-    await out.write(Head(status, [*fields, (b"content-length", b"%d" % len(body))]), body, more=False)
+def write_json(connection: ClientConnection, status: int, headers: list[Header], body: bytes) -> None:
+    """Write one JSON object as a response."""
+    connection.write_nowait(Head(status, [*headers, (b"content-length", b"%d" % len(body))]), body, more=False)

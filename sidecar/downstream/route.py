@@ -1,4 +1,4 @@
-"""From a request to a call and back: who asks for what, through which chain, in which form it is answered."""
+"""Serve one request: read it, run its call through a chain, and write the response."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from policies.api.call import Call
 from policies.api.rejection import Rejection
 from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
-from policies.engine.sink import ClientLeft
 from sidecar.config.access import Forbidden
 from sidecar.wire.forwarded_headers import forwardable_headers
 from sidecar.wire.json_body import BadRequest
 
 from .active_calls import ActiveCall
 from .authentication import UnknownKey
-from .client_connection import Outgoing, Send, outgoing
+from .client_connection import ClientConnection, Scope
 from .client_errors import (
     ClientError,
     deadline_passed,
@@ -32,24 +29,22 @@ from .client_errors import (
     method_not_allowed,
     unauthorized,
 )
-from .request import ClientGone, IncomingRequest, Receive, RequestRefused, Scope, request_id
-from .response import Answer, send_fault
+from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
+from .response import JSON_HEADER, ClientResponse, write_error
 
 if TYPE_CHECKING:
     from .services import RouteServices
 
-CHAT = "/api/chat"
-COMPLETIONS = "/v1/chat/completions"
-MODELS = "/v1/models"
-REQUEST_ID = b"x-request-id"
-TRIED_BEFORE = b"x-stainless-retry-count"
+CHAT_PATH = "/api/chat"
+COMPLETIONS_PATH = "/v1/chat/completions"
+MODELS_PATH = "/v1/models"
+REQUEST_ID_HEADER = b"x-request-id"
+RETRY_COUNT_HEADER = b"x-stainless-retry-count"
 """How often OpenAI's SDKs have already sent the call."""
-LAST_WORD = 5.0
-"""Seconds in which a client must take the last event of a failed answer; one that never reads is not waited for."""
 
 
 class Route(ABC):
-    """One data route, as an ASGI application.  A subclass says what a request asks for."""
+    """One data route, as an ASGI application. A subclass reads the request and chooses the form of the response."""
 
     path: str
     method = "POST"
@@ -57,122 +52,130 @@ class Route(ABC):
     def __init__(self, services: RouteServices) -> None:
         self.services = services
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request to its end; whatever happens is answered, settled and closed."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])  # of a repeated one the last
-        given = headers.get(REQUEST_ID)
-        name = self.services.names() if given is None else request_id(given, self.services.names)
-        out = outgoing(send)
+    async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
+        """Serve the request of *scope* (ASGI) to its end: it is answered, settled and closed whatever happens."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])  # the last one of a repeated header
+        name = request_id(headers.get(REQUEST_ID_HEADER), self.services.request_ids)
+        if (prepared := await self._prepared(scope, connection, headers, name)) is not None:
+            await self._serve(*prepared)
+
+    async def _prepared(
+        self, scope: Scope, connection: ClientConnection, headers: dict[bytes, bytes], name: str
+    ) -> tuple[IncomingRequest, Call, Chain, ClientResponse] | None:
+        """Return what `_serve` needs; None for a request that was refused, or whose client has disconnected."""
+        services = self.services
+        error: ClientError
         try:
-            if scope["method"] != self.method:
-                raise RequestRefused(method_not_allowed(self.method))
-            if self.services.live.draining:
-                raise RequestRefused(draining())
-            asked = IncomingRequest(scope, receive, out, headers, name, self.services.keys.access(headers))
-            call, chain, answer = await self.prepare(asked)
-            if asked.access.models is not None:
-                asked.access.check(call)
-            if self.services.live.draining:
-                raise RequestRefused(draining())
-        except ClientGone:
-            return
-        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as error:
-            await self._refuse(out, _fault(error), name)
-            return
+            self._check_open(scope["method"])
+            request = IncomingRequest(scope, connection, headers, name, services.keys.access(headers))
+            call, chain, response = await self.prepare(request)
+            if request.access.models is not None:
+                request.access.check(call)
+            self._check_open(scope["method"])
+        except ClientDisconnected:
+            return None
+        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
+            error = _client_error(refusal)
         except Exception:
-            self.services.policy_services.log.exception("request %s could not be prepared", name)
-            await self._refuse(out, internal_error(), name)
-            return
-        await self._run(call, chain, answer, asked)
+            services.policy_services.log.exception("request %s could not be prepared", name)
+            error = internal_error()
+        else:
+            return request, call, chain, response
+        self._refuse(connection, error, name)
+        return None
+
+    def _check_open(self, method: str) -> None:
+        if method != self.method:
+            raise RequestRefused(method_not_allowed(self.method))
+        if self.services.active_calls.draining:
+            raise RequestRefused(draining())
 
     @abstractmethod
-    async def prepare(self, asked: IncomingRequest) -> tuple[Call, Chain, Answer]:
-        """Read the request; return the call, the chain that it goes through and the form of its answer.
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
+        """Read the request; return the call, the chain that it passes and the form of its response.
 
-        Raises `RequestRefused`, `BadRequest`, `Forbidden` or `ClientGone`; nothing is held yet.
+        Raises `RequestRefused`, `BadRequest`, `Forbidden` or `ClientDisconnected`; nothing is reserved yet.
         """
 
-    async def _refuse(self, out: Outgoing, fault: ClientError, name: str) -> None:
-        fields = [(b"content-type", b"application/json"), (b"x-request-id", name.encode())]
-        if self.services.live.draining:
-            fields.append((b"connection", b"close"))
-        await send_fault(out, fault, fields, chat_path=self.path == CHAT)
+    def _refuse(self, connection: ClientConnection, error: ClientError, name: str) -> None:
+        headers = [JSON_HEADER, (REQUEST_ID_HEADER, name.encode())]
+        if self.services.active_calls.draining:
+            headers.append((b"connection", b"close"))
+        write_error(connection, error, headers, chat_path=self.path == CHAT_PATH)
 
-    def call(self, asked: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
-        """Return the call that asks for *body*.  Its id is ours alone: holds are told apart by it."""
-        sent = forwardable_headers(asked.headers, keyed=bool(self.services.settings.keys))
-        sent["x-request-id"] = asked.name
+    def call(self, request: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
+        """Return the call for *body*. Its id never comes from the client: reservations are told apart by it."""
+        forwarded = forwardable_headers(request.headers, keyed=bool(self.services.settings.keys))
+        forwarded["x-request-id"] = request.name
         return Call(
-            id=self.services.names() if REQUEST_ID in asked.headers else asked.name,
+            id=self.services.request_ids() if REQUEST_ID_HEADER in request.headers else request.name,
             path=self.path,
             body=body,
             services=self.services.policy_services,
-            tenant=asked.access.tenant,
-            ip=self.services.proxies.client(asked.scope),
-            headers=sent,
-            repeated=asked.headers.get(TRIED_BEFORE, b"0") != b"0",
+            tenant=request.access.tenant,
+            ip=self.services.trusted_proxies.client(request.scope),
+            forwarded_headers=forwarded,
+            is_client_retry=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
             **more,
         )
 
-    async def _run(self, call: Call, chain: Chain, answer: Answer, asked: IncomingRequest) -> None:
-        services = self.services
-        answer.call = call
-        live = ActiveCall(answer, services.loop)
-        services.live.add(live)
-        services.heart.watch(answer)
+    def response(self, form: type[ClientResponse], request: IncomingRequest) -> ClientResponse:
+        """Return a response of this *form* to *request*."""
+        clock = self.services.loop.time
+        return form(request.connection, request.name, chat_path=self.path == CHAT_PATH, clock=clock)
+
+    async def _serve(self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse) -> None:
+        """Run *call* through *chain* while its client waits, and end the response."""
+        services, connection = self.services, request.connection
+        response.call = call
+        active = ActiveCall(response, services.loop)
+        services.active_calls.add(active)
+        services.heartbeats.watch(response)
         timer: asyncio.TimerHandle | None = None
-        fault: ClientError | None = None
         try:
-            live.watch(asked.out, asked.receive)
-            left_already = live.left
-            if left_already:
+            active.watch(connection)
+            disconnected_before = active.left
+            if disconnected_before:
                 return
             server = services.settings.server
-            if seconds := server.chat_deadline if answer.greets else server.deadline:
+            if seconds := server.chat_deadline if response.sends_start_event else server.deadline:
                 call.deadline = services.policy_services.monotonic() + seconds
-                timer = services.loop.call_later(seconds, _too_late, live, seconds)
-            with live:
-                fault = await self._outcome(call, chain, answer)
-            if live.cancelled:
-                await live.spared()
-            if not live.left and (fault := live.fault or fault) is not None:
-                with anyio.move_on_after(LAST_WORD):
-                    await answer.fail(fault)
+                timer = services.loop.call_later(seconds, active.cancel_with, deadline_passed(seconds))
+            with active:
+                active.error = await self._outcome(call, chain, response, active) or active.error
+            await active.absorb_late_cancel()
+            if not active.left and active.error is not None:
+                response.fail(active.error)
         finally:
             if timer is not None:
                 timer.cancel()
-            services.heart.forget(answer)
-            live.stop_watching()
-            services.live.remove(live)
+            services.heartbeats.forget(response)
+            connection.unwatch()
+            services.active_calls.remove(active)
 
-    async def _outcome(self, call: Call, chain: Chain, answer: Answer) -> ClientError | None:
-        services = self.services
+    async def _outcome(
+        self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
+    ) -> ClientError | None:
+        """Return what the client is to be told; None if the answer is complete."""
+        log = self.services.policy_services.log
         try:
-            admitted = answer.admitted if answer.greets else None
-            await chain.run(call, answer.emit, admitted=admitted, sink=answer.sink)
+            await chain.run(
+                call, response, admitted=response.admitted if response.sends_start_event else None, control=active
+            )
         except Rejection as rejection:
             return fault_of_rejection(rejection)
         except UpstreamError as error:
-            services.policy_services.log.warning("call %s: upstream failed: %s", call.id, error.kind)
+            log.warning("call %s: upstream failed: %s", call.id, error.kind)
             return fault_of_upstream(error)
-        except ClientLeft:
-            return None
         except Exception:
-            services.policy_services.log.exception("call %s failed", call.id)
+            log.exception("call %s failed", call.id)
             return internal_error()
         return None
 
-    def _answer(self, form: type[Answer], asked: IncomingRequest) -> Answer:
-        return form(asked.out, asked.name, chat_path=self.path == CHAT, clock=self.services.loop.time)
 
-
-def _too_late(live: ActiveCall, seconds: float) -> None:
-    live.interrupt(deadline_passed(seconds))
-
-
-def _fault(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
+def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
     if isinstance(error, RequestRefused):
-        return error.fault
+        return error.error
     if isinstance(error, Forbidden):
         return forbidden(error.message, error.param)
     if isinstance(error, UnknownKey):

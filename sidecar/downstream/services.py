@@ -26,11 +26,11 @@ class RouteServices(Protocol):
     policy_services: Services
     chains: Mapping[tuple[str, str], Chain]
     """The chain of each profile, by the owner of its limits and its name."""
-    heart: Heartbeats
-    live: ActiveCalls
+    heartbeats: Heartbeats
+    active_calls: ActiveCalls
     keys: KeyTable
-    proxies: TrustedProxies
-    names: RequestIds
+    trusted_proxies: TrustedProxies
+    request_ids: RequestIds
 
     @property
     def default_model(self) -> str:

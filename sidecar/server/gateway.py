@@ -21,9 +21,9 @@ from sidecar.upstream.circuit_breaker import Breaker
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.errors.sdk import load as load_sdk
 from sidecar.upstream.router import UpstreamRouter
-from sidecar.upstream.transport.http_client import Direct
-from sidecar.upstream.transport.httpx_adapter import OverHttpx
-from sidecar.upstream.transport.response import Exchange
+from sidecar.upstream.transport.http_transport import HttpTransport
+from sidecar.upstream.transport.httpx_transport import HttpxTransport
+from sidecar.upstream.transport.response import Transport
 
 from .store_heartbeat import StoreHeartbeat
 
@@ -55,16 +55,16 @@ class Gateway:
             store=open_store(settings.store.url, folder=settings.folder, resident=True)
         )
         self.policy_services.upstreams = tuple(each.name for each in settings.upstreams)
-        over = None if transport is None else OverHttpx(transport)
+        over = None if transport is None else HttpxTransport(transport)
         self.upstream = UpstreamRouter([self._upstream(each, over) for each in settings.upstreams])
         self.policy_services.names_of = self.upstream.names_of
-        self.heart = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
-        self.live = ActiveCalls()
-        self.names = RequestIds()
+        self.heartbeats = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
+        self.active_calls = ActiveCalls()
+        self.request_ids = RequestIds()
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
-        self.keys = KeyTable(settings.everybody, settings.keys)
-        self.proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        self.keys = KeyTable(settings.default_access, settings.keys)
+        self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
@@ -74,12 +74,13 @@ class Gateway:
         )
         self._store_heartbeat.start()
 
-    def _upstream(self, choice: ResolvedUpstream, over: Exchange | None) -> UpstreamClient:
+    def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
         told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
-        breaker = Breaker(choice.breaker, services.monotonic, tell=told)
-        exchange = over or Direct(connect=choice.connect, trust=choice.trust)
-        return UpstreamClient(choice, exchange, clock=services.clock, breaker=breaker)
+        breaker = Breaker(choice.breaker, services.monotonic, on_change=told)
+        return UpstreamClient(
+            choice, over or _transport(choice), clock=services.clock, monotonic=services.monotonic, breaker=breaker
+        )
 
     def _built(self, profile: Profile) -> Chain:
         return Chain(profile.policies, self.upstream, self.policy_services, ledger=self._ledger, retries=self._retries)
@@ -103,3 +104,10 @@ class Gateway:
             await chain.close()
         await self.upstream.aclose()
         await self.policy_services.store.aclose()
+
+
+def _transport(choice: ResolvedUpstream) -> Transport:
+    """Return the transport to one upstream: that of its factory, else HTTP/1.1."""
+    if choice.make_transport is not None:
+        return HttpxTransport(choice.make_transport(), connect=choice.connect)
+    return HttpTransport(connect=choice.connect, tls=choice.trust, proxy=choice.via, uds=choice.uds)

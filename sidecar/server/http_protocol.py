@@ -12,9 +12,10 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.client_errors import invalid_request, openai_body
 
-from .request_cycle import Cycle
+from .request_cycle import RequestCycle
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -35,7 +36,7 @@ SURPLUS = 16_777_216
 """Bytes behind a running request that are read and thrown away; whoever sends more is cut off."""
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with JSON for requests that cannot be parsed, and never a word into an answer that is running.
 
     No request waits behind another one: uvicorn would stop reading, and no longer hear the client leave.  The running
@@ -44,7 +45,7 @@ class Protocol(HttpToolsProtocol):
     What each request goes through is written out here: a function that runs once for a call costs more than its work.
     """
 
-    cycle: Cycle | None  # type: ignore[assignment]  # uvicorn's has none either at first, and does not say so
+    cycle: RequestCycle | None  # type: ignore[assignment]  # uvicorn's has none either at first, and does not say so
     _surplus = -1
     """How many bytes behind the last request were thrown away; negative while there is none that is known as the last."""
     _offered = False
@@ -127,7 +128,7 @@ class Protocol(HttpToolsProtocol):
             "server": self.server,
             "state": self.app_state.copy(),
         }
-        self.cycle = cycle = Cycle(
+        self.cycle = cycle = RequestCycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
@@ -136,6 +137,7 @@ class Protocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        scope["extensions"] = {CONNECTION_EXTENSION: cycle}  # type: ignore[dict-item]  # an object of ours
         task = self.loop.create_task(cycle.run_asgi(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -143,7 +145,7 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body of the request that runs, while somebody waits for it: what comes later stops nothing."""
         cycle = self.cycle
-        if cycle is None or self._surplus >= 0 or cycle.gone is not None or cycle.response_complete:
+        if cycle is None or self._surplus >= 0 or cycle.on_disconnect is not None or cycle.response_complete:
             return
         if not cycle.body:
             cycle.body = body
@@ -215,7 +217,7 @@ class Protocol(HttpToolsProtocol):
             return
         cycle.disconnected = True
         self.flow.resume_writing()
-        cycle.left()
+        cycle.client_left()
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
@@ -224,7 +226,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it where the connection broke
         if (cycle := self.cycle) is not None:
-            cycle.left()
+            cycle.client_left()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be read, and close: nothing behind it can be trusted to begin where it seems to."""

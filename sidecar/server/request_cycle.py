@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from sidecar.downstream.client_connection import Head, Straight
+from sidecar.downstream.client_connection import ClientConnection, Head, OnDisconnect
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
+
+    from sidecar.wire.limit_headers import Header
 
 FIRST = {status: line.strip() for status, line in STATUS_LINE.items()}
 LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 
 
-class Cycle(RequestResponseCycle, Straight):
-    """uvicorn's, which can be written to straight away, and speaks HTTP/1.0 to whom speaks that.
+class RequestCycle(RequestResponseCycle, ClientConnection):
+    """One request and its response; writes the response directly to the transport. See `ClientConnection`.
 
-    HTTP/1.0 knows no chunks: what has no length ends where the connection does.
+    HTTP/1.0 has no chunked encoding: there, a response without a length ends with the connection.
     """
 
     logger = logging.getLogger("uvicorn.error")
@@ -34,7 +36,7 @@ class Cycle(RequestResponseCycle, Straight):
     message_event = asyncio.Event()
     """What uvicorn sets where something is to be received; nobody waits for it."""
 
-    begun = full = disconnected = response_started = response_complete = False
+    started = full = disconnected = response_started = response_complete = False
     more_body = True
     body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's are all of the second kind
     chunked_encoding: bool | None = None
@@ -60,32 +62,36 @@ class Cycle(RequestResponseCycle, Straight):
         self.waiting_for_100_continue, self.keep_alive = expects, keep_alive
         self.full = flow.write_paused
 
-    async def drained(self) -> None:
-        """See `Straight.drained`."""
+    on_disconnect: OnDisconnect | None = None
+
+    def add_headers(self, headers: list[Header]) -> None:
+        """See `ClientConnection.add_headers`."""
+        self.default_headers = [*self.default_headers, *headers]
+
+    async def drain(self) -> None:
+        """See `ClientConnection.drain`."""
         await self.flow.drain()
 
-    def watch(self, gone: Callable[[], None]) -> None:
-        """See `Straight.watch`."""
-        self.gone = gone
+    def watch(self, on_disconnect: OnDisconnect) -> None:
+        """See `ClientConnection.watch`."""
         if self.disconnected:
-            gone()
-        elif self.flow.read_paused:
-            self.flow.resume_reading()  # a long body has stopped it, and only who reads hears the end
+            on_disconnect()
+            return
+        self.on_disconnect = on_disconnect
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # a long body paused it; a paused connection does not see the client's FIN
 
-    def whole_body(self) -> bytes | None:
-        """See `Straight.whole_body`."""
-        if self.more_body or self.disconnected or self.response_complete:
-            return None
-        body, self.body, self.news = bytes(self.body), b"", False
-        return body
+    def unwatch(self) -> None:
+        """See `ClientConnection.unwatch`."""
+        self.on_disconnect = None
 
-    def left(self) -> None:
-        """Say that nothing more can be sent, and if that is new, that the client has left."""
+    def client_left(self) -> None:
+        """Note that the client has disconnected; tell the call that runs, once."""
         self.full = False
         self.wake()
-        if (gone := self.gone) is not None:
-            self.gone = None
-            gone()
+        if (on_disconnect := self.on_disconnect) is not None:
+            self.on_disconnect = None
+            on_disconnect()
 
     def wake(self) -> None:
         """Wake those who wait to receive, if there are any."""
@@ -110,13 +116,13 @@ class Cycle(RequestResponseCycle, Straight):
         body, self.body = bytes(self.body), b""
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
-    def put(self, head: Head | None, body: bytes, *, more: bool) -> None:
-        """See `Straight.put`."""
+    def write_nowait(self, head: Head | None, body: bytes, *, more: bool) -> None:
+        """See `ClientConnection.write_nowait`."""
         if self.disconnected:
             return
         start = b""
         if head is not None:
-            self.begun, self.response_started, self.waiting_for_100_continue = True, True, False
+            self.started, self.response_started, self.waiting_for_100_continue = True, True, False
             fields = [*self.default_headers, *head.headers]
             start = b"\r\n".join((FIRST[head.status], *map(b": ".join, fields)))
             if not start.count(b"\n") == start.count(b"\r") == len(fields):
@@ -153,6 +159,6 @@ class Cycle(RequestResponseCycle, Straight):
             elif self.expected_content_length == 0:
                 self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
-        self.begun = self.response_started
+        self.started = self.response_started
         if self.response_complete:
             self.wake()

@@ -1,99 +1,175 @@
-"""Several processes behind one listening socket, and one that watches over them."""
+"""Worker processes behind one listening socket, and the parent that replaces those that die."""
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
-MANY = 5
-"""Workers that may die within a minute before the whole gives up: they would die for ever."""
-MINUTE = 60.0
+Ready: TypeAlias = Callable[[], None]
+Serve: TypeAlias = Callable[[int, Ready], int]
+
+MAX_DEATHS = 5
+"""Workers that may die within `DEATHS_SECONDS`; then the parent stops all of them and gives up."""
+DEATHS_SECONDS = 60.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PARENT_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
+PID = struct.Struct("i")
+READ_BYTES = 512
 
 log = logging.getLogger("sidecar")
 
 
-class Workers:
-    """Forks *count* workers, starts a new one for each that dies, and ends when all of them have drained.
+class Wakeup(NamedTuple):
+    """The pipes on which the parent waits: signals that arrived, and process ids of workers that serve."""
 
-    *serve* runs in each worker; it is given a function to call when it serves, and returns the exit code.  The store must
-    be one that processes share.
+    signals: int
+    signals_end: int
+    ready: int
+    ready_end: int
+
+
+class Workers:
+    """Fork *count* workers, replace each one that dies, and end when all of them have drained.
+
+    *serve* runs in each worker and returns its exit code.  It gets a file descriptor and a function to call once it serves.
+    On the descriptor it reads one byte for each request to stop, and the end of the file when the parent has died.  The
+    store must be one that processes share.  *clock* is in seconds.
     """
 
-    def __init__(self, count: int, serve: Callable[[Callable[[], None]], int]) -> None:
-        self._count, self._serve = count, serve
-        self._children: set[int] = set()
-        self._stopping = False
+    def __init__(self, count: int, serve: Serve, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._count, self._serve, self._clock = count, serve, clock
+        self._control: dict[int, int] = {}
+        """The write end of each running worker's control pipe, by process id."""
+        self._serving: set[int] = set()
+        self._stopping = self._announced = False
         self._deaths: list[float] = []
+        self._code = 0
 
     def run(self, announce: Callable[[], None]) -> int:
-        """Run until a signal; *announce* is called when all workers serve.  Returns the exit code."""
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, self._stop)
-        ready, say_ready = os.pipe()
+        """Run until a signal; call *announce* once, when all workers serve.  Return the exit code: 1 after giving up."""
+        wakeup = Wakeup(*os.pipe(), *os.pipe())
+        os.set_blocking(wakeup.signals, False)
+        os.set_blocking(wakeup.signals_end, False)
+        signal.set_wakeup_fd(wakeup.signals_end, warn_on_full_buffer=False)
+        # The handlers do nothing.  The signals' numbers go through the pipe, so none is handled between fork and registration.
+        for each in PARENT_SIGNALS:
+            signal.signal(each, _nothing)
+        poll = select.poll()
+        poll.register(wakeup.signals, select.POLLIN)
+        poll.register(wakeup.ready, select.POLLIN)
         for _ in range(self._count):
-            self._start(ready, say_ready)
-        serving = 0
-        os.close(say_ready)
-        while serving < self._count and (said := os.read(ready, self._count)):
-            serving += len(said)
-        os.close(ready)
-        if serving == self._count:
-            announce()
-        return self._watch()
+            self._start(wakeup)
+        while self._control:
+            for descriptor, _ in poll.poll():
+                if descriptor == wakeup.signals:
+                    self._take_signals(os.read(wakeup.signals, READ_BYTES), wakeup)
+                else:
+                    self._take_ready(os.read(wakeup.ready, READ_BYTES * PID.size))
+            if not (self._announced or self._stopping) and len(self._serving) == self._count:
+                self._announced = True
+                announce()
+        return self._code
 
-    def _start(self, ready: int, say_ready: int) -> None:
+    def _start(self, wakeup: Wakeup) -> None:
+        control, control_end = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, PARENT_SIGNALS)
         child = os.fork()
         if child:
-            self._children.add(child)
+            self._control[child] = control_end
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENT_SIGNALS)
+            os.close(control)
             return
         code = 1
         try:
-            for each in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(each, signal.SIG_DFL)
-            if ready >= 0:
-                os.close(ready)
-            code = self._serve(lambda: _say(say_ready))
+            _become_worker()
+            for each in (*self._control.values(), control_end, wakeup.signals, wakeup.signals_end, wakeup.ready):
+                os.close(each)
+            code = self._serve(control, lambda: _report_ready(wakeup.ready_end))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             log.exception("worker failed")
         finally:
             sys.stderr.flush()
             os._exit(code)
 
-    def _watch(self) -> int:
-        worst = 0
-        while self._children:
-            child, status = os.wait()
-            self._children.discard(child)
-            code = os.waitstatus_to_exitcode(status)
-            if self._stopping:
-                # One that was still starting dies of the signal itself; it served nobody.
-                worst = worst or (0 if code == -signal.SIGTERM else abs(code))
-                continue
-            log.error("worker %d ended with %d; starting another", child, code)
-            now = time.monotonic()
-            self._deaths = [then for then in self._deaths if now - then < MINUTE] + [now]
-            if len(self._deaths) >= MANY:
-                log.error("%d workers died within a minute: giving up", MANY)
-                worst = 1
+    def _take_signals(self, numbers: bytes, wakeup: Wakeup) -> None:
+        for number in numbers:
+            if number in STOP_SIGNALS:
                 self._stop()
-                continue
-            self._start(-1, -1)
-        return worst
+            elif number == signal.SIGHUP:
+                log_hangup()
+        if signal.SIGCHLD in numbers:
+            self._reap(wakeup)
 
-    def _stop(self, *_: object) -> None:
+    def _take_ready(self, reported: bytes) -> None:
+        # A worker may have died meanwhile.
+        self._serving |= {pid for (pid,) in PID.iter_unpack(reported) if pid in self._control}
+
+    def _reap(self, wakeup: Wakeup) -> None:
+        while self._control:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                return
+            if child not in self._control:
+                continue
+            os.close(self._control.pop(child))
+            self._serving.discard(child)
+            self._ended(child, os.waitstatus_to_exitcode(status), wakeup)
+
+    def _ended(self, child: int, code: int, wakeup: Wakeup) -> None:
+        if self._stopping:
+            # A worker that was still starting dies of the signal itself; it had no calls.
+            self._code = self._code or (0 if -code in STOP_SIGNALS else min(abs(code), 1))
+            return
+        log.error("worker %d ended with %d; starting another", child, code)
+        now = self._clock()
+        self._deaths = [at for at in self._deaths if now - at < DEATHS_SECONDS] + [now]
+        if len(self._deaths) < MAX_DEATHS:
+            self._start(wakeup)
+            return
+        when = "" if self._announced else " before all of them served"
+        log.error("%d workers died within %g seconds%s: giving up", MAX_DEATHS, DEATHS_SECONDS, when)
+        self._code = 1
+        self._stop()
+
+    def _stop(self) -> None:
+        """Ask each worker to stop: by its pipe, and by a signal where it does not read the pipe yet."""
         self._stopping = True
-        for child in self._children:
+        for child, control in self._control.items():
             try:
-                os.kill(child, signal.SIGTERM)
-            except ProcessLookupError:
+                os.write(control, b".")
+                if child not in self._serving:
+                    os.kill(child, signal.SIGTERM)
+            except (BrokenPipeError, ProcessLookupError):
                 continue
 
 
-def _say(pipe: int) -> None:
-    if pipe >= 0:
-        os.write(pipe, b".")
-        os.close(pipe)
+def log_hangup() -> None:
+    """Log that SIGHUP does nothing."""
+    log.warning("SIGHUP ignored: the configuration cannot be reloaded; restart to apply changes")
+
+
+def _become_worker() -> None:
+    """Give the signals of a forked worker their own meaning again, before one can arrive."""
+    signal.set_wakeup_fd(-1)
+    for each in (*STOP_SIGNALS, signal.SIGCHLD):
+        signal.signal(each, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, lambda *_: log_hangup())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENT_SIGNALS)
+
+
+def _report_ready(pipe: int) -> None:
+    os.write(pipe, PID.pack(os.getpid()))
+    os.close(pipe)
+
+
+def _nothing(*_: object) -> None:
+    """Let the signal's number reach the wakeup pipe."""

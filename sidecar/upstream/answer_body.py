@@ -1,4 +1,4 @@
-"""What an answer's body gives to show, batch by batch: waited for, or pushed on as it arrives."""
+"""Turn the bytes of an answer's body into batches, and deliver each in the iteration in which it arrived."""
 
 from __future__ import annotations
 
@@ -6,160 +6,140 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-import anyio
-import anyio.lowlevel
 import httpx
 
 from policies.api.event import Batch
 from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.classify import broken_off, empty, from_object, interrupted, timed_out
 from sidecar.upstream.transport.content_encoding import Decode, decoder
-from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read_bounded
-from sidecar.upstream.transport.response import Arriving
+from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.sse_reader import EventTooLarge, SSEReader
 
 if TYPE_CHECKING:
     from policies.api.call import Call
-    from sidecar.upstream.transport.response import Answer
+    from sidecar.upstream.transport.response import UpstreamResponse
 
     from .circuit_breaker import Permit
     from .client import UpstreamClient
     from .progress_timeout import ProgressTimeout
 
-MAX_ANSWER = 67_108_864
-STREAM = "text/event-stream"
-FINISH_GRACE = 10.0
+MAX_ANSWER_BYTES = 67_108_864
+EVENT_STREAM = "text/event-stream"
+FINISH_GRACE_SECONDS = 10.0
 """Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
 
-Show: TypeAlias = Callable[[Batch], bool]
+Deliver: TypeAlias = Callable[[Batch], bool]
 
 
 class AnswerBody:
     """The body of one answer, read once.
 
-    `over`: the last batch has been handed out.  `worked`: what upstream said in place of an answer may have cost the prompt;
-    None while it said nothing of the kind.
+    `over`: the last batch has been delivered. `reading`: what was read so far.
     """
 
     def __init__(
-        self, upstream: UpstreamClient, call: Call, answer: Answer, patience: ProgressTimeout, leave: Permit | None
+        self,
+        upstream: UpstreamClient,
+        call: Call,
+        response: UpstreamResponse,
+        timeout: ProgressTimeout,
+        permit: Permit | None,
     ) -> None:
-        self._call, self._answer, self._patience, self._leave = call, answer, patience, leave
+        self._call, self._response, self._timeout, self._permit = call, response, timeout, permit
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
         options = call.body.get("stream_options")
-        self.reading = AnswerReader(shows_usage=options is not None and _asked_for_usage(options), answers=call.shown)
+        self.reading = AnswerReader(
+            shows_usage=options is not None and _asked_for_usage(options), answers=call.choices_returned
+        )
         self.over = False
-        self.worked: bool | None = None
         self._reader = SSEReader()
         self._broken: UpstreamError | None = None
-        kind = answer.header(b"content-type")
-        self._streams = call.stream and (kind == STREAM or kind.partition(";")[0].strip().lower() == STREAM)
-        coding = answer.header(b"content-encoding")
+        kind = response.header(b"content-type")
+        self._streams = call.stream and (kind == EVENT_STREAM or kind.partition(";")[0].strip().lower() == EVENT_STREAM)
+        coding = response.header(b"content-encoding")
         self._decode = _decoder(coding, self._request) if coding else None
 
-    async def next(self) -> Batch:
-        """Wait for the next batch and return it; the last one is marked.  Raises `UpstreamError`."""
+    async def deliver(self, to: Deliver) -> None:
+        """See `policies.api.upstream.Stream.deliver`."""
         if not self._streams:
-            return await self._read_whole()
-        while self._broken is None:
-            if self._call.abandoned:
-                # A read whose bytes are there already cannot be cancelled, and each may be such a one.
-                await anyio.lowlevel.checkpoint()
-            batch = await self._read()
-            if batch is not None:
-                self.over = batch.last
-                return batch
-        raise self._broken
-
-    async def _read(self) -> Batch | None:
-        """Return what the next network read gives to show; None for nothing yet, or for a stream that has broken."""
-        try:
-            with self._patience:
-                data = await self._answer.read()
-        except (TimeoutError, *BROKEN) as error:
-            return self._fails(error)
-        return self._taken(data)
-
-    async def push(self, show: Show) -> None:
-        """See `PushedStream.push`: batches go out in the very turn in which their bytes came in."""
-        answer = self._answer
-        if not self._streams or not isinstance(answer, Arriving):
-            while not self.over and show(await self.next()):
-                pass
+            to(await self._read_whole())
             return
-        if self._shows(answer, show):
-            await self._listens(answer, show)
+        if self._deliver_arrived(to):
+            await self._listen(to)
         if self._broken is not None:
             raise self._broken
 
-    async def _listens(self, answer: Arriving, show: Show) -> None:
+    async def _listen(self, to: Deliver) -> None:
+        """Deliver what arrives from now on, until the last batch, a pause of the client, a failure or the time limit."""
+        response = self._response
         done = asyncio.get_running_loop().create_future()
 
-        def arrived() -> None:
+        def on_data() -> None:
             if done.done():
                 return
             try:
-                if not self._shows(answer, show):
+                if not self._deliver_arrived(to):
                     done.set_result(None)
-            except StopIteration as error:  # as in a coroutine (PEP 479)
+            except StopIteration as error:  # a future refuses it (PEP 479)
                 done.set_exception(RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__))
-            except BaseException as error:  # noqa: BLE001  # it is raised where the batches are waited for
+            except BaseException as error:  # noqa: BLE001  # raised by `await done` below
                 done.set_exception(error)
 
-        answer.listen(arrived)
+        response.listen(on_data)
         try:
-            with self._patience:
+            with self._timeout:
                 await done
         except TimeoutError as error:
             if not done.cancelled():
-                done.result()  # what was shown in the very turn in which the time was over counts, and what it raised
-            elif (last := self._fails(error)) is not None:
+                done.result()  # bytes that arrived in the same iteration count, and so does what they raised
+            elif (last := self._on_failure(error)) is not None:
                 self.over = True
-                show(last)
+                to(last)
         finally:
-            answer.listen(None)
+            response.listen(None)
             if done.done() and not done.cancelled():
-                done.exception()  # it has been heard of, even where a cancellation came in the same turn
+                done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
 
-    def _shows(self, answer: Arriving, show: Show) -> bool:
-        """Show what there is; False where that was the last of it, or is enough for now."""
+    def _deliver_arrived(self, to: Deliver) -> bool:
+        """Deliver what has arrived; return False if nothing more is to be delivered now."""
+        response = self._response
         while self._broken is None:
-            data = answer.taken()
-            if not data and answer.broken is not None:
-                batch = self._fails(answer.broken)
-            elif data or answer.ended:
-                batch = self._taken(data)
+            data = response.take()
+            if not data and response.broken is not None:
+                batch = self._on_failure(response.broken)
+            elif data or response.ended:
+                batch = self._decode_batch(data)
             else:
                 return True
             if batch is not None:
                 self.over = batch.last
-                if not show(batch) or batch.last:
+                if not to(batch) or batch.last:
                     return False
         return False
 
-    def _fails(self, error: Exception) -> Batch | None:
+    def _on_failure(self, error: Exception) -> Batch | None:
         """Return the last batch where *error* comes too late to matter; else the stream has broken."""
         if self.reading.finished:
             return self._ended(None)
         self._broken = self._cut(error)
         return None
 
-    def _taken(self, data: bytes) -> Batch | None:
-        """Return what *data*, empty at the body's end, gives to show."""
+    def _decode_batch(self, data: bytes) -> Batch | None:
+        """Return the batch that *data* completes; empty *data* is the end of the body. None if there is nothing to deliver."""
         reading = self.reading
         had, over = reading.outputs + reading.finishes, not data
         try:
             if self._decode is not None and data:
                 data = self._decode(data)
             batch = reading.take(self._reader.end() if over else self._reader.feed(data))
-        except (EventTooLarge, *BROKEN) as error:
-            return self._fails(error)
+        except (EventTooLarge, *READ_ERRORS) as error:
+            return self._on_failure(error)
         if reading.outputs + reading.finishes != had and not reading.done:
-            self._patience.progress(FINISH_GRACE if reading.all_finished else self._idle)
-            if self._leave is not None and self._leave.probe and reading.has_output and reading.failure is None:
-                self._leave.worked()
+            self._timeout.reset(FINISH_GRACE_SECONDS if reading.all_finished else self._idle)
+            if self._permit is not None and self._permit.probe and reading.has_output and reading.failure is None:
+                self._permit.succeeded()
         if reading.failure is not None:
             self._broken = self._failure()
             return batch
@@ -180,9 +160,9 @@ class AnswerBody:
     async def _read_whole(self) -> Batch:
         reading = self.reading
         try:
-            with self._patience:
-                body = await read_bounded(self._answer, MAX_ANSWER)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
+            with self._timeout:
+                body = await read_limited(self._response, MAX_ANSWER_BYTES)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
         batch = reading.take_whole(body, as_stream=self._call.stream)
         if batch is None:
@@ -193,11 +173,15 @@ class AnswerBody:
         raise empty(self._request, batch)
 
     def _failure(self) -> UpstreamError:
-        """Return what upstream said instead of an answer; an error object before any output or report did no work."""
-        said, reported = self.reading.failure, self.reading.usage
+        """Return the failure that upstream sent instead of an answer.
+
+        An error object before any output or usage report did no work; a malformed answer may have.
+        """
+        found, reported = self.reading.failure, self.reading.usage
+        failure = from_object(found, self._request, secrets=self._secrets)
         worked = self.reading.has_output or bool(reported.input or reported.output)
-        self.worked = worked or isinstance(said, MalformedAnswer)
-        return from_object(said, self._request, secrets=self._secrets)
+        failure.worked = worked or isinstance(found, MalformedAnswer)
+        return failure
 
     def _cut(self, error: Exception) -> UpstreamError:
         if isinstance(error, TimeoutError):

@@ -1,17 +1,16 @@
-"""One attempt at one upstream: opened, read batch by batch, closed."""
+"""One attempt at one upstream: send the request, deliver the answer batch by batch, close the connection."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from policies.api.event import Batch
-from policies.api.upstream import PushedStream, UpstreamError
+from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_exception, timed_out
-from sidecar.upstream.transport.limited_read import BROKEN, ERROR_WITHIN, read_error
+from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 
-from .answer_body import AnswerBody, Show
+from .answer_body import AnswerBody, Deliver
 from .progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
@@ -19,31 +18,34 @@ if TYPE_CHECKING:
     from typing import Self
 
     from policies.api.call import Call
-    from sidecar.upstream.transport.response import Answer
+    from sidecar.upstream.transport.response import UpstreamResponse
 
     from .circuit_breaker import Permit
     from .client import UpstreamClient
 
-OK = 200
-LARGE = 262_144
-LESSONS = 3
-"""How often a call is put otherwise to a server that refuses a field of ours."""
-TIMER_SLACK = 0.05
-"""Seconds by which the loop's timers may be early."""
-UNREAD = Usage(unreported=1)
-"""What an attempt has cost whose answer has not begun."""
-CLOSE_GRACE = 0.005
-"""Seconds in which the end of a complete body is waited for, so that its connection can serve again."""
+STATUS_OK = 200
+LARGE_PROMPT_BYTES = 262_144
+MAX_REWRITES = 3
+"""How often a request is rewritten for a server that refuses a field of ours."""
+TIMER_SLACK_SECONDS = 0.05
+"""Timers of the event loop may fire this much early."""
+PROMPT_ONLY = Usage(unreported=1)
+"""The usage of an attempt whose answer has not begun."""
+BODY_END_SECONDS = 0.005
+"""How long the end of a complete body is awaited, so that its connection can be reused."""
 
 
-class Attempt(PushedStream):
-    """See `policies.upstream.Stream`.  Leaving it closes the connection, unless the answer was read to its end."""
+class Attempt:
+    """See `policies.api.upstream.Stream`. Leaving it closes the connection, unless the answer was read to its end."""
 
-    _answer: Answer | None = None
-    _batches: AnswerBody | None = None
-    _patience: ProgressTimeout | None = None
-    _leave: Permit | None = None
-    _worked = _failed = False
+    _response: UpstreamResponse | None = None
+    _body: AnswerBody | None = None
+    _timeout: ProgressTimeout | None = None
+    _permit: Permit | None = None
+    _worked = False
+    """Whether upstream may have read the prompt: true once a connection took the request, until a failure tells otherwise."""
+    _failed = False
+    """Whether upstream ended the attempt, by a failure or by silence until the deadline."""
     _model = ""
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
@@ -53,142 +55,125 @@ class Attempt(PushedStream):
     def usage(self) -> Usage:
         """Upstream's report if it came; else the prompt as estimated and every token that was read.
 
-        A lower bound for a call without `stream` that was left before its answer had arrived: nobody can say what upstream
-        had made of it.  An attempt that upstream failed costs its prompt, and no more than what was read.
+        It is a lower bound for a call without `stream` whose client left before the answer arrived: how much upstream had
+        generated is unknown. An attempt that upstream failed costs its prompt and what was read.
         """
-        batches = self._batches
-        worked = self._worked if batches is None or batches.worked is None else batches.worked
-        if not worked:
+        if not self._worked:
             return Usage()
-        usage = UNREAD if batches is None else batches.reading.usage
-        exact = self._call.stream or self._failed or (batches is not None and batches.reading.done)
+        body = self._body
+        usage = PROMPT_ONLY if body is None else body.reading.usage
+        exact = self._call.stream or self._failed or (body is not None and body.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
-        self._leave = self._upstream.enter()
+        self._permit = self._upstream.enter()
         try:
             await self._open()
         except BaseException as error:
-            self._failed = self._at_fault(error)
-            self._report(error)
+            self._note_end(error)
             await self._close()
             raise
         return self
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
-        model = self._model = upstream.name_of(call.model, substituted=not call.names_model) or await upstream.model(
-            call
-        )
-        manner = known = upstream.dialect.manner(model)
+        model = self._model = upstream.known_model(call) or await upstream.model(call)
+        style = known = upstream.dialect.style(model)
         limits = upstream.settings
-        # A server that does not stream sends its head with its whole answer.
-        patience = self._patience = ProgressTimeout(limits.head if call.stream else limits.whole)
-        for _ in range(LESSONS):
-            if call.size is not None and call.size.bytes > LARGE:
-                await asyncio.sleep(0)  # to measure it, and to write it, are a turn each
-            body = upstream.chat_body(call, model, manner)
+        # A server that does not stream sends its head together with its whole answer.
+        timeout = self._timeout = ProgressTimeout(limits.head if call.stream else limits.whole)
+        for _ in range(MAX_REWRITES):
+            if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
+                await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
+            body = upstream.chat_body(call, model, style)
             try:
-                with patience:
-                    answer = self._answer = await upstream.send(call, body, self._reached)
-            except (TimeoutError, *BROKEN) as error:
-                failed = from_exception(error, self._upstream.asked, sent=True)
-                self._worked = self._worked and failed.worked
-                raise failed from error
-            if answer.status == OK:
-                upstream.dialect.learn(model, known, manner)
+                with timeout:
+                    response = self._response = await upstream.send(call, body, self._on_connected)
+            except (TimeoutError, *READ_ERRORS) as error:
+                raise from_exception(error, upstream.asked, sent=True) from error
+            if response.status == STATUS_OK:
+                upstream.dialect.learn(model, known, style)
                 if call.stream:
-                    patience.progress(limits.first_token)
-                self._batches = AnswerBody(upstream, call, answer, patience, self._leave)
+                    timeout.reset(limits.first_token)
+                self._body = AnswerBody(upstream, call, response, timeout, self._permit)
                 return
-            status = answer.status
-            failure, words = await self._refused(answer)
-            other = upstream.dialect.otherwise(call, manner, status, words)
+            failure, text = await self._read_refusal(response)
+            other = upstream.dialect.after_refusal(call, style, response.status, text)
             if other is None:
                 break
-            manner = other
-            patience.progress(limits.head if call.stream else limits.whole)
+            style = other
+            self._worked = False
+            timeout.reset(limits.head if call.stream else limits.whole)
         raise failure
 
-    def _reached(self) -> None:
+    def _on_connected(self) -> None:
         self._worked = True
 
-    async def _refused(self, answer: Answer) -> tuple[UpstreamError, str]:
+    async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
+        """Return what a status other than 200 means, and the text of its body; the connection is released."""
         try:
-            body = await read_error(answer, within=min(ERROR_WITHIN, self._upstream.settings.head))
-            failure = self._upstream.failure(answer, body)
+            body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
+            failure = self._upstream.failure(response, body, self._model)
         finally:
-            self._answer = None
-            await answer.aclose()
-        self._worked = failure.worked
+            self._response = None
+            await response.aclose()
         return failure, body.decode("utf-8", "replace")
+
+    async def deliver(self, to: Deliver) -> None:
+        """See `policies.api.upstream.Stream.deliver`."""
+        if self._body is None:
+            msg = "deliver() was called before the attempt was entered"
+            raise RuntimeError(msg)
+        await self._body.deliver(to)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._failed = self._at_fault(error)
-        self._report(error)
+        self._note_end(error)
         try:
-            if kind is None and self._answer is not None and not self._answer.ended:
-                await self._read_out(self._answer)
+            if kind is None and self._response is not None and not self._response.ended:
+                await self._read_body_end(self._response)
         finally:
             await self._close()
 
-    async def _read_out(self, answer: Answer) -> None:
-        """Wait a moment for the end of a complete body, so that its connection can serve again."""
-        if self._batches is None or not self._batches.over:
+    async def _read_body_end(self, response: UpstreamResponse) -> None:
+        """Wait a moment for the end of a complete body, so that its connection can be reused."""
+        if self._body is None or not self._body.over:
             return
         try:
-            async with asyncio.timeout(CLOSE_GRACE):
-                await answer.read()
-        except (TimeoutError, *BROKEN):
+            async with asyncio.timeout(BODY_END_SECONDS):
+                await response.read()
+        except (TimeoutError, *READ_ERRORS):
             pass
 
-    def _at_fault(self, error: BaseException) -> bool:
-        """Whether it is upstream that ends the attempt, by a failure or by saying nothing until the deadline."""
-        return isinstance(error, UpstreamError) or _too_late(self._call)
+    def _note_end(self, error: BaseException | None) -> None:
+        """Note what *error* says about the cost of the attempt, and report the result to the circuit breaker.
 
-    def _report(self, error: BaseException | None) -> None:
-        """Tell the breaker how it ended: one that breaks off has failed, however much it gave before."""
-        if self._leave is None:
+        An attempt that breaks off has failed, however much output came before.
+        """
+        permit, late = self._permit, error is not None and _deadline_passed(self._call)
+        if isinstance(error, UpstreamError):
+            self._failed, self._worked = True, self._worked and error.worked
+        self._failed = self._failed or late
+        if permit is None:
             return
         if isinstance(error, UpstreamError):
-            self._leave.failed(error)
-        elif self._batches is not None and (self._batches.reading.has_output or self._batches.over):
-            self._leave.worked()
-        elif error is not None and _too_late(self._call):
-            self._leave.failed(timed_out("first_token_timeout", self._upstream.asked))
+            permit.failed(error)
+        elif self._body is not None and (self._body.reading.has_output or self._body.over):
+            permit.succeeded()
+        elif late:
+            permit.failed(timed_out("first_token_timeout", self._upstream.asked))
         else:
-            self._leave.drop()
+            permit.release()
 
     async def _close(self) -> None:
-        answer, self._answer = self._answer, None
-        if self._patience is not None:
-            self._patience.stop()
-        if answer is not None:
-            await answer.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Batch:
-        batches = self._opened()
-        if batches.over:
-            raise StopAsyncIteration
-        return await batches.next()
-
-    async def push(self, show: Show) -> None:
-        """See `PushedStream.push`."""
-        await (self._batches or self._opened()).push(show)
-
-    def _opened(self) -> AnswerBody:
-        if self._batches is None:
-            msg = "iterated before it was entered"
-            raise RuntimeError(msg)
-        return self._batches
+        response, self._response = self._response, None
+        if self._timeout is not None:
+            self._timeout.stop()
+        if response is not None:
+            await response.aclose()
 
 
-def _too_late(call: Call) -> bool:
-    """Whether it is the call's deadline that ends it: without a word by then, upstream fails as if by a limit of its own."""
-    return call.deadline is not None and call.services.monotonic() + TIMER_SLACK >= call.deadline
+def _deadline_passed(call: Call) -> bool:
+    """Whether the call's deadline ends it: silence until then counts as a failure of upstream."""
+    return call.deadline is not None and call.services.monotonic() + TIMER_SLACK_SECONDS >= call.deadline

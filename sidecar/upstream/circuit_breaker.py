@@ -1,7 +1,7 @@
-"""Stops asking an upstream that fails, and finds out when it is back.  No input or output.
+"""Circuit breaker: stop sending to an upstream that fails, and probe it until it has recovered.  No input or output.
 
-Closed, it counts; open, it refuses; after a while one call goes through as a probe, and its result decides (Nygard,
-"Release It!", ch. 5; the counting by rate in a sliding window is Hystrix's).
+Closed, it counts results in a sliding window.  Open, it refuses.  After `probe` seconds one attempt is let through, and
+its result decides (Nygard, "Release It!", ch. 5; counting by rate in a sliding window is Hystrix's).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from policies.api.upstream import UpstreamError
 from policies.engine.sliding_window import SlidingWindow
 from sidecar.config.upstream import BreakerSettings
 
-SICK = frozenset(name for name, each in CLASSES.items() if each.sick)
-"""Classes that tell of the upstream's health.  A limit, a refused key or a bad request do not: it answers."""
+UNHEALTHY_KINDS = frozenset(name for name, each in CLASSES.items() if each.sick)
+"""Failure kinds that count against the upstream's health.  A limit, a refused key or a bad request do not: it answers."""
 WINDOW_BUCKETS = 10
-"""Attempts expire in steps of a tenth of the window."""
+"""Parts of the window; the oldest part is dropped as a whole."""
 
 State: TypeAlias = Literal["closed", "open", "half-open"]
 
 
 class BreakerOpen(Exception):
-    """Nothing may be sent for *wait* seconds; *cause* is the failure that opened the breaker."""
+    """Nothing is sent for the next *wait* seconds; *cause* is the failure that opened the breaker."""
 
     def __init__(self, wait: float, cause: UpstreamError) -> None:
         super().__init__(wait)
@@ -33,85 +33,87 @@ class BreakerOpen(Exception):
 
 
 class Permit(msgspec.Struct, eq=False):
-    """The leave of one attempt.  Say once how it ended; what is left unsaid (the client left) counts as nothing.
+    """Permission for one attempt, to be ended once: by `succeeded`, `failed` or `release`.  Later calls have no effect.
 
-    A probe need not wait for the end: it has worked with its first output.  `era` is the breaker's when it was given, and
-    -1 when it is used up.
+    A probe may succeed with its first output.  `generation` is the breaker's when the permit was given, -1 when it has
+    been ended.
     """
 
     breaker: Breaker
-    era: int
+    generation: int
     probe: bool
 
-    def worked(self) -> None:
-        """Say that it gave what was asked for."""
-        era, self.era = self.era, -1
-        self.breaker.ended(era, None, probe=self.probe)
+    def succeeded(self) -> None:
+        """Count the attempt as a success."""
+        self.breaker.ended(self._used_up(), None, probe=self.probe)
 
     def failed(self, error: UpstreamError) -> None:
-        """Say that it failed; a refusal of the request alone counts as an answer, which is what a probe asks for."""
-        era, self.era = self.era, -1
-        self.breaker.ended(era, error, probe=self.probe)
+        """Count the attempt as a failure if *error* is of an unhealthy kind, else as an answer."""
+        self.breaker.ended(self._used_up(), error, probe=self.probe)
 
-    def drop(self) -> None:
-        """Say nothing; after `worked` or `failed` it does nothing."""
-        era, self.era = self.era, -1
+    def release(self) -> None:
+        """Release the permit without a result (client cancelled).  No effect after success or failure."""
+        generation = self._used_up()
         if self.probe:
-            self.breaker.dropped(era)
+            self.breaker.probe_released(generation)
+
+    def _used_up(self) -> int:
+        generation, self.generation = self.generation, -1
+        return generation
 
 
 class Breaker:
-    """The breaker of one upstream, for all calls of a process.
+    """The circuit breaker of one upstream, for all calls of a process.
 
-    *clock* is monotonic, in seconds; *tell* is called with the new state when it opens and when it closes.
+    *clock* is monotonic, in seconds.  *on_change* is called with the new state when the breaker opens and when it closes.
     """
 
     def __init__(
-        self, settings: BreakerSettings, clock: Callable[[], float], *, tell: Callable[[State], None] | None = None
+        self, settings: BreakerSettings, clock: Callable[[], float], *, on_change: Callable[[State], None] | None = None
     ) -> None:
-        self._settings, self._clock, self._tell = settings, clock, tell
+        self._settings, self._clock, self._on_change = settings, clock, on_change
         self._attempts = SlidingWindow(settings.window, buckets=WINDOW_BUCKETS)
-        self._era = 0
+        self._generation = 0
         self._cause: UpstreamError | None = None
         self._next_probe = 0.0
         self._probing = 0
 
     @property
     def state(self) -> State:
-        """What it does now: `half-open` while a probe is on its way."""
+        """The current state: `half-open` while a probe is running."""
         if self._cause is None:
             return "closed"
         return "half-open" if self._probing else "open"
 
     def enter(self) -> Permit:
-        """Return the leave for one attempt.  Raises `BreakerOpen`."""
+        """Return the permit for one attempt.  Raises `BreakerOpen`."""
         if self._cause is None:
-            return Permit(self, self._era, probe=False)
+            return Permit(self, self._generation, probe=False)
         now = self._clock()
         if now < self._next_probe:
             raise BreakerOpen(self._next_probe - now, self._cause)
-        # A probe may take long to say something: the next ones do not take its word away.
+        # Probes may overlap: a slow one still counts when later ones have started.
         self._next_probe = now + self._settings.probe
         self._probing += 1
-        return Permit(self, self._era, probe=True)
+        return Permit(self, self._generation, probe=True)
 
-    def ended(self, era: int, error: UpstreamError | None, *, probe: bool) -> None:
-        """Count one result; that of an attempt from before the breaker changed is too late to say anything."""
-        if era != self._era or self._settings.calls == 0:
+    def ended(self, generation: int, error: UpstreamError | None, *, probe: bool) -> None:
+        """Count one result; the result of an attempt that started before the last change of state is ignored."""
+        if generation != self._generation or self._settings.calls == 0:
             return
-        sick = error is not None and error.kind in SICK
+        unhealthy = error is not None and error.kind in UNHEALTHY_KINDS
         if probe:
-            self._probed(error if sick else None)
+            self._probed(error if unhealthy else None)
             return
         attempts, settings = self._attempts, self._settings
-        attempts.add(self._clock(), marked=sick)
-        many = attempts.total >= settings.calls and attempts.marked >= settings.rate * attempts.total
-        if error is not None and sick and many:
+        attempts.add(self._clock(), marked=unhealthy)
+        is_over_rate = attempts.total >= settings.calls and attempts.marked >= settings.rate * attempts.total
+        if error is not None and unhealthy and is_over_rate:
             self._change(error)
 
-    def dropped(self, era: int) -> None:
-        """Forget a probe that was called off.  Its successor waits for its time: upstream was asked all the same."""
-        if era == self._era:
+    def probe_released(self, generation: int) -> None:
+        """End a probe without a result.  The next one still waits its full `probe` seconds: upstream got a request."""
+        if generation == self._generation:
             self._probing -= 1
 
     def _probed(self, error: UpstreamError | None) -> None:
@@ -123,8 +125,8 @@ class Breaker:
 
     def _change(self, cause: UpstreamError | None) -> None:
         self._cause, self._probing = cause, 0
-        self._era += 1
+        self._generation += 1
         self._attempts.clear()
         self._next_probe = self._clock() + self._settings.probe
-        if self._tell is not None:
-            self._tell(self.state)
+        if self._on_change is not None:
+            self._on_change(self.state)

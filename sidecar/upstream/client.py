@@ -1,4 +1,4 @@
-"""One upstream over HTTP: a request out, its status to an error class, its bytes to batches of events."""
+"""One upstream over HTTP: send its requests, read its list of models, classify its refusals."""
 
 from __future__ import annotations
 
@@ -10,120 +10,136 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from sidecar.config.upstream import AUTHORIZATION
-from sidecar.upstream.errors.classify import from_exception, from_status, unavailable
-from sidecar.upstream.transport.limited_read import BROKEN, AnswerTooLarge, read_bounded, read_error
+from policies.api.upstream import UpstreamError
+from sidecar.config.upstream import AUTHORIZATION_HEADER
+from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model, unavailable
+from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
-from sidecar.wire.forwarded_headers import ACCOUNT
+from sidecar.wire.forwarded_headers import ACCOUNT_HEADERS
 
 from .circuit_breaker import Breaker, BreakerOpen, Permit
 from .dialect import Dialect, RequestStyle
+from .listed_model import ListedModel
 
 if TYPE_CHECKING:
     from policies.api.call import Call
-    from policies.api.upstream import UpstreamError
     from sidecar.config.upstream import ResolvedUpstream
-    from sidecar.upstream.transport.response import Answer, Exchange, Headers, Reached
+    from sidecar.upstream.transport.response import Connected, Headers, Transport, UpstreamResponse
 
 USER_AGENT = "user-agent"
-MAX_MODELS = 4_194_304
-_STREAM = [("accept", "text/event-stream"), ("content-type", "application/json")]
-_WHOLE = [("accept", "application/json"), ("content-type", "application/json")]
+MAX_LIST_BYTES = 4_194_304
+_STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "application/json")]
+_WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
 
 
 class UpstreamClient:
-    """One OpenAI-compatible server, shared by all calls."""
+    """One OpenAI-compatible server, shared by all calls.
+
+    *clock* is in seconds since 1970, *monotonic* in seconds.
+    """
 
     def __init__(
         self,
         settings: ResolvedUpstream,
-        exchange: Exchange,
+        transport: Transport,
         *,
         clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
         breaker: Breaker | None = None,
     ) -> None:
-        self.settings, self.exchange, self.clock = settings, exchange, clock
-        self.breaker = breaker or Breaker(settings.breaker, time.monotonic)
+        self.settings, self.transport, self.clock = settings, transport, clock
+        self.breaker = breaker or Breaker(settings.breaker, monotonic)
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
-        chat_url = httpx.URL(f"{settings.base_url}/chat/completions", params=query)
+        chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
-            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION else settings.key))
+            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION_HEADER else settings.key))
         own = frozenset(name.lower() for name, _ in headers)
-        self._held = own if settings.pass_authorization else own | ACCOUNT
-        """Headers of callers that do not go there."""
+        self._held = own if settings.pass_authorization else own | ACCOUNT_HEADERS
+        """Headers of clients that are not forwarded."""
         if USER_AGENT not in own:
             headers.append((USER_AGENT, "chatnest-sidecar"))
-        self._streamed = Target("POST", chat_url, [*headers, *_STREAM])
-        self._at_once = Target("POST", chat_url, [*headers, *_WHOLE])
-        self._listed = Target("GET", httpx.URL(f"{settings.base_url}/models", params=query), headers)
-        self._model = settings.model
+        self._streamed = Target("POST", chat_url, [*headers, *_STREAM_HEADERS])
+        self._at_once = Target("POST", chat_url, [*headers, *_WHOLE_HEADERS])
+        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}/models", params=query), headers)
+        self._listed_model = ListedModel(monotonic)
         self.asked = httpx.Request("POST", chat_url)
-        """What the exceptions of openai's SDK name as their request."""
+        """The request that exceptions of the OpenAI SDK name."""
 
     def enter(self) -> Permit:
-        """Return the breaker's leave for one attempt.  Raises `UpstreamError` while it is open."""
+        """Return the circuit breaker's permit for one attempt.  Raises `UpstreamError` while it is open."""
         try:
             return self.breaker.enter()
-        except BreakerOpen as shut:
-            raise unavailable(shut.wait, self.asked) from shut.cause
+        except BreakerOpen as refusal:
+            raise unavailable(refusal.wait, self.asked) from refusal.cause
 
-    def chat_body(self, call: Call, model: str, manner: RequestStyle) -> bytes:
-        """Return the body of a request for *call*, put in this *manner*."""
-        body = self.dialect.body(call, model, manner)
-        if self.settings.models and call.others:
-            body = {**body, "models": [self.settings.named(other) for other in call.others]}
+    def chat_body(self, call: Call, model: str, style: RequestStyle) -> bytes:
+        """Return the body of a request for *call*, written in *style*."""
+        body = self.dialect.body(call, model, style)
+        if self.settings.models and call.fallback_models:
+            body = {**body, "models": [self.settings.named(other) for other in call.fallback_models]}
         return msgspec.json.encode(body)
 
-    async def model(self, call: Call) -> str:
-        """Return what the server is asked for: its name of the call's model, or its own where the client named none.
+    def known_model(self, call: Call) -> str:
+        """Return the model to request for *call*; empty where the server's list must be read first."""
+        if self._listed_model.is_stale and not call.names_model:
+            return ""
+        return self.name_of(call.model, substituted=not call.names_model)
 
-        Asks the server for its first model where nobody says, at most until it has answered once.  Raises `UpstreamError`.
+    async def model(self, call: Call) -> str:
+        """Return the model to request for *call*; reads the server's list where the name is unknown or stale.
+
+        A list that cannot be read raises `UpstreamError`, unless an earlier one is remembered.
         """
-        name = self.name_of(call.model, substituted=not call.names_model)
-        if not name:
-            self._model = name = _first_model(await self.models(call.headers))
-        return name
+        listed = self._listed_model
+        if not self.known_model(call):
+            listed.refreshing()
+            try:
+                listed.learn(_first_model(await self.models(call.forwarded_headers)))
+            except UpstreamError:
+                if not listed.name:
+                    raise
+        return self.name_of(call.model, substituted=not call.names_model)
 
     def name_of(self, model: str, *, substituted: bool) -> str:
-        """Return the server's name of *model* without asking it; empty where that is not known yet.
+        """Return the server's name of *model* without a request; empty while it is unknown.
 
-        *substituted*: the client named no model; one of this upstream's own takes precedence.
+        *substituted*: the client named no model, so this upstream's own default takes precedence over *model*.
         """
         if substituted:
-            model = self._model or model
+            model = self.default_model or model
         return self.settings.named(model) if self.settings.models else model
 
     @property
     def default_model(self) -> str:
-        """The model of calls that name none; empty while it is not known."""
-        return self._model or ""
+        """The model of calls that name none: configured, else listed first; empty while it is unknown."""
+        return self.settings.model or self._listed_model.name
 
     async def models(self, headers: Mapping[str, str]) -> bytes:
         """Return the JSON list of the server's models.  Raises `UpstreamError`."""
         answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.exchange.send(self._listed, self._passed(headers), b"", _nothing)
+                answer = await self.transport.send(self._listed, self._passed(headers), b"", _ignore_reached)
                 if answer.status != httpx.codes.OK:
-                    raise self.failure(answer, await read_error(answer))
-                return await read_bounded(answer, MAX_MODELS)
-        except (AnswerTooLarge, TimeoutError, *BROKEN) as error:
+                    raise self.failure(answer, await read_error_body(answer))
+                return await read_limited(answer, MAX_LIST_BYTES)
+        except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
         finally:
             if answer is not None:
                 await answer.aclose()
 
-    def send(self, call: Call, body: bytes, reached: Reached) -> Awaitable[Answer]:
-        """Send *body* for *call* and return its answer, body unread; *reached* is called when it has a connection.
+    def send(self, call: Call, body: bytes, on_connected: Connected) -> Awaitable[UpstreamResponse]:
+        """Send *body* for *call* and return its answer, body unread; *on_connected* is called before the first byte is sent.
 
-        Raises one of `bounded.BROKEN`; a cancelled one closes its socket.
+        Raises one of `READ_ERRORS`; cancellation closes the socket.
         """
         target = self._streamed if call.stream else self._at_once
-        return self.exchange.send(target, self._passed(call.headers), body, reached)
+        return self.transport.send(target, self._passed(call.forwarded_headers), body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held
@@ -131,14 +147,19 @@ class UpstreamClient:
             return headers.items()
         return [each for each in headers.items() if each[0] not in held]
 
-    def failure(self, answer: Answer, body: bytes) -> UpstreamError:
-        """Return what an answer with another status than 200 means."""
-        headers = httpx.Headers(list(answer.headers.items()))
-        return from_status(answer.status, headers, body, self.asked, secrets=self.secrets, now=self.clock())
+    def failure(self, answer: UpstreamResponse, body: bytes, model: str = "") -> UpstreamError:
+        """Return the failure of an answer with another status than 200 to a request for *model*.
+
+        If the server does not have *model*, the list is read again before the next call that names none.
+        """
+        error = from_status(answer.status, answer.headers, body, self.asked, secrets=self.secrets, now=self.clock())
+        if is_missing_model(error):
+            self._listed_model.forget(model)
+        return error
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self.exchange.close()
+        await self.transport.aclose()
 
 
 def _first_model(body: bytes) -> str:
@@ -150,5 +171,5 @@ def _first_model(body: bytes) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _nothing() -> None:
+def _ignore_reached() -> None:
     return

@@ -1,11 +1,12 @@
-"""The list of models, asked for as one attempt, so that it goes through the same chain as every other call.
+"""The list of models as an attempt, so that it passes the same chain as every other call.
 
-It passes by the breaker: a server may list its models and be unable to run one, so a list neither opens nor closes the way
-for answers; and a client that lists before it asks must not find nothing, and then never ask, because of an outage.
+It bypasses the circuit breaker: a server may list its models and be unable to run one, so a list says nothing about answers;
+and a client that lists models before its first call must not find an empty list because of an outage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from policies.api.event import Batch, Event
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
 
 
 class ModelListAttempt:
-    """See `policies.upstream.Stream`: one batch, which is the JSON list as upstream sent it."""
+    """See `policies.api.upstream.Stream`: one batch, the JSON list as upstream sent it."""
 
     usage = Usage()
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call
-        self._over = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -37,12 +37,7 @@ class ModelListAttempt:
     ) -> None:
         return None
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Batch:
-        if self._over:
-            raise StopAsyncIteration
-        self._over = True
-        body = await self._upstream.models(self._call.headers)
-        return Batch(events=[Event(index=-1, raw=body)], raw=body, last=True)
+    async def deliver(self, to: Callable[[Batch], bool]) -> None:
+        """Request the list and deliver it as one batch. Raises `UpstreamError`."""
+        body = await self._upstream.models(self._call.forwarded_headers)
+        to(Batch(events=[Event(index=-1, raw=body)], raw=body, last=True))

@@ -1,4 +1,4 @@
-"""All upstreams of a process.  The first is the default; a policy's `Retry` may name another."""
+"""All upstreams of a process.  The first is the default; a policy's `Retry` can name another one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class UpstreamRouter:
-    """See `policies.upstream.Upstream`."""
+    """The configured upstreams; see `policies.api.upstream.Upstream`."""
 
     def __init__(self, upstreams: Sequence[UpstreamClient]) -> None:
         self._first = upstreams[0]
         self._by_name = {upstream.settings.name: upstream for upstream in upstreams}
 
     def open(self, call: Call, name: str | None = None) -> Stream:
-        """Prepare one attempt at the upstream called *name*, or at the first.  Raises `LookupError` for an unknown one."""
+        """Prepare one attempt at the upstream called *name*, by default the first.  Raises `LookupError` for an unknown name."""
         if name is None:
             return _attempt(self._first, call)
         found = self._by_name.get(name)
@@ -34,16 +34,16 @@ class UpstreamRouter:
 
     @property
     def default_model(self) -> str:
-        """The model of calls that name none; empty while it is not known."""
+        """The model of calls that name none; empty while it is unknown."""
         return self._first.default_model
 
     @property
     def states(self) -> dict[str, str]:
-        """The state of each upstream's breaker, by its name."""
+        """The state of each upstream's circuit breaker, by the upstream's name."""
         return {name: upstream.breaker.state for name, upstream in self._by_name.items()}
 
     def names_of(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> list[str]:
-        """Return what the upstreams call *model* and its *fallbacks*; an empty name is one that is not known yet."""
+        """Return the upstreams' names of *model* and its *fallbacks*; an empty name stands for one that is unknown yet."""
         upstreams = self._by_name.values()
         names = [upstream.name_of(model, substituted=substituted) for upstream in upstreams]
         others = [upstream.settings.named(other) for other in fallbacks for upstream in upstreams]

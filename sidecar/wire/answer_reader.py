@@ -1,32 +1,40 @@
-"""An answer as it comes in: frames to batches, what it has cost, and whether it is complete.  No input or output."""
+"""Read one answer: frames to batches, its usage, and whether it is complete.  No input or output."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from policies.api.event import Batch, Event
 from policies.api.usage import Usage
 
-from .answer_to_chunks import numbered, pieces_of
-from .chunk import Choice, Chunk, decoded, event_of, read_chunks, read_mended
-from .error_object import MODEL_FAILED, NOT_JSON, MalformedAnswer, find_error, innermost_error, without_error
+from .answer_to_chunks import chunks_of, number_choices
+from .chunk import Choice, Chunk, decode_object, event_of, read_chunks, read_repaired
+from .error_object import (
+    MODEL_FAILED,
+    NOT_JSON,
+    MalformedAnswer,
+    error_of_event,
+    error_of_list,
+    find_error,
+    without_error,
+)
 from .reported_usage import Report
 from .sse_reader import utf8
 
 if TYPE_CHECKING:
     from .sse_reader import Frame
 
-DONE = b"[DONE]"
-HELD_BYTES, HELD_EVENTS = 1_000_000, 1_000
-"""What is held back of an answer whose first output does not come."""
+DONE_MARKER = b"[DONE]"
+MAX_HELD_BYTES, MAX_HELD_EVENTS = 1_000_000, 1_000
+"""Limits of what is held back before the first output."""
 
-NOTHING = Chunk()
+EMPTY_CHUNK = Chunk()
 Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
-"""What an event is made of: its choice (None for a frame that belongs to none), its bytes alone, its frame's JSON."""
+"""An event that is not built yet: its choice (None for a frame without one), its own bytes, its frame's JSON."""
 
 __all__ = ["AnswerReader", "MalformedAnswer"]
 
@@ -34,9 +42,11 @@ __all__ = ["AnswerReader", "MalformedAnswer"]
 class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     """The state of one answer.
 
-    Nothing is handed out before the first output (text, reasoning, a tool call), so that an attempt that fails before it
-    can be made again.  `failure` is the error object that upstream sent, if it sent one.  `all_finished`: as many answers
-    as were asked for have their finish, and every one that was seen; no failure that comes later is one.
+    Batches are returned from the first output (text, reasoning, a tool call) on, so that an attempt that fails earlier
+    can be repeated.  `shows_usage`: the client gets the usage chunk.  `answers`: choices that the client gets.
+    `failure`: the error object that upstream sent, or why its answer is malformed.  `says_why`: a choice ended for
+    another reason than `stop`.  `all_finished`: at least `answers` choices have finished, and all that were seen; a
+    later failure is ignored.
     """
 
     shows_usage: bool = True
@@ -47,7 +57,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     done: bool = False
     says_why: bool = False
     all_finished: bool = False
-    failure: object = None
+    failure: dict[str, Any] | MalformedAnswer | None = None
     _held: list[Item] = []
     _held_raw: list[bytes] = []
     _held_bytes: int = 0
@@ -57,48 +67,43 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def finished(self) -> bool:
-        """Whether every answer that was seen has its finish: from then on, an end is an end and no cut."""
+        """Whether every choice that was seen has finished: the end of the stream is then not a cut."""
         return bool(self._seen) and len(self._finished) == len(self._seen)
 
     @property
-    def progress(self) -> int:
-        """A number that rises with each output and each finish of an answer that was asked for, and with nothing else."""
-        return self.outputs + self.finishes
-
-    @property
-    def complete(self) -> bool:
-        """Whether upstream said that it is over."""
-        return self.done or self.finished
-
-    @property
     def usage(self) -> Usage:
-        """Upstream's report where there is one, else what was read; a broken stream's report is a lower bound."""
+        """Upstream's report where there is one, else the tokens read; a broken stream's report is a lower bound."""
         return self._report.usage(self.outputs, complete=self.done or self.finished)
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
-        """Take what one network read completed; None while there is nothing to show.  Stops at `[DONE]` or an error."""
+        """Take the frames of one network read and return their batch; None before the first output.
+
+        Stops at `[DONE]` and at the first failure.
+        """
         items, raws = self._held, self._held_raw
         chunks = read_chunks(frames) if len(frames) > 1 else []
-        known = len(chunks)
+        decoded = len(chunks)
         for at, frame in enumerate(frames):
             payload = frame.payload
-            if at < known:
+            if at < decoded:
                 chunk = chunks[at]
-            elif not payload.startswith(b"{") and payload.lstrip().startswith(DONE):
+            elif not payload.startswith(b"{") and payload.lstrip().startswith(DONE_MARKER):
                 self.done = True
                 break
             else:
                 try:
-                    chunk, payload = read_mended(payload)
+                    chunk, payload = read_repaired(payload)
                 except ValueError:
-                    self._fail(innermost_error(payload) if frame.event == "error" else NOT_JSON)
-                    chunk = NOTHING
+                    self._fail(
+                        error_of_event(payload) if frame.event == "error" else error_of_list(payload) or NOT_JSON
+                    )
+                    chunk = EMPTY_CHUNK
             if frame.event == "error":
-                if chunk is not NOTHING:
-                    self._take_failed(chunk, payload, innermost_error(payload), items, raws)
+                if chunk is not EMPTY_CHUNK:
+                    self._take_failed(chunk, payload, error_of_event(payload), items, raws)
             elif chunk.error is None and chunk.choices:
                 self._take_choices(chunk, frame.raw, payload, items, raws)
-            elif chunk is not NOTHING:
+            elif chunk is not EMPTY_CHUNK:
                 self._take_other(chunk, frame.raw, payload, items, raws)
             if not self.has_output:
                 self._hold(frame)
@@ -109,16 +114,16 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         self._held, self._held_raw = [], []
         return Batch(events=partial(_events, items), raw=b"".join(raws))
 
-    def _fail(self, said: object) -> bool:
-        """Note the failure that *said* tells of; False where all had ended by then, so that it changes nothing."""
+    def _fail(self, failure: dict[str, Any] | MalformedAnswer) -> bool:
+        """Keep the first *failure*; False if all choices had finished, so that it is ignored."""
         if not self.all_finished and self.failure is None:
-            self.failure = {} if said is None else said
+            self.failure = failure
         return not self.all_finished
 
     def _hold(self, frame: Frame) -> None:
         self._held_bytes += len(frame.raw)
-        if self._held_bytes > HELD_BYTES or len(self._held) > HELD_EVENTS:
-            self.failure = MalformedAnswer("the stream has too much in it before its first output")
+        if self._held_bytes > MAX_HELD_BYTES or len(self._held) > MAX_HELD_EVENTS:
+            self.failure = MalformedAnswer("the stream has too many bytes or events before its first output")
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
@@ -135,9 +140,9 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
             self._report.take(chunk.usage, self.outputs)
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
-        """Take what is more than choices, or has none."""
-        if (said := find_error(chunk, payload)) is not None:
-            self._take_failed(chunk, payload, said, items, raws)
+        """Take a chunk with an error, or without choices."""
+        if (error := find_error(chunk, payload)) is not None:
+            self._take_failed(chunk, payload, error, items, raws)
         elif chunk.choices:
             self._take_choices(chunk, raw, payload, items, raws)
         elif chunk.usage is None or self.shows_usage:
@@ -146,10 +151,12 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         if chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
 
-    def _take_failed(self, chunk: Chunk, payload: bytes, said: object, items: list[Item], raws: list[bytes]) -> None:
-        """Take the output that stands beside an error, in a chunk without it."""
+    def _take_failed(
+        self, chunk: Chunk, payload: bytes, error: dict[str, Any], items: list[Item], raws: list[bytes]
+    ) -> None:
+        """Take *error*, and the output beside it as a chunk without the error."""
         choices = chunk.choices or ()
-        if not self._fail(said) or not any(event_of(choice, b"", b"").is_output for choice in choices):
+        if not self._fail(error) or not any(event_of(choice, b"", b"").is_output for choice in choices):
             return
         try:
             payload = without_error(payload)
@@ -182,7 +189,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
                 self.all_finished = len(self._seen) == len(self._finished) >= self.answers
 
     def last(self, batch: Batch | None) -> Batch:
-        """Return *batch* as the last one, or what was held back where nothing was ever shown."""
+        """Return *batch* as the last one; in place of None, the events that were held back, if any."""
         if batch is None:
             batch = Batch(events=partial(_events, self._held), raw=b"".join(self._held_raw))
             self._held, self._held_raw = [], []
@@ -190,13 +197,16 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         return batch
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
-        """Take an answer that came as one JSON object; for a client that streams, as one piece for each choice."""
+        """Take an answer that came as one JSON object; None where it is a failure.
+
+        *as_stream*: the client streams, so the batch has one chunk for each choice.
+        """
         body = body if body.isascii() else utf8(body)
         try:
-            chunk, payload = read_mended(body)
-            data = decoded(payload) if as_stream else {}
+            chunk, payload = read_repaired(body)
+            data = decode_object(payload) if as_stream else {}
         except ValueError:
-            self.failure = MalformedAnswer("the answer is not JSON")
+            self.failure = error_of_list(body) or MalformedAnswer("the answer is not JSON")
             return None
         self.failure = find_error(chunk, payload)
         if self.failure is not None:
@@ -206,7 +216,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
             return None
         events = [event_of(choice, b"", payload) for choice in chunk.choices]
         if as_stream:
-            numbered(events)
+            number_choices(events)
         for event, choice in zip(events, chunk.choices, strict=True):
             choice.index = event.index
             self._count(choice)
@@ -218,7 +228,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         self.done = True
         if not as_stream:
             return Batch(events=events, raw=body, last=True)
-        events = pieces_of(events, data, usage=self.shows_usage)
+        events = chunks_of(events, data, usage=self.shows_usage)
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
 
 

@@ -1,4 +1,4 @@
-"""Read and check the body of a Chat Nest request."""
+"""Check the body of a Chat Nest request and return its parts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from policies.api.call import Caps, Message
 
 from .json_body import BadRequest
-from .openai_request import _typed, positive_integer
+from .openai_request import check_type, positive_integer
 
 INVALID_MESSAGES = "Invalid messages payload"
 
 
 def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Message]:
-    """Return the conversation of a Chat Nest request as upstream takes it; raises `BadRequest`."""
+    """Return the messages in the form that upstream accepts; *roles* are allowed.  Raises `BadRequest`."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest(INVALID_MESSAGES, "messages")
@@ -30,7 +30,7 @@ def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Mes
 
 
 def chat_nest_caps(body: dict[str, Any]) -> Caps:
-    """Return the limits that the client asks for itself; raises `BadRequest`."""
+    """Return the limits that the client sets for itself.  Raises `BadRequest`."""
     return Caps(
         day_tokens=positive_integer(body.get("dailyTokenLimit"), "dailyTokenLimit"),
         request_tokens=positive_integer(body.get("maxTokensPerRequest"), "maxTokensPerRequest"),
@@ -38,15 +38,15 @@ def chat_nest_caps(body: dict[str, Any]) -> Caps:
 
 
 def chat_nest_profile(body: dict[str, Any]) -> str | None:
-    """Return the profile that the client names; raises `BadRequest` where it is no string."""
-    _typed(body, "profile", str, "a string")
-    _typed(body, "aiUsageProfile", str, "a string")
+    """Return the profile that the client names.  Raises `BadRequest` unless it is a string."""
+    check_type(body, "profile", str, "a string")
+    check_type(body, "aiUsageProfile", str, "a string")
     name: str | None = body.get("profile")
     return name if name is not None else body.get("aiUsageProfile")
 
 
 def system_prompt(body: dict[str, Any]) -> str | None:
-    """Return the body's own instructions; raises `BadRequest` where they are no string."""
-    _typed(body, "systemPrompt", str, "a string")
+    """Return the body's system prompt.  Raises `BadRequest` unless it is a string."""
+    check_type(body, "systemPrompt", str, "a string")
     prompt: str | None = body.get("systemPrompt")
     return prompt

@@ -1,4 +1,4 @@
-"""What upstream sends, as far as we look at it: chunks of a stream and whole answers, read tolerantly."""
+"""Decode what upstream sends, chunks of a stream and whole answers: only the fields that are used, of any type."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import msgspec
 from policies.api.event import Event
 from policies.api.tokens import SHORT_PIECE, streamed_tokens
 
-from .reported_usage import Reported, reported
+from .reported_usage import Reported, read_report
 
 if TYPE_CHECKING:
     from .sse_reader import Frame
 
-MOST_ANSWERS = 1_024
-"""An index beyond it is none: nobody asks for so many answers."""
-TOOL_BYTES = 16
-"""Bytes of a tool call's piece that count as one token: most of them are the JSON around it.  Of speech too."""
-CALL_BYTES = 4
-"""As above, for a tool call that comes whole."""
-_FRAME = b"[]{}, \t\r\nnul"
-"""What JSON with nothing in it is made of: `[{}]`, `[null]`."""
+MAX_CHOICES = 1_024
+"""A choice with an index from here on is counted as choice 0."""
+TOOL_PIECE_BYTES_PER_TOKEN = 16
+"""Bytes per token of a streamed piece of a tool call, most of which is JSON syntax; also of audio."""
+TOOL_CALL_BYTES_PER_TOKEN = 4
+"""Bytes per token of a tool call in a whole answer."""
+_EMPTY_JSON_BYTES = b"[]{}, \t\r\nnul"
+"""Bytes of JSON without content, such as `[{}]` or `[null]`."""
 
 
 class Delta(msgspec.Struct, gc=False):
-    """A piece of an answer, or (`message`) all of it."""
+    """Part of an answer (`delta`), or all of it (`message`)."""
 
     content: str | None = None
     reasoning: str | None = None
@@ -39,29 +39,29 @@ class Delta(msgspec.Struct, gc=False):
 
     @property
     def has_tool(self) -> bool:
-        """Whether it carries something to see that is no text: a tool call, or speech."""
+        """Whether it has a tool call or audio with content."""
         return _filled(self.tool_calls) or _filled(self.function_call) or _filled(self.audio)
 
     def tokens(self, *, whole: bool = False) -> int:
-        """Guess the tokens of all that is in it; *whole* says that it is no piece."""
+        """Estimate the tokens of its content; *whole*: it is a whole answer and not a piece of a stream."""
         content = self.content
         if not content:
             tokens = 0
         elif not whole and len(content) <= SHORT_PIECE and content.isascii():
-            tokens = 1  # what nearly every piece is
+            tokens = 1  # nearly every piece of a stream
         else:
             tokens = streamed_tokens(content, whole=whole)
         if self.refusal:
             tokens += streamed_tokens(self.refusal, whole=whole)
         if self.reasoning:
             tokens += streamed_tokens(self.reasoning, whole=whole)
-        # Some servers send one text under both names, for clients old and new: it was made once.
+        # Some servers send the same text under both names, for old and new clients: it is counted once.
         if self.reasoning_content and self.reasoning_content != self.reasoning:
             tokens += streamed_tokens(self.reasoning_content, whole=whole)
         if self.tool_calls is not None or self.function_call is not None or self.audio is not None:
-            size = CALL_BYTES if whole else TOOL_BYTES
+            size = TOOL_CALL_BYTES_PER_TOKEN if whole else TOOL_PIECE_BYTES_PER_TOKEN
             tokens += _raw_tokens(self.tool_calls, size) + _raw_tokens(self.function_call, size)
-            tokens += _raw_tokens(self.audio, TOOL_BYTES)
+            tokens += _raw_tokens(self.audio, TOOL_PIECE_BYTES_PER_TOKEN)
         return tokens
 
 
@@ -70,31 +70,31 @@ class Choice(msgspec.Struct, gc=False):
 
     delta: Delta | None = None
     message: Delta | None = None
-    index: Annotated[int, msgspec.Meta(ge=0, lt=MOST_ANSWERS)] = 0
+    index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_CHOICES)] = 0
     finish_reason: str | None = None
 
     @property
     def tokens(self) -> int:
-        """A guess at the tokens of all that it brings."""
+        """Estimate the tokens of its content."""
         if self.delta is not None:
             return self.delta.tokens()
         return 0 if self.message is None else self.message.tokens(whole=True)
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """One JSON object of upstream's."""
+    """One JSON object from upstream."""
 
     choices: list[Choice] | None = None
     usage: Reported | None = None
     error: msgspec.Raw | None = None
 
 
-NOTHING = Delta()
-_DECODER = msgspec.json.Decoder(Chunk)
+EMPTY_DELTA = Delta()
+_CHUNK_DECODER = msgspec.json.Decoder(Chunk)
 
 
 def _filled(raw: msgspec.Raw | None) -> bool:
-    return raw is not None and bytes(raw).strip(_FRAME) != b""
+    return raw is not None and bytes(raw).strip(_EMPTY_JSON_BYTES) != b""
 
 
 def _raw_tokens(raw: msgspec.Raw | None, size: int) -> int:
@@ -102,33 +102,36 @@ def _raw_tokens(raw: msgspec.Raw | None, size: int) -> int:
 
 
 def read_chunk(payload: bytes) -> Chunk:
-    """Return the chunk in *payload*; a field of a type that nobody expects is taken as absent.
+    """Return the chunk in *payload*; a field of an unexpected type is read as absent.
 
-    Raises `ValueError` where it is no JSON object.
+    Raises `ValueError` unless *payload* is a JSON object.
     """
     try:
-        return _DECODER.decode(payload)
+        return _CHUNK_DECODER.decode(payload)
     except msgspec.ValidationError:
-        return _lenient(payload)
+        return _read_leniently(payload)
     except (msgspec.DecodeError, RecursionError) as error:
         msg = "not JSON"
         raise ValueError(msg) from error
 
 
-def read_mended(payload: bytes) -> tuple[Chunk, bytes]:
-    """Return the chunk in *payload*, and *payload*, mended where it needed that; raises `ValueError`."""
+def read_repaired(payload: bytes) -> tuple[Chunk, bytes]:
+    """Return the chunk in *payload*, and *payload*, with lone surrogates replaced.
+
+    Raises `ValueError` unless *payload* is a JSON object.
+    """
     try:
         return read_chunk(payload), payload
     except ValueError:
-        payload = _mended(payload)
+        payload = _without_lone_surrogates(payload)
     return read_chunk(payload), payload
 
 
 def read_chunks(frames: Sequence[Frame]) -> list[Chunk]:
-    """Return the chunks of the first of *frames*, up to one that is no object, by one decoding of them all.
+    """Return the chunks of the leading *frames* that are objects, decoded in one call; empty where one fails to decode.
 
-    None of them where one needs a look of its own.  Each begins with a brace and ends with one, so what one leaves open its
-    neighbour, a brace without a comma, cannot close: as many objects as lines are one on each.
+    Lines cannot combine: each starts and ends with a brace, and `}` followed by `{` without a comma is not JSON.  So if
+    there are as many objects as lines, each line is one object.
     """
     payloads = []
     for frame in frames:
@@ -136,16 +139,16 @@ def read_chunks(frames: Sequence[Frame]) -> list[Chunk]:
             break
         payloads.append(frame.payload)
     try:
-        chunks = _DECODER.decode_lines(b"\n".join(payloads))
+        chunks = _CHUNK_DECODER.decode_lines(b"\n".join(payloads))
     except (msgspec.MsgspecError, RecursionError):
         return []
     return chunks if len(chunks) == len(payloads) else []
 
 
-def _mended(payload: bytes) -> bytes:
-    """Return JSON whose texts hold halves of characters, as where a server splits an emoji over two events, without them.
+def _without_lone_surrogates(payload: bytes) -> bytes:
+    """Return the JSON in *payload* with U+FFFD for lone surrogates, as from a server that splits an emoji over two events.
 
-    Raises `ValueError` where it is no JSON even so.
+    Raises `ValueError` if it is not JSON for another reason.
     """
     if b"\\ud" not in payload.lower():
         msg = "not JSON"
@@ -158,25 +161,31 @@ def _mended(payload: bytes) -> bytes:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
-def decoded(payload: bytes) -> dict[str, Any]:
-    """Return all of the JSON object in *payload*; raises `ValueError` where it is none, or none that can be read."""
+def decode_json(payload: bytes) -> object:
+    """Return the JSON value in *payload*; raises `ValueError` unless it is JSON that can be decoded."""
     try:
-        data: object = msgspec.json.decode(payload)
+        value: object = msgspec.json.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         msg = "not JSON"
         raise ValueError(msg) from error
+    return value
+
+
+def decode_object(payload: bytes) -> dict[str, Any]:
+    """Return the JSON object in *payload* with all its fields; raises `ValueError` for anything else."""
+    data = decode_json(payload)
     if not isinstance(data, dict):
         msg = "not a JSON object"
-        raise ValueError(msg)  # noqa: TRY004  # the same as for what is no JSON at all
+        raise ValueError(msg)  # noqa: TRY004  # callers handle it like invalid JSON
     return data
 
 
-def _lenient(payload: bytes) -> Chunk:
-    data = decoded(payload)
+def _read_leniently(payload: bytes) -> Chunk:
+    data = decode_object(payload)
     error = data.get("error")
     return Chunk(
         choices=[_choice(each) for each in _list(data.get("choices")) if isinstance(each, dict)],
-        usage=reported(data.get("usage")),
+        usage=read_report(data.get("usage")),
         error=None if error is None else msgspec.Raw(msgspec.json.encode(error)),
     )
 
@@ -186,7 +195,7 @@ def _choice(data: dict[str, Any]) -> Choice:
     return Choice(
         delta=_delta(data.get("delta")),
         message=_delta(data.get("message")),
-        index=index if type(index) is int and 0 <= index < MOST_ANSWERS else 0,
+        index=index if type(index) is int and 0 <= index < MAX_CHOICES else 0,
         finish_reason=finish if isinstance(finish, str) else None,
     )
 
@@ -218,11 +227,11 @@ def _list(value: object) -> list[Any]:
 
 
 def event_of(choice: Choice, raw: bytes, payload: bytes) -> Event:
-    """Return the event of *choice*: of a stream's piece, or of a whole answer."""
+    """Return the event of *choice*, which is a piece of a stream or a whole answer."""
     part = choice.delta
     whole = part is None and choice.message is not None
     if part is None:
-        part = choice.message or NOTHING
+        part = choice.message or EMPTY_DELTA
     return Event(
         raw=raw,
         payload=payload,

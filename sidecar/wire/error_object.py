@@ -1,56 +1,138 @@
-"""What upstream says instead of an answer: error objects, in a wrapper or bare, alone or beside the last of its text."""
+"""Error objects of an upstream: one set of rules for events of a stream, whole answers and bodies of error responses.
+
+Accepted shapes, all of them seen in the field:
+
+- `{"error": {"message": …, "type": …, "code": …}}`: OpenAI and most others; also with a second `error` inside;
+- `{"error": "text"}` (Ollama), `{"error": true, "message": …}`, `{"message": …}`, `{"msg": …}`;
+- `{"detail": "text"}` and `{"detail": [{"loc": […], "msg": …}, …]}` (FastAPI);
+- `[{"error": {…}}]` (Google's OpenAI endpoint), of which the first item counts.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .chunk import decoded
+from .chunk import decode_json, decode_object
 
 if TYPE_CHECKING:
     from .chunk import Chunk
 
+MAX_ERROR_NESTING = 4
+"""Objects in objects that are searched for a message."""
+MAX_VALIDATION_FAULTS = 5
+"""FastAPI faults that are quoted in one message."""
+
 
 class MalformedAnswer(str):
-    """Something that is no answer at all; upstream may have worked on the prompt all the same."""
+    """Why an answer under status 200 is not an answer; upstream may have processed the prompt all the same."""
 
     __slots__ = ()
 
 
 NOT_JSON = MalformedAnswer("the stream has an event that is not JSON")
 MODEL_FAILED = {"message": "the model failed", "code": "error"}
+"""The error object of a choice that ends with `finish_reason: "error"`."""
 
 
-def find_error(chunk: Chunk, payload: bytes) -> object:
-    """Return the error object in *chunk*, None where it has none; an empty one is none, as OpenAI's SDKs have it."""
-    if chunk.error is not None and (said := innermost_error(bytes(chunk.error))):
-        return said
-    return None if chunk.choices or chunk.usage is not None else _bare_error(payload)
+def error_object(value: object) -> dict[str, Any]:
+    """Return the error object in *value*, decoded JSON of any shape; empty where it has none.
+
+    `message` of the result is always a string.  Other fields are as upstream sent them, and of any type.
+    """
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, dict) and (inner := value.get("error")) and isinstance(inner, dict | list):
+        value = inner
+    return _unwrapped(value, MAX_ERROR_NESTING)
 
 
-def _bare_error(payload: bytes) -> object:
+def _unwrapped(value: object, depth: int) -> dict[str, Any]:
+    """Return *value* with a message: its own, else that of the object or text in `error` or `detail`."""
+    if isinstance(value, str):
+        return {"message": value}
+    if isinstance(value, list):
+        faults = "; ".join(filter(None, map(_validation_fault, value[:MAX_VALIDATION_FAULTS])))
+        return {"message": faults} if faults else _unwrapped(value[0], depth - 1) if value and depth else {}
+    if not isinstance(value, dict):
+        return {}
+    fields = {key: field for key, field in value.items() if key not in ("error", "detail")}
+    for key in ("message", "msg"):
+        if (text := value.get(key)) and isinstance(text, str):
+            return {**fields, "message": text}
+    for key in ("error", "detail") if depth else ():
+        inner = value.get(key)
+        if isinstance(inner, str | dict | list) and (found := _unwrapped(inner, depth - 1)):
+            return fields | found
+    return {**fields, "message": ""}
+
+
+def _validation_fault(fault: object) -> str:
+    """Return one of FastAPI's faults as text, without the input that it quotes; empty for anything else."""
+    if not isinstance(fault, dict) or not isinstance(fault.get("msg"), str):
+        return ""
+    path = fault.get("loc")
+    return f"{'.'.join(map(str, path))}: {fault['msg']}" if isinstance(path, list) and path else str(fault["msg"])
+
+
+def decode_error(payload: bytes) -> dict[str, Any] | None:
+    """Return the error object in the JSON of *payload*; None where it is not JSON."""
     try:
-        data = decoded(payload)
+        return error_object(decode_json(payload))
     except ValueError:
         return None
-    named = data.get("code") is not None or data.get("type") is not None
-    return data if data.get("object") == "error" or (named and isinstance(data.get("message"), str)) else None
 
 
-def innermost_error(payload: bytes) -> object:
-    """Return the innermost of what an error's bytes say, or their text."""
+def error_of_event(payload: bytes) -> dict[str, Any]:
+    """Return the error object in the data of an `event: error`; text that is not JSON becomes its message."""
+    found = decode_error(payload)
+    return {"message": payload.decode("utf-8", "replace")} if found is None else found
+
+
+def error_of_list(payload: bytes) -> dict[str, Any] | None:
+    """Return the error object in a JSON list whose first item has an `error` (Google); None for any other *payload*."""
     try:
-        said: object = msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        items = decode_json(payload)
+    except ValueError:
+        return None
+    is_error = isinstance(items, list) and items and isinstance(items[0], dict) and items[0].get("error")
+    return error_object(items) if is_error else None
+
+
+def find_error(chunk: Chunk, payload: bytes) -> dict[str, Any] | None:
+    """Return the error object in *chunk*, whose bytes are *payload*; None where it is not an error.
+
+    An empty or false `error` is none, as OpenAI's SDKs have it.  An object without `error` is an error if it has neither
+    choices nor usage, and `object: "error"`, a message with a code or a type, or no other field than `detail`.
+    """
+    if chunk.error is not None and (error := _error_value(bytes(chunk.error))):
+        return error_object({"error": error} if isinstance(error, str | dict | list) else _fields(payload))
+    if chunk.choices or chunk.usage is not None:
+        return None
+    data = _fields(payload)
+    is_named = data.get("code") is not None or data.get("type") is not None
+    has_message = is_named and isinstance(data.get("message"), str)
+    is_error = has_message or data.get("object") == "error" or data.keys() == {"detail"}
+    return error_object(data) if is_error else None
+
+
+def _error_value(payload: bytes) -> object:
+    try:
+        return decode_json(payload)
+    except ValueError:  # for example a number out of range
         return payload.decode("utf-8", "replace")
-    if isinstance(said, dict) and said.get("error"):
-        return said["error"]
-    return said
+
+
+def _fields(payload: bytes) -> dict[str, Any]:
+    try:
+        return decode_object(payload)
+    except ValueError:
+        return {}
 
 
 def without_error(payload: bytes) -> bytes:
-    """Return the chunk in *payload* without its error; raises `ValueError` where it cannot be made anew."""
-    data = decoded(payload)
+    """Return the chunk in *payload* without its error; raises `ValueError` where it cannot be encoded again."""
+    data = decode_object(payload)
     data.pop("error", None)
     return msgspec.json.encode(data)

@@ -1,4 +1,4 @@
-"""Upstream's own count of tokens: read field by field, put together from all that it reports, believed within reason."""
+"""Usage that upstream reports: read field by field, merged over all reports of an answer, and bounded."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import msgspec
 
 from policies.api.usage import Usage
 
-MOST_TOKENS = 10_000_000
-"""A number above it is none: no model has such a window, and one absurd report would use up a tenant's day."""
-MOST_DIGITS = 20
+MAX_REPORTED_TOKENS = 10_000_000
+"""Larger numbers are ignored: no model has such a context, and one such report would exhaust a tenant's budget."""
+MAX_TOKEN_DIGITS = 20
 
 
-class Details(msgspec.Struct, gc=False):
-    """What is known of the prompt's tokens."""
+class PromptDetails(msgspec.Struct, gc=False):
+    """`prompt_tokens_details` of a report."""
 
     cached_tokens: int | None = None
 
 
 class Reported(msgspec.Struct, gc=False):
-    """One report."""
+    """The `usage` object of one chunk or answer."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    prompt_tokens_details: Details | None = None
+    prompt_tokens_details: PromptDetails | None = None
 
 
-def reported(value: object) -> Reported | None:
-    """Return the report in *value*, decoded JSON; a field that is no number is taken as absent, and no other with it."""
+def read_report(value: object) -> Reported | None:
+    """Return the report in *value*, decoded JSON, None if it is not an object; a field that is not a number is absent."""
     if not isinstance(value, dict):
         return None
     details = value.get("prompt_tokens_details")
@@ -37,49 +37,49 @@ def reported(value: object) -> Reported | None:
     return Reported(
         prompt_tokens=_number(value.get("prompt_tokens")),
         completion_tokens=_number(value.get("completion_tokens")),
-        prompt_tokens_details=Details(_number(cached)),
+        prompt_tokens_details=PromptDetails(_number(cached)),
     )
 
 
 def _number(value: Any) -> int | None:
     if isinstance(value, float) and math.isfinite(value):
         return math.ceil(value) if value >= 0 else None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_TOKEN_DIGITS:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _believed(number: int | None, known: int | None) -> int | None:
-    return number if number is not None and 0 <= number <= MOST_TOKENS else known
+def _valid(number: int | None, known: int | None) -> int | None:
+    return number if number is not None and 0 <= number <= MAX_REPORTED_TOKENS else known
 
 
 class Report(msgspec.Struct, eq=False, gc=False):
-    """What the reports of one answer come to: each field is the last number that was given for it.
+    """All reports of one answer, merged: each field is the last valid number reported.
 
-    A negative number is none: it must not make a call free.
+    Negative numbers are ignored: they must not make a call free.
     """
 
     prompt: int | None = None
     completion: int | None = None
     cached: int | None = None
     read: int = 0
-    """How many tokens of output had been read when `completion` was reported."""
+    """Output tokens that had been read when `completion` was reported."""
 
     def take(self, report: Reported, read: int) -> None:
-        """Add *report*, which came when *read* tokens of output had been read."""
-        self.prompt = _believed(report.prompt_tokens, self.prompt)
+        """Merge *report*, which arrived after *read* output tokens."""
+        self.prompt = _valid(report.prompt_tokens, self.prompt)
         details = report.prompt_tokens_details
         if details is not None:
-            self.cached = _believed(details.cached_tokens, self.cached)
-        completion = _believed(report.completion_tokens, None)
+            self.cached = _valid(details.cached_tokens, self.cached)
+        completion = _valid(report.completion_tokens, None)
         if completion is not None:
             self.completion, self.read = completion, read
 
     def usage(self, read: int, *, complete: bool) -> Usage:
-        """Return what the answer has cost now that *read* tokens of output have been read.
+        """Return the usage of the answer after *read* output tokens.
 
-        The last word on a complete answer is believed.  Output that was read after a report is not in it; and the report of
-        a broken stream is a lower bound.
+        The last report of a *complete* answer is exact, output read after it is added, and a broken stream's report is a
+        lower bound.
         """
         prompt, unreported = (0, 1) if self.prompt is None else (self.prompt, 0)
         output = read

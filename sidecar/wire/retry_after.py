@@ -1,4 +1,4 @@
-"""How long upstream asks us to wait."""
+"""Read how long an upstream asks clients to wait."""
 
 from __future__ import annotations
 
@@ -7,42 +7,41 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-_NUMBER = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
-_DURATION = re.compile(
+_DECIMAL_NUMBER = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
+_RESET_DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
 )
 _RATELIMIT_T = re.compile(r";\s*t\s*=\s*(\d{1,9})")
-EPOCH, EPOCH_MS = 1e9, 1e12
-"""Numbers from here on are no waits but moments since 1970: in seconds, in milliseconds."""
+FIRST_TIMESTAMP, FIRST_TIMESTAMP_MS = 1e9, 1e12
+"""Numbers from here on are points in time since 1970, in seconds or milliseconds, and not durations."""
 
 
 def wait_asked(headers: Mapping[str, str], now: float, *, hints: bool) -> float | None:
-    """Return the seconds that an answer asks to wait, None where it says nothing that can be understood.
+    """Return the seconds that an answer asks to wait; None without a header that asks for a positive time.
 
-    *headers* are looked up by lower-case names, *now* is in seconds since 1970; a date is read against the answer's own
-    `date`, so that skewed clocks do no harm.  First match wins: milliseconds, Azure's milliseconds, seconds or date.  Only
-    then, and only with *hints*, which are for a limit's refusals, the moments at which limits reset: all of them must
-    have passed, so the longest counts.  No time, or a time that has passed, is as good as nothing said: whoever asks for
-    it wants no three attempts in a moment.
+    *headers* are looked up by lower-case names, *now* is in seconds since 1970.  A date is compared with the answer's own
+    `date`, so clock skew does not matter.  The first match wins: milliseconds, Azure's milliseconds, seconds or date.
+    With *hints*, which only count where a limit refused the call, the longest time until a limit resets comes last.
+    Zero and past times are ignored, so that retries do not follow each other immediately.
     """
-    for name, read in _ASKED:
+    for name, read in _WAIT_HEADERS:
         value = headers.get(name)
         if value is not None and (wait := read(value, headers, now)) is not None and wait > 0:
             return wait
     if not hints:
         return None
-    resets = [read(value, headers, now) for name, read in _HINTS if (value := headers.get(name)) is not None]
+    resets = [read(value, headers, now) for name, read in _RESET_HEADERS if (value := headers.get(name)) is not None]
     return max((wait for wait in resets if wait is not None and wait > 0), default=None)
 
 
 def _number(value: str) -> float | None:
-    return float(value) if _NUMBER.fullmatch(value) else None
+    return float(value) if _DECIMAL_NUMBER.fullmatch(value) else None
 
 
 def _until(number: float, now: float) -> float:
-    if number < EPOCH:
+    if number < FIRST_TIMESTAMP:
         return number
-    return (number / 1000 if number >= EPOCH_MS else number) - now
+    return (number / 1000 if number >= FIRST_TIMESTAMP_MS else number) - now
 
 
 def _milliseconds(value: str, _headers: Mapping[str, str], _now: float) -> float | None:
@@ -60,7 +59,7 @@ def _seconds_or_date(value: str, headers: Mapping[str, str], now: float) -> floa
 def _date(value: str) -> float | None:
     try:
         moment = parsedate_to_datetime(value)
-        # HTTP knows no local time (RFC 9110, 5.6.7); its oldest form of a date, asctime's, names no zone.
+        # HTTP dates are in UTC (RFC 9110, 5.6.7); the asctime form has no zone.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
@@ -69,7 +68,7 @@ def _date(value: str) -> float | None:
 def _reset(value: str, _headers: Mapping[str, str], now: float) -> float | None:
     if (number := _number(value)) is not None:
         return _until(number, now)
-    match = _DURATION.fullmatch(value.strip())
+    match = _RESET_DURATION.fullmatch(value.strip())
     if match is None or not any(match.groups()):
         return None
     hours, minutes, seconds, millis = (float(group or 0) for group in match.groups())
@@ -82,12 +81,12 @@ def _ietf(value: str, _headers: Mapping[str, str], _now: float) -> float | None:
 
 
 _Reader = Callable[[str, Mapping[str, str], float], float | None]
-_ASKED: tuple[tuple[str, _Reader], ...] = (
+_WAIT_HEADERS: tuple[tuple[str, _Reader], ...] = (
     ("retry-after-ms", _milliseconds),
     ("x-ms-retry-after-ms", _milliseconds),
     ("retry-after", _seconds_or_date),
 )
-_HINTS: tuple[tuple[str, _Reader], ...] = (
+_RESET_HEADERS: tuple[tuple[str, _Reader], ...] = (
     ("x-ratelimit-reset-requests", _reset),
     ("x-ratelimit-reset-tokens", _reset),
     ("x-ratelimit-reset", _reset),

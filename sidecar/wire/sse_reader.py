@@ -1,23 +1,23 @@
-"""Server-sent events, read and written.  No input or output.
+"""Read server-sent events.  No input or output.
 
-The reader follows WHATWG HTML 9.2, and beyond it takes what servers really send: an `error:` field (llama.cpp before
-September 2025), a last event without its blank line.
+Follows WHATWG HTML 9.2, and also accepts an `error:` field (llama.cpp before September 2025) and a last event without its
+blank line.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-MAX_EVENT = 16_777_216
-BOM = b"\xef\xbb\xbf"
+MAX_EVENT_BYTES = 16_777_216
+UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(ValueError):
-    """An event beyond the limit of what is held in memory."""
+    """An event exceeds the limit."""
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One event: its bytes as an OpenAI client may get them, its data, and its name ('' for none)."""
+    """One event: its bytes as OpenAI clients accept them, its data, and its name (empty for none)."""
 
     raw: bytes
     payload: bytes
@@ -25,9 +25,9 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 class SSEReader(msgspec.Struct, kw_only=True, eq=False):
-    """Cuts reads of any size into events.  Once per answer; `feed` once per network read."""
+    """Split reads of any size into events.  One per answer; `feed` is called once per network read."""
 
-    max_event: int = MAX_EVENT
+    max_event: int = MAX_EVENT_BYTES
     _rest: bytearray = bytearray()
     _begun: bool = False
     _after_cr: bool = False
@@ -35,11 +35,11 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
     def feed(self, data: bytes) -> list[Frame]:
         """Return the events that *data* completes, in order.
 
-        Raises `EventTooLarge` if one of them, or what is held of the next, is of more than `max_event` bytes; the
-        reader is of no use afterwards.
+        Raises `EventTooLarge` if one of them, or the incomplete next one, has more than `max_event` bytes; the reader
+        cannot be used afterwards.
         """
         if not self._begun:
-            if data and not self._rest and data[0] != BOM[0]:
+            if data and not self._rest and data[0] != UTF8_BOM[0]:
                 self._begun = True
             else:
                 data = self._without_bom(data)
@@ -47,34 +47,34 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
             data = self._with_lf(data)
         rest = self._rest
         if not rest and data.endswith(b"\n\n"):
-            return self._whole(data)
+            return self._split(data)
         cut = data.rfind(b"\n\n") + 2
         if cut == 1:
             cut = 1 if data.startswith(b"\n") and rest.endswith(b"\n") else 0
-        whole = b""
+        complete = b""
         if cut:
             rest += data[:cut]
-            whole = bytes(rest)
+            complete = bytes(rest)
             rest.clear()
         rest += data[cut:]
         if len(rest) > self.max_event:
             raise self._too_large()
-        return self._whole(whole) if whole else []
+        return self._split(complete) if complete else []
 
     def end(self) -> list[Frame]:
-        """Return what is left at the end of the stream, as an event: its blank line, or its newline, may be missing."""
-        whole = bytes(self._rest) + b"\n\n"
+        """Return the last event of the stream, whose blank line or newline may be missing."""
+        complete = bytes(self._rest) + b"\n\n"
         self._rest.clear()
-        return self._whole(whole)
+        return self._split(complete)
 
     def _without_bom(self, data: bytes) -> bytes:
         data = bytes(self._rest) + data
         self._rest.clear()
-        if len(data) < len(BOM) and BOM.startswith(data):
+        if len(data) < len(UTF8_BOM) and UTF8_BOM.startswith(data):
             self._rest += data
             return b""
         self._begun = True
-        return data.removeprefix(BOM)
+        return data.removeprefix(UTF8_BOM)
 
     def _with_lf(self, data: bytes) -> bytes:
         if not data:
@@ -84,8 +84,8 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
         self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _whole(self, data: bytes) -> list[Frame]:
-        """Cut whole events, with LF alone and a blank line at the end."""
+    def _split(self, data: bytes) -> list[Frame]:
+        """Split complete events, which end with a blank line and have LF as their only line ending."""
         if len(data) > self.max_event and any(len(block) > self.max_event for block in data.split(b"\n\n")):
             raise self._too_large()
         if not data.isascii():
@@ -94,7 +94,7 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
             if data.find(b"\n") == len(data) - 2:
                 return [Frame(data, payload)] if (payload := data[6:-2]) else []
             payloads = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(payloads):  # so each event is one line: what nearly every read is
+            if data.count(b"\n") == 2 * len(payloads):  # each event is one line, as in nearly every read
                 return [Frame(b"data: " + payload + b"\n\n", payload) for payload in payloads if payload]
         frames = (_frame(block) for block in data.split(b"\n\n"))
         return [frame for frame in frames if frame is not None]
@@ -126,7 +126,7 @@ def _frame(block: bytes) -> Frame | None:
 
 
 def utf8(data: bytes) -> bytes:
-    """Return *data* with U+FFFD in place of what is no UTF-8."""
+    """Return *data* with U+FFFD in place of invalid UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -1,30 +1,19 @@
-"""Server-sent events as the sidecar writes them."""
+"""Write server-sent events: Chat Nest's and OpenAI's."""
 
 from __future__ import annotations
 
 import msgspec
 
-START = b"event: start\ndata: \n\n"
-
-
-PING = b"event: ping\ndata: \n\n"
-
-
-DONE = b"event: done\ndata: \n\n"
-
-
+START_EVENT = b"event: start\ndata: \n\n"
+PING_EVENT = b"event: ping\ndata: \n\n"
+DONE_EVENT = b"event: done\ndata: \n\n"
 OPENAI_PING = b": ping\n"
-"""One newline: with two, OpenAI's Python SDK fails on it after an event that carried an id."""
-
-
-OPENAI_DONE = b"data: [DONE]\n\n"
+"""One newline: OpenAI's Python SDK fails on a blank line after an event that had an id."""
+OPENAI_DONE_EVENT = b"data: [DONE]\n\n"
 
 
 def token_event(text: str) -> bytes:
-    """Return Chat Nest's event for one piece of text: always one line, whatever is in it.
-
-    Half of a surrogate pair, which UTF-8 cannot carry, becomes U+FFFD.
-    """
+    """Return Chat Nest's event for one piece of text, in one data line; a lone surrogate becomes U+FFFD."""
     try:
         data = msgspec.json.encode(text)
     except UnicodeEncodeError:
@@ -33,7 +22,7 @@ def token_event(text: str) -> bytes:
 
 
 def error_event(message: str, code: str, *, retryable: bool) -> bytes:
-    """Return Chat Nest's last event of an answer that failed."""
+    """Return Chat Nest's last event of a failed answer."""
     data = msgspec.json.encode({"message": message, "code": code, "retryable": retryable})
     return b"event: error\ndata: " + data + b"\n\n"
 

@@ -17,7 +17,7 @@ from policies import Call, Lease, Policy
 from policies.testing import make_call
 from sidecar.upstream.attempt import Attempt
 from sidecar.upstream.client import UpstreamClient
-from sidecar.upstream.transport.http_client import Direct
+from sidecar.upstream.transport.http_transport import HttpTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -127,9 +127,9 @@ async def test_before_upstream(tmp_path: Path, where: str, leave: Callable[[Clie
     async with upstream(silent) as up, waiting(tmp_path, up, where) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", HI)
-        await eventually(lambda: len(served.gateway.live) == 1)
+        await eventually(lambda: len(served.gateway.active_calls) == 1)
         leave(client)
-        await eventually(lambda: len(served.gateway.live) == 0)
+        await eventually(lambda: len(served.gateway.active_calls) == 0)
         accounts = await served.gateway.policy_services.store.accounts()
 
     assert not up.requests
@@ -174,14 +174,12 @@ async def test_at_the_end(tmp_path: Path) -> None:
 
     async with upstream(no_last_chunk) as up:
         settings = settings_of(tmp_path, up.url)
-        server = UpstreamClient(settings.upstreams[0], Direct(), clock=time.time)
+        server = UpstreamClient(settings.upstreams[0], HttpTransport(), clock=time.time)
         call = make_call("hi")
 
         async def reads() -> None:
             async with Attempt(server, call) as stream:
-                async for batch in stream:
-                    if batch.last:
-                        break
+                await stream.deliver(lambda _: True)
                 asyncio.get_running_loop().call_soon(reading.cancel)
 
         reading = asyncio.create_task(reads())

@@ -16,11 +16,10 @@ from serving import CHAT, settings_of, sidecar
 from wire import HEAD, PATIENCE, Client, eventually, sse, token
 
 from policies.api.event import Batch
-from policies.testing import make_call
 from sidecar.downstream.active_calls import ActiveCall
-from sidecar.downstream.client_connection import OverASGI
+from sidecar.downstream.asgi_connection import AsgiConnection
 from sidecar.downstream.client_errors import draining
-from sidecar.downstream.response import OpenAIStream
+from sidecar.downstream.response import OpenAIResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +117,7 @@ async def test_deadline_and_drain(tmp_path: Path, path: str, body: object, event
                 await client.until(b'"a"')
                 reading = asyncio.create_task(_rest(client))
                 if seconds is not None:
-                    await asyncio.wait_for(served.gateway.live.drain(seconds, draining()), PATIENCE)
+                    await asyncio.wait_for(served.gateway.active_calls.drain(seconds, draining()), PATIENCE)
                 end = await asyncio.wait_for(reading, PATIENCE)
                 account = await served.account()
                 await up.ended()
@@ -138,60 +137,49 @@ async def _rest(client: Client) -> bytes:
     return end
 
 
-@pytest.mark.parametrize("ends", ["left", "interrupted"])
-async def test_emit_ends_it(ends: str) -> None:
-    """Whoever pushes batches without ever waiting is ended at the next one, whatever ended the call."""
-
-    async def send(message: object) -> None:
-        pass
-
-    answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
-    answer.call = make_call("hi")
-    live = ActiveCall(answer)
-    sent = 0
-    with live:
-        while sent < 10:
-            await answer.emit(Batch(events=[], raw=SHOWN))
-            sent += 1
-            if sent == 3:
-                live.leave() if ends == "left" else live.interrupt(draining())
-
-    assert (sent, live.cut, answer.call.abandoned) == (3, True, True)
-
-
 async def test_last_batch_is_not_cut() -> None:
-    """An answer that is settled and whole is sent, although its deadline passes just then."""
+    """The last batch of a settled call is written, although its deadline passes in the same iteration."""
     sent: list[object] = []
 
     async def send(message: object) -> None:
         sent.append(message)
 
-    answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
-    answer.call = make_call("hi")
-    live = ActiveCall(answer)
-    with live:
-        live.interrupt(draining())
-        await answer.emit(Batch(events=[], raw=b"data: x\n\n", last=True))
-    await live.spared()
+    connection = AsgiConnection(_silent, send)
+    response = OpenAIResponse(connection, "r", chat_path=False, clock=lambda: 0.0)
+    active = ActiveCall(response)
+    with active:
+        active.cancel_with(draining())
+        response.write_nowait(Batch(events=[], raw=b"data: x\n\n", last=True))
+    await active.absorb_late_cancel()
+    await connection.finish()
 
     assert sent[-1] == {"type": "http.response.body", "body": b"data: x\n\ndata: [DONE]\n\n", "more_body": False}
 
 
 async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
-    """A ping that cannot be sent means that the client has left: its call ends, and nothing is left to complain of."""
+    """A ping that cannot be sent means that the client has disconnected: its call is cancelled, and no error is logged."""
 
     async def send(message: object) -> None:
         raise RuntimeError
 
-    answer = OpenAIStream(OverASGI(send), "r", chat_path=False, clock=lambda: 0.0)
-    answer.call = make_call("hi")
-    live = ActiveCall(answer)
-    with live:
-        answer.ping()
+    connection = AsgiConnection(_silent, send)
+    response = OpenAIResponse(connection, "r", chat_path=False, clock=lambda: 0.0)
+    active = ActiveCall(response)
+    active.watch(connection)
+    with active:
+        response.ping()
         await asyncio.Event().wait()
+    connection.unwatch()
+    await connection.finish()
     gc.collect()
     await asyncio.sleep(0)
 
-    assert live.left
-    assert live.cut
+    assert active.left
+    assert active.was_cancelled
     assert not caplog.records
+
+
+async def _silent() -> object:
+    """Receive nothing: the server does not tell of a disconnect."""
+    await asyncio.Event().wait()
+    raise AssertionError

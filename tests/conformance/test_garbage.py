@@ -71,4 +71,4 @@ async def test_no_cycles(tmp_path: Path, asks: Callable[[Client], Any]) -> None:
 
 
 async def _idle(served: Sidecar) -> None:
-    await eventually(lambda: len(served.gateway.live) == 0)
+    await eventually(lambda: len(served.gateway.active_calls) == 0)

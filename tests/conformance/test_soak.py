@@ -12,7 +12,6 @@ import os
 import random
 from pathlib import Path
 
-import aiohttp
 import pytest
 from hostile import CASES, Case
 from playing import plays
@@ -21,7 +20,7 @@ from process import program
 from serving import CHAT, Sidecar, settings_of, sidecar
 from wire import Client, Connection, eventually, upstream
 
-from sidecar.upstream.transport.http_client import Direct
+from sidecar.upstream.transport.http_transport import HttpTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +71,7 @@ def block():
 
 
 class Blocking(Lease):
-    def event(self, event):
+    def on_event(self, event):
         block()
         return event
 
@@ -141,7 +140,7 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
         text = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 0 }}\nidle = 5\n" + POLICIES
         async with sidecar(settings_of(tmp_path, None, text)) as served:
             await one(served, chance)
-            await eventually(lambda: len(served.gateway.live) == 0)
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
             tasks, opened = len(asyncio.all_tasks()), files()
             gate = asyncio.Semaphore(AT_ONCE)
 
@@ -150,11 +149,11 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
                     await one(served, chance)
 
             await asyncio.gather(*(guarded() for _ in range(CALLS)))
-            await eventually(lambda: len(served.gateway.live) == 0)
+            await eventually(lambda: len(served.gateway.active_calls) == 0)
             account = await served.account()
-            connector = pool(served)
-            await eventually(lambda: not connector._acquired)
-            await connector.close()
+            transport = transport_of(served)
+            await eventually(lambda: transport.open_count == transport.idle_count)
+            await transport.aclose()
             await eventually(lambda: up.open == 0)
             await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
             gc.collect()
@@ -164,10 +163,10 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
     assert len(up.requests) >= CALLS / 2
 
 
-def pool(served: Sidecar) -> aiohttp.TCPConnector:
+def transport_of(served: Sidecar) -> HttpTransport:
     first = next(iter(served.gateway.upstream._by_name.values()))
-    assert isinstance(first.exchange, Direct)
-    return first.exchange.connector
+    assert isinstance(first.transport, HttpTransport)
+    return first.transport
 
 
 LARGE_PROMPTS: dict[str, list[str]] = {

@@ -42,7 +42,7 @@ async def test_down(tmp_path: Path, text: str, status: int) -> None:
         chat, _, said = await served.post("/api/chat", {"messages": HI["messages"]})
         tasks = len(asyncio.all_tasks())
         many = await asyncio.gather(*[served.post(V1, HI) for _ in range(100)])
-        await eventually(lambda: len(served.gateway.live) == 0)
+        await eventually(lambda: len(served.gateway.active_calls) == 0)
         assert len(asyncio.all_tasks()) <= tasks + 200, "connections that are kept, and nothing else"
         with redis_server(tmp_path, port=port):
             for _ in range(200):

@@ -11,7 +11,7 @@ import pytest
 from serving import settings_of, sidecar
 from wire import HEAD, Client, Connection, eventually, token, upstream
 
-from sidecar.server.http_protocol import OPTIONS, Protocol
+from sidecar.server.http_protocol import OPTIONS, HttpProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -96,7 +96,7 @@ async def test_never_reads(tmp_path: Path) -> None:
         other = (await served.get("/healthz"))[0]
         client.reset()
         await asyncio.wait_for(up.requests[0].gone.wait(), 5)
-        await eventually(lambda: len(served.gateway.live) == 0)
+        await eventually(lambda: len(served.gateway.active_calls) == 0)
         account = await served.account()
 
     assert other == 200
@@ -111,7 +111,7 @@ async def test_keepalive(tmp_path: Path) -> None:
         await client.post("/v1/chat/completions", HI)
         await client.until(b'"a"')
         here = client.writer.get_extra_info("sockname")
-        found = [each for each in gc.get_objects() if isinstance(each, Protocol)]
+        found = [each for each in gc.get_objects() if isinstance(each, HttpProtocol)]
         ours = next(each.transport for each in found if each.transport.get_extra_info("peername") == here)
         raw = ours.get_extra_info("socket")
         options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]

@@ -1,4 +1,4 @@
-"""Chunks of OpenAI streams, and how a reader takes them."""
+"""Chunks of OpenAI streams, and a reader for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(stream: bytes, cuts: list[int] | None = None, *, shows_usage: bool = Tr
     batches: list[Batch | None] = []
     for begin, end in pairwise(edges):
         if not reading.done and reading.failure is None:
-            batches.append(reading.take(reader.feed(stream[begin:end])))  # a verdict ends the reading
+            batches.append(reading.take(reader.feed(stream[begin:end])))  # a failure ends the reading
     if not reading.done and reading.failure is None:
         batches.append(reading.take(reader.end()))
     return reading, [batch for batch in batches if batch is not None]

@@ -1,7 +1,7 @@
-"""Everything that an upstream can do to a stream, as a table: its bytes, and what both kinds of client must see.
+"""Table of everything an upstream can do to a stream: its bytes, and what both kinds of client must get.
 
-To add a case, add a line to `CASES`: its name, the pieces that are written to the socket, and the text and the error that
-must come of it.  A piece is written on its own; `CUT` closes the connection there, `RESET` resets it.
+To add a case, add a line to one of the tables: its name, the pieces that are written to the socket one by one, and the
+text and error code that clients must get.  The piece `CUT` closes the connection, `RESET` resets it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ KEY = "sk-our-own-key-123456"
 
 
 class Case(NamedTuple):
-    """*text* is what a client sees before the end, *error* the code it ends with (None: complete).
+    """*text*: what a client gets before the end.  *error*: the code of its error event, None for a complete answer.
 
-    *status* is what OpenAI's clients get where there was no output; *finish* is the last finish they see.
+    *status*: what OpenAI clients get for a failure without output.  *finish*: the last finish reason that they get.
     """
 
     name: str
@@ -56,7 +56,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def chunked(*parts: bytes, head: bytes = HEAD) -> tuple[bytes, ...]:
-    """Return a stream that ends well as HTTP, each part a chunk that is written on its own."""
+    """Return the pieces of a complete HTTP answer, each part a chunk that is written separately."""
     return (head, *(chunk(part) for part in parts), LAST)
 
 

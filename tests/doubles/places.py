@@ -9,3 +9,4 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
 README = ROOT / "README.md"
 NODE = ROOT / "tests" / "conformance" / "node"
+DOUBLES = ROOT / "tests" / "doubles"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +24,30 @@ class Program:
     def port(self) -> int:
         return int(self.url.removesuffix("/v1").rpartition(":")[2])
 
+    def read_line(self) -> str:
+        """Return the next line of stdout, empty at its end."""
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline().strip()
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its children."""
+        path = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
     def stop(self, number: int = 15) -> int:
         """Send a signal, wait for the end, return the exit code."""
         self.popen.send_signal(number)
         return self.popen.wait(PATIENCE)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process *pid* has ended; a zombie that its parent has not reaped has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -36,16 +57,27 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def program(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """Run `sidecar ARGUMENTS` in *folder* while the block lasts."""
-    popen = subprocess.Popen(
-        [sys.executable, "-m", "sidecar", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,
-        text=True,
-        cwd=folder,
-        env=environment(environ),
-    )
+def program(
+    *arguments: str,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("-m", "sidecar"),
+    log: Path | None = None,
+) -> Iterator[Program]:
+    """Run `sidecar ARGUMENTS` in *folder* while the block lasts.
+
+    *command* is what the interpreter runs instead of our program; *log* is the file that gets its stderr.
+    """
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(log.open("wb")) if log is not None else None
+        popen = subprocess.Popen(
+            [sys.executable, *command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors or (None if os.environ.get("SHOW") else subprocess.DEVNULL),
+            text=True,
+            cwd=folder,
+            env=environment(environ),
+        )
     assert popen.stdout is not None
     try:
         yield Program(popen, popen.stdout.readline().strip())
@@ -60,10 +92,15 @@ def program(*arguments: str, folder: Path, environ: Mapping[str, str] | None = N
         popen.stdout.close()
 
 
-def ran(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    """Run `sidecar ARGUMENTS` to its end; return exit code, stdout and stderr."""
+def ran(
+    *arguments: str,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("-m", "sidecar"),
+) -> tuple[int, str, str]:
+    """Run `sidecar ARGUMENTS` to its end, or *command* instead; return exit code, stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "sidecar", *arguments],
+        [sys.executable, *command, *arguments],
         capture_output=True,
         text=True,
         cwd=folder,

@@ -17,7 +17,7 @@ from sidecar.config.loader import load
 from sidecar.config.settings import Flags, Settings
 from sidecar.server.app import Application
 from sidecar.server.gateway import Gateway
-from sidecar.server.http_protocol import Protocol
+from sidecar.server.http_protocol import HttpProtocol
 
 CHAT = {"messages": [{"role": "user", "content": "Hello there"}]}
 
@@ -53,7 +53,7 @@ class Sidecar:
 
     async def account(self, policy: str = "budget") -> Account:
         """Return the one counter of *policy* once no call runs any more."""
-        await eventually(lambda: len(self.gateway.live) == 0)
+        await eventually(lambda: len(self.gateway.active_calls) == 0)
         found = [each for each in await self.gateway.policy_services.store.accounts() if each.policy == policy]
         assert len(found) == 1, found
         return found[0]
@@ -80,7 +80,7 @@ async def sidecar(
     settings: Settings,
     *,
     make_gateway: Callable[[Settings], Gateway] = Gateway,
-    protocol: type[asyncio.Protocol] = Protocol,
+    protocol: type[asyncio.Protocol] = HttpProtocol,
 ) -> AsyncIterator[Sidecar]:
     """Run a sidecar on a free port while the block lasts; with another *protocol* it has nothing but ASGI."""
     application = Application(settings, make_gateway=make_gateway)

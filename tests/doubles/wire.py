@@ -87,6 +87,7 @@ class Upstream:
         self.arrived = asyncio.Event()
         self.url = ""
         self.open = 0
+        self.server: asyncio.Server
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
@@ -122,7 +123,7 @@ async def upstream(*scripts: Script, tls: SSLContext | None = None) -> AsyncIter
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    served.server = server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     served.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield served

@@ -1,22 +1,21 @@
-"""What an upstream did, as an error class: body before headers before status."""
+"""Classify failures of an upstream: the error object decides before headers, and headers before the status."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import httpx
-import msgspec
 
 from policies.api.event import Batch
 from policies.api.failure_kinds import CLASSES
 from policies.api.upstream import UpstreamError
+from sidecar.wire.error_object import MalformedAnswer, error_object
 from sidecar.wire.retry_after import wait_asked
 
-from .redact import redact
-from .sdk import SERVER, api_error, connection_error, status_error, timeout_error
+from .error_body import parse_error_body
+from .redact import public_fields, redact
+from .sdk import FIRST_SERVER_ERROR, api_error, connection_error, status_error, timeout_error
 
 BY_CODE = {
     "insufficient_quota": "quota",
@@ -48,10 +47,13 @@ BY_CODE = {
     "model_not_found": "request",
     "deploymentnotfound": "request",
 }
-"""`error.code` or `error.type`, in lower case → class, whatever the status."""
+"""`error.code` or `error.type`, in lower case → failure kind, whatever the status."""
 
-VAGUE = frozenset({"invalid_request_error", "badrequesterror", "server_error", "api_error", "internal_server_error"})
-"""Types so general that a status or a known text says more."""
+MISSING_MODEL_CODES = frozenset({"model_not_found", "deploymentnotfound"})
+VAGUE_CODES = frozenset(
+    {"invalid_request_error", "badrequesterror", "server_error", "api_error", "internal_server_error"}
+)
+"""General types, after which the status or a known phrase decides."""
 
 BY_STATUS = {
     401: "auth",
@@ -65,7 +67,7 @@ BY_STATUS = {
     529: "overloaded",
     501: "request",
 }
-CLIENT, REDIRECT = 400, 300
+FIRST_CLIENT_ERROR, FIRST_REDIRECT = 400, 300
 
 BY_TEXT = (
     ("maximum context length", "context"),
@@ -76,59 +78,69 @@ BY_TEXT = (
     ("timed out waiting for a concurrent request slot", "overloaded"),
     ("loading model", "overloaded"),
 )
-"""The last resort: words of servers that send no code."""
-TOO_MANY = 429
-PROMPTS = frozenset({400, 413, 422, 500})
-QUOTED = 4_096
-FAULTS = 5
-_CODE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+"""Phrases of servers that send no code → failure kind."""
+TOO_MANY_REQUESTS = 429
+CONTEXT_STATUSES = frozenset({400, 413, 422, 500})
+"""Statuses under which a phrase about the context is believed."""
 
 
 def from_status(
     status: int, headers: httpx.Headers, body: bytes, request: httpx.Request, *, secrets: Sequence[str] = (), now: float
 ) -> UpstreamError:
-    """Return what an answer with another status than 200 means; *body* is its first 64 kB, *now* in seconds since 1970.
+    """Return the failure of an answer with another status than 200.
 
-    Such an answer did no work.  Its words are passed on where they are an error object's; a page, a text or an answer that
-    came under a wrong status are not.
+    *body* is its first 64 kB, *now* in seconds since 1970.  Such an answer did no work.  Only the message of an error object
+    reaches clients: an HTML page, plain text and an answer under a wrong status do not.
     """
-    said = _error_object(body)
-    words = _message(said)
-    message = redact(words, secrets) or f"The upstream answered with status {status}."
-    kind = _kind(said, words or body[:QUOTED].decode("utf-8", "replace"), status)
-    if status == httpx.codes.PAYMENT_REQUIRED and _in_flight(said) and "retry-after" in headers:
+    error, text = parse_error_body(body)
+    message = redact(error.get("message") or "", secrets) or f"The upstream answered with status {status}."
+    kind = _kind(error, text, status)
+    if status == httpx.codes.PAYMENT_REQUIRED and _is_in_flight_limit(error) and "retry-after" in headers:
         kind = "rate"
     return UpstreamError(
-        status_error(status, message, headers, _named(said, secrets), request),
+        status_error(status, message, headers, public_fields(error, secrets), request),
         kind,
         retry_after=wait_asked(headers, now, hints=kind == "rate"),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
-        by_code=status >= CLIENT and bool(_by_code(said)),
+        kind_is_certain=status >= FIRST_CLIENT_ERROR and bool(_kinds_by_code(error)),
     )
 
 
-def from_object(said: object, request: httpx.Request, *, secrets: Sequence[str] = ()) -> UpstreamError:
-    """Return what an error object under a 200 means: it counts like the status that it names."""
-    found = said if isinstance(said, dict) else {}
-    words = _message(found) or (said if isinstance(said, str) else "")
-    message = redact(words, secrets) or "The upstream sent an error."
-    code = found.get("code") or found.get("status") or found.get("status_code")
-    error = api_error(message, _named(found, secrets), request)
+def is_missing_model(error: UpstreamError) -> bool:
+    """Whether *error* says that the upstream does not have the requested model."""
+    return error.cause.status_code == httpx.codes.NOT_FOUND or str(error.cause.code).lower() in MISSING_MODEL_CODES
+
+
+def from_object(
+    error: object, request: httpx.Request, *, secrets: Sequence[str] = (), worked: bool = False
+) -> UpstreamError:
+    """Return the failure of an answer under status 200 that is an *error* object: it counts like the status that it names.
+
+    *error* may also be a `MalformedAnswer`, whose text becomes the message, or any other decoded JSON.  An error object did
+    no work, unless output or usage came before it (*worked*); a malformed answer may have.
+    """
+    is_malformed = isinstance(error, MalformedAnswer)
+    found = {"message": str(error)} if is_malformed else error_object(error)
+    text = found.get("message") or ""
+    message = redact(text, secrets) or "The upstream sent an error."
+    status = _status(found.get("code") or found.get("status") or found.get("status_code")) or FIRST_SERVER_ERROR
     return UpstreamError(
-        error, _kind(found, words, _status(code) or SERVER), worked=False, by_code=bool(_by_code(found))
+        api_error(message, public_fields(found, secrets), request),
+        _kind(found, text, status),
+        worked=worked or is_malformed,
+        kind_is_certain=bool(_kinds_by_code(found)),
     )
 
 
 def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> UpstreamError:
-    """Return what a transport's failure means.
+    """Return the failure of a transport that raised *error*.
 
-    *sent*: the request may have gone out.  A silent or a cut server may have worked; one that was never reached, or whose
-    kept connection had gone stale, did not.
+    *sent*: the request may have gone out.  A server that sent nothing or cut the connection may have worked; one that was
+    never reached, or whose kept connection was stale, did not.
     """
     cause = error.__cause__
     reached = sent and isinstance(error, httpx.ReadTimeout | httpx.ReadError | httpx.RemoteProtocolError | TimeoutError)
-    silent = isinstance(error, httpx.ConnectTimeout) and (cause is None or isinstance(cause, TimeoutError))
-    if silent or isinstance(cause, aiohttp.ConnectionTimeoutError):
+    if isinstance(error, httpx.ConnectTimeout):
         return timed_out("connect_timeout", request, worked=False)
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError) or isinstance(cause, TimeoutError):
         return timed_out("head_timeout", request, worked=reached)
@@ -137,63 +149,31 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
 
 
 def timed_out(kind: str, request: httpx.Request, *, worked: bool = True) -> UpstreamError:
-    """Return the failure of an upstream that took longer than the limit whose class is *kind*."""
+    """Return the failure of an upstream that exceeded the time limit of the failure kind *kind*."""
     return UpstreamError(timeout_error(request), kind, worked=worked)
 
 
 def unavailable(wait: float, request: httpx.Request) -> UpstreamError:
-    """Return the failure of an upstream whose breaker is open: nothing was sent; it is probed in *wait* seconds."""
-    error = connection_error("The upstream fails, and is not asked.", request)
+    """Return the failure of an upstream whose circuit breaker is open: nothing was sent; the next probe is in *wait* seconds."""
+    error = connection_error("The circuit breaker of the upstream is open.", request)
     return UpstreamError(error, "unavailable", retry_after=wait)
 
 
 def broken_off(error: Exception, request: httpx.Request) -> UpstreamError:
-    """Return what a body means that broke, or just ended, before any output: a server that failed."""
+    """Return the failure of an answer whose body broke or ended before any output."""
     return UpstreamError(from_exception(error, request, sent=True).cause, "server", worked=True)
 
 
 def empty(request: httpx.Request, instead: Batch | None) -> UpstreamError:
-    """Return the failure of an answer that ended well and had nothing in it; *instead* is that answer."""
+    """Return the failure of a complete answer without output; *instead* is that answer."""
     error = api_error("The upstream ended its answer without any output.", {}, request)
     return UpstreamError(error, "empty", worked=True, instead=instead)
 
 
 def interrupted(request: httpx.Request, reason: str) -> UpstreamError:
     """Return the failure of an answer that broke after its first output."""
-    error = connection_error(reason or "The upstream broke off.", request)
+    error = connection_error(reason or "The upstream cut its answer.", request)
     return UpstreamError(error, "interrupted", worked=True)
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    """Return the innermost error object of *body*: `{"error": {...}}`, `{"error": "text"}`, `{"detail": ...}`, or itself."""
-    try:
-        said: object = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-    if isinstance(said, list) and said:
-        said = said[0]
-    if not isinstance(said, dict):
-        return {}
-    inner = said.get("error") or said.get("detail") or said
-    if isinstance(inner, str):
-        return {"message": inner}
-    if isinstance(inner, list):
-        return {"message": "; ".join(filter(None, map(_fault, inner[:FAULTS])))}
-    return inner if isinstance(inner, dict) else {}
-
-
-def _fault(each: object) -> str:
-    """Return one of FastAPI's faults in words, without the input that it quotes."""
-    if not isinstance(each, dict) or not isinstance(each.get("msg"), str):
-        return ""
-    place = each.get("loc")
-    return f"{'.'.join(map(str, place))}: {each['msg']}" if isinstance(place, list) and place else str(each["msg"])
-
-
-def _named(said: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """Return the code, type and param of an error object, each only if it is a plain name."""
-    named = {key: str(value) for key in ("code", "type", "param") if isinstance(value := said.get(key), str | int)}
-    return {key: value for key, value in named.items() if _CODE.fullmatch(value) and redact(value, secrets) == value}
 
 
 def _status(code: object) -> int:
@@ -202,41 +182,40 @@ def _status(code: object) -> int:
     return int(text) if len(text) == len("500") and text.isascii() and text.isdigit() else 0
 
 
-def _message(said: dict[str, Any]) -> str:
-    return next((text for key in ("message", "msg", "detail", "error") if isinstance(text := said.get(key), str)), "")
+def _codes(error: Mapping[str, Any]) -> list[str]:
+    return [str(code).lower() for key in ("code", "type") if (code := error.get(key)) is not None]
 
 
-def _names(said: dict[str, Any]) -> list[str]:
-    return [str(name).lower() for key in ("code", "type") if (name := said.get(key)) is not None]
+def _kinds_by_code(error: Mapping[str, Any]) -> list[str]:
+    return [BY_CODE[code] for code in _codes(error) if code in BY_CODE and code not in VAGUE_CODES]
 
 
-def _by_code(said: dict[str, Any]) -> list[str]:
-    return [BY_CODE[name] for name in _names(said) if name in BY_CODE and name not in VAGUE]
-
-
-def _kind(said: dict[str, Any], words: str, status: int) -> str:
-    names = _names(said)
-    if known := _by_code(said):
-        return next((kind for kind in known if not CLASSES[kind].retry), known[0])
-    numbers = [number for name in names if (number := _status(name))]
-    told, low = (numbers or [status])[0], words.lower()
-    by_text = next((kind for said_so, kind in BY_TEXT if said_so in low and _may_say(kind, told)), None)
-    if by_text is not None:
-        return by_text
-    for number in (*numbers, status):
+def _kind(error: Mapping[str, Any], text: str, status: int) -> str:
+    """Return the failure kind: by a specific code, else a known phrase, a status (named or real), or a general code."""
+    codes = _codes(error)
+    if certain := _kinds_by_code(error):
+        return next((kind for kind in certain if not CLASSES[kind].retry), certain[0])
+    named = [number for code in codes if (number := _status(code))]
+    named_status, lowered = (named or [status])[0], text.lower()
+    for phrase, kind in BY_TEXT:
+        if phrase in lowered and _is_believed(kind, named_status):
+            return kind
+    for number in (*named, status):
         if number in BY_STATUS:
             return BY_STATUS[number]
-    if any(name in BY_CODE for name in names) and not numbers and status >= SERVER:
-        return next(BY_CODE[name] for name in names if name in BY_CODE)
-    refused = max(numbers, default=0) < SERVER if numbers else REDIRECT <= status < SERVER
-    return "request" if refused else "server"
+    if not named and status >= FIRST_SERVER_ERROR and (general := [BY_CODE[code] for code in codes if code in BY_CODE]):
+        return general[0]
+    is_refusal = max(named) < FIRST_SERVER_ERROR if named else FIRST_REDIRECT <= status < FIRST_SERVER_ERROR
+    return "request" if is_refusal else "server"
 
 
-def _may_say(kind: str, status: int) -> bool:
-    """Whether words count under *status*: servers quote what they were sent, and anybody can send these words."""
-    return status in PROMPTS if kind == "context" else status == TOO_MANY or status >= SERVER
+def _is_believed(kind: str, status: int) -> bool:
+    """Whether a phrase counts under *status*: servers quote requests, so a client can put any phrase into an error text."""
+    return (
+        status in CONTEXT_STATUSES if kind == "context" else status == TOO_MANY_REQUESTS or status >= FIRST_SERVER_ERROR
+    )
 
 
-def _in_flight(said: dict[str, Any]) -> bool:
-    metadata = said.get("metadata")
+def _is_in_flight_limit(error: Mapping[str, Any]) -> bool:
+    metadata = error.get("metadata")
     return isinstance(metadata, dict) and metadata.get("limit_source") == "openrouter_in_flight_budget"

@@ -1,43 +1,45 @@
-"""Names and addresses of machines in a sentence, told from its other words with a dot or a colon in them."""
+"""Mask host names and addresses in an error text, but not file names, field paths, versions and model names."""
 
 from __future__ import annotations
 
 import re
 
-_NAMED = re.compile(
+_HOST_ASSIGNMENT = re.compile(
     r"\b((?:host(?:name)?|server(?:_?name)?|address|addr|peer|endpoint|base_url|node|pod|port)\s{0,4}=|host(?:name)?[\"']?\s{0,4}:)"
     r"\s{0,4}[\"']?[^\s\"',;()]+",
     re.IGNORECASE,
 )
-_REACHED = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|dial tcp(?:: lookup)?)\s{1,4}[\w.:-]+")
-_NUMBERS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
-_V6 = re.compile(
+_CONNECT_ERROR = re.compile(
+    r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|dial tcp(?:: lookup)?)\s{1,4}[\w.:-]+"
+)
+_IPV4_ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
+_IPV6_ADDRESS = re.compile(
     r"(?<![\w:.])\[?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}(?:\.\d{1,3}){0,3}(?:%\w{1,16})?(?![\w:])(?:\](?::\d{1,5})?)?",
     re.IGNORECASE,
 )
-_COLONS = 5
-"""Groups with so many colons are an address (of a network card, at the least); a time has two."""
-_DASHED = re.compile(r"\bip(?:-\d{1,3}){4}[\w.-]*", re.IGNORECASE)
-_WORD = re.compile(r"[\w.@-]+(?::\d{2,5}(?!\w))?", re.ASCII)
-_NUMBERED = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
-_VERSION = re.compile(r"v?\d+\.\d", re.IGNORECASE)
-_KEY = 32
+_MIN_IPV6_COLONS = 5
+"""Text with this many colons is an address (IPv6 or MAC); a time has two."""
+_EC2_NAME = re.compile(r"\bip(?:-\d{1,3}){4}[\w.-]*", re.IGNORECASE)
+_HOST_WORD = re.compile(r"[\w.@-]+(?::\d{2,5}(?!\w))?", re.ASCII)
+_NUMBERED_LABEL = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
+_VERSION_NUMBER = re.compile(r"v?\d+\.\d", re.IGNORECASE)
+_MIN_TOKEN_LENGTH = 32
 
 
 def _words(line: str) -> frozenset[str]:
     return frozenset(line.split())
 
 
-SUFFIXES = _words(
+HOST_SUFFIXES = _words(
     "com net org io ai dev local internal svc lan cloud app co corp home intranet cluster cn de eu uk us fr jp ru"
 )
-"""Ends that make a name a machine's, whatever is before them."""
-FILES = _words(
+"""Last labels of host names."""
+FILE_SUFFIXES = _words(
     "txt json jsonl csv tsv pdf png jpg jpeg gif webp svg bmp wav mp3 mp4 ogg flac webm doc docx xls xlsx ppt pptx md"
     " yaml yml toml xml html htm gguf safetensors bin onnx parquet"
 )
-"""Ends of the names of files that a client may have sent, or a model's."""
-FIELDS = _words(
+"""Last labels of file names, such as a client's uploads or a model's weights."""
+FIELD_WORDS = _words(
     "messages message content contents role name text type tools tool function functions parameters properties arguments"
     " format schema strict model models input inputs output prompt max min stop stream seed user metadata choices choice"
     " index delta usage items item image url detail audio data file part parts reasoning effort logprobs body request"
@@ -45,21 +47,21 @@ FIELDS = _words(
     " anyof chat completion completions chunk object embeddings responses query path header headers line column char"
     " position tokens limit length size count total"
 )
-"""Words of which the names of fields consist."""
+"""Words in paths of request fields."""
 
 
 def mask_hosts(text: str, mask: str) -> str:
-    """Return *text* with *mask* for host names, with and without their ports, for addresses, and for very long words."""
-    text = _NAMED.sub(lambda found: found[1] + mask, text)
-    text = _REACHED.sub(lambda found: f"{found[1]} {mask}", text)
-    text = _V6.sub(lambda found: mask if _is_v6(found[0]) else found[0], text)
-    text = _NUMBERS.sub(mask, text)
-    text = _DASHED.sub(mask, text)
-    return _WORD.sub(lambda found: _masked(found, mask), text)
+    """Return *text* with *mask* in place of host names (with their ports), addresses, and words of 32 characters or more with digits."""
+    text = _HOST_ASSIGNMENT.sub(lambda found: found[1] + mask, text)
+    text = _CONNECT_ERROR.sub(lambda found: f"{found[1]} {mask}", text)
+    text = _IPV6_ADDRESS.sub(lambda found: mask if _is_ipv6(found[0]) else found[0], text)
+    text = _IPV4_ADDRESS.sub(mask, text)
+    text = _EC2_NAME.sub(mask, text)
+    return _HOST_WORD.sub(lambda found: _masked(found, mask), text)
 
 
-def _is_v6(found: str) -> bool:
-    return ("::" in found or found.count(":") >= _COLONS) and any(char.isalnum() for char in found)
+def _is_ipv6(found: str) -> bool:
+    return ("::" in found or found.count(":") >= _MIN_IPV6_COLONS) and any(char.isalnum() for char in found)
 
 
 def _masked(found: re.Match[str], mask: str) -> str:
@@ -67,26 +69,26 @@ def _masked(found: re.Match[str], mask: str) -> str:
     name = word.strip(".-")
     end = word[len(word.rstrip(".-")) :]
     after_index = word.startswith(".") and found.string[found.start() - 1 : found.start()] in ("]", ")")
-    if not after_index and ("@" in name.strip("@") or _is_host(name) or (colon and _may_listen(name))):
+    if not after_index and ("@" in name.strip("@") or _is_host(name) or (colon and _is_host_with_port(name))):
         return mask + ("" if colon else end)
-    if any(len(piece) >= _KEY and _mixed(piece) for piece in name.split(".")):
+    if any(len(piece) >= _MIN_TOKEN_LENGTH and _has_letters_and_digits(piece) for piece in name.split(".")):
         return mask + ("" if colon else end)
     return found[0]
 
 
 def _is_host(name: str) -> bool:
-    """Whether a dotted name is a machine's: it ends in letters, and is no end of a sentence, file, field or version."""
+    """Whether a dotted *name* is a host's: it ends in letters and is not a sentence end, file, field path or version."""
     labels = name.split(".")
     first, last = labels[0], labels[-1]
     if len(labels) == 1:
         return first.lower() == "localhost"
     if not all(labels) or all(len(label) == 1 for label in labels):
         return False
-    if last.lower() in SUFFIXES:
+    if last.lower() in HOST_SUFFIXES:
         return True
-    if last.lower() in FILES or _VERSION.match(name):
+    if last.lower() in FILE_SUFFIXES or _VERSION_NUMBER.match(name):
         return False
-    if len(labels) == 2 and "-" in first and _NUMBERED.fullmatch(last):  # noqa: PLR2004  # a name and its domain
+    if len(labels) == 2 and "-" in first and _NUMBERED_LABEL.fullmatch(last):  # noqa: PLR2004  # such as gpu-node.rack12
         return True
     if not (last.isascii() and last.isalpha() and len(last) > 1) and not last.startswith("xn--"):
         return False
@@ -96,10 +98,10 @@ def _is_host(name: str) -> bool:
 
 
 def _is_field(label: str) -> bool:
-    return label.lower() in FIELDS or label.isdigit() or ("_" in label and label.isidentifier())
+    return label.lower() in FIELD_WORDS or label.isdigit() or ("_" in label and label.isidentifier())
 
 
-def _may_listen(name: str) -> bool:
+def _is_host_with_port(name: str) -> bool:
     return (
         len(name) > 1
         and any(char.isalpha() for char in name)
@@ -107,5 +109,5 @@ def _may_listen(name: str) -> bool:
     )
 
 
-def _mixed(piece: str) -> bool:
+def _has_letters_and_digits(piece: str) -> bool:
     return any(char.isdigit() for char in piece) and any(char.isalpha() for char in piece)

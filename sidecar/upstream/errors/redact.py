@@ -1,26 +1,30 @@
-"""Upstream's words, made fit for a stranger: no keys, no hosts, no paths, no traces, bounded.
+"""Redact upstream's error texts for clients: no keys, hosts, paths or stack traces, at most 500 characters.
 
-Whatever the text, the work is linear in it: each pattern is bounded, or never looks at a character twice.
+The time is linear in the length of any text: each pattern is bounded or reads no character twice.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from .hostnames import mask_hosts
 
-MOST = 500
-MASK = "[redacted]"
-PAGE = "The upstream answered with a page instead of an API error."
-DUMMY = 8
-"""Secrets below this length are words like `EMPTY` for servers that want none: taken as they are."""
+MAX_TEXT_LENGTH = 500
+REDACTED_MARK = "[redacted]"
+PAGE_MESSAGE = "The upstream answered with a page instead of an API error."
+MIN_SECRET_LENGTH = 8
+"""Shorter secrets are words such as `EMPTY`, for servers without keys: only their exact spelling is masked."""
 
-_PAGE = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
-_MARKUP = re.compile(r"[\s\ufeff]*<(?:[!?]|[a-z][a-z0-9:]{0,20}(?:\s[^>]{0,500})?>(?s:.{0,8000})</)", re.IGNORECASE)
-_TRACE = re.compile(
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_HTML_TAG = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
+_LEADING_MARKUP = re.compile(
+    r"[\s\ufeff]*<(?:[!?]|[a-z][a-z0-9:]{0,20}(?:\s[^>]{0,500})?>(?s:.{0,8000})</)", re.IGNORECASE
+)
+_STACK_TRACE = re.compile(
     r"Traceback \(most recent call last\)|File \\?\"[^\"\n]{0,300}\", line \d|goroutine \d{1,9} \[|panicked at\b"
     r"|\b(?:stack ?trace|stack backtrace|panic):"
     r"|(?:[\r\n]|\\[nr])(?:\s|\\[nrt]){0,40}at\s{1,9}(?:\S{0,200}[.(/:<]\S|\S{1,100}\s\()"
@@ -28,7 +32,7 @@ _TRACE = re.compile(
     r"|\bat\s{1,4}\S{1,200}:\d{1,7}:\d{1,7}\b|\s\([^\s()]{1,200}:\d{1,7}:\d{1,7}\)|\bmain\.\w{1,60}\(0x",
     re.IGNORECASE,
 )
-_MASKED = (
+_MASKED_PATTERNS = (
     re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE),
     re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key|ghp|AIza)[-_][A-Za-z0-9*_\-.]{6,}"),
     re.compile(r"\bAIza[A-Za-z0-9_\-]{10,}"),
@@ -43,42 +47,46 @@ _MASKED = (
 
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
-    """Return *text* without *secrets* and what looks like one, at most 500 characters of it.
+    """Return *text* with *secrets* and anything like a secret masked, cut to 500 characters.
 
-    Keys, URLs, host names, addresses, file paths, stack traces and control characters go; plain sentences stay as they are.
+    Keys, URLs, host names, addresses and file paths are masked, stack traces and control characters removed, and an HTML
+    page is replaced.  Plain sentences are unchanged.
     """
-    text = text[: 16 * MOST]
-    if _PAGE.search(text) or _MARKUP.match(text):
-        return PAGE
+    text = text[: 16 * MAX_TEXT_LENGTH]
+    if _HTML_TAG.search(text) or _LEADING_MARKUP.match(text):
+        return PAGE_MESSAGE
     for secret in secrets:
         if secret:
-            text = _written(secret).sub(MASK, text)
-    if trace := _TRACE.search(text):
+            text = _spellings(secret).sub(REDACTED_MARK, text)
+    if trace := _STACK_TRACE.search(text):
         text = text[: trace.start()]
     text = "".join(char if char.isprintable() else " " for char in text).strip()
-    for pattern in _MASKED:
-        text = pattern.sub(MASK, text)
-    text = mask_hosts(text, MASK)
-    return text if len(text) <= MOST else text[: MOST - 1] + "…"
+    for pattern in _MASKED_PATTERNS:
+        text = pattern.sub(REDACTED_MARK, text)
+    text = mask_hosts(text, REDACTED_MARK)
+    return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"
+
+
+def public_fields(error: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, str]:
+    """Return `code`, `type` and `param` of an error object, each only if it is a plain name and not one of *secrets*."""
+    names = {key: str(value) for key in ("code", "type", "param") if isinstance(value := error.get(key), str | int)}
+    return {key: name for key, name in names.items() if _PLAIN_NAME.fullmatch(name) and redact(name, secrets) == name}
 
 
 @lru_cache(maxsize=256)
-def _written(secret: str) -> re.Pattern[str]:
-    """Return what finds *secret* in any case, percent-encoded in whole or in part, or within something in base64."""
-    if len(secret) < DUMMY:
+def _spellings(secret: str) -> re.Pattern[str]:
+    """Return a pattern for *secret* in any case, percent-encoded in whole or in part, or inside base64."""
+    if len(secret) < MIN_SECRET_LENGTH:
         return re.compile(re.escape(secret))
-    forms = ["".join(_character(char) for char in secret)]
+    forms = ["".join(_character_forms(char) for char in secret)]
     raw = secret.encode()
-    for before, skipped in (
-        (0, 0),
-        (1, 2),
-        (2, 3),
-    ):  # where a secret begins within three bytes, and what it shares a digit with
+    # A secret can start at each of three offsets in base64; its first and last digits may be shared with other bytes.
+    for before, skipped in ((0, 0), (1, 2), (2, 3)):
         digits = b64encode(bytes(before) + raw).decode()[skipped : (before + len(raw)) * 8 // 6]
         forms += [re.escape(digits), re.escape(digits.replace("+", "-").replace("/", "_"))]
     return re.compile("|".join(forms), re.IGNORECASE)
 
 
-def _character(char: str) -> str:
+def _character_forms(char: str) -> str:
     encoded = {"".join(f"%{byte:02x}" for byte in form.encode()) for form in (char, char.lower(), char.upper())}
     return f"(?:{'|'.join([re.escape(char), *sorted(encoded)])})"

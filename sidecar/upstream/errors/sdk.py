@@ -1,4 +1,4 @@
-"""The exceptions of openai's SDK, made when somebody looks at them: to load it takes 0.3 s of a start and 16 MB for good."""
+"""Exceptions of the OpenAI SDK, built on first use: importing the SDK takes 0.3 s and 16 MB."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from policies.api.sdk_error import Cause
+from policies.api.failure import Cause
 
-SERVER = 500
-_CLASSES = {
+FIRST_SERVER_ERROR = 500
+_CLASS_BY_STATUS = {
     400: "BadRequestError",
     401: "AuthenticationError",
     403: "PermissionDeniedError",
@@ -23,43 +23,43 @@ _CLASSES = {
 
 
 def load() -> Any:
-    """Return the SDK.  Done before the first call where policies of somebody's own may look: no call is to wait for it."""
-    import openai  # noqa: PLC0415  # see above
+    """Import and return the SDK.  Called before the first call if a policy of a third party may use its exceptions."""
+    import openai  # noqa: PLC0415  # see the module's docstring
 
     return openai
 
 
 def status_error(
-    status: int, message: str, headers: httpx.Headers, said: Mapping[str, str], request: httpx.Request
+    status: int, message: str, headers: httpx.Headers, error_fields: Mapping[str, str], request: httpx.Request
 ) -> Cause:
-    """Stand for the exception of an answer with another status than 200, whose error object *said* this."""
-    name = _CLASSES.get(status, "InternalServerError" if status >= SERVER else "APIStatusError")
+    """Return the cause of an answer with another status than 200; *error_fields*: `code`, `type`, `param` of its error object."""
+    name = _CLASS_BY_STATUS.get(status, "InternalServerError" if status >= FIRST_SERVER_ERROR else "APIStatusError")
 
     def make() -> Exception:
         response = httpx.Response(status, headers=headers, content=b"", request=request)
-        return _made(name, message, response=response, body=said or None)
+        return _exception(name, message, response=response, body=error_fields or None)
 
-    return Cause(make, name, message, status=status, said=said)
+    return Cause(make, name, message, status=status, said=error_fields)
 
 
-def api_error(message: str, said: Mapping[str, str], request: httpx.Request) -> Cause:
-    """Stand for `APIError`: something else that an answer held."""
-    make = partial(_made, "APIError", message, request=request, body=said or None)
-    return Cause(make, "APIError", message, said=said)
+def api_error(message: str, error_fields: Mapping[str, str], request: httpx.Request) -> Cause:
+    """Return the cause `APIError`: an answer under status 200 that is an error; *error_fields* as in `status_error`."""
+    make = partial(_exception, "APIError", message, request=request, body=error_fields or None)
+    return Cause(make, "APIError", message, said=error_fields)
 
 
 def connection_error(message: str, request: httpx.Request, origin: Exception | None = None) -> Cause:
-    """Stand for `APIConnectionError`, which *origin* made."""
-    make = partial(_made, "APIConnectionError", message=message, request=request)
+    """Return the cause `APIConnectionError`, raised from *origin*."""
+    make = partial(_exception, "APIConnectionError", message=message, request=request)
     return Cause(make, "APIConnectionError", message, origin=origin)
 
 
 def timeout_error(request: httpx.Request) -> Cause:
-    """Stand for `APITimeoutError`."""
-    return Cause(partial(_made, "APITimeoutError", request), "APITimeoutError", "Request timed out.")
+    """Return the cause `APITimeoutError`."""
+    return Cause(partial(_exception, "APITimeoutError", request), "APITimeoutError", "Request timed out.")
 
 
-def _made(name: str, *given: Any, **named: Any) -> Exception:
-    # openai's annotations name httpx2, whose requests and responses it only reads: those of httpx serve as well.
-    made: Exception = getattr(load(), name)(*given, **named)
-    return made
+def _exception(name: str, *args: Any, **kwargs: Any) -> Exception:
+    # The SDK's annotations name httpx2, but it only reads requests and responses, so httpx objects work too.
+    error: Exception = getattr(load(), name)(*args, **kwargs)
+    return error

@@ -1,4 +1,4 @@
-"""Bodies of upstream's answers, read up to a limit."""
+"""Read the body of a response up to a limit."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ import httpx
 from .content_encoding import decoder
 
 if TYPE_CHECKING:
-    from .response import Answer
+    from .response import UpstreamResponse
 
-BROKEN = (httpx.HTTPError, OSError)
-"""What a body that breaks raises."""
-MAX_ERROR = 65_536
-ERROR_WITHIN = 5.0
-"""Seconds that the body of an error gets: its status says the most important already."""
-
-
-class AnswerTooLarge(Exception):
-    """An answer beyond the limit of what is held in memory."""
+READ_ERRORS = (httpx.HTTPError, OSError)
+"""The exceptions of a body that breaks."""
+MAX_ERROR_BYTES = 65_536
+ERROR_BODY_SECONDS = 5.0
+"""Seconds to wait for the body of an error: its status already says the most important."""
 
 
-async def read_bounded(answer: Answer, limit: int) -> bytes:
-    """Return the whole body of at most *limit* bytes; raises `AnswerTooLarge`, or one of `BROKEN`."""
-    pieces, size, decode = [], 0, decoder(answer.header(b"content-encoding"))
-    while raw := await answer.read():
+class ResponseTooLarge(Exception):
+    """A response beyond the limit of what is held in memory."""
+
+
+async def read_limited(response: UpstreamResponse, limit: int) -> bytes:
+    """Return the whole decoded body.  Raise `ResponseTooLarge` beyond *limit* bytes, or one of `READ_ERRORS`."""
+    pieces, size, decode = [], 0, decoder(response.header(b"content-encoding"))
+    while raw := await response.read():
         data = raw if decode is None else decode(raw)
         size += len(data)
         if size > limit:
-            msg = f"the answer has more than {limit} bytes"
-            raise AnswerTooLarge(msg)
+            msg = f"the response has more than {limit} bytes"
+            raise ResponseTooLarge(msg)
         pieces.append(data)
     return b"".join(pieces)
 
 
-async def read_error(answer: Answer, *, within: float = ERROR_WITHIN) -> bytes:
-    """Return the first 64 kB of an error's body: what came of it *within* seconds, and before it broke."""
+async def read_error_body(response: UpstreamResponse, *, within: float = ERROR_BODY_SECONDS) -> bytes:
+    """Return the first `MAX_ERROR_BYTES` of a body: what arrived *within* seconds, and before it broke."""
     body = b""
     try:
-        decode = decoder(answer.header(b"content-encoding"))
+        decode = decoder(response.header(b"content-encoding"))
         async with asyncio.timeout(within):
-            while raw := await answer.read():
+            while raw := await response.read():
                 body += raw if decode is None else decode(raw)
-                if len(body) >= MAX_ERROR:
+                if len(body) >= MAX_ERROR_BYTES:
                     break
-    except (TimeoutError, *BROKEN):
+    except (TimeoutError, *READ_ERRORS):
         pass
-    return body[:MAX_ERROR]
+    return body[:MAX_ERROR_BYTES]

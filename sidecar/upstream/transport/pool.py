@@ -1,61 +1,139 @@
-"""Connections to upstreams: aiohttp makes and keeps them."""
+"""The connections to one origin: idle ones wait for the next request, for a limited time and in a limited number."""
 
 from __future__ import annotations
 
-from functools import partial
-from ssl import SSLContext
-from time import monotonic
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, TypeAlias
 
-import aiohttp
+import httpx
 
-from .connection import Handler
+from .connection import Connection
 
-if TYPE_CHECKING:
-    from aiohttp.client_reqrep import ConnectionKey
+KEEPALIVE_SECONDS = 30.0
+MAX_IDLE_CONNECTIONS = 1_000
+CLOSE_SECONDS = 1.0
+"""Seconds that `ConnectionPool.aclose` waits for the sockets to close."""
 
-KEEPALIVE = 30.0
+Connect: TypeAlias = Callable[[Callable[[], Connection]], Coroutine[Any, Any, Connection]]
 
 
-class Connector(aiohttp.TCPConnector):
-    """As many connections as there are calls; *trust* says which certificates are good, None for the system's."""
+class ConnectionPool:
+    """Connections to one origin, without a limit on those in use.  *connect* opens a new one from a protocol factory.
 
-    def __init__(self, trust: SSLContext | None = None) -> None:
-        super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=trust or True)
-        self._factory = partial(Handler, self._loop)  # type: ignore[arg-type, assignment]  # it has all that is asked
+    The most recently used connection is reused first, so that surplus ones expire.
+    """
 
-    async def opened(self, request: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> Handler:
-        """Return a new connection.  Raises `TimeoutError`, `aiohttp.ClientError` or `OSError`."""
-        connection = await self.connect(request, [], timeout)
-        handler: Handler = connection.protocol  # type: ignore[assignment]  # it makes no others
-        connection._protocol = None  # noqa: SLF001  # else it counts as never given back; one for each answer costs nine calls
-        handler.home = self, request.connection_key
-        return handler
+    def __init__(self, connect: Connect, *, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        self._connect, self._loop, self._clock = connect, loop, clock
+        self._open: set[Connection] = set()
+        self._idle: dict[Connection, float] = {}
+        """Idle connections in the order in which they became idle, with that time in seconds."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._emptied: asyncio.Future[None] | None = None
 
-    def kept(self, key: ConnectionKey) -> Handler | None:
-        """Return a connection that was kept, as `connect` would after building a key and two coroutines; None for none."""
-        kept = self._conns.get(key)
-        if not kept:
-            return None
-        now = monotonic()
-        while kept:
-            handler: Handler
-            handler, since = kept.pop()  # type: ignore[assignment]  # it makes no others
-            transport = handler.transport
-            if transport is not None and not transport.is_closing() and now - since <= KEEPALIVE:
-                self._acquired.add(handler)  # type: ignore[arg-type]  # as above
-                return handler
-            handler.close()
+    @property
+    def open_count(self) -> int:
+        """The number of open connections, idle or in use."""
+        return len(self._open)
+
+    @property
+    def idle_count(self) -> int:
+        """The number of idle connections."""
+        return len(self._idle)
+
+    def pop(self) -> Connection | None:
+        """Return an idle connection, which is then in use; None if there is none."""
+        idle = self._idle
+        while idle:
+            connection, since = idle.popitem()
+            transport = connection.transport
+            if transport is not None and not transport.is_closing() and self._clock() - since <= KEEPALIVE_SECONDS:
+                return connection
+            connection.close()
         return None
 
-    def keep(self, key: ConnectionKey, handler: Handler) -> None:
-        """Keep an open connection for the next request, if that may be sent over it."""
-        if handler.should_close or self._closed or self._cleanup_handle is None:
-            self._release(key, handler)  # type: ignore[arg-type]  # as above
-            return
-        self._acquired.discard(handler)
-        self._conns[key].append((handler, monotonic()))  # type: ignore[arg-type]  # as above
+    async def open(self) -> Connection:
+        """Open a new connection.  Raise `httpx.ConnectError` or `httpx.ConnectTimeout`."""
+        if not self._closed:
+            connection = await self._connected()
+            transport = connection.transport
+            if transport is None or transport.is_closing():
+                msg = "the server closed the connection, or sent bytes, before the request"
+                raise httpx.ConnectError(msg)
+            self._open.add(connection)
+            if not self._closed:
+                return connection
+            connection.abort()
+        msg = "the transport is closed"
+        raise httpx.ConnectError(msg)
 
-    def drop(self, key: ConnectionKey, handler: Handler) -> None:
-        """Close a connection."""
-        self._release(key, handler, should_close=True)  # type: ignore[arg-type]  # as above
+    async def _connected(self) -> Connection:
+        """Connect in an empty context (contextvars): the connection outlives the call, whose context it would keep."""
+        connecting = asyncio.create_task(self._connect(self._new), context=Context())
+        try:
+            return await connecting
+        except asyncio.CancelledError:
+            # A cancellation in the very turn in which the connection was made: it belongs to this call alone.
+            if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().abort()
+            raise
+
+    def _new(self) -> Connection:
+        return Connection(self._loop, self._keep, self._drop)
+
+    def _keep(self, connection: Connection) -> None:
+        """Make an open connection idle, if it can serve another request."""
+        transport = connection.transport
+        if self._closed or connection.should_close or transport is None or transport.is_closing():
+            connection.close()
+            return
+        idle = self._idle
+        idle[connection] = self._clock()
+        if len(idle) > MAX_IDLE_CONNECTIONS:
+            oldest = next(iter(idle))
+            del idle[oldest]
+            oldest.close()
+        if self._timer is None:
+            self._start_timer(KEEPALIVE_SECONDS)
+
+    def _drop(self, connection: Connection) -> None:
+        """Forget a connection that was lost."""
+        self._open.discard(connection)
+        self._idle.pop(connection, None)
+        if self._emptied is not None and not self._open and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._close_expired, context=Context())
+
+    def _close_expired(self) -> None:
+        self._timer = None
+        now = self._clock()
+        while self._idle:
+            oldest, since = next(iter(self._idle.items()))
+            left = since + KEEPALIVE_SECONDS - now
+            if left > 0:
+                self._start_timer(left)
+                return
+            del self._idle[oldest]
+            oldest.close()
+
+    async def aclose(self) -> None:
+        """Abort all connections, also those in use, and wait at most `CLOSE_SECONDS` until their sockets are closed."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._idle.clear()
+        for connection in list(self._open):
+            if connection.transport is not None:
+                connection.transport.abort()  # a response in progress breaks with `httpx.ReadError`
+        if self._open:
+            self._emptied = self._loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._emptied

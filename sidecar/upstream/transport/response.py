@@ -1,99 +1,110 @@
-"""Answers of upstreams as they are received: waited for, or told of as their bytes arrive."""
+"""The interface of a transport: send a request, receive a response whose body is pushed as it arrives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import Protocol, TypeAlias
 
+import httpx
 import msgspec
 
-if TYPE_CHECKING:
-    import httpx
-
-Arrived: TypeAlias = Callable[[], None]
-
-
-class Answer(Protocol):
-    """An answer whose body is unread."""
-
-    @property
-    def status(self) -> int:
-        """Its status."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Its headers, found by names in any case."""
-        ...
-
-    def header(self, name: bytes) -> str:
-        """Return the first header of that *name*, which is in lower case; empty where there is none."""
-        ...
-
-    @property
-    def ended(self) -> bool:
-        """Whether all of the body has arrived."""
-        ...
-
-    async def read(self) -> bytes:
-        """Return what came next of the body, as it came; empty at its end.  Raises one of `bounded.BROKEN`."""
-        ...
-
-    async def aclose(self) -> None:
-        """Give the connection back if the answer has ended, else cut it at once.  Once; nothing waits in it."""
-        ...
-
-
-class Arriving:
-    """Beside `Answer`, what one is that also says when something of its body has come: no task need be woken for it.
-
-    No abstract class, as `Straight` is none.
-    """
-
-    __slots__ = ()
-
-    ended: bool
-    """See `Answer.ended`."""
-    broken: httpx.HTTPError | None
-    """Why nothing more will come of a body that has not ended."""
-
-    def taken(self) -> bytes:
-        """Return what has come since, also what came before the connection broke; empty if it is nothing."""
-        raise NotImplementedError
-
-    def listen(self, arrived: Arrived | None) -> None:
-        """Call *arrived* after each network read that brought something, until it is None; it must not raise.
-
-        What had come before is not told of.
-        """
-        raise NotImplementedError
-
-
 Headers: TypeAlias = Collection[tuple[str, str]]
+Connected: TypeAlias = Callable[[], None]
+OnData: TypeAlias = Callable[[], None]
 
-
-Reached: TypeAlias = Callable[[], None]
+HEADER_TEXT = "utf-8", "surrogateescape"
+"""How header values are decoded: UTF-8, and any other byte as a surrogate."""
 
 
 class Target(msgspec.Struct, frozen=True, eq=False):
-    """What is asked of an upstream again and again: one URL by one method, with the *headers* that every request has."""
+    """A URL that is requested repeatedly with one method, and the headers that every request to it has."""
 
     method: str
     url: httpx.URL
     headers: Headers = ()
 
 
-class Exchange(Protocol):
-    """Where requests to one upstream go."""
+class UpstreamResponse(ABC):
+    """A response whose head has arrived.  The body is pushed: `listen`, then `take` in each callback.
 
-    async def send(self, target: Target, headers: Headers, body: bytes, reached: Reached) -> Answer:
-        """Send a request and return its answer, whose body is unread; *headers* are those of this request alone.
+    A body is over when `ended` is true (complete) or `broken` is set (truncated).  What arrived before that can still be
+    taken.  After `aclose` the object must not be used again: its connection may serve another request.
+    """
 
-        *reached* is called when it has a connection, before it is sent.  Raises `httpx.HTTPError`: a `ConnectError` or
-        `ConnectTimeout` where upstream has done nothing.  Cancelled, it cuts the connection.
+    __slots__ = ("broken", "ended", "fields", "status")
+
+    status: int
+    """The status code."""
+    fields: list[tuple[bytes, bytes]]
+    """The header fields in their order, names in lower case."""
+    ended: bool
+    """Whether the whole body has arrived."""
+    broken: httpx.HTTPError | None
+    """Why the rest of the body will not arrive; None while it may."""
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """Return the headers, found by names in any case.  Built at each access."""
+        return httpx.Headers(self.fields)
+
+    def header(self, name: bytes) -> str:
+        """Return the first value of the header *name* (lower case); an empty string if it is absent."""
+        for each, value in self.fields:
+            if each == name:
+                return value.decode(*HEADER_TEXT)
+        return ""
+
+    @abstractmethod
+    def take(self) -> bytes:
+        """Return what has arrived of the body since the last call, and resume reading; empty if nothing has.
+
+        Bytes that arrived before the body broke are returned first.
+        """
+
+    @abstractmethod
+    def listen(self, on_data: OnData | None) -> None:
+        """Call *on_data* after each network read that brought a part of the body, its end or its failure.
+
+        None stops the calls.  *on_data* must not raise; it runs in any context (contextvars).  It is not called for what arrived before: `take` that first.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Release the connection: keep it if the body has ended, else abort it at once.  To be called exactly once."""
+
+    async def read(self) -> bytes:
+        """Wait for the next part of the body and return it; empty at the end.  Raise `httpx.HTTPError` if the body breaks."""
+        while not (data := self.take()) and not self.ended:
+            if self.broken is not None:
+                raise self.broken
+            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def on_data(arrived: asyncio.Future[None] = arrived) -> None:
+                if not arrived.done():
+                    arrived.set_result(None)
+
+            self.listen(on_data)
+            try:
+                await arrived
+            finally:
+                self.listen(None)
+        return data
+
+
+class Transport(Protocol):
+    """Sends requests to one upstream server."""
+
+    async def send(self, target: Target, headers: Headers, body: bytes, on_connected: Connected) -> UpstreamResponse:
+        """Send a request and return its response as soon as the head has arrived.
+
+        *headers* are those of this request alone.  *on_connected* is called once, before the first byte is sent.
+        Raise `httpx.ConnectError` or `httpx.ConnectTimeout` if the server received nothing, another `httpx.HTTPError` if it
+        may have.  Cancellation closes the connection.
         """
         ...
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close all connections."""
         ...

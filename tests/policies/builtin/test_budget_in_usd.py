@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -85,15 +86,15 @@ async def test_unpriced(tmp_path: Path, body: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[[policy]]\nuse = 'budget'", "policy[0]: a budget is of `tokens` or of `usd`, give it one of them"),
-        ("[[policy]]\nuse = 'budget'\ntokens = 1\nusd = 1.0", "policy[0]: a budget is of `tokens` or of `usd`, give it one of them"),
-        ("[[policy]]\nuse = 'budget'\nusd = 1", 'policy[0].prices: a budget of dollars has no prices, write [prices."MODEL"] with input and output per million'),
-        ("[[policy]]\nuse = 'budget'\nusd = 0\nprices = { m = { input = 1, output = 1 } }", "policy[0].usd: 0 does not do, it must be a number > 0.0"),
-        ("prices = 3\n[store]", 'prices: is no table, write each price below a [prices."MODEL"]'),
-        ("[prices.m]\ninput = 1", "prices.m.output: is missing, it must be given: a number"),
-        ("[prices.m]\ninput = -1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.input: -1 does not do, it must be a number >= 0.0"),
-        ("[prices.m]\ninput = 1\ncached_input = 2.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cached_input: 2.5 is more than input, by which a prompt is held, lower it"),
-        ("[prices.other]\ninput = 1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices: 'test-model' has no price for the budget 'budget', write [prices.\"test-model\"] with input and output, in dollars per million tokens"),
+        ("[[policy]]\nuse = 'budget'", "policy[0]: a budget is of `tokens` or of `usd`; give it one of them"),
+        ("[[policy]]\nuse = 'budget'\ntokens = 1\nusd = 1.0", "policy[0]: a budget is of `tokens` or of `usd`; give it one of them"),
+        ("[[policy]]\nuse = 'budget'\nusd = 1", 'policy[0].prices: a budget of dollars has no prices; write [prices."MODEL"] with input and output per million'),
+        ("[[policy]]\nuse = 'budget'\nusd = 0\nprices = { m = { input = 1, output = 1 } }", "policy[0].usd: invalid value 0: expected a number > 0; see `sidecar config` for an example"),
+        ("prices = 3\n[store]", 'prices: expected a table; write each price below [prices."MODEL"]'),
+        ("[prices.m]\ninput = 1", "prices.m.output: required key is missing; set it to a number"),
+        ("[prices.m]\ninput = -1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.input: invalid value -1: expected a number >= 0; see `sidecar config` for an example"),
+        ("[prices.m]\ninput = 1\ncached_input = 2.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cached_input: 2.5 is more than input, by which a prompt is held; lower it"),
+        ("[prices.other]\ninput = 1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices: no price for model 'test-model', which the budget 'budget' needs; add [prices.\"test-model\"] with input and output, in dollars per million tokens"),
     ],
 )  # fmt: skip
 def test_faults(tmp_path: Path, text: str, line: str) -> None:
@@ -113,17 +114,19 @@ def test_price_of() -> None:
 
 
 @pytest.mark.parametrize(("model", "spent"), [("cheap", 1 + 3 * 5), ("dear", 100 + 3 * 5), ("", 3 * 50)])
-def test_unreported_prompt(model: str, spent: int) -> None:
+async def test_unreported_prompt(model: str, spent: int) -> None:
     """A prompt whose size was not reported costs what it does at the model that was asked; the hold is of the dearest."""
     prices = {"cheap": Price(0.01, 5), "dear": Price(1, 5), "other": Price(0, 50)}
     services = make_services()
     services.names_of = lambda *_, **__: ["cheap", "dear", "other"]
     call = make_call("x" * 92, services=services, body={"max_tokens": 10})
     budget = Budget(name="b", usd=1.0, prices=prices, reserve="bound")
-    (claim,) = budget.claims(call)
+    lease = await budget.admit(call)
+    assert lease is not None
+    (claim,) = lease.claims()
 
     assert claim.base == 100
-    assert budget.charge(call, claim, Usage(output=3, unreported=1, model=model)) == spent
+    assert lease.charge(claim, Usage(output=3, unreported=1, model=model)) == spent
 
 
 @given(
@@ -138,8 +141,10 @@ def test_hold_covers_the_charge(output: float, base: float, size: int, many: int
     price = Price(base, output)
     budget = Budget(name="b", usd=1.0, prices={"*": price}, reserve="bound")
     call = make_call("x" * size, body={"n": many, "max_tokens": ceiling})
-    (claim,) = budget.claims(call)
+    lease = asyncio.run(budget.admit(call))
+    assert lease is not None
+    (claim,) = lease.claims()
 
     worst = Usage(input=size + 8, output=many * ceiling)
-    assert claim.needs(ceiling) >= budget.charge(call, claim, worst)
-    assert claim.needs(ceiling) <= budget.charge(call, claim, worst) + 2
+    assert claim.needs(ceiling) >= lease.charge(claim, worst)
+    assert claim.needs(ceiling) <= lease.charge(claim, worst) + 2

@@ -11,12 +11,15 @@ import openai
 import pytest
 
 from policies import (
-    NO_RETRY,
+    GIVE_UP,
     Batch,
     Budget,
+    Calendar,
     Call,
     Chain,
     Claim,
+    ClaimLease,
+    Decision,
     Ending,
     Event,
     Failure,
@@ -36,7 +39,6 @@ from policies import (
     Usage,
 )
 from policies.api.services import Services
-from policies.engine.sink import ClientLeft
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, Hang, ScriptedUpstream, make_call, make_services, piece, serve
 
@@ -170,13 +172,17 @@ async def test_cancelled_while_it_settles() -> None:
 async def test_failing_charge() -> None:
     """A policy that cannot say what a call cost has it charged as it was held, and stops nobody else from settling."""
 
-    class Broken(Budget, frozen=True):
-        def charge(self, call: Call, claim: Claim, usage: Usage) -> int:
+    class BrokenLease(ClaimLease):
+        def charge(self, claim: Claim, usage: Usage) -> int:
             raise ZeroDivisionError
+
+    class Broken(Policy, frozen=True):
+        async def admit(self, call: Call) -> Lease:
+            return BrokenLease(self.claim(call, 5, limit=1000, window=Calendar("day"), unit="tokens", per_token=1))
 
     services, store = counting()
     log: list[str] = []
-    policies = [Note(log, name="a"), Broken(name="x", tokens=1000), Budget(name="y", tokens=1000)]
+    policies = [Note(log, name="a"), Broken(name="x"), Budget(name="y", tokens=1000)]
     served = await serve(policies, make_call("hi", services=services, body={"max_tokens": 40}))
 
     assert (served.text, log[-1]) == ("Hello world", "a settled")
@@ -209,15 +215,27 @@ async def test_refused_after_reserving() -> None:
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(0, 0)]
 
 
+class Sink:
+    """A client that takes everything; *seen* is called with each batch."""
+
+    def __init__(self, seen: Callable[[Batch], None]) -> None:
+        self._seen = seen
+
+    def write_nowait(self, batch: Batch) -> bool:
+        self._seen(batch)
+        return True
+
+    async def drain(self) -> None:
+        return
+
+
 async def test_last_batch_after_settling() -> None:
     """The end goes out after settling: who reads it may call again at once (BerriAI/litellm#40846)."""
     log: list[str] = []
     call = make_call("hi")
 
-    async def emit(batch: Batch) -> None:
-        log.append("last" if batch.last else "batch")
-
-    await Chain([Note(log, name="a")], ScriptedUpstream(["x"]), call.services).run(call, emit)
+    sink = Sink(lambda batch: log.append("last" if batch.last else "batch"))
+    await Chain([Note(log, name="a")], ScriptedUpstream(["x"]), call.services).run(call, sink)
 
     assert log[-3:] == ["batch", "a settled", "last"]
 
@@ -255,17 +273,17 @@ async def test_cancelled(hangs: Any, attempts: int, spent: int) -> None:
     assert upstream.open_attempts == 0
 
 
-async def test_emit_fails() -> None:
-    """A client that cannot be written to has left: the call ends there, charged for what was read."""
+async def test_sink_that_raises() -> None:
+    """A sink that raises ends the call there; it is charged for what was read, and upstream is closed."""
     services, store = counting()
     upstream = ScriptedUpstream(["a", "b", "c"])
 
-    async def emit(_: Batch) -> None:
+    def fail(_: Batch) -> None:
         raise OSError
 
     call = make_call("hi", services=services)
-    with pytest.raises(ClientLeft):
-        await Chain([Budget(name="b", tokens=1000)], upstream, services).run(call, emit)
+    with pytest.raises(OSError):  # noqa: PT011  # the very one that was raised
+        await Chain([Budget(name="b", tokens=1000)], upstream, services).run(call, Sink(fail))
 
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(6, 0)]
     assert upstream.open_attempts == 0
@@ -337,8 +355,8 @@ async def test_first_opinion_decides() -> None:
     """The first policy with an opinion judges a failure; it may name another upstream."""
 
     class Elsewhere(Policy, frozen=True):
-        def retry(self, call: Call, failure: Failure) -> Retry | None:
-            return Retry(upstream="spare") if failure.attempt == 1 else NO_RETRY
+        def retry(self, call: Call, failure: Failure) -> Decision | None:
+            return Retry(upstream="spare") if failure.attempt == 1 else GIVE_UP
 
     upstream = ScriptedUpstream([BROKEN])
     served = await serve([Elsewhere(name="e"), RetryClassifier(name="r")], make_call("hi"), upstream)
@@ -399,13 +417,13 @@ async def test_settled_when_the_store_is_back() -> None:
     chain = Chain([Budget(name="b", tokens=1000)], ScriptedUpstream(["a", "b"]), services)
     store.down = False
 
-    async def emit(_: Batch) -> None:
+    def take_down(_: Batch) -> None:
         store.down = True
 
-    await chain.run(make_call("hi", services=services), emit)
+    await chain.run(make_call("hi", services=services), Sink(take_down))
     assert [account.spent for account in await store.accounts()] == [0]
     store.down = False
-    await chain.run(make_call("hi", services=services), emit)
+    await chain.run(make_call("hi", services=services), Sink(take_down))
     store.down = False
     await chain._ledger.catch_up()
 
@@ -434,10 +452,10 @@ class Tap(Lease):
     def __init__(self, see: Callable[[Event], Event | None], last: str = "") -> None:
         self.see, self.last = see, last
 
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         return self.see(event)
 
-    def end(self) -> Sequence[Event]:
+    def flush(self) -> Sequence[Event]:
         return [piece(self.last)] if self.last else []
 
 
@@ -502,24 +520,24 @@ async def test_only() -> None:
 
     services, store = counting()
     policies = [
-        Budget(name="big", tokens=1000, only=Match(model="b*")),
-        Budget(name="other", tokens=1000, only=Match(tenant=["x", "y?"])),
-        Reroute(name="r", only=Match(path="/v1/*")),
+        Budget(name="big", tokens=1000, match=Match(model="b*")),
+        Budget(name="other", tokens=1000, match=Match(tenant=["x", "y?"])),
+        Reroute(name="r", match=Match(path="/v1/*")),
     ]
     await serve(policies, make_call("hi", services=services))
 
     assert [account.policy for account in await store.accounts()] == ["big"]
 
 
-def test_misspelt() -> None:
+def test_policy_without_a_hook() -> None:
     """A policy that overrides no hook is refused when the chain is built, and so are two of one name."""
 
-    class Typo(Policy, frozen=True):
-        async def admitt(self, call: Call) -> None: ...
+    class Idle(Policy, frozen=True):
+        async def _admit(self, call: Call) -> None: ...
 
     services = make_services()
-    with pytest.raises(TypeError, match="Typo overrides none of admit, claims, enter, retry"):
-        Chain([Typo()], ScriptedUpstream(), services)
+    with pytest.raises(TypeError, match="Idle overrides none of admit, enter, retry; override one of them"):
+        Chain([Idle()], ScriptedUpstream(), services)
     with pytest.raises(ValueError, match="two policies are called trim"):
         Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
 
@@ -533,11 +551,11 @@ async def test_running_object() -> None:
             log.append("entered")
             return None
 
-        async def close(self) -> None:
+        async def stop(self) -> None:
             log.append("closed")
 
     class Queued(Policy, frozen=True):
-        def open(self, services: Services) -> RunningPolicy:
+        def start(self, services: Services) -> RunningPolicy:
             log.append("opened")
             return Queue()
 
@@ -567,7 +585,7 @@ async def test_plain_library() -> None:
 @pytest.mark.parametrize(("repeated", "told"), [(False, "; again in"), (True, ", sent again by its client; again in")])
 async def test_log(repeated: bool, told: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
     """The log says of a failed attempt what it was and what follows, and whether the call is itself one more try."""
-    call = make_call("hi", repeated=repeated)
+    call = make_call("hi", is_client_retry=repeated)
     await serve([RetryClassifier(name="r")], call, ScriptedUpstream([BROKEN], ["fine"]))
 
     assert f"call {call.id}: upstream-1 failed: overloaded (OpenAIError){told}" in caplog.text

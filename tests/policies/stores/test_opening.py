@@ -84,6 +84,19 @@ def test_properties_of_a_url(url: str, shared: bool, password: bool, file: str |
     assert location.file(tmp_path) == (None if file is None else tmp_path / file)
 
 
+@pytest.mark.parametrize(
+    ("url", "described"),
+    [
+        ("memory://", "memory:// (counters end with the process)"),
+        ("sqlite:///s.db", "sqlite:////srv/s.db"),
+        ("rediss://me:secret@h:1/2?prefix=p", "rediss://h:1/2"),
+    ],
+)
+def test_description_has_no_credentials(url: str, described: str) -> None:
+    """The description of a URL has the whole path of a file, and neither credentials nor options."""
+    assert StoreUrl.parse(url).describe(Path("/srv")) == described
+
+
 def test_absolute_file(tmp_path: Path) -> None:
     """The URL of an absolute path names that file, whatever the folder."""
     assert StoreUrl.parse(StoreUrl.for_file(tmp_path / "s.db")).file(Path("elsewhere")) == tmp_path / "s.db"

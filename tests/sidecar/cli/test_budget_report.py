@@ -1,4 +1,4 @@
-"""`sidecar usage`: where budgets stand, seen from outside."""
+"""`sidecar usage`: the state of each budget, read by another process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import pytest
 from process import ran
 from redis_server import RedisServer, own
 
-from policies.api.claim import OVERFLOW_SUFFIX, Claim, Unit
-from policies.api.identity import SEPARATOR
+from policies.api.claim import IDENTITY_SEPARATOR, OVERFLOW_SUFFIX, Claim, Unit
 from policies.api.window import Calendar
 from policies.stores.opening import open_store
 
 pytestmark = pytest.mark.anyio
 
-KEYS = "".join(
+KEY_TABLES = "".join(
     f'[[key]]\ntenant = "{name}"\nsha256 = "{sha256(name.encode()).hexdigest()}"\n{more}\n'
     for name, more in (("acme", "limits = { daily = { tokens = 900 } }"), ("zeta", ""))
 )
-CONFIG = (
-    KEYS
+CONFIG_TEXT = (
+    KEY_TABLES
     + """
 [prices."*"]
 input = 1
@@ -53,7 +52,7 @@ async def spend(url: str, folder: Path) -> None:
     rows: list[tuple[str, str, Unit, Calendar]] = [
         ("daily", "acme", "tokens", day),
         ("money", "", "usd", month),
-        ("users", f"acme{SEPARATOR}ann", "tokens", day),
+        ("users", f"acme{IDENTITY_SEPARATOR}ann", "tokens", day),
         ("users", f"zeta{OVERFLOW_SUFFIX}", "tokens", day),
     ]
     claims = [
@@ -68,10 +67,10 @@ async def spend(url: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-async def test_usage(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
-    """Each counter of each budget: limit, spent, reserved, left and when it resets; a tenant's own limit, dollars for money."""
+async def test_every_counter_is_listed(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """Each counter shows limit, spent, reserved, left and reset time; limits of keys apply, and `usd` budgets are in dollars."""
     url = own(request.getfixturevalue("redis").url) if kind == "redis" else "sqlite:///s.db"
-    (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n' + CONFIG)
+    (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n' + CONFIG_TEXT)
     await spend(url, tmp_path)
 
     code, out, _ = ran("usage", "--config", "s.toml", "--json", folder=tmp_path)
@@ -96,12 +95,12 @@ async def test_usage(request: pytest.FixtureRequest, tmp_path: Path, kind: str) 
     _, table, _ = ran("usage", "--config", "s.toml", folder=tmp_path)
     lines = table.splitlines()
     assert lines[0].split() == ["budget", "for", "window", "limit", "spent", "reserved", "left", "resets", "at"]
-    assert lines[3].startswith("money   everybody")
+    assert lines[3].startswith("money   all callers")
     assert "$0.249930" in lines[3]
 
 
-async def test_nothing_yet(tmp_path: Path) -> None:
-    """A store that does not exist yet is not made by looking: every budget is unused."""
+async def test_missing_store_is_not_created(tmp_path: Path) -> None:
+    """A SQLite file that does not exist is not created, and every budget is unused."""
     code, out, _ = ran("usage", "--json", folder=tmp_path)
 
     assert code == 0
@@ -111,18 +110,18 @@ async def test_nothing_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_no_store(tmp_path: Path) -> None:
-    """A store that cannot be looked into, or is down, is a clear line, without its password."""
+async def test_unreadable_store(tmp_path: Path) -> None:
+    """A store that is private to its process, or is down, gives one line without its password."""
     code, _, err = ran("usage", folder=tmp_path, environ={"SIDECAR_STORE": "memory://"})
-    assert (code, err.strip()) == (2, "sidecar: store.url: a store in memory ends with its process: use sqlite:/// or redis:// to look into it from outside")  # fmt: skip
+    assert (code, err.strip()) == (2, "sidecar: store.url: memory:// is private to the process that uses it; use a sqlite:/// or redis:// store")  # fmt: skip
     code, _, err = ran("usage", folder=tmp_path, environ={"SIDECAR_STORE": "redis://:secret@127.0.0.1:1/0"})
     assert (code, "secret" in err) == (1, False)
     assert "127.0.0.1:1/0: " in err
     assert "see that it runs and can be reached" in err
 
 
-async def test_a_running_sidecar_is_seen(redis: RedisServer, tmp_path: Path) -> None:
-    """What a reservation holds is shown while it is held."""
+async def test_running_reservations_are_shown(redis: RedisServer, tmp_path: Path) -> None:
+    """A reservation of a running call is shown as reserved."""
     url = own(redis.url)
     (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n[[policy]]\nuse = "budget"\ntokens = 100\n')
     store = open_store(url, folder=tmp_path)

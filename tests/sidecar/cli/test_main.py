@@ -1,8 +1,10 @@
-"""The command line: what it prints, what it refuses, and how it ends."""
+"""The command line: output, help, refused arguments and exit codes."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,60 +13,62 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from process import PATIENCE, environment, program, ran
 
 from sidecar import __version__
 from sidecar.cli import main as cli
 from sidecar.cli.demo import demo_settings
-from sidecar.config.settings import Settings
+from sidecar.config.policies import BUILT_IN, ENTRY_POINT_GROUP
+from sidecar.config.settings import ServerSettings, Settings
 
-LATE = ("litestar", "openai", "uvicorn", "uvloop", "aiohttp", "httpx", "anyio")
-SERVE = "sidecar serve: argument"
-MOCK = "sidecar mock: argument"
+HEAVY_MODULES = ("litestar", "openai", "uvicorn", "uvloop", "httpx")
+SERVE_ARGUMENT = "sidecar serve: argument"
+MOCK_ARGUMENT = "sidecar mock: argument"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "line"),
     [
         ([], "sidecar: the following arguments are required: COMMAND; see `sidecar --help`"),
-        (["serve", "--upstream", ""], f"{SERVE} --upstream: it is empty; leave it out, or say what it is to be; see `sidecar serve --help`"),
-        (["serve", "--host", " "], f"{SERVE} --host: it is empty; leave it out, or say what it is to be; see `sidecar serve --help`"),
-        (["serve", "--port", "-1"], f"{SERVE} --port: -1 is no port, it must be from 0 to 65535; see `sidecar serve --help`"),
-        (["serve", "--workers", "two"], f"{SERVE} --workers: 'two' is no whole number; see `sidecar serve --help`"),
-        (["demo", "--port", "65536"], "sidecar demo: argument --port: 65536 is no port, it must be from 0 to 65535; see `sidecar demo --help`"),
-        (["mock", "--tokens", "0"], f"{MOCK} --tokens: 0 is too small, it must be at least 1; see `sidecar mock --help`"),
-        (["mock", "--interval-ms", "-1"], f"{MOCK} --interval-ms: '-1' is no number of milliseconds; see `sidecar mock --help`"),
-        (["mock", "--first-ms", "nan"], f"{MOCK} --first-ms: 'nan' is no number of milliseconds; see `sidecar mock --help`"),
-        (["serve", "--config", "."], ".: file: cannot be read: [Errno 21] Is a directory: '.', name a TOML file in UTF-8"),
-        (["check", "--config", "none.toml"], "none.toml: file: does not exist, `sidecar config > sidecar.toml` writes one to start from"),
-        (["serve"], "defaults: upstream: there is none, give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or write an [[upstream]]"),
+        (["serve", "--upstream", ""], f"{SERVE_ARGUMENT} --upstream: the value is empty: omit the flag, or give a value; see `sidecar serve --help`"),
+        (["serve", "--host", " "], f"{SERVE_ARGUMENT} --host: the value is empty: omit the flag, or give a value; see `sidecar serve --help`"),
+        (["serve", "--port", "-1"], f"{SERVE_ARGUMENT} --port: invalid value '-1': expected a whole number from 0 to 65535; see `sidecar serve --help`"),
+        (["serve", "--workers", "two"], f"{SERVE_ARGUMENT} --workers: invalid value 'two': expected a whole number >= 1; see `sidecar serve --help`"),
+        (["demo", "--port", "65536"], "sidecar demo: argument --port: invalid value '65536': expected a whole number from 0 to 65535; see `sidecar demo --help`"),
+        (["mock", "--tokens", "0"], f"{MOCK_ARGUMENT} --tokens: invalid value '0': expected a whole number >= 1; see `sidecar mock --help`"),
+        (["mock", "--interval-ms", "-1"], f"{MOCK_ARGUMENT} --interval-ms: invalid value '-1': expected a number of milliseconds >= 0; see `sidecar mock --help`"),
+        (["mock", "--first-ms", "nan"], f"{MOCK_ARGUMENT} --first-ms: invalid value 'nan': expected a number of milliseconds >= 0; see `sidecar mock --help`"),
+        (["serve", "--config", "."], ".: file: cannot be read: [Errno 21] Is a directory: '.'; name a TOML file in UTF-8"),
+        (["check", "--config", "none.toml"], "none.toml: file: not found; create one with `sidecar config > sidecar.toml`"),
+        (["serve"], "defaults: upstream: no upstream is configured; give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or add an [[upstream]]"),
     ],
 )  # fmt: skip
-def test_refused(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_invalid_arguments_exit_with_2(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong flags and files are one line on stderr and exit 2."""
+    """An invalid flag or file gives one line on stderr and exit code 2."""
     for name in [name for name in os.environ if name.startswith(("SIDECAR_", "OPENAI_"))]:
         monkeypatch.delenv(name)
     code = cli.main(arguments)
 
-    assert (code, *capsys.readouterr()) == (2, "", said + "\n")
+    assert (code, *capsys.readouterr()) == (2, "", line + "\n")
 
 
-def test_workers_of_a_memory(tmp_path: Path) -> None:
-    """Several workers with a store that each would have for itself are refused before anything listens."""
+def test_workers_with_a_memory_store(tmp_path: Path) -> None:
+    """Several workers with a store in memory are refused before the server listens."""
     environ = {"SIDECAR_STORE": "memory://"}
     code, out, err = ran("serve", "--upstream", "http://h/v1", "--workers", "2", folder=tmp_path, environ=environ)
 
     assert (code, out) == (2, "")
     assert err == (
-        "defaults: SIDECAR_STORE: 'memory://' cannot serve 2 workers, "
-        "several workers need one store: write 'sqlite:///FILE', or serve with one worker\n"
+        "defaults: SIDECAR_STORE: 'memory://' cannot serve 2 workers: each would count separately; "
+        "use 'sqlite:///FILE' or 'redis://HOST:PORT/DB', or one worker\n"
     )
 
 
-def test_check_says_all(tmp_path: Path) -> None:
-    """A check says every fault of a file, a line for each, and needs neither an upstream nor a store."""
+def test_check_reports_every_fault(tmp_path: Path) -> None:
+    """`check` prints one line for each fault, and needs neither an upstream nor a store."""
     (tmp_path / "bad.toml").write_text(
         "[server]\nport = 'x'\n[[upstream]]\nbase_url = 'http://h'\napi_key_env = 'NO'\n"
     )
@@ -72,23 +76,23 @@ def test_check_says_all(tmp_path: Path) -> None:
 
     assert (code, out) == (2, "")
     assert err == (
-        "bad.toml: server.port: 'x' does not do, it must be a whole number\n"
-        "bad.toml: upstream[0].api_key_env: NO is not set, export NO, or leave api_key_env out\n"
+        "bad.toml: server.port: invalid value 'x': expected a whole number; omit port for the default 8787\n"
+        "bad.toml: upstream[0].api_key_env: the environment variable NO is not set; export NO, or remove api_key_env\n"
     )
     assert ran("check", folder=tmp_path)[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
 
 
-def test_check_on_a_narrow_terminal(tmp_path: Path) -> None:
-    """A terminal that has no arrows is no reason to fail."""
+def test_check_with_ascii_output(tmp_path: Path) -> None:
+    """`check` works on a terminal that cannot print arrows."""
     code, out, err = ran("check", folder=tmp_path, environ={"PYTHONIOENCODING": "ascii"})
 
     assert (code, err) == (0, "")
     assert out.startswith("ok: rate ? trim ? max_tokens")
 
 
-def test_config_prints_a_file(tmp_path: Path) -> None:
-    """What `config` prints is TOML that `check` accepts, from the flag as from the environment."""
+def test_config_prints_a_valid_file(tmp_path: Path) -> None:
+    """`check` accepts the output of `config`, named by the flag or by SIDECAR_CONFIG."""
     code, text, err = ran("config", folder=tmp_path)
     (tmp_path / "s.toml").write_text(text)
 
@@ -99,30 +103,102 @@ def test_config_prints_a_file(tmp_path: Path) -> None:
     assert ran("check", folder=tmp_path, environ={"SIDECAR_CONFIG": "none.toml"})[0] == 2
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command explains itself on stdout."""
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the name and the version on stdout."""
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"sidecar {__version__}\n"
-    for command in ("serve", "demo", "mock", "config", "check"):
-        assert cli.main([command, "--help"]) == 0
-        assert f"sidecar {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["config", "check", "--help"])
-def test_quick(command: str, tmp_path: Path) -> None:
-    """What prints and ends imports nothing that serves."""
+def printed_help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    assert cli.main([*command, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["serve"], ["demo"], ["mock"], ["config"], ["check"], ["usage"], ["key", "new"]])
+def test_help_of_a_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command's help has its usage, examples, environment variables and exit codes, and fits 110 columns."""
+    text = printed_help(capsys, *command)
+
+    assert text.startswith(f"usage: sidecar {' '.join(command)} ")
+    for part in (f"\nexamples:\n  sidecar {' '.join(command)}", "\nenvironment variables", "\nexit codes:\n  0 "):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """The program's help names every command."""
+    text = printed_help(capsys)
+
+    for command in ("serve", "demo", "mock", "config", "check", "usage", "key"):
+        assert re.search(rf"^    {command} +\S", text, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["usage"]])
+def test_help_names_every_environment_variable(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Help names every variable that the configuration reads, and which source takes precedence."""
+    text = printed_help(capsys, *command)
+    source = "".join(path.read_text() for path in (ROOT / "sidecar").rglob("*.py") if path.name != "help_text.py")
+    variables = set(re.findall(r'"((?:SIDECAR|OPENAI)_[A-Z_]+)"', source))
+
+    assert variables == set(re.findall(r"^  ((?:SIDECAR|OPENAI)_[A-Z_]+) ", text, re.MULTILINE))
+    assert "a flag overrides its variable, which overrides the file" in text
+
+
+def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """Help of `serve` and `mock` shows the default of every flag; the ones of `serve` are those of the settings."""
+    serve, mock = (re.sub(r"\s+", " ", printed_help(capsys, command)) for command in ("serve", "mock"))
+    settings = ServerSettings()
+
+    for flag in ("--config", "--upstream", "--model", "--host", "--port", "--workers"):
+        assert re.search(rf"  ?{flag} [A-Z]+ [^-]*\(default: ", serve), flag
+    assert f"(default: {settings.host})" in serve
+    assert f"(default: {settings.port})" in serve
+    for default in ("127.0.0.1", 8788, 64, 0):
+        assert f"(default: {default})" in mock
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["config"], ["check"]])
+def test_help_lists_the_policies(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Help lists each built-in policy with the first line of its documentation."""
+    text = re.sub(r"\s+", " ", printed_help(capsys, *command))
+
+    for name, policy in BUILT_IN.items():
+        assert f" {name} {(policy.__doc__ or '').partition(chr(10))[0]}" in text
+
+
+def test_help_lists_installed_policies(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Help lists installed policies; one that cannot be imported is shown with its error."""
+    dist = tmp_path / "help_policies-1.dist-info"
+    dist.mkdir()
+    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: help-policies\nVersion: 1\n")
+    points = "quiet = help_policy:Quiet\nbroken = help_policy_missing:X\n"
+    (dist / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n{points}")
+    (tmp_path / "help_policy.py").write_text('class Quiet:\n    """Refuse shouting."""\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    text = re.sub(r"\s+", " ", printed_help(capsys))
+
+    assert " quiet Refuse shouting. (installed: help_policy:Quiet)" in text
+    assert " broken cannot be imported: ModuleNotFoundError: No module named 'help_policy_missing'" in text
+
+
+@pytest.mark.parametrize("command", ["config", "check", "--help", "--version"])
+def test_fast_commands_import_no_server(command: str, tmp_path: Path) -> None:
+    """Commands that only print do not import the server, the HTTP client or the OpenAI SDK."""
     script = f"import sys; from sidecar.cli.main import main; main([{command!r}]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True, env=environment()
     )
 
     assert "sidecar.cli.main" in done.stderr.split()
-    assert not set(LATE[:-1]) & set(done.stderr.split())
+    assert not set(HEAVY_MODULES) & set(done.stderr.split())
 
 
 @pytest.mark.parametrize("command", [["config"], ["check"], ["--help"]])
 def test_broken_pipe(command: list[str], tmp_path: Path) -> None:
-    """Whoever stops reading our output hears no complaint."""
+    """A closed stdout is not an error."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -141,7 +217,7 @@ def test_broken_pipe(command: list[str], tmp_path: Path) -> None:
 
 
 def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl+C ends quietly, with the code that shells expect."""
+    """Ctrl+C exits with 130 and prints nothing."""
 
     def interrupted(_: Settings) -> int:
         raise KeyboardInterrupt
@@ -151,8 +227,8 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert capsys.readouterr().err == ""
 
 
-def test_serve_is_given_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flags arrive in the settings, and the server's code is the program's."""
+def test_serve_flags_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags of `serve` are in the settings, and the exit code is the server's."""
     given: list[Settings] = []
 
     def run(settings: Settings) -> int:
@@ -167,8 +243,8 @@ def test_serve_is_given_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(each.base_url, each.model) for each in settings.upstreams] == [("http://h/v1", "m")]
 
 
-def test_mock_is_given_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mock's flags arrive, and its defaults are as documented."""
+def test_mock_flags_reach_the_mock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags of `mock` reach the mock, and its defaults are as documented."""
     given: list[Any] = []
 
     def serve_mock(*place: Any, **pace: Any) -> int:
@@ -186,7 +262,7 @@ def test_mock_is_given_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo_settings(tmp_path: Path) -> None:
-    """The demo is the shipped configuration, open to every origin, with a store that goes with it."""
+    """The demo uses the shipped configuration, every CORS origin and a temporary store."""
     settings = demo_settings("http://127.0.0.1:1/v1", 0, tmp_path)
 
     assert settings.server.cors_origins == ("*",)
@@ -202,8 +278,8 @@ def test_demo_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_demo_ends(tmp_path: Path, number: int) -> None:
-    """Whatever ends the demo ends its mock, and leaves no file."""
+def test_demo_cleans_up(tmp_path: Path, number: int) -> None:
+    """SIGTERM and SIGINT end the demo and its mock, and no file remains."""
     environ = {"TMPDIR": str(tmp_path)}
     with program("demo", "--port", "0", folder=tmp_path, environ=environ) as demo:
         children = Path(f"/proc/{demo.popen.pid}/task/{demo.popen.pid}/children").read_text().split()
@@ -216,8 +292,8 @@ def test_demo_ends(tmp_path: Path, number: int) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_demo_says_what_to_try(tmp_path: Path) -> None:
-    """The demo prints commands to try, beside the line that says where it listens."""
+def test_demo_prints_commands(tmp_path: Path) -> None:
+    """The demo prints curl commands on stderr, and the listening line on stdout."""
     command = [sys.executable, "-m", "sidecar", "demo", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()

@@ -1,4 +1,4 @@
-"""The mock upstream: as obedient as the real thing, and as quick to stop."""
+"""The mock upstream: streams, ceilings, pace and disconnects."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ pytestmark = pytest.mark.anyio
 HI = [{"role": "user", "content": "hello there"}]
 
 
-async def asked(
-    mock: Mock, body: Any, *, path: str = "/v1/chat/completions", leaves: bool = False
-) -> tuple[int, bytes]:
-    """Ask the application directly; a client that *leaves* does so right after its body."""
+async def ask(mock: Mock, body: Any, *, path: str = "/v1/chat/completions", leaves: bool = False) -> tuple[int, bytes]:
+    """Send one request to the ASGI application; with *leaves* the client disconnects right after its body."""
     import asyncio
 
     messages = [{"type": "http.request", "body": json.dumps(body).encode()}]
@@ -43,8 +41,8 @@ def chunks(body: bytes) -> list[dict[str, Any]]:
 
 
 async def test_stream() -> None:
-    """A stream has a role, its tokens, a finish, the usage that was asked for, and its end."""
-    _, body = await asked(Mock(tokens=3), {"messages": HI, "stream": True, "stream_options": {"include_usage": True}})
+    """A stream has role, tokens, finish reason, usage if requested, and [DONE]."""
+    _, body = await ask(Mock(tokens=3), {"messages": HI, "stream": True, "stream_options": {"include_usage": True}})
     read = chunks(body)
 
     assert [chunk["choices"][0]["delta"].get("content") for chunk in read[:-1]] == ["", " tok0", " tok1", " tok2", None]
@@ -53,15 +51,15 @@ async def test_stream() -> None:
         [],
         {"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11},
     )
-    _, plain = await asked(Mock(tokens=3), {"messages": HI, "stream": True})
+    _, plain = await ask(Mock(tokens=3), {"messages": HI, "stream": True})
     assert b"usage" not in plain
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 async def test_ceiling(field: str, *, stream: bool) -> None:
-    """Ceilings are obeyed, for each of n answers, and said to be the reason."""
-    _, body = await asked(Mock(), {"messages": HI, "model": "mock-9-0-0", field: 2, "n": 2, "stream": stream})
+    """Each of n choices stops at the ceiling with the finish reason `length`."""
+    _, body = await ask(Mock(), {"messages": HI, "model": "mock-9-0-0", field: 2, "n": 2, "stream": stream})
     if stream:
         finishes = [c["finish_reason"] for chunk in chunks(body) for c in chunk["choices"] if c["finish_reason"]]
     else:
@@ -73,22 +71,22 @@ async def test_ceiling(field: str, *, stream: bool) -> None:
 
 
 async def test_pace() -> None:
-    """The model's name says how many tokens, how far apart, and when the first comes."""
+    """The model name sets the number of tokens, the interval and the delay of the first token."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
     mock = Mock(sleep=sleep)
-    await asked(mock, {"messages": HI, "model": "mock-4-20-300", "stream": True})
-    await asked(mock, {"messages": HI, "model": "mock-4-20-300"})
+    await ask(mock, {"messages": HI, "model": "mock-4-20-300", "stream": True})
+    await ask(mock, {"messages": HI, "model": "mock-4-20-300"})
 
     assert slept == pytest.approx([0.3, 0.02, 0.02, 0.02, 0.36])
     assert (mock.stats.requests, mock.stats.tokens, mock.stats.active) == (2, 8, 0)
 
 
-async def test_long() -> None:
-    """A long answer waits for its reader on the way, and none of it is lost."""
+async def test_long_answer_waits_for_the_reader() -> None:
+    """A long response waits for its reader and is complete."""
     import asyncio
 
     mock, taken = Mock(), 0
@@ -109,10 +107,10 @@ async def test_long() -> None:
     assert taken == 100_000
 
 
-async def test_leaves() -> None:
-    """A client that leaves stops it at once."""
+async def test_disconnect_aborts_the_stream() -> None:
+    """A disconnect aborts the response at once."""
     mock = Mock()
-    await asked(mock, {"messages": HI, "model": "mock-5-60000-60000", "stream": True}, leaves=True)
+    await ask(mock, {"messages": HI, "model": "mock-5-60000-60000", "stream": True}, leaves=True)
 
     assert (mock.stats.aborted, mock.stats.active, mock.stats.tokens) == (1, 0, 0)
 
@@ -120,8 +118,8 @@ async def test_leaves() -> None:
 @pytest.mark.parametrize(
     ("body", "path", "status"), [({}, "/v1/chat/completions", 400), ({"messages": HI}, "/v1/x", 404)]
 )
-async def test_refuses(body: Any, path: str, status: int) -> None:
-    """What a real server refuses is refused in its envelope."""
-    got, said = await asked(Mock(), body, path=path)
+async def test_invalid_requests(body: Any, path: str, status: int) -> None:
+    """Invalid requests and unknown paths get OpenAI's error envelope."""
+    got, answer = await ask(Mock(), body, path=path)
 
-    assert (got, set(json.loads(said)["error"])) == (status, {"message", "type", "param", "code"})
+    assert (got, set(json.loads(answer)["error"])) == (status, {"message", "type", "param", "code"})

@@ -1,4 +1,4 @@
-"""The configuration: what is shipped, what may be said, and every fault by its place."""
+"""Loading of the configuration: shipped defaults, precedence, keys and faults."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def named(settings: Settings, profile: str, policy: str) -> Any:
     return next(x for x in settings.profiles[profile].policies if x.name == policy)
 
 
-def test_shipped(tmp_path: Path) -> None:
-    """The shipped chain has Chat Nest's hard caps, its profiles their own numbers."""
+def test_shipped_chain_and_profiles(tmp_path: Path) -> None:
+    """The shipped chain and profiles have Chat Nest's limits."""
     settings = loaded(tmp_path, None)
 
     assert [policy.name for policy in settings.base.policies] == [
@@ -76,77 +76,77 @@ def test_shipped(tmp_path: Path) -> None:
     }
 
 
-def test_printed_is_shipped(tmp_path: Path) -> None:
-    """Saving what `sidecar config` prints changes nothing."""
+def test_printed_configuration_equals_the_defaults(tmp_path: Path) -> None:
+    """Loading the printed configuration gives the same settings as loading none."""
     plain = msgspec.structs.replace(loaded(tmp_path, None), folder=tmp_path)
 
     assert loaded(tmp_path, default_text()) == plain
 
 
 def test_every_option_is_in_the_file() -> None:
-    """Every option of the server, the store, an upstream and each built-in policy stands in the shipped file, with its default."""
+    """The shipped file lists every option of the server, store, upstream and built-in policies with its default."""
     text = default_text()
     data = tomllib.loads(text)
     for kind, table in ((ServerSettings, data["server"]), (StoreSettings, data["store"])):
-        said = msgspec.to_builtins(msgspec.convert(table, kind))
-        assert said == msgspec.to_builtins(kind())
-        assert set(table) == set(said)
+        found = msgspec.to_builtins(msgspec.convert(table, kind))
+        assert found == msgspec.to_builtins(kind())
+        assert set(table) == set(found)
     for use, policy in BUILT_IN.items():
         (entry,) = (entry for entry in data["policy"] if entry["use"] == use)
         fields = [field for field in msgspec.structs.fields(policy) if field.name not in Policy.__struct_fields__]
         assert {field.name for field in fields} - {"usd", "prices"} <= set(entry)
         for field in [field for field in fields if field.name in entry]:
-            said = msgspec.convert(entry[field.name], field.type)
-            assert field.required or field.default in (None, said)
-    for field_name in (*Policy.__struct_fields__, *UpstreamSettings.__struct_fields__):
+            found = msgspec.convert(entry[field.name], field.type)
+            assert field.required or field.default in (None, found)
+    for field_name in (*Policy.__struct_encode_fields__, *UpstreamSettings.__struct_fields__):
         assert f"{field_name} = " in text
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("sever = 1", "sever: is not known, did you mean 'server'?"),
-        ("[server]\nprot = 1", "server.prot: is not known, did you mean 'port'?"),
-        ("[server]\nport = 99999", "server.port: 99999 does not do, it must be a whole number <= 65535"),
-        ("[server]\nport = 'x'", "server.port: 'x' does not do, it must be a whole number"),
-        ("[server]\nheartbeat = 0", "server.heartbeat: 0 does not do, it must be a number > 0.0"),
-        ("[server]\ndrain = true", "server.drain: true does not do, it must be a number"),
-        ("server = 3", "server: 3 is no table, write its keys below a [table] of that name"),
-        ("[server]\ncors_origins = ['x']", "server.cors_origins[0]: 'x' is no origin, write it like 'https://app.example.org' or 'http://localhost:5173', or '*'"),
-        ("[store]\nurl = 'redis://h/x'", "store.url: invalid store URL 'redis://h/x', the database must be a number: 'redis://HOST:PORT/0'"),
-        ("[store]\nurl = 'redis://h?db=3'", "store.url: invalid store URL 'redis://h?db=3', instead of the option 'db' use 'prefix' with a name like 'sidecar'"),
-        ("[store]\nurl = 'redis://:secret@h'", "store.url: holds a password, a file is no place for it: put the whole address into SIDECAR_STORE"),
-        ("[[upstream]]\nmodel = 'x'", "upstream[0].base_url: is missing, it must be given: a string"),
-        ("[[upstream]]\nbase_url = 'ftp://x'", "upstream[0].base_url: 'ftp://x' is no address of an API, write it like 'http://127.0.0.1:11434/v1'"),
-        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'NO_SUCH'", "upstream[0].api_key_env: NO_SUCH is not set, export NO_SUCH, or leave api_key_env out"),
-        ("[[policy]]\nrequests = 1", "policy[0].use: is missing, name a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"),
-        ("[[policy]]\nuse = 'trimm'", "policy[0].use: 'trimm' cannot be used: no such policy, did you mean 'trim'?"),
-        ("[[policy]]\nuse = 'trim'\nmax_mesages = 3\nmax_messages = 3", "policy[0].max_mesages: is not known, did you mean 'max_messages'?"),
-        ("[[policy]]\nuse = 'trim'", "policy[0].max_messages: is missing, it must be given: a whole number"),
-        ("[[policy]]\nuse = 'trim'\nmax_messages = 0", "policy[0].max_messages: 0 does not do, it must be a whole number >= 1"),
-        ("[[policy]]\nuse = 'trim'\nmax_messages = 2.5", "policy[0].max_messages: 2.5 does not do, it must be a whole number"),
-        ("[[policy]]\nuse = 'rate'\nrequests = 1\nonly = { pth = 'x' }", "policy[0].only.pth: is not known, did you mean 'path'?"),
-        ("[[policy]]\nuse = 'rate'\nrequests = 1\nby = 'nobody'", "policy[0].by: 'nobody' does not do, it must be one of tenant, ip, model, user, global"),
-        ("[[policy]]\nuse = 'budget'\ntokens = 1\ntimezone = 'X/Y'", "policy[0]: 'X/Y' is no IANA time zone, write one like 'UTC' or 'Europe/Berlin'"),
-        ("[[policy]]\nuse = 'retry'\n[[policy]]\nuse = 'retry'", "policy[1]: 'retry' is also the name of policy[0], give one of them a `name` of its own"),
-        ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: 'json:dumps' cannot be used: it is no Policy, derive it from policies.Policy and override one of admit, claims, enter, retry"),
-        ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: 'policies:Policy' cannot be used: it overrides no hook (is one misspelt?), derive it from policies.Policy and override one of admit, claims, enter, retry"),
-        ("[profile.x]\nrat = { requests = 1 }", "profile.x.rat: is not known, did you mean 'rate'?"),
-        ("[profile.x]\nrate = { requests = 61 }", "profile.x.rate.requests: 61 is looser than the base chain, a profile only tightens it: at most 60"),
-        ("[profile.x]\nrate = { window = 1 }", "profile.x.rate.window: cannot differ between profiles, they share one counter: set it in [[policy]]"),
-        ("[profile.x]\nrate = { request = 1 }", "profile.x.rate.request: is not known, did you mean 'requests'?"),
-        ("[profile.x]\nrate = 3", "profile.x.rate: is no table, write { field = value } for 'rate'"),
-        ("[profile.x]\ntemperature = 3", "profile.x.temperature: 3 does not do, it must be a number <= 2.0"),
+        ("sever = 1", "sever: unknown key; did you mean 'server'?"),
+        ("[server]\nprot = 1", "server.prot: unknown key; did you mean 'port'?"),
+        ("[server]\nport = 99999", "server.port: invalid value 99999: expected a whole number <= 65535; omit port for the default 8787"),
+        ("[server]\nport = 'x'", "server.port: invalid value 'x': expected a whole number; omit port for the default 8787"),
+        ("[server]\nheartbeat = 0", "server.heartbeat: invalid value 0: expected a number of seconds > 0; omit heartbeat for the default 15"),
+        ("[server]\ndrain = true", "server.drain: invalid value true: expected a number of seconds; omit drain for the default 30"),
+        ("server = 3", "server: expected a table, found 3; write its keys below [server]"),
+        ("[server]\ncors_origins = ['x']", "server.cors_origins[0]: 'x' is not an origin; write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"),
+        ("[store]\nurl = 'redis://h/x'", "store.url: invalid store URL 'redis://h/x'; the database must be a number: 'redis://HOST:PORT/0'"),
+        ("[store]\nurl = 'redis://h?db=3'", "store.url: invalid store URL 'redis://h?db=3'; instead of the option 'db' use 'prefix' with a name like 'sidecar'"),
+        ("[store]\nurl = 'redis://:secret@h'", "store.url: the URL contains a password; keep passwords out of files: set the whole URL in the environment variable SIDECAR_STORE"),
+        ("[[upstream]]\nmodel = 'x'", "upstream[0].base_url: required key is missing; set it to a string"),
+        ("[[upstream]]\nbase_url = 'ftp://x'", "upstream[0].base_url: 'ftp://x' is not an http:// or https:// URL; write it like 'http://127.0.0.1:11434/v1'"),
+        ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'NO_SUCH'", "upstream[0].api_key_env: the environment variable NO_SUCH is not set; export NO_SUCH, or remove api_key_env"),
+        ("[[policy]]\nrequests = 1", "policy[0].use: required key is missing; use a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"),
+        ("[[policy]]\nuse = 'trimm'", "policy[0].use: cannot use 'trimm': unknown policy; did you mean 'trim'?"),
+        ("[[policy]]\nuse = 'trim'\nmax_mesages = 3\nmax_messages = 3", "policy[0].max_mesages: unknown key; did you mean 'max_messages'?"),
+        ("[[policy]]\nuse = 'trim'", "policy[0].max_messages: required key is missing; set it to a whole number"),
+        ("[[policy]]\nuse = 'trim'\nmax_messages = 0", "policy[0].max_messages: invalid value 0: expected a whole number >= 1; see `sidecar config` for an example"),
+        ("[[policy]]\nuse = 'trim'\nmax_messages = 2.5", "policy[0].max_messages: invalid value 2.5: expected a whole number; see `sidecar config` for an example"),
+        ("[[policy]]\nuse = 'rate'\nrequests = 1\nonly = { pth = 'x' }", "policy[0].only.pth: unknown key; did you mean 'path'?"),
+        ("[[policy]]\nuse = 'rate'\nrequests = 1\nby = 'nobody'", "policy[0].by: invalid value 'nobody': expected one of tenant, ip, model, user, global; omit by for the default 'tenant'"),
+        ("[[policy]]\nuse = 'budget'\ntokens = 1\ntimezone = 'X/Y'", "policy[0]: 'X/Y' is no IANA time zone; write one like 'UTC' or 'Europe/Berlin'"),
+        ("[[policy]]\nuse = 'retry'\n[[policy]]\nuse = 'retry'", "policy[1]: 'retry' is already the name of policy[0]; set a different `name` on one of them"),
+        ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: cannot use 'json:dumps': not a subclass of policies.Policy; derive the class from policies.Policy and override one of admit, enter, retry"),
+        ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: cannot use 'policies:Policy': the class overrides no hook; derive the class from policies.Policy and override one of admit, enter, retry"),
+        ("[profile.x]\nrat = { requests = 1 }", "profile.x.rat: unknown key; did you mean 'rate'?"),
+        ("[profile.x]\nrate = { requests = 61 }", "profile.x.rate.requests: 61 is looser than the base chain; profiles can only tighten a limit: use at most 60"),
+        ("[profile.x]\nrate = { window = 1 }", "profile.x.rate.window: cannot differ between profiles; they share one counter: set it in [[policy]] instead"),
+        ("[profile.x]\nrate = { request = 1 }", "profile.x.rate.request: unknown key; did you mean 'requests'?"),
+        ("[profile.x]\nrate = 3", "profile.x.rate: expected a table; write rate = { field = value }"),
+        ("[profile.x]\ntemperature = 3", "profile.x.temperature: invalid value 3: expected a number <= 2; see `sidecar config` for an example"),
     ],
 )  # fmt: skip
 def test_faults(tmp_path: Path, text: str, line: str) -> None:
-    """A fault names its place, what is wrong there, and what would be right."""
+    """Each fault names the key path, the problem and the cure."""
     flags = {"upstream": None} if "[[upstream]]" in text else {}
     assert faults(tmp_path, text, **flags) == [f"FILE: {line}"]
 
 
-def test_all_faults(tmp_path: Path) -> None:
-    """All faults of a file are said at once."""
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
+    """One load reports every fault of a file."""
     text = "x = 1\n[server]\nport = -1\nhost = 3\n[[policy]]\nuse = 'trim'\n[profile.p]\nnone = 1"
 
     assert [line.split(": ")[1] for line in faults(tmp_path, text)] == [
@@ -158,32 +158,32 @@ def test_all_faults(tmp_path: Path) -> None:
     ]
 
 
-def test_not_a_file(tmp_path: Path) -> None:
-    """A file that is not there, or is no TOML, is one fault."""
-    assert "is not TOML" in faults(tmp_path, "x = ")[0]
-    with pytest.raises(ConfigError, match=r"file: does not exist, `sidecar config > sidecar.toml` writes one"):
+def test_missing_or_invalid_file(tmp_path: Path) -> None:
+    """A missing file, or one that is not TOML, is one fault."""
+    assert "invalid TOML" in faults(tmp_path, "x = ")[0]
+    with pytest.raises(ConfigError, match=r"file: not found; create one with `sidecar config > sidecar.toml`"):
         load(tmp_path / "none.toml", environ={}, flags=Flags(upstream=HERE))
 
 
 def test_precedence(tmp_path: Path) -> None:
-    """Flags win over the environment, which wins over the file, which wins over the defaults."""
+    """Flags override the environment, which overrides the file, which overrides the defaults."""
     text = "[server]\nhost = 'file'\nport = 1\n[store]\nurl = 'sqlite:///file.db'\n[[upstream]]\nbase_url = 'http://file/v1'"
     environ = {"SIDECAR_HOST": "env", "SIDECAR_PORT": "2", "SIDECAR_STORE": "memory://", "SIDECAR_UPSTREAM": "http://env/v1/"}  # fmt: skip
     only_file = loaded(tmp_path, text, upstream=None)
     by_env = loaded(tmp_path, text, environ, upstream=None)
     by_flag = loaded(tmp_path, text, environ, upstream="http://flag/v1", host="flag", port=0, model="m")
 
-    def told(x: Settings) -> tuple[Any, ...]:
+    def effective(x: Settings) -> tuple[Any, ...]:
         return x.server.host, x.server.port, x.store.url, [y.base_url for y in x.upstreams]
 
-    assert told(only_file) == ("file", 1, "sqlite:///file.db", ["http://file/v1"])
-    assert told(by_env) == ("env", 2, "memory://", ["http://env/v1"])
-    assert told(by_flag) == ("flag", 0, "memory://", ["http://flag/v1"])
+    assert effective(only_file) == ("file", 1, "sqlite:///file.db", ["http://file/v1"])
+    assert effective(by_env) == ("env", 2, "memory://", ["http://env/v1"])
+    assert effective(by_flag) == ("flag", 0, "memory://", ["http://flag/v1"])
     assert by_flag.upstreams[0].model == "m"
 
 
-def test_keys(tmp_path: Path) -> None:
-    """A key goes only where it is meant for."""
+def test_keys_are_sent_only_to_their_upstream(tmp_path: Path) -> None:
+    """Each key is sent only to the upstream that it is configured for."""
     env = {"OPENAI_API_KEY": "sk-o", "MINE": "sk-m"}
     named_key = "[[upstream]]\nbase_url = 'http://h/v1'\napi_key_env = 'MINE'\n[[upstream]]\nbase_url = 'http://i/v1'\n"
     named_key += "[[upstream]]\nbase_url = 'http://j/v1'\npass_authorization = true"
@@ -202,21 +202,23 @@ def test_keys(tmp_path: Path) -> None:
     ]
 
 
-def test_no_upstream(tmp_path: Path) -> None:
-    """Without any upstream there is nothing to serve; a check has nothing against it."""
-    with pytest.raises(ConfigError, match="upstream: there is none, give --upstream URL, set SIDECAR_UPSTREAM or"):
+def test_serving_needs_an_upstream(tmp_path: Path) -> None:
+    """`serve` needs an upstream; `check` does not."""
+    with pytest.raises(
+        ConfigError, match="upstream: no upstream is configured; give --upstream URL, set SIDECAR_UPSTREAM or"
+    ):
         loaded(tmp_path, None, upstream=None)
     assert load(None, environ={}, flags=Flags(), need_upstream=False).upstreams == ()
 
 
-def test_memory_and_workers(tmp_path: Path) -> None:
-    """Workers that would each count for themselves are refused (BerriAI/litellm#16011)."""
+def test_memory_store_needs_a_single_worker(tmp_path: Path) -> None:
+    """Several workers with a store in memory are refused: each would count separately (BerriAI/litellm#16011)."""
     (line,) = faults(tmp_path, "[store]\nurl = 'memory://'", workers=2)
     assert line.startswith("FILE: store.url: 'memory://' cannot serve 2 workers")
 
 
-def test_files_of_ones_own(tmp_path: Path) -> None:
-    """Policies of a file replace the shipped ones with their profiles; without any, its profiles join the shipped ones."""
+def test_own_policies_replace_the_shipped_chain(tmp_path: Path) -> None:
+    """Policies in a file replace the shipped chain and profiles; profiles alone are added to the shipped ones."""
     own = loaded(tmp_path, "[[policy]]\nuse = 'retry'\n[profile.calm]\nretry = { attempts = 1 }")
     assert (list(own.profiles), named(own, "calm", "retry").attempts) == (["calm"], 1)
     joined = loaded(tmp_path, "[profile.Balanced]\nrate = { requests = 7 }")
@@ -225,8 +227,8 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
     assert named(joined, "balanced", "budget").tokens == 500_000
 
 
-def test_module(tmp_path: Path) -> None:
-    """A policy of one's own is found beside the file, takes its options, and is called by its class."""
+def test_policy_of_a_module(tmp_path: Path) -> None:
+    """A policy class in a module beside the file is loaded with its options and named after its class."""
     (tmp_path / "my_rules_x.py").write_text(
         "from policies import Call, Policy\n\n\nclass Shout(Policy, frozen=True):\n    times: int\n\n"
         "    async def admit(self, call: Call) -> None:\n        call.model = call.model.upper() * self.times\n"
@@ -234,17 +236,17 @@ def test_module(tmp_path: Path) -> None:
     settings = loaded(tmp_path, "[[policy]]\nuse = 'my_rules_x:Shout'\ntimes = 2")
     assert settings.base.policies[0].name == "Shout"
     assert faults(tmp_path, "[[policy]]\nuse = 'my_rules_x:Shout'\ntimes = 'x'") == [
-        "FILE: policy[0].times: 'x' does not do, it must be a whole number"
+        "FILE: policy[0].times: invalid value 'x': expected a whole number; see `sidecar config` for an example"
     ]
     (missing,) = faults(tmp_path, "[[policy]]\nuse = 'no_such_module_x:Shout'")
-    assert "cannot be used: No module named 'no_such_module_x'" in missing
+    assert "cannot use 'no_such_module_x:Shout': No module named 'no_such_module_x'" in missing
 
 
 @pytest.mark.parametrize(
-    ("said", "profile"),
+    ("name", "profile"),
     [(None, "balanced"), ("", "balanced"), ("nope", "balanced"), (" FREE ", "expanded"), ("Budget", "constrained"), ("moderate", "balanced")],
 )  # fmt: skip
-def test_chat_profile(tmp_path: Path, said: str | None, profile: str) -> None:
-    """A Chat Nest call always has a profile, by its name or its legacy name, whatever the case."""
-    assert loaded(tmp_path, None).everybody.chat_profile(said).name == profile
-    assert loaded(tmp_path, "[[policy]]\nuse = 'retry'").everybody.chat_profile(said).name == ""
+def test_chat_profile(tmp_path: Path, name: str | None, profile: str) -> None:
+    """A Chat Nest call always has a profile: by name or legacy name, ignoring case, else `balanced`."""
+    assert loaded(tmp_path, None).default_access.chat_profile(name).name == profile
+    assert loaded(tmp_path, "[[policy]]\nuse = 'retry'").default_access.chat_profile(name).name == ""

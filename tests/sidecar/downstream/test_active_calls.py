@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from policies import Call
-from policies.testing import make_call
 from sidecar.downstream.active_calls import ActiveCall
 from sidecar.downstream.client_errors import draining
 
 pytestmark = pytest.mark.anyio
 
 
-class Answer:
-    """What a live call needs of an answer."""
+class Response:
+    """What an active call needs of a response."""
 
-    def __init__(self) -> None:
-        self.call: Call | None = make_call("hi")
-        self.closing = False
-        self.lost: Callable[[], object] = list
+    closing = False
 
 
 async def test_again() -> None:
     """A call whose policy swallows its cancellation is cancelled again."""
-    live, swallowed = ActiveCall(Answer()), 0
-    asyncio.get_running_loop().call_soon(live.leave)
+    live, swallowed = ActiveCall(Response()), 0
+    asyncio.get_running_loop().call_soon(live.client_left)
     with live:
         while swallowed < 3:
             try:
@@ -36,50 +30,48 @@ async def test_again() -> None:
                 swallowed += 1
         await asyncio.Event().wait()
 
-    assert (swallowed, live.cut) == (3, True)
+    assert (swallowed, live.was_cancelled) == (3, True)
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 
 async def test_settling_in_peace() -> None:
     """A call that settles is not cancelled; when it has settled, it is."""
-    answer = Answer()
-    live, settled = ActiveCall(answer), False
-    assert answer.call is not None
+    live, settled = ActiveCall(Response()), False
     with live:
-        answer.call.settling = True
-        live.interrupt(draining())
+        live.settling = True
+        live.cancel_with(draining())
         await asyncio.sleep(0.1)
         settled = True
-        answer.call.settling = False
+        live.settling = False
         await asyncio.Event().wait()
 
-    assert (settled, live.cut, live.fault) == (True, True, draining())
+    assert (settled, live.was_cancelled, live.error) == (True, True, draining())
 
 
 async def test_too_late_to_be_noticed() -> None:
     """A cancellation that comes when all is done hits nothing that follows."""
-    live = ActiveCall(Answer())
+    live = ActiveCall(Response())
     with live:
-        live.leave()
-    await live.spared()
+        live.client_left()
+    await live.absorb_late_cancel()
     await asyncio.sleep(0)
 
-    assert not live.cut
+    assert not live.was_cancelled
 
 
 async def test_before_it_began() -> None:
     """A client that has left before its call begins ends it at once."""
-    live = ActiveCall(Answer())
-    live.leave()
+    live = ActiveCall(Response())
+    live.client_left()
     with live:
         await asyncio.Event().wait()
 
-    assert live.cut
+    assert live.was_cancelled
 
 
 async def test_the_server_ends() -> None:
     """A cancellation from elsewhere is not taken for our own."""
-    live = ActiveCall(Answer())
+    live = ActiveCall(Response())
 
     async def serves() -> None:
         with live:
@@ -87,7 +79,7 @@ async def test_the_server_ends() -> None:
 
     task = asyncio.get_running_loop().create_task(serves())
     await asyncio.sleep(0)
-    live.leave()
+    live.client_left()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

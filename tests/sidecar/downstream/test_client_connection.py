@@ -1,4 +1,4 @@
-"""The two ways out: straight into the connection, and through the `send` of any server; clients see no difference."""
+"""The two client connections, the server's own and the adapter over ASGI: clients see no difference."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import HEAD, PATIENCE, Client, Connection, Upstream, eventually, sse, token, upstream
 
 from policies import Call, Event, Lease, Outcome, Policy, Rejection, Stop
-from sidecar.downstream.client_connection import Head, OverASGI, Straight, outgoing
-from sidecar.server.http_protocol import Protocol
-from sidecar.server.request_cycle import Cycle
+from sidecar.downstream.client_connection import Head
+from sidecar.server.http_protocol import HttpProtocol
+from sidecar.server.request_cycle import RequestCycle
 
 pytestmark = pytest.mark.anyio
 
 V1 = "/v1/chat/completions"
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
 BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
-WAYS = pytest.mark.parametrize("way", [Protocol, HttpToolsProtocol], ids=["straight", "over ASGI"])
+WAYS = pytest.mark.parametrize("way", [HttpProtocol, HttpToolsProtocol], ids=["direct", "over ASGI"])
 FINISHED = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}) + b"data: [DONE]\n\n"
 
 
@@ -112,7 +112,7 @@ async def test_pings(tmp_path: Path, way: type[asyncio.Protocol]) -> None:
         for _ in range(2):
             await client.until(b"event: ping\ndata: \n\n")
         client.close()
-        await eventually(lambda: len(served.gateway.live) == 0)
+        await eventually(lambda: len(served.gateway.active_calls) == 0)
 
 
 @WAYS
@@ -153,28 +153,15 @@ async def _still(counted: Callable[[], int]) -> None:
         await asyncio.sleep(0)
 
 
-async def test_ways() -> None:
-    """The short way is taken where the server has one, and nowhere else."""
-
-    async def send(message: object) -> None:
-        pass
-
-    cycle = Cycle.__new__(Cycle)
-
-    assert outgoing(cycle.send) is cycle
-    assert isinstance(outgoing(send), OverASGI)
-    assert issubclass(Cycle, Straight)
-
-
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: x", b"a\nb", b"a\rb"])
 async def test_no_second_line(value: bytes) -> None:
     """No header can bring another one along, whoever made its value."""
-    cycle = Cycle.__new__(Cycle)
+    cycle = RequestCycle.__new__(RequestCycle)
     cycle.keep_alive, cycle.default_headers = True, []
     cycle.scope = {"http_version": "1.1"}  # type: ignore[typeddict-item]
     cycle.disconnected = False
     with pytest.raises(ValueError, match="more than one line"):
-        cycle.put(Head(200, [(b"x-request-id", value)]), b"", more=True)
+        cycle.write_nowait(Head(200, [(b"x-request-id", value)]), b"", more=True)
 
 
 class Stops(Policy, frozen=True):
@@ -185,7 +172,7 @@ class Stops(Policy, frozen=True):
 
 
 class Stopping(Lease):
-    def event(self, event: Event) -> Event | None:
+    def on_event(self, event: Event) -> Event | None:
         if event.text == "b":
             raise Stop
         return next(iter([])) if event.text == "c" else event
@@ -288,4 +275,4 @@ async def test_left_while_it_was_read(tmp_path: Path, way: type[asyncio.Protocol
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 client.reset() if turns % 2 else client.close()
-            await eventually(lambda: len(served.gateway.live) == 0 and not OPEN)
+            await eventually(lambda: len(served.gateway.active_calls) == 0 and not OPEN)

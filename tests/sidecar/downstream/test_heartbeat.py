@@ -43,7 +43,7 @@ class Loop:
 
 class Quiet:
     def __init__(self, loop: Loop) -> None:
-        self.loop, self.quiet_since, self.pings = loop, loop.now, list[float]()
+        self.loop, self.last_sent_at, self.pings = loop, loop.now, list[float]()
 
     def ping(self) -> None:
         self.pings.append(self.loop.now)
@@ -70,7 +70,7 @@ def test_sending_puts_it_off() -> None:
     heart, quiet = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
     heart.watch(quiet)
     loop.advance(14)
-    quiet.quiet_since = loop.now
+    quiet.last_sent_at = loop.now
     loop.advance(14.9)
     assert quiet.pings == []
     loop.advance(0.2)
@@ -89,7 +89,7 @@ def test_one_timer(steps: list[tuple[str, float]]) -> None:
             heart.watch(quiet)
             waiting.append(quiet)
         elif step == "send" and waiting:
-            waiting[0].quiet_since = loop.now
+            waiting[0].last_sent_at = loop.now
         elif step == "stop" and waiting:
             quiet = waiting.pop()
             heart.forget(quiet)
@@ -99,7 +99,7 @@ def test_one_timer(steps: list[tuple[str, float]]) -> None:
         else:
             loop.advance(seconds)
         assert len(loop.timers) <= 1
-        assert all(loop.now - quiet.quiet_since < INTERVAL + 1e-6 for quiet in waiting)
+        assert all(loop.now - quiet.last_sent_at < INTERVAL + 1e-6 for quiet in waiting)
 
 
 def test_nothing_is_left() -> None:

@@ -178,7 +178,7 @@ async def test_half_closed_after_its_answer(tmp_path: Path) -> None:
         client = await served.client()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.writer.write(request(HI | {"stream": False}))
-        await eventually(lambda: bool(up.requests) and len(served.gateway.live) == 0)
+        await eventually(lambda: bool(up.requests) and len(served.gateway.active_calls) == 0)
         client.writer.write_eof()
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         _, _, body = await client.answer()

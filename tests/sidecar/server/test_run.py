@@ -41,8 +41,8 @@ async def test_drain(tmp_path: Path) -> None:
         up._scripts[:] = [waits]
         await plain.post("/v1/chat/completions", SLOW | {"stream": False})
         await eventually(lambda: len(up.requests) == 3)
-        over = asyncio.create_task(served.gateway.live.drain(0.2, draining()))
-        await eventually(lambda: served.gateway.live.draining)
+        over = asyncio.create_task(served.gateway.active_calls.drain(0.2, draining()))
+        await eventually(lambda: served.gateway.active_calls.draining)
         status, headers, body = await served.post("/api/chat", CHAT)
         ready = await served.get("/readyz")
         alive = await served.get("/healthz")
@@ -63,9 +63,8 @@ async def test_drain(tmp_path: Path) -> None:
     assert account.spent >= 900
 
 
-async def test_client_that_never_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_never_reads(tmp_path: Path) -> None:
     """A client that never reads cannot hold up the end: it is told, and not waited for; upstream was slowed meanwhile."""
-    monkeypatch.setattr("sidecar.downstream.route.LAST_WORD", 0.1)
     sent = 0
 
     async def flood(connection: Connection) -> None:
@@ -84,7 +83,7 @@ async def test_client_that_never_reads(tmp_path: Path, monkeypatch: pytest.Monke
         while turns < 5000:
             seen, turns = sent, turns + 1 if seen == sent else 0
             await asyncio.sleep(0)
-        await asyncio.wait_for(served.gateway.live.drain(0, draining()), 10)
+        await asyncio.wait_for(served.gateway.active_calls.drain(0, draining()), 10)
         account = await served.account()
 
     assert account.reserved == 0
@@ -104,8 +103,8 @@ async def test_streams_that_end_in_time(tmp_path: Path) -> None:
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         answer = asyncio.create_task(served.post("/api/chat", CHAT))
         await eventually(lambda: len(up.requests) == 1)
-        over = asyncio.create_task(served.gateway.live.drain(30, draining()))
-        await eventually(lambda: served.gateway.live.draining)
+        over = asyncio.create_task(served.gateway.active_calls.drain(30, draining()))
+        await eventually(lambda: served.gateway.active_calls.draining)
         go_on.set()
         _, _, body = await answer
         await over
@@ -213,15 +212,15 @@ async def test_port_in_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "said"),
     [
-        (["serve"], {}, "defaults: upstream: there is none, give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or write an [[upstream]]"),
-        (["serve", "--config", "none.toml"], {}, "none.toml: file: does not exist, `sidecar config > sidecar.toml` writes one to start from"),
-        (["serve", "--upstream", "nonsense"], {}, "defaults: --upstream: 'nonsense' is no address of an API, write it like 'http://127.0.0.1:11434/v1'"),
-        (["serve", "--port", "x"], {}, "sidecar serve: argument --port: 'x' is no whole number; see `sidecar serve --help`"),
-        (["serve", "--port", "70000"], {}, "sidecar serve: argument --port: 70000 is no port, it must be from 0 to 65535; see `sidecar serve --help`"),
-        (["serve", "--workers", "0"], {}, "sidecar serve: argument --workers: 0 is too small, it must be at least 1; see `sidecar serve --help`"),
+        (["serve"], {}, "defaults: upstream: no upstream is configured; give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or add an [[upstream]]"),
+        (["serve", "--config", "none.toml"], {}, "none.toml: file: not found; create one with `sidecar config > sidecar.toml`"),
+        (["serve", "--upstream", "nonsense"], {}, "defaults: --upstream: 'nonsense' is not an http:// or https:// URL; write it like 'http://127.0.0.1:11434/v1'"),
+        (["serve", "--port", "x"], {}, "sidecar serve: argument --port: invalid value 'x': expected a whole number from 0 to 65535; see `sidecar serve --help`"),
+        (["serve", "--port", "70000"], {}, "sidecar serve: argument --port: invalid value '70000': expected a whole number from 0 to 65535; see `sidecar serve --help`"),
+        (["serve", "--workers", "0"], {}, "sidecar serve: argument --workers: invalid value '0': expected a whole number >= 1; see `sidecar serve --help`"),
         (["serve", "--nope"], {}, "sidecar: unrecognized arguments: --nope; see `sidecar --help`"),
-        (["check", "--config", "bad.toml"], {}, "bad.toml: server.port: 'x' does not do, it must be a whole number\nbad.toml: policy[0].max_messages: 0 does not do, it must be a whole number >= 1"),
-        (["check"], {"SIDECAR_PORT": "x"}, "defaults: SIDECAR_PORT: 'x' is no port, it must be a whole number from 0 to 65535"),
+        (["check", "--config", "bad.toml"], {}, "bad.toml: server.port: invalid value 'x': expected a whole number; omit port for the default 8787\nbad.toml: policy[0].max_messages: invalid value 0: expected a whole number >= 1; see `sidecar config` for an example"),
+        (["check"], {"SIDECAR_PORT": "x"}, "defaults: SIDECAR_PORT: invalid value 'x': expected a whole number from 0 to 65535; correct or unset the variable"),
         (["serve", "--upstream", "http://h/v1"], {"SIDECAR_STORE": "sqlite:///none/x.db"}, "sidecar: store.url: {folder}/none/x.db: unable to open database file; make the folder {folder}/none first"),
         ([], {}, "sidecar: the following arguments are required: COMMAND; see `sidecar --help`"),
         (["explain"], {}, "sidecar: argument COMMAND: invalid choice: 'explain' (choose from 'serve', 'demo', 'mock', 'config', 'usage', 'key', 'check'); see `sidecar --help`"),

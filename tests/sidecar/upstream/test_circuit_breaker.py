@@ -1,4 +1,4 @@
-"""The breaker: when it opens, what it lets through, and how soon it closes; alone, and in front of real sockets."""
+"""The circuit breaker: when it opens, what it lets through and when it closes, alone and with real sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire import HEAD, Connection, eventually, upstream
 from policies.api.upstream import UpstreamError
 from policies.testing import FakeClock
 from sidecar.config.upstream import BreakerSettings
-from sidecar.upstream.circuit_breaker import SICK, Breaker, BreakerOpen, Permit
+from sidecar.upstream.circuit_breaker import UNHEALTHY_KINDS, Breaker, BreakerOpen, Permit
 
 QUICK = BreakerSettings(calls=4, rate=0.5, window=10, probe=5)
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
@@ -26,16 +26,16 @@ def failure(kind: str = "server") -> UpstreamError:
 
 
 def made(settings: BreakerSettings = QUICK) -> tuple[Breaker, FakeClock, list[str]]:
-    clock, told = FakeClock(), list[str]()
-    return Breaker(settings, clock, tell=told.append), clock, told
+    clock, states = FakeClock(), list[str]()
+    return Breaker(settings, clock, on_change=states.append), clock, states
 
 
 def opened() -> tuple[Breaker, FakeClock, list[str]]:
-    breaker, clock, told = made()
+    breaker, clock, states = made()
     for _ in range(4):
         breaker.enter().failed(failure())
     assert breaker.state == "open"
-    return breaker, clock, told
+    return breaker, clock, states
 
 
 def refused(breaker: Breaker) -> float:
@@ -44,67 +44,67 @@ def refused(breaker: Breaker) -> float:
     return found.value.wait
 
 
-def test_opens() -> None:
-    """It opens when enough attempts were made and enough of them failed, and says when it can be asked again."""
-    breaker, _, told = made()
+def test_opens_above_the_failure_rate() -> None:
+    """It opens at a failure rate of `rate` over at least `calls` attempts, and names the time of the next probe."""
+    breaker, _, states = made()
     for _ in range(2):
-        breaker.enter().worked()
+        breaker.enter().succeeded()
     breaker.enter().failed(failure())
     assert breaker.state == "closed", "a third of three"
     breaker.enter().failed(failure("connect"))
-    assert (breaker.state, told) == ("open", ["open"])
+    assert (breaker.state, states) == ("open", ["open"])
     with pytest.raises(BreakerOpen) as found:
         breaker.enter()
     assert (found.value.wait, found.value.cause.kind) == (5.0, "connect")
 
 
-def test_few() -> None:
-    """Less than `calls` attempts say nothing."""
+def test_few_attempts_do_not_open() -> None:
+    """Fewer than `calls` attempts never open it."""
     breaker, _, _ = made()
     for _ in range(3):
         breaker.enter().failed(failure())
     assert breaker.state == "closed"
 
 
-def test_window() -> None:
-    """What is older than the window is forgotten, a tenth of it at a time."""
-    breaker, clock, told = made()
+def test_window_slides() -> None:
+    """Results older than the window are dropped, a tenth of the window at a time."""
+    breaker, clock, states = made()
     for _ in range(3):
         breaker.enter().failed(failure())
     clock.advance(10)
     breaker.enter().failed(failure())
     clock.advance(9.9)
     breaker.enter().failed(failure())
-    assert told == []
+    assert states == []
     for _ in range(2):
         breaker.enter().failed(failure())
-    assert told == ["open"]
+    assert states == ["open"]
 
 
 @pytest.mark.parametrize("kind", ["rate", "quota", "auth", "request", "context", "empty"])
-def test_healthy(kind: str) -> None:
-    """A server that says no is a server that answers."""
-    assert kind not in SICK
+def test_refusals_do_not_open(kind: str) -> None:
+    """Refusals never open it: a server that refuses is a server that answers."""
+    assert kind not in UNHEALTHY_KINDS
     breaker, _, _ = made()
     for _ in range(20):
         breaker.enter().failed(failure(kind))
     assert breaker.state == "closed"
 
 
-def test_left() -> None:
-    """Attempts that the client left count as nothing, and each attempt counts once."""
+def test_released_permits_do_not_count() -> None:
+    """Attempts cancelled by the client do not count, and each attempt counts once."""
     breaker, _, _ = made()
     for _ in range(20):
-        breaker.enter().drop()
-    leave = breaker.enter()
+        breaker.enter().release()
+    permit = breaker.enter()
     for _ in range(20):
-        leave.failed(failure())
+        permit.failed(failure())
     assert breaker.state == "closed"
 
 
-def test_probe() -> None:
-    """After `probe` seconds one call goes through, and one in each further `probe` seconds; a success closes it."""
-    breaker, clock, told = opened()
+def test_probe_closes() -> None:
+    """One call is let through after each `probe` seconds; a success closes the breaker."""
+    breaker, clock, states = opened()
     clock.advance(4)
     assert refused(breaker) == 1.0
     clock.advance(1)
@@ -112,64 +112,64 @@ def test_probe() -> None:
     assert (breaker.state, refused(breaker)) == ("half-open", 5.0)
     clock.advance(5)
     breaker.enter().failed(failure())
-    assert (breaker.state, refused(breaker)) == ("half-open", 5.0), "the slow one is still on its way"
-    slow.worked()
-    assert (breaker.state, told) == ("closed", ["open", "closed"])
-    breaker.enter().worked()
+    assert (breaker.state, refused(breaker)) == ("half-open", 5.0), "the slow one is still running"
+    slow.succeeded()
+    assert (breaker.state, states) == ("closed", ["open", "closed"])
+    breaker.enter().succeeded()
 
 
-def test_probe_left() -> None:
-    """A probe whose client left was sent all the same: the next one waits for its time, however many clients come and go."""
+def test_released_probe_delays_the_next() -> None:
+    """After a probe that the client cancelled, the next one still waits `probe` seconds."""
     breaker, clock, _ = opened()
     clock.advance(5)
-    breaker.enter().drop()
+    breaker.enter().release()
     assert (breaker.state, refused(breaker)) == ("open", 5.0)
     clock.advance(5)
     assert breaker.enter().probe
 
 
-@pytest.mark.parametrize("how", ["left", "failed"])
+@pytest.mark.parametrize("how", ["released", "failed"])
 def test_probes_overlap(how: str) -> None:
-    """It is half-open until the last of its probes has ended, whatever became of the others."""
+    """It is half-open until the last of its probes has ended."""
     breaker, clock, _ = opened()
     clock.advance(5)
     slow = breaker.enter()
     clock.advance(5)
     second = breaker.enter()
-    if how == "left":
-        second.drop()
+    if how == "released":
+        second.release()
     else:
         second.failed(failure())
     seen = [breaker.state]
-    slow.drop()
+    slow.release()
     assert [*seen, breaker.state] == ["half-open", "open"]
 
 
 @pytest.mark.parametrize("kind", ["rate", "quota", "auth", "request", "context", "empty"])
-def test_probe_refused(kind: str) -> None:
-    """A probe that is refused closes it: a server that says no is back."""
-    breaker, clock, told = opened()
+def test_refused_probe_closes(kind: str) -> None:
+    """A probe that is refused closes it: the server answers again."""
+    breaker, clock, states = opened()
     clock.advance(5)
     breaker.enter().failed(failure(kind))
-    assert told == ["open", "closed"]
+    assert states == ["open", "closed"]
 
 
-def test_late() -> None:
-    """What began before it opened says nothing any more when it ends."""
-    breaker, clock, told = made()
+def test_results_from_before_a_change_are_ignored() -> None:
+    """The result of an attempt that started before the breaker opened is ignored."""
+    breaker, clock, states = made()
     old: list[Permit] = [breaker.enter() for _ in range(10)]
-    for leave in old[:4]:
-        leave.failed(failure())
-    old[4].worked()
-    assert told == ["open"]
+    for permit in old[:4]:
+        permit.failed(failure())
+    old[4].succeeded()
+    assert states == ["open"]
     clock.advance(5)
-    breaker.enter().worked()
-    for leave in old[5:]:
-        leave.failed(failure())
-    assert told == ["open", "closed"]
+    breaker.enter().succeeded()
+    for permit in old[5:]:
+        permit.failed(failure())
+    assert states == ["open", "closed"]
 
 
-def test_off() -> None:
+def test_zero_calls_disable_it() -> None:
     """With `calls = 0` it never opens."""
     breaker, _, _ = made(BreakerSettings(calls=0))
     for _ in range(1000):
@@ -177,8 +177,8 @@ def test_off() -> None:
     assert breaker.state == "closed"
 
 
-class Patient:
-    """An upstream that is dead, or alive, as it is told."""
+class SwitchableUpstream:
+    """An upstream that answers 503 while `dead` is set."""
 
     def __init__(self) -> None:
         self.dead, self.seen = True, 0
@@ -203,20 +203,20 @@ async def ask(served: Sidecar, times: int, *, at_once: int = 50) -> list[tuple[i
 
 @pytest.mark.anyio
 async def test_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In an outage an upstream gets its calls until the breaker opens, then probes alone; it is back with the first."""
-    up_is = Patient()
+    """In an outage an upstream gets calls until the breaker opens, then only probes; the first success closes it."""
+    switch = SwitchableUpstream()
     caplog.set_level(logging.WARNING, logger="sidecar")
-    async with upstream(up_is) as up:
+    async with upstream(switch) as up:
         text = f"[[upstream]]\nbase_url = '{up.url}'\nbreaker = {{ calls = 20, probe = 0.3 }}\n"
         text += "[[policy]]\nuse = 'retry'\nbase = 0.001\ncap = 0.001\n"
         async with sidecar(settings_of(tmp_path, None, text)) as served:
             answers = await ask(served, 200)
             ready = json.loads((await served.get("/readyz"))[2])
-            seen, up_is.dead = up_is.seen, False
+            seen, switch.dead = switch.seen, False
             await eventually(lambda: served.gateway.upstream.states["upstream-1"] != "closed")
             async with asyncio.timeout(5):
                 while (await served.post("/v1/chat/completions", HI))[0] != httpx.codes.OK:
-                    await asyncio.sleep(0.01)  # between two looks, of which the timeout above bounds the number
+                    await asyncio.sleep(0.01)  # between two polls, bounded by the timeout above
             closed = json.loads((await served.get("/readyz"))[2])
 
     statuses = {status for status, _, _ in answers}
@@ -236,13 +236,13 @@ async def test_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.anyio
 async def test_fallback(tmp_path: Path) -> None:
-    """While one upstream's breaker is open, calls go to the next without asking it, and cost it no retry."""
-    up_is = Patient()
+    """While one upstream's breaker is open, calls go to the next one without a request to it and without a retry."""
+    switch = SwitchableUpstream()
 
     async def good(connection: Connection) -> None:
         await connection.stream("fine")
 
-    async with upstream(up_is) as first, upstream(good) as second:
+    async with upstream(switch) as first, upstream(good) as second:
         text = f"[[upstream]]\nbase_url = '{first.url}'\nbreaker = {{ calls = 20, probe = 60 }}\n"
         text += f"[[upstream]]\nbase_url = '{second.url}'\n[[policy]]\nuse = 'fallback'\n"
         async with sidecar(settings_of(tmp_path, None, text)) as served:
@@ -250,13 +250,13 @@ async def test_fallback(tmp_path: Path) -> None:
 
     assert {status for status, _, _ in answers} == {200}
     assert len(second.requests) == 200
-    assert up_is.seen <= 30
+    assert switch.seen <= 30
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("head", [False, True], ids=["before the head", "before the first token"])
 async def test_deadline(tmp_path: Path, head: bool) -> None:  # noqa: FBT001  # a column
-    """An upstream that says nothing until a call's deadline has failed; one whose client left has not."""
+    """An upstream without an answer until the call's deadline counts as failed; one whose client left does not."""
 
     async def hangs(connection: Connection) -> None:
         if head:
@@ -272,7 +272,7 @@ async def test_deadline(tmp_path: Path, head: bool) -> None:  # noqa: FBT001  # 
                 await client.post("/v1/chat/completions", HI)
                 await eventually(lambda: up.open > 0)
                 client.close()
-                await eventually(lambda: len(served.gateway.live) == 0)
+                await eventually(lambda: len(served.gateway.active_calls) == 0)
             left = dict(served.gateway.upstream.states)
             for _ in range(3):
                 await served.post("/api/chat", CHAT)

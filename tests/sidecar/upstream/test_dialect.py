@@ -1,4 +1,4 @@
-"""What one upstream is found not to take: learnt from its refusals, kept only when the other way was taken."""
+"""Request styles learnt from an upstream's refusals, kept only after the changed request was accepted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving import settings_of, sidecar
 from wire import HEAD, Connection, eventually, sse, token, upstream
 
 from policies.testing import make_call
-from sidecar.upstream.dialect import MODELS, Dialect, RequestStyle
+from sidecar.upstream.dialect import MAX_LEARNT_MODELS, Dialect, RequestStyle
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +53,7 @@ MODERN = "max_tokens", "'max_tokens' is not supported with this model. Use 'max_
 
 @pytest.mark.parametrize(("lesson", "asked"), [(NO_USAGE, asks()), (MODERN, asks(stream=False)), (MODERN, asks(max_completion_tokens=9))])  # fmt: skip
 async def test_many_at_once(tmp_path: Path, lesson: tuple[str, str], asked: dict[str, Any]) -> None:
-    """Calls that were on their way when another one learnt the lesson are put otherwise as well; later ones at once."""
+    """Calls that run while another one learns a style are rewritten too; later calls use it in their first request."""
     field, words = lesson
     all_here = asyncio.Event()
 
@@ -76,8 +76,8 @@ async def test_many_at_once(tmp_path: Path, lesson: tuple[str, str], asked: dict
     assert (last[0], len(up.requests)) == (200, learnt + 1)
 
 
-async def test_words_of_a_client_teach_nothing(tmp_path: Path) -> None:
-    """A server that quotes what it was sent changes how that one call is put, and nothing for anybody else."""
+async def test_quoted_client_text_changes_no_other_call(tmp_path: Path) -> None:
+    """A refusal that quotes the client's text may rewrite that call, and changes no other one."""
 
     async def quotes(connection: Connection) -> None:
         if isinstance(quoted := connection.body.get("temperature"), str):
@@ -97,8 +97,8 @@ async def test_words_of_a_client_teach_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["max_completion_tokens", "n_predict", "max_new_tokens", "max_output_tokens"])
-async def test_a_ceiling_that_is_not_obeyed_is_none(tmp_path: Path, field: str) -> None:
-    """Beside a client's own field for ceilings goes the one that the server obeys (ollama/ollama#7125)."""
+async def test_obeyed_ceiling_is_added(tmp_path: Path, field: str) -> None:
+    """A client's field for ceilings is accompanied by the field that the server obeys (ollama/ollama#7125)."""
 
     async def ollama(connection: Connection) -> None:
         await answers(connection, connection.body.get("max_tokens") or 100_000)
@@ -111,7 +111,7 @@ async def test_a_ceiling_that_is_not_obeyed_is_none(tmp_path: Path, field: str) 
 
 
 async def test_room_stays_with_its_upstream(tmp_path: Path) -> None:
-    """A ceiling lowered for one server's context says nothing to the next one."""
+    """A ceiling lowered for one server's context is not lowered for the next server."""
 
     async def small(connection: Connection) -> None:
         if connection.body["max_tokens"] > 5:
@@ -134,36 +134,36 @@ async def test_room_stays_with_its_upstream(tmp_path: Path) -> None:
     assert [request.body["max_tokens"] for request in second.requests] == [500]
 
 
-def test_named_field() -> None:
-    """Where the file says that ceilings go into `max_tokens`, no refusal moves them elsewhere."""
+def test_configured_field_is_kept() -> None:
+    """With `limit_field = "max_tokens"`, no refusal renames the field."""
     call = make_call("hi")
     call.max_tokens = 5
     words = "'max_tokens' is not supported. Use 'max_completion_tokens' instead."
 
-    assert Dialect("max_tokens").otherwise(call, RequestStyle(), 400, words) is None
-    assert Dialect().otherwise(call, RequestStyle(), 400, words) == RequestStyle(modern_limit=True)
-    assert Dialect().otherwise(call, RequestStyle(), 401, words) is None
+    assert Dialect("max_tokens").after_refusal(call, RequestStyle(), 400, words) is None
+    assert Dialect().after_refusal(call, RequestStyle(), 400, words) == RequestStyle(modern_limit=True)
+    assert Dialect().after_refusal(call, RequestStyle(), 401, words) is None
 
 
 @pytest.mark.parametrize(
     "words", ["maximum context length is " + "9" * 5000 + " tokens, 5 input tokens", "maximum context length is ²"]
 )
 def test_hostile_numbers(words: str) -> None:
-    """Numbers that are none, or have thousands of digits, teach nothing and break nothing."""
+    """Text that is not a number, or has thousands of digits, changes nothing and raises nothing."""
     call = make_call("hi")
     call.max_tokens = 5
 
-    assert Dialect().otherwise(call, RequestStyle(), 400, words) is None
+    assert Dialect().after_refusal(call, RequestStyle(), 400, words) is None
 
 
-def test_lessons_add_up() -> None:
-    """A call that was on its way before a lesson does not take it back."""
+def test_learnt_styles_add_up() -> None:
+    """A call that started before a style was learnt does not undo it."""
     dialect = Dialect()
     dialect.learn("m", RequestStyle(), RequestStyle(plain_usage=True))
     dialect.learn("m", RequestStyle(), RequestStyle(modern_limit=True))
     dialect.learn("m", RequestStyle(), RequestStyle())
 
-    assert dialect.manner("m") == RequestStyle(plain_usage=True, modern_limit=True)
+    assert dialect.style("m") == RequestStyle(plain_usage=True, modern_limit=True)
 
 
 async def hangs(connection: Connection) -> None:
@@ -180,8 +180,8 @@ async def one_token(connection: Connection) -> None:
     "words", ["unknown field stream_options", "'max_tokens' is not supported, use 'max_completion_tokens'"]
 )
 @pytest.mark.parametrize(("then", "stream"), [(hangs, True), (hangs, False), (one_token, True)])
-async def test_limits_hold_behind_a_lesson(tmp_path: Path, words: str, then: Any, stream: bool) -> None:  # noqa: FBT001  # a column
-    """What is put otherwise has its time like every attempt: silence behind it ends the call."""
+async def test_time_limits_hold_after_a_rewrite(tmp_path: Path, words: str, then: Any, stream: bool) -> None:  # noqa: FBT001  # a column
+    """A rewritten request has the same time limits: silence after it ends the call."""
 
     async def refusing(connection: Connection) -> None:
         await refuses(connection, words)
@@ -194,7 +194,7 @@ async def test_limits_hold_behind_a_lesson(tmp_path: Path, words: str, then: Any
             account = await served.account()
 
     if "stream_options" in words and not stream:
-        assert (status, len(up.requests)) == (400, 1), "nothing of ours was in it"
+        assert (status, len(up.requests)) == (400, 1), "the request had no field of ours"
     elif then is one_token:
         assert b"stream_interrupted" in body
     else:
@@ -202,11 +202,11 @@ async def test_limits_hold_behind_a_lesson(tmp_path: Path, words: str, then: Any
     assert account.reserved == 0
 
 
-def test_bounded() -> None:
-    """At most so many models are remembered; the one that was learnt first goes."""
+def test_learnt_models_are_bounded() -> None:
+    """At most 256 models are remembered; the oldest is dropped."""
     dialect = Dialect()
-    for at in range(MODELS + 1):
+    for at in range(MAX_LEARNT_MODELS + 1):
         dialect.learn(f"m{at}", RequestStyle(), RequestStyle(plain_usage=True, room=9))
 
-    assert dialect.manner("m0") == RequestStyle()
-    assert dialect.manner(f"m{MODELS}") == RequestStyle(plain_usage=True)
+    assert dialect.style("m0") == RequestStyle()
+    assert dialect.style(f"m{MAX_LEARNT_MODELS}") == RequestStyle(plain_usage=True)

@@ -1,4 +1,4 @@
-"""Failing upstreams over real sockets: what is tried again, and what each kind of client is told."""
+"""Failing upstreams over real sockets: which failures are retried, and what each error_type of client gets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ cap = 0.001
 
 
 def says(*chunks: bytes, then: str = "end") -> Script:
-    """Stream *chunks*, then end well, cut the connection, or reset it."""
+    """Stream *chunks*, then end the body, close the connection, or reset it."""
 
     async def script(connection: Connection) -> None:
         await connection.send(HEAD)
@@ -77,7 +77,7 @@ ERROR_EVENT = b"data: " + error(code=502) + b"\n\n"
 
 
 async def both(up: Upstream, served: Sidecar) -> tuple[list[tuple[str, str]], tuple[int, dict[str, str], bytes]]:
-    """Ask in both schemas."""
+    """Send a request in each schema and return both answers."""
     status, _, chat = await served.post("/api/chat", CHAT)
     assert status == 200
     return events(chat), await served.post("/v1/chat/completions", HI)
@@ -107,8 +107,8 @@ async def both(up: Upstream, served: Sidecar) -> tuple[list[tuple[str, str]], tu
         pytest.param(says(STOP), id="finished without output"),
     ],
 )
-async def test_tried_again(tmp_path: Path, first: Script) -> None:
-    """What breaks before the first output is tried again, and the client sees one whole answer."""
+async def test_failure_before_output_is_retried(tmp_path: Path, first: Script) -> None:
+    """A failure before the first output is retried, and the client gets one whole answer."""
     async with upstream(first, good) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         _, _, chat = await served.post("/api/chat", CHAT)
         account = await served.account()
@@ -118,7 +118,7 @@ async def test_tried_again(tmp_path: Path, first: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "status", "code", "kind"),
+    ("first", "status", "code", "error_type"),
     [
         (answers(400, error(code="context_length_exceeded", type="invalid_request_error")), 400, "context_length_exceeded", 0),
         (answers(400, error(type="exceed_context_size_error", n_ctx=512)), 400, "upstream_error", "exceed_context_size_error"),
@@ -133,23 +133,25 @@ async def test_tried_again(tmp_path: Path, first: Script) -> None:
         (answers(302, b"", "location: http://elsewhere.example/"), 502, "upstream_error", 0),
     ],
 )  # fmt: skip
-async def test_final(tmp_path: Path, first: Script, status: int, code: str, kind: object) -> None:
-    """What no second attempt can cure is asked once; SDKs get upstream's status and code, and are told not to repeat it."""
+async def test_final_failure_is_not_retried(
+    tmp_path: Path, first: Script, status: int, code: str, error_type: object
+) -> None:
+    """A final failure is not retried; SDKs get upstream's status and code, and `x-should-retry: false`."""
     async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         chat, (got, headers, body) = await both(up, served)
         account = await served.account()
         asked = len(up.requests)
 
-    told = json.loads(body)["error"]
-    assert (asked, got, told["code"], headers["x-should-retry"]) == (2, status, code, "false")
-    assert not kind or told["type"] == kind
+    answer = json.loads(body)["error"]
+    assert (asked, got, answer["code"], headers["x-should-retry"]) == (2, status, code, "false")
+    assert not error_type or answer["type"] == error_type
     assert [name for name, _ in chat] == ["start", "error"]
     assert json.loads(chat[1][1])["message"]
     assert (account.spent, account.reserved) == (0, 0)
 
 
 async def test_spent(tmp_path: Path) -> None:
-    """When the attempts are spent, an SDK gets the last status and its wait, and is told to leave it at that."""
+    """After the last attempt an SDK gets the last status and its wait, and `x-should-retry: false`."""
     busy = answers(503, error(type="overloaded"), "retry-after-ms: 2")
     async with upstream(busy) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         status, headers, body = await served.post("/v1/chat/completions", HI)
@@ -159,7 +161,7 @@ async def test_spent(tmp_path: Path) -> None:
 
 
 async def test_unreachable(tmp_path: Path) -> None:
-    """An upstream that is not there is 502 `upstream_unavailable`, and costs nothing."""
+    """An unreachable upstream is 502 `upstream_unavailable` and costs nothing."""
     async with upstream(good) as gone:
         url = gone.url
     async with sidecar(settings_of(tmp_path, url, QUICK)) as served:
@@ -182,16 +184,16 @@ async def test_unreachable(tmp_path: Path) -> None:
         pytest.param(says(token("a"), token("b"), b"data: nonsense\n\n", STOP), id="malformed"),
     ],
 )
-async def test_never_lies(tmp_path: Path, first: Script) -> None:
-    """A stream that breaks after output delivers what came, then one error; it is never repeated, never called complete."""
+async def test_broken_stream_ends_with_one_error(tmp_path: Path, first: Script) -> None:
+    """A stream that breaks after output ends with one error; it is not retried and not marked complete."""
     async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         chat, (status, _, body) = await both(up, served)
         account = await served.account()
         asked = len(up.requests)
 
-    told = json.loads(chat[-1][1])
+    last = json.loads(chat[-1][1])
     assert chat[:-1] == [("start", ""), ("token", '"a"'), ("token", '"b"')]
-    assert (chat[-1][0], told["code"] in ("stream_interrupted", "upstream_error")) == ("error", True)
+    assert (chat[-1][0], last["code"] in ("stream_interrupted", "upstream_error")) == ("error", True)
     assert (asked, status) == (2, 200)
     assert body.startswith(token("a") + token("b") + b'data: {"error":{"message":')
     assert body.endswith(b"}}\n\ndata: [DONE]\n\n")
@@ -212,8 +214,8 @@ async def test_never_lies(tmp_path: Path, first: Script) -> None:
         pytest.param(answers(200, json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}).encode()), id="JSON"),
     ],
 )  # fmt: skip
-async def test_complete(tmp_path: Path, first: Script) -> None:
-    """A stream is complete at its end mark, or once each answer has its finish; clients get a whole end either way."""
+async def test_complete_stream(tmp_path: Path, first: Script) -> None:
+    """A stream is complete at `[DONE]`, or once each choice has finished; clients get a complete end either way."""
     async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         chat, (_, _, body) = await both(up, served)
 
@@ -226,7 +228,7 @@ async def test_complete(tmp_path: Path, first: Script) -> None:
 
 
 async def test_empty_but_finished(tmp_path: Path) -> None:
-    """An answer that stays empty, but finished, is asked for once more and then delivered as what it is."""
+    """A finished answer without output is retried once and then delivered as it is."""
     nothing = says(STOP, b"data: [DONE]\n\n")
     async with upstream(nothing) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         _, _, chat = await served.post("/api/chat", CHAT)
@@ -237,20 +239,20 @@ async def test_empty_but_finished(tmp_path: Path) -> None:
 
 
 async def test_no_secrets(tmp_path: Path) -> None:
-    """Upstream's words reach a client without keys, hosts and traces."""
+    """Upstream's error text reaches a client without keys, hosts and stack traces."""
     words = "Bad request for key sk-proj-abcdefgh1234 at http://10.0.0.7:8000/v1 (db.internal:5432)"
     async with upstream(answers(400, json.dumps({"error": {"message": words}}).encode())) as up:
         keyed = settings_of(tmp_path, up.url, QUICK, environ={"SIDECAR_UPSTREAM_KEY": "opaque-key-of-ours"})
         async with sidecar(keyed) as served:
             chat, (_, _, body) = await both(up, served)
 
-    for told in (chat[-1][1], body.decode()):
-        assert "Bad request for key" in told
-        assert not any(secret in told for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
+    for text in (chat[-1][1], body.decode()):
+        assert "Bad request for key" in text
+        assert not any(secret in text for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
 
 
-async def test_any_bytes(tmp_path: Path) -> None:
-    """However a stream is cut into writes, both schemas give the same."""
+async def test_any_split_of_writes(tmp_path: Path) -> None:
+    """Any split of a stream into writes gives the same result in both schemas."""
     stream = token("h\u00e9") + b": c\n\n" + token("\U0001f98a") + STOP + b"data: [DONE]\n\n"
     rng = random.Random(7)
 
@@ -270,7 +272,7 @@ async def test_any_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("then", [200, 400])
 async def test_plain_attempt_that_failed(tmp_path: Path, then: int) -> None:
-    """A plain attempt that upstream broke costs its prompt, not its hold; what the next one cost comes on top."""
+    """A failed attempt without `stream` costs its prompt, not its reservation; the next attempt is charged in addition."""
 
     async def cuts(connection: Connection) -> None:
         await connection.send(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"cho')

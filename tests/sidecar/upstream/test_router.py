@@ -1,4 +1,4 @@
-"""Upstreams of several kinds over real sockets: who is asked, for what, with whose key, and what it costs."""
+"""Several upstreams over real sockets: which one gets the request, for which model, with which key, and the charge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wire import Connection, Script, upstream
 
 from policies import Fallback
 from policies.api.failure_kinds import CLASSES
-from sidecar.upstream.circuit_breaker import SICK
+from sidecar.upstream.circuit_breaker import UNHEALTHY_KINDS
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +55,7 @@ def table(url: str, *lines: str) -> str:
 
 
 async def test_azure(tmp_path: Path) -> None:
-    """Key header, version parameter, extra headers and limit field are as the upstream wants them."""
+    """Key header, version parameter, extra headers and limit field are sent as configured."""
     lines = (
         "api_key_env = 'AZURE_KEY'",
         "api_key_header = 'api-key'",
@@ -87,8 +87,8 @@ async def test_azure(tmp_path: Path) -> None:
     assert (second.body["max_tokens"], "max_completion_tokens" in second.body) == (7, False)
 
 
-async def test_secrets_of_headers(tmp_path: Path) -> None:
-    """A secret header's value does not come back in an upstream's error text."""
+async def test_secret_header_is_redacted(tmp_path: Path) -> None:
+    """A secret header's value is redacted from the upstream's error text."""
 
     async def tells(connection: Connection) -> None:
         await connection.answer(400, b'{"error": {"message": "bad gateway word gw2 for you"}}')
@@ -101,8 +101,8 @@ async def test_secrets_of_headers(tmp_path: Path) -> None:
     assert (status, json.loads(body)["error"]["message"]) == (400, "bad gateway word [redacted] for you")
 
 
-async def test_names(tmp_path: Path) -> None:
-    """Each upstream is asked for its own name of the model; a router's list of models is translated too."""
+async def test_model_names_are_translated(tmp_path: Path) -> None:
+    """Each upstream gets its own name of the model; the `models` list of a request is translated too."""
     async with upstream(busy) as first, upstream(good) as second:
         text = table(first.url, "models = { 'gpt-4o' = 'llama3', 'gpt-*' = 'small' }")
         text += table(second.url, "models = { '*' = 'any' }") + FALLBACK
@@ -116,7 +116,7 @@ async def test_names(tmp_path: Path) -> None:
 
 
 async def test_unnamed_model(tmp_path: Path) -> None:
-    """A call that names no model gets each upstream's own: as configured, else as the first one has it."""
+    """A call that names no model gets each upstream's configured model, else the first upstream's."""
     async with upstream(busy) as first, upstream(busy) as second, upstream(good) as third:
         text = table(first.url, "model = 'one'") + table(second.url, "model = 'two'") + table(third.url) + FALLBACK
         async with sidecar(settings_of(tmp_path, None, text)) as served:
@@ -130,7 +130,7 @@ async def test_unnamed_model(tmp_path: Path) -> None:
 
 
 async def test_listed_model(tmp_path: Path) -> None:
-    """Where nobody says, an upstream's first listed model is taken, also after a fallback; it is asked once."""
+    """Without a configured model, the first listed one is used, also after a fallback; the list is read once."""
 
     async def gone(connection: Connection) -> None:
         connection.reset()
@@ -151,7 +151,7 @@ async def test_listed_model(tmp_path: Path) -> None:
 
 
 async def test_authorization(tmp_path: Path) -> None:
-    """The client's key goes to the first upstream alone, unless another one is told to take it."""
+    """The client's key is forwarded to the first upstream only, and to others with `pass_authorization`."""
     async with upstream(busy) as first, upstream(busy) as second, upstream(good) as third:
         text = table(first.url) + table(second.url) + table(third.url, "pass_authorization = true") + FALLBACK
         async with sidecar(settings_of(tmp_path, None, text)) as served:
@@ -163,7 +163,7 @@ async def test_authorization(tmp_path: Path) -> None:
 
 
 async def test_own_authorization(tmp_path: Path) -> None:
-    """An `Authorization` of the sidecar's own, from the environment, is not joined by the client's."""
+    """With an `Authorization` of the sidecar's own, the client's is not forwarded."""
     async with upstream(good) as up:
         text = table(up.url, "headers_env = { Authorization = 'BASIC' }")
         async with sidecar(settings_of(tmp_path, None, text, environ={"BASIC": "Basic dTpw"})) as served:
@@ -177,7 +177,7 @@ async def test_own_authorization(tmp_path: Path) -> None:
     ("more", "crosses"), [((), False), (("pass_authorization = true",), True)], ids=["by default", "as asked"]
 )
 async def test_own_key_in_another_header(tmp_path: Path, more: tuple[str, ...], crosses: bool) -> None:  # noqa: FBT001  # a column
-    """Where a key of the sidecar's own goes in any header, the client's account stays here, unless it is let through."""
+    """With a key of the sidecar's own in any header, the client's account headers need `pass_authorization`."""
     async with upstream(good) as up:
         text = table(up.url, "headers_env = { api-key = 'AZURE' }", *more)
         async with sidecar(settings_of(tmp_path, None, text, environ={"AZURE": "az-1"})) as served:
@@ -194,7 +194,7 @@ async def test_own_key_in_another_header(tmp_path: Path, more: tuple[str, ...], 
     ("lines", "agent"), [((), "chatnest-sidecar"), (("headers = { User-Agent = 'mine/1' }",), "mine/1")]
 )
 async def test_user_agent(tmp_path: Path, lines: tuple[str, ...], agent: str) -> None:
-    """An upstream is told one `User-Agent`: the sidecar's, or the one that is configured in its place."""
+    """An upstream gets one `User-Agent`: the configured one, else the sidecar's."""
     async with upstream(lists) as up, sidecar(settings_of(tmp_path, None, table(up.url, *lines))) as served:
         await served.post("/v1/chat/completions", {"model": "m", **HI})
         await served.get("/v1/models")
@@ -204,7 +204,7 @@ async def test_user_agent(tmp_path: Path, lines: tuple[str, ...], agent: str) ->
 
 
 async def test_loading_model(tmp_path: Path) -> None:
-    """A server that loads its model sets the wait; where it names none the client gets none, and in no case tries again."""
+    """A loading server's `Retry-After` is forwarded, none is added, and SDKs are told not to retry."""
 
     def loads(*headers: str) -> Script:
         async def script(connection: Connection) -> None:
@@ -218,27 +218,27 @@ async def test_loading_model(tmp_path: Path) -> None:
         async with upstream(script) as up:
             text = table(up.url) + "[[policy]]\nuse = 'retry'\nattempts = 1\n"
             async with sidecar(settings_of(tmp_path, None, text)) as served:
-                status, told, _ = await served.post("/v1/chat/completions", {"model": "m", **HI})
+                status, answer_headers, _ = await served.post("/v1/chat/completions", {"model": "m", **HI})
         names = ("retry-after", "retry-after-ms", "x-should-retry")
-        seen.append((status, *(told.get(name) for name in names)))
+        seen.append((status, *(answer_headers.get(name) for name in names)))
 
     assert seen == [(503, "7", None, "false"), (503, None, None, "false")]
 
 
-def test_readme(tmp_path: Path) -> None:
-    """The README's upstreams are valid, and a call goes on to the second for all that its breaker holds against the first."""
+def test_readme_upstreams_are_valid(tmp_path: Path) -> None:
+    """The README's upstreams are valid, and fallback covers every failure kind that the circuit breaker counts."""
     (text,) = (x for x in re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "azure" in x)
     settings = settings_of(tmp_path, None, text, environ={"AZURE_API_KEY": "az-1"})
     (fallback,) = (policy for policy in settings.base.policies if isinstance(policy, Fallback))
 
     assert [each.name for each in settings.upstreams] == ["azure", "local"]
-    assert {CLASSES[kind].family or kind for kind in SICK if not CLASSES[kind].late} | {"unavailable"} <= set(
-        fallback.on
-    )
+    assert {CLASSES[kind].family or kind for kind in UNHEALTHY_KINDS if not CLASSES[kind].late} | {
+        "unavailable"
+    } <= set(fallback.on)
 
 
-async def test_dollars(tmp_path: Path) -> None:
-    """The dearest name that a call may be served under is held; the one that served it is charged."""
+async def test_dearest_name_is_reserved(tmp_path: Path) -> None:
+    """The dearest model that may serve a call is reserved; the one that served it is charged."""
     prices = "[prices.dear]\ninput = 10\noutput = 1000\n[prices.cheap]\ninput = 1\noutput = 2\n"
     budget = "[[policy]]\nuse = 'budget'\nusd = 100\n"
     held: list[int] = []
@@ -261,7 +261,7 @@ async def test_dollars(tmp_path: Path) -> None:
 
 
 async def test_dollars_of_several_attempts(tmp_path: Path) -> None:
-    """Each attempt is charged at the price of what it was asked for."""
+    """Each attempt is charged at the price of its own model."""
 
     async def cuts(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
@@ -282,7 +282,7 @@ async def test_dollars_of_several_attempts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [True, False], ids=["its authority", "the system's"])
 async def test_https(tmp_path: Path, given: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
-    """An upstream's certificate must come from the given authority; without one, the system's do not know it."""
+    """An upstream's certificate must come from the configured authority, by default one of the system's."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -297,11 +297,11 @@ async def test_https(tmp_path: Path, given: bool, caplog: pytest.LogCaptureFixtu
         assert (status, len(up.requests)) == (200, 1)
     else:
         assert (status, json.loads(body)["error"]["code"], up.requests) == (502, "upstream_unavailable", [])
-        assert "ClientConnectorCertificateError" in caplog.text
+        assert "SSLCertVerificationError" in caplog.text
 
 
 async def test_wrong_host(tmp_path: Path) -> None:
-    """A certificate of the right authority for another host is refused before anything is sent."""
+    """A certificate of the right authority for another host is refused before any request."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

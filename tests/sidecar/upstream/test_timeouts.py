@@ -1,4 +1,4 @@
-"""Time-outs: each phase its own limit, class and words; what is no output does not count as progress."""
+"""Timeouts: each phase has its own limit, failure kind and message; only output counts as progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOISE = (b": ping\n\n", EMPTY, sse({"choices": []}), b"event: ping\ndata: {}\n\n
 
 
 def noise_after(*chunks: bytes) -> Script:
-    """Send *chunks*, then signs of life for ever, none of which is output."""
+    """Send *chunks*, then pings and empty pieces forever."""
 
     async def script(connection: Connection) -> None:
         await connection.send(HEAD)
@@ -83,7 +83,7 @@ async def test_before_output(
     stream: bool,  # noqa: FBT001  # a column of the table
     words: str,
 ) -> None:
-    """Too long before the first output is a 504 that says which wait it was, and upstream's connection is closed."""
+    """Exceeding a limit before the first output is a 504 that names the phase, and closes the upstream connection."""
     chat, (status, body), spent = await served(tmp_path, script, limits, stream=stream)
 
     assert ([name for name, _ in chat], json.loads(chat[-1][1])["code"]) == (["start", "error"], "upstream_timeout")
@@ -94,7 +94,7 @@ async def test_before_output(
 
 
 async def test_between_outputs(tmp_path: Path) -> None:
-    """Signs of life after output are no progress: what came is delivered, then an error."""
+    """Pings and empty pieces after output are not progress: the output is delivered, then an error."""
     chat, (status, body), _ = await served(tmp_path, noise_after(token("a"), token("b")), {"idle": 0.1}, stream=True)
 
     assert [name for name, _ in chat] == ["start", "token", "token", "error"]
@@ -103,7 +103,7 @@ async def test_between_outputs(tmp_path: Path) -> None:
 
 
 async def test_slow_but_steady(tmp_path: Path) -> None:
-    """Output that keeps coming ends no wait, however long it takes altogether."""
+    """Steady output never times out, however long the whole answer takes."""
 
     async def steady(connection: Connection) -> None:
         await connection.send(HEAD)
@@ -119,8 +119,8 @@ async def test_slow_but_steady(tmp_path: Path) -> None:
     assert (status, b"error" in body) == (200, False)
 
 
-async def test_connect(tmp_path: Path) -> None:
-    """A host that takes no connection is a class of its own, and costs nothing."""
+async def test_connect_timeout_costs_nothing(tmp_path: Path) -> None:
+    """A connect timeout is a failure kind of its own and costs nothing."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -139,8 +139,8 @@ async def test_connect(tmp_path: Path) -> None:
     assert "took no connection in time" in json.loads(body)["error"]["message"]
 
 
-async def test_total(tmp_path: Path) -> None:
-    """A whole call has its deadline too, on both paths, attempts and waits and all."""
+async def test_deadline_of_a_call(tmp_path: Path) -> None:
+    """A whole call has a deadline on both paths, over all its attempts and waits."""
     rest = ONCE + "deadline = 0.2\nchat_deadline = 0.2\n"
     chat, (status, body), _ = await served(tmp_path, noise_after(token("a")), {}, stream=True, rest=rest)
 
@@ -150,8 +150,8 @@ async def test_total(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [silent, half_a_body])
-async def test_total_of_a_plain_call(tmp_path: Path, script: Script) -> None:
-    """A plain call that our deadline ends costs its prompt: only a client that leaves one pays the hold."""
+async def test_deadline_of_a_plain_call(tmp_path: Path, script: Script) -> None:
+    """A call without `stream` that its deadline ends costs its prompt; only a client that leaves pays the reservation."""
     async with upstream(script) as up:
         choice = ResolvedUpstream(base_url=up.url, name="upstream-1", model="m", whole=9.0, head=9.0)
         limited = replace(settings_of(tmp_path, up.url, ONCE + "deadline = 0.2\n"), upstreams=(choice,))
@@ -163,28 +163,28 @@ async def test_total_of_a_plain_call(tmp_path: Path, script: Script) -> None:
     assert (0 < account.spent < 500, account.reserved) == (True, 0)
 
 
-async def test_patience_waits_for_upstream_only() -> None:
-    """Time that a slow client takes between two reads does not count against upstream."""
-    patience = ProgressTimeout(0.05)
+async def test_progress_timeout_excludes_slow_clients() -> None:
+    """Time between two reads, while a slow client is served, does not count."""
+    timeout = ProgressTimeout(0.05)
     for _ in range(4):
-        with patience:
+        with timeout:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.06)
-    with pytest.raises(TimeoutError), patience:
+    with pytest.raises(TimeoutError), timeout:
         await asyncio.sleep(5)
-    patience.stop()
+    timeout.stop()
 
 
-async def test_patience_loses_no_cancellation() -> None:
-    """A cancellation from elsewhere in the same turn as the time-out is a cancellation."""
+async def test_progress_timeout_keeps_cancellations() -> None:
+    """A cancellation in the same event-loop iteration as the timeout stays a cancellation."""
 
     async def wait() -> None:
-        patience = ProgressTimeout(0.01)
+        timeout = ProgressTimeout(0.01)
         try:
-            with patience:
+            with timeout:
                 await asyncio.sleep(5)
         finally:
-            patience.stop()
+            timeout.stop()
 
     task = asyncio.create_task(wait())
     await asyncio.sleep(0)
@@ -195,5 +195,5 @@ async def test_patience_loses_no_cancellation() -> None:
 
 
 def test_every_limit_is_settable() -> None:
-    """Each wait of an upstream has an option of its own."""
+    """Each time limit of an upstream has an option of its own."""
     assert {"connect", "head", "first_token", "idle", "whole"} <= set(UpstreamSettings.__struct_fields__)

@@ -1,4 +1,4 @@
-"""An answer as it comes in: any split gives the same batches, counts and verdicts."""
+"""Read an answer: any split of its bytes gives the same batches, counts and result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sidecar.wire.sse_reader import SSEReader
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
 
 
-def told(reading: AnswerReader, batches: list[Batch]) -> tuple[Any, ...]:
+def summary(reading: AnswerReader, batches: list[Batch]) -> tuple[Any, ...]:
     events = [event for batch in batches for event in batch.events]
     texts = [(event.index, event.text, event.finish) for event in events]
     raw = b"".join(batch.raw for batch in batches)
@@ -57,27 +57,27 @@ PIECES = st.sampled_from(
 
 @given(pieces=st.lists(PIECES, max_size=14), cuts=st.lists(st.integers(0, 900), max_size=10), usage=st.booleans())
 def test_any_split(pieces: list[bytes], cuts: list[int], *, usage: bool) -> None:
-    """However the bytes of a stream are split, the client sees the same and pays the same."""
+    """Any split of a stream's bytes gives the same output and the same usage."""
     stream = b"".join(pieces)
     whole = read(stream, shows_usage=usage)
 
-    assert told(*read(stream, cuts, shows_usage=usage)) == told(*whole)
+    assert summary(*read(stream, cuts, shows_usage=usage)) == summary(*whole)
 
 
 @given(pieces=st.lists(PIECES, max_size=14), cut=st.integers(0, 900))
 def test_any_cut(pieces: list[bytes], cut: int) -> None:
-    """Wherever a stream is cut, it is complete only if it said so before the cut, and shows no more than came."""
+    """A cut stream is complete only if its end came before the cut, and shows no more bytes than were read."""
     stream = b"".join(pieces)
     reading, batches = read(stream[:cut])
     raw = b"".join(batch.raw for batch in batches)
     if b"[DONE]" not in stream[:cut] and b'"finish_reason": "' not in stream[:cut]:
-        assert not reading.complete
+        assert (reading.done, reading.finished) == (False, False)
     assert reading.has_output or not raw
     assert len(raw) <= cut + len(b"\n\n")
 
 
-def test_held_until_output() -> None:
-    """A role alone is no output: nothing is shown before there is some, then all of it, in order."""
+def test_events_are_held_until_output() -> None:
+    """A role alone is not output: events are held until the first output, then returned in order."""
     first = sse(ROLE) + sse({"choices": [], "prompt_filter_results": []})
     reading, batches = read(first + sse(delta(content="a")), [len(first)])
 
@@ -106,8 +106,8 @@ def test_held_until_output() -> None:
         ({"choices": [5]}, False),
     ],
 )
-def test_output(chunk: dict[str, Any], output: bool) -> None:  # noqa: FBT001  # a column of the table
-    """Text, reasoning, a refusal and a tool call are output; fields of odd types are taken as absent."""
+def test_output_fields(chunk: dict[str, Any], output: bool) -> None:  # noqa: FBT001  # a column of the table
+    """Text, reasoning, a refusal and a tool call are output; fields of unexpected types are read as absent."""
     assert read(sse(chunk))[0].has_output is output
 
 
@@ -121,8 +121,8 @@ def test_output(chunk: dict[str, Any], output: bool) -> None:  # noqa: FBT001  #
         ([delta(0, content="a"), delta(1, content="b"), delta(0, finish="stop"), delta(1, finish="length")], True),
     ],
 )
-def test_finished(events: list[dict[str, Any]], finished: bool) -> None:  # noqa: FBT001  # a column of the table
-    """An answer is finished once each choice that was seen has its finish; an empty one is none (ollama/ollama#4357)."""
+def test_answer_is_finished_once_every_choice_is(events: list[dict[str, Any]], finished: bool) -> None:  # noqa: FBT001  # a column of the table
+    """An answer is finished once each seen choice has a finish reason; an empty one does not count (ollama/ollama#4357)."""
     assert read(sse(*events))[0].finished is finished
 
 
@@ -134,7 +134,7 @@ def test_finished(events: list[dict[str, Any]], finished: bool) -> None:  # noqa
     ],
 )
 def test_zero_is_a_report(usage: dict[str, Any]) -> None:
-    """A reported zero is zero, and not "not reported" (BerriAI/litellm#37992); no cache is larger than its prompt."""
+    """A reported zero is zero, not "not reported" (BerriAI/litellm#37992); cached tokens are at most the prompt's."""
     reading, _ = read(sse(delta(content="a"), delta(finish="stop"), {"choices": [], "usage": usage}))
 
     assert (reading.usage.input, reading.usage.output, reading.usage.unreported) == (10, 0, 0)
@@ -142,15 +142,15 @@ def test_zero_is_a_report(usage: dict[str, Any]) -> None:
 
 
 def test_report_of_a_broken_stream() -> None:
-    """A report in mid-stream is a lower bound for a stream that broke."""
+    """A report in mid-stream is a lower bound for a stream that breaks."""
     usage = {"prompt_tokens": 10, "completion_tokens": 1}
     reading, _ = read(sse(delta(content="a") | {"usage": usage}, delta(content="b"), delta(content="c")))
 
     assert (reading.usage.input, reading.usage.output) == (10, 3)
 
 
-def test_half_a_character() -> None:
-    """A character that a server splits over two events is no nonsense: its bytes go on as they came."""
+def test_split_surrogate_pair_is_forwarded() -> None:
+    """A surrogate pair that a server splits over two events is not an error; the bytes are forwarded unchanged."""
     stream = b"".join(
         b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % half
         for half in (rb"a \ud83e", rb"\uDD8A b")
@@ -163,41 +163,46 @@ def test_half_a_character() -> None:
 
 
 def test_error_before_choices() -> None:
-    """An error object counts, whatever choices stand beside it (diegosouzapw/OmniRoute#8210)."""
+    """An error object counts even beside choices (diegosouzapw/OmniRoute#8210)."""
     event = {"error": {"code": 502, "message": "x"}, "choices": [{"delta": {"content": ""}, "finish_reason": "error"}]}
     for each in (event, event | {"choices": []}):
         reading, _ = read(sse(delta(content="a"), each))
         assert reading.failure == {"code": 502, "message": "x"}
-        assert not reading.complete
+        assert (reading.done, reading.finished) == (False, False)
 
 
 @given(st.binary(max_size=60))
 def test_any_payload(payload: bytes) -> None:
-    """Any bytes are a chunk or a ValueError, and nothing else."""
+    """Any bytes are a chunk or raise ValueError."""
     with contextlib.suppress(ValueError):
         read_chunk(payload)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["choices", "delta", "content", "index", "usage", "error", "message", "finish_reason"]), x, max_size=4), max_leaves=12))  # fmt: skip
 @example({"choices": [None, {}]})
+@example([{"error": "boom"}])
 def test_any_json(value: object) -> None:
-    """Any JSON in a stream is an event, an error or nonsense; reading it never fails."""
+    """Any JSON in a stream is an event, an error or malformed; reading it never raises."""
     reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")
     whole = AnswerReader()
     whole.take_whole(json.dumps(value).encode(), as_stream=True)
-    assert isinstance(value, dict) or isinstance(reading.failure, MalformedAnswer)
+    is_error_list = isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("error")
+    if is_error_list:
+        assert isinstance(reading.failure, dict)
+    else:
+        assert isinstance(value, dict) or isinstance(reading.failure, MalformedAnswer)
 
 
-def test_negative_report() -> None:
-    """A usage of less than nothing is none: what was read is charged."""
+def test_negative_report_is_ignored() -> None:
+    """A negative report is ignored: the tokens read are charged."""
     text = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
     report = {"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": -7}}
     reading, _ = read(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in (text, report)))
     assert (reading.usage.unreported, reading.usage.output) == (1, 1)
 
 
-def test_held_is_bounded() -> None:
-    """What is held back before the first output is bounded, in events and in bytes, however it is split."""
+def test_held_events_are_bounded() -> None:
+    """Events held before the first output are bounded by number and by bytes, for any split."""
     small, large = sse({"choices": []}), sse({"choices": [], "pad": "x" * 60_000})
     for stream in (small * 1_001, large * 17):
         for cuts in ([], list(range(0, len(stream), 5_000))):
@@ -210,12 +215,13 @@ def test_held_is_bounded() -> None:
 
 @pytest.mark.parametrize("finish", [None, "stop", "error"])
 def test_text_beside_an_error(finish: str | None) -> None:
-    """Text in the chunk of an error is shown without it, as a whole chunk, and is no finish."""
+    """Text in the chunk of an error is returned as a chunk without the error, and its finish does not count."""
     reading, (batch,) = read(sse(delta(content="a", finish=finish) | {"id": "1", "error": {"message": "x"}}))
 
     assert json.loads(batch.raw[6:]) == delta(content="a", finish=finish) | {"id": "1"}
     assert batch.events[0].data == json.loads(batch.raw[6:])
-    assert (reading.failure, reading.complete, reading.usage.output) == ({"message": "x"}, False, 1)
+    assert (reading.failure, reading.finished, reading.usage.output) == ({"message": "x"}, False, 1)
+    assert not reading.done
 
 
 @pytest.mark.parametrize(
@@ -228,16 +234,18 @@ def test_text_beside_an_error(finish: str | None) -> None:
         ({"choices": [], "usage": {}, "message": "done", "type": "usage"}, False),
         ({"type": "progress", "progress": 0.5}, False),
         ({"error": {}}, False),
+        ({"detail": "boom"}, True),
+        ({"detail": "loading", "progress": 0.5}, False),
         (delta(content="b") | {"message": "x", "code": 1, "object": "error"}, False),
     ],
 )
 def test_bare_error(chunk: dict[str, Any], fails: bool) -> None:  # noqa: FBT001  # a column of the table
-    """An error object needs no wrapper; a filter's result, a usage chunk and anything with choices is none."""
+    """An error object needs no wrapper; a filter result, a usage chunk and anything with choices is not an error."""
     assert (read(sse(delta(content="a"), chunk))[0].failure is not None) is fails
 
 
-def test_whole_as_stream() -> None:
-    """A whole answer becomes pieces that SDKs can read: choices and tool calls have an index, usage follows if asked for."""
+def test_whole_answer_as_stream() -> None:
+    """A whole answer becomes chunks that SDKs can read: choices and tool calls have an index, requested usage follows."""
     calls = [{"id": "x", "function": {"name": "f", "arguments": "{}"}}, {"id": "y", "function": {}}]
     choices = [{"message": {"content": "a"}}, {"message": {"tool_calls": calls}, "finish_reason": "stop"}]
     usage = {"prompt_tokens": 1, "completion_tokens": 2}
@@ -255,8 +263,8 @@ def test_whole_as_stream() -> None:
         assert batch.raw == b"".join(b"data: " + event.payload + b"\n\n" for event in batch.events)
 
 
-def test_whole_is_utf8() -> None:
-    """A plain answer is passed on as UTF-8: OpenAI's SDK cannot read another."""
+def test_whole_answer_is_utf8() -> None:
+    """A whole answer is forwarded as valid UTF-8, which OpenAI's SDK requires."""
     batch = AnswerReader().take_whole(b'{"x":"\xff","choices":[{"message":{"content":"a\xe2"}}]}', as_stream=False)
 
     assert batch is not None
@@ -276,15 +284,15 @@ def test_whole_is_utf8() -> None:
         ({"tool_calls": [None, {}], "audio": {}}, 0),
     ],
 )
-def test_counted(fields: dict[str, Any], tokens: int) -> None:
-    """All that a piece brings counts, by its bytes; a tool call with nothing in it is neither output nor progress."""
+def test_tokens_are_estimated_by_bytes(fields: dict[str, Any], tokens: int) -> None:
+    """All content of a piece counts, by its bytes; a tool call without content is not output."""
     reading, _ = read(sse(delta(**fields)))
 
-    assert (reading.usage.output, reading.progress, reading.has_output) == (tokens, tokens, tokens > 0)
+    assert (reading.usage.output, reading.outputs, reading.has_output) == (tokens, tokens, tokens > 0)
 
 
-def test_whole_is_no_token() -> None:
-    """A whole answer is measured, however short: it is not a piece of one token."""
+def test_short_whole_answer_is_measured() -> None:
+    """A whole answer is measured by its bytes, even a short one; only a streamed piece counts as one token."""
     reading = AnswerReader()
     reading.take_whole(json.dumps({"choices": [{"message": {"content": "x" * 12}}]}).encode(), as_stream=False)
 
@@ -292,7 +300,7 @@ def test_whole_is_no_token() -> None:
 
 
 def test_all_finished() -> None:
-    """All is finished once as many answers as were asked for are, and each that was seen; others are no progress."""
+    """`all_finished`: as many choices as requested have finished, and all that were seen; `finishes` counts requested ones."""
     reading, reader = AnswerReader(answers=2), SSEReader()
     seen = []
     for event in (
@@ -303,29 +311,29 @@ def test_all_finished() -> None:
         delta(7, "stop"),
     ):
         reading.take(reader.feed(sse(event)))
-        seen.append((reading.finished, reading.all_finished, reading.progress))
+        seen.append((reading.finished, reading.all_finished, reading.outputs + reading.finishes))
 
     assert seen == [(True, False, 2), (False, False, 3), (True, True, 4), (True, True, 4), (True, True, 4)]
 
 
 @pytest.mark.parametrize("index", [-1, 10**6, 2**70, 1.5, None, True])
-def test_absurd_index(index: object) -> None:
-    """An index that no answer has is 0."""
+def test_impossible_index_is_zero(index: object) -> None:
+    """An index that no choice can have is read as 0."""
     _, (batch,) = read(sse({"choices": [{"index": index, "delta": {"content": "a"}}]}))
 
     assert [event.index for event in batch.events] == [0]
 
 
 def test_failure_between_two_answers() -> None:
-    """While an answer that was asked for is still to come, a failure is one; afterwards it changes nothing."""
+    """A failure counts while a requested choice is unfinished; after the last finish it is ignored."""
     for answers, failed in ((2, True), (1, False)):
         reading, reader = AnswerReader(answers=answers), SSEReader()
         reading.take(reader.feed(sse(delta(content="a", finish="stop"), {"error": {"message": "x"}})))
         assert (reading.failure is not None) is failed
 
 
-def test_no_frame_is_part_of_another() -> None:
-    """Frames that only together are JSON are none: what one leaves open, no other closes."""
+def test_frames_do_not_combine() -> None:
+    """Frames that are JSON only when joined are malformed."""
     torn = [
         b'{"choices":[{"index":0,"delta":{"content":"a"}}],"x":',
         b'{"error":{"message":"no"}}}',
@@ -334,5 +342,5 @@ def test_no_frame_is_part_of_another() -> None:
     stream = b"".join(b"data: " + frame + b"\n\n" for frame in torn)
     apart = list(range(0, len(stream), 7))
 
-    assert told(*read(stream)) == told(*read(stream, apart))
+    assert summary(*read(stream)) == summary(*read(stream, apart))
     assert read(stream)[0].failure is not None

@@ -1,4 +1,4 @@
-"""A body's bytes become what every server reads in them, and at no cost that a client can choose."""
+"""Decode request bodies: the same values as any JSON reader, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def refusal(raw: bytes) -> str:
 
 @given(st.dictionaries(TEXTS, VALUES), st.booleans())
 def test_same_values(body: dict[str, Any], ascii_only: bool) -> None:  # noqa: FBT001  # hypothesis gives it by place
-    """What is read is what was written: every text, and every number to its last bit."""
+    """Every string and number is decoded exactly."""
     assert json_object(json.dumps(body, ensure_ascii=ascii_only).encode()) == body
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats(number: float) -> None:
-    """A number keeps its value and its sign, however hard it is to read."""
+    """A float keeps its value and its sign."""
     read = json_object(b'{"x": %b}' % repr(number).encode())["x"]
     assert (repr(read), type(read)) == (repr(number), float)
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 400 + ".0"])
-def test_infinite(number: str) -> None:
-    """A number that no float holds is refused, and never sent on as another."""
+def test_number_out_of_range_is_refused(number: str) -> None:
+    """A number that no float can hold is refused."""
     assert "Number out of range" in refusal(b'{"x": %b}' % number.encode())
 
 
 def test_digits() -> None:
-    """An integer has at most 640 digits here, and as many as before everywhere else."""
+    """An integer has at most 640 digits; the interpreter's own limit is unchanged afterwards."""
     before = sys.get_int_max_str_digits()
     assert json_object(b'{"x": %b}' % (b"9" * MAX_DIGITS)) == {"x": 10**MAX_DIGITS - 1}
     assert "Integer value out of range" in refusal(b'{"x": %b}' % (b"9" * (MAX_DIGITS + 1)))
@@ -59,29 +59,29 @@ def test_digits() -> None:
 @pytest.mark.parametrize(
     "value", [b"1", b"1.5", b"[]", b"{}", b'""', b"[[[[[]]]]]", b'{"a":{"a":{}}}', b"null"], ids=bytes.decode
 )
-def test_many_values(value: bytes) -> None:
-    """More than 250,000 values are refused, of whatever kind they are."""
+def test_values_are_limited(value: bytes) -> None:
+    """More than 250,000 values of any type are refused."""
     raw = b'{"x": [%b]}' % b",".join([value] * MAX_VALUES)
     assert refusal(raw) == "The body has more than 250000 values."
 
 
-def test_many_keys() -> None:
-    """So are as many fields, at the top too."""
+def test_fields_are_limited() -> None:
+    """More than 250,000 fields are refused, also at the top level."""
     raw = b"{%b}" % b",".join(b'"%d":1' % at for at in range(MAX_VALUES + 1))
     assert refusal(raw) == "The body has more than 250000 values."
 
 
 @pytest.mark.parametrize("text", ["{[,", '"{,', "\\{", '\\"[,', "\\\\[,", "[{\n,}]", "ü{,"])
-def test_values_in_texts(text: str) -> None:
-    """What looks like values within a text counts for nothing, whatever is escaped beside it."""
-    said = text * (2 * MAX_VALUES // len(text.encode()))
-    body = {"a": said, "b\\": [said, {}], said + "{": "x\\"}
+def test_strings_do_not_count_as_values(text: str) -> None:
+    """Structure characters inside strings do not count as values, whatever is escaped beside them."""
+    long = text * (2 * MAX_VALUES // len(text.encode()))
+    body = {"a": long, "b\\": [long, {}], long + "{": "x\\"}
     assert json_object(json.dumps(body, ensure_ascii=False).encode()) == body
 
 
 @pytest.mark.parametrize("text", [",[{", '",', "\\"])
-def test_values_beside_texts(text: str) -> None:
-    """What stands outside of texts counts, whatever stands in the texts around it."""
+def test_values_beside_strings_count(text: str) -> None:
+    """Values outside strings count, whatever the strings around them contain."""
     body = {"a" + text: text, "x": [[]] * MAX_VALUES, "y": text}
     assert refusal(json.dumps(body).encode()) == "The body has more than 250000 values."
 
@@ -90,7 +90,7 @@ def test_values_beside_texts(text: str) -> None:
     ("escaped", "nul"), [("\\u0000", True), ("\\\\u0000", False), ("\\\\\\u0000", True), ('\\"\\\\\\\\u0000', False)]
 )
 def test_nul(escaped: str, nul: bool) -> None:  # noqa: FBT001  # a column of the table
-    """A NUL is refused, in keys too; a text that speaks of one is not."""
+    """A NUL is refused, also in keys; an escaped backslash before `u0000` is not one."""
     for raw in (f'{{"x": "a{escaped}"}}', f'{{"a{escaped}": 1}}', f'{{"x": [{{"y": "{escaped}"}}]}}'):
         if nul:
             assert "NUL" in refusal(raw.encode())
@@ -100,7 +100,7 @@ def test_nul(escaped: str, nul: bool) -> None:  # noqa: FBT001  # a column of th
 
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[1, {"b": [], "a":', "}]")])
 def test_depth(opened: str, closed: str) -> None:
-    """A body may be 100 levels deep, itself included."""
+    """A body may have 100 levels, itself included."""
     times = 98 // len(closed)
     fits, deeper = (f'{{"x": {opened * times}{inner}{closed * times}}}' for inner in ("[1]", "[[1]]"))
     assert json_object(fits.encode()) == json.loads(fits)
@@ -108,7 +108,7 @@ def test_depth(opened: str, closed: str) -> None:
 
 
 def test_steps() -> None:
-    """A body that is large or of many values is read in several steps, a refused one too."""
+    """A large body or one with many values is decoded in several steps, also if it is refused."""
     plain = json.dumps({"messages": [{"role": "user", "content": "hi"}] * 1000}).encode()
     assert steps(json_steps(plain)) == 3
     assert steps(json_steps(b'{"x": "%b"}' % (b'[\\",' * MAX_VALUES))) == 7
@@ -126,10 +126,10 @@ def steps(reading: Iterator[None]) -> int:
 
 
 @given(st.lists(TEXTS, min_size=1))
-def test_bytes_of_prompts(said: list[str]) -> None:
-    """A prompt has the bytes of its texts in UTF-8, and the characters of all of it, in messages as in their parts."""
-    parts = [{"type": "text", "text": text} for text in said]
-    for messages in ([{"role": "user", "content": text} for text in said], [{"role": "user", "content": parts}]):
+def test_bytes_of_prompts(texts: list[str]) -> None:
+    """A prompt's size is the UTF-8 bytes of its texts, and its characters, in messages and in their parts."""
+    parts = [{"type": "text", "text": text} for text in texts]
+    for messages in ([{"role": "user", "content": text} for text in texts], [{"role": "user", "content": parts}]):
         call = make_call(body={"messages": messages})
-        assert size_of(call).bytes == sum(len(text.encode()) for text in said)
+        assert size_of(call).bytes == sum(len(text.encode()) for text in texts)
         assert call.characters == len(call.text)

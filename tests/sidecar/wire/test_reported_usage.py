@@ -1,4 +1,4 @@
-"""What upstream reports as its count: believed field by field, within reason, and only for what it can know."""
+"""Usage reported by upstream: accepted field by field, within bounds, and only for the output before it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def report(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_odd_fields(fields: dict[str, Any], counted: tuple[int, int, int]) -> None:
-    """A field that is odd is read as the number that it means, or fails alone: the others are believed."""
+    """A field of an odd type is read as the number it means or ignored; the other fields are accepted."""
     found = usage(A, STOP, report(**fields))
 
     assert (found.input, found.output, found.cached, found.unreported) == (*counted, 0)
 
 
 @pytest.mark.parametrize("later", [{}, {"prompt_tokens": None}, {"completion_tokens": -1}, {"total_tokens": 12}])
-def test_merged(later: dict[str, Any]) -> None:
+def test_reports_are_merged(later: dict[str, Any]) -> None:
     """A later report changes only the fields that it gives."""
     found = usage(A, STOP, report(prompt_tokens=9, completion_tokens=3), report(**later))
 
@@ -50,23 +50,23 @@ def test_merged(later: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("absurd", [2**63 - 1, 2**70, 10_000_001, 1e300, "9" * 5_000])
-def test_absurd(absurd: object) -> None:
-    """A number that no window holds is none: one such report would use up a tenant's day."""
+def test_impossible_number_is_ignored(absurd: object) -> None:
+    """A number above any context size is ignored: one such report would exhaust a tenant's budget."""
     found = usage(A, STOP, report(prompt_tokens=absurd, completion_tokens=absurd))
 
     assert found == Usage(output=1, unreported=1)
 
 
-def test_early() -> None:
-    """A report that came before the output does not tell of it: what was read since is charged."""
+def test_output_after_a_report_is_added() -> None:
+    """Output that is read after a report is charged in addition to it."""
     first = delta(role="assistant") | {"usage": {"prompt_tokens": 9, "completion_tokens": 0}}
 
     assert usage(first, *[A] * 500, STOP).output == 500
     assert usage(A | {"usage": {"completion_tokens": 40}}, A, A, STOP).output == 42
 
 
-def test_running() -> None:
-    """Where each chunk carries a running report (vLLM), the last one is exact, however much less than was read."""
+def test_running_reports() -> None:
+    """With a running report in each chunk (vLLM), the last one is exact, even if it is below the tokens read."""
     chunks = [A | {"usage": {"prompt_tokens": 9, "completion_tokens": n // 2}} for n in range(10)]
 
     assert usage(*chunks, STOP).output == 4

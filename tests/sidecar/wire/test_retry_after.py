@@ -1,4 +1,4 @@
-"""What upstream asks of whoever it refused: how long to wait, and whether to come back at all."""
+"""Read how long an upstream asks clients to wait, and whether they should retry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies import Failure, RetryClassifier, UpstreamError
+from policies import Retry, RetryClassifier, UpstreamError
 from policies.testing import make_call
 from sidecar.upstream.errors.classify import from_status
 from sidecar.wire.retry_after import wait_asked
@@ -21,7 +21,7 @@ REQUEST = httpx.Request("POST", "http://up.example/v1/chat/completions")
 NOW = 1_800_000_000.0
 
 
-def said(status: int, error: dict[str, Any], headers: dict[str, str]) -> UpstreamError:
+def refusal(status: int, error: dict[str, Any], headers: dict[str, str]) -> UpstreamError:
     body = json.dumps({"error": {"message": "m", **error}}).encode()
     return from_status(status, httpx.Headers(headers), body, REQUEST, now=NOW)
 
@@ -60,22 +60,22 @@ def said(status: int, error: dict[str, Any], headers: dict[str, str]) -> Upstrea
     ],
 )
 def test_waits(headers: dict[str, str], wait: float | None) -> None:
-    """The wait is that of the first header that asks for one, else the longest of the hints; what is over is no wait."""
+    """The first header with a positive wait wins, else the longest reset time; past times are ignored."""
     assert wait_asked(headers, NOW, hints=True) == (None if wait is None else pytest.approx(wait))
 
 
-def test_hints() -> None:
-    """When a limit resets is a wait where a limit refused, and says nothing where a server failed."""
+def test_reset_times_count_for_limits_only() -> None:
+    """The reset time of a limit is a wait only if a limit refused the call."""
     hints = {"x-ratelimit-reset-tokens": "6m0s"}
-    assert said(429, {}, hints).retry_after == 360
-    assert said(500, {}, hints).retry_after is None
-    assert said(429, {"code": "insufficient_quota"}, hints).retry_after is None
-    assert said(503, {}, hints | {"retry-after": "3"}).retry_after == 3
+    assert refusal(429, {}, hints).retry_after == 360
+    assert refusal(500, {}, hints).retry_after is None
+    assert refusal(429, {"code": "insufficient_quota"}, hints).retry_after is None
+    assert refusal(503, {}, hints | {"retry-after": "3"}).retry_after == 3
 
 
 @pytest.mark.parametrize("zone", ["UTC0", "XXX-5", "YYY+8"])
 def test_no_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A date without a zone is in UTC, wherever the program runs."""
+    """A date without a zone is in UTC, in any local time zone."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
@@ -99,12 +99,11 @@ def test_no_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_should_retry(status: int, error: dict[str, str], again: bool) -> None:  # noqa: FBT001  # a column of the table
-    """`x-should-retry: true` overrides what a status says, and no code that is known to be final."""
-    broken = said(status, error, {"x-should-retry": "true"})
-    failure = Failure(1, broken.error, broken.kind, should_retry=broken.should_retry, by_code=broken.by_code)
-    verdict = RetryClassifier().retry(make_call("hi"), failure)
+    """`x-should-retry: true` overrides a status, but not a code that is known to be final."""
+    broken = refusal(status, error, {"x-should-retry": "true"})
+    verdict = RetryClassifier().retry(make_call("hi"), broken.failure())
 
-    assert (verdict is not None and verdict.after >= 0) is again
+    assert isinstance(verdict, Retry) is again
 
 
 @given(
@@ -115,6 +114,6 @@ def test_should_retry(status: int, error: dict[str, str], again: bool) -> None: 
 )
 @example({"retry-after": "0\x1f"})
 def test_waits_never_raise(headers: dict[str, str]) -> None:
-    """Whatever a header says, reading it is no error, and every wait is one."""
+    """No header value raises, and every wait is positive."""
     wait = wait_asked(headers, NOW, hints=True)
     assert wait is None or wait > 0

@@ -1,4 +1,4 @@
-"""The SSE reader and writers."""
+"""Read and write server-sent events."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from sidecar.wire.sse_reader import EventTooLarge, Frame, SSEReader
 from sidecar.wire.sse_writer import (
-    DONE,
-    OPENAI_DONE,
+    DONE_EVENT,
+    OPENAI_DONE_EVENT,
     OPENAI_PING,
-    PING,
-    START,
+    PING_EVENT,
+    START_EVENT,
     error_event,
     openai_error_event,
     token_event,
@@ -36,7 +36,7 @@ def frames(stream: bytes, cuts: list[int] | None = None) -> list[Frame]:
 
 
 def reference(stream: bytes) -> list[Frame]:
-    """Read slowly and obviously: what the specification says, line by line over the whole text."""
+    """Return the events of *stream* by the specification, line by line over the whole text."""
     text = stream.decode("utf-8", "replace").removeprefix("\ufeff")
     found: list[Frame] = []
     data: list[str] = []
@@ -95,17 +95,17 @@ def reference(stream: bytes) -> list[Frame]:
         (b'error: {"code":500}', [Frame(b'data: {"code":500}\n\n', b'{"code":500}', "error")]),
         (b"data: \xe2\x82\n\ndata: \xac\n\n", [Frame(REPLACED, REPLACED[6:-2]), Frame(REPLACED, REPLACED[6:-2])]),
         (b": ping\n: ping\ndata: {}\n\n", [Frame(b"data: {}\n\n", b"{}")]),
-        (b'data: {"error":{"code":400}}\n\ndata: [DONE]\n\n', [ERROR, Frame(OPENAI_DONE, b"[DONE]")]),
+        (b'data: {"error":{"code":400}}\n\ndata: [DONE]\n\n', [ERROR, Frame(OPENAI_DONE_EVENT, b"[DONE]")]),
         (b'{"error":{}}', []),
     ],
 )
 def test_quirks(stream: bytes, expected: list[Frame]) -> None:
-    """Each quirk that servers are known for is read, and repaired only where OpenAI's clients would choke on it."""
+    """Known quirks of servers are accepted, and repaired only where OpenAI's SDKs would fail."""
     assert frames(stream) == expected
 
 
-def test_untouched() -> None:
-    """A clean event goes on byte by byte as it came."""
+def test_clean_event_is_unchanged() -> None:
+    """The bytes of a clean event are forwarded unchanged."""
     stream = b"data: " + CHUNK + b"\n\n"
 
     assert b"".join(frame.raw for frame in frames(stream * 3)) == stream * 3
@@ -134,7 +134,7 @@ LINES = st.sampled_from(
 
 
 def one_each(lines: list[bytes], ends: list[bytes]) -> list[bytes]:
-    """Return an end for each line; the LF of an empty line after a CR would read as one CRLF, so it is a CR there."""
+    """Return a line ending for each line; an empty line after a CR gets a CR, as CR and LF would read as one CRLF."""
     chosen: list[bytes] = []
     for line, end in zip(lines, ends, strict=False):
         joined = not line and end == b"\n" and chosen and chosen[-1] == b"\r"
@@ -144,7 +144,7 @@ def one_each(lines: list[bytes], ends: list[bytes]) -> list[bytes]:
 
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
-    """Draw lines with any mix of ends, now and then with a BOM before or without an end after them."""
+    """Draw lines with any mix of line endings, some with a BOM before or an incomplete line after them."""
     lines = draw(st.lists(LINES, max_size=20))
     ends = one_each(lines, draw(st.lists(ENDS, min_size=20, max_size=20)))
     stream = b"".join(line + end for line, end in zip(lines, ends, strict=True))
@@ -153,7 +153,7 @@ def streams(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def clean_streams(draw: st.DrawFn) -> bytes:
-    """Draw what the fast path is for: events with LF alone, of one line most of the time."""
+    """Draw events with LF as the only line ending, most of them of one line."""
     events = [
         b"data: " + CHUNK,
         b"data: [DONE]",
@@ -168,32 +168,32 @@ def clean_streams(draw: st.DrawFn) -> bytes:
 
 @given(stream=streams(), cuts=st.lists(st.integers(0, 600), max_size=12))
 def test_any_split(stream: bytes, cuts: list[int]) -> None:
-    """However the bytes are split, the events are the same."""
+    """Any split of the bytes gives the same events."""
     assert frames(stream, cuts) == frames(stream)
 
 
 @given(stream=streams())
 def test_every_single_byte(stream: bytes) -> None:
-    """Bytes one by one give the events of the whole."""
+    """Single bytes give the same events as one read."""
     assert frames(stream, list(range(len(stream)))) == frames(stream)
 
 
 @given(stream=streams())
 def test_reference(stream: bytes) -> None:
-    """Fast and slow path read what the specification says."""
+    """The reader returns the events that the specification defines."""
     assert frames(stream) == reference(stream)
 
 
 @given(stream=clean_streams(), cuts=st.lists(st.integers(0, 400), max_size=4))
 def test_reference_of_clean_streams(stream: bytes, cuts: list[int]) -> None:
-    """Whole events of one line are read as the specification says, in one read or in a few."""
+    """Events of one line are read by the specification, in one read or in several."""
     assert frames(stream) == reference(stream)
     assert frames(stream, cuts) == reference(stream)
 
 
 @given(lines=st.lists(LINES, max_size=20), ends=st.lists(ENDS, min_size=20, max_size=20))
 def test_any_line_ends(lines: list[bytes], ends: list[bytes]) -> None:
-    """Whatever mix of LF, CR and CRLF ends the lines, the events are those of LF alone."""
+    """Any mix of LF, CR and CRLF gives the same events as LF alone."""
     mixed = b"".join(line + end for line, end in zip(lines, one_each(lines, ends), strict=True))
 
     assert frames(mixed) == frames(b"".join(line + b"\n" for line in lines))
@@ -207,7 +207,7 @@ TEXTS = st.text(min_size=1) | st.lists(
 
 @given(texts=st.lists(TEXTS))
 def test_text_stays_text(texts: list[str]) -> None:
-    """Text that looks like SSE stays text for a client that splits on blank lines alone, and for our own reader."""
+    """Text that looks like SSE stays text for a client that splits on blank lines, and for our reader."""
     stream = b"".join(token_event(text) for text in texts)
     blocks = stream.decode().split("\n\n")
 
@@ -219,12 +219,12 @@ def test_text_stays_text(texts: list[str]) -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("a\ud83d", "a\ufffd"), ("\ud83d\ude00\n", "\U0001f600\n")])
 def test_half_a_character(text: str, expected: str) -> None:
-    """Text with half of a surrogate pair is sent, with U+FFFD in its place; two halves side by side are joined."""
+    """A lone surrogate is sent as U+FFFD; two halves of a pair are joined."""
     assert json.loads(token_event(text).removeprefix(b"event: token\ndata: ")) == expected
 
 
 def test_error_events() -> None:
-    """A failure's words are one line of JSON, in either schema."""
+    """An error event has its message in one line of JSON, in either schema."""
     event = error_event("two\nlines", "upstream_error", retryable=True)
     name, data, *rest = event.decode().split("\n")
 
@@ -235,11 +235,15 @@ def test_error_events() -> None:
 
 
 def test_constants() -> None:
-    """Chat Nest's events have an empty data line; OpenAI's ping is a comment of one newline, which no reader takes."""
-    assert [b"event: %b\ndata: \n\n" % name for name in (b"start", b"ping", b"done")] == [START, PING, DONE]
-    assert frames(b"id: 1\ndata: {}\n\n" + OPENAI_PING + OPENAI_PING + OPENAI_DONE) == [
+    """Chat Nest's events have an empty data line; OpenAI's ping is a comment with one newline."""
+    assert [b"event: %b\ndata: \n\n" % name for name in (b"start", b"ping", b"done")] == [
+        START_EVENT,
+        PING_EVENT,
+        DONE_EVENT,
+    ]
+    assert frames(b"id: 1\ndata: {}\n\n" + OPENAI_PING + OPENAI_PING + OPENAI_DONE_EVENT) == [
         Frame(b"data: {}\n\n", b"{}"),
-        Frame(OPENAI_DONE, b"[DONE]"),
+        Frame(OPENAI_DONE_EVENT, b"[DONE]"),
     ]
     assert OPENAI_PING == b": ping\n"
 
@@ -255,8 +259,8 @@ def test_constants() -> None:
         b"data: x\r\n" * 20 + b"\r\n",
     ],
 )
-def test_bounded(stream: bytes, size: int) -> None:
-    """An event beyond the limit is an error, however it comes, and not held for ever."""
+def test_event_size_is_limited(stream: bytes, size: int) -> None:
+    """An event beyond the limit is an error for any split, before it is complete."""
     reader = SSEReader(max_event=64)
     with pytest.raises(EventTooLarge, match="more than 64 bytes"):
         for start in range(0, len(stream), size):
@@ -264,15 +268,15 @@ def test_bounded(stream: bytes, size: int) -> None:
 
 
 def test_limit_is_per_event() -> None:
-    """A read of many events, each within the limit, is none too large."""
+    """The limit holds for each event, not for a read of many events."""
     reader = SSEReader(max_event=64)
 
     assert len(reader.feed(b"data: {}\n\n" * 100 + b"data: ")) == 100
     assert [frame.payload for frame in reader.feed(b"x" * 58 + b"\n\n")] == [b"x" * 58]
 
 
-def test_at_once() -> None:
-    """An event is handed over with the last byte of its blank line, a CR too, and its LF begins nothing new."""
+def test_event_is_returned_with_its_last_byte() -> None:
+    """An event is returned with the last byte of its blank line, even a CR; a following LF starts no new line."""
     reader = SSEReader()
 
     assert [frame.payload for frame in reader.feed(b"data: 1\r\n\r")] == [b"1"]
@@ -284,7 +288,7 @@ def test_at_once() -> None:
 
 
 def test_long_event_in_small_reads() -> None:
-    """A large event in small reads costs what its size says: copying all at each read would take minutes."""
+    """A large event in small reads takes linear time: copying all bytes at each read would take minutes."""
     reader, began = SSEReader(), process_time()
     assert reader.feed(b"data: ") == []
     for _ in range(16_000):

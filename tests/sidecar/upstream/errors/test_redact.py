@@ -1,4 +1,4 @@
-"""What upstream says in its own words: what must stay of it, and what must never reach a client."""
+"""Redaction of upstream's error texts: what is kept, and what must never reach a client."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import pytest
 
-from sidecar.upstream.errors.redact import MOST, PAGE, redact
+from sidecar.upstream.errors.redact import MAX_TEXT_LENGTH, PAGE_MESSAGE, redact
 
-KEY = "sEcr3t/KeyOf+Ours"
-CPU = 0.5
-"""Seconds of work that no text of 8 kB may take; an ordinary one takes a hundredth of it."""
+SECRET_KEY = "sEcr3t/KeyOf+Ours"
+MAX_CPU_SECONDS = 0.5
+"""Seconds of CPU that no text of 8 kB may take; an ordinary one takes a hundredth of it."""
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ CPU = 0.5
         "score: 0.75, ratio 3:4, temperature must be between 0.0 and 2.0",
     ],
 )
-def test_stays(text: str) -> None:
-    """What a person can use stays as it was."""
-    assert redact(text, [KEY]) == text
+def test_plain_text_is_unchanged(text: str) -> None:
+    """Sentences, field paths, file names, versions and model names are unchanged."""
+    assert redact(text, [SECRET_KEY]) == text
 
 
 @pytest.mark.parametrize(
@@ -84,17 +84,20 @@ def test_stays(text: str) -> None:
         ("Stack trace: #0 Router->route()", "Router"),
         ("boom\\n/srv/router/app.py failed", "srv router"),
         ("\\\\fileserver\\share\\x", "fileserver share"),
-        (f"key {KEY.upper()} is bad", KEY.upper()),
-        (f"key {KEY.lower()} is bad", KEY.lower()),
-        (f"key {quote(KEY, safe='')} is bad", "sEcr3t KeyOf"),
-        ("key " + "".join(f"%{ord(char):02X}" for char in KEY) + " is bad", "%73%45 %4B"),
-        *[(f"key {b64encode(b'x' * n + KEY.encode() + b'y').decode()} is bad", "VjcjN Vjc lY3 WNyM") for n in range(3)],
-        (f"key {urlsafe_b64encode(KEY.encode()).decode()} is bad", "c0Vjc"),
+        (f"key {SECRET_KEY.upper()} is bad", SECRET_KEY.upper()),
+        (f"key {SECRET_KEY.lower()} is bad", SECRET_KEY.lower()),
+        (f"key {quote(SECRET_KEY, safe='')} is bad", "sEcr3t KeyOf"),
+        ("key " + "".join(f"%{ord(char):02X}" for char in SECRET_KEY) + " is bad", "%73%45 %4B"),
+        *[
+            (f"key {b64encode(b'x' * n + SECRET_KEY.encode() + b'y').decode()} is bad", "VjcjN Vjc lY3 WNyM")
+            for n in range(3)
+        ],
+        (f"key {urlsafe_b64encode(SECRET_KEY.encode()).decode()} is bad", "c0Vjc"),
     ],
 )
-def test_goes(text: str, secret: str) -> None:
-    """Hosts, addresses, traces and our own keys, however they are written, do not reach a client."""
-    clean = redact(text, [KEY])
+def test_secrets_are_masked(text: str, secret: str) -> None:
+    """Hosts, addresses, stack traces and our own keys, in any encoding, are masked."""
+    clean = redact(text, [SECRET_KEY])
 
     assert not [each for each in secret.split() if each in clean], clean
     assert ".cn" not in clean
@@ -111,13 +114,13 @@ def test_goes(text: str, secret: str) -> None:
         "Error 502: <HTML><body>secret",
     ],
 )
-def test_pages(text: str) -> None:
-    """Markup is a page, whatever is before it, and nothing of it is quoted."""
-    assert redact(text) == PAGE
+def test_page_is_replaced(text: str) -> None:
+    """A text with markup is replaced as a whole."""
+    assert redact(text) == PAGE_MESSAGE
 
 
-def test_dummies() -> None:
-    """A key that is only a word for servers that want none masks that word alone, as it is written."""
+def test_short_key_is_masked_exactly() -> None:
+    """A key that is only a short word masks that word in its exact spelling."""
     assert redact("the body is empty, not EMPTY", ["EMPTY"]) == "the body is empty, not [redacted]"
 
 
@@ -129,10 +132,10 @@ def test_dummies() -> None:
         *("sk-", "key ", "token ", "token=", "bearer ", "host=", "host ", 'File "', "a://", "ip-1-", "%73", "sE", "a\\", "C:\\", "(a:1", " (a"),
     ],
 )  # fmt: skip
-def test_linear(unit: str) -> None:
-    """No text takes long, however hostile: not 8 kB of one thing, nor with something before or behind it."""
+def test_time_is_linear(unit: str) -> None:
+    """No hostile text takes long: not 8 kB of one pattern, alone or with a prefix or suffix."""
     for text in (unit * 8_000, "x" + unit * 8_000 + "!", "<p " + unit * 8_000, "token" + unit * 8_000):
         before = time.process_time()
-        clean = redact(text, [KEY])
-        assert time.process_time() - before < CPU
-        assert len(clean) <= MOST
+        clean = redact(text, [SECRET_KEY])
+        assert time.process_time() - before < MAX_CPU_SECONDS
+        assert len(clean) <= MAX_TEXT_LENGTH

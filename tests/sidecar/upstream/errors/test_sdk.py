@@ -1,4 +1,4 @@
-"""openai's exceptions are there for whoever looks, and cost nobody else anything."""
+"""Exceptions of the OpenAI SDK are available on demand, and the SDK is imported only then."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import httpx
 import openai
 import pytest
 
-from policies.api.failure import Failure
-from policies.api.sdk_error import Cause
+from policies.api.failure import Cause
+from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.sdk import api_error, connection_error, status_error, timeout_error
 
-REQUEST = httpx.Request("POST", "http://upstream/v1/chat/completions")
-SAID = {"code": "slow_down", "type": "requests", "param": "n"}
-FAIL = """
+UPSTREAM_REQUEST = httpx.Request("POST", "http://upstream/v1/chat/completions")
+ERROR_FIELDS = {"code": "slow_down", "type": "requests", "param": "n"}
+FAILURES_SCRIPT = """
 import sys
 import httpx
-import sidecar.server.run
-from policies.api.failure import Failure
+import sidecar.server.process
 from policies.api.failure_kinds import among
 from sidecar.downstream.client_errors import fault_of_upstream
 from sidecar.upstream.errors.classify import from_exception, from_status
@@ -31,11 +30,11 @@ for error in (
     from_exception(httpx.ConnectError("no"), request, sent=False),
 ):
     fault_of_upstream(error), error.reason, repr(error)
-    failure = Failure(1, error.cause, error.kind)
+    failure = error.failure()
     among(["status:425", "code:x"], failure), repr(failure)
 print("openai" in sys.modules, type(error.error).__name__, "openai" in sys.modules)
 """
-OWN = """
+OWN_POLICIES = """
 from policies import Policy, Trim
 class Mine(Trim, frozen=True): pass
 class Rates(Policy, frozen=True):
@@ -43,7 +42,7 @@ class Rates(Policy, frozen=True):
 """
 
 
-START = """
+START_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 from sidecar.config.loader import load
@@ -67,24 +66,24 @@ def python(code: str, folder: Path) -> list[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_not_loaded(tmp_path: Path) -> None:
-    """Neither a server nor a failure loads the SDK; whoever looks at the exception does."""
-    assert python(FAIL, tmp_path) == ["False", "APIConnectionError", "True"]
+def test_failures_do_not_import_the_sdk(tmp_path: Path) -> None:
+    """Neither the server nor a failure imports the SDK; reading `error` does."""
+    assert python(FAILURES_SCRIPT, tmp_path) == ["False", "APIConnectionError", "True"]
 
 
 @pytest.mark.parametrize(("use", "loaded"), [("trim", "False"), ("own:Mine", "True"), ("own:Rates", "True")])
 def test_loaded_before_the_first_call(tmp_path: Path, use: str, loaded: str) -> None:
-    """With a policy from outside the product, the SDK is loaded at start, so that no call waits for the import."""
-    (tmp_path / "own.py").write_text(OWN)
+    """With a policy of a third party, the SDK is imported at start, so that no call waits for it."""
+    (tmp_path / "own.py").write_text(OWN_POLICIES)
     options = "" if use == "own:Rates" else "\nmax_messages = 2"
     (tmp_path / "sidecar.toml").write_text(f'[[policy]]\nuse = "{use}"{options}\n')
-    assert python(START, tmp_path) == ["False", loaded]
+    assert python(START_SCRIPT, tmp_path) == ["False", loaded]
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409, 418, 422, 429, 500, 503])
-def test_statuses(status: int) -> None:
-    """What is known of a status before the exception is made is what the exception says."""
-    cause = status_error(status, "No.", httpx.Headers({"x-y": "z"}), SAID, REQUEST)
+def test_status_errors_agree(status: int) -> None:
+    """The fields of a status error before the exception exists equal the exception's."""
+    cause = status_error(status, "No.", httpx.Headers({"x-y": "z"}), ERROR_FIELDS, UPSTREAM_REQUEST)
     error = agreed(cause)
     assert isinstance(error, openai.APIStatusError)
     assert (error.status_code, error.response.headers["x-y"]) == (cause.status_code, "z")
@@ -93,28 +92,28 @@ def test_statuses(status: int) -> None:
 @pytest.mark.parametrize(
     "cause",
     [
-        api_error("No.", SAID, REQUEST),
-        api_error("No.", {}, REQUEST),
-        connection_error("No.", REQUEST, OSError("reset")),
-        timeout_error(REQUEST),
+        api_error("No.", ERROR_FIELDS, UPSTREAM_REQUEST),
+        api_error("No.", {}, UPSTREAM_REQUEST),
+        connection_error("No.", UPSTREAM_REQUEST, OSError("reset")),
+        timeout_error(UPSTREAM_REQUEST),
     ],
     ids=str,
 )
-def test_others(cause: Cause) -> None:
-    """So it is with all others."""
+def test_other_errors_agree(cause: Cause) -> None:
+    """The same holds for all other errors."""
     error = agreed(cause)
     assert isinstance(error, openai.APIError)
-    assert error.request.url == REQUEST.url
+    assert error.request.url == UPSTREAM_REQUEST.url
 
 
 def agreed(cause: Cause) -> Exception:
-    """Return the exception that a policy sees of *cause*, which says the same."""
-    failure = Failure(1, cause, "server")
-    error = failure.error
+    """Return the exception that a policy gets for *cause*, after checking that both have the same fields."""
+    failure = UpstreamError(cause, "server").failure()
+    error = failure.exception()
     assert isinstance(error, openai.APIError)
     assert (type(error).__name__, error.message, error.__cause__) == (cause.name, cause.message, cause.__cause__)
     assert (error.code, error.type, error.param) == (cause.code, cause.type, cause.param)
-    assert (failure.error, failure.cause) == (error, cause)
+    assert (failure.exception(), failure.cause) == (error, cause)
     assert (
         vars(Cause.of(error)).items()
         >= {"name": cause.name, "code": cause.code, "status_code": cause.status_code}.items()
@@ -123,7 +122,7 @@ def agreed(cause: Cause) -> Exception:
 
 
 class Foreign(Exception):
-    """Somebody else's, with fields that look like openai's."""
+    """An exception of a third party with fields like the SDK's."""
 
     message, status_code = "our host is 10.0.0.7", 418
 
@@ -132,14 +131,14 @@ class Foreign(Exception):
         raise ValueError
 
 
-def test_words_of_others() -> None:
-    """Only what openai's exceptions say may reach a client; another's is named, and no more."""
+def test_foreign_exceptions_are_named_only() -> None:
+    """Messages of SDK exceptions may reach a client; of any other exception, only the class name may."""
     cause = Cause.of(Foreign())
-    told = Cause.of(openai.APIError("m", openai_request(), body=None))
+    from_sdk = Cause.of(openai.APIError("m", openai_request(), body=None))
 
     assert (cause.name, cause.message, cause.status_code, cause.code) == ("Foreign", "", None, None)
-    assert (told.name, told.message) == ("APIError", "m")
+    assert (from_sdk.name, from_sdk.message) == ("APIError", "m")
 
 
 def openai_request() -> Any:
-    return REQUEST
+    return UPSTREAM_REQUEST

@@ -13,7 +13,7 @@ from serving import settings_of, sidecar
 from uvicorn.server import ServerState
 from wire import PATIENCE, Connection, eventually, upstream
 
-from sidecar.server.http_protocol import Protocol
+from sidecar.server.http_protocol import HttpProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -89,12 +89,12 @@ class Served:
         config = uvicorn.Config(
             app or self.app,
             interface="asgi3",
-            http=Protocol,
+            http=HttpProtocol,
             ws="none",
             log_config=None,
             timeout_keep_alive=KEPT,
         )
-        self.protocol = Protocol(config, ServerState(), {}, _loop=self.clock)  # type: ignore[arg-type]  # enough of one
+        self.protocol = HttpProtocol(config, ServerState(), {}, _loop=self.clock)  # type: ignore[arg-type]  # enough of one
         self.protocol.connection_made(self.transport)
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -244,7 +244,7 @@ async def test_the_server_ends() -> None:
     assert busy.clock.pending == []
 
 
-class Brief(Protocol):
+class Brief(HttpProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.timeout_keep_alive = 0.05  # type: ignore[assignment]  # a loop takes it

@@ -1,4 +1,4 @@
-"""Bodies in an encoding that nobody asked for."""
+"""Bodies that are compressed although the request said `identity`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import process_time
 import httpx
 import pytest
 
-from sidecar.upstream.transport.content_encoding import MOST, Decode, decoder
+from sidecar.upstream.transport.content_encoding import MAX_DECODED_BYTES, Decode, decoder
 
 
 def made(encoding: str) -> Decode:
@@ -54,7 +54,7 @@ def test_any_split(encoding: str, body: bytes, size: int) -> None:
 def test_bounded() -> None:
     """What one read becomes is bounded over all of its members, and members without end cost what their size says."""
     with pytest.raises(httpx.DecodingError, match="more than"):
-        made("gzip")(gzip.compress(b"x" * (MOST // 2)) * 3)
+        made("gzip")(gzip.compress(b"x" * (MAX_DECODED_BYTES // 2)) * 3)
 
     began = process_time()
     assert made("gzip")(gzip.compress(b"x") * 40_000) == b"x" * 40_000

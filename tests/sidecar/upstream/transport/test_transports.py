@@ -1,301 +1,403 @@
-"""Connections to upstreams: whose answer is whose, what is charged when one closes, and what is cut when a client leaves."""
+"""What every transport does: the same suite over our own connections and over a transport of httpx, on real sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
-from pathlib import Path
-from typing import Any, cast
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias
 
 import httpx
 import pytest
-import respx
-from hostile import AB, DONE, LAST, STOP
-from serving import CHAT, Sidecar, events, settings_of, sidecar
-from wire import HEAD, Client, Connection, Script, eventually, token, upstream
+from pushed import ask, collect, get, nothing, whole
+from wire import HEAD, PATIENCE, Connection, Script, eventually, upstream
 
-from sidecar.server.gateway import Gateway
-from sidecar.upstream.transport.connection import Handler
-from sidecar.upstream.transport.http_client import Direct
-from sidecar.upstream.transport.pool import Connector
-from sidecar.upstream.transport.response import Answer, Target
+from sidecar.upstream.transport.http_transport import HttpTransport
+from sidecar.upstream.transport.httpx_transport import HttpxTransport
+from sidecar.upstream.transport.limited_read import ResponseTooLarge, read_error_body, read_limited
+from sidecar.upstream.transport.response import UpstreamResponse
 
 pytestmark = pytest.mark.anyio
 
-V1 = "/v1/chat/completions"
-HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-PROMPT = 5
-BUDGET = '[[policy]]\nuse = "budget"\ntokens = 100_000_000\n'
-ONCE = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 1\n'
+AnyTransport: TypeAlias = HttpTransport | HttpxTransport
+Read: TypeAlias = Callable[[UpstreamResponse], Awaitable[bytes]]
+LAST = b"0\r\n\r\n"
+MEGABYTE = 2**20
 
 
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
+def own() -> AnyTransport:
+    return HttpTransport(connect=PATIENCE)
 
 
-def pool(served: Sidecar) -> Connector:
-    exchange = served.gateway.upstream._first.exchange
-    assert isinstance(exchange, Direct)
-    return exchange.connector
+def httpx_own() -> AnyTransport:
+    return HttpxTransport(httpx.AsyncHTTPTransport(), connect=PATIENCE)
 
 
-async def test_one_answer_for_one_call(tmp_path: Path) -> None:
-    """What an upstream sends while nobody has asked is no answer to the next call, whoever makes it."""
-    poisoned = asyncio.Event()
-
-    async def first(connection: Connection) -> None:
-        await connection.send(HEAD + chunk(AB) + LAST)
-        await poisoned.wait()
-        await connection.send(HEAD + chunk(token("POISON")) + chunk(STOP) + chunk(DONE) + LAST)
-
-    async def second(connection: Connection) -> None:
-        await connection.stream("own")
-
-    async with upstream(first, second) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
-        await served.post("/api/chat", CHAT)
-        poisoned.set()
-        await eventually(up.requests[0].gone.is_set)
-        _, _, body = await served.post("/api/chat", CHAT)
-
-    assert events(body) == [("start", ""), ("token", '"own"'), ("done", "")]
+@pytest.fixture(params=[own, httpx_own], ids=["http", "httpx"])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[AnyTransport]:
+    made = request.param()
+    yield made
+    await made.aclose()
+    assert made.open_count == 0
+    assert not [task for task in asyncio.all_tasks() if "_pump" in repr(task) or "_query" in repr(task)]
 
 
-async def test_connections_are_kept(tmp_path: Path) -> None:
-    """An answer that was read to its end leaves its connection to the next call."""
+def says(*parts: bytes, close: bool = False) -> Script:
+    """Return a server that sends *parts*, each by itself."""
 
-    async def answers(connection: Connection) -> None:
-        await connection.stream("a")
+    async def script(connection: Connection) -> None:
+        for part in parts:
+            await connection.send(part)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        if close:
+            connection.close()
 
-    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
+    return script
+
+
+def fixed(body: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join([b"HTTP/1.1 200 OK", b"content-length: %d" % len(body), *headers, b"", body])
+
+
+BODY = b"abc" * 1000
+CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in range(0, len(BODY), 3)) + LAST
+
+
+@pytest.mark.parametrize("read", [collect, whole])
+@pytest.mark.parametrize(
+    ("parts", "close"),
+    [
+        ([fixed(BODY)], False),
+        ([CHUNKED], False),
+        ([CHUNKED[at : at + 700] for at in range(0, len(CHUNKED), 700)], False),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", BODY], True),
+        ([b"HTTP/1.0 200 OK\r\n\r\n" + BODY], True),
+        ([b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", fixed(BODY)], False),
+    ],
+    ids=["length", "chunked", "cut anywhere", "until close", "HTTP/1.0", "informational first"],
+)
+async def test_body(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
+    """A body arrives whole, however it is framed and split, whether it is pushed or waited for."""
+    async with upstream(says(*parts, close=close)) as up:
+        response = await ask(transport, up.url)
+        assert response.status == 200
+        assert await read(response) == BODY
+        assert (response.ended, response.broken) == (True, None)
+
+
+async def test_pushed_as_it_arrives(transport: AnyTransport) -> None:
+    """Each part of a body is pushed when it arrives, and nothing is pushed once nobody listens."""
+    heard, more, parts = asyncio.Event(), asyncio.Event(), list[bytes]()
+
+    async def script(connection: Connection) -> None:
+        await connection.send(HEAD)
+        for part in (b"a", b"b"):
+            await connection.chunk(part)
+            await more.wait()
+            more.clear()
+        await connection.send(LAST)
+
+    def seen(part: bytes) -> None:
+        parts.append(part)
+        more.set()
+        heard.set()
+
+    async with upstream(script) as up:
+        response = await ask(transport, up.url)
+        assert await collect(response, seen) == b"ab"
+        await response.aclose()
+    assert parts == [b"a", b"b"]
+
+
+async def test_headers(transport: AnyTransport) -> None:
+    """Headers are found by name in any case, the first value of several, bytes outside of ASCII included."""
+    head = b"HTTP/1.1 429 X\r\nX-One: a\r\nx-one: b\r\nX-Bytes: caf\xc3\xa9 \xff\r\nContent-Length: 0\r\n\r\n"
+    async with upstream(says(head)) as up:
+        response = await ask(transport, up.url)
+        assert (response.status, response.header(b"x-one"), response.header(b"absent")) == (429, "a", "")
+        assert (response.headers["x-ONE"], "absent" in response.headers) == ("a, b", False)
+        assert response.header(b"x-bytes").startswith("café ")
+        await whole(response)
+
+
+async def test_request(transport: AnyTransport) -> None:
+    """A request has the target's headers, its own, a host, and its body with a length; none without a body."""
+    async with upstream(says(fixed(b""))) as up:
+        target = get(f"{up.url}/a%20b?c=%2Fd", ("authorization", "Bearer k"))
+        for body in (b"{}", b""):
+            await whole(await transport.send(target, [("x-own", "1")], body, nothing))
+        first, second = up.requests
+        host = up.url.split("/")[2]
+
+    assert first.head.split(b"\r\n")[0] == b"GET /v1/a%20b?c=%2Fd HTTP/1.1"
+    assert [first.header(name) for name in ("host", "authorization", "x-own")] == [host, "Bearer k", "1"]
+    assert (first.raw_body, first.header("content-length")) == (b"{}", "2")
+    assert second.header("content-length") is None
+
+
+async def test_connected_before_sent(transport: AnyTransport) -> None:
+    """`on_connected` is called once, before the server has a byte of the request."""
+    calls: list[int] = []
+    async with upstream(says(fixed(b""))) as up:
+        for count in (1, 2):
+            response = await transport.send(get(up.url), (), b"", lambda: calls.append(len(up.requests)))
+            await whole(response)
+            assert len(calls) == count
+
+    assert calls == [0, 1]
+
+
+async def test_reused(transport: AnyTransport) -> None:
+    """A connection whose response was read to its end serves the next request."""
+    async with upstream(says(fixed(b"a"))) as up:
         for _ in range(3):
-            await served.post("/api/chat", CHAT)
-
+            assert await whole(await ask(transport, up.url)) == b"a"
         assert (len(up.requests), up.open) == (3, 1)
 
 
-@pytest.mark.parametrize("rest", [chunk(b":\n\n") * 4_200, chunk(token("z" * 40_000))], ids=["many", "much"])
-async def test_kept_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
-    """A connection whose answer came faster than its client took it serves the next call, or is closed."""
-    over, running = asyncio.Event(), list[Sidecar]()
-
-    async def first(connection: Connection) -> None:
-        await connection.send(HEAD)
-        while not any(getattr(call._straight, "full", False) for call in running[0].gateway.live._calls):
-            await connection.chunk(token("x" * 60_000))
-            await asyncio.sleep(0)
-        (handler,) = (cast("Handler", kept) for kept in pool(running[0])._acquired)
-        for _ in range(50):
-            await asyncio.sleep(0)
-        if (
-            not handler._pieces
-        ):  # one more piece lies there unread, and no two: those would stop the reading before the end
-            await connection.chunk(token("y" * 40_000))
-            await eventually(lambda: len(handler._pieces) > 0)
-        await connection.send(rest + chunk(STOP) + chunk(DONE) + LAST)
-        over.set()
-
-    async def second(connection: Connection) -> None:
-        await connection.stream("own")
-
-    async with upstream(first, second) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
-        running.append(served)
-        client = await served.client()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await client.post(V1, HI)
-        await over.wait()
-        handlers = [cast("Handler", kept) for kept in pool(served)._acquired]
-        await eventually(lambda: handlers[0].ended)
-        client.reset()
-        await eventually(lambda: len(served.gateway.live) == 0)
-        status, _, answer = await served.post(V1, HI)
-
-    assert (status, b"own" in answer) == (200, True)
+async def test_close_is_obeyed(transport: AnyTransport) -> None:
+    """A connection whose response says `connection: close` is closed."""
+    async with upstream(says(fixed(b"a", b"connection: close"))) as up:
+        assert await whole(await ask(transport, up.url)) == b"a"
+        await eventually(lambda: up.open == 0)
 
 
-@pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
+async def test_refused(transport: AnyTransport) -> None:
+    """A server that does not listen is a `ConnectError`."""
+    async with upstream(says()) as up:
+        url = up.url
+    with pytest.raises(httpx.ConnectError):
+        await ask(transport, url)
+
+
 @pytest.mark.parametrize(
-    "behind", [b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON", None], ids=["junk", "closed"]
+    ("parts", "error"),
+    [
+        ([], httpx.TransportError),
+        ([b"HTTP/1.1 200 OK\r\ncontent-ty"], httpx.TransportError),
+        ([b"SSH-2.0-OpenSSH_9.6\r\n\r\n"], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 200 OK\r\n" + b"x-a: " + b"b" * 2 * MEGABYTE], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 200_000], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 103 X\r\n\r\n"] * 3 + [b"HTTP/1.1 "], httpx.TransportError),
+    ],
+    ids=["closed", "half a head", "not HTTP", "one long header", "many headers", "informational only"],
 )
-async def test_what_comes_behind_a_slow_reader(size: int, behind: bytes | None) -> None:
-    """What comes behind an answer that lies unread is seen before its connection serves another call, however long that is."""
-    came = asyncio.Event()
-
-    async def first(connection: Connection) -> None:
-        await connection.answer(200, b"a" * size)
-        if behind is None:
-            connection.close()
-        else:
-            await connection.send(behind)
-        came.set()
-
-    async def second(connection: Connection) -> None:
-        await connection.answer(200, b"own")
-
-    async with upstream(first, second) as up:
-        exchange, target = Direct(connect=1), Target("GET", httpx.URL(up.url))
-        slow = await exchange.send(target, [], b"", lambda: None)
-        await came.wait()
-        await eventually(lambda: slow.ended or slow._reading_paused)  # type: ignore[attr-defined]  # it is a handler
-        for _ in range(50):
-            await asyncio.sleep(0)
-        assert await whole(slow) == b"a" * size
-        assert await whole(await exchange.send(target, [], b"", lambda: None)) == b"own"
-        await exchange.close()
+async def test_no_response(transport: AnyTransport, parts: list[bytes], error: type[Exception]) -> None:
+    """A server that closes, or sends no valid head of a bounded size, is an error of httpx, and no connection is left."""
+    async with upstream(says(*parts, close=True)) as up:
+        with pytest.raises(error) as raised:
+            await ask(transport, up.url)
+        assert not isinstance(raised.value, httpx.ConnectError)
+        await eventually(lambda: up.open == 0)
 
 
-async def whole(answer: Answer) -> bytes:
-    """Read an answer to its end and let its connection go, in one turn of the loop if all of it has come."""
-    body = b""
-    while piece := await answer.read():
-        body += piece
-    await answer.aclose()
-    return body
-
-
-@pytest.mark.parametrize("name", ["content-length", "content-length "])
-async def test_a_cut_list(tmp_path: Path, name: str) -> None:
-    """A list that was cut is none, however its length was written."""
+@pytest.mark.parametrize("read", [collect, whole])
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"some"),
+        (HEAD, b"4\r\nsome\r\n"),
+        (HEAD, b"4\r\nsome\r\n2"),
+    ],
+    ids=["length", "between chunks", "in a chunk's head"],
+)
+@pytest.mark.parametrize("end", [Connection.close, Connection.reset], ids=["FIN", "RST"])
+async def test_cut(
+    transport: AnyTransport,
+    head: bytes,
+    body: bytes,
+    end: Callable[[Connection], None],
+    read: Read,
+) -> None:
+    """A body that is cut raises after its bytes were handed out, and its connection is not reused."""
+    taken: list[bytes] = []
+    arrived = asyncio.Event()
 
     async def cuts(connection: Connection) -> None:
-        await connection.send(f"HTTP/1.1 200 OK\r\n{name}: 100\r\n\r\n".encode() + b'{"data":[{"id":"a"}},')
-        connection.close()
+        await connection.send(head + body)
+        await arrived.wait()
+        end(connection)
 
-    async with upstream(cuts) as up, sidecar(settings_of(tmp_path, up.url)) as served:
-        status, _, _ = await served.get("/v1/models")
+    def seen(part: bytes) -> None:
+        taken.append(part)
+        arrived.set()
 
-    assert status == 502
-
-
-async def closes(connection: Connection) -> None:
-    connection.close()
-
-
-async def test_closed_without_a_word(tmp_path: Path) -> None:
-    """An upstream that was sent a request and closes may have read the prompt: it is paid."""
-    async with upstream(closes) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
-        status, _, _ = await served.post(V1, HI)
-        account = await served.account()
-
-    assert (status, account.spent, account.reserved) == (502, PROMPT, 0)
-
-
-async def test_gone_stale(tmp_path: Path) -> None:
-    """A kept connection that closes on a request had gone stale: it costs nothing, and the next attempt may go through."""
-
-    async def answers(connection: Connection) -> None:
-        await connection.stream("a")
-
-    async with upstream(answers, closes, answers) as up:
-        retries = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 2\nbase = 0.001\n'
-        async with sidecar(settings_of(tmp_path, up.url, retries)) as served:
-            await served.post(V1, HI)
-            before = (await served.account()).spent
-            status, _, _ = await served.post(V1, HI)
-            account = await served.account()
-
-    assert (status, len(up.requests)) == (200, 3)
-    assert account.spent == 2 * before
+    async with upstream(cuts, says(fixed(b"next"))) as up:
+        response = await ask(transport, up.url)
+        if read is whole:
+            assert await response.read() == b"some"
+            arrived.set()
+        with pytest.raises(httpx.TransportError):
+            await (collect(response, seen) if read is collect else response.read())
+        assert not response.ended
+        await response.aclose()
+        assert await whole(await ask(transport, up.url)) == b"next"
+    assert taken in ([], [b"some"])
 
 
-async def half_a_head(connection: Connection) -> None:
-    await connection.send(b"HTTP/1.1 200 OK\r\ncontent-ty")
-    connection.reset()
+async def test_not_http_in_the_body(transport: AnyTransport) -> None:
+    """Bytes that are no chunk break the body behind the bytes before them."""
+    async with upstream(says(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
+        response = await ask(transport, up.url)
+        parts: list[bytes] = []
+        with pytest.raises(httpx.RemoteProtocolError):
+            await collect(response, parts.append)
+        await response.aclose()
+        await eventually(lambda: up.open == 0)
+    assert parts in ([b"a"], [])
 
 
-async def a_word_first(connection: Connection) -> None:
-    await connection.send(b"HTTP/1.1 103 Early\r\n\r\n")
-    await asyncio.sleep(0)
-    connection.close()
+async def silent(connection: Connection) -> None:
+    await connection.hang()
 
 
-@pytest.mark.parametrize("breaks", [half_a_head, a_word_first])
-async def test_broken_while_it_answered(tmp_path: Path, breaks: Script) -> None:
-    """A kept connection that said anything had not gone stale: the prompt is paid."""
-
-    async def answers(connection: Connection) -> None:
-        await connection.stream("a")
-
-    async with upstream(answers, breaks) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
-        await served.post(V1, HI)
-        before = (await served.account()).spent
-        status, _, _ = await served.post(V1, HI)
-        account = await served.account()
-
-    assert (status, account.spent) == (502, before + PROMPT)
+async def head_only(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.hang()
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_an_error_without_end(tmp_path: Path, stream: bool) -> None:  # noqa: FBT001  # a column
-    """The body of a refusal has its time as well; its status is answer enough to go on to the next upstream."""
-
-    async def half(connection: Connection) -> None:
-        await connection.send(b"HTTP/1.1 503 X\r\ncontent-length: 100\r\n\r\n{")
-        await connection.hang()
-
-    async def works(connection: Connection) -> None:
-        if stream:
-            await connection.stream("a")
-        else:
-            choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
-            await connection.answer(200, json.dumps({"choices": [choice]}).encode())
-
-    async with upstream(half) as sick, upstream(works) as well:
-        text = f'[[upstream]]\nbase_url = "{sick.url}"\nmodel = "m"\nhead = 0.1\n'
-        text += f'[[upstream]]\nbase_url = "{well.url}"\nmodel = "m"\n[[policy]]\nuse = "fallback"\n' + ONCE
-        async with sidecar(settings_of(tmp_path, None, text)) as served:
-            status, _, _ = await served.post(V1, HI | {"stream": stream})
-
-    assert (status, len(sick.requests), len(well.requests)) == (200, 1, 1)
+async def mid_body(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.chunk(b"a")
+    await connection.hang()
 
 
-async def test_an_upstream_that_never_reads(tmp_path: Path) -> None:
-    """Whoever leaves takes the rest of the prompt along: an upstream that does not read it keeps no socket of ours."""
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen(1)
-        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
-        async with sidecar(settings_of(tmp_path, url, ONCE)) as served:
-            client = await Client.to(served.port)
-            body = json.dumps(HI | {"messages": [{"role": "user", "content": "x" * 12_000_000}]}).encode()
-            await client.post(V1, body)
-            deaf.setblocking(False)
-            taken, _ = await asyncio.get_running_loop().sock_accept(deaf)
-            client.close()
-            await eventually(lambda: len(served.gateway.live) == 0)
-            read = 0
-            with taken:
-                try:
-                    while data := await asyncio.get_running_loop().sock_recv(taken, 2**20):
-                        read += len(data)
-                except ConnectionResetError:
-                    pass
-
-    assert read < len(body)
+async def test_cancelled_while_connecting(transport: AnyTransport) -> None:
+    """A cancelled TLS handshake closes its socket at once."""
+    async with upstream(silent) as up:
+        sending = asyncio.create_task(transport.send(get(up.url.replace("http:", "https:")), (), b"", nothing))
+        await eventually(lambda: up.open == 1)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await eventually(lambda: up.open == 0)
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "told", "code"),
-    [
-        (429, {"error": {"type": "insufficient_quota", "message": "m"}}, 429, "upstream_error"),
-        (429, {"error": {"code": "insufficient_quota", "message": "m"}}, 429, "insufficient_quota"),
-        (400, {"error": {"code": "context_length_exceeded", "message": "too long"}}, 400, "context_length_exceeded"),
-        (401, {"error": {"message": "m"}}, 401, "upstream_error"),
-        (503, {"error": {"message": "Loading model"}}, 503, "upstream_error"),
-        (302, {}, 502, "upstream_error"),
-    ],
-)
-async def test_mock_transport(tmp_path: Path, status: int, body: Any, told: int, code: str) -> None:
-    """A gateway takes any transport of httpx in place of its own: the whole path, without a socket upstream."""
-    settings = settings_of(tmp_path, "http://up.example/v1", ONCE)
-    with respx.MockRouter(assert_all_called=True) as router:
-        route = router.post("http://up.example/v1/chat/completions").respond(status, json=body)
-        transport = httpx.MockTransport(router.async_handler)
-        async with sidecar(settings, make_gateway=lambda each: Gateway(each, transport=transport)) as served:
-            seen, headers, answer = await served.post(V1, HI)
-            account = await served.account()
+async def test_cancelled_before_the_head(transport: AnyTransport) -> None:
+    """A request that is cancelled before its response closes its connection at once."""
+    async with upstream(silent) as up:
+        sending = asyncio.create_task(transport.send(get(up.url), (), b"", nothing))
+        await asyncio.wait_for(up.arrived.wait(), PATIENCE)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
 
-    assert (seen, json.loads(answer)["error"]["code"], headers["x-should-retry"]) == (told, code, "false")
-    assert json.loads(route.calls[0].request.content)["stream_options"] == {"include_usage": True}
-    assert (account.spent, account.reserved) == (0, 0)
+
+@pytest.mark.parametrize("script", [head_only, mid_body])
+@pytest.mark.parametrize("how", ["closed at once", "closed", "cancelled"])
+async def test_left_in_the_body(transport: AnyTransport, script: Script, how: str) -> None:
+    """A response that is closed before its end, or whose reader is cancelled, closes its connection at once."""
+    async with upstream(script) as up:
+
+        async def reads() -> None:
+            response = await ask(transport, up.url)
+            try:
+                if how == "closed at once":
+                    return
+                if script is mid_body:
+                    assert await response.read() == b"a"
+                if how == "cancelled":
+                    reading.set()
+                    await response.read()
+            finally:
+                await response.aclose()
+
+        reading = asyncio.Event()
+        task = asyncio.create_task(reads())
+        if how == "cancelled":
+            await asyncio.wait_for(reading.wait(), PATIENCE)
+            task.cancel()
+        await asyncio.wait([task], timeout=PATIENCE)
+        assert task.cancelled() == (how == "cancelled")
+        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+
+
+async def test_cancelled_while_closing(transport: AnyTransport) -> None:
+    """A reader that is cancelled while it closes its response leaves nothing open."""
+    async with upstream(mid_body) as up:
+        response = await ask(transport, up.url)
+        closing = asyncio.create_task(response.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing], timeout=PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+
+
+async def test_transport_is_closed(transport: AnyTransport) -> None:
+    """Closing a transport cuts its responses in progress, and closes idle connections."""
+    async with upstream(says(fixed(b"")), mid_body) as up:
+        idle = await ask(transport, up.url)
+        response = await ask(transport, up.url)
+        await whole(idle)
+        assert await response.read() == b"a"
+        reading = asyncio.create_task(response.read())
+        await asyncio.sleep(0)
+        await transport.aclose()
+        with pytest.raises(httpx.TransportError):
+            await asyncio.wait_for(reading, PATIENCE)
+        await eventually(lambda: up.open == 0)
+        await response.aclose()
+
+
+async def test_backpressure(transport: AnyTransport) -> None:
+    """A body that is not taken stops being read, at a bounded size; it goes on when it is taken, and nothing is lost."""
+    piece, count, sent = b"x" * 65_536, 400, 0
+
+    async def pours(connection: Connection) -> None:
+        nonlocal sent
+        await connection.send(HEAD)
+        for _ in range(count):
+            await connection.chunk(piece)
+            sent += 1
+        await connection.send(LAST)
+
+    async with upstream(pours) as up:
+        response = await ask(transport, up.url)
+        before = -1
+        while before != sent:
+            before = sent
+            for _ in range(500):  # a server that sends nothing in so many turns of the loop is held up
+                await asyncio.sleep(0)
+        assert 0 < sent < count / 2
+        size = 0
+
+        def seen(part: bytes) -> None:
+            nonlocal size
+            size += len(part)
+
+        await collect(response, seen)
+        await response.aclose()
+    assert size == count * len(piece)
+
+
+async def test_limits(transport: AnyTransport) -> None:
+    """A body is read up to a limit, and the body of an error up to 64 kB, until it breaks, or for a time."""
+    large = fixed(b"x" * 100_000)
+    async with upstream(says(large), says(large), says(fixed(BODY)), mid_body) as up:
+        first = await ask(transport, up.url)
+        with pytest.raises(ResponseTooLarge):
+            await read_limited(first, 99_999)
+        await first.aclose()
+        second = await ask(transport, up.url)
+        assert await read_error_body(second) == b"x" * 65_536
+        await second.aclose()
+        third = await ask(transport, up.url)
+        assert await read_limited(third, len(BODY)) == BODY
+        await third.aclose()
+        last = await ask(transport, up.url)
+        assert await read_error_body(last, within=0.05) == b"a"
+        await last.aclose()
+
+
+async def test_unknown_authority(transport: AnyTransport) -> None:
+    """A server whose certificate no trusted authority has issued gets no request: a `ConnectError`."""
+    import trustme
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with upstream(says(fixed(b"")), tls=context) as up:
+        with pytest.raises(httpx.ConnectError):
+            await ask(transport, up.url)
+    assert up.requests == []

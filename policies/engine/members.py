@@ -1,0 +1,104 @@
+"""The policies of one chain, started, and sorted by the hooks that they override."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from policies.api.hooks import HookError
+from policies.api.match import Match
+from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy, StoreFailure, is_shared, overrides
+
+from .error_report import error_report
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+    from policies.api.services import Services
+
+
+class Member(msgspec.Struct, frozen=True, eq=False):
+    """One policy of a chain: the calls that it is for (None: all), and what serves them."""
+
+    match: Match | None
+    running: RunningPolicy
+    when_store_fails: StoreFailure
+
+    def covers(self, call: Call) -> bool:
+        """Whether the policy is for *call*, as it is now."""
+        return self.match is None or self.match.covers(call)
+
+    def returned(self, hook: str, value: object, expected: str) -> str:
+        """Return the error for a *hook* that returned another *value* than *expected*; it names classes alone."""
+        return f"{type(self.running).__name__}.{hook} returned a {type(value).__name__}; return {expected}"
+
+
+class _Started(msgspec.Struct, frozen=True, eq=False):
+    """What one policy has running for all chains of a process, and the options that it was started with."""
+
+    policy: Policy
+    running: RunningPolicy
+
+    async def stop(self) -> None:
+        """Stop it."""
+        await self.running.stop()
+
+
+class Members:
+    """The policies of one chain, in its order."""
+
+    __slots__ = ("_own", "_services", "admitting", "entering", "judging")
+
+    def __init__(self, policies: Sequence[Policy], services: Services) -> None:
+        self._services = services
+        self._own: list[RunningPolicy] = []
+        _check_names(policies)
+        members = [self._member(policy) for policy in policies]
+        self.admitting = [member for member in members if overrides(member.running, "admit")]
+        self.entering = [member for member in members if overrides(member.running, "enter")]
+        self.judging = [member for member in members if overrides(member.running, "retry")]
+
+    def _member(self, policy: Policy) -> Member:
+        running = self._started(policy)
+        if not isinstance(running, RunningPolicy):
+            returned = type(running).__name__
+            raise HookError(f"{type(policy).__name__}.start returned a {returned}", "return a RunningPolicy")
+        if not any(overrides(running, name) for name in CALL_HOOKS):
+            problem = f"{type(running).__name__} overrides none of {', '.join(CALL_HOOKS)}"
+            raise HookError(problem, "override one of them, or remove the policy")
+        return Member(None if policy.match == Match() else policy.match, running, policy.when_store_fails)
+
+    def _started(self, policy: Policy) -> RunningPolicy:
+        kind, shared = type(policy), self._services.shared_objects
+        if is_shared(kind):
+            started = shared.get((kind, policy.name), lambda: _Started(policy, policy.start(self._services)), self)
+            if started.policy != policy:
+                problem = f"policy {policy.name!r} runs once for all chains, but its options differ between them"
+                raise ValueError(f"{problem}; make them equal, or give {kind.__name__} runs_once = False")
+            return started.running
+        running: RunningPolicy = policy
+        if kind.start is not Policy.start:
+            running = shared.start(lambda: policy.start(self._services), self)
+        self._own.append(running)
+        return running
+
+    async def stop(self) -> None:
+        """Stop what no other chain uses, newest first. What fails is logged, and the rest is stopped."""
+        own, self._own = self._own, []
+        for running in (*reversed(own), *self._services.shared_objects.release(self)):
+            stop = getattr(running, "stop", None)
+            if stop is None:
+                continue
+            try:
+                await stop()
+            except Exception as error:  # noqa: BLE001  # of a policy
+                name = type(running.running if isinstance(running, _Started) else running).__name__
+                self._services.log.error("%s.stop failed: %s", name, error_report(error))  # noqa: TRY400
+
+
+def _check_names(policies: Sequence[Policy]) -> None:
+    names = [policy.name or type(policy).__name__.lower() for policy in policies]
+    if twice := {name for name in names if names.count(name) > 1}:
+        msg = f"two policies are called {', '.join(sorted(twice))}: give each a `name` of its own"
+        raise ValueError(msg)

@@ -1,0 +1,171 @@
+"""Define the commands, their flags and their `--help`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from sidecar import __version__
+
+from . import help_text
+
+MAX_PORT = 65535
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8787
+DEFAULT_MOCK_PORT = 8788
+PORT_HELP = "port to listen on; 0 picks a free one (default: %(default)s)"
+CONFIGURED_COMMANDS = frozenset({"serve", "usage", "check"})
+"""Commands that read the configuration."""
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with one-line errors and, if *lists_policies*, a list of policies that is made only for `--help`."""
+
+    lists_policies = False
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+    def format_help(self) -> str:
+        if not self.lists_policies:
+            return super().format_help()
+        from .policy_list import policy_lines  # noqa: PLC0415  # imports the built-in and installed policies
+
+        policies = f"policies (for `use` in [[policy]]):\n{policy_lines()}\n"
+        return super().format_help() + "\n" + policies
+
+
+def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
+    """Return the parser of the program; the `run` of its result is the function of the command, from *commands*.
+
+    The keys of *commands* are the names of commands on the command line, "key new" included.
+    """
+    texts = help_text
+    parser = _Parser(
+        prog="sidecar",
+        description="A policy sidecar: a reverse proxy in front of any OpenAI-compatible endpoint.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{texts.TOP_LEVEL_EXAMPLES}\n{texts.ENVIRONMENT}\n{texts.EXIT_CODES}",
+    )
+    parser.lists_policies = True
+    version = f"sidecar {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, description: str, examples: str, *, to: Any = subparsers) -> _Parser:
+        environment = texts.ENVIRONMENT if name in CONFIGURED_COMMANDS else texts.NO_ENVIRONMENT
+        command: _Parser = to.add_parser(
+            name.rpartition(" ")[2],
+            help=summary,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=f"{examples}\n{environment}\n{texts.EXIT_CODES}",
+        )
+        command.set_defaults(run=commands[name])
+        return command
+
+    serve = add("serve", "run the sidecar", texts.SERVE_DESCRIPTION, texts.SERVE_EXAMPLES)
+    demo_summary = "try it: a mock upstream and a sidecar in front of it"
+    demo = add("demo", demo_summary, texts.DEMO_DESCRIPTION, texts.DEMO_EXAMPLES)
+    mock = add("mock", "run the mock upstream alone", texts.MOCK_DESCRIPTION, texts.MOCK_EXAMPLES)
+    config_summary = "print the shipped configuration, ready to save and edit"
+    config = add("config", config_summary, texts.CONFIG_DESCRIPTION, texts.CONFIG_EXAMPLES)
+    usage = add("usage", "show how much of each budget is spent", texts.USAGE_DESCRIPTION, texts.USAGE_EXAMPLES)
+    key = subparsers.add_parser("key", help="create keys for clients", description="Create keys for clients.")
+    actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    key_summary = "print a new key and its [[key]] table"
+    new = add("key new", key_summary, texts.NEW_KEY_DESCRIPTION, texts.NEW_KEY_EXAMPLES, to=actions)
+    check = add("check", "validate a configuration file", texts.CHECK_DESCRIPTION, texts.CHECK_EXAMPLES)
+
+    _add_serve_flags(serve)
+    demo.add_argument("--port", type=_port, default=DEFAULT_PORT, metavar="P", help=PORT_HELP)
+    _add_mock_flags(mock)
+    for command in (usage, check):
+        _add_config(command)
+    usage.add_argument("--tenant", type=_text, metavar="T", help="show this tenant only (default: all)")
+    usage.add_argument("--json", action="store_true", help="print JSON: a list with one object for each counter")
+    tenant_help = "tenant of the key (default: %(default)s)"
+    new.add_argument("--tenant", type=_text, default="default", metavar="T", help=tenant_help)
+    for command in (serve, config, check):
+        command.lists_policies = True
+    return parser
+
+
+def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
+    _add_config(serve)
+    url_help = (
+        "base URL of the upstream, with /v1, as an OpenAI SDK takes it (default: the [[upstream]] list of the file, "
+    )
+    url_help += "else OpenAI if OPENAI_API_KEY is set)"
+    model_help = "model of calls that name none (default: `model` of the upstream, else the first model that it lists)"
+    workers_help = "number of processes (default: %(default)s); several need a sqlite:/// or redis:// store"
+    serve.add_argument("--upstream", type=_text, metavar="URL", help=url_help)
+    serve.add_argument("--model", type=_text, metavar="NAME", help=model_help)
+    serve.add_argument("--host", type=_text, metavar="H", help=f"address to listen on (default: {DEFAULT_HOST})")
+    serve.add_argument("--port", type=_port, metavar="P", help=PORT_HELP % {"default": DEFAULT_PORT})
+    serve.add_argument("--workers", type=_positive, default=1, metavar="N", help=workers_help)
+
+
+def _add_mock_flags(mock: argparse.ArgumentParser) -> None:
+    host_help = "address to listen on (default: %(default)s)"
+    tokens_help = "tokens of a response (default: %(default)s)"
+    interval_help = "milliseconds between two tokens (default: %(default)g)"
+    first_help = "milliseconds before the first token (default: %(default)g)"
+    mock.add_argument("--host", type=_text, default=DEFAULT_HOST, metavar="H", help=host_help)
+    mock.add_argument("--port", type=_port, default=DEFAULT_MOCK_PORT, metavar="P", help=PORT_HELP)
+    mock.add_argument("--tokens", type=_positive, default=64, metavar="N", help=tokens_help)
+    mock.add_argument("--interval-ms", type=_milliseconds, default=0.0, metavar="N", help=interval_help)
+    mock.add_argument("--first-ms", type=_milliseconds, default=0.0, metavar="N", help=first_help)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    file_help = "configuration file (default: the shipped configuration; no file is searched for)"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=file_help)
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        msg = "the value is empty: omit the flag, or give a value"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def _number(text: str, expected: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _invalid(text, expected) from None
+
+
+def _port(text: str) -> int:
+    expected = f"a whole number from 0 to {MAX_PORT}"
+    port = _number(text, expected)
+    if not 0 <= port <= MAX_PORT:
+        raise _invalid(text, expected)
+    return port
+
+
+def _positive(text: str) -> int:
+    expected = "a whole number >= 1"
+    number = _number(text, expected)
+    if number < 1:
+        raise _invalid(text, expected)
+    return number
+
+
+def _milliseconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise _invalid(text, "a number of milliseconds >= 0")
+    return number
+
+
+def _invalid(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"invalid value {text!r}: expected {expected}")

@@ -1,0 +1,115 @@
+"""Texts of `--help` that several commands share, and the examples of each command."""
+
+from __future__ import annotations
+
+ENVIRONMENT = """\
+environment variables (a flag overrides its variable, which overrides the file, which overrides the
+shipped defaults; an empty variable counts as not set):
+  SIDECAR_CONFIG        configuration file, like --config
+  SIDECAR_UPSTREAM      URL of the upstream, like --upstream; replaces the [[upstream]] list of the file
+  SIDECAR_MODEL         model of calls that name none, like --model
+  SIDECAR_HOST          address to listen on, like --host
+  SIDECAR_PORT          port to listen on, like --port
+  SIDECAR_STORE         URL of the store: sqlite:///FILE, redis://HOST:PORT/DB or memory://
+  SIDECAR_UPSTREAM_KEY  key for the upstream of --upstream or SIDECAR_UPSTREAM
+  OPENAI_API_KEY        key for api.openai.com; with no upstream configured, calls go there
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+                        HTTP proxy to the upstreams, unless the file sets `proxy`
+  The variables that a file names (api_key_env, headers_env) hold the keys of its upstreams.
+"""
+
+NO_ENVIRONMENT = """\
+environment variables: this command reads none.
+"""
+
+EXIT_CODES = """\
+exit codes:
+  0    success; for `serve`, also a drained stop after SIGTERM or SIGINT
+  1    the command failed while it ran, for example because the port is in use
+  2    invalid flags or configuration; each fault is one line on stderr
+  130  interrupted by Ctrl+C
+"""
+
+TOP_LEVEL_EXAMPLES = """\
+examples:
+  sidecar demo                                        try it, with nothing to configure
+  sidecar serve --upstream http://127.0.0.1:11434/v1  put it in front of Ollama
+  sidecar config > sidecar.toml                       write a configuration file to edit
+  sidecar check --config sidecar.toml                 validate the file
+  sidecar serve --config sidecar.toml                 run with it
+"""
+
+SERVE_DESCRIPTION = """\
+Run the sidecar until SIGTERM or SIGINT. The first line on stdout is `sidecar listening on URL`.
+Without --config it runs with the shipped configuration, which `sidecar config` prints.
+"""
+
+SERVE_EXAMPLES = """\
+examples:
+  sidecar serve --upstream http://127.0.0.1:11434/v1 --model llama3.2
+  SIDECAR_UPSTREAM_KEY=sk-... sidecar serve --upstream https://llm.example/v1
+  sidecar serve --config sidecar.toml --host 0.0.0.0 --port 8787 --workers 4
+"""
+
+DEMO_DESCRIPTION = """\
+Run a mock upstream and a sidecar in front of it, with the shipped configuration, every CORS origin
+allowed and a temporary store. Prints curl commands to try. Ctrl+C ends it and removes the store.
+"""
+
+DEMO_EXAMPLES = """\
+examples:
+  sidecar demo
+  sidecar demo --port 9000
+"""
+
+MOCK_DESCRIPTION = """\
+Run a mock of an OpenAI-compatible upstream, for tests and measurements. It serves
+/v1/chat/completions and /v1/models. A model named mock-N-I-F overrides the three values for one
+request: N tokens, I milliseconds apart, the first after F milliseconds.
+"""
+
+MOCK_EXAMPLES = """\
+examples:
+  sidecar mock --tokens 100 --interval-ms 20 --first-ms 300
+  sidecar serve --upstream http://127.0.0.1:8788/v1 --model mock-100-20-300
+"""
+
+CONFIG_DESCRIPTION = """\
+Print the shipped configuration: every option with its default and a comment. Save it and edit it.
+"""
+
+CONFIG_EXAMPLES = """\
+examples:
+  sidecar config > sidecar.toml
+"""
+
+CHECK_DESCRIPTION = """\
+Validate a configuration, with the environment. Every fault is one line on stderr:
+`FILE: key.path: problem; cure`. Needs no upstream and does not open the store.
+"""
+
+CHECK_EXAMPLES = """\
+examples:
+  sidecar check --config sidecar.toml
+"""
+
+USAGE_DESCRIPTION = """\
+Show limit, spent, reserved and left amount and the reset time of each budget, read from the store
+of the configuration. Works while sidecars run.
+"""
+
+USAGE_EXAMPLES = """\
+examples:
+  sidecar usage --config sidecar.toml
+  sidecar usage --config sidecar.toml --tenant acme --json
+"""
+
+NEW_KEY_DESCRIPTION = """\
+Print a new random key, and below it the [[key]] table to add to the configuration. Give the key to
+the client: the configuration holds only its SHA-256. Once a file has keys, calls without one get 401.
+"""
+
+NEW_KEY_EXAMPLES = """\
+examples:
+  sidecar key new --tenant acme
+"""

@@ -1,0 +1,83 @@
+"""CORS in front of all routes (Fetch Standard, 3.2): preflights are answered here, other responses get their headers.
+
+Litestar's own middleware wraps `send`, which responses that are written directly to the connection do not pass; so its
+configuration is used, and its middleware is not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sidecar.downstream.client_connection import CONNECTION_EXTENSION
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from litestar.config.cors import CORSConfig
+
+    from sidecar.downstream.client_connection import Receive, Scope, Send
+    from sidecar.wire.limit_headers import Header
+
+    AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+NO_CONTENT, BAD_REQUEST = 204, 400
+
+
+class Cors:
+    """An ASGI application that adds CORS to *app*. Requests without an `Origin` header pass untouched."""
+
+    def __init__(self, app: AsgiApp, config: CORSConfig) -> None:
+        self._app, self._config = app, config
+        self._simple = _encoded(config.simple_headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; called for each one, so a request without an `Origin` costs one look through its headers."""
+        if scope["type"] == "http":
+            headers = scope["headers"]
+            origin = next((value for name, value in headers if name == b"origin"), None)
+            if origin is not None:
+                if scope["method"] == "OPTIONS":
+                    await self._answer_preflight(origin, headers, send)
+                    return
+                send = self._with_headers(scope, self._headers_for(origin), send)
+        await self._app(scope, receive, send)
+
+    def _allows(self, origin: bytes) -> bool:
+        return self._config.is_origin_allowed(origin.decode("latin-1"))
+
+    def _headers_for(self, origin: bytes) -> list[Header]:
+        if self._config.is_allow_all_origins:
+            return self._simple
+        allowed = [(b"access-control-allow-origin", origin)] if self._allows(origin) else []
+        return [*self._simple, *allowed, (b"vary", b"origin")]
+
+    @staticmethod
+    def _with_headers(scope: Scope, headers: list[Header], send: Send) -> Send:
+        """Add *headers* to the response: through the server's own connection if there is one, else through `send`."""
+        own = scope.get("extensions", {}).get(CONNECTION_EXTENSION)
+        if own is not None:
+            own.add_headers(headers)
+            return send
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        return send_with_headers
+
+    async def _answer_preflight(self, origin: bytes, headers: list[Header], send: Send) -> None:
+        status, answer = BAD_REQUEST, [(b"vary", b"origin")]
+        if self._allows(origin):
+            allow = dict(_encoded(self._config.preflight_headers))
+            allow.setdefault(b"access-control-allow-origin", origin)
+            asked = next((value for name, value in headers if name == b"access-control-request-headers"), None)
+            if asked:
+                allow[b"access-control-allow-headers"] = asked
+            status, answer = NO_CONTENT, list(allow.items())
+        await send({"type": "http.response.start", "status": status, "headers": [*answer, (b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _encoded(headers: dict[str, str]) -> list[Header]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -1,0 +1,173 @@
+"""Listening sockets: all addresses of a host name, or one Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+Resolve: TypeAlias = Callable[..., list[tuple[Any, ...]]]
+
+BACKLOG = 4096
+"""Connections that the kernel queues before they are accepted."""
+MISSING_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors of an address whose family this machine lacks: the remaining addresses suffice."""
+FREE_PORT_ATTEMPTS = 16
+"""Attempts to find a port that is free on all addresses."""
+
+
+class Listener:
+    """Open listening sockets and the address that is announced for them.  A context manager that closes them.
+
+    A Unix socket's file is removed on closing.  A forked child must not close the listener, only its sockets.
+    """
+
+    def __init__(self, sockets: list[socket.socket], address: str, path: Path | None = None) -> None:
+        self.sockets, self.address = sockets, address
+        self._path = path
+        # The copy keeps the socket live until its file is removed: a new process never sees a stale file meanwhile.
+        self._guard = sockets[0].dup() if path is not None else None
+        self._inode = _inode(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the Unix socket's file, unless another process has replaced it, and close the sockets."""
+        if self._path is not None and self._inode is not None and _inode(self._path) == self._inode:
+            self._path.unlink(missing_ok=True)
+        self.close_sockets()
+
+    def close_sockets(self) -> None:
+        """Close this process's copies of the sockets; the file of a Unix socket stays."""
+        for each in self.sockets:
+            each.close()
+        if self._guard is not None:
+            self._guard.close()
+
+
+def listen_tcp(host: str, port: int, resolve: Resolve = socket.getaddrinfo) -> Listener:
+    """Listen on every address of *host*, all on the same port; port 0 picks one that is free on all of them.
+
+    An address whose family the machine lacks is skipped if another one binds.  Raises `OSError` where none binds or one
+    is in use, and `OverflowError` for a port that does not exist.
+    """
+    found = resolve(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = list(dict.fromkeys((family, kind, protocol, address) for family, kind, protocol, _, address in found))
+    for attempt in range(FREE_PORT_ATTEMPTS):
+        try:
+            sockets = _bind_all(addresses)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE or attempt == FREE_PORT_ATTEMPTS - 1:
+                raise
+        else:
+            break
+    bound = sockets[0].getsockname()[1]
+    return Listener(sockets, f"http://{f'[{host}]' if ':' in host else host}:{bound}")
+
+
+def listen_unix(path: Path) -> Listener:
+    """Listen on a Unix socket at *path*, with permissions per umask.
+
+    The file of a socket on which no process listens is replaced.  Raises `OSError` where a process listens, or where the
+    file is not a socket.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _locked(path.parent):
+            _remove_stale(path)
+            listener.bind(os.fspath(path))
+            listener.listen(BACKLOG)
+        return Listener([listener], f"unix:{path}", path)
+    except OSError:
+        listener.close()
+        raise
+
+
+def _bind_all(addresses: list[tuple[int, int, int, tuple[Any, ...]]]) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, kind, protocol, (host, port, *scope) in addresses:
+            shared = sockets[0].getsockname()[1] if sockets else port
+            try:
+                sockets.append(_bound(family, kind, protocol, (host, shared, *scope), only=len(addresses) > 1))
+            except OSError as error:
+                if error.errno not in MISSING_FAMILY:
+                    raise
+                missing = error
+        if not sockets:
+            raise missing or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+        for each in sockets:
+            each.listen(BACKLOG)
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
+    return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...], *, only: bool) -> socket.socket:
+    opened = socket.socket(family, kind, protocol)  # asyncio sets TCP_NODELAY only where it sees the protocol TCP
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if only and family == socket.AF_INET6:
+            # Without it `::` would also take the IPv4 port that the next address needs.
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog is EAGAIN: a process listens
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, "another process listens on this socket")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock *folder* against other starting processes, which could both find the same stale file."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: the check alone has to do
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _inode(path: Path | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

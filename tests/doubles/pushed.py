@@ -1,0 +1,57 @@
+"""Read responses as the data path does: by pushes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+from wire import PATIENCE
+
+from sidecar.upstream.transport.response import Target, Transport, UpstreamResponse
+
+
+def nothing() -> None:
+    """Do nothing, as `on_connected`."""
+
+
+def get(url: str, *headers: tuple[str, str]) -> Target:
+    return Target("GET", httpx.URL(url), headers)
+
+
+async def ask(transport: Transport, url: str, body: bytes = b"") -> UpstreamResponse:
+    """Send a request to *url* and return its response."""
+    async with asyncio.timeout(PATIENCE):
+        return await transport.send(get(url), (), body, nothing)
+
+
+async def collect(response: UpstreamResponse, seen: Callable[[bytes], None] = lambda _: None) -> bytes:
+    """Return the body, push by push; *seen* gets each part.  Raise what broke it."""
+    body, over = b"", asyncio.Event()
+
+    def on_data() -> None:
+        nonlocal body
+        if data := response.take():
+            body += data
+            seen(data)
+        if response.ended or response.broken is not None:
+            over.set()
+
+    response.listen(on_data)
+    on_data()
+    async with asyncio.timeout(PATIENCE):
+        await over.wait()
+    response.listen(None)
+    if response.broken is not None and not response.ended:
+        raise response.broken
+    return body
+
+
+async def whole(response: UpstreamResponse) -> bytes:
+    """Return the body by `read`, and close the response in the same turn if all of it has arrived."""
+    body = b""
+    async with asyncio.timeout(PATIENCE):
+        while data := await response.read():
+            body += data
+    await response.aclose()
+    return body

@@ -1,0 +1,174 @@
+"""What policies have running: one object for all chains of a process, stopped with the last of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from policies import Call, Chain, HookError, Lease, Policy, RunningPolicy
+from policies.api.services import Services
+from policies.testing import ScriptedUpstream, make_call, make_services, serve
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "the prompt says hunter2"
+
+
+class Queue(RunningPolicy):
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+        log.append(f"{name} starts")
+
+    async def enter(self, call: Call) -> Lease | None:
+        self.log.append(f"{self.name} entered")
+        return None
+
+    async def stop(self) -> None:
+        self.log.append(f"{self.name} stops")
+
+
+class Queued(Policy, frozen=True):
+    log: Any
+    limit: int = 4
+
+    def start(self, services: Services) -> RunningPolicy:
+        return Queue(self.log, self.name)
+
+
+def chain(services: Services, *policies: Policy) -> Chain:
+    return Chain(policies, ScriptedUpstream(), services)
+
+
+async def test_one_for_all_chains() -> None:
+    """Chains of one process share what a policy has running, by class and name; it stops once, with the last chain."""
+    log: list[str] = []
+    services = make_services()
+    first = chain(services, Queued(name="a", log=log))
+    second = chain(services, Queued(name="a", log=log), Queued(name="b", log=log))
+    for each in (first, second):
+        await serve([], make_call("hi", services=services), chain=each)
+    assert log == ["a starts", "b starts", "a entered", "a entered", "b entered"]
+
+    del log[:]
+    await first.close()
+    await first.close()
+    assert log == []
+    await second.close()
+    assert log == ["b stops", "a stops"]
+
+
+async def test_options_must_agree() -> None:
+    """Two chains that want one running object with different options are refused: one of them would not hold."""
+    services = make_services()
+    log: list[str] = []
+    chain(services, Queued(name="a", log=log))
+    with pytest.raises(ValueError, match="policy 'a' runs once for all chains, but its options differ between them"):
+        chain(services, Queued(name="a", log=log, limit=2))
+
+
+async def test_another_process() -> None:
+    """Services of their own are a process of their own."""
+    log: list[str] = []
+    for _ in range(2):
+        chain(make_services(), Queued(name="a", log=log))
+    assert log == ["a starts", "a starts"]
+
+
+class Slots:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    async def stop(self) -> None:
+        self.log.append("slots stop")
+
+
+class PerChain(RunningPolicy):
+    def __init__(self, log: list[str], slots: Slots, limit: int) -> None:
+        self.log, self.slots, self.limit = log, slots, limit
+
+    async def enter(self, call: Call) -> Lease | None:
+        return None
+
+    async def stop(self) -> None:
+        self.log.append(f"chain with {self.limit} stops")
+
+
+class PerProfile(Policy, frozen=True):
+    runs_once = False
+    log: Any
+    limit: int
+    seen: Any
+
+    def start(self, services: Services) -> RunningPolicy:
+        slots = services.shared(f"{self.name}.slots", lambda: Slots(self.log))
+        self.seen.append(slots)
+        return PerChain(self.log, slots, self.limit)
+
+
+async def test_runs_for_each_chain() -> None:
+    """With `runs_once = False` each chain starts its own, with its own options, and `shared` finds what they have in common."""
+    services = make_services()
+    log: list[str] = []
+    seen: list[Slots] = []
+    chains = [chain(services, PerProfile(name="p", log=log, limit=limit, seen=seen)) for limit in (4, 2)]
+    assert seen[0] is seen[1]
+
+    await chains[0].close()
+    assert log == ["chain with 4 stops"]
+    await chains[1].close()
+    assert log[1:] == ["chain with 2 stops", "slots stop"]
+
+
+async def test_parts_of_a_shared_object() -> None:
+    """What a running object itself shares lives as long as the chains that use the object."""
+    log: list[str] = []
+
+    class Outer(Queued, frozen=True):
+        def start(self, services: Services) -> RunningPolicy:
+            services.shared("slots", lambda: Slots(self.log))
+            return Queue(self.log, self.name)
+
+    services = make_services()
+    first, second = (chain(services, Outer(name="a", log=log)) for _ in range(2))
+    await first.close()
+    assert log == ["a starts"]
+    await second.close()
+    assert log == ["a starts", "a stops", "slots stop"]
+
+
+async def test_shared_is_for_start() -> None:
+    """`shared` outside `start` is refused: no chain would own the object."""
+    with pytest.raises(RuntimeError, match=r"services.shared is for Policy.start; call it there"):
+        make_services().shared("x", list)
+
+
+async def test_failing_stop(caplog: pytest.LogCaptureFixture) -> None:
+    """One object that cannot be stopped does not keep the others from it; the log has its class."""
+    log: list[str] = []
+
+    class Stubborn(Queue):
+        async def stop(self) -> None:
+            raise RuntimeError(SECRET)
+
+    class Fails(Queued, frozen=True):
+        def start(self, services: Services) -> RunningPolicy:
+            return Stubborn(self.log, self.name)
+
+    services = make_services()
+    await chain(services, Queued(name="a", log=log), Fails(name="b", log=log)).close()
+
+    assert log[-1] == "a stops"
+    assert "Stubborn.stop failed: RuntimeError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_start_returns_another_thing() -> None:
+    """What `start` returns must serve calls."""
+
+    class Odd(Queued, frozen=True):
+        def start(self, services: Services) -> RunningPolicy:
+            return object()  # type: ignore[return-value]
+
+    with pytest.raises(HookError, match=r"Odd.start returned a object; return a RunningPolicy"):
+        chain(make_services(), Odd(name="o", log=[]))

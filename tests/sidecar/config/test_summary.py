@@ -1,0 +1,104 @@
+"""The summary that follows the first line of the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from process import program
+from serving import settings_of
+
+from sidecar.config.loader import load
+from sidecar.config.settings import Flags, StoreSettings
+from sidecar.config.summary import summary
+
+HERE = "http://127.0.0.1:1/v1"
+NO_LIMIT = "warning: no rate and no budget policy is active: calls have no limit"
+RATE = '[[policy]]\nuse = "rate"\nrequests = 5\n'
+
+
+def lines(folder: Path, text: str) -> list[str]:
+    return summary(settings_of(folder, HERE, text)).splitlines()
+
+
+def warnings(folder: Path, text: str) -> list[str]:
+    return [line for line in lines(folder, text) if line.startswith("warning")]
+
+
+def test_shipped_settings(tmp_path: Path) -> None:
+    """The shipped settings: upstream, store, each policy with its limits as the file writes them, profiles and keys."""
+    settings = load(None, environ={}, flags=Flags(upstream=HERE, model="m", workers=2))
+    told = summary(msgspec.structs.replace(settings, folder=tmp_path))
+
+    assert told.splitlines() == [
+        "upstream  upstream-1: http://127.0.0.1:1/v1, model m",
+        f"store     sqlite:///{tmp_path}/sidecar.db",
+        'chain     rate: requests = 60, window = 60, by = "tenant"',
+        '          trim: max_messages = 20, only = { path = "/api/chat" }',
+        '          max_tokens: output = 4_096, request = 16_000, only = { path = "/api/chat" }',
+        '          budget: tokens = 500_000, answer = 16_384, window = "day", by = "tenant"',
+        "          fallback",
+        "          retry: attempts = 3",
+        "profiles  balanced, constrained, expanded",
+        "keys      none: all callers are tenant default",
+        "workers   2",
+    ]
+
+
+def test_no_limit(tmp_path: Path) -> None:
+    """A chain without a limit over several calls is warned of."""
+    assert warnings(tmp_path, 'policy = []\n[store]\nurl = "memory://"') == [NO_LIMIT]
+    assert warnings(tmp_path, '[[policy]]\nuse = "retry"\n') == [NO_LIMIT]
+    assert warnings(tmp_path, RATE) == []
+
+
+def test_limit_of_some_calls(tmp_path: Path) -> None:
+    """A chain whose limits leave some calls out is warned of."""
+    (told,) = warnings(tmp_path, RATE + 'only = { path = "/api/chat" }\n')
+    assert told.startswith("warning: the rate and budget policies apply only to some calls, by `only`: ")
+
+
+def test_warned_once(tmp_path: Path) -> None:
+    """Keys that share a chain without a limit give one warning, and are counted with their tenants."""
+    keys = "".join(f'[[key]]\ntenant = "{tenant}"\nsha256 = "{digit * 64}"\n' for tenant, digit in ("a1", "a2", "b3"))
+    told = lines(tmp_path, f'{keys}[[policy]]\nuse = "retry"\n')
+    assert [line for line in told if line.startswith(("keys", "warning"))] == ["keys      3 of 2 tenants", NO_LIMIT]
+
+
+def test_no_secrets(tmp_path: Path) -> None:
+    """No key, header, query, password, or option of the user's own policies is in the summary."""
+    (tmp_path / "own_summary_x.py").write_text(
+        "from typing import ClassVar\n\nfrom policies import Policy\n\n\nclass Own(Policy, frozen=True):\n"
+        "    token: str\n    most: int = 7\n\n    tightened_by_profiles: ClassVar[tuple[str, ...]] = ('most', 'token')\n\n"
+        "    async def admit(self, call: object) -> None: ...\n"
+    )
+    text = (
+        '[[upstream]]\nbase_url = "https://h/v1"\napi_key_env = "KEY"\nheaders = { x-a = "SECRET-1" }\n'
+        'headers_env = { x-b = "B" }\nquery = { sig = "SECRET-2" }\n'
+        '[[policy]]\nuse = "own_summary_x:Own"\nname = "mine"\ntoken = "SECRET-3"\n'
+    )
+    environ = {"KEY": "SECRET-4", "B": "SECRET-5"}
+    settings = settings_of(tmp_path, None, text, environ=environ)
+    store = StoreSettings("rediss://user:SECRET-6@redis.example:6379/0?prefix=SECRET-7")
+    told = summary(msgspec.structs.replace(settings, store=store))
+
+    assert "SECRET" not in told
+    assert "store     rediss://redis.example:6379/0\n" in told
+    assert "chain     mine (Own): most = 7\n" in told
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_printed_once(tmp_path: Path, workers: str) -> None:
+    """The summary follows the first line on stdout, once, whatever the number of workers."""
+    serve = ("serve", "--upstream", HERE, "--port", "0", "--workers", workers)
+    with program(*serve, folder=tmp_path) as running:
+        assert running.stop() == 0
+        assert running.popen.stdout is not None
+        rest = running.popen.stdout.read().splitlines()
+
+    assert running.line.startswith("sidecar listening on http://127.0.0.1:")
+    assert [line.split()[0] for line in rest if not line.startswith(" ")] == [
+        "upstream", "store", "chain", "profiles", "keys", *(["workers"] if workers == "2" else []),
+    ]  # fmt: skip
