@@ -1,12 +1,13 @@
-"""Where limits are counted.
+"""Where limits are counted: the contract of every store.
 
-1. `reserve` checks every limit of a call and takes from all of them, or from none, in one step of the store.
-2. `settle` turns what was reserved into what was spent; `release` gives it all back.
-3. All three are idempotent by the call's id, which is made before the first of them: each may be sent again, and a
-   cancelled reservation is released, not leaked.
+1. `reserve` checks all limits of a call and reserves from all of them or from none, in one atomic operation.
+2. `settle` turns the reservation into the charge; `release` gives all of it back.
+3. All three are idempotent by the call's id, which exists before the first of them: each may be sent again, and the
+   reservation of a cancelled call is released.
 
-The store's own clock decides about windows.  A reservation whose process has died becomes a charge in full: it may have
-been spent, so it is.  A store that cannot be reached raises `StoreDown`; the chain then does what each policy says.
+The store's own clock decides about windows. The reservations of a process that died are charged in full, because its calls
+may have cost that much. A store that cannot be reached raises `StoreDown`; the chain then follows each policy's
+`when_store_fails`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .claim import KEY_SEPARATOR, Claim
 
 
 class StoreDown(Exception):
-    """The store did not answer, or not in time.  *taken*: what was asked of it may have happened all the same."""
+    """The store did not answer, or not in time. With *taken* the operation may have been executed all the same."""
 
     def __init__(self, message: str, *, taken: bool = False) -> None:
         super().__init__(message)
@@ -28,17 +29,17 @@ class StoreDown(Exception):
 
 
 class ReservationGone(StoreDown):
-    """There is no such hold any more: it was settled, or charged because its process was taken for dead."""
+    """The call has no reservation any more: it was settled, or charged because its process was taken for dead."""
 
     def __init__(self, call_id: str) -> None:
-        super().__init__(f"call {call_id} holds nothing any more")
+        super().__init__(f"call {call_id} has no reservation any more")
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
-    """Where one limit stands: `used` counts what is spent and what is reserved; `resets_at` is in seconds since 1970.
+    """The state of one limit. `used` is what is spent and reserved; `resets_at` is in seconds since 1970.
 
-    For a calendar window `resets_at` is its end.  For a sliding one it is when the refused claim would fit with the
-    lowest ceiling that it takes (for any other, when the first of what is counted is free again).
+    For a calendar window `resets_at` is its end. For a sliding one it is when a refused claim would fit with its lowest
+    ceiling; for a claim that was not refused, when the oldest entry expires.
     """
 
     limit: int
@@ -47,15 +48,15 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def left(self) -> int:
-        """What may still be taken."""
+        """What is left of the limit, at least 0."""
         return max(0, self.limit - self.used)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The store's answer.  `refused` is the index of the claim that did not fit, None if all did and are reserved.
+    """The answer of `reserve`. `refused` is the index of the first claim that did not fit; None if all are reserved.
 
-    `ceiling` is the call's own, or the lower one that fits; `standings` are in the order of the claims, this call
-    included if it was admitted; `now` is the store's clock.
+    `ceiling` is the one that was asked for, or the lower one that fits. `standings` are in the order of the claims, and
+    include this call if it was admitted. `now` is the store's clock, in seconds since 1970.
     """
 
     ceiling: int
@@ -65,7 +66,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """One counter as it stands, for people: spent and reserved are apart, in units."""
+    """One calendar counter, for reports: `spent` and `reserved` are in its unit, `resets_at` in seconds since 1970."""
 
     policy: str
     identity: str
@@ -77,51 +78,52 @@ class Account(msgspec.Struct, frozen=True):
 
 
 def account(key: str, spent: int, reserved: int, resets_at: float) -> Account:
-    """Return the counter called *key* as people read it."""
+    """Return the counter called *key* as an `Account`."""
     policy, identity, unit, window = key.split(KEY_SEPARATOR)
     return Account(policy, identity, unit, window, spent, reserved, resets_at)
 
 
 class Store(Protocol):
-    """Counters that all calls share; with several workers or nodes, the only place where they are."""
+    """Counters that all calls share: of one process, of the processes of a machine, or of many machines."""
 
     @property
-    def waits(self) -> bool:
-        """Whether a settlement may wait for the outside, so that it needs a shield from cancellation and a limit of time.
+    def is_remote(self) -> bool:
+        """Whether a settlement may wait for another machine: then it needs a shield from cancellation, and a time limit.
 
-        One that waits for the end of the loop's turn needs none: it cannot be cancelled.
+        Other stores wait for the end of the event-loop iteration at most, and that wait cannot be cancelled.
         """
         ...
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
-        """Take all *claims* with the highest ceiling that fits, at most *ceiling*, or none of them.
+        """Reserve all *claims* with the highest ceiling that fits, at most *ceiling*; or reserve none of them.
 
-        `spent + reserved + taken <= limit` holds for each counter when it succeeds.  A claim fits with a lowered ceiling
-        only down to its `floor`, or to *ceiling* itself where that is less.  A second call with the same id and *part*
-        takes nothing and answers as the first did; further parts add to the same hold, and raise `ReservationGone` without one.
-        Raises `StoreDown`.  Once per call, before anything goes upstream; where the call is cancelled meanwhile, it holds all or nothing.
+        After success, `spent + reserved <= limit` holds for each counter. The ceiling is lowered to `Claim.floor` at most,
+        or to *ceiling* itself where that is less. A second call with the same id and *part* reserves nothing and returns the
+        ceiling of the first. Parts after the first add to the same reservation; they raise `ReservationGone` without one.
+
+        Call it before anything is sent upstream. After a cancellation everything is reserved, or nothing. Raises `StoreDown`.
         """
         ...
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
-        """End the hold: what all its parts took is given back, and *charges* (by `Claim.key`) are spent instead.
+        """End a reservation: give back all that its parts reserved, and spend *charges* (by `Claim.key`) instead.
 
-        They land in the window that the hold was made in.  Without *refund* a counter is charged at least what was
-        held.  A key that is not in *charges* is charged what was held; sliding windows keep what they took.  Nothing
-        happens if there is no such hold.  Raises `StoreDown`.
+        The charges go to the window that was reserved from. Without *refund*, a counter is charged at least what was
+        reserved; one that is not in *charges* is charged exactly that. Sliding windows keep what they counted. Does nothing
+        if there is no such reservation. Raises `StoreDown`.
         """
         ...
 
     async def release(self, call_id: str) -> None:
-        """Give back all that the call took, sliding windows included.  Nothing happens if there is no such hold."""
+        """Give back all that a call reserved, from sliding windows too. Does nothing if there is no such reservation."""
         ...
 
     async def accounts(self) -> Sequence[Account]:
-        """Return every calendar counter whose window is open; for people and tests, not for calls."""
+        """Return all calendar counters whose window is open. For reports and tests: it may take long."""
         ...
 
-    async def beat(self) -> None:
-        """Say that this process lives, so that the holds of its long calls are not charged.  Every few seconds."""
+    async def heartbeat(self) -> None:
+        """Record that this process is alive, so that its reservations are not charged. Call it every few seconds."""
         ...
 
     async def ping(self) -> None:
@@ -129,5 +131,5 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...

@@ -9,34 +9,34 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from .claim import Calendar, Period, Sliding, Window
 
 __all__ = [
-    "FINE_LIMIT",
-    "MILLION",
-    "SECONDS",
+    "MAX_EXACT_LIMIT",
+    "MICROSECONDS_PER_SECOND",
+    "PERIOD_SECONDS",
     "Calendar",
     "Period",
     "Sliding",
     "Window",
     "WindowCache",
-    "grain",
+    "bucket_seconds",
     "span_of",
     "zone_of",
 ]
 
-SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000}
-MILLION = 1_000_000
-FINE_LIMIT = 1_024
-"""Limits up to here are kept to the moment; above, moments that lie within a 1024th of the window count as one."""
+PERIOD_SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000}
+MICROSECONDS_PER_SECOND = 1_000_000
+MAX_EXACT_LIMIT = 1_024
+"""Up to this limit a sliding window has an entry for each request; above, requests within 1/1024 of the window share one."""
 
 
 def span_of(window: Calendar, now: float) -> tuple[float, float]:
-    """Return the window's start and end around *now*, in seconds since 1970, right across changes of the clock.
+    """Return the start and the end of the window that holds *now*, in seconds since 1970.
 
-    A minute or hour begins at the zone's own mark, and where the clock changes within it, another one begins; days,
-    weeks and months begin at local midnight.
+    Days, weeks and months begin at local midnight, also across changes of the UTC offset. Minutes and hours begin where
+    the local clock shows a full one; a change of the offset within one ends it and begins another.
     """
     zone = zone_of(window.timezone)
     if window.period in ("minute", "hour"):
-        return _marks(int(now // 1), SECONDS[window.period], zone)
+        return _clock_span(int(now // 1), PERIOD_SECONDS[window.period], zone)
     local = datetime.fromtimestamp(now, zone)
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
     if window.period == "day":
@@ -47,38 +47,39 @@ def span_of(window: Calendar, now: float) -> tuple[float, float]:
     else:
         first = midnight.replace(day=1)
         after = (first + timedelta(days=32)).replace(day=1)
-    return _stamp(first, zone), _stamp(after, zone)
+    return _timestamp(first, zone), _timestamp(after, zone)
 
 
 class WindowCache:
-    """Remembers the span that each calendar window is in: it is asked for with every call, and changes once a minute."""
+    """Remembers the current span of each calendar window: every call needs it, and it changes once a minute at most."""
 
-    MOST = 256
+    MAX_WINDOWS = 256
 
     def __init__(self) -> None:
         self._known: dict[Calendar, tuple[int, int]] = {}
 
     def at(self, window: Calendar, now: int) -> tuple[int, int]:
-        """Return `span_of` *window*; all three moments are in microseconds."""
+        """Return `span_of` *window* around *now*; all three times are in microseconds since 1970."""
         known = self._known.get(window)
         if known is None or not known[0] <= now < known[1]:
-            if len(self._known) >= self.MOST:
+            if len(self._known) >= self.MAX_WINDOWS:
                 self._known.clear()
-            start, end = span_of(window, now / MILLION)
-            known = self._known[window] = (round(start) * MILLION, round(end) * MILLION)
+            start, end = span_of(window, now / MICROSECONDS_PER_SECOND)
+            known = self._known[window] = (round(start) * MICROSECONDS_PER_SECOND, round(end) * MICROSECONDS_PER_SECOND)
         return known
 
 
 @functools.lru_cache(1024)
-def grain(window: Sliding, limit: int) -> float:
-    """Return the seconds within which takings share one entry, counted until the youngest of them is old enough.
+def bucket_seconds(window: Sliding, limit: int) -> float:
+    """Return the seconds within which requests share one entry of a sliding window; 0 where each has its own.
 
-    So memory is bounded for any limit, and never more than the limit fits into any span.
+    A shared entry is counted until its newest request expires. So memory is bounded for any limit, and no span holds more
+    than the limit.
     """
-    return 0.0 if limit <= FINE_LIMIT else window.seconds / FINE_LIMIT
+    return 0.0 if limit <= MAX_EXACT_LIMIT else window.seconds / MAX_EXACT_LIMIT
 
 
-def _marks(now: int, size: int, zone: ZoneInfo) -> tuple[float, float]:
+def _clock_span(now: int, size: int, zone: ZoneInfo) -> tuple[float, float]:
     offset = _offset(now, zone)
     start = (now + offset) // size * size - offset
     end = start + size
@@ -94,7 +95,7 @@ def _offset(moment: int, zone: ZoneInfo) -> int:
 
 
 def _change(before: int, after: int, zone: ZoneInfo) -> int:
-    """Return the first second with the offset of *after*; *before* has another one."""
+    """Return the first second with the UTC offset of *after*; that of *before* differs."""
     while after - before > 1:
         middle = (before + after) // 2
         if _offset(middle, zone) == _offset(after, zone):
@@ -104,12 +105,12 @@ def _change(before: int, after: int, zone: ZoneInfo) -> int:
     return after
 
 
-def _stamp(naive: datetime, zone: ZoneInfo) -> float:
+def _timestamp(naive: datetime, zone: ZoneInfo) -> float:
     return naive.replace(tzinfo=zone).astimezone(UTC).timestamp()
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """Return the zone called *name*; raises ValueError with the cure where there is none."""
+    """Return the time zone called *name*. Raises ValueError, as "problem; remedy", if there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -216,7 +216,7 @@ class Chain:
         # cancelled too, hence the shield.  A lease that hangs costs one scope, and the next turn opens another.
         cancelled: BaseException | None = None
         try:
-            if self._services.store.waits:
+            if self._services.store.is_remote:
                 with anyio.move_on_after(self._settle_within, shield=True):
                     await self._ledger.settle(run.hold, outcome)
             else:

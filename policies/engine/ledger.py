@@ -17,7 +17,7 @@ from policies.api.store import Grant, StoreDown
 from policies.api.window import Calendar, Sliding
 
 from .error_report import error_report
-from .settlement_queue import Settlement, Settlements
+from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -47,7 +47,12 @@ class Ledger:
 
     def __init__(self, services: Services) -> None:
         self._services, self._store = services, services.store
-        self._settlements = Settlements(services)
+        self._settlements = SettlementQueue(services)
+
+    @property
+    def pending_settlements(self) -> int:
+        """How many settlements the store has not taken yet."""
+        return len(self._settlements.pending)
 
     async def reserve(self, hold: Reservation) -> None:
         """Reserve all claims of *hold* in one step, and lower the call's ceiling to what fits.
@@ -57,14 +62,14 @@ class Ledger:
         """
         call = hold.call
         ceiling = call.max_tokens or 0
-        if self._settlements.late:
+        if self._settlements.pending:
             await self._settlements.catch_up()
         claims: list[Claim] = list(map(_CLAIM, hold.claims))
         try:
             grant = await self._store.reserve(call.id, claims, ceiling)
         except StoreDown as error:
             if error.taken:
-                self._settlements.keep(Settlement(call.id, None))
+                self._settlements.add(Settlement(call.id, None))
             self._admit_without_store(hold, error)
             return
         call.standings = list(zip(claims, grant.standings, strict=True))

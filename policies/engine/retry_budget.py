@@ -1,43 +1,33 @@
-"""A limit on all retries at one upstream together.
+"""A limit on all retries at one upstream together (Finagle's retry budget; Google SRE, "Handling Overload").
 
-A maximum per call does not help in an outage: every call fails, every call is sent three times, and the upstream that
-could not bear the load gets three times of it.  So each call deposits a tenth of a retry, each second a fifth of one, and
-each retry withdraws a whole one (Finagle's retry budget; Google SRE, "Handling Overload").
+A limit per call does not help in an outage: every call fails and is sent three times, and an overloaded upstream gets
+three times its load. So each call deposits a tenth of a retry, each second adds a fifth of one, and each retry withdraws a
+whole one.
 
-The two are kept apart, and neither is saved up: what calls deposited is gone after a minute, and what time gives fills no
-more than the start.  So a quiet night, or a busy one, pays for no storm in the morning.
+The deposits of calls and the refill by time are counted apart, and neither accumulates: a deposit expires after a minute,
+and the refill stops at the initial amount. So neither an idle nor a busy period pays for a later retry storm.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
+
+from .sliding_window import SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUCKETS = 6
-"""Calls are forgotten in steps of a sixth of the window."""
+DEPOSIT_BUCKETS = 6
+"""Deposits expire in steps of a sixth of the window."""
 
 
 class RetryBudget:
-    """Retries that may still be made: *share* of the calls of the last *window* seconds, and at most *most* of them at once.
+    """Limits retries to *share* of the calls of the last *window* seconds, of which at most *most* are available at once.
 
-    Beside them there is a *start*, which *per_second* fills up again.
+    A reserve of *start* retries comes on top; it is refilled by *per_second*. *clock* is monotonic, in seconds.
     """
 
-    __slots__ = (
-        "_balance",
-        "_buckets",
-        "_clock",
-        "_most",
-        "_per_second",
-        "_price",
-        "_seen",
-        "_start",
-        "_total",
-        "_window",
-    )
+    __slots__ = ("_balance", "_calls", "_clock", "_max_calls", "_per_second", "_price", "_refilled_at", "_start")
 
     def __init__(
         self,
@@ -49,57 +39,38 @@ class RetryBudget:
         most: float = 100.0,
         window: float = 60.0,
     ) -> None:
-        # In calls, because whole numbers add up: ten tenths of a retry are a little less than one.
-        self._price, self._most = 1 / share, most / share
-        self._clock, self._per_second, self._start, self._window = clock, per_second, start, window
-        self._balance, self._seen = start, clock()
-        self._buckets: deque[list[float]] = deque()
-        self._total = 0.0
+        # Deposits are counted in calls, because whole numbers add up exactly: ten times 0.1 is less than 1.
+        self._price, self._max_calls = 1 / share, most / share
+        self._clock, self._per_second, self._start = clock, per_second, start
+        self._balance, self._refilled_at = start, clock()
+        self._calls = SlidingWindow(window, buckets=DEPOSIT_BUCKETS)
 
     def deposit(self) -> None:
-        """Count one call that upstream got.  Once per call and upstream, not per attempt."""
-        now, buckets = self._clock(), self._buckets
-        held = self._held(now) if buckets and buckets[0][0] <= now - self._window else self._total
-        if not buckets or buckets[-1][0] <= now - self._window / BUCKETS:
-            buckets.append([now, 0.0])
-        buckets[-1][1] += 1
-        self._total += 1
-        if held >= self._most:
-            self._spend(1)
+        """Count one call that was sent to the upstream: once per call and upstream, not per attempt."""
+        calls = self._calls
+        calls.add(self._clock())
+        if calls.total >= self._max_calls + 1:
+            calls.remove_oldest(1)
 
     def withdraw(self) -> bool:
-        """Take one retry; False where there is none left."""
-        now = self._clock()
-        if self._held(now) >= self._price:
-            self._spend(self._price)
+        """Take one retry; return False where none is left."""
+        now, calls = self._clock(), self._calls
+        calls.expire(now)
+        if calls.total >= self._price:
+            calls.remove_oldest(self._price)
             return True
-        self._balance = min(self._start, self._balance + max(0.0, now - self._seen) * self._per_second)
-        self._seen = now
+        self._balance = min(self._start, self._balance + max(0.0, now - self._refilled_at) * self._per_second)
+        self._refilled_at = now
         if self._balance < 1:
             return False
         self._balance -= 1
         return True
 
-    def _held(self, now: float) -> float:
-        """Return how many calls are not paid out yet, and forget those that are too old."""
-        oldest = now - self._window
-        while self._buckets and self._buckets[0][0] <= oldest:
-            self._total -= self._buckets.popleft()[1]
-        return self._total
-
-    def _spend(self, calls: float) -> None:
-        """Take *calls*, of those first that would be forgotten first."""
-        for bucket in self._buckets:
-            taken = min(calls, bucket[1])
-            bucket[1] -= taken
-            calls -= taken
-            self._total -= taken
-
 
 class RetryBudgets:
-    """The budgets of all upstreams of a process, by name.
+    """The retry budgets of all upstreams of a process, by name.
 
-    What a call tries first at an upstream is no retry there, also where it comes from another one; what it tries again is.
+    The first attempt of a call at an upstream is no retry, also after a fallback; each further attempt there is one.
     """
 
     __slots__ = ("_clock", "by_name")

@@ -1,4 +1,4 @@
-"""Settlements on their way to the store: sent at once, and kept while it cannot take them."""
+"""Settlements on their way to the store: sent at once, and queued while the store does not take them."""
 
 from __future__ import annotations
 
@@ -15,72 +15,78 @@ if TYPE_CHECKING:
 
     from policies.api.services import Services
 
-MOST = 10_000
+MAX_PENDING_SETTLEMENTS = 10_000
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """How a hold ends: with what it is charged, by the keys of its claims, or given back where *charges* is None."""
+    """How a reservation ends: charged with *charges*, by the keys of its claims, or given back where *charges* is None."""
 
     call_id: str
     charges: dict[str, int] | None
     refund: bool = True
 
 
-class Settlements:
-    """Sends settlements.  Those that fail are kept, the newest 10,000, and sent again: each is idempotent.
+class SettlementQueue:
+    """Sends settlements. Failed ones are queued, the newest 10,000, and sent again: each is idempotent.
 
-    Until then a hold counts as spent; if the process dies before, it is charged in full.
+    Until then the reservation counts as spent. If the process dies before, the store charges it in full.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.late: deque[Settlement] = deque()
-        """Those that are kept."""
-        self._pass: anyio.Event | None = None
+        self.pending: deque[Settlement] = deque()
+        """Settlements that are queued, the oldest first."""
+        self._pass_done: anyio.Event | None = None
+        """Set at the end of the `catch_up` in progress; None while there is none."""
 
-    def keep(self, settlement: Settlement) -> None:
-        """Send *settlement* later."""
-        if len(self.late) >= MOST:
-            lost = self.late.popleft()
-            self._services.log.error("call %s cannot be settled: its hold counts until this process ends", lost.call_id)
-        self.late.append(settlement)
+    def add(self, settlement: Settlement) -> None:
+        """Queue *settlement*, to be sent by `catch_up`. A full queue drops its oldest settlement, with a log line."""
+        if len(self.pending) >= MAX_PENDING_SETTLEMENTS:
+            dropped = self.pending.popleft()
+            text = "settlement of call %s dropped, the queue is full: its reservation counts until this process ends"
+            self._services.log.error(text, dropped.call_id)
+        self.pending.append(settlement)
 
     async def send(self, call_id: str, charges: dict[str, int] | None, *, refund: bool = True) -> None:
-        """Send a settlement now; it is kept if the store is down, or if this is cancelled."""
+        """Send a settlement now. It is queued if the store is down; on any other error or a cancellation too, which is raised."""
         try:
             await self._deliver(call_id, charges, refund)
         except StoreDown as error:
-            self._services.log.warning("not settled yet, will be sent again: %s", error)
-            self.keep(Settlement(call_id, charges, refund))
+            if not self.pending:  # one line for an outage, not one for each call
+                self._services.log.warning("settlements are queued until the store takes them: %s", error)
+            self.add(Settlement(call_id, charges, refund))
         except BaseException:
-            self.keep(Settlement(call_id, charges, refund))
+            self.add(Settlement(call_id, charges, refund))
             raise
 
     async def catch_up(self) -> None:
-        """Send what was kept, oldest first, until the store fails again.  One task at a time does so, the others wait for it."""
-        if self._pass is not None:
-            await self._pass.wait()
+        """Send the queued settlements, oldest first, until the store fails again.
+
+        One task at a time sends; others wait for its end. A settlement that fails with any error but `StoreDown` is logged
+        and dropped, so that it does not block the others. A cancellation keeps the settlement that was being sent.
+        """
+        if self._pass_done is not None:
+            await self._pass_done.wait()
             return
-        self._pass = anyio.Event()
+        self._pass_done = anyio.Event()
         try:
-            while self.late:
-                settlement = self.late.popleft()
+            while self.pending:
+                settlement = self.pending.popleft()
                 try:
                     await self._deliver(settlement.call_id, settlement.charges, settlement.refund)
                 except StoreDown as error:
-                    self.late.appendleft(settlement)
-                    self._services.log.warning("not settled yet, will be sent again: %s", error)
+                    self.pending.appendleft(settlement)
+                    self._services.log.warning("settlements stay queued (%d): %s", len(self.pending), error)
                     return
                 except Exception:
-                    # A settlement that cannot be made must not keep the others from being made.
-                    self._services.log.exception("call %s cannot be settled", settlement.call_id)
+                    self._services.log.exception("settlement of call %s dropped", settlement.call_id)
                 except BaseException:
-                    self.late.appendleft(settlement)
+                    self.pending.appendleft(settlement)
                     raise
         finally:
-            self._pass.set()
-            self._pass = None
+            self._pass_done.set()
+            self._pass_done = None
 
-    def _deliver(self, call_id: str, charges: dict[str, int] | None, refund: bool) -> Awaitable[None]:  # noqa: FBT001  # as a settlement has it
+    def _deliver(self, call_id: str, charges: dict[str, int] | None, refund: bool) -> Awaitable[None]:  # noqa: FBT001  # the order of a `Settlement`
         store = self._services.store
         return store.release(call_id) if charges is None else store.settle(call_id, charges, refund=refund)

@@ -1,4 +1,4 @@
-"""Counts in this process's memory: for tests, trials, and one worker whose restart may forget."""
+"""The memory store: counts in one process. For tests, trials, and a single worker that may forget at a restart."""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from policies.api.claim import MILLION, Claim
+from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, account
-from policies.stores.counting.arithmetic import LARGEST
-from policies.stores.counting.counters import HOUR, CounterStore
-from policies.stores.counting.rows import SLIDING, ClaimedCounter, CounterRow, Taken
-
-TIDY = 60 * MILLION
-SOON = MILLION
-"""Microseconds between two looks at counters that nobody uses any more; sooner where a crowd is full."""
+from policies.api.window import MICROSECONDS_PER_SECOND
+from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
+from policies.stores.counting.counters import (
+    CLEANUP_INTERVAL_MICROSECONDS,
+    GROUP_CLEANUP_INTERVAL_MICROSECONDS,
+    CounterStore,
+)
+from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
 
 
 class _Row(CounterRow, eq=False):
-    crowd: str = ""
-    takings: OrderedDict[int, tuple[int, int]] = msgspec.field(default_factory=OrderedDict)
+    """A counter. `entries` has, by an entry's start, the time of its last request and its amount; oldest first."""
 
-    def youngest(self) -> int | None:
-        return next(reversed(self.takings), None)
+    group: str = ""
+    entries: OrderedDict[int, tuple[int, int]] = msgspec.field(default_factory=OrderedDict)
+
+    def newest_start(self) -> int | None:
+        return next(reversed(self.entries), None)
+
+    def set_oldest(self) -> None:
+        self.oldest = next(iter(self.entries.values()), (0, 0))[0]
 
 
 class MemoryStore(CounterStore[_Row]):
-    """See `policies.store.Store`.  Nothing in it waits, so each step is atomic; it is never down."""
+    """See `policies.api.store.Store`. Its methods never wait, so each operation is atomic, and it is never down."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         super().__init__(clock)
-        self._holds: dict[str, dict[int, tuple[int, Sequence[Taken]]]] = {}
-        self._crowds: Counter[str] = Counter()
-        self._tidied = self._now()
+        self._reservations: dict[str, dict[int, tuple[int, Sequence[Taken]]]] = {}
+        """By call and part: the ceiling, and what was taken."""
+        self._group_sizes: Counter[str] = Counter()
+        self._cleaned_at = self._now()
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         now = self._now()
-        self._tidy(now, TIDY)
-        if part and self._known(call_id, 0) is None:
+        self._clean_up(now, CLEANUP_INTERVAL_MICROSECONDS)
+        if part and self._recorded_ceiling(call_id, 0) is None:
             raise ReservationGone(call_id)
         return self._reserve(call_id, claims, ceiling, part, now)
 
@@ -55,13 +62,13 @@ class MemoryStore(CounterStore[_Row]):
         """See `Store.accounts`."""
         now = self._now()
         return [
-            account(key, row.spent, row.held, row.ends / MILLION)
+            account(key, row.spent, row.held, row.ends / MICROSECONDS_PER_SECOND)
             for (key, start), row in self._rows.items()
-            if start != SLIDING and start <= now < row.ends
+            if start != SLIDING_START and start <= now < row.ends
         ]
 
-    async def beat(self) -> None:
-        """See `Store.beat`.  A process that is dead has taken its memory along."""
+    async def heartbeat(self) -> None:
+        """Do nothing: the reservations of a process that dies go with its memory."""
 
     async def ping(self) -> None:
         """See `Store.ping`."""
@@ -69,76 +76,80 @@ class MemoryStore(CounterStore[_Row]):
     async def aclose(self) -> None:
         """See `Store.aclose`."""
 
-    def _read(self, places: Sequence[ClaimedCounter[_Row]]) -> None:
-        pass  # all rows are at hand
+    def _load_rows(self, counters: Sequence[ClaimedCounter[_Row]]) -> None:
+        pass  # all rows are in memory
 
-    def _row(self, counter: str, start: int) -> _Row | None:
+    def _find_row(self, counter: str, start: int) -> _Row | None:
         return self._rows.get((counter, start))
 
-    def _take(self, place: ClaimedCounter[_Row], amount: int) -> None:
-        at = place.counter, place.start
-        row = self._rows.get(at)  # the place's own may have been tidied away since it was read
+    def _add_reserved(self, counter: ClaimedCounter[_Row], amount: int) -> None:
+        at = counter.counter, counter.start
+        row = self._rows.get(at)  # not `counter.row`: a cleanup may have removed that since
         if row is None:
-            row = self._rows[at] = _Row(0, 0, 0, place.ends, place.crowd)
-            self._crowds[place.crowd] += 1
-        if place.start != SLIDING:
+            row = self._rows[at] = _Row(0, 0, 0, counter.ends, counter.joins_group)
+            self._group_sizes[counter.joins_group] += 1
+        if counter.start != SLIDING_START:
             row.held += amount
             return
-        _, known = row.takings.get(place.first, (0, 0))
-        row.takings[place.first] = (place.moment, known + amount)
-        row.oldest = next(iter(row.takings.values()))[0]
-        row.spent, row.ends = row.spent + amount, place.ends
+        _, counted = row.entries.get(counter.entry_start, (0, 0))
+        row.entries[counter.entry_start] = (counter.time, counted + amount)
+        row.oldest = next(iter(row.entries.values()))[0]
+        row.spent, row.ends = row.spent + amount, counter.ends
 
-    def _forget(self, row: _Row, gone: int) -> None:
-        while row.takings and (oldest := next(iter(row.takings.values())))[0] <= gone:
-            row.takings.popitem(last=False)
+    def _expire_entries(self, row: _Row, until: int) -> None:
+        while row.entries and (oldest := next(iter(row.entries.values())))[0] <= until:
+            row.entries.popitem(last=False)
             row.spent -= oldest[1]
-        row.oldest = next(iter(row.takings.values()), (0, 0))[0]
+        row.set_oldest()
 
-    def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
-        return self._rows[counter, SLIDING].takings.values()
+    def _entries(self, counter: str) -> Iterable[tuple[int, int]]:
+        return self._rows[counter, SLIDING_START].entries.values()
 
-    def _give_back(self, counter: str, first: int, amount: int) -> None:
-        row = self._rows.get((counter, SLIDING))
-        if row is None or (taking := row.takings.get(first)) is None:
+    def _subtract_from_entry(self, counter: str, entry_start: int, amount: int) -> None:
+        row = self._rows.get((counter, SLIDING_START))
+        if row is None or (entry := row.entries.get(entry_start)) is None:
             return
         row.spent -= amount
-        if taking[1] > amount:
-            row.takings[first] = (taking[0], taking[1] - amount)
+        if entry[1] > amount:
+            row.entries[entry_start] = (entry[0], entry[1] - amount)
         else:
-            del row.takings[first]
-            row.oldest = next(iter(row.takings.values()), (0, 0))[0]
+            del row.entries[entry_start]
+            row.set_oldest()
 
-    def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
+    def _charge_reserved(self, counter: str, start: int, held: int, spent: int) -> None:
         row = self._rows.get((counter, start))
-        if row is not None:  # one that held nothing may have gone with its window
+        if row is not None:  # a counter without reservations may have been removed with its window
             row.held -= held
-            row.spent = min(row.spent + spent, LARGEST)
+            row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
 
-    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Taken]) -> bool:
-        parts = self._holds.setdefault(call_id, {})
-        return parts.setdefault(part, (ceiling, took))[1] is took
+    def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
+        parts = self._reservations.setdefault(call_id, {})
+        return parts.setdefault(part, (ceiling, taken))[1] is taken
 
-    def _known(self, call_id: str, part: int) -> int | None:
-        known = self._holds.get(call_id, {}).get(part)
-        return None if known is None else known[0]
+    def _recorded_ceiling(self, call_id: str, part: int) -> int | None:
+        recorded = self._reservations.get(call_id, {}).get(part)
+        return None if recorded is None else recorded[0]
 
-    def _held(self, call_id: str) -> Sequence[Taken]:
-        return [each for _, (_, took) in sorted(self._holds.pop(call_id, {}).items()) for each in took]
+    def _remove_reservation(self, call_id: str) -> Sequence[Taken]:
+        parts = self._reservations.pop(call_id, {})
+        return [each for _, (_, taken) in sorted(parts.items()) for each in taken]
 
-    def _is_full(self, crowd: str, bound: int, now: int) -> bool:
-        if self._crowds[crowd] >= bound:
-            self._tidy(now, SOON)
-        return self._crowds[crowd] >= bound
+    def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
+        if self._group_sizes[group] >= max_identities:
+            self._clean_up(now, GROUP_CLEANUP_INTERVAL_MICROSECONDS)
+        return self._group_sizes[group] >= max_identities
 
-    def _tidy(self, now: int, every: int) -> None:
-        if 0 <= now - self._tidied < every:
+    def _clean_up(self, now: int, interval: int) -> None:
+        """Remove unused counters, unless that was done less than *interval* ago."""
+        if 0 <= now - self._cleaned_at < interval:
             return
-        self._tidied = now
-        self._rows = {at: row for at, row in self._rows.items() if row.held or now < row.ends + kept(at[1], row.ends)}
-        self._crowds = Counter(row.crowd for row in self._rows.values())
+        self._cleaned_at = now
+        self._rows = {
+            at: row for at, row in self._rows.items() if row.held or now < row.ends + _retention(at[1], row.ends)
+        }
+        self._group_sizes = Counter(row.group for row in self._rows.values())
 
 
-def kept(start: int, ends: int) -> int:
-    """Return how long a closed counter is kept, so that a clock which is set back does not find it empty."""
-    return 0 if start == SLIDING else min(ends - start, HOUR)
+def _retention(start: int, ends: int) -> int:
+    """Return how long a counter is kept after its end, in microseconds."""
+    return 0 if start == SLIDING_START else min(ends - start, MAX_RETENTION_MICROSECONDS)

@@ -1,68 +1,151 @@
-"""The stores: in memory for one process, in a SQLite file for those of one machine, in Redis for many machines."""
+"""What a store URL means, and which store it opens.
+
+Built in are `memory://` (one process), `sqlite:///FILE` (the processes of one machine) and `redis://HOST:PORT/DB` (any
+number of machines). An installed package adds a scheme by an entry point of the group `chatnest_sidecar.stores`: its name
+is the scheme, its object a `StoreFactory`.
+"""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import Protocol
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+import msgspec
 
 from policies.api.store import Store
 from policies.stores.sqlite.store import SQLiteStore
 
 from .memory import MemoryStore
 
-__all__ = ["MemoryStore", "SQLiteStore", "check_url", "open_store"]
+STORE_GROUP = "chatnest_sidecar.stores"
+MEMORY_URL = "memory://"
+SQLITE_PREFIX = "sqlite:///"
+REDIS_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
+"""Schemes that `RedisStore` serves, and what its client library calls them."""
+DEFAULT_KEY_PREFIX = "sidecar"
+_URL_REMEDY = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
+_URL_CREDENTIALS = re.compile("//[^/@]*@")
 
-MEMORY = "memory://"
-SQLITE = "sqlite:///"
-REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
-KINDS = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
-PREFIX = "sidecar"
-_SECRET = re.compile("//[^/@]*@")
+
+class StoreFactory(Protocol):
+    """Makes the store of an installed scheme.
+
+    An attribute `shared_between_processes` that is False refuses several workers: each would count for itself. Where it is
+    missing it is True.
+    """
+
+    def __call__(self, url: str, *, folder: Path, clock: Callable[[], float] | None) -> Store:
+        """Return the store at *url*, without any input or output. Relative paths are meant in *folder*.
+
+        *clock* replaces the store's own, in seconds since 1970. Raises ValueError, as "problem; remedy", for a wrong URL.
+        """
+        ...
+
+
+class StoreUrl(msgspec.Struct, frozen=True):
+    """A valid store URL; made by `parse`."""
+
+    text: str
+    scheme: str
+
+    @classmethod
+    def parse(cls, text: str) -> StoreUrl:
+        """Return *text* as a store URL. Raises ValueError, as "problem; remedy" and without the password, if it is none."""
+        scheme = text.partition("://")[0]
+        if text == MEMORY_URL or (text.startswith(SQLITE_PREFIX) and len(text) > len(SQLITE_PREFIX)):
+            return cls(text, scheme)
+        try:
+            parts = urlsplit(text)
+            is_redis = parts.scheme in REDIS_SCHEMES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            raise _invalid(text, _URL_REMEDY) from None
+        if is_redis:
+            _check_redis(text, parts)
+            return cls(text, parts.scheme)
+        installed = sorted(entry_points(group=STORE_GROUP).names - {"memory", "sqlite", *REDIS_SCHEMES})
+        if "://" in text and scheme in installed:
+            return cls(text, scheme)
+        raise _invalid(text, ", or ".join([_URL_REMEDY, *(f"'{name}://...'" for name in installed)]))
+
+    @staticmethod
+    def for_file(path: Path) -> str:
+        """Return the URL of the SQLite file at *path*."""
+        return f"{SQLITE_PREFIX}{path}"
+
+    @property
+    def is_shared_between_processes(self) -> bool:
+        """Whether several workers that open it count together. Raises ValueError for a scheme whose package is broken."""
+        if self.scheme == "memory":
+            return False
+        is_built_in = self.scheme == "sqlite" or self.scheme in REDIS_SCHEMES
+        return is_built_in or bool(getattr(_factory(self.scheme), "shared_between_processes", True))
+
+    @property
+    def has_password(self) -> bool:
+        """Whether it holds a password, which belongs into the environment."""
+        return bool(urlsplit(self.text).password)
+
+    def file(self, folder: Path) -> Path | None:
+        """Return the path of the SQLite file, a relative one in *folder*; None for a store that is no file."""
+        return folder / self.text.removeprefix(SQLITE_PREFIX) if self.scheme == "sqlite" else None
+
+    def describe(self, folder: Path) -> str:
+        """Return it for people: without credentials and options, and with the whole path of a file."""
+        if (path := self.file(folder)) is not None:
+            return self.for_file(path)
+        if self.scheme == "memory":
+            return f"{MEMORY_URL} (counters end with the process)"
+        parts = urlsplit(self.text)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None, resident: bool = False) -> Store:
-    """Return the store at *url*; a relative file is looked for in *folder*.  *resident*: its loop runs to its process's end.
+    """Return the store at *url*, without any input or output; a relative file is meant in *folder*.
 
-    Nothing is touched before the first use.  *clock* takes the place of the store's own.  Raises ValueError, with the cure,
-    for an address of no known kind.
+    *clock* replaces the store's own, in seconds since 1970. *resident* says that the event loop runs until the process ends.
+    Raises ValueError, as "problem; remedy", for a wrong URL.
     """
-    check_url(url)
-    if url == MEMORY:
+    location = StoreUrl.parse(url)
+    if location.scheme == "memory":
         return MemoryStore(clock=clock or time.time)
-    if url.startswith(SQLITE):
-        return SQLiteStore(folder / url.removeprefix(SQLITE), clock=clock or time.time, resident=resident)
-    from policies.stores.redis.store import RedisStore  # noqa: PLC0415  # its client is 8 MB and 0.2 s that nobody else needs
+    if (path := location.file(folder)) is not None:
+        return SQLiteStore(path, clock=clock or time.time, resident=resident)
+    if location.scheme not in REDIS_SCHEMES:
+        return _factory(location.scheme)(url, folder=folder, clock=clock)
+    from policies.stores.redis.store import RedisStore  # noqa: PLC0415  # its client library takes 8 MB and 0.2 s to import
 
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    prefix = query.pop("prefix", PREFIX)
-    address = parts._replace(scheme=REDIS[parts.scheme], query=urlencode(query)).geturl()
+    prefix = query.pop("prefix", DEFAULT_KEY_PREFIX)
+    address = parts._replace(scheme=REDIS_SCHEMES[parts.scheme], query=urlencode(query)).geturl()
     return RedisStore(address, prefix=prefix, clock=clock)
 
 
-def check_url(url: str) -> None:
-    """Raise ValueError, as `wrong; right`, unless *url* is the address of a store."""
-    if url == MEMORY or (url.startswith(SQLITE) and len(url) > len(SQLITE)):
-        return
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in REDIS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        known = False
-    if not known:
-        msg = f"{_SECRET.sub('//', url)!r} is no store; {KINDS}"
-        raise ValueError(msg)
+def _check_redis(text: str, parts: SplitResult) -> None:
     if not (parts.path.strip("/").isdigit() or parts.path in ("", "/")):
-        msg = f"{_SECRET.sub('//', url)!r} names no database; it is a number: 'redis://HOST:PORT/0'"
-        raise ValueError(msg)
+        raise _invalid(text, "the database must be a number: 'redis://HOST:PORT/0'")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if (
-            name != "prefix"
-            or not (value.isascii() and value.isprintable() and not set(value) & set("{}:"))
-            or not value
-        ):
-            msg = f"{_SECRET.sub('//', url)!r} has the option {name!r}; only 'prefix' is known, with a value like 'sidecar'"
-            raise ValueError(msg)
+        is_key = value.isascii() and value.isprintable() and not set(value) & set("{}:")
+        if name != "prefix" or not is_key or not value:
+            raise _invalid(text, f"instead of the option {name!r} use 'prefix' with a name like 'sidecar'")
+
+
+def _factory(scheme: str) -> StoreFactory:
+    for entry in entry_points(group=STORE_GROUP, name=scheme):
+        try:
+            factory: StoreFactory = entry.load()
+        except Exception as error:
+            msg = f"store {scheme!r} cannot be loaded: {type(error).__name__}: {error}; repair or reinstall its package"
+            raise ValueError(msg) from error
+        return factory
+    msg = f"store {scheme!r} is not installed; {_URL_REMEDY}"
+    raise ValueError(msg)
+
+
+def _invalid(text: str, remedy: str) -> ValueError:
+    return ValueError(f"invalid store URL {_URL_CREDENTIALS.sub('//', text)!r}; {remedy}")

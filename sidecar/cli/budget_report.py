@@ -12,7 +12,7 @@ from policies.api.claim import IDENTITY_SEPARATOR, MILLION, OVERFLOW_SUFFIX
 from policies.api.store import Account, Store
 from policies.api.window import Calendar, span_of, zone_of
 from policies.builtin.budget import Budget
-from policies.stores.opening import MEMORY, SQLITE, open_store
+from policies.stores.opening import open_store
 from sidecar.config.settings import Settings
 
 TABLE_HEADER = ("budget", "for", "window", "limit", "spent", "reserved", "left", "resets at")
@@ -54,13 +54,17 @@ async def read_budgets(settings: Settings, *, tenant: str | None, now: float) ->
 
 
 async def _accounts(settings: Settings) -> Sequence[Account]:
-    url = settings.store.url
-    if url == MEMORY:
-        msg = "memory:// is private to the process that uses it; use a sqlite:/// or redis:// store"
-        raise StoreNotReadable(msg)
-    if url.startswith(SQLITE) and not (settings.folder / url.removeprefix(SQLITE)).exists():
-        return ()
-    store: Store = open_store(url, folder=settings.folder)
+    location = settings.store.location
+    try:
+        if not location.is_shared_between_processes:
+            msg = "memory:// is private to the process that uses it; use a sqlite:/// or redis:// store"
+            raise StoreNotReadable(msg)
+        file = location.file(settings.folder)
+        if file is not None and not file.exists():
+            return ()
+        store: Store = open_store(settings.store.url, folder=settings.folder)
+    except ValueError as error:  # an installed store that cannot be loaded
+        raise StoreNotReadable(str(error)) from error
     try:
         return await store.accounts()
     finally:

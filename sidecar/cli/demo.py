@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
+from policies.stores.opening import StoreUrl
 from sidecar.config.loader import load
 from sidecar.config.settings import Flags, Settings, StoreSettings
 
@@ -51,7 +52,7 @@ def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
     return msgspec.structs.replace(
         settings,
         server=msgspec.structs.replace(settings.server, cors_origins=("*",)),
-        store=StoreSettings(f"sqlite:///{folder / 'demo.db'}"),
+        store=StoreSettings(StoreUrl.for_file(folder / "demo.db")),
     )
 
 

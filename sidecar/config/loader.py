@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -107,13 +106,22 @@ def _port(text: str, faults: list[ConfigFault]) -> int | None:
 
 def _store(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault]) -> StoreSettings | None:
     store, path = to_struct(StoreSettings, table, "store", faults), "store.url"
-    if store is not None and urlsplit(store.url).password and "SIDECAR_STORE" not in environ:
+    if store is not None and store.location.has_password and "SIDECAR_STORE" not in environ:
         cure = "keep passwords out of files: set the whole URL in the environment variable SIDECAR_STORE"
         faults.append(ConfigFault(path, "the URL contains a password", cure))
     if url := environ.get("SIDECAR_STORE"):
         path = "SIDECAR_STORE"
         store = single_field(StoreSettings, "url", url, path, faults)
-    if store is not None and store.url == "memory://" and flags.workers > 1:
-        problem = f"'memory://' cannot serve {flags.workers} workers: each would count separately"
+    if store is not None and not _is_shared(store, path, faults) and flags.workers > 1:
+        problem = f"{store.url!r} cannot serve {flags.workers} workers: each would count separately"
         faults.append(ConfigFault(path, problem, "use 'sqlite:///FILE' or 'redis://HOST:PORT/DB', or one worker"))
     return store
+
+
+def _is_shared(store: StoreSettings, path: str, faults: list[ConfigFault]) -> bool:
+    try:
+        return store.location.is_shared_between_processes
+    except ValueError as error:
+        problem, _, remedy = str(error).partition("; ")
+        faults.append(ConfigFault(path, problem, remedy))
+        return True

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from policies.stores.opening import check_url
+from policies.stores.opening import StoreUrl
 
 from .access import Access, Profile
 from .upstream import NonNegativeSeconds, ResolvedUpstream, Seconds, Text, parts_of
@@ -72,10 +72,15 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         try:
-            check_url(self.url)
+            StoreUrl.parse(self.url)
         except ValueError as error:
             msg = f"url: {error}"
             raise ValueError(msg) from None
+
+    @property
+    def location(self) -> StoreUrl:
+        """The URL and what it says."""
+        return StoreUrl.parse(self.url)
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):

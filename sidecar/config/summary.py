@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,7 +11,6 @@ from policies.api.match import Match
 from policies.api.policy import Policy
 from policies.builtin.budget import Budget
 from policies.builtin.rate import Rate
-from policies.stores.opening import MEMORY, SQLITE
 
 from .access import Profile
 from .settings import Settings
@@ -52,13 +50,7 @@ def _upstream(choice: ResolvedUpstream) -> str:
 
 
 def _store(settings: Settings) -> str:
-    url = settings.store.url
-    if url == MEMORY:
-        return f"{MEMORY} (counters end with the process)"
-    if url.startswith(SQLITE):
-        return f"{SQLITE}{settings.folder / url.removeprefix(SQLITE)}"
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return settings.store.location.describe(settings.folder)
 
 
 def _policy(policy: Policy) -> str:

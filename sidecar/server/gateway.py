@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from policies.api.services import Services
-from policies.api.store import StoreDown
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
 from policies.engine.retry_budget import RetryBudgets
@@ -27,15 +25,18 @@ from sidecar.upstream.transport.http_transport import HttpTransport
 from sidecar.upstream.transport.httpx_transport import HttpxTransport
 from sidecar.upstream.transport.response import Transport
 
+from .store_heartbeat import StoreHeartbeat
+
 if TYPE_CHECKING:
     import httpx
 
+    from policies.api.store import StoreDown
     from sidecar.config.access import Profile
     from sidecar.config.settings import Settings
     from sidecar.config.upstream import ResolvedUpstream
 
-BEAT = 2.0
-"""Seconds between two signs of life to the store, and between two tries to send what it could not take."""
+STORE_HEARTBEAT_SECONDS = 2.0
+"""Seconds between two heartbeats to the store; also between two attempts to send settlements that it did not take."""
 
 
 class Gateway:
@@ -68,8 +69,10 @@ class Gateway:
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
             load_sdk()  # before the first call: a policy of the deployment may look at `Failure.error`
-        self._closing = False
-        self._beating = loop.create_task(self._beat())
+        self._store_heartbeat = StoreHeartbeat(
+            self.policy_services, self._ledger, STORE_HEARTBEAT_SECONDS, on_change=self._log_store_change
+        )
+        self._store_heartbeat.start()
 
     def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
@@ -87,22 +90,16 @@ class Gateway:
         """The model of calls that name none; empty while it is not known."""
         return self.upstream.default_model
 
-    async def _beat(self) -> None:
-        while not self._closing:
-            await asyncio.sleep(BEAT)
-            try:
-                await self.policy_services.store.beat()
-                await self._ledger.catch_up()
-            except StoreDown as error:  # the store is down; the next beat tries again
-                self.policy_services.log.warning("store does not answer: %s", error)
+    def _log_store_change(self, error: StoreDown | None) -> None:
+        log = self.policy_services.log
+        if error is not None:
+            log.warning("the store is down: %s", error)
+        else:
+            log.warning("the store is back")
 
     async def close(self) -> None:
-        """Settle what is open, then let go of policies, connections and the store."""
-        self._closing = True  # a cancellation may be lost in a client's `wait_for`, this is not
-        self._beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._beating
-        await self._ledger.catch_up()
+        """Send the settlements that are left, then close policies, connections and the store."""
+        await self._store_heartbeat.aclose()
         for chain in self.chains.values():
             await chain.close()
         await self.upstream.aclose()

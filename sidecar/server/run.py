@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from policies.api.store import StoreDown
-from policies.stores.opening import SQLITE, open_store
+from policies.stores.opening import open_store
 from sidecar.config.summary import summary
 
 from . import uvicorn_check
@@ -45,7 +45,7 @@ def run(settings: Settings) -> int:
         asyncio.run(start.check_store(settings))
     except (StoreDown, ValueError, OSError) as error:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
-        if settings.store.url.startswith(SQLITE):
+        if isinstance(error, ValueError) or settings.store.location.file(settings.folder) is not None:
             return 2
         # A server elsewhere may come back; until then calls are answered by what each policy says of it.
     if start.stopped():

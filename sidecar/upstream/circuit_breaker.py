@@ -6,7 +6,6 @@ its result decides (Nygard, "Release It!", ch. 5; counting by rate in a sliding 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -14,6 +13,7 @@ import msgspec
 
 from policies.api.failure_kinds import FAILURE_CLASSES
 from policies.api.upstream import UpstreamError
+from policies.engine.sliding_window import SlidingWindow
 from sidecar.config.upstream import BreakerSettings
 
 UNHEALTHY_KINDS = frozenset(name for name, each in FAILURE_CLASSES.items() if each.sick)
@@ -72,8 +72,7 @@ class Breaker:
         self, settings: BreakerSettings, clock: Callable[[], float], *, on_change: Callable[[State], None] | None = None
     ) -> None:
         self._settings, self._clock, self._on_change = settings, clock, on_change
-        self._buckets: deque[list[float]] = deque()
-        self._seen = self._failed = 0.0
+        self._attempts = SlidingWindow(settings.window, buckets=WINDOW_BUCKETS)
         self._generation = 0
         self._cause: UpstreamError | None = None
         self._next_probe = 0.0
@@ -106,17 +105,9 @@ class Breaker:
         if probe:
             self._probed(error if unhealthy else None)
             return
-        now, window = self._clock(), self._settings.window
-        buckets = self._buckets
-        while buckets and buckets[0][0] <= now - window:
-            _, seen, failed = buckets.popleft()
-            self._seen, self._failed = self._seen - seen, self._failed - failed
-        if not buckets or buckets[-1][0] <= now - window / WINDOW_BUCKETS:
-            buckets.append([now, 0, 0])
-        buckets[-1][1] += 1
-        buckets[-1][2] += unhealthy
-        self._seen, self._failed = self._seen + 1, self._failed + unhealthy
-        is_over_rate = self._seen >= self._settings.calls and self._failed >= self._settings.rate * self._seen
+        attempts, settings = self._attempts, self._settings
+        attempts.add(self._clock(), marked=unhealthy)
+        is_over_rate = attempts.total >= settings.calls and attempts.marked >= settings.rate * attempts.total
         if error is not None and unhealthy and is_over_rate:
             self._change(error)
 
@@ -135,8 +126,7 @@ class Breaker:
     def _change(self, cause: UpstreamError | None) -> None:
         self._cause, self._probing = cause, 0
         self._generation += 1
-        self._buckets.clear()
-        self._seen = self._failed = 0.0
+        self._attempts.clear()
         self._next_probe = self._clock() + self._settings.probe
         if self._on_change is not None:
             self._on_change(self.state)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from policies.api.claim import Claim
 from policies.api.store import Standing
-from policies.api.window import SECONDS, Sliding, Window
+from policies.api.window import PERIOD_SECONDS, Sliding, Window
 
 Header: TypeAlias = tuple[bytes, bytes]
 Limit: TypeAlias = tuple[str, int, Window, str]
@@ -75,7 +75,7 @@ def _template(limits: tuple[Limit, ...]) -> HeaderTemplate:
     policies, states = [], []
     for policy, limit, window, _ in limits:
         name = "".join(char for char in policy if char.isprintable() and char not in '"\\').encode("latin-1", "replace")
-        seconds = math.ceil(window.seconds) if isinstance(window, Sliding) else SECONDS[window.period]
+        seconds = math.ceil(window.seconds) if isinstance(window, Sliding) else PERIOD_SECONDS[window.period]
         policies.append(b'"%b";q=%d;w=%d' % (name, limit, seconds))
         states.append(b'"%b";r=%%d;t=%%d' % name.replace(b"%", b"%%"))
     units = []

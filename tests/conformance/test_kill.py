@@ -83,7 +83,7 @@ async def books_after_the_grace(url: str, folder: Path) -> Account:
     store = open_store(url, folder=folder, clock=lambda: late)
     assert isinstance(store, SQLiteStore | RedisStore)
     for _ in range(3 + ROUNDS):
-        await store.beat()
+        await store.heartbeat()
     (account,) = await store.accounts()
     await store.aclose()
     return account

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from policies.api.claim import Claim
 from policies.api.store import Grant, Store
-from policies.api.window import FINE_LIMIT, Calendar, Sliding, Window
+from policies.api.window import MAX_EXACT_LIMIT, Calendar, Sliding, Window
 from policies.testing import FakeClock
 
 IDENTITIES = ["ann", "bob", "cat", "dan"]
@@ -21,7 +21,7 @@ def claims(draw: st.DrawFn) -> Claim:
         policy=draw(st.sampled_from("pq")),
         identity=draw(st.sampled_from(IDENTITIES)),
         unit=unit,  # type: ignore[arg-type]  # one of the three
-        limit=draw(st.integers(1, 200)) * (FINE_LIMIT if big else 1),
+        limit=draw(st.integers(1, 200)) * (MAX_EXACT_LIMIT if big else 1),
         window=draw(st.sampled_from(windows)),
         base=draw(st.integers(0, 60)),
         per_token=draw(st.integers(0, 3)) * (draw(st.integers(1, 2_000_000)) if unit == "usd" else 1),
@@ -43,22 +43,22 @@ STEPS = st.lists(
 
 
 async def played(store: Store, clock: FakeClock, steps: list[tuple[object, ...]]) -> list[object]:
-    """Return all that *store* says to *steps*."""
-    said: list[object] = []
+    """Return all answers of *store* to *steps*."""
+    answers: list[object] = []
     calls: list[list[Claim]] = []
     for step in steps:
         match step:
             case ("reserve", list(wanted), int(ceiling)):
                 grant: Grant = await store.reserve(f"c{len(calls)}", wanted, ceiling)
                 calls.append(wanted)
-                said.append((grant.ceiling, grant.refused, grant.now, grant.standings))
+                answers.append((grant.ceiling, grant.refused, grant.now, grant.standings))
             case ("settle", int(at), int(charge)) if calls:
                 await store.settle(f"c{at % len(calls)}", {claim.key: charge for claim in calls[at % len(calls)]})
             case ("release", int(at), _) if calls:
                 await store.release(f"c{at % len(calls)}")
             case ("wait", int(milliseconds), _):
                 clock.advance(milliseconds / 1000)
-                await store.beat()
+                await store.heartbeat()
         accounts = sorted(await store.accounts(), key=repr)
-        said.append([each for each in accounts if each.spent or each.reserved])
-    return said
+        answers.append([each for each in accounts if each.spent or each.reserved])
+    return answers

@@ -10,60 +10,62 @@ from policies.api.claim import TOKEN_SCALES
 if TYPE_CHECKING:
     from .rows import ClaimedCounter
 
-H = TypeVar("H")
+CounterT = TypeVar("CounterT")
 
-LARGEST = 2**53 - 1
-"""No counter passes this number: an upstream may report any, and a database keeps only 63 bits of it."""
+MAX_COUNTER_VALUE = 2**53 - 1
+"""No counter exceeds this: upstreams may report any number, and a database keeps 63 bits of it."""
 
 
-def fit(places: Sequence[ClaimedCounter[Any]], ceiling: int, *, apart: bool) -> tuple[int, int | None]:
-    """Return the highest ceiling with which the claims of *places* fit beside what is used of their counters, and None.
+def fitting_ceiling(counters: Sequence[ClaimedCounter[Any]], ceiling: int, *, distinct: bool) -> tuple[int, int | None]:
+    """Return the highest ceiling, at most *ceiling*, with which all claims fit into what is left of their limits, and None.
 
-    Or *ceiling*, and the index of the first claim that fits with none.  Claims on one counter add up, unless they are all
-    *apart*.
+    If there is none, return *ceiling* and the index of the first claim that does not fit. Claims on one counter add up; with
+    *distinct* there are no two on one.
     """
     highest = ceiling
-    for at, place in enumerate(places):
-        claim = place.claim
-        base, each = claim.base, claim.per_token
-        if not apart:
-            same = [other.claim for other in places if other.counter == place.counter]
-            base, each = sum(other.base for other in same), sum(other.per_token for other in same)
-        room = claim.limit - place.used - base
-        if room < 0:
+    for at, counter in enumerate(counters):
+        claim = counter.claim
+        base, per_token = claim.base, claim.per_token
+        if not distinct:
+            same = [other.claim for other in counters if other.counter == counter.counter]
+            base, per_token = sum(other.base for other in same), sum(other.per_token for other in same)
+        left = claim.limit - counter.used - base
+        if left < 0:
             return ceiling, at
-        if each:
-            here = room * TOKEN_SCALES.get(claim.unit, 1) // each
-            if here < claim.floor and here < ceiling:
+        if per_token:
+            fits = left * TOKEN_SCALES.get(claim.unit, 1) // per_token
+            if fits < claim.floor and fits < ceiling:
                 return ceiling, at
-            highest = min(highest, here)
+            highest = min(highest, fits)
     return highest, None
 
 
-def charge(key: str, held: int, charges: Mapping[str, int], *, refund: bool) -> int:
-    """Return what is charged for a claim that held *held*; see `shares`."""
-    wanted = min(max(0, charges.get(key, held)), LARGEST)
-    return wanted if refund else max(wanted, held)
+def charge_for(claim_key: str, reserved: int, charges: Mapping[str, int], *, refund: bool) -> int:
+    """Return what a claim that reserved *reserved* is charged: its entry in *charges*, or *reserved* where it has none.
 
-
-def shares(
-    took: Iterable[tuple[str, H, int]], charges: Mapping[str, int], *, refund: bool
-) -> Iterator[tuple[H, int, int]]:
-    """Return what each part of a hold becomes: its counter, what it held, what it is charged.
-
-    *took* are the claim's key, the counter and the amount, the first part first.  A key that is not in *charges* is
-    charged what it held; without *refund*, each at least that.  Each part takes up to its size; what is over falls to the
-    first.
+    Without *refund* it is at least *reserved*.
     """
-    by_key: dict[str, list[tuple[H, int]]] = {}
-    for key, counter, amount in took:
+    wanted = min(max(0, charges.get(claim_key, reserved)), MAX_COUNTER_VALUE)
+    return wanted if refund else max(wanted, reserved)
+
+
+def split_charge(
+    taken: Iterable[tuple[str, CounterT, int]], charges: Mapping[str, int], *, refund: bool
+) -> Iterator[tuple[CounterT, int, int]]:
+    """Yield the counter, the reserved amount and the charge of each part of a reservation.
+
+    *taken* are a claim's key, its counter and the amount, in the order of the parts. The charge of a claim (see `charge_for`)
+    fills its parts one after the other, each up to its amount; an excess is charged to the first part.
+    """
+    by_key: dict[str, list[tuple[CounterT, int]]] = {}
+    for key, counter, amount in taken:
         by_key.setdefault(key, []).append((counter, amount))
     for key, parts in by_key.items():
-        held = parts[0][1] if len(parts) == 1 else sum(amount for _, amount in parts)
-        cost = charge(key, held, charges, refund=refund)
-        over, rest = max(0, cost - held), min(cost, held)
+        reserved = parts[0][1] if len(parts) == 1 else sum(amount for _, amount in parts)
+        cost = charge_for(key, reserved, charges, refund=refund)
+        excess, rest = max(0, cost - reserved), min(cost, reserved)
         for counter, amount in parts:
             share = min(rest, amount)
             rest -= share
-            yield counter, amount, share + over
-            over = 0
+            yield counter, amount, share + excess
+            excess = 0

@@ -1,7 +1,7 @@
-"""One step of a store whose rows are at hand: what memory and a file share.  A subclass says where the rows are.
+"""Counting logic shared by the memory and the SQLite store. Subclasses provide access to the rows.
 
-Times are whole microseconds.  A calendar counter is called by its key and the start of its window; a sliding one has the
-start `SLIDING`, and beside its row each taking that is still counted.
+Times are whole microseconds. A calendar counter is identified by its key and the start of its window. A sliding counter has
+the start `SLIDING_START`, and beside its row a log of entries: what was counted at which time.
 """
 
 from __future__ import annotations
@@ -11,193 +11,196 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Generic
 
-from policies.api.claim import MILLION, Claim, counter_key
+from policies.api.claim import Claim, counter_key
 from policies.api.store import Grant, Standing
-from policies.api.window import Sliding, WindowCache, grain
+from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, WindowCache, bucket_seconds
 
-from .arithmetic import charge, fit, shares
-from .rows import SLIDING, ClaimedCounter, R, Taken
+from .arithmetic import charge_for, fitting_ceiling, split_charge
+from .rows import SLIDING_START, ClaimedCounter, RowT, Taken
 
-HOUR = 3_600 * MILLION
+CLEANUP_INTERVAL_MICROSECONDS = 60 * MICROSECONDS_PER_SECOND
+GROUP_CLEANUP_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
+"""Shortest time between two removals of unused counters where a group of identities is full."""
+
+_COUNTER_KEY = attrgetter("counter")
 
 
-_COUNTER = attrgetter("counter")
+class CounterStore(ABC, Generic[RowT]):
+    """The counting of one store. Its methods are parts of one operation; none of them waits."""
 
-
-class CounterStore(ABC, Generic[R]):
-    """The counting of one store.  Every method is a part of one step, and nothing in it waits."""
-
-    waits = False
+    is_remote = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._spans = clock, WindowCache()
-        self._rows: dict[tuple[str, int], R] = {}
-        """The counters at hand, by key and start."""
+        self._clock, self._windows = clock, WindowCache()
+        self._rows: dict[tuple[str, int], RowT] = {}
+        """The counters in memory, by key and start."""
 
     def _now(self) -> int:
-        return round(self._clock() * MILLION)
+        return round(self._clock() * MICROSECONDS_PER_SECOND)
 
     def _reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int, now: int) -> Grant:
-        places = self._places(claims, now)
-        apart = len(set(map(_COUNTER, places))) == len(places)
-        granted, refused = fit(places, ceiling, apart=apart)
+        counters = self._claimed_counters(claims, now)
+        distinct = len(set(map(_COUNTER_KEY, counters))) == len(counters)
+        granted, refused = fitting_ceiling(counters, ceiling, distinct=distinct)
+        seconds = now / MICROSECONDS_PER_SECOND
         if refused is not None:
-            known = self._known(call_id, part)
-            if known is None:
-                return Grant(ceiling, self._standings(places, now, refused, ceiling), now / MILLION, refused)
-            return Grant(known, self._standings(places, now), now / MILLION)
-        took: list[Taken] = []
-        for place in places:  # a comprehension is a call of its own
-            took.append((place.key, place.counter, place.start, place.first, place.claim.needs(granted)))  # noqa: PERF401
-        if not self._hold(call_id, part, granted, took):
-            return Grant(self._known(call_id, part) or 0, self._standings(places, now), now / MILLION)
-        for place, (_, counter, start, _, amount) in zip(places, took, strict=True):
-            if amount or start != SLIDING:
-                self._take(place, amount)
-            for each in (place,) if apart else [each for each in places if each.counter == counter]:
+            recorded = self._recorded_ceiling(call_id, part)
+            if recorded is None:
+                return Grant(ceiling, self._standings(counters, now, refused, ceiling), seconds, refused)
+            return Grant(recorded, self._standings(counters, now), seconds)
+        taken: list[Taken] = []
+        for each in counters:  # a comprehension is a function call of its own
+            taken.append((each.claim_key, each.counter, each.start, each.entry_start, each.claim.needs(granted)))  # noqa: PERF401
+        if not self._record_part(call_id, part, granted, taken):
+            return Grant(self._recorded_ceiling(call_id, part) or 0, self._standings(counters, now), seconds)
+        for claimed, (_, counter, start, _, amount) in zip(counters, taken, strict=True):
+            if amount or start != SLIDING_START:
+                self._add_reserved(claimed, amount)
+            for each in (claimed,) if distinct else [each for each in counters if each.counter == counter]:
                 if not each.used:
-                    each.oldest = place.moment
+                    each.oldest = claimed.time
                 each.used += amount
-        return Grant(granted, self._standings(places, now), now / MILLION)
+        return Grant(granted, self._standings(counters, now), seconds)
 
-    def _places(self, claims: Sequence[Claim], now: int) -> Sequence[ClaimedCounter[R]]:
-        places: list[ClaimedCounter[R]] = []
+    def _claimed_counters(self, claims: Sequence[Claim], now: int) -> Sequence[ClaimedCounter[RowT]]:
+        counters: list[ClaimedCounter[RowT]] = []
         rows, missing = self._rows, False
         for claim in claims:
             window = claim.window
             key = counter_key(claim.policy, claim.identity, claim.unit, window)
             if isinstance(window, Sliding):
-                start, ends = SLIDING, now + round(window.seconds * MILLION)
+                start, ends = SLIDING_START, now + round(window.seconds * MICROSECONDS_PER_SECOND)
             else:
-                start, ends = self._spans.at(window, now)
+                start, ends = self._windows.at(window, now)
             row = rows.get((key, start))
             missing = missing or row is None
-            places.append(ClaimedCounter(claim, key, key, start, ends, now, now, row))
+            counters.append(ClaimedCounter(claim, key, key, start, ends, now, now, row))
         if missing:
-            self._read([place for place in places if place.row is None])
-        for place in places:
-            row = place.row
-            if row is None and place.claim.max_identities:
-                row = self._crowded(place, now)
+            self._load_rows([each for each in counters if each.row is None])
+        for counter in counters:
+            row = counter.row
+            if row is None and counter.claim.max_identities:
+                row = self._assign_counter(counter, now)
             if row is not None:
-                place.used = row.spent + row.held
-                if place.start == SLIDING:
-                    self._slide_on(place, row, place.ends - now)
-        return places
+                counter.used = row.spent + row.held
+                if counter.start == SLIDING_START:
+                    self._advance(counter, row, counter.ends - now)
+        return counters
 
-    def _crowded(self, place: ClaimedCounter[R], now: int) -> R | None:
-        """Find a counter for one that is new to its crowd: a new one, or the one that the late share."""
-        claim, start = place.claim, place.start
-        crowd = claim.group_key if start == SLIDING else f"{claim.group_key}:{start}"
-        shared = self._row(claim.overflow_key, start) if start == SLIDING else None
-        # Whoever is counted there stays there until it counts nothing: a counter of its own would let it begin anew.
-        counts = shared is not None and shared.spent > 0 and shared.ends > now
-        if not counts and not self._is_full(crowd, claim.max_identities, now):
-            place.crowd = crowd
+    def _assign_counter(self, counter: ClaimedCounter[RowT], now: int) -> RowT | None:
+        """Give an identity without a counter one of its own, or the overflow counter of its group; return its row."""
+        claim, start = counter.claim, counter.start
+        group = claim.group_key if start == SLIDING_START else f"{claim.group_key}:{start}"
+        overflow = self._find_row(claim.overflow_key, start) if start == SLIDING_START else None
+        # An identity in the overflow counter stays there until that is empty; otherwise it would get a fresh limit.
+        in_use = overflow is not None and overflow.spent > 0 and overflow.ends > now
+        if not in_use and not self._is_group_full(group, claim.max_identities, now):
+            counter.joins_group = group
             return None
-        place.counter = claim.overflow_key
-        place.row = self._row(place.counter, start)
-        return place.row
+        counter.counter = claim.overflow_key
+        counter.row = self._find_row(counter.counter, start)
+        return counter.row
 
-    def _slide_on(self, place: ClaimedCounter[R], row: R, length: int) -> None:
-        place.moment = place.first = moment = max(place.moment, row.ends - length)
-        place.ends, place.oldest = moment + length, row.oldest
-        if not place.used:
+    def _advance(self, counter: ClaimedCounter[RowT], row: RowT, length: int) -> None:
+        """Move a sliding counter to now: expire its old entries, and find the entry that a new amount is added to."""
+        counter.time = counter.entry_start = time = max(counter.time, row.ends - length)
+        counter.ends, counter.oldest = time + length, row.oldest
+        if not counter.used:
             return
-        if row.oldest <= moment - length:
-            self._forget(row, moment - length)
-            place.used, place.oldest = row.spent, row.oldest
-        window = place.claim.window
-        if place.used and isinstance(window, Sliding) and (shared := grain(window, place.claim.limit)):
-            youngest = row.youngest()
-            if youngest is not None and moment - youngest < shared * MILLION:
-                place.first = youngest
+        if row.oldest <= time - length:
+            self._expire_entries(row, time - length)
+            counter.used, counter.oldest = row.spent, row.oldest
+        window = counter.claim.window
+        if counter.used and isinstance(window, Sliding) and (shared := bucket_seconds(window, counter.claim.limit)):
+            newest = row.newest_start()
+            if newest is not None and time - newest < shared * MICROSECONDS_PER_SECOND:
+                counter.entry_start = newest
 
     def _standings(
-        self, places: Sequence[ClaimedCounter[R]], now: int, refused: int = -1, ceiling: int = 0
+        self, counters: Sequence[ClaimedCounter[RowT]], now: int, refused: int = -1, ceiling: int = 0
     ) -> list[Standing]:
         standings = []
-        for at, place in enumerate(places):
-            if place.start != SLIDING:
-                frees = place.ends
-            elif not place.used:
-                frees = now
+        for at, counter in enumerate(counters):
+            if counter.start != SLIDING_START:
+                resets_at = counter.ends
+            elif not counter.used:
+                resets_at = now
             elif at == refused:
-                frees = self._frees(place, ceiling)
+                resets_at = self._fits_at(counter, ceiling)
             else:
-                frees = place.oldest + place.ends - place.moment
-            standings.append(Standing(place.claim.limit, place.used, max(now, frees) / MILLION))
+                resets_at = counter.oldest + counter.ends - counter.time
+            standings.append(Standing(counter.claim.limit, counter.used, max(now, resets_at) / MICROSECONDS_PER_SECOND))
         return standings
 
-    def _frees(self, place: ClaimedCounter[R], ceiling: int) -> int:
-        """Return when enough is free for a claim that was refused."""
-        claim, left, frees, length = place.claim, place.used, 0, place.ends - place.moment
+    def _fits_at(self, counter: ClaimedCounter[RowT], ceiling: int) -> int:
+        """Return when enough entries will have expired for a claim that was refused."""
+        claim, left, fits_at, length = counter.claim, counter.used, 0, counter.ends - counter.time
         wanted = claim.needs(min(claim.floor, ceiling))
-        for last, amount in self._takings(place.counter):
-            left, frees = left - amount, last + length
+        for last, amount in self._entries(counter.counter):
+            left, fits_at = left - amount, last + length
             if left + wanted <= claim.limit:
                 break
-        return frees
+        return fits_at
 
-    def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> None:  # noqa: FBT001, FBT002  # as it comes out of a queue
+    def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> None:  # noqa: FBT001, FBT002  # positional in the queue of operations
         calendar = []
-        for key, counter, start, _, amount in self._held(call_id):
-            if start != SLIDING:
+        for key, counter, start, _, amount in self._remove_reservation(call_id):
+            if start != SLIDING_START:
                 calendar.append((key, (counter, start), amount))
         if len(calendar) == 1:
             ((key, (counter, start), amount),) = calendar
-            self._charge(counter, start, amount, charge(key, amount, charges, refund=refund))
+            self._charge_reserved(counter, start, amount, charge_for(key, amount, charges, refund=refund))
             return
-        for (counter, start), amount, share in shares(calendar, charges, refund=refund):
-            self._charge(counter, start, amount, share)
+        for (counter, start), amount, share in split_charge(calendar, charges, refund=refund):
+            self._charge_reserved(counter, start, amount, share)
 
     def _release(self, call_id: str) -> None:
-        for _, counter, start, first, amount in self._held(call_id):
-            if start != SLIDING:
-                self._charge(counter, start, amount, 0)
+        for _, counter, start, entry_start, amount in self._remove_reservation(call_id):
+            if start != SLIDING_START:
+                self._charge_reserved(counter, start, amount, 0)
             elif amount:
-                self._give_back(counter, first, amount)
+                self._subtract_from_entry(counter, entry_start, amount)
 
     @abstractmethod
-    def _read(self, places: Sequence[ClaimedCounter[R]]) -> None:
-        """Give each of *places*, whose rows are not at hand, its row if there is one."""
+    def _load_rows(self, counters: Sequence[ClaimedCounter[RowT]]) -> None:
+        """Set the row of each of *counters*, which are not in memory; leave None where there is none."""
 
     @abstractmethod
-    def _row(self, counter: str, start: int) -> R | None:
-        """Return a counter as it is written."""
+    def _find_row(self, counter: str, start: int) -> RowT | None:
+        """Return the row of a counter; None where there is none."""
 
     @abstractmethod
-    def _take(self, place: ClaimedCounter[R], amount: int) -> None:
-        """Hold *amount* in a counter, which may be new; in a sliding one as a taking of its own or as part of the youngest."""
+    def _add_reserved(self, counter: ClaimedCounter[RowT], amount: int) -> None:
+        """Reserve *amount* in a counter, which may be new: in a sliding one as an entry, or as part of the newest one."""
 
     @abstractmethod
-    def _forget(self, row: R, gone: int) -> None:
-        """Drop the takings up to the moment *gone*."""
+    def _expire_entries(self, row: RowT, until: int) -> None:
+        """Remove the entries whose last request came at *until* or before."""
 
     @abstractmethod
-    def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
-        """Return the last moment and the amount of each taking, the oldest first."""
+    def _entries(self, counter: str) -> Iterable[tuple[int, int]]:
+        """Return the time of the last request and the amount of each entry, oldest first."""
 
     @abstractmethod
-    def _give_back(self, counter: str, first: int, amount: int) -> None:
-        """Take *amount* out of the taking that began at *first*, if it is still counted."""
+    def _subtract_from_entry(self, counter: str, entry_start: int, amount: int) -> None:
+        """Subtract *amount* from the entry that began at *entry_start*, unless it has expired."""
 
     @abstractmethod
-    def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
-        """Turn what is *held* in a calendar counter into what is *spent*."""
+    def _charge_reserved(self, counter: str, start: int, held: int, spent: int) -> None:
+        """Turn *held*, reserved in a calendar counter, into *spent*."""
 
     @abstractmethod
-    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Taken]) -> bool:
-        """Write down a part of a hold; False where it is known already."""
+    def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
+        """Record a part of a reservation; return False if it is recorded already."""
 
     @abstractmethod
-    def _known(self, call_id: str, part: int) -> int | None:
-        """Return the ceiling of a part of a hold; None for one that is not known."""
+    def _recorded_ceiling(self, call_id: str, part: int) -> int | None:
+        """Return the ceiling of a part of a reservation; None where there is no such part."""
 
     @abstractmethod
-    def _held(self, call_id: str) -> Sequence[Taken]:
-        """Forget a hold and return what it took, the first part first; empty for one that is not known."""
+    def _remove_reservation(self, call_id: str) -> Sequence[Taken]:
+        """Remove a reservation and return what it took, in the order of its parts; nothing where there is none."""
 
     @abstractmethod
-    def _is_full(self, crowd: str, bound: int, now: int) -> bool:
-        """Whether a crowd has as many counters of its own as its bound allows."""
+    def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
+        """Return whether a group of identities has *max_identities* counters in use."""

@@ -7,44 +7,53 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from policies.api.claim import Claim
+from policies.api.window import MICROSECONDS_PER_SECOND
 
-SLIDING = -1
-
+SLIDING_START = -1
+"""The `start` of a sliding counter; that of a calendar counter is the start of its window."""
+MAX_RETENTION_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
+"""Longest time for which a closed calendar counter is kept, so that a clock that is set back does not find it empty."""
 
 Taken: TypeAlias = tuple[str, str, int, int, int]
-"""One claim of a hold: its key, the counter's key, the start of the window, the first moment of the taking, the amount."""
+"""What a reservation took for one claim: the claim's key, the counter's key and start, the entry's start, the amount."""
 
 
 class CounterRow(msgspec.Struct, eq=False):
-    """A counter: what is spent and held, when its window ends, and the oldest taking of a sliding one."""
+    """One counter; times are in microseconds.
+
+    `oldest` is when the last request of the oldest entry came (sliding), `ends` the end of the window (calendar) or the time
+    when the newest entry expires (sliding). The total of a sliding counter is in `spent`.
+    """
 
     spent: int
     held: int
     oldest: int
     ends: int
 
-    def youngest(self) -> int | None:
-        """Return the first moment of the youngest taking.  Each store's rows say it; a Struct cannot be an abstract class."""
+    def newest_start(self) -> int | None:
+        """Return the start of the newest entry of a sliding counter. Abstract: a Struct cannot be an abstract class."""
         raise NotImplementedError
 
 
-R = TypeVar("R", bound=CounterRow)
+RowT = TypeVar("RowT", bound=CounterRow)
 
 
-class ClaimedCounter(msgspec.Struct, Generic[R], eq=False):
-    """Where one claim is counted, as it stands before the step.
+class ClaimedCounter(msgspec.Struct, Generic[RowT], eq=False):
+    """The counter of one claim, as it is before the operation; times are in microseconds.
 
-    `moment` is now, but never before the counter's newest taking; `first` says which taking a new one joins.
+    `counter` is the key of the counter that the claim is counted in: `claim_key`, or the overflow counter of its group.
+    `time` is now, but never before the newest entry of the counter. `entry_start` is the start of the entry that the claim
+    is added to. `joins_group` is the group whose number of counters grows with this one; empty for none.
     """
 
     claim: Claim
-    key: str
+    claim_key: str
     counter: str
     start: int
     ends: int
-    moment: int
-    first: int
-    row: R | None
+    time: int
+    entry_start: int
+    row: RowT | None
     used: int = 0
     oldest: int = 0
-    crowd: str = ""
+    joins_group: str = ""

@@ -1,1 +1,1 @@
-"""The Redis/Valkey store: one Lua script per operation."""
+"""The Redis store: for any number of machines, one Lua script for each operation."""

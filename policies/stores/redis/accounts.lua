@@ -1,5 +1,5 @@
--- Return key, spent, held and end of open calendar counters.  ARGV: now or '', how many to pass over, how many to return.
-local now, found = moment(ARGV[1]), {}
+-- Return key, spent, held and end of open calendar counters.  ARGV: now or '', how many to skip, how many to return at most.
+local now, found = current_time(ARGV[1]), {}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'a', '(' .. whole(now), '+inf', 'LIMIT', ARGV[2], ARGV[3])) do
   local start, counter = string.match(member, '^(%d+):(.*)$')
   local row = redis.call('HMGET', P .. 'c:' .. member, 's', 'h', 'e')

@@ -1,14 +1,16 @@
--- What all steps share.  KEYS[1] is the hash tag of all keys, so that they live on one node of a cluster: a call may claim
--- from limits of its tenant and of everybody, in one step.  Times are microseconds, by the server's own clock.
+-- What all scripts share.  KEYS[1] is the hash tag of all keys: they are on one node of a cluster, because a call may claim
+-- from limits of its tenant and from global ones in one operation.  Times are microseconds, by the server's own clock.
+-- The names of keys and fields are the storage format:
 --
---   c:START:KEY  a calendar counter: s spent, h held, e end of the window
---   s:KEY        a sliding counter: t total, n newest taking;  e:KEY its takings "first:last:amount", oldest first
---   h:CALL       a hold: o owner, and what each part took;  x:CALL a call that has ended;  o:OWNER the calls of an owner
---   w            owners by when they were last seen;  a  calendar counters by their end;  n:CROWD  its counters by theirs
+--   c:START:KEY  a calendar counter: s spent, h reserved, e end of the window
+--   s:KEY        a sliding counter: t total, n time of its newest entry;  e:KEY its entries "first:last:amount", oldest first
+--   h:CALL       a reservation: o owner, and what each part took;  x:CALL a call that has ended;  o:OWNER calls of an owner
+--   w            owners by their last heartbeat;  a  calendar counters by their end;  n:GROUP  the counters of a group of
+--                identities by their end
 local P = KEYS[1] .. ':'
 local SLIDING, LARGEST, HOUR, ENDED_MS = -1, 9007199254740991, 3600000000, 60000
 
-local function moment(given)
+local function current_time(given)
   if given ~= '' then return tonumber(given) end
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -18,7 +20,7 @@ local function whole(number) return string.format('%.0f', number) end
 
 local function calendar_key(start, counter) return P .. 'c:' .. whole(start) .. ':' .. counter end
 
--- Turn what is held in a calendar counter into what is spent; nobody counts one that has gone.
+-- Turn what is reserved in a calendar counter into what is spent.  A counter that has expired is not created again.
 local function charge(entry, spent)
   local key = calendar_key(entry.start, entry.counter)
   if redis.call('EXISTS', key) == 0 then return end
@@ -27,24 +29,26 @@ local function charge(entry, spent)
   redis.call('HSET', key, 's', whole(math.min(total, LARGEST)))
 end
 
+-- Subtract what was reserved from its entry in a sliding counter, unless that has expired.
 local function give_back(entry)
   local list = P .. 'e:' .. entry.counter
   local prefix = whole(entry.first) .. ':'
-  for at, taking in ipairs(redis.call('LRANGE', list, 0, -1)) do
-    if string.sub(taking, 1, #prefix) == prefix then
-      local last, amount = string.match(taking, ':(%d+):(%d+)$')
+  for at, logged in ipairs(redis.call('LRANGE', list, 0, -1)) do
+    if string.sub(logged, 1, #prefix) == prefix then
+      local last, amount = string.match(logged, ':(%d+):(%d+)$')
       redis.call('HINCRBY', P .. 's:' .. entry.counter, 't', whole(0 - entry.amount))
       if tonumber(amount) > entry.amount then
         redis.call('LSET', list, at - 1, prefix .. last .. ':' .. whole(tonumber(amount) - entry.amount))
       else
-        redis.call('LREM', list, 1, taking)
+        redis.call('LREM', list, 1, logged)
       end
       return
     end
   end
 end
 
--- End a hold: give all of it back, or charge it.  Each part takes up to its size; what is over falls to the first.
+-- End a reservation: give all of it back, or charge it.  A charge fills the parts one after the other, each up to its
+-- amount; an excess is charged to the first part.
 local function finish(call, charges, refund, release)
   local fields = redis.call('HGETALL', P .. 'h:' .. call)
   redis.call('SET', P .. 'x:' .. call, '', 'PX', ENDED_MS)
@@ -79,19 +83,20 @@ local function finish(call, charges, refund, release)
     local held = by_key[key].held
     local spent = charges[key] or held
     if release then spent = 0 elseif not refund then spent = math.max(spent, held) end
-    local over, rest = math.max(0, spent - held), math.min(spent, held)
+    local excess, rest = math.max(0, spent - held), math.min(spent, held)
     for _, entry in ipairs(by_key[key]) do
       local share = math.min(rest, entry.amount)
       rest = rest - share
-      charge(entry, share + over)
-      over = 0
+      charge(entry, share + excess)
+      excess = 0
     end
   end
   return 1
 end
 
--- Charge the holds of an owner that was not seen for the grace: in steps, so that no step is long.
-local function charge_the_dead(now, grace, owner)
+-- Charge the reservations of owners without a heartbeat for `grace`: at most 2 owners and 200 calls of each, so that no script
+-- runs for long.
+local function charge_dead_owners(now, grace, owner)
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', P .. 'w', '-inf', '(' .. whole(now - grace), 'LIMIT', 0, 2)) do
     if dead ~= owner then
       local calls = redis.call('SRANDMEMBER', P .. 'o:' .. dead, 200)

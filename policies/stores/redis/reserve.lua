@@ -1,70 +1,72 @@
--- Take all claims with the highest ceiling that fits, or none of them.
+-- Reserve all claims with the highest ceiling that fits, or none of them.
 -- ARGV: now or '', owner, call, part, ceiling, number of claims; for each its key, start of the window (or -1), end of the
--- window (or length of the sliding one), limit, base, each, scale, floor, grain, bound, crowd, shared key.
+-- window (or length of the sliding one), limit, base, per_token, scale, floor, bucket (of a sliding window, or 0),
+-- max_identities (or 0), group key, overflow key.
 -- Returns 0, now, ceiling, index of the refused claim (from 0, or -1), then used and resets_at of each claim;
--- or 1, now where a window is not the current one; or 2, now where the call has ended.
-local now, owner, call, part = moment(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+-- or 1, now if a window is not the current one; or 2, now if the call has ended.
+local now, owner, call, part = current_time(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local ceiling, count = tonumber(ARGV[5]), tonumber(ARGV[6])
 local FIRST, FIELDS = 7, 12
 
 local function claim_at(index)
   local at = FIRST + index * FIELDS
-  local claim = {key = ARGV[at], counter = ARGV[at], crowd = ARGV[at + 10], shared = ARGV[at + 11]}
+  local claim = {key = ARGV[at], counter = ARGV[at], group = ARGV[at + 10], overflow = ARGV[at + 11]}
   claim.start, claim.ends, claim.limit = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  claim.base, claim.each, claim.scale = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
-  claim.floor, claim.grain, claim.bound = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
-  claim.used, claim.oldest, claim.moment, claim.first = 0, 0, now, now
+  claim.base, claim.per_token, claim.scale = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  claim.floor, claim.bucket, claim.max_identities = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
+  claim.used, claim.oldest, claim.time, claim.first = 0, 0, now, now
   return claim
 end
 
-local function needs(claim, tokens) return claim.base + math.ceil(claim.each * tokens / claim.scale) end
+local function needs(claim, tokens) return claim.base + math.ceil(claim.per_token * tokens / claim.scale) end
 
-local function parsed(taking)
-  local first, last, amount = string.match(taking, '^(%d+):(%d+):(%d+)$')
+local function parsed(logged)
+  local first, last, amount = string.match(logged, '^(%d+):(%d+):(%d+)$')
   return tonumber(first), tonumber(last), tonumber(amount)
 end
 
 local function read_sliding(claim)
   local row, list = P .. 's:' .. claim.counter, P .. 'e:' .. claim.counter
   local found = redis.call('HMGET', row, 't', 'n')
-  claim.used, claim.moment = tonumber(found[1] or 0), math.max(now, tonumber(found[2] or 0))
-  claim.first = claim.moment
+  claim.used, claim.time = tonumber(found[1] or 0), math.max(now, tonumber(found[2] or 0))
+  claim.first = claim.time
   local oldest = claim.used > 0 and redis.call('LINDEX', list, 0)
   local before = claim.used
   while oldest do
     local _, last, amount = parsed(oldest)
     claim.oldest = last
-    if last > claim.moment - claim.length then break end
+    if last > claim.time - claim.length then break end
     redis.call('LPOP', list)
     claim.used = claim.used - amount
     oldest = redis.call('LINDEX', list, 0)
   end
   if claim.used < before then redis.call('HSET', row, 't', whole(claim.used)) end
-  if claim.used > 0 and claim.grain > 0 then
-    local youngest = parsed(redis.call('LINDEX', list, -1))
-    if claim.moment - youngest < claim.grain then claim.first = youngest end
+  if claim.used > 0 and claim.bucket > 0 then
+    local newest = parsed(redis.call('LINDEX', list, -1))
+    if claim.time - newest < claim.bucket then claim.first = newest end
   end
-  claim.ends = claim.moment + claim.length
+  claim.ends = claim.time + claim.length
 end
 
--- Whether the bucket of those that came too late still counts something: whoever was counted there stays there until then.
-local function is_shared(claim)
+-- Whether the overflow counter of a sliding window counts anything: its identities stay there until it is empty, because a
+-- counter of their own would give them a fresh limit.
+local function overflow_in_use(claim)
   if claim.start ~= SLIDING then return false end
-  local found = redis.call('HMGET', P .. 's:' .. claim.shared, 't', 'n')
+  local found = redis.call('HMGET', P .. 's:' .. claim.overflow, 't', 'n')
   return tonumber(found[1] or 0) > 0 and tonumber(found[2]) + claim.length > now
 end
 
 local function read(claim)
   if claim.start == SLIDING then claim.length = claim.ends end
-  if claim.bound > 0 then
-    local crowd = P .. 'n:' .. claim.crowd .. (claim.start == SLIDING and '' or ':' .. whole(claim.start))
-    local known = redis.call('ZSCORE', crowd, claim.key)
+  if claim.max_identities > 0 then
+    local group = P .. 'n:' .. claim.group .. (claim.start == SLIDING and '' or ':' .. whole(claim.start))
+    local known = redis.call('ZSCORE', group, claim.key)
     if known and tonumber(known) > now then
-      claim.joins = crowd
+      claim.joins = group
     else
-      redis.call('ZREMRANGEBYSCORE', crowd, '-inf', whole(now))
-      local joins = redis.call('ZCARD', crowd) < claim.bound and not is_shared(claim)
-      if joins then claim.joins = crowd else claim.counter = claim.shared end
+      redis.call('ZREMRANGEBYSCORE', group, '-inf', whole(now))
+      local joins = redis.call('ZCARD', group) < claim.max_identities and not overflow_in_use(claim)
+      if joins then claim.joins = group else claim.counter = claim.overflow end
     end
   end
   if claim.start == SLIDING then return read_sliding(claim) end
@@ -76,16 +78,16 @@ end
 local function fit(claims)
   local highest = ceiling
   for at, claim in ipairs(claims) do
-    local room, each = claim.limit - claim.used, 0
+    local left, per_token = claim.limit - claim.used, 0
     for _, other in ipairs(claims) do
-      if other.counter == claim.counter then room, each = room - other.base, each + other.each end
+      if other.counter == claim.counter then left, per_token = left - other.base, per_token + other.per_token end
     end
-    if room < 0 then return ceiling, at - 1 end
-    if each > 0 then
-      local here = math.min(ceiling, math.floor(room * claim.scale / each))
-      if here > 0 and math.ceil(each * here / claim.scale) > room then here = here - 1 end
-      if here < math.min(claim.floor, ceiling) then return ceiling, at - 1 end
-      highest = math.min(highest, here)
+    if left < 0 then return ceiling, at - 1 end
+    if per_token > 0 then
+      local fits = math.min(ceiling, math.floor(left * claim.scale / per_token))
+      if fits > 0 and math.ceil(per_token * fits / claim.scale) > left then fits = fits - 1 end
+      if fits < math.min(claim.floor, ceiling) then return ceiling, at - 1 end
+      highest = math.min(highest, fits)
     end
   end
   return highest, -1
@@ -105,27 +107,27 @@ local function slide(claim, amount)
   local row, list = P .. 's:' .. claim.counter, P .. 'e:' .. claim.counter
   local last = redis.call('LINDEX', list, -1)
   local first, _, known = parsed(last or '0:0:0')
-  local taking = whole(claim.first) .. ':' .. whole(claim.moment) .. ':'
+  local logged = whole(claim.first) .. ':' .. whole(claim.time) .. ':'
   if last and first == claim.first then
-    redis.call('LSET', list, -1, taking .. whole(known + amount))
+    redis.call('LSET', list, -1, logged .. whole(known + amount))
   else
-    redis.call('RPUSH', list, taking .. whole(amount))
+    redis.call('RPUSH', list, logged .. whole(amount))
   end
   redis.call('HINCRBY', row, 't', whole(amount))
-  redis.call('HSET', row, 'n', whole(claim.moment))
+  redis.call('HSET', row, 'n', whole(claim.time))
   local life = whole((claim.ends - now) / 1000 + 1)
   redis.call('PEXPIRE', row, life)
   redis.call('PEXPIRE', list, life)
 end
 
-local function frees(claim, refused)
+local function resets_at(claim, refused)
   if claim.start ~= SLIDING then return claim.ends end
   if claim.used == 0 then return now end
   if not refused then return math.max(now, claim.oldest + claim.length) end
   local left, at = claim.used, now
   local wanted = needs(claim, math.min(claim.floor, ceiling))
-  for _, taking in ipairs(redis.call('LRANGE', P .. 'e:' .. claim.counter, 0, -1)) do
-    local _, last, amount = parsed(taking)
+  for _, logged in ipairs(redis.call('LRANGE', P .. 'e:' .. claim.counter, 0, -1)) do
+    local _, last, amount = parsed(logged)
     left, at = left - amount, last + claim.length
     if left + wanted <= claim.limit then break end
   end
@@ -133,12 +135,12 @@ local function frees(claim, refused)
 end
 
 local function answer(claims, granted, refused)
-  local said = {0, now, granted, refused}
+  local reply = {0, now, granted, refused}
   for at, claim in ipairs(claims) do
-    said[#said + 1] = claim.used
-    said[#said + 1] = frees(claim, at - 1 == refused)
+    reply[#reply + 1] = claim.used
+    reply[#reply + 1] = resets_at(claim, at - 1 == refused)
   end
-  return said
+  return reply
 end
 
 local claims = {}
@@ -147,12 +149,12 @@ for index = 0, count - 1 do
   if claim.start ~= SLIDING and (now < claim.start or now >= claim.ends) then return {1, now} end
   claims[#claims + 1] = claim
 end
-local hold = P .. 'h:' .. call
-if redis.call('EXISTS', P .. 'x:' .. call) == 1 or (part ~= '0' and redis.call('EXISTS', hold) == 0) then
+local reservation = P .. 'h:' .. call
+if redis.call('EXISTS', P .. 'x:' .. call) == 1 or (part ~= '0' and redis.call('EXISTS', reservation) == 0) then
   return {2, now}
 end
 for _, claim in ipairs(claims) do read(claim) end
-local known = redis.call('HGET', hold, part)
+local known = redis.call('HGET', reservation, part)
 if known then return answer(claims, cmsgpack.unpack(known)[1], -1) end
 local granted, refused = fit(claims)
 if refused >= 0 then return answer(claims, ceiling, refused) end
@@ -167,12 +169,12 @@ for at, claim in ipairs(claims) do
   end
   for _, other in ipairs(claims) do
     if other.counter == claim.counter then
-      if other.used == 0 then other.oldest = claim.moment end
+      if other.used == 0 then other.oldest = claim.time end
       other.used, other.new = other.used + amount, false
     end
   end
 end
-redis.call('HSET', hold, part, cmsgpack.pack({granted, took}), 'o', owner)
+redis.call('HSET', reservation, part, cmsgpack.pack({granted, took}), 'o', owner)
 redis.call('SADD', P .. 'o:' .. owner, call)
 redis.call('ZADD', P .. 'w', whole(now), owner)
 return answer(claims, granted, -1)

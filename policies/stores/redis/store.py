@@ -1,8 +1,8 @@
-"""Counts in Redis or Valkey, for any number of machines; each step is one script, one round trip.
+"""The Redis store: counts in Redis or Valkey, for any number of machines. Each operation is one script, in one round trip.
 
-Windows are those of the server's clock: a step is sent with the windows that are current by what the server last said,
-and sent again with what it says where they are not.  What Redis writes to disk is Redis's business: with
-`appendfsync everysec` its own death may cost the last second, the death of a sidecar costs nothing.
+Windows follow the server's clock. An operation is sent with the windows that are current by the last time that the server
+returned, and sent again with the right ones if the server finds others. Durability is that of the server: with
+`appendfsync everysec` its crash may lose the last second; the crash of a sidecar loses nothing.
 """
 
 from __future__ import annotations
@@ -17,32 +17,43 @@ import anyio
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as NoConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, RedisError
 
-from policies.api.claim import MILLION, Claim
+from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
-from policies.api.window import Sliding, WindowCache, grain
-from policies.stores.counting.arithmetic import LARGEST
-from policies.stores.counting.rows import SLIDING
+from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, WindowCache, bucket_seconds
+from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
+from policies.stores.counting.rows import SLIDING_START
 
-GRANTED, MOVED_ON, ENDED = 0, 1, 2
-TRIES = 3
-PAUSE = 0.5
-"""Seconds for which a server that did not answer is not asked again, and then by one call: the others need not wait."""
-PAGE = 500
+REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
+"""First element of the reply of `reserve.lua`. A refused claim is `REPLY_ANSWERED` with the index of the claim."""
+MAX_ATTEMPTS = 3
+DOWN_RETRY_SECONDS = 0.5
+"""Time for which a server that failed is not asked again. After it one operation at a time tries; the others fail at once."""
+ACCOUNTS_PAGE_SIZE = 500
+REDIS_REMEDIES = {
+    "NOAUTH": "give the password in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB",
+    "invalid username-password": "correct the password in SIDECAR_STORE",
+    "WRONGPASS": "correct the password in SIDECAR_STORE",
+    "OOM command": "give it more memory, with maxmemory-policy noeviction",
+    "read only replica": "name the primary, not a replica",
+    "unknown command": "it must be Redis 5 or newer, or Valkey",
+    "DB index is out of range": "name a database that it has, as redis://HOST:PORT/DB",
+}
+"""What to do about an error of Redis whose message contains the key."""
 
 
 class RedisStore:
-    """See `policies.store.Store`.
+    """See `policies.api.store.Store`.
 
-    *url* is `redis://`, `rediss://` or `unix://`, with name, password and database.  All keys begin with *prefix*: it tells
-    deployments on one server apart.  Every step has *timeout* seconds, connecting and waiting for one of *connections*
-    included; it is finished, not left half done, when the call that waits for it is cancelled.  *clock* takes the place of
-    the server's.
+    *url* is `redis://`, `rediss://` or `unix://`, with user, password and database. All keys begin with *prefix*, which tells
+    deployments on one server apart. Each operation has *timeout* seconds, which include connecting and waiting for one of
+    *connections*. An operation is completed even if its caller is cancelled. *clock* replaces the server's, in seconds since
+    1970. Reservations are charged when their process has sent no heartbeat for *grace* seconds.
     """
 
-    waits = True
+    is_remote = True
 
     def __init__(
         self,
@@ -56,18 +67,21 @@ class RedisStore:
         connections: int = 32,
     ) -> None:
         self._url, self._clock, self._monotonic = url, clock, monotonic
-        self._tag = f"{{{prefix}}}"
-        self._grace, self._timeout, self._connections = round(grace * MILLION), timeout, connections
+        self._hash_tag = f"{{{prefix}}}"
+        self._grace = round(grace * MICROSECONDS_PER_SECOND)
+        self._timeout, self._connections = timeout, connections
         self._owner = uuid4().hex
-        self._spans = WindowCache()
-        self._ahead = time.time() - monotonic()
-        self._is_down = self._probing = False
+        self._windows = WindowCache()
+        self._clock_offset = time.time() - monotonic()
+        """The server's clock minus ours, in seconds."""
+        self._is_down = self._is_retrying = False
         self._down_until = 0.0
-        self._redis = self._client()
-        self._scripts = {name: _script(name) for name in ("reserve", "settle", "heartbeat", "accounts")}
-        self._runs = {name: self._redis.register_script(text) for name, text in self._scripts.items()}
+        self._client = self._new_client()
+        self._sources = {name: _script_source(name) for name in ("reserve", "settle", "heartbeat", "accounts")}
+        self._scripts = {name: self._client.register_script(source) for name, source in self._sources.items()}
 
-    def _client(self, **elsewhere: Any) -> Redis:
+    def _new_client(self, **node: Any) -> Redis:
+        """Return a client of the server, or of another *node* of its cluster (`host` and `port`)."""
         pool = BlockingConnectionPool.from_url(
             self._url,
             max_connections=self._connections,
@@ -76,45 +90,47 @@ class RedisStore:
             socket_connect_timeout=self._timeout,
             retry=Retry(NoBackoff(), 0),
         )
-        pool.connection_kwargs.update(elsewhere)
+        pool.connection_kwargs.update(node)
         return Redis(connection_pool=pool)
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
-        for _ in range(TRIES):
-            now = self._guess()
+        for _ in range(MAX_ATTEMPTS):
+            now = self._estimated_time()
             arguments: list[Any] = [self._owner, call_id, part, ceiling, len(claims)]
             for claim in claims:
-                arguments += self._written(claim, now)
-            said = await self._run("reserve", self._given(), *arguments)
-            self._set_clock(said[1])
-            if said[0] == ENDED:
+                arguments += self._claim_arguments(claim, now)
+            reply = await self._run("reserve", self._time_argument(), *arguments)
+            self._set_clock_offset(reply[1])
+            if reply[0] == REPLY_CALL_ENDED:
                 raise ReservationGone(call_id)
-            if said[0] == GRANTED:
+            if reply[0] == REPLY_ANSWERED:
                 break
         else:
-            msg = f"{self._shown}: its clock jumps; see that the servers keep time"
+            msg = f"{self._address}: its clock jumps; see that the servers keep time"
             raise StoreDown(msg)
         standings = [
-            Standing(claim.limit, used, resets_at / MILLION)
-            for claim, used, resets_at in zip(claims, said[4::2], said[5::2], strict=True)
+            Standing(claim.limit, used, resets_at / MICROSECONDS_PER_SECOND)
+            for claim, used, resets_at in zip(claims, reply[4::2], reply[5::2], strict=True)
         ]
-        return Grant(said[2], standings, said[1] / MILLION, None if said[3] < 0 else said[3])
+        refused = None if reply[3] < 0 else reply[3]
+        return Grant(reply[2], standings, reply[1] / MICROSECONDS_PER_SECOND, refused)
 
-    def _written(self, claim: Claim, now: float) -> tuple[Any, ...]:
-        window, fine = claim.window, 0
+    def _claim_arguments(self, claim: Claim, now: float) -> tuple[Any, ...]:
+        """Return the twelve arguments of one claim, in the order that `reserve.lua` documents."""
+        window, bucket = claim.window, 0
         if isinstance(window, Sliding):
-            start, ends = SLIDING, round(window.seconds * MILLION)
-            fine = round(grain(window, claim.limit) * MILLION)
+            start, ends = SLIDING_START, round(window.seconds * MICROSECONDS_PER_SECOND)
+            bucket = round(bucket_seconds(window, claim.limit) * MICROSECONDS_PER_SECOND)
         else:
-            start, ends = self._spans.at(window, round(now * MILLION))
-        crowd = (claim.max_identities, claim.group_key, claim.overflow_key) if claim.max_identities else (0, "", "")
+            start, ends = self._windows.at(window, round(now * MICROSECONDS_PER_SECOND))
+        group = (claim.max_identities, claim.group_key, claim.overflow_key) if claim.max_identities else (0, "", "")
         costs = (claim.limit, claim.base, claim.per_token, claim.scale, claim.floor)
-        return (claim.key, start, ends, *costs, fine, *crowd)
+        return (claim.key, start, ends, *costs, bucket, *group)
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
-        pairs = [each for key, charge in charges.items() for each in (key, min(max(0, charge), LARGEST))]
+        pairs = [each for key, charge in charges.items() for each in (key, min(max(0, charge), MAX_COUNTER_VALUE))]
         await self._run("settle", call_id, 0, int(refund), len(charges), *pairs)
 
     async def release(self, call_id: str) -> None:
@@ -123,101 +139,92 @@ class RedisStore:
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`."""
-        await self._run("heartbeat", self._given(), "", self._grace)
+        await self._run("heartbeat", self._time_argument(), "", self._grace)
         found: list[Account] = []
-        for page in range(LARGEST):
-            rows = await self._run("accounts", self._given(), page * PAGE, PAGE)
-            quarters = [rows[at : at + 4] for at in range(0, len(rows), 4)]
+        for page in range(MAX_COUNTER_VALUE):
+            fields = await self._run("accounts", self._time_argument(), page * ACCOUNTS_PAGE_SIZE, ACCOUNTS_PAGE_SIZE)
+            rows = [fields[at : at + 4] for at in range(0, len(fields), 4)]
             found += [
-                account(key.decode(), int(spent), int(held), int(ends) / MILLION)
-                for key, spent, held, ends in quarters
+                account(key.decode(), int(spent), int(held), int(ends) / MICROSECONDS_PER_SECOND)
+                for key, spent, held, ends in rows
                 if key
             ]
-            if len(quarters) < PAGE:
+            if len(rows) < ACCOUNTS_PAGE_SIZE:
                 break
         return found
 
-    async def beat(self) -> None:
-        """See `Store.beat`."""
-        self._set_clock(await self._run("heartbeat", self._given(), self._owner, self._grace))
+    async def heartbeat(self) -> None:
+        """See `Store.heartbeat`."""
+        self._set_clock_offset(await self._run("heartbeat", self._time_argument(), self._owner, self._grace))
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        await self.beat()
+        await self.heartbeat()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
 
-    def _guess(self) -> float:
-        return self._clock() if self._clock is not None else self._monotonic() + self._ahead
+    def _estimated_time(self) -> float:
+        return self._clock() if self._clock is not None else self._monotonic() + self._clock_offset
 
-    def _given(self) -> int | str:
-        return "" if self._clock is None else round(self._clock() * MILLION)
+    def _time_argument(self) -> int | str:
+        """Return the time that a script takes for now; empty for the server's own."""
+        return "" if self._clock is None else round(self._clock() * MICROSECONDS_PER_SECOND)
 
-    def _set_clock(self, now: int) -> None:
-        self._ahead = now / MILLION - self._monotonic()
+    def _set_clock_offset(self, now: int) -> None:
+        self._clock_offset = now / MICROSECONDS_PER_SECOND - self._monotonic()
 
     async def _run(self, script: str, *arguments: Any) -> Any:
-        if self._is_down and (self._probing or self._monotonic() < self._down_until):
-            msg = f"{self._shown} did not answer just now"
+        if self._is_down and (self._is_retrying or self._monotonic() < self._down_until):
+            msg = f"{self._address} did not answer just now"
             raise StoreDown(msg)
-        self._probing = self._is_down
+        self._is_retrying = self._is_down
         with anyio.CancelScope(shield=True):
             try:
-                said = await self._asked(script, arguments)
+                reply = await self._send(script, arguments)
             except RedisError as error:
-                self._is_down, self._down_until = True, self._monotonic() + PAUSE
-                raise StoreDown(self._words(error), taken=not _never_sent(error)) from error
+                self._is_down, self._down_until = True, self._monotonic() + DOWN_RETRY_SECONDS
+                raise StoreDown(self._describe(error), taken=not _was_never_sent(error)) from error
             finally:
-                self._probing = False
+                self._is_retrying = False
         self._is_down = False
-        return said
+        return reply
 
-    async def _asked(self, script: str, arguments: Sequence[Any]) -> Any:
-        # Every step may be sent twice: a connection that broke is tried once more, a node that moved is followed.
-        for _ in range(TRIES - 1):
+    async def _send(self, script: str, arguments: Sequence[Any]) -> Any:
+        # Every operation may be sent twice, so a broken connection is replaced once, and a moved cluster slot is followed.
+        for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return await self._runs[script](keys=[self._tag], args=arguments)
+                return await self._scripts[script](keys=[self._hash_tag], args=arguments)
             except MovedError as moved:
-                await self._follow(moved.host, moved.port)
-            except NoConnection as error:
-                if _never_sent(error):
+                await self._move_to(moved.host, moved.port)
+            except RedisConnectionError as error:
+                if _was_never_sent(error):
                     raise
-        return await self._runs[script](keys=[self._tag], args=arguments)
+        return await self._scripts[script](keys=[self._hash_tag], args=arguments)
 
-    async def _follow(self, host: str, port: int) -> None:
-        old, self._redis = self._redis, self._client(host=host, port=port)
-        self._runs = {name: self._redis.register_script(text) for name, text in self._scripts.items()}
+    async def _move_to(self, host: str, port: int) -> None:
+        old, self._client = self._client, self._new_client(host=host, port=port)
+        self._scripts = {name: self._client.register_script(source) for name, source in self._sources.items()}
         await old.connection_pool.disconnect(inuse_connections=False)
 
     @property
-    def _shown(self) -> str:
+    def _address(self) -> str:
+        """The URL without user and password."""
         return self._url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
 
-    def _words(self, error: RedisError) -> str:
-        said = str(error) or type(error).__name__
-        cure = next((cure for words, cure in CURES.items() if words in said), "see that it runs and can be reached")
-        return f"{self._shown}: {said}; {cure}"
+    def _describe(self, error: RedisError) -> str:
+        text = str(error) or type(error).__name__
+        remedies = (remedy for words, remedy in REDIS_REMEDIES.items() if words in text)
+        return f"{self._address}: {text}; {next(remedies, 'see that it runs and can be reached')}"
 
 
-CURES = {
-    "NOAUTH": "give the password in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB",
-    "invalid username-password": "see the password in SIDECAR_STORE",
-    "WRONGPASS": "see the password in SIDECAR_STORE",
-    "OOM command": "give it more memory, with maxmemory-policy noeviction",
-    "read only replica": "name the primary, not a replica",
-    "unknown command": "it must be Redis 5 or newer, or Valkey",
-    "DB index is out of range": "name a database that it has, as redis://HOST:PORT/DB",
-}
-
-
-def _never_sent(error: RedisError) -> bool:
-    """Whether the step cannot have happened: there was no connection at all."""
+def _was_never_sent(error: RedisError) -> bool:
+    """Return whether the operation cannot have been executed, because there was no connection."""
     return any(words in str(error) for words in ("connecting to", "No connection available"))
 
 
-def _script(name: str) -> str:
+def _script_source(name: str) -> str:
     files = resources.files(__package__)
     return "".join(files.joinpath(f"{each}.lua").read_text("utf-8") for each in ("common", name))

@@ -1,11 +1,10 @@
 """One SQLite file and its transactions.
 
-The journal is a WAL with `synchronous = NORMAL`: a crash of the process loses nothing, a loss of power at most the last
-moments.
+The journal is a WAL with `synchronous = NORMAL`: a crash of the process loses nothing, a loss of power the last moments.
 
-Between two transactions a read may be left open.  The next one then begins at a third of the cost, and only if nobody
-else has written meanwhile; else the read is given up, and it begins anew.  While it is open the journal cannot be begun
-anew by anybody, so it is never open for long.
+A read may be left open between two transactions. The next transaction then begins at a third of the cost, and only if no
+other process has written meanwhile; otherwise the read is ended, and the transaction begins anew. An open read blocks WAL
+checkpoints, so it is ended after 0.1 s.
 """
 
 from __future__ import annotations
@@ -21,142 +20,147 @@ from typing import TypeAlias
 
 from policies.api.store import StoreDown
 
-SQL: TypeAlias = Callable[..., sqlite3.Cursor]
+Execute: TypeAlias = Callable[..., sqlite3.Cursor]
+"""Executes one statement; the result is valid until the next one."""
 
-VERSION = 3
-BUSY = 2.0
-STAY, STAY_SECONDS = 64, 0.1
-"""So many transactions and so long a read is left open."""
-JOURNAL = 8_388_608
-"""Bytes to which a journal that has grown beyond them is cut when it begins anew."""
-SHY = 256
-"""So many transactions it is not tried again where others write too."""
-CURES = {
+SCHEMA_VERSION = 3
+BUSY_TIMEOUT_SECONDS = 2.0
+MAX_OPEN_READ_TRANSACTIONS, MAX_OPEN_READ_SECONDS = 64, 0.1
+"""How long a read is left open at most, in transactions and in time."""
+OPEN_READ_PAUSE_TRANSACTIONS = 256
+"""Transactions to wait before leaving a read open again after another process wrote."""
+MAX_JOURNAL_BYTES = 8_388_608
+"""Size to which SQLite cuts a larger WAL when it restarts it."""
+SQLITE_REMEDIES = {
     "not a database": "name another file, or move this one away",
     "disk is full": "make room on the disk",
     "readonly": "let the sidecar write to the file and its folder",
     "unable to open": "let the sidecar read and write the file and its folder",
-    "locked": "is something else holding the file? stop it",
-    "malformed": "move the file away; counting begins anew",
+    "locked": "stop the program that locks the file",
+    "malformed": "move the file away; counting starts anew",
 }
+"""What to do about an error of SQLite whose message contains the key."""
 
 
 class Database:
-    """As a context, one transaction, which nothing may wait in.
+    """A context manager around one transaction, in which nothing may be awaited.
 
-    `sql` runs a statement and `many` one for each row; what they return is good until the next statement.  In a transaction
-    `same` says that surely nobody else has written since the last one.  `sqlite3.Error` becomes `StoreDown`; after any error the
-    file is opened anew for the next transaction, and is `fresh` then.
+    In a transaction, `execute` runs a statement and `execute_many` one for each row. `is_unchanged` says that certainly no
+    other process has written since the last transaction. `sqlite3.Error` becomes `StoreDown`. After any error the file is
+    opened anew for the next transaction, and `is_reopened` is set until it is reset.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> None:
+        self._path, self._busy_timeout = path, busy_timeout
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self.sql: SQL = _closed
-        self.many: SQL = _closed
-        self.fresh = True
-        self.same = self.shared = False
-        self._version = 0
+        self.execute: Execute = _not_open
+        self.execute_many: Execute = _not_open
+        self.is_reopened = True
+        self.is_unchanged = False
+        self.is_shared = False
+        """Whether other processes use the file; set by the store."""
+        self._data_version = 0
         self._reader: sqlite3.Cursor | None = None
-        self.stays = self._shy = 0
-        """For so many more transactions a read is left open; and for so many it is not tried."""
+        self.open_read_transactions = 0
+        """Transactions for which the read that is open stays open; 0 where there is none."""
+        self._pause_transactions = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         try:
-            if self.stays:
+            if self.open_read_transactions:
                 try:
-                    self.sql("BEGIN IMMEDIATE")
+                    self.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as error:
-                    self._give_way(error)
+                    self._end_outdated_read(error)
                 else:
-                    self.same = True
+                    self.is_unchanged = True
                     return
             if self._connection is None:
                 self._open()
-            self.sql("BEGIN IMMEDIATE")
-            if self._shy or self.shared:
-                self.same = False
+            self.execute("BEGIN IMMEDIATE")
+            if self._pause_transactions or self.is_shared:
+                self.is_unchanged = False
             else:
-                (version,) = self.sql("PRAGMA data_version").fetchone()
-                self.same, self._version = version == self._version, version
+                (version,) = self.execute("PRAGMA data_version").fetchone()
+                self.is_unchanged, self._data_version = version == self._data_version, version
         except sqlite3.Error as error:
             self.close()
-            raise StoreDown(self._words(error)) from error
+            raise StoreDown(self._describe(error)) from error
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             try:
-                if self.stays:
-                    self.stays -= 1
-                    if not self.stays:
-                        self.leave()
-                self.sql("COMMIT")
+                if self.open_read_transactions:
+                    self.open_read_transactions -= 1
+                    if not self.open_read_transactions:
+                        self.end_read()
+                self.execute("COMMIT")
             except sqlite3.Error as failed:
                 error = failed
             else:
                 return
         self.close()
         if isinstance(error, sqlite3.Error):
-            raise StoreDown(self._words(error)) from error
+            raise StoreDown(self._describe(error)) from error
 
-    def stay(self) -> None:
+    def leave_read_open(self) -> None:
         """Leave a read open after this transaction, for the next ones.
 
-        Not where others use the file: while it is open, what they write stays in the journal, and nobody can end it but us.
+        Does nothing where other processes use the file: an open read keeps what they write in the WAL.
         """
-        if self.stays or self._reader is None or self.shared:
+        if self.open_read_transactions or self._reader is None or self.is_shared:
             return
-        if self._shy:
-            self._shy -= 1
+        if self._pause_transactions:
+            self._pause_transactions -= 1
             return
         self._reader.execute("SELECT at FROM tidied")
-        self.stays = STAY
-        self._timer = asyncio.get_running_loop().call_later(STAY_SECONDS, self.leave)
+        self.open_read_transactions = MAX_OPEN_READ_TRANSACTIONS
+        self._timer = asyncio.get_running_loop().call_later(MAX_OPEN_READ_SECONDS, self.end_read)
 
-    def leave(self) -> None:
+    def end_read(self) -> None:
         """End the read that was left open."""
-        self.stays = 0
+        self.open_read_transactions = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._reader is not None:
             self._reader.fetchall()
 
-    def _give_way(self, error: sqlite3.OperationalError) -> None:
-        """End the read that was left open where somebody else writes or has written; any other *error* is raised."""
+    def _end_outdated_read(self, error: sqlite3.OperationalError) -> None:
+        """End the open read if *error* says that another process writes or has written; raise any other error."""
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise error
-        self.leave()
-        self._shy = SHY
+        self.end_read()
+        self._pause_transactions = OPEN_READ_PAUSE_TRANSACTIONS
 
-    def look(self) -> None:
-        """Let go of a file that is not the one at its path any more: whoever opens that would count apart from us."""
+    def close_if_replaced(self) -> None:
+        """Close a file that is no longer at its path: processes that open the path now would count apart from this one."""
         if self._connection is not None and _inode(self._path) != self._inode:
             self.close()
 
     def close(self) -> None:
-        """Let go of the file, and of what is not committed."""
-        connection, self._connection, self.sql, self.many = self._connection, None, _closed, _closed
-        self.same = False
+        """Close the file and roll back what is not committed. The next transaction opens it again."""
+        connection, self._connection, self.execute, self.execute_many = self._connection, None, _not_open, _not_open
+        self.is_unchanged = False
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
-                self.leave()
+                self.end_read()
             self._reader = None
             with contextlib.suppress(sqlite3.Error):
-                connection.rollback()  # a cursor that is still referred to would keep the file locked
+                connection.rollback()  # a cursor that is still referenced would keep the file locked
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
     def _open(self) -> None:
-        file = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, cached_statements=64)
+        file = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=64)
         try:
-            # A step writes two pages, whole ones, into the journal: small ones cost less, and most rows still fit.
+            # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
-            _keep_a_wal(file)
+            _use_wal(file, self._busy_timeout)
             file.execute("PRAGMA synchronous = NORMAL")
-            file.execute(f"PRAGMA journal_size_limit = {JOURNAL}")
+            file.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")
             file.execute("BEGIN IMMEDIATE")
             (version,) = file.execute("PRAGMA user_version").fetchone()
             (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -166,38 +170,39 @@ class Database:
             if version == 0:
                 for statement in resources.files(__package__).joinpath("schema.sql").read_text("utf-8").split(";"):
                     file.execute(statement)
-                file.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                msg = f"{self._path} was written by another version ({version}, this one reads {VERSION}); use another file"
+                file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                msg = f"{self._path} was written by another version ({version}, this one reads {SCHEMA_VERSION}); use another file"
                 raise StoreDown(msg)
             file.execute("COMMIT")
         except BaseException:
             file.close()
             raise
-        # One cursor for all: a new one for each statement costs more than some of them.
+        # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
         self._inode = _inode(self._path)
-        self._connection, self.sql, self.many, self.fresh = file, cursor.execute, cursor.executemany, True
-        self._reader, self._version = file.cursor(), -1
+        self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
+        self._reader, self._data_version, self.is_reopened = file.cursor(), -1, True
 
-    def _words(self, error: sqlite3.Error) -> str:
-        said = str(error)
+    def _describe(self, error: sqlite3.Error) -> str:
+        text = str(error)
         if not self._path.parent.is_dir():
-            return f"{self._path}: {said}; make the folder {self._path.parent} first"
-        cure = next(
-            (cure for words, cure in CURES.items() if words in said), "see that nothing else writes to the file"
+            return f"{self._path}: {text}; make the folder {self._path.parent} first"
+        remedy = next(
+            (remedy for words, remedy in SQLITE_REMEDIES.items() if words in text),
+            "see that no other program writes to the file",
         )
-        return f"{self._path}: {said}; {cure}"
+        return f"{self._path}: {text}; {remedy}"
 
 
-def _keep_a_wal(file: sqlite3.Connection) -> None:
-    """Make the file's journal a WAL.  SQLite waits for nobody here: of those that find a new file, one succeeds at once."""
-    until = time.monotonic() + BUSY
+def _use_wal(file: sqlite3.Connection, timeout: float) -> None:
+    """Make the journal of *file* a WAL. SQLite itself does not wait here: of the processes that open a new file, one succeeds."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
             file.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.001)
         else:
@@ -211,6 +216,6 @@ def _inode(path: Path) -> int:
         return -1
 
 
-def _closed(*_: object) -> sqlite3.Cursor:
+def _not_open(*_: object) -> sqlite3.Cursor:
     msg = "the file is not open"
     raise sqlite3.ProgrammingError(msg)

@@ -1,12 +1,12 @@
-"""Steps that fall into one turn of the event loop, made in one transaction.
+"""Group commit: operations of one event-loop iteration are executed in one transaction.
 
-1. Where several calls are running, a step is queued; what else is asked for in the same turn is queued behind it.
-2. At the end of the turn all of them are made, in their order, between one beginning and one commit.  With `patience`
-   they wait for some more turns, as long as each brings another step, and for some milliseconds.
-3. Then each is answered.  If the transaction fails, all of it is undone and each of them has failed.
+1. Where several calls are running, an operation is queued. Further operations of the same iteration queue behind it.
+2. At the end of the iteration all of them are executed in their order, in one transaction. With `extra_iterations` the queue
+   waits for some more iterations, as long as each brings another operation, and for some milliseconds at most.
+3. Then each gets its result. If the transaction fails, it is rolled back and all of them have failed.
 
-Nothing is locked while steps are queued.  One that breaks by itself is made again alone, and so are the others.  Whether
-to queue is learnt: where a step found no company, the next ones do not wait for any.
+The database is not locked while operations are queued. If one operation raises an error of its own, each of them is executed
+again in a transaction of its own. Whether to queue is learnt: after an operation that was alone, the next ones do not wait.
 """
 
 from __future__ import annotations
@@ -18,111 +18,113 @@ from typing import Any, TypeAlias
 
 from policies.api.store import StoreDown
 
-MOST_LONELY = 63
-"""So many steps at most are made at once before one of them is queued again."""
-LONGEST = 0.005
-"""Seconds after which no further turn is waited for."""
+MAX_UNQUEUED_OPERATIONS = 63
+"""Most operations that are executed at once before one is queued again, to see whether others come with it."""
+MAX_EXTRA_WAIT_SECONDS = 0.005
+"""Time after which no further iteration is waited for."""
 
 
-class Firm(asyncio.Future[Any]):
-    """The answer to a step that is made even if whoever waits for it is cancelled: that is told afterwards."""
+class UncancellableFuture(asyncio.Future[Any]):
+    """The result of an operation that is executed even if its caller is cancelled; the cancellation is delivered afterwards."""
 
     def cancel(self, msg: Any = None) -> bool:
-        """Refuse, so that the task remembers it."""
+        """Refuse: the task that awaits this keeps the cancellation for later."""
         return False
 
 
-Step: TypeAlias = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
-"""One step: where its answer goes, what makes it, and of what."""
+QueuedOperation: TypeAlias = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+"""The future of the result, the function, and its arguments."""
 
 
 class GroupCommit:
-    """The queue of one store.  *make* makes steps in one transaction and returns their results.
+    """The queue of one store. *execute* runs operations in one transaction and returns their results.
 
-    `patience` is how many more turns are waited for, at most.
+    `extra_iterations` is how many more event-loop iterations the queue waits for at most.
     """
 
-    patience = 0
+    extra_iterations = 0
 
-    def __init__(self, make: Callable[[Sequence[Step]], Sequence[Any]]) -> None:
-        self._make = make
-        self.steps: list[Step] = []
-        """Those that are queued: whatever is asked for while there are any belongs behind them."""
-        self._lonely = self._at_once = 0
-        self._known = self._more = 0
-        self._begun = 0.0
+    def __init__(self, execute: Callable[[Sequence[QueuedOperation]], Sequence[Any]]) -> None:
+        self._execute = execute
+        self.queued: list[QueuedOperation] = []
+        """Queued operations. While there are any, every further operation must queue behind them."""
+        self._unqueued_limit = self._unqueued_left = 0
+        self._last_length = self._iterations_left = 0
+        self._started_at = 0.0
 
-    def wanted(self) -> bool:
-        """Whether a step is to be queued where none is, and several calls are running."""
-        if self._at_once:
-            self._at_once -= 1
+    def should_queue(self) -> bool:
+        """Return whether an operation should be queued, where none is queued and several calls are running."""
+        if self._unqueued_left:
+            self._unqueued_left -= 1
             return False
         return True
 
-    def cancellable(self, make: Callable[..., Any], of: tuple[Any, ...]) -> asyncio.Future[Any]:
-        """Make a step, unless its answer is cancelled before the end of the turn."""
-        return self._queued(asyncio.get_running_loop().create_future(), make, of)
+    def submit(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Queue an operation; it is not executed if its future is cancelled before."""
+        return self._queue(asyncio.get_running_loop().create_future(), function, arguments)
 
-    def firm(self, make: Callable[..., Any], of: tuple[Any, ...]) -> asyncio.Future[Any]:
-        """Make a step, also if whoever waits for its answer is cancelled: that is told when the step has been made."""
-        return self._queued(Firm(loop=asyncio.get_running_loop()), make, of)
+    def submit_uncancellable(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Queue an operation that is executed even if its caller is cancelled; the cancellation is delivered afterwards."""
+        return self._queue(UncancellableFuture(loop=asyncio.get_running_loop()), function, arguments)
 
-    def _queued(
-        self, answer: asyncio.Future[Any], make: Callable[..., Any], of: tuple[Any, ...]
+    def _queue(
+        self, future: asyncio.Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
-        loop = answer.get_loop()
-        if self.steps and self.steps[-1][0].get_loop() is not loop:
-            self.end()  # that loop was stopped under them, and may never run again
-        if not self.steps:
-            self._known, self._more, self._begun = 0, self.patience, loop.time()
-            loop.call_soon(self._turned, loop)
-        self.steps.append((answer, make, of))
-        return answer
+        loop = future.get_loop()
+        if self.queued and self.queued[-1][0].get_loop() is not loop:
+            self.flush()  # that loop was stopped with operations in the queue, and may never run again
+        if not self.queued:
+            self._last_length, self._iterations_left, self._started_at = 0, self.extra_iterations, loop.time()
+            loop.call_soon(self._end_iteration, loop)
+        self.queued.append((future, function, arguments))
+        return future
 
-    def _turned(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self.steps or self.steps[-1][0].get_loop() is not loop:
+    def _end_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self.queued or self.queued[-1][0].get_loop() is not loop:
             return
-        if self._more and len(self.steps) > self._known and loop.time() - self._begun < LONGEST:
-            self._known, self._more = len(self.steps), self._more - 1
-            loop.call_soon(self._turned, loop)
+        has_grown = self._iterations_left and len(self.queued) > self._last_length
+        if has_grown and loop.time() - self._started_at < MAX_EXTRA_WAIT_SECONDS:
+            self._last_length, self._iterations_left = len(self.queued), self._iterations_left - 1
+            loop.call_soon(self._end_iteration, loop)
         else:
-            self.end()
+            self.flush()
 
-    def end(self) -> None:
-        """Make all steps that are queued, but for those that nobody can want any more."""
-        steps, self.steps = self.steps, []
-        if not steps:
+    def flush(self) -> None:
+        """Execute all queued operations now, except cancelled ones and reservations whose loop is closed."""
+        queued, self.queued = self.queued, []
+        if not queued:
             return
-        self._lonely = 0 if len(steps) > 1 else min(2 * self._lonely + 1, MOST_LONELY)
-        self._at_once = self._lonely
-        self._end([step for step in steps if _is_wanted(step[0])])
+        alone = len(queued) == 1
+        self._unqueued_limit = min(2 * self._unqueued_limit + 1, MAX_UNQUEUED_OPERATIONS) if alone else 0
+        self._unqueued_left = self._unqueued_limit
+        self._execute_group([each for each in queued if _is_wanted(each[0])])
 
-    def _end(self, steps: Sequence[Step]) -> None:
+    def _execute_group(self, group: Sequence[QueuedOperation]) -> None:
         try:
-            results = self._make(steps)
+            results = self._execute(group)
         except StoreDown as error:
-            for answer, *_ in steps:
-                _answered(answer, StoreDown(*error.args, taken=error.taken))
-                answer.exception()  # it has been heard of, even where whoever waits for it is cancelled in the same turn
-        except Exception as error:  # noqa: BLE001  # it is told to whoever asked for the step
-            if len(steps) == 1:
-                _answered(steps[0][0], error)
+            for future, *_ in group:
+                _set_exception(future, StoreDown(*error.args, taken=error.taken))
+                future.exception()  # marks it as retrieved, also where its caller is cancelled in the same iteration
+        except Exception as error:  # noqa: BLE001  # it is raised in the caller of the operation
+            if len(group) == 1:
+                _set_exception(group[0][0], error)
                 return
-            for step in steps:
-                self._end([step])
+            for each in group:
+                self._execute_group([each])
         else:
-            for (answer, *_), result in zip(steps, results, strict=True):
+            for (future, *_), result in zip(group, results, strict=True):
                 try:
-                    answer.set_result(result)
+                    future.set_result(result)
                 except RuntimeError:
                     continue  # its loop is closed
 
 
-def _is_wanted(answer: asyncio.Future[Any]) -> bool:
-    """Whether a step is to be made: not where it was cancelled, nor a reservation for a loop that is closed."""
-    return not answer.cancelled() and (isinstance(answer, Firm) or not answer.get_loop().is_closed())
+def _is_wanted(future: asyncio.Future[Any]) -> bool:
+    """Return whether an operation is still to be executed."""
+    return not future.cancelled() and (isinstance(future, UncancellableFuture) or not future.get_loop().is_closed())
 
 
-def _answered(answer: asyncio.Future[Any], error: Exception) -> None:
-    with contextlib.suppress(RuntimeError):  # where its loop is closed
-        answer.set_exception(error)
+def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
+    with contextlib.suppress(RuntimeError):  # its loop is closed
+        future.set_exception(error)

@@ -1,7 +1,7 @@
--- Times are microseconds since 1970.
--- Every counter: a calendar one for each window (`start`), a sliding one once (`start` is -1, `spent` its running total,
--- `oldest` the last moment of the first taking that is still counted, `ends` when the newest will have gone, `head` and
--- `tail` its oldest and newest takings).  `crowd` counts identities.
+-- Times are microseconds since 1970. The names of tables and columns are part of the file format.
+-- Every counter. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent`
+-- the total of its entries, `oldest` the last time of the oldest entry, `ends` when the newest one expires, `head` and `tail`
+-- the oldest and the newest entries. `held` is what is reserved, `crowd` the group whose identities are limited in number.
 CREATE TABLE counter (
     key TEXT NOT NULL,
     start INTEGER NOT NULL,
@@ -15,7 +15,7 @@ CREATE TABLE counter (
     PRIMARY KEY (key, start)
 ) WITHOUT ROWID;
 
--- The takings between head and tail, in chunks that are called by the moment of their first (see `takings.py`).
+-- The entries of sliding counters between head and tail, in chunks named by the time of their first (see `sliding_log.py`).
 CREATE TABLE taking (
     key TEXT NOT NULL,
     first INTEGER NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE taking (
     PRIMARY KEY (key, first)
 ) WITHOUT ROWID;
 
--- What each running call holds, in MessagePack: [key, counter, start, first, amount] for each claim.
+-- The reservations of running calls. `took` is MessagePack: [key, counter, start, start of the entry, amount] for each claim.
 CREATE TABLE hold (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,
@@ -33,19 +33,19 @@ CREATE TABLE hold (
     PRIMARY KEY (call, part)
 ) WITHOUT ROWID;
 
--- The processes that hold, and when each was last seen alive.
+-- The processes that have reservations, and the time of their last heartbeat.
 CREATE TABLE owner (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     seen INTEGER NOT NULL
 );
 
--- How many counters of its own each crowd of made-up identities has.
+-- How many counters each group of identities has.
 CREATE TABLE crowd (
     key TEXT PRIMARY KEY,
     counters INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- When somebody last looked for counters that nobody uses any more.
+-- When unused counters were last removed.
 CREATE TABLE tidied (
     at INTEGER NOT NULL
 );

@@ -1,10 +1,10 @@
-"""Counts in one SQLite file, for any number of processes of one machine; they survive every kind of death.
+"""The SQLite store: counts in one file, for any number of processes of one machine. It survives every kind of crash.
 
-Each step is one short transaction, made on the loop: a hop to a thread costs more than the transaction itself.  Where
-several calls are running, the steps of one turn of the loop are made in one (see `turns.py`).  A step reads all counters
-of its call in one statement, counts in Python, and what has changed is written at the end.  What was read and written is
-remembered until somebody else writes.  Each process is an owner; the holds of one that was not seen for `grace` seconds
-become charges.
+Each operation is one short transaction, executed on the event loop: a hop to a thread costs more than the transaction
+itself. Where several calls are running, the operations of one event-loop iteration share a transaction (`group_commit.py`).
+An operation reads all counters of its call in one statement, counts in Python, and writes at the end what has changed. Rows
+are cached until another process writes. Each process is an owner of reservations; those of an owner that has sent no
+heartbeat for `grace` seconds are charged in full.
 """
 
 from __future__ import annotations
@@ -16,57 +16,74 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from policies.api.claim import MILLION, Claim
+from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, StoreDown, account
-from policies.stores.counting.arithmetic import LARGEST
-from policies.stores.counting.counters import HOUR, CounterStore
-from policies.stores.counting.rows import SLIDING, ClaimedCounter, Taken
+from policies.api.window import MICROSECONDS_PER_SECOND
+from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
+from policies.stores.counting.counters import (
+    CLEANUP_INTERVAL_MICROSECONDS,
+    GROUP_CLEANUP_INTERVAL_MICROSECONDS,
+    CounterStore,
+)
+from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, Taken
 
-from .database import Database
-from .group_commit import GroupCommit, Step
-from .sliding_log import READ, WRITE, FileRow, reading
+from .database import BUSY_TIMEOUT_SECONDS, Database
+from .group_commit import GroupCommit, QueuedOperation
+from .maintenance import calls_of, dead_owners, is_cleanup_due, record_heartbeat, remove_unused
+from .sliding_log import SELECT_COUNTER, UPSERT_COUNTER, SQLiteRow, select_counters
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
-SEEN_EVERY = MILLION
-TIDY_EVERY = 60 * MILLION
-PATIENCE = 8
-"""Turns of the loop that steps wait for company, where others use the file too: a transaction must read there what they wrote."""
-MOST = 4096
-"""So many counters, and so many holds, are remembered."""
+MAINTENANCE_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
+"""Longest time between two heartbeats of a process that reserves; `heartbeat` itself is called less often."""
+SHARED_FILE_EXTRA_ITERATIONS = 8
+"""Extra event-loop iterations to wait for more operations to commit together, when other processes write the file."""
+MAX_CACHED_ROWS = 4096
+"""Most counters that are cached, and most reservations."""
 
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[Taken])
+_TAKEN_ENCODER = msgspec.msgpack.Encoder()
+_TAKEN_DECODER = msgspec.msgpack.Decoder(list[Taken])
 
 
-class SQLiteStore(CounterStore[FileRow]):
-    """See `policies.store.Store`.  The file is opened at the first step, and anew after an error.
+class SQLiteStore(CounterStore[SQLiteRow]):
+    """See `policies.api.store.Store`. The file is opened at the first operation, and again after an error.
 
-    A *resident* one, whose loop runs as long as its process, may leave the file read for a moment between two steps.
+    With *resident*, the event loop runs as long as the process: then a read may be left open for a moment between operations.
+    *grace* and *busy_timeout* are seconds; the latter bounds the wait for a file that another process has locked.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float], grace: float = 30.0, resident: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float],
+        grace: float = 30.0,
+        resident: bool = False,
+        busy_timeout: float = BUSY_TIMEOUT_SECONDS,
+    ) -> None:
         super().__init__(clock)
-        self._file, self._grace, self._resident = Database(path), round(grace * MILLION), resident
-        self._owner, self._seen = secrets.randbits(62), 0
-        """Our number, in whichever file: one that the file gives may be another's when that is deleted, or a step undone."""
-        self._holds: dict[str, tuple[int, list[Taken]]] = {}
-        """The parts that our calls hold, and what they took: true as long as so many are there to be deleted."""
-        self._changed: list[FileRow] = []
-        self._tidied = False
-        self._turns = GroupCommit(self._together)
+        self._database = Database(path, busy_timeout=busy_timeout)
+        self._grace, self._resident = round(grace * MICROSECONDS_PER_SECOND), resident
+        # The owner's id is random, in whichever file: one that a file assigns could be given twice after it was deleted.
+        self._owner, self._maintained_at = secrets.randbits(62), 0
+        self._reservations: dict[str, tuple[int, list[Taken]]] = {}
+        """Cached reservations of this process: the number of parts, and what they took. Valid if as many are deleted."""
+        self._changed: list[SQLiteRow] = []
+        self._is_cleaned = False
+        """Whether a cleanup has deleted rows, so that the cache is outdated."""
+        self._group_commit = GroupCommit(self._execute_group)
         self._running: set[str] = set()
-        """The calls that have reserved and not ended; where there is more than one, steps are made together."""
+        """Calls that have a reservation. Where there are several, operations are queued for a group commit."""
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
-        of = call_id, claims, ceiling, part
+        arguments = call_id, claims, ceiling, part
         grant: Grant | None
-        turns = self._turns
-        if turns.steps or (self._running and turns.wanted()):
-            grant = await turns.cancellable(self._reserved, of)
+        group = self._group_commit
+        if group.queued or (self._running and group.should_queue()):
+            grant = await group.submit(self._reserve_in_file, arguments)
         else:
-            grant = self._made_now(self._reserved, of)
+            grant = self._execute_now(self._reserve_in_file, arguments)
         if grant is None:
             raise ReservationGone(call_id)
         if grant.refused is None:
@@ -75,213 +92,208 @@ class SQLiteStore(CounterStore[FileRow]):
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
-        of, turns = (call_id, charges, refund), self._turns
-        if turns.steps or (len(self._running) > 1 and turns.wanted()):
-            await turns.firm(self._settle, of)
+        arguments, group = (call_id, charges, refund), self._group_commit
+        if group.queued or (len(self._running) > 1 and group.should_queue()):
+            await group.submit_uncancellable(self._settle, arguments)
         else:
-            self._made_now(self._settle, of)
+            self._execute_now(self._settle, arguments)
         self._running.discard(call_id)
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
-        turns = self._turns
-        if turns.steps or (len(self._running) > 1 and turns.wanted()):
-            await turns.firm(self._release, (call_id,))
+        group = self._group_commit
+        if group.queued or (len(self._running) > 1 and group.should_queue()):
+            await group.submit_uncancellable(self._release, (call_id,))
         else:
-            self._made_now(self._release, (call_id,))
+            self._execute_now(self._release, (call_id,))
         self._running.discard(call_id)
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`."""
-        rows = self._made_now(self._open_counters, ())
-        return [account(key, spent, held, ends / MILLION) for key, spent, held, ends in rows]
+        rows = self._execute_now(self._open_counters, ())
+        return [account(key, spent, held, ends / MICROSECONDS_PER_SECOND) for key, spent, held, ends in rows]
 
-    async def beat(self) -> None:
-        """See `Store.beat`.  A file that was moved or deleted is let go of; the one at its path is counted in."""
-        self._file.look()
-        self._made_now(lambda: self._keep_house(self._now()), ())
+    async def heartbeat(self) -> None:
+        """See `Store.heartbeat`. A file that was moved or deleted is closed; the one at its path is used from now on."""
+        self._database.close_if_replaced()
+        self._execute_now(lambda: self._maintain(self._now()), ())
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        self._made_now(lambda: None, ())
+        self._execute_now(lambda: None, ())
 
     async def aclose(self) -> None:
-        """Close the file.  Holds that are still open become charges when the grace is over."""
+        """Execute queued operations and close the file. Open reservations are charged when the grace is over."""
         try:
-            self._turns.end()
+            self._group_commit.flush()
         finally:
-            self._file.close()
+            self._database.close()
 
-    def _made_now(self, make: Callable[..., T], of: tuple[Any, ...]) -> T:
-        """Make a step in a transaction.  Before it we forget what may not be true any more, or is too much."""
-        file = self._file
-        with file:
-            if not file.same:
+    def _execute_now(self, function: Callable[..., ResultT], arguments: tuple[Any, ...]) -> ResultT:
+        """Execute an operation in a transaction, after dropping cached rows that may be outdated or are too many."""
+        database = self._database
+        with database:
+            if not database.is_unchanged:
                 self._rows, self._changed = {}, []
-            elif self._tidied or len(self._rows) > MOST:
+            elif self._is_cleaned or len(self._rows) > MAX_CACHED_ROWS:
                 self._rows = {}
-            if file.fresh or len(self._holds) > MOST:
-                self._holds = {}  # after an error, some of them may have been undone
-            self._tidied = False
-            made = make(*of)
+            if database.is_reopened or len(self._reservations) > MAX_CACHED_ROWS:
+                self._reservations = {}  # after an error, some of them may have been rolled back
+            self._is_cleaned = False
+            result = function(*arguments)
             if self._changed:
-                self._write()
-        return made
+                self._write_changed()
+        return result
 
-    def _together(self, steps: Sequence[Step]) -> list[Any]:
-        """Make *steps* in one transaction."""
-        return self._made_now(lambda: [make(*of) for _, make, of in steps], ())
+    def _execute_group(self, group: Sequence[QueuedOperation]) -> list[Any]:
+        return self._execute_now(lambda: [function(*arguments) for _, function, arguments in group], ())
 
-    def _reserved(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
-        """Reserve; None for a further part of a call that holds nothing."""
-        now, file = round(self._clock() * MILLION), self._file
-        if file.fresh or not 0 <= now - self._seen < SEEN_EVERY:
-            self._keep_house(now)
-        if self._tidied:
-            self._write()
-            self._rows, self._tidied = {}, False
-        if part and self._known(call_id, 0) is None:
+    def _reserve_in_file(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
+        """Reserve; return None for a further part of a call that has no reservation."""
+        now, database = round(self._clock() * MICROSECONDS_PER_SECOND), self._database
+        if database.is_reopened or not 0 <= now - self._maintained_at < MAINTENANCE_INTERVAL_MICROSECONDS:
+            self._maintain(now)
+        if self._is_cleaned:
+            self._write_changed()
+            self._rows, self._is_cleaned = {}, False
+        if part and self._recorded_ceiling(call_id, 0) is None:
             return None
         grant = self._reserve(call_id, claims, ceiling, part, now)
-        if self._resident and not file.stays:
-            file.stay()
+        if self._resident and not database.open_read_transactions:
+            database.leave_read_open()
         return grant
 
     def _open_counters(self) -> list[tuple[str, int, int, int]]:
-        self._charge_the_dead(now := self._now())
-        self._write()
-        return self._file.sql(
+        self._charge_dead_owners(now := self._now())
+        self._write_changed()
+        return self._database.execute(
             "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
         ).fetchall()
 
-    def _read(self, places: Sequence[ClaimedCounter[FileRow]]) -> None:
+    def _load_rows(self, counters: Sequence[ClaimedCounter[SQLiteRow]]) -> None:
         rows = self._rows
         wanted: list[str | int] = []
-        for place in places:
-            wanted += place.key, place.start
-        for found in self._file.sql(reading(len(places)), wanted).fetchall():
-            rows[found[4], found[5]] = FileRow(*found)
-        for place in places:
-            place.row = rows.get((place.key, place.start))
+        for counter in counters:
+            wanted += counter.claim_key, counter.start
+        for found in self._database.execute(select_counters(len(counters)), wanted).fetchall():
+            rows[found[4], found[5]] = SQLiteRow(*found)
+        for counter in counters:
+            counter.row = rows.get((counter.claim_key, counter.start))
 
-    def _write(self) -> None:
+    def _write_changed(self) -> None:
         if self._changed:
-            self._file.many(WRITE, map(msgspec.structs.astuple, self._changed))
+            self._database.execute_many(UPSERT_COUNTER, map(msgspec.structs.astuple, self._changed))
             self._changed = []
 
-    def _row(self, counter: str, start: int) -> FileRow | None:
-        known = self._rows.get((counter, start))
-        if known is None:
-            found = self._file.sql(READ, (counter, start)).fetchone()
+    def _find_row(self, counter: str, start: int) -> SQLiteRow | None:
+        cached = self._rows.get((counter, start))
+        if cached is None:
+            found = self._database.execute(SELECT_COUNTER, (counter, start)).fetchone()
             if found is not None:
-                known = self._rows[counter, start] = FileRow(*found)
-        return known
+                cached = self._rows[counter, start] = SQLiteRow(*found)
+        return cached
 
-    def _take(self, place: ClaimedCounter[FileRow], amount: int) -> None:
-        at = place.counter, place.start
-        row = place.row or self._rows.get(at)
+    def _add_reserved(self, counter: ClaimedCounter[SQLiteRow], amount: int) -> None:
+        at = counter.counter, counter.start
+        row = counter.row or self._rows.get(at)
         if row is None:
-            row = self._rows[at] = FileRow(0, 0, 0, place.ends, *at, crowd=place.crowd or None)
-            if place.crowd:
-                joined = "INSERT INTO crowd VALUES (?, 1) ON CONFLICT DO UPDATE SET counters = counters + 1"
-                self._file.sql(joined, (place.crowd,))
+            row = self._rows[at] = SQLiteRow(0, 0, 0, counter.ends, *at, group=counter.joins_group or None)
+            if counter.joins_group:
+                add_one = "INSERT INTO crowd VALUES (?, 1) ON CONFLICT DO UPDATE SET counters = counters + 1"
+                self._database.execute(add_one, (counter.joins_group,))
         if row not in self._changed:
             self._changed.append(row)
-        if place.start != SLIDING:
+        if counter.start != SLIDING_START:
             row.held += amount
         else:
-            row.add(place.first, place.moment, amount, self._file.sql)
-            row.ends = place.ends
+            row.add(counter.entry_start, counter.time, amount, self._database.execute)
+            row.ends = counter.ends
 
-    def _forget(self, row: FileRow, gone: int) -> None:
-        if row.forget(gone, self._file.sql) and row not in self._changed:
+    def _expire_entries(self, row: SQLiteRow, until: int) -> None:
+        if row.expire(until, self._database.execute) and row not in self._changed:
             self._changed.append(row)
 
-    def _takings(self, counter: str) -> Iterable[tuple[int, int]]:
-        row = self._row(counter, SLIDING)
-        return [] if row is None else [(last, amount) for _, last, amount in row.takings(self._file.sql)]
+    def _entries(self, counter: str) -> Iterable[tuple[int, int]]:
+        row = self._find_row(counter, SLIDING_START)
+        return [] if row is None else [(last, amount) for _, last, amount in row.entries(self._database.execute)]
 
-    def _give_back(self, counter: str, first: int, amount: int) -> None:
-        row = self._row(counter, SLIDING)
-        if row is not None and row.give_back(first, amount, self._file.sql) and row not in self._changed:
+    def _subtract_from_entry(self, counter: str, entry_start: int, amount: int) -> None:
+        row = self._find_row(counter, SLIDING_START)
+        if row is None or not row.subtract(entry_start, amount, self._database.execute):
+            return
+        if row not in self._changed:
             self._changed.append(row)
 
-    def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
+    def _charge_reserved(self, counter: str, start: int, held: int, spent: int) -> None:
         row = self._rows.get((counter, start))
         if row is not None:
-            row.held, row.spent = row.held - held, min(row.spent + spent, LARGEST)
+            row.held, row.spent = row.held - held, min(row.spent + spent, MAX_COUNTER_VALUE)
             if row in self._changed:
                 return
-        self._file.sql(
+        self._database.execute(
             "UPDATE counter SET spent = min(spent + ?, ?), held = held - ? WHERE key = ? AND start = ?",
-            (spent, LARGEST, held, counter, start),
+            (spent, MAX_COUNTER_VALUE, held, counter, start),
         )
 
-    def _hold(self, call_id: str, part: int, ceiling: int, took: list[Taken]) -> bool:
-        row = (call_id, part, self._owner, ceiling, _ENCODER.encode(took))
-        if not self._file.sql("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
+    def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
+        row = (call_id, part, self._owner, ceiling, _TAKEN_ENCODER.encode(taken))
+        if not self._database.execute("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
             return False
-        parts, known = self._holds.get(call_id, (0, []))
+        parts, cached = self._reservations.get(call_id, (0, []))
         if parts == part:
-            self._holds[call_id] = part + 1, [*known, *took]
+            self._reservations[call_id] = part + 1, [*cached, *taken]
         return True
 
-    def _known(self, call_id: str, part: int) -> int | None:
-        row = self._file.sql("SELECT ceiling FROM hold WHERE call = ? AND part = ?", (call_id, part)).fetchone()
+    def _recorded_ceiling(self, call_id: str, part: int) -> int | None:
+        select = "SELECT ceiling FROM hold WHERE call = ? AND part = ?"
+        row = self._database.execute(select, (call_id, part)).fetchone()
         return None if row is None else row[0]
 
-    def _held(self, call_id: str) -> Sequence[Taken]:
-        parts, known = self._holds.pop(call_id, (0, []))
+    def _remove_reservation(self, call_id: str) -> Sequence[Taken]:
+        execute = self._database.execute
+        parts, taken = self._reservations.pop(call_id, (0, []))
         if not parts:
-            # In two statements: for one with RETURNING SQLite makes a table of its own, which costs three times as much.
-            rows = self._file.sql("SELECT took FROM hold WHERE call = ? ORDER BY part", (call_id,)).fetchall()
+            # In two statements: for RETURNING SQLite creates a temporary table, which costs three times as much.
+            rows = execute("SELECT took FROM hold WHERE call = ? ORDER BY part", (call_id,)).fetchall()
             if not rows:
                 return ()
-            parts, known = len(rows), [took for (blob,) in rows for took in _DECODER.decode(blob)]
-        gone = self._file.sql("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount
-        if gone and gone != parts:
-            msg = f"call {call_id} holds {gone} parts where {parts} were known"
-            raise StoreDown(msg)  # undone, and read from the file when it is sent again
-        return known if gone else ()
+            parts, taken = len(rows), [each for (blob,) in rows for each in _TAKEN_DECODER.decode(blob)]
+        deleted = execute("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount
+        if deleted and deleted != parts:
+            msg = f"call {call_id} has {deleted} parts in the file where {parts} are cached"
+            raise StoreDown(msg)  # rolled back, and read from the file when it is sent again
+        return taken if deleted else ()
 
-    def _is_full(self, crowd: str, bound: int, now: int) -> bool:
-        if self._counted(crowd) < bound:
+    def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
+        if self._group_size(group) < max_identities:
             return False
-        self._tidy(now, MILLION)
-        return self._counted(crowd) >= bound
+        self._clean_up(now, GROUP_CLEANUP_INTERVAL_MICROSECONDS)
+        return self._group_size(group) >= max_identities
 
-    def _counted(self, crowd: str) -> int:
-        row = self._file.sql("SELECT counters FROM crowd WHERE key = ?", (crowd,)).fetchone()
+    def _group_size(self, group: str) -> int:
+        row = self._database.execute("SELECT counters FROM crowd WHERE key = ?", (group,)).fetchone()
         return 0 if row is None else row[0]
 
-    def _keep_house(self, now: int) -> None:
-        """Say that we live, charge the holds of those who do not, and drop what nobody counts any more."""
-        self._seen, self._file.fresh = now, False
-        self._file.sql("INSERT INTO owner VALUES (?1, ?2) ON CONFLICT DO UPDATE SET seen = ?2", (self._owner, now))
-        self._charge_the_dead(now)
-        others = self._file.sql("SELECT 1 FROM owner WHERE id != ?", (self._owner,)).fetchone()
-        self._file.shared = others is not None
-        self._turns.patience = PATIENCE if others is not None else 0
-        self._tidy(now, TIDY_EVERY)
+    def _maintain(self, now: int) -> None:
+        """Record a heartbeat, charge the reservations of dead processes, and remove unused counters."""
+        database = self._database
+        self._maintained_at, database.is_reopened = now, False
+        # Dead processes are charged first, so that they do not count as other users of the file.
+        self._charge_dead_owners(now)
+        database.is_shared = record_heartbeat(database.execute, self._owner, now)
+        self._group_commit.extra_iterations = SHARED_FILE_EXTRA_ITERATIONS if database.is_shared else 0
+        self._clean_up(now, CLEANUP_INTERVAL_MICROSECONDS)
 
-    def _charge_the_dead(self, now: int) -> None:
-        sql = self._file.sql
-        for (owner,) in sql(
-            "SELECT id FROM owner WHERE seen < ? AND id != ?", (now - self._grace, self._owner)
-        ).fetchall():
-            for (call,) in sql("SELECT DISTINCT call FROM hold WHERE owner = ?", (owner,)).fetchall():
+    def _charge_dead_owners(self, now: int) -> None:
+        execute = self._database.execute
+        for owner in dead_owners(execute, self._owner, now - self._grace):
+            for call in calls_of(execute, owner):
                 self._settle(call, {})
-            sql("DELETE FROM owner WHERE id = ?", (owner,))
+            execute("DELETE FROM owner WHERE id = ?", (owner,))
 
-    def _tidy(self, now: int, every: int) -> None:
-        sql = self._file.sql
-        (tidied,) = sql("SELECT at FROM tidied").fetchone()
-        if 0 <= now - tidied < every:
-            return
-        self._write()
-        self._tidied = True
-        sql("UPDATE tidied SET at = ?", (now,))
-        sql("DELETE FROM counter WHERE held = 0 AND ends + iif(start < 0, 0, min(ends - start, ?)) <= ?", (HOUR, now))
-        sql("DELETE FROM taking WHERE NOT EXISTS (SELECT 1 FROM counter WHERE key = taking.key AND start = -1)")
-        sql("DELETE FROM crowd")
-        sql("INSERT INTO crowd SELECT crowd, count(*) FROM counter WHERE crowd IS NOT NULL GROUP BY crowd")
+    def _clean_up(self, now: int, interval: int) -> None:
+        """Remove unused counters, unless a process did so less than *interval* ago."""
+        if is_cleanup_due(self._database.execute, now, interval):
+            self._write_changed()
+            self._is_cleaned = True
+            remove_unused(self._database.execute, now)

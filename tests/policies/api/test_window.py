@@ -1,4 +1,4 @@
-"""Windows of time: calendars across changes of the clock, and spans."""
+"""Calendar windows: where they begin and end, also across changes of the UTC offset."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def at(text: str, zone: str, fold: int = 0) -> float:
         ("minute", "UTC", "2026-11-24T13:30:59", "2026-11-24T13:30:00", 1 / 60),
     ],
 )
-def test_spans(period: Period, zone: str, now: str, start: str, hours: float) -> None:
-    """A window begins at the zone's own mark, and is as long as the clock there makes it."""
+def test_window_begins_at_local_time(period: Period, zone: str, now: str, start: str, hours: float) -> None:
+    """A window begins at a full minute or hour, or at midnight, of its time zone, and is as long as that clock makes it."""
     begin, end = span_of(Calendar(period, zone), at(now, zone))
 
     assert begin == at(start, zone)
@@ -48,8 +48,8 @@ def test_spans(period: Period, zone: str, now: str, start: str, hours: float) ->
     zone=st.sampled_from(ZONES),
     period=st.sampled_from(["minute", "hour", "day", "week", "month"]),
 )
-def test_windows_tile_time(now: float, zone: str, period: Period) -> None:
-    """Every moment is in exactly one window: the next one begins where this one ends."""
+def test_windows_follow_each_other_without_gaps(now: float, zone: str, period: Period) -> None:
+    """Every time is in exactly one window: the next window begins where this one ends."""
     window = Calendar(period, zone)
     start, end = span_of(window, now)
 

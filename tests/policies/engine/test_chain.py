@@ -85,7 +85,7 @@ class Note(Policy, frozen=True):
 class CountingStore(MemoryStore):
     """Counts the steps that it is asked for, and waits in some."""
 
-    waits = True
+    is_remote = True
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock=clock)

@@ -1,4 +1,4 @@
-"""The retry budget: what earns retries, for how long, and that no storm is paid with what was saved up."""
+"""The retry budget: what deposits retries, for how long, and that idle time does not pay for a retry storm."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ REFUSED = UpstreamError(openai.OpenAIError("not asked"), "unavailable")
 RETRY = RetryClassifier(attempts=10, base=0, cap=0)
 
 
-def left(budget: RetryBudget) -> int:
-    """Take all that there is."""
+def withdraw_all(budget: RetryBudget) -> int:
+    """Withdraw until the budget is empty; return how many retries it gave."""
     taken = 0
     while budget.withdraw():
         taken += 1
     return taken
 
 
-def after(clock: FakeClock, calls: int) -> RetryBudget:
+def budget_after(clock: FakeClock, calls: int) -> RetryBudget:
     budget = RetryBudget(clock)
     for _ in range(calls):
         budget.deposit()
@@ -34,41 +34,41 @@ def after(clock: FakeClock, calls: int) -> RetryBudget:
     ("calls", "idle", "retries"),
     [(0, 0, 10), (10, 0, 11), (1000, 0, 110), (1000, 59, 110), (1000, 60, 10), (1000, 86_400, 10), (100_000, 0, 110)],
 )
-def test_recent(calls: int, idle: float, retries: int) -> None:
-    """A tenth of the calls of the last minute, at most a hundred, and ten more; idle time saves nothing up beyond them."""
+def test_deposits_of_the_last_minute_and_a_reserve(calls: int, idle: float, retries: int) -> None:
+    """A tenth of the calls of the last minute, at most 100, plus a reserve of 10; idle time adds nothing beyond that."""
     clock = FakeClock()
-    budget = after(clock, calls)
+    budget = budget_after(clock, calls)
     clock.advance(idle)
-    assert left(budget) == retries
+    assert withdraw_all(budget) == retries
 
 
-def test_a_minute_slides() -> None:
-    """Each call is forgotten by itself, in steps of a sixth; a full purse lets go of its oldest."""
+def test_deposits_expire_bucket_by_bucket() -> None:
+    """Deposits expire in steps of a sixth of a minute; a full budget drops its oldest deposit for a new one."""
     clock = FakeClock()
     budget = RetryBudget(clock, start=0, per_second=0)
     for _ in range(6):
         for _ in range(100):
             budget.deposit()
         clock.advance(10)
-    assert left(budget) == 50, "the first hundred are a minute old"
+    assert withdraw_all(budget) == 50, "the first hundred are a minute old"
     for _ in range(1000):
         budget.deposit()
     clock.advance(59)
     for _ in range(500):
         budget.deposit()
     clock.advance(1)
-    assert left(budget) == 50
+    assert withdraw_all(budget) == 50
 
 
-def test_time_refills_the_start() -> None:
-    """A fifth of a retry each second, until the start is there again."""
+def test_time_refills_the_reserve() -> None:
+    """The reserve grows by a fifth of a retry each second, up to its initial amount."""
     clock = FakeClock()
     budget = RetryBudget(clock)
-    assert left(budget) == 10
+    assert withdraw_all(budget) == 10
     clock.advance(20)
-    assert left(budget) == 4
+    assert withdraw_all(budget) == 4
     clock.advance(600)
-    assert left(budget) == 10
+    assert withdraw_all(budget) == 10
 
 
 async def calls(chain: Chain, services: Services, times: int) -> None:
@@ -77,8 +77,8 @@ async def calls(chain: Chain, services: Services, times: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_quiet_night() -> None:
-    """A thousand dead calls after ten idle minutes cost no more than a thousand fresh ones."""
+async def test_idle_time_pays_for_no_retry_storm() -> None:
+    """A thousand failing calls after ten idle minutes get no more retries than a thousand calls after a start."""
     services, clock = make_services(), FakeClock()
     services.monotonic = clock
     upstream = ScriptedUpstream([BROKEN])
@@ -93,12 +93,12 @@ async def test_quiet_night() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("policies", [[RETRY], [Fallback(), RETRY]], ids=["alone", "with another"])
-async def test_refused_calls_earn_nothing(policies: list[Policy]) -> None:
-    """A call that a breaker did not let through has cost its upstream nothing, and pays for no retry there."""
+async def test_calls_that_the_breaker_refused_deposit_nothing(policies: list[Policy]) -> None:
+    """A call that the breaker refused was not sent, so it deposits no retry for that upstream."""
     services = make_services(upstreams=("a", "b") if len(policies) > 1 else ("a",))
     upstream = ScriptedUpstream(*[[REFUSED], ["fine"]] * 200 if len(policies) > 1 else [[REFUSED]])
     chain = Chain(policies, upstream, services)
     await calls(chain, services, 200)
 
-    assert left(chain._retries.of("a")) == 10
-    assert left(chain._retries.of("b")) == (30 if len(policies) > 1 else 10)
+    assert withdraw_all(chain._retries.of("a")) == 10
+    assert withdraw_all(chain._retries.of("b")) == (30 if len(policies) > 1 else 10)

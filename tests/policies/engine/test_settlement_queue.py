@@ -1,4 +1,4 @@
-"""Settlements on their way to the store: one that fails is kept as it was, one that arrives leaves nothing behind."""
+"""The settlement queue: a failed settlement is queued unchanged and sent later, a successful one is not sent again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
 from policies.api.window import Calendar
-from policies.engine.settlement_queue import Settlement, Settlements
+from policies.engine.settlement_queue import MAX_PENDING_SETTLEMENTS, Settlement, SettlementQueue
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, make_services
 
@@ -20,7 +20,7 @@ CLAIM = Claim(policy="b", identity="t", unit="tokens", limit=100, window=Calenda
 
 
 class FailingStore(MemoryStore):
-    """Raises *failure* at each settlement and release, as long as there is one."""
+    """Raises *failure*, if it is set, from each settlement and release."""
 
     failure: BaseException | None = None
 
@@ -40,34 +40,75 @@ class FailingStore(MemoryStore):
     [({CLAIM.key: 4}, True, 4), ({CLAIM.key: 4}, False, 10), ({}, True, 10), (None, True, 0)],
 )
 @pytest.mark.parametrize("failure", [StoreDown("gone"), asyncio.CancelledError(), ValueError("broken")], ids=repr)
-async def test_kept_as_it_was(
+async def test_failed_settlement_is_queued_unchanged(
     failure: BaseException,
     charges: dict[str, int] | None,
     *,
     refund: bool,
     spent: int,
 ) -> None:
-    """Whatever breaks a settlement, it is kept with its charges and its refund, and made later."""
+    """A settlement that fails for any reason is queued with its charges and its refund, and applied later."""
     store = FailingStore(clock=FakeClock())
-    settlements = Settlements(make_services(store=store))
+    queue = SettlementQueue(make_services(store=store))
     await store.reserve("1", [CLAIM])
     store.failure = failure
     if isinstance(failure, StoreDown):
-        await settlements.send("1", charges, refund=refund)
+        await queue.send("1", charges, refund=refund)
     else:
         with pytest.raises(type(failure)):
-            await settlements.send("1", charges, refund=refund)
-    assert list(settlements.late) == [Settlement("1", charges, refund)]
+            await queue.send("1", charges, refund=refund)
+    assert list(queue.pending) == [Settlement("1", charges, refund)]
     store.failure = None
-    await settlements.catch_up()
-    assert not settlements.late
+    await queue.catch_up()
+    assert not queue.pending
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(spent, 0)]
 
 
-async def test_nothing_is_kept() -> None:
-    """A settlement that was made is not sent again."""
+async def test_successful_settlement_is_not_queued() -> None:
+    """A settlement that the store took is not sent again."""
     store = FailingStore(clock=FakeClock())
-    settlements = Settlements(make_services(store=store))
+    queue = SettlementQueue(make_services(store=store))
     await store.reserve("1", [CLAIM])
-    await settlements.send("1", {CLAIM.key: 4})
-    assert not settlements.late
+    await queue.send("1", {CLAIM.key: 4})
+    assert not queue.pending
+
+
+async def test_broken_settlement_does_not_block_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A settlement that the store cannot apply is dropped with a log line, and the next ones are sent."""
+
+    class Picky(MemoryStore):
+        async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
+            if call_id == "broken":
+                raise ValueError
+            await super().settle(call_id, charges, refund=refund)
+
+    store = Picky(clock=FakeClock())
+    queue = SettlementQueue(make_services(store=store))
+    await store.reserve("1", [CLAIM])
+    for call in ("broken", "1"):
+        queue.add(Settlement(call, {CLAIM.key: 4}))
+    await queue.catch_up()
+    assert not queue.pending
+    assert [(account.spent, account.reserved) for account in await store.accounts()] == [(4, 0)]
+    assert "settlement of call broken dropped" in caplog.text
+
+
+async def test_full_queue_drops_its_oldest_settlement(caplog: pytest.LogCaptureFixture) -> None:
+    """The queue is bounded: one settlement more than it holds drops the oldest, and its call is named in the log."""
+    queue = SettlementQueue(make_services())
+    for at in range(MAX_PENDING_SETTLEMENTS + 1):
+        queue.add(Settlement(f"call-{at}", None))
+    assert len(queue.pending) == MAX_PENDING_SETTLEMENTS
+    assert queue.pending[0].call_id == "call-1"
+    assert "settlement of call call-0 dropped" in caplog.text
+
+
+async def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Settlements that fail in one outage give one log line, with the cause."""
+    store = FailingStore(clock=FakeClock())
+    queue = SettlementQueue(make_services(store=store))
+    store.failure = StoreDown("no route to the store")
+    for at in range(3):
+        await queue.send(f"{at}", {})
+    assert len(queue.pending) == 3
+    assert [record.getMessage().endswith(": no route to the store") for record in caplog.records] == [True]

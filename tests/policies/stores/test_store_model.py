@@ -1,4 +1,4 @@
-"""Any interleaving of what stores are asked for, beside a model that is too simple to be wrong: one suite for all stores."""
+"""Any sequence of operations on a store, compared with a simple model: one suite for all stores."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def rate() -> Claim:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Holds by call: the minute they were made in, their size; spent by minute; the moments of admitted calls."""
+    """The model: by call the minute and size of each reserved part; what is spent by minute; the times of admitted calls."""
 
     url: ClassVar[str]
-    """What is tested; each example counts apart."""
+    """The store under test; each example has counters of its own."""
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(step)
@@ -58,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock = FakeClock(1_800_000_000.0)
         self.address = own(self.url) if self.url.startswith("redis") else self.url
         self.store: Store = self.opened()
-        self.holds: dict[str, list[tuple[float, int]]] = {}
+        self.reservations: dict[str, list[tuple[float, int]]] = {}
         self.spent: dict[float, int] = {}
         self.moments: dict[str, float] = {}
         self.ended: list[str] = []
@@ -71,18 +71,18 @@ class StoreMachine(RuleBasedStateMachine):
     def minute(self) -> float:
         return self.clock.now // 60 * 60
 
-    def held(self) -> int:
-        return sum(size for parts in self.holds.values() for minute, size in parts if minute == self.minute)
+    def reserved(self) -> int:
+        return sum(size for parts in self.reservations.values() for minute, size in parts if minute == self.minute)
 
     def used(self) -> int:
-        return self.held() + self.spent.get(self.minute, 0)
+        return self.reserved() + self.spent.get(self.minute, 0)
 
     def recent(self) -> int:
         return sum(1 for moment in self.moments.values() if moment > self.clock.now - WINDOW)
 
     @rule(base=st.integers(0, 60), each=st.integers(0, 3), floor=st.integers(0, 30), ceiling=st.integers(0, 80))
     def reserve(self, base: int, each: int, floor: int, ceiling: int) -> None:
-        """Reserve, and again: the same answer, nothing more taken, and never more than the limit."""
+        """Reserve twice: the second gets the same answer and reserves nothing, and the limit is never exceeded."""
         self.count += 1
         call, wanted = f"c{self.count}", [budget(base, each, floor), rate()]
         best = min(ceiling, (LIMIT - self.used() - base) // each) if each else ceiling
@@ -94,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert grant.now == self.clock.now
         if fits:
             assert grant.ceiling == best
-            self.holds[call] = [(self.minute, base + each * best)]
+            self.reservations[call] = [(self.minute, base + each * best)]
             self.moments[call] = self.clock.now
             assert self.used() <= LIMIT
         assert [standing.used for standing in grant.standings] == [self.used(), self.recent()]
@@ -103,23 +103,23 @@ class StoreMachine(RuleBasedStateMachine):
             oldest = min(moment for moment in self.moments.values() if moment > self.clock.now - WINDOW)
             assert grant.standings[1].resets_at == pytest.approx(oldest + WINDOW, abs=1e-5)
 
-    @precondition(lambda self: bool(getattr(self, "holds", None)))
+    @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), base=st.integers(0, 40))
     def top_up(self, data: st.DataObject, base: int) -> None:
-        """Add a part to a hold."""
-        call = data.draw(st.sampled_from(sorted(self.holds)))
-        part = len(self.holds[call])
+        """Add a part to a reservation."""
+        call = data.draw(st.sampled_from(sorted(self.reservations)))
+        part = len(self.reservations[call])
         grant = self.run(self.store.reserve(call, [budget(base)], part=part))
         assert (grant.refused is None) == (self.used() + base <= LIMIT)
         if grant.refused is None:
-            self.holds[call].append((self.minute, base))
+            self.reservations[call].append((self.minute, base))
 
-    @precondition(lambda self: bool(getattr(self, "holds", None)))
+    @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), charge=st.integers(0, 150), refund=st.booleans())
     def settle(self, data: st.DataObject, charge: int, *, refund: bool) -> None:
-        """Settle twice; only the first counts."""
-        call = data.draw(st.sampled_from(sorted(self.holds)))
-        parts = self.holds.pop(call)
+        """Settle twice; the second does nothing."""
+        call = data.draw(st.sampled_from(sorted(self.reservations)))
+        parts = self.reservations.pop(call)
         self.ended.append(call)
         for again in range(2):
             self.run(self.store.settle(call, {budget(0).key: charge + again}, refund=refund))
@@ -130,12 +130,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.spent[minute] = self.spent.get(minute, 0) + share
         self.spent[parts[0][0]] += rest
 
-    @precondition(lambda self: bool(getattr(self, "holds", None)))
+    @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        """Give a hold back."""
-        call = data.draw(st.sampled_from(sorted(self.holds)))
-        del self.holds[call]
+        """Release a reservation."""
+        call = data.draw(st.sampled_from(sorted(self.reservations)))
+        del self.reservations[call]
         self.moments.pop(call, None)
         self.ended.append(call)
         self.run(self.store.release(call))
@@ -143,7 +143,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(getattr(self, "ended", None)))
     @rule(data=st.data(), how=st.sampled_from(["settle", "release", "top_up"]))
     def late(self, data: st.DataObject, how: str) -> None:
-        """Ending a call again changes nothing, and it cannot take more."""
+        """Ending a call again changes nothing, and it cannot reserve more."""
         call = data.draw(st.sampled_from(self.ended))
         if how == "settle":
             self.run(self.store.settle(call, {budget(0).key: 50}))
@@ -155,38 +155,38 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.5, 1, 7, 15, 29.5, 30, 45]))
     def wait(self, seconds: float) -> None:
-        """Let time pass, while the process lives."""
+        """Let time pass, with a heartbeat."""
         self.clock.advance(seconds)
-        self.run(self.store.beat())
+        self.run(self.store.heartbeat())
 
     @precondition(lambda self: getattr(self, "url", "memory://") != "memory://")
     @rule()
     def die(self) -> None:
-        """Die, and come back after the grace: every hold has become a charge."""
+        """Crash, and restart after the grace: every reservation has been charged."""
         self.run(self.store.aclose())
         self.clock.advance(GRACE + 1)
         self.store = self.opened()
-        self.run(self.store.beat())
-        for call, parts in self.holds.items():
+        self.run(self.store.heartbeat())
+        for call, parts in self.reservations.items():
             self.ended.append(call)
             for minute, size in parts:
                 self.spent[minute] = self.spent.get(minute, 0) + size
-        self.holds.clear()
+        self.reservations.clear()
 
     @invariant()
     def agrees(self) -> None:
-        """The store's books are the model's."""
+        """The accounts of the store equal those of the model."""
         if not hasattr(self, "store"):
             return
         now = [(x.spent, x.reserved) for x in self.run(self.store.accounts())]
         spent = self.spent.get(self.minute, 0)
-        assert now in ([(spent, self.held())], [] if self.held() == spent == 0 else None)
+        assert now in ([(spent, self.reserved())], [] if self.reserved() == spent == 0 else None)
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):
             return
         try:
-            for call in list(self.holds):
+            for call in list(self.reservations):
                 self.run(self.store.settle(call, {}))
             assert all(account.reserved == 0 for account in self.run(self.store.accounts()))
         finally:
@@ -196,8 +196,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(("kind", "examples"), [("memory", 200), ("sqlite", 80), ("redis", 60)])
-def test_model(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
-    """In any interleaving a store's books are the model's: spent and reserved within the limit, each hold ended once."""
+def test_store_equals_its_model(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
+    """After any sequence of operations the accounts equal the model's: within the limit, each reservation ended once."""
     if kind == "redis":
         server: RedisServer = request.getfixturevalue("redis")
         address = server.url

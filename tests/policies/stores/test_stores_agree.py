@@ -1,4 +1,4 @@
-"""The same steps give the same answers in every store: their arithmetic is written twice, in Python and in Lua."""
+"""The same operations give the same answers in every store; the arithmetic is written twice, in Python and in Lua."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from policies.testing import FakeClock
 
 
 @pytest.mark.parametrize("other", ["sqlite", "redis"])
-def test_stores_agree(request: pytest.FixtureRequest, other: str) -> None:
-    """Every answer of every store to any steps is the same: what fits, with which ceiling, where limits stand, the books."""
+def test_all_stores_give_the_same_answers(request: pytest.FixtureRequest, other: str) -> None:
+    """Every answer to any operations is the same: what fits, with which ceiling, the state of the limits, the accounts."""
     server: RedisServer | None = request.getfixturevalue("redis") if other == "redis" else None
 
     @settings(max_examples=150, deadline=None)

@@ -102,8 +102,8 @@ def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
         ("[server]\ncors_origins = '*'", "server.cors_origins: invalid value '*': expected a list; " + EXAMPLE_CURE),
         ("[server]\ncors_origins = ['*', 'http://h/']", "server.cors_origins[1]: 'http://h/' is not an origin; " + ORIGIN_CURE),
         ("[server]\ncors_origins = ['http://h:99999']", "server.cors_origins[0]: 'http://h:99999' is not an origin; " + ORIGIN_CURE),
-        ("[store]\nurl = 'mysql://h'", "store.url: 'mysql://h' is no store; " + STORE_CURE),
-        ("[store]\nurl = 'sqlite:///'", "store.url: 'sqlite:///' is no store; " + STORE_CURE),
+        ("[store]\nurl = 'mysql://h'", "store.url: invalid store URL 'mysql://h'; " + STORE_CURE),
+        ("[store]\nurl = 'sqlite:///'", "store.url: invalid store URL 'sqlite:///'; " + STORE_CURE),
         ("upstream = 'http://h/v1'", "upstream: expected a list of tables; write each upstream below [[upstream]]"),
         ("[upstream]\nbase_url = 'http://h/v1'", "upstream: expected a list of tables; write each upstream below [[upstream]]"),
         ("[[upstream]]\nbase_url = 'http://h:0/v1'", "upstream[0].base_url: 'http://h:0/v1' is not an http:// or https:// URL; " + URL_CURE),
@@ -338,7 +338,7 @@ def test_default_model(folder: Path) -> None:
 def test_environment_is_checked(folder: Path, port: str) -> None:
     """Environment variables are validated like the file; an empty variable counts as not set."""
     assert [line.split(":")[1] for line in lines(folder, "", {"SIDECAR_PORT": port})] == [" SIDECAR_PORT"]
-    assert lines(folder, "", {"SIDECAR_STORE": "x"}) == [f"F: SIDECAR_STORE: 'x' is no store; {STORE_CURE}"]
+    assert lines(folder, "", {"SIDECAR_STORE": "x"}) == [f"F: SIDECAR_STORE: invalid store URL 'x'; {STORE_CURE}"]
     empty = dict.fromkeys(("SIDECAR_PORT", "SIDECAR_HOST", "SIDECAR_STORE", "SIDECAR_MODEL", "SIDECAR_UPSTREAM"), "")
     assert loaded(folder, "", empty) == loaded(folder, "")
 

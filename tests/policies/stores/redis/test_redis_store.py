@@ -1,4 +1,4 @@
-"""What is Redis's alone: its clock, its absence, its cluster, and steps that arrive late."""
+"""What the Redis store guarantees beyond the contract: the server's clock, outages, clusters, and operations that arrive late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import anyio
 import pytest
+from claims import totals
 from redis_server import MISSING, SERVER, RedisServer, free_port, own, redis_server
+from stored import keys_in_redis
 from wire import eventually
 
 from policies.api.claim import Claim
@@ -37,24 +39,23 @@ async def store(redis: RedisServer) -> AsyncIterator[RedisStore]:
     await opened.aclose()
 
 
-async def books(store: RedisStore) -> list[tuple[int, int]]:
-    return [(account.spent, account.reserved) for account in await store.accounts()]
-
-
-async def test_server_clock(redis: RedisServer) -> None:
-    """The server's clock decides about windows, however wrong that of a sidecar is."""
-    store = RedisStore(redis.url, prefix=own("")[8:])
-    store._ahead -= 10 * 86_400
+async def test_server_clock_decides_about_windows(redis: RedisServer) -> None:
+    """The server's clock decides about windows, also where the clock of the sidecar jumps."""
+    jump = [0.0]
+    store = RedisStore(redis.url, prefix=own("")[8:], monotonic=lambda: time.monotonic() + jump[0])
+    jump[0] = -10 * 86_400.0
     grant = await store.reserve("1", [budget(100, 60, "minute"), rate(1, 60.0)])
     assert abs(grant.now - time.time()) < 5
     assert grant.standings[0].resets_at > grant.now
-    store._ahead += 10 * 86_400
+    jump[0] = 10 * 86_400.0
     assert (await store.reserve("2", [rate(1, 60.0)])).refused == 0
     await store.aclose()
 
 
-async def test_sliding_by_real_time(store: RedisStore) -> None:
-    """A place in a rate is free again when its window has passed, and its keys are gone."""
+async def test_sliding_window_by_the_clock_of_the_server(redis: RedisServer) -> None:
+    """A request expires when its window has passed by the server's clock, and its keys expire with it."""
+    prefix = own("")[8:]
+    store = RedisStore(redis.url, prefix=prefix)
     assert (await store.reserve("1", [rate(1, 0.2)])).refused is None
     assert (await store.reserve("2", [rate(1, 0.2)])).refused == 0
     await asyncio.sleep(0.25)
@@ -62,42 +63,42 @@ async def test_sliding_by_real_time(store: RedisStore) -> None:
     await store.settle("1", {})
     await store.settle("3", {})
     await asyncio.sleep(0.3)
-    prefix = len(store._tag) + 1
-    left = sorted([key.decode()[prefix:][:2] async for key in store._redis.scan_iter(f"{store._tag}:*")])
+    left = [key[:2] for key in await keys_in_redis(redis.url, prefix)]
     assert left == ["w", "x:", "x:"], "only the owner, and for a minute the calls that have ended"
+    await store.aclose()
 
 
-async def test_release_before_reserve(store: RedisStore) -> None:
-    """A reservation that arrives after its own release takes nothing: a hold that nobody knows of would stay for ever."""
+async def test_reservation_after_its_release_is_refused(store: RedisStore) -> None:
+    """A reservation that arrives after its own release reserves nothing: it would never be settled."""
     await store.release("1")
     with pytest.raises(ReservationGone):
         await store.reserve("1", [budget(100, 60)])
-    assert await books(store) == []
+    assert await totals(store) == []
 
 
-async def test_cancelled(store: RedisStore) -> None:
-    """A cancelled step is finished, not left half done: what it took is known and given back."""
+async def test_cancelled_operation_is_completed(store: RedisStore) -> None:
+    """A cancelled operation is completed, not left half done: what it reserved can be released."""
     for at in range(30):
         with anyio.move_on_after(at / 20_000):
             await store.reserve(f"{at}", [budget(10**6, 10)])
         await store.release(f"{at}")
-    assert await books(store) in ([], [(0, 0)])
+    assert await totals(store) in ([], [(0, 0)])
     assert (await store.reserve("x", [budget(10**6, 10)])).refused is None
 
 
-async def test_natively_cancelled(store: RedisStore) -> None:
-    """Also where a task is cancelled by other means than a scope, nothing is left over, and the connections serve on."""
+async def test_operation_of_a_cancelled_task_is_completed(store: RedisStore) -> None:
+    """After a cancellation of the task itself nothing stays reserved either, and the connections remain usable."""
     for at in range(60):
         task = asyncio.create_task(store.reserve(f"{at}", [budget(10**6, 10)]))
         await asyncio.sleep(at / 40_000)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await store.release(f"{at}")
-    assert await books(store) in ([], [(0, 0)])
+    assert await totals(store) in ([], [(0, 0)])
 
 
-async def test_down_and_up(tmp_path: Path) -> None:
-    """A server that is gone is `StoreDown`, with where and the cure; calls fail fast; it recovers by itself."""
+async def test_outage_fails_fast_and_ends_by_itself(tmp_path: Path) -> None:
+    """An unreachable server is StoreDown with address and remedy, without the password; it is used again once it is back."""
     port = free_port()
     store = RedisStore(f"redis://:secret@127.0.0.1:{port}/0", timeout=0.5)
     with pytest.raises(StoreDown, match=f"127.0.0.1:{port}/0: .*; see that it runs and can be reached") as down:
@@ -116,8 +117,8 @@ async def test_down_and_up(tmp_path: Path) -> None:
     await store.aclose()
 
 
-async def test_silent_server() -> None:
-    """A server that accepts and says nothing costs one call its time-out, the others nothing, and piles nothing up."""
+async def test_server_that_does_not_answer() -> None:
+    """A server that accepts and never answers costs one call its timeout, the others nothing, and leaves no tasks."""
     hanging = asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,28 +145,28 @@ async def test_silent_server() -> None:
     await server.wait_closed()
 
 
-async def test_restarted_server(tmp_path: Path) -> None:
-    """A server that lost its scripts and connections serves the next call as if nothing had been."""
+async def test_restarted_server_is_used_at_once(tmp_path: Path) -> None:
+    """A server that lost its scripts and connections serves the next call without an error."""
     with redis_server(tmp_path) as server:
         store = RedisStore(server.url)
         await store.reserve("1", [budget(100, 10)])
         server.stop()
         server.start()
         assert (await store.reserve("2", [budget(100, 10)])).refused is None
-        assert await books(store) == [(0, 10)], "without persistence a server that dies forgets what it counted"
+        assert await totals(store) == [(0, 10)], "without persistence a server that dies forgets what it counted"
         await store.aclose()
 
 
-async def test_many_at_once(store: RedisStore) -> None:
-    """More calls than connections wait for one; of all of them as many pass as fit."""
+async def test_more_calls_than_connections(store: RedisStore) -> None:
+    """Calls beyond the number of connections wait for one; as many are admitted as fit."""
     grants = await asyncio.gather(*[store.reserve(f"{at}", [budget(1000, 5)]) for at in range(600)])
     assert sum(grant.refused is None for grant in grants) == 200
     await asyncio.gather(*[store.settle(f"{at}", {budget(0, 0).key: 3}) for at in range(600)])
-    assert await books(store) == [(600, 0)]
+    assert await totals(store) == [(600, 0)]
 
 
-async def test_many_holds_of_a_dead_owner(redis: RedisServer) -> None:
-    """The holds of a process that died are charged in steps, all of them, and it leaves nothing behind."""
+async def test_many_reservations_of_a_dead_process(redis: RedisServer) -> None:
+    """All reservations of a dead process are charged, over several heartbeats, and their keys are deleted."""
     prefix = own("")[8:]
     now = [1_800_000_000.0]
     dead = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
@@ -175,15 +176,14 @@ async def test_many_holds_of_a_dead_owner(redis: RedisServer) -> None:
     now[0] += 31
     living = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
     for _ in range(3):
-        await living.beat()
-    assert await books(living) == [(900, 0)]
-    holds = [key async for key in living._redis.scan_iter(f"{living._tag}:[ho]:*")]
-    assert holds == []
+        await living.heartbeat()
+    assert await totals(living) == [(900, 0)]
+    assert await keys_in_redis(redis.url, prefix, "[ho]:*") == []
     await living.aclose()
 
 
-async def test_cluster(tmp_path: Path) -> None:
-    """On a cluster all keys of a deployment live on one node; a store that asks another one is sent there, and stays."""
+async def test_cluster_redirects_are_followed(tmp_path: Path) -> None:
+    """On a cluster all keys of a deployment are on one node; a store that asks another node follows its redirect."""
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
     with (
         redis_server(tmp_path, *options, "--cluster-config-file", "1.conf", port=low_port()) as first,
@@ -195,7 +195,7 @@ async def test_cluster(tmp_path: Path) -> None:
             grant = await store.reserve(f"{server.port}", [budget(100, 10), rate(10, 60.0)])
             assert grant.refused is None
             await store.settle(f"{server.port}", {budget(0, 0).key: 7})
-            total = await books(store)
+            total = await totals(store)
             await store.aclose()
         assert total == [(14, 0)]
 

@@ -1,4 +1,4 @@
-"""The SQLite file itself: who opens it, who else writes to it, and what is read again then."""
+"""The SQLite file: several processes that open it and write to it, cached rows, and the size of its WAL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store_steps import STEPS, played
 
 from policies.api.store import Store
 from policies.stores.memory import MemoryStore
-from policies.stores.sqlite import database as file
+from policies.stores.sqlite import database
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.anyio
 LIMIT = 10**9
 
 
-async def test_a_new_file_is_begun_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the processes that find a new file at once, those that come second wait; SQLite itself would not."""
+async def test_new_file_is_created_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that create the same new file at once wait for the first of them; SQLite itself would fail."""
     first = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     first.execute("BEGIN IMMEDIATE")
     naps: list[float] = []
@@ -45,8 +45,8 @@ async def test_a_new_file_is_begun_by_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(naps) == 3
 
 
-class Either:
-    """Two stores on one file, as two processes have them; *whose* says which of them makes each step."""
+class TwoProcesses:
+    """Two stores on one file, as two processes have them; *whose* says which of them executes each operation."""
 
     def __init__(self, folder: Path, clock: FakeClock, whose: list[bool]) -> None:
         self.both = [SQLiteStore(folder / "s.db", clock=clock, grace=1e6, resident=True) for _ in range(2)]
@@ -55,35 +55,40 @@ class Either:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.both[next(self._whose)], name)
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         for store in self.both:
-            await store.beat()
+            await store.heartbeat()
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    steps=STEPS, whose=st.lists(st.booleans(), min_size=1, max_size=12), shy=st.integers(0, 3), stay=st.integers(1, 4)
+    steps=STEPS,
+    whose=st.lists(st.booleans(), min_size=1, max_size=12),
+    pause=st.integers(0, 3),
+    open_reads=st.integers(1, 4),
 )
-def test_what_others_write_is_read(steps: list[tuple[object, ...]], whose: list[bool], shy: int, stay: int) -> None:
-    """Whichever of two processes makes a step, its answer is as if there were one: what it remembers is never outdated."""
+def test_two_processes_answer_like_one(
+    steps: list[tuple[object, ...]], whose: list[bool], pause: int, open_reads: int
+) -> None:
+    """Whichever of two processes executes an operation, the answer is that of one store: cached rows are never outdated."""
 
     async def run() -> None:
         clock, alike = FakeClock(), FakeClock()
         with TemporaryDirectory() as name:
-            either = Either(Path(name), clock, whose)
+            either = TwoProcesses(Path(name), clock, whose)
             found = await played(cast("Store", either), clock, steps)
             for store in either.both:
                 await store.aclose()
         assert found == await played(MemoryStore(clock=alike), alike, steps)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(file, "SHY", shy)
-        patch.setattr(file, "STAY", stay)
+        patch.setattr(database, "OPEN_READ_PAUSE_TRANSACTIONS", pause)
+        patch.setattr(database, "MAX_OPEN_READ_TRANSACTIONS", open_reads)
         asyncio.run(run())
 
 
-async def test_the_journal_stays_small(tmp_path: Path) -> None:
-    """However many steps follow each other, the journal is begun anew: no read is left open for long."""
+async def test_journal_stays_small(tmp_path: Path) -> None:
+    """However many operations follow each other, SQLite can restart the WAL: no read is open for long."""
     store, claim = SQLiteStore(tmp_path / "s.db", clock=FakeClock()), budget(LIMIT, 1)
     for at in range(3000):
         await store.reserve(f"{at}", [claim])
@@ -92,9 +97,9 @@ async def test_the_journal_stays_small(tmp_path: Path) -> None:
     await store.aclose()
 
 
-async def test_an_idle_process_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that makes no more steps soon leaves the file alone, so that others can begin the journal anew."""
-    monkeypatch.setattr(file, "STAY_SECONDS", 0.0)
+async def test_idle_process_ends_its_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without further operations soon ends its open read, so that others can restart the WAL."""
+    monkeypatch.setattr(database, "MAX_OPEN_READ_SECONDS", 0.0)
     store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(), resident=True)
     other = sqlite3.connect(tmp_path / "s.db", timeout=0, isolation_level=None)
     busy = []
@@ -106,31 +111,31 @@ async def test_an_idle_process_reads_nothing(tmp_path: Path, monkeypatch: pytest
         busy.append(other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0])
     other.close()
     await store.aclose()
-    assert busy == [1, 0, 0, 0], "the second time it has learnt that others write"
+    assert busy == [1, 0, 0, 0], "after another process wrote, no read is left open"
 
 
-async def test_owners_of_a_file_that_was_deleted(tmp_path: Path) -> None:
-    """Processes that go on in a new file are still told apart: the hold of one that dies becomes a charge."""
+async def test_processes_stay_distinct_in_a_new_file(tmp_path: Path) -> None:
+    """Processes that go on in a new file stay distinct: the reservations of one that dies are charged."""
     clock = FakeClock()
     lives, dies = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
     for store in (lives, dies):
-        await store.beat()
+        await store.heartbeat()
     for part in tmp_path.iterdir():
         part.unlink()
     for store in (dies, lives):
-        await store.beat()
+        await store.heartbeat()
     await dies.reserve("1", [budget(100, 60)])
-    dies._file.close()
+    await dies.aclose()
     clock.advance(60)
-    await lives.beat()
+    await lives.heartbeat()
     totals = [(account.spent, account.reserved) for account in await lives.accounts()]
     await lives.aclose()
 
     assert totals == [(60, 0)]
 
 
-async def test_a_process_that_stands_still(tmp_path: Path) -> None:
-    """Where several use a file, none leaves it read between its steps: one that is stopped there would let the journal grow."""
+async def test_stopped_process_does_not_block_the_journal(tmp_path: Path) -> None:
+    """Where several processes use a file, none leaves a read open: a stopped process would let the WAL grow."""
     clock = FakeClock()
     stands, goes_on = (SQLiteStore(tmp_path / "s.db", clock=clock, resident=True) for _ in range(2))
     await stands.reserve("a", [budget(LIMIT, 1)])

@@ -1,0 +1,117 @@
+"""Keeps the reservations of this process alive in the store, and sends settlements that the store could not take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import anyio
+
+from policies.api.store import StoreDown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from policies.api.services import Services
+    from policies.engine.ledger import Ledger
+
+CLOSE_TIMEOUT_SECONDS = 5.0
+"""Longest wait in `StoreHeartbeat.aclose` for each of its two steps: the heartbeat in progress, and the last settlements."""
+MAX_LOGGED_KINDS = 32
+
+
+class StoreHeartbeat:
+    """Runs `store.heartbeat()` and `ledger.catch_up()` every *interval* seconds, until `aclose`.
+
+    No exception ends it. `StoreDown` is reported once per outage: *on_change* gets the error when the store goes down,
+    and None when it answers again. Any other exception is logged once per kind, with its traceback.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        ledger: Ledger,
+        interval: float,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_change: Callable[[StoreDown | None], None] | None = None,
+        close_timeout: float = CLOSE_TIMEOUT_SECONDS,
+    ) -> None:
+        self._services, self._ledger, self._interval = services, ledger, interval
+        self._sleep, self._on_change, self._close_timeout = sleep, on_change, close_timeout
+        self._task: asyncio.Task[None] | None = None
+        self._closing = self._is_down = False
+        self._logged: set[str] = set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether heartbeats are being sent."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Start the heartbeats in a task of the running loop. The first one comes after *interval* seconds."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def aclose(self) -> None:
+        """Stop the heartbeats, then send the settlements that are left. Takes at most twice the *close_timeout*.
+
+        Raises nothing but the cancellation of its caller. Settlements that the store does not take are counted in the log:
+        the store charges their reservations in full.
+        """
+        # A cancellation may be lost in a client library's own wait; this flag is not.
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=self._close_timeout)
+        with anyio.move_on_after(self._close_timeout):
+            await self._send_settlements()
+        if left := self._ledger.pending_settlements:
+            self._services.log.error("%d settlements could not be sent: their reservations are charged in full", left)
+
+    async def _run(self) -> None:
+        while not self._closing:
+            await self._sleep(self._interval)
+            if await self._send_heartbeat():
+                await self._send_settlements()
+
+    async def _send_heartbeat(self) -> bool:
+        """Return False where the store is down: settlements would fail too."""
+        try:
+            await self._services.store.heartbeat()
+        except StoreDown as error:
+            self._report(error)
+            return False
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no fault of a store ends the heartbeats
+            self._survive(error)
+        else:
+            self._report(None)
+        return True
+
+    async def _send_settlements(self) -> None:
+        try:
+            await self._ledger.catch_up()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no fault of a store ends the heartbeats
+            self._survive(error)
+
+    def _survive(self, error: BaseException) -> None:
+        """Log *error* once per kind. A cancellation of this task is raised; one that a library raised by itself is not."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise error
+        kind = type(error).__qualname__
+        if kind not in self._logged and len(self._logged) < MAX_LOGGED_KINDS:
+            self._logged.add(kind)
+            text = "the store heartbeat failed and is tried again (%s is logged once)"
+            self._services.log.error(text, kind, exc_info=error)
+
+    def _report(self, error: StoreDown | None) -> None:
+        if (error is not None) == self._is_down:
+            return
+        self._is_down = error is not None
+        if self._on_change is None:
+            return
+        try:
+            self._on_change(error)
+        except Exception as failed:  # noqa: BLE001  # nor does one of the callback
+            self._survive(failed)

@@ -1,0 +1,98 @@
+"""What a store keeps, seen from outside: by a second connection to the file or server, or by the size of its memory."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from struct import calcsize, unpack_from
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from policies.api.store import Store
+
+FRAME_HEADER_BYTES = 24
+LOG_ENTRY_BYTES = calcsize("<3q")
+
+
+class Opened(NamedTuple):
+    """A store, and what it keeps: log entries where they can be counted from outside, else objects in memory."""
+
+    store: Store
+    kind: str
+    kept: Callable[[], Awaitable[int]]
+
+
+def query(path: Path, statement: str) -> list[Any]:
+    """Return the rows of *statement* on the SQLite file at *path*."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()
+
+
+def log_entries_in_file(path: Path) -> int:
+    """Return how many entries the sliding counters of a SQLite store have."""
+    packed = "SELECT sum(length(packed)) FROM taking UNION ALL SELECT sum(length(head) + length(tail)) FROM counter"
+    return sum(size or 0 for (size,) in query(path, packed)) // LOG_ENTRY_BYTES
+
+
+async def keys_in_redis(url: str, prefix: str, pattern: str = "*") -> list[str]:
+    """Return the keys of the store with *prefix* that match *pattern*, without the prefix; sorted."""
+    client = Redis.from_url(url, decode_responses=True)
+    tag = f"{{{prefix}}}:"
+    found = sorted([key.removeprefix(tag) async for key in client.scan_iter(f"{tag}{pattern}")])
+    await client.aclose()
+    return found
+
+
+async def log_entries_in_redis(url: str, prefix: str) -> int:
+    """Return how many entries the sliding counters of a Redis store have."""
+    client: Any = Redis.from_url(url)
+    lengths = [await client.llen(f"{{{prefix}}}:{key}") for key in await keys_in_redis(url, prefix, "e:*")]
+    await client.aclose()
+    return sum(lengths)
+
+
+def objects_of(store: object) -> int:
+    """Return how many objects *store* keeps alive, classes, modules and functions apart."""
+    shared = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+    seen, found = set[int](), [store]
+    while found:
+        each = found.pop()
+        if id(each) not in seen and not isinstance(each, shared):
+            seen.add(id(each))
+            found += gc.get_referents(each)
+    return len(seen)
+
+
+class CommittedTransactions:
+    """Counts the transactions that write to a SQLite file, from its WAL: each ends with a frame that is marked as a commit."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from now on: move the WAL into the file, and cut it."""
+        ((busy, _, _),) = query(self._path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        assert not busy
+
+    def count(self) -> int:
+        """Return how many transactions have been committed since `reset`."""
+        return sum(1 for pages in self._frames() if pages)
+
+    def _frames(self) -> Iterator[int]:
+        """Yield for each frame the size of the database after its commit, 0 where it is not the last of a transaction."""
+        wal = self._path.with_name(f"{self._path.name}-wal").read_bytes()
+        if not wal:
+            return
+        page_size, salts = unpack_from(">I", wal, 8)[0], wal[16:24]
+        for at in range(32, len(wal), FRAME_HEADER_BYTES + page_size):
+            if wal[at + 8 : at + 16] != salts:  # a frame from before the WAL was restarted
+                return
+            yield unpack_from(">I", wal, at + 4)[0]

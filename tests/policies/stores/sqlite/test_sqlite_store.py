@@ -1,0 +1,128 @@
+"""What the SQLite store guarantees beyond the contract: restarts, crashes, several processes, and files that it cannot use."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from claims import budget, rate, reserve, totals
+
+from policies.api.store import StoreDown
+from policies.stores.sqlite.store import SQLiteStore
+from policies.testing import FakeClock
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_restart_keeps_all_counters(tmp_path: Path, clock: FakeClock) -> None:
+    """A file that is opened again has all counters, those of sliding windows too."""
+    for call in range(3):
+        store = SQLiteStore(tmp_path / "s.db", clock=clock)
+        assert (await reserve(store, f"{call}", rate(3), budget(100, 20))).refused is None
+        await store.settle(f"{call}", {budget(1).key: 20})
+        await store.aclose()
+    store = SQLiteStore(tmp_path / "s.db", clock=clock)
+    assert await totals(store) == [(60, 0)]
+    assert (await reserve(store, "x", rate(3))).refused == 0
+    await store.aclose()
+
+
+async def test_reservations_of_a_dead_process_are_charged(tmp_path: Path, clock: FakeClock) -> None:
+    """Reservations of a process without a heartbeat are charged in full after the grace; those of other processes stay."""
+    dead = SQLiteStore(tmp_path / "s.db", clock=clock)
+    await reserve(dead, "1", budget(100, 40))
+    await reserve(dead, "1", budget(100, 5), part=1)
+    await dead.aclose()
+    living = SQLiteStore(tmp_path / "s.db", clock=clock)
+    await reserve(living, "2", budget(100, 10))
+    clock.advance(29)
+    await living.heartbeat()
+    assert await totals(living) == [(0, 55)]
+    clock.advance(2)
+    assert await totals(living) == [(45, 10)]
+    await living.settle("1", {budget(1).key: 1})
+    await living.settle("2", {budget(1).key: 1})
+    assert await totals(living) == [(46, 0)]
+    await living.aclose()
+
+
+async def test_unusable_file_is_an_error_with_the_remedy(tmp_path: Path, clock: FakeClock) -> None:
+    """A file of another kind or version, and a missing folder, are errors that name the remedy."""
+    (tmp_path / "text.db").write_text("hello " * 1000)
+    with pytest.raises(StoreDown, match="not a database; name another file"):
+        await SQLiteStore(tmp_path / "text.db", clock=clock).ping()
+    with pytest.raises(StoreDown, match="make the folder .*nowhere first"):
+        await SQLiteStore(tmp_path / "nowhere" / "x.db", clock=clock).ping()
+    file = sqlite3.connect(tmp_path / "other.db")
+    file.execute("CREATE TABLE theirs (x)")
+    file.close()
+    with pytest.raises(StoreDown, match="holds the tables of another program; name another file"):
+        await SQLiteStore(tmp_path / "other.db", clock=clock).ping()
+    file = sqlite3.connect(tmp_path / "old.db")
+    file.execute("PRAGMA user_version = 99")
+    file.close()
+    with pytest.raises(StoreDown, match=r"another version \(99, this one reads 3\)"):
+        await SQLiteStore(tmp_path / "old.db", clock=clock).ping()
+
+
+async def test_file_is_opened_again_after_an_error(tmp_path: Path, clock: FakeClock) -> None:
+    """After an error the next operation opens the file again; no restart is needed."""
+    store = SQLiteStore(tmp_path / "sub" / "s.db", clock=clock)
+    with pytest.raises(StoreDown):
+        await reserve(store, "1", budget(100))
+    (tmp_path / "sub").mkdir()
+    assert (await reserve(store, "1", budget(100))).refused is None
+    await store.aclose()
+
+
+async def test_deleted_file_is_replaced_by_the_one_at_its_path(tmp_path: Path, clock: FakeClock) -> None:
+    """After the file was deleted or moved, all processes count in the file that is at its path now."""
+    first, second = SQLiteStore(tmp_path / "s.db", clock=clock), SQLiteStore(tmp_path / "s.db", clock=clock)
+    await reserve(first, "1", budget(100, 90))
+    for each in tmp_path.glob("s.db*"):
+        each.unlink()
+    assert (await reserve(second, "2", budget(100, 90))).refused is None
+    await first.heartbeat()
+    assert (await reserve(first, "3", budget(100, 90))).refused == 0
+    await first.aclose()
+    await second.aclose()
+
+
+HAMMER = """
+import asyncio, sys
+from pathlib import Path
+from policies.stores.sqlite.store import SQLiteStore
+from policies.api.claim import Claim
+from policies.api.window import Calendar
+import time
+
+async def main():
+    store = SQLiteStore(Path(sys.argv[1]), clock=time.time)
+    claim = Claim(policy="b", identity="t", unit="tokens", limit=500, window=Calendar("month"), base=2)
+    passed = 0
+    for at in range(300):
+        call = f"{sys.argv[2]}-{at}"
+        if (await store.reserve(call, [claim])).refused is None:
+            passed += 1
+            await store.settle(call, {claim.key: 1})
+    print(passed)
+    await store.aclose()
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_share_the_limits_of_a_file(tmp_path: Path, clock: FakeClock) -> None:
+    """Processes that share a file share its limits: together they spend the budget, and no token more."""
+    command = [sys.executable, "-c", HAMMER, str(tmp_path / "s.db")]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "abc"]
+    passed = [int(process.communicate(timeout=60)[0]) for process in running]
+    store = SQLiteStore(tmp_path / "s.db", clock=time.time)
+
+    assert sum(passed) == 499
+    assert await totals(store) == [(499, 0)]
+    await store.aclose()
