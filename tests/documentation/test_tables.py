@@ -11,7 +11,7 @@ import pytest
 from documents import rows
 from places import ROOT
 
-from policies import Budget, MaxTokens, Rate, Trim
+from policies import Budget, MaxTokens, Rate, Record, Trim
 from policies.api.policy import Policy
 from sidecar.config.access import Profile
 from sidecar.config.keys import KeySettings
@@ -24,6 +24,7 @@ from sidecar.downstream import client_errors
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 HEADER = "| setting | default | meaning |"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -147,6 +148,14 @@ def test_codes_of_upstream_failures() -> None:
     text = FAILURES.split("Codes that clients receive:")[1].split("\n\n")[0]
     codes = {each.code for each in client_errors.MESSAGES_BY_KIND.values()}
     assert codes <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_log_fields() -> None:
+    """docs/operations.md has each field of a record."""
+    named: set[str] = set()
+    for text, fields, _ in rows(OPERATIONS, "| text | JSON | meaning |"):
+        named.update(re.findall(r"`(\w+)`", text if fields == "the same" else fields))
+    assert named == set(Record.__struct_fields__)
 
 
 def test_costs_are_the_measured_ones() -> None:
