@@ -141,6 +141,7 @@ class _Stop:
 
     def _stop(self, *, at_once: bool) -> None:
         if at_once:
+            log.warning("stopped again while draining: ending at once; open reservations stay charged")
             self._server.should_exit = self._server.force_exit = True
         elif self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
