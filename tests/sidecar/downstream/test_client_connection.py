@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from serving import CHAT, Sidecar, events, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from wire import HEAD, PATIENCE, Client, Connection, Upstream, eventually, sse, token, upstream
+from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Upstream, eventually, sse, token, upstream
 
 from policies import Call, Event, Lease, Outcome, Policy, Rejection, Stop
 from sidecar.downstream.client_connection import Head
@@ -87,7 +87,7 @@ async def test_leaving(tmp_path: Path, way: type[asyncio.Protocol], leave: Calla
         await client.post(V1, HI)
         await client.until(b'"a"')
         leave(client)
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
         account = await served.account()
 
     assert (account.spent, account.reserved) == (6, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from serving import CHAT, events, settings_of, sidecar
-from wire import HEAD, PATIENCE, Client, Connection, Script, eventually, token, upstream
+from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, eventually, token, upstream
 
 from sidecar.server.http_protocol import SURPLUS
 
@@ -52,7 +52,7 @@ def request(body: object, path: str = COMPLETIONS, version: str = "1.1") -> byte
 
 
 async def to_the_end(client: Client) -> bytes:
-    return await asyncio.wait_for(client.reader.read(), PATIENCE)
+    return await asyncio.wait_for(client.reader.read(), TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("leave", [Client.close, Client.reset, half_close], ids=["FIN", "RST", "half"])
@@ -69,14 +69,14 @@ async def test_pipelined_client_leaves(
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         client = await served.client()
         client.writer.write(request(HI) * (2 if at_once else 1))
-        await asyncio.wait_for(up.arrived.wait(), PATIENCE)
+        await asyncio.wait_for(up.arrived.wait(), TIMEOUT_SECONDS)
         if script is mid_stream:
             await client.until(b'"a"')
         if not at_once:
             client.writer.write(request(HI) * 3)
             await client.writer.drain()
         leave(client)
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
         account = await served.account()
 
     assert (len(up.requests), account.reserved) == (1, 0)
@@ -159,7 +159,7 @@ async def test_half_closed_and_full(tmp_path: Path, path: str, body: object) -> 
             seen, turns = sent, turns + 1 if seen == sent else 0
             await asyncio.sleep(0)
         raw.shutdown(socket.SHUT_WR)
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
         account = await served.account()
         raw.close()
 
@@ -246,11 +246,11 @@ async def test_a_body_nobody_asked_for(tmp_path: Path, leave: Callable[[Client],
     async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
         client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n")
-        await asyncio.wait_for(up.arrived.wait(), PATIENCE)
+        await asyncio.wait_for(up.arrived.wait(), TIMEOUT_SECONDS)
         client.writer.write(b"x" * 300_000)
         await client.writer.drain()
         leave(client)
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "later"])

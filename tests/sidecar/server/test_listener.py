@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from process import PATIENCE, program, ran
+from process import EXIT_TIMEOUT_SECONDS, program, ran
 from serving import CHAT, events, settings_of
 from wire import Client
 
@@ -44,7 +44,7 @@ def resolve_to(*hosts: str) -> Resolve:
 
 def can_connect(host: str, port: int) -> bool:
     try:
-        socket.create_connection((host, port), PATIENCE).close()
+        socket.create_connection((host, port), EXIT_TIMEOUT_SECONDS).close()
     except ConnectionRefusedError:
         return False
     return True

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from places import DOUBLES
-from process import PATIENCE, Program, environment, has_ended, program
+from process import EXIT_TIMEOUT_SECONDS, Program, environment, has_ended, program
 from serving import CHAT
 from wire import Client, eventually
 
@@ -65,7 +65,7 @@ async def test_parent_gives_up(tmp_path: Path) -> None:
     """Workers that all die at their start end the parent with a message and exit code 1, without an announcement."""
     with scripted("dies", tmp_path) as running:
         assert running.line == ""
-        assert running.popen.wait(PATIENCE) == 1
+        assert running.popen.wait(EXIT_TIMEOUT_SECONDS) == 1
 
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last == "5 workers died within 60 seconds before all of them served: giving up"
@@ -97,7 +97,7 @@ async def test_stop_between_death_and_replacement(tmp_path: Path, number: int) -
         os.kill(workers[0], signal.SIGKILL)
         running.popen.send_signal(number)
         running.popen.send_signal(signal.SIGCONT)
-        assert await asyncio.to_thread(running.popen.wait, PATIENCE) in (
+        assert await asyncio.to_thread(running.popen.wait, EXIT_TIMEOUT_SECONDS) in (
             0,
             1,
         )  # the killed one may count as an end of the stop
@@ -155,7 +155,7 @@ async def test_signal_to_the_whole_group(tmp_path: Path) -> None:
         for pid in (*running.workers, running.popen.pid):
             os.kill(pid, signal.SIGTERM)
         ends = [await client.until(b"0\r\n\r\n") for client in clients]
-        assert await asyncio.to_thread(running.popen.wait, PATIENCE) == 0
+        assert await asyncio.to_thread(running.popen.wait, EXIT_TIMEOUT_SECONDS) == 0
         for client in clients:
             client.close()
 
@@ -176,7 +176,7 @@ async def test_second_signal(tmp_path: Path) -> None:
             refused, _ = await client.head()
             client.close()
         assert running.stop() == 1
-        read = b"".join([await asyncio.wait_for(client.reader.read(), PATIENCE) for client in clients])
+        read = b"".join([await asyncio.wait_for(client.reader.read(), EXIT_TIMEOUT_SECONDS) for client in clients])
         for client in clients:
             client.close()
 
@@ -209,7 +209,7 @@ async def test_hangup(tmp_path: Path, workers: str) -> None:
 async def test_signal_while_starting(tmp_path: Path, workers: str, number: int) -> None:
     """A signal to a process that is still starting, here waiting for its store, ends it with exit code 0, silently."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(PATIENCE)
+        silent.settimeout(EXIT_TIMEOUT_SECONDS)
         store = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         serve = ["-m", "sidecar", "serve", "--upstream", "http://h/v1", "--port", "0", "--workers", workers]
         starting = subprocess.Popen(
@@ -222,7 +222,7 @@ async def test_signal_while_starting(tmp_path: Path, workers: str, number: int) 
         connection, _ = await asyncio.to_thread(silent.accept)
         with connection:
             starting.send_signal(number)
-            out, err = await asyncio.to_thread(starting.communicate, timeout=PATIENCE)
+            out, err = await asyncio.to_thread(starting.communicate, timeout=EXIT_TIMEOUT_SECONDS)
 
     assert (starting.returncode, out, err) == (0, b"", b"")
 

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from serving import settings_of, sidecar
 from uvicorn.server import ServerState
-from wire import PATIENCE, Connection, eventually, upstream
+from wire import TIMEOUT_SECONDS, Connection, eventually, upstream
 
 from sidecar.server.http_protocol import HttpProtocol
 
@@ -263,7 +263,7 @@ async def test_idle_on_a_socket(tmp_path: Path) -> None:
         client = await served.client()
         client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         status, headers, _ = await client.answer()
-        rest = await asyncio.wait_for(client.reader.read(), PATIENCE)
+        rest = await asyncio.wait_for(client.reader.read(), TIMEOUT_SECONDS)
 
     assert (status, "connection" in headers, rest) == (200, False, b"")
 
