@@ -195,9 +195,10 @@ class Probed(Program):
 
     def sample(self) -> Sample:
         """Return the measurements since the last sample."""
-        assert self.popen.stdout is not None
         self.popen.send_signal(signal.SIGUSR1)
-        return Sample(**json.loads(self.popen.stdout.readline()))
+        while not (line := self.read_line()).startswith("{"):
+            assert line, "the program has ended"  # any other line is part of what it prints at its start
+        return Sample(**json.loads(line))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Policies of a deployment in the running program: one running object, and nothing of theirs in the log."""
+"""Policies of a deployment in the running sidecar: one running object each, and no private data in the log."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FailingLease(Policy, frozen=True):
 
 @pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the modules that a test has imported."""
+    """Remove the modules that a test imported."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = set(sys.modules)
     yield
@@ -52,11 +52,12 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def key(token: str, tenant: str) -> str:
+    """Return a `[[key]]` table with limits of its own."""
     digest = sha256(token.encode()).hexdigest()
     return f'[[key]]\ntenant = "{tenant}"\nsha256 = "{digest}"\nlimits = {{ rate = {{ requests = 9 }} }}\n'
 
 
-async def test_one_queue_for_all_keys_and_profiles(tmp_path: Path) -> None:
+async def test_keys_and_profiles_share_one_running_policy(tmp_path: Path) -> None:
     """A concurrency limit of 2 is 2, however many keys with limits of their own and profiles there are."""
     (tmp_path / "concurrency.py").write_text((ROOT / "examples" / "concurrency.py").read_text())
     text = '[[policy]]\nuse = "rate"\nrequests = 9\n[[policy]]\nuse = "concurrency:Concurrency"\nlimit = 2\n'
@@ -75,17 +76,17 @@ async def test_one_queue_for_all_keys_and_profiles(tmp_path: Path) -> None:
             for profile in ([], ["x-profile: calm"])
         ]
         await eventually(lambda: len(served.gateway.active_calls) == 4 and len(up.requests) == 2)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one more iteration: a third request would be sent by now
         assert len(up.requests) == 2
         release.set()
         assert [(await call)[0] for call in calls] == [200] * 4
 
 
 @pytest.mark.parametrize(("policy", "status"), [("WrongLease", 500), ("FailingLease", 200)])
-async def test_nothing_private_in_the_log(
+async def test_log_holds_no_prompt_and_no_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: str, status: int
 ) -> None:
-    """A wrong object from `admit`, and a lease that fails, are logged by class; no prompt and no key of the client is."""
+    """A wrong object from `admit`, and a lease that fails, are logged by class, without the prompt and the key."""
     (tmp_path / "wrong_policies.py").write_text(WRONG)
     text = f'[[policy]]\nuse = "wrong_policies:{policy}"\n'
 
