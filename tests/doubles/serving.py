@@ -79,9 +79,10 @@ def settings_of(
     return load(path, environ=environ or {}, flags=Flags(upstream=upstream, model=model if upstream else None))
 
 
-def with_policies(settings: Settings, *policies: Policy) -> Settings:
-    """Return *settings* with *policies* after those of the default profile."""
-    base = msgspec.structs.replace(settings.base, policies=(*settings.base.policies, *policies))
+def with_policies(settings: Settings, *policies: Policy, alone: bool = False) -> Settings:
+    """Return *settings* with *policies* after those of the default profile, or *alone*."""
+    kept = () if alone else settings.base.policies
+    base = msgspec.structs.replace(settings.base, policies=(*kept, *policies))
     return msgspec.structs.replace(settings, base=base)
 
 
