@@ -41,8 +41,8 @@ from sidecar.upstream.errors.classify import empty, from_exception, from_object,
     ],
 )
 def test_upstream_error_has_the_same_code_in_each_format(
-    error: UpstreamError, status: int, code: str, retryable: bool
-) -> None:  # noqa: FBT001  # a column
+    error: UpstreamError, status: int, code: str, *, retryable: bool
+) -> None:
     """An upstream error has the same code as a response and as an event of each format; SDKs must not retry it."""
     fault = fault_of_upstream(error)
     envelope = json.loads(openai_body(fault))["error"]
