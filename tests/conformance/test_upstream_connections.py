@@ -15,11 +15,11 @@ import pytest
 import respx
 from event_loops import ON_BOTH_LOOPS
 from hostile import AB, DONE, LAST, STOP
+from recorded_outcomes import RecordOutcomes
 from scripts import answers
 from serving import CHAT, Sidecar, events, settings_of, sidecar, with_policies
 from wire import HEAD, Client, Connection, Script, chunk, eventually, token, upstream
 
-from policies import Call, Lease, Policy
 from policies.api.event import Batch
 from policies.api.lease import Outcome
 from sidecar.downstream.response import OpenAIResponse
@@ -142,30 +142,13 @@ async def resets(connection: Connection) -> None:
     connection.reset()
 
 
-class Recording(Lease):
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        self._outcomes = outcomes
-
-    async def settle(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
-
-
-class Records(Policy, frozen=True):
-    """Records the outcome of each call."""
-
-    outcomes: list[Outcome]
-
-    async def admit(self, call: Call) -> Lease:
-        return Recording(self.outcomes)
-
-
 @asynccontextmanager
 async def recorded(folder: Path, url: str) -> AsyncIterator[tuple[Sidecar, list[Outcome]]]:
     """Run a sidecar whose breaker opens at the first failure; yield it and the outcomes of its calls."""
     outcomes: list[Outcome] = []
     text = f'[[upstream]]\nbase_url = "{url}"\nmodel = "m"\nbreaker = {{ calls = 1, rate = 0.01 }}\n' + ONCE
     settings = settings_of(folder, None, text)
-    async with sidecar(with_policies(settings, Records(outcomes, name="records"))) as served:
+    async with sidecar(with_policies(settings, RecordOutcomes(outcomes, name="records"))) as served:
         yield served, outcomes
 
 

@@ -129,3 +129,21 @@ async def test_each_upstream_has_its_own_budget() -> None:
         await serve([], make_call("hi", services=services), chain=chain)
     assert 110 <= upstream.names.count("a") <= 120
     assert 110 <= upstream.names.count("b") <= 120
+
+
+@pytest.mark.anyio
+async def test_outage_is_not_multiplied() -> None:
+    """A thousand failing calls get at most ten retries and a tenth of the calls, for all calls together."""
+    clock = FakeClock()
+    services = make_services(clock=clock)
+
+    async def sleep(_: float) -> None:
+        return None
+
+    services.sleep = sleep
+    upstream = ScriptedUpstream([BROKEN])
+    chain = Chain([RetryClassifier(name="r", attempts=3)], upstream, services)
+    for _ in range(1000):
+        await serve([], make_call("hi", services=services), chain=chain)
+
+    assert 1000 + 100 < len(upstream.calls) <= 1000 + 10 + 100
