@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
-from policies import (
-    Claim,
-    Grant,
-)
+from policies import Claim, Grant
 from policies.api.services import Services
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, make_services

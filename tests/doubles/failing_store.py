@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from policies import (
-    Claim,
-    Grant,
-)
+from policies import Claim, Grant
 from policies.stores.memory import MemoryStore
 
 

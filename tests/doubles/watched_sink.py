@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policies import (
-    Batch,
-)
+from policies import Batch
 
 
 class WatchedSink:

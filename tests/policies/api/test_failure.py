@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies import (
-    GIVE_UP,
-    Retry,
-)
+from policies import GIVE_UP, Retry
 
 
 def test_negative_wait_is_refused() -> None:

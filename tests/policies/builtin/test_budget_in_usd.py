@@ -18,6 +18,7 @@ from policies.builtin.prices import Price
 from policies.testing import make_call, make_services
 
 pytestmark = pytest.mark.anyio
+
 V1 = "/v1/chat/completions"
 HI = {"model": "small-1", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 PRICES = """

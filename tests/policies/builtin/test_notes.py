@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies import (
-    Budget,
-    MaxTokens,
-    Trim,
-)
+from policies import Budget, MaxTokens, Trim
 from policies.testing import make_call, serve
 
 pytestmark = pytest.mark.anyio

@@ -9,21 +9,12 @@ import openai
 import pytest
 from recorded_outcomes import RecordOutcomes
 
-from policies import (
-    Batch,
-    Call,
-    Chain,
-    Ending,
-    Outcome,
-    Policy,
-    Rejection,
-    UpstreamError,
-    Usage,
-)
+from policies import Batch, Call, Chain, Ending, Outcome, Policy, Rejection, UpstreamError, Usage
 from policies.api.failure import Cause
 from policies.testing import CollectingSink, FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
+
 SECRET = "the prompt says hunter2"
 
 

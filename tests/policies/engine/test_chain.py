@@ -32,6 +32,7 @@ from policies import (
 from policies.testing import Hang, ScriptedUpstream, make_call, serve
 
 pytestmark = pytest.mark.anyio
+
 BROKEN = UpstreamError(openai.OpenAIError("down"), "overloaded")
 
 

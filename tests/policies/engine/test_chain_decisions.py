@@ -7,18 +7,12 @@ from typing import Any
 import openai
 import pytest
 
-from policies import (
-    Call,
-    Decision,
-    Failure,
-    Policy,
-    RetryClassifier,
-    UpstreamError,
-)
+from policies import Call, Decision, Failure, Policy, RetryClassifier, UpstreamError
 from policies.api.failure import Cause
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
+
 FAILED = UpstreamError(
     Cause(lambda: openai.OpenAIError("x"), "RateLimitError", "Slow down.", status=429, said={"code": "slow"}), "rate"
 )

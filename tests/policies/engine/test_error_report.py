@@ -7,17 +7,11 @@ from typing import Any
 import anyio
 import pytest
 
-from policies import (
-    Call,
-    Chain,
-    Lease,
-    Outcome,
-    Policy,
-    Usage,
-)
+from policies import Call, Chain, Lease, Outcome, Policy, Usage
 from policies.testing import ScriptedUpstream, make_call, serve
 
 pytestmark = pytest.mark.anyio
+
 SECRET = "the prompt says hunter2"
 
 

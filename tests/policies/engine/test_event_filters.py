@@ -9,14 +9,7 @@ import pytest
 from claims import totals
 from counting_store import services_with_counting_store
 
-from policies import (
-    Budget,
-    Call,
-    Event,
-    Lease,
-    Policy,
-    Stop,
-)
+from policies import Budget, Call, Event, Lease, Policy, Stop
 from policies.testing import ScriptedUpstream, make_call, piece, serve
 
 pytestmark = pytest.mark.anyio

@@ -31,6 +31,7 @@ from policies.engine.ledger import Ledger
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
+
 BROKEN = UpstreamError(openai.OpenAIError("down"), "overloaded")
 PAID = UpstreamError(openai.OpenAIError("silent"), "timeout", worked=True)
 
