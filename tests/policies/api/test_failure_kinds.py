@@ -13,7 +13,7 @@ from policies.api.failure_kinds import FAILURE_CLASSES
 from sidecar.downstream.client_errors import MESSAGES_BY_KIND
 from sidecar.upstream.errors.classify import BY_CODE, BY_STATUS, BY_TEXT
 
-README = (ROOT / "README.md").read_text()
+FAILURES = (ROOT / "docs" / "failures.md").read_text()
 
 
 def test_each_kind_has_a_message_and_an_exception() -> None:
@@ -24,9 +24,9 @@ def test_each_kind_has_a_message_and_an_exception() -> None:
     assert all(each.why.endswith(".") for each in FAILURE_CLASSES.values())
 
 
-def test_readme_table_equals_the_code() -> None:
-    """The README's table of failures says what the code does: retry, fallback, status and exception."""
-    table = README.split("| class | what happened |")[1].split("\n\n")[0]
+def test_document_table_equals_the_code() -> None:
+    """The table in docs/failures.md says what the code does: retry, fallback, status and exception."""
+    table = FAILURES.split("| class | what happened |")[1].split("\n\n")[0]
     rows = {
         row[0].strip("` "): row
         for line in table.splitlines()[2:]

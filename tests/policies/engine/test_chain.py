@@ -29,6 +29,7 @@ from policies import (
     RetryClassifier,
     UpstreamError,
 )
+from policies.engine.call_control import CallControl
 from policies.testing import Hang, ScriptedUpstream, make_call, serve
 
 pytestmark = pytest.mark.anyio
@@ -230,10 +231,16 @@ async def test_native_cancellation_settles() -> None:
     assert await totals(store) == [(6, 0)]
 
 
-@pytest.mark.parametrize(("repeated", "end"), [(False, "; again in"), (True, ", sent again by its client; again in")])
-async def test_failed_attempt_is_logged(repeated: bool, end: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
-    """The log names the failure of an attempt, what follows, and whether the client repeats the call."""
-    call = make_call("hi", is_client_retry=repeated)
-    await serve([RetryClassifier(name="r")], call, ScriptedUpstream([BROKEN], ["fine"]))
+async def test_failed_attempts_are_reported() -> None:
+    """The owner of a call learns which attempts failed before the last one, when, and how the call ended."""
+    control = CallControl()
+    call = make_call("hi")
+    upstream, sink = ScriptedUpstream([BROKEN], ["fine"]), WatchedSink(lambda _: None)
+    await Chain([RetryClassifier(name="r")], upstream, call.services).run(call, sink, control=control)
 
-    assert f"call {call.id}: upstream-1 failed: overloaded (OpenAIError){end}" in caplog.text
+    (failed,) = control.failed_attempts
+    assert (failed.upstream, failed.error_kind, failed.started_after_seconds) == ("upstream-1", "overloaded", 0.0)
+    assert control.outcome is not None
+    assert (control.outcome.ending, control.outcome.attempts) == (Ending.DONE, 2)
+    assert control.upstream_after_seconds is not None
+    assert control.upstream_after_seconds > failed.seconds
