@@ -89,10 +89,10 @@ class HttpTransport:
         while True:
             sent_at = self._clock()
             try:
-                connection.begin()
-                connection.transport.write(data)  # type: ignore[union-attr]  # open: nothing was awaited since
-                await connection.head()
-                return connection
+                await connection.request(data)
+                if connection.status or connection.broken is None:
+                    return connection
+                raise connection.broken
             except httpx.ReadError:
                 connection.abort()
                 if connection is not reused or connection.heard or self._clock() - sent_at >= STALE_REUSE_SECONDS:
