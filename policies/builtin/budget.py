@@ -83,13 +83,13 @@ class _BudgetLease(Lease):
     def _measure(self) -> int:
         """Return the prompt's tokens as they are reserved."""
         call, policy = self._call, self._policy
-        size = call.size
+        model, size = call.model, call.size
         if size is None:
             size = call.size = size_of(call)
         if policy.reserve == "bound":
             self._prompt = size.bound(policy.media)
         else:
-            self._prompt = call.services.tokens.estimate(call.model, size, policy.media)
+            self._prompt = call.services.tokens.estimate(model, size, policy.media)
         return self._prompt
 
     def _refused(self, amount: str) -> Rejection:
@@ -105,6 +105,7 @@ class _TokenLease(_BudgetLease):
     def claims(self) -> Sequence[Claim]:
         policy, call = self._policy, self._call
         assert policy.tokens is not None  # for the type: `admit` chooses this class
+        answers = call.choices_generated
         own = call.caps.day_tokens if policy.window == "day" else None
         return (
             policy.claim(
@@ -114,7 +115,7 @@ class _TokenLease(_BudgetLease):
                 window=Calendar(policy.window, policy.timezone),
                 by=policy.by,
                 unit="tokens",
-                per_token=call.choices_generated,
+                per_token=answers,
                 floor=policy.floor,
                 max_identities=policy.identities,
             ),
