@@ -105,7 +105,6 @@ class _TokenLease(_BudgetLease):
     def claims(self) -> Sequence[Claim]:
         policy, call = self._policy, self._call
         assert policy.tokens is not None  # for the type: `admit` chooses this class
-        answers = call.choices_generated
         own = call.caps.day_tokens if policy.window == "day" else None
         return (
             policy.claim(
@@ -115,7 +114,7 @@ class _TokenLease(_BudgetLease):
                 window=Calendar(policy.window, policy.timezone),
                 by=policy.by,
                 unit="tokens",
-                per_token=answers,
+                per_token=call.choices_generated,
                 floor=policy.floor,
                 max_identities=policy.identities,
             ),

@@ -155,7 +155,8 @@ class AnswerBody:
 
     def _ended(self, batch: Batch | None) -> Batch | None:
         reading = self.reading
-        last = reading.last(batch)
+        last = batch or reading.held()
+        last.last = True
         if reading.has_output or reading.says_why:
             return last
         self._broken = empty(self._request, last if reading.finished else None)

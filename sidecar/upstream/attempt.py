@@ -46,13 +46,14 @@ class Attempt:
     _permit: Permit | None = None
     _worked = False
     """Whether upstream may have read the prompt: true once a connection took the request, until a failure tells otherwise."""
+    _streams = False
+    """Whether upstream was asked to stream; a call does not change while it is attempted."""
     _failed = False
     """Whether upstream ended the attempt, by a failure or by silence until the deadline."""
     _model = ""
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call
-        self._streams = call.stream
 
     @property
     def usage(self) -> Usage:
@@ -82,7 +83,8 @@ class Attempt:
         return self
 
     async def _open(self) -> None:
-        call, upstream, streams = self._call, self._upstream, self._streams
+        call, upstream = self._call, self._upstream
+        streams = self._streams = call.stream
         model = self._model = upstream.known_model(call) or await upstream.model(call)
         style = known = upstream.dialect.style(model)
         limits = upstream.settings

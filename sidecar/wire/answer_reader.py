@@ -23,7 +23,6 @@ from .chunk import (
     event_of,
     events_of,
     has_content,
-    read_chunks,
     read_repaired,
 )
 from .error_object import (
@@ -96,25 +95,20 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         Stops at `[DONE]` and at the first failure.
         """
         items, raws = self._held, self._held_raw
-        chunks = read_chunks(frames) if len(frames) > 1 else []
-        decoded = len(chunks)
-        for at, frame in enumerate(frames):
+        for frame in frames:
             payload = frame.payload
-            if at < decoded:
-                chunk = chunks[at]
-            elif not payload.startswith(b"{") and payload.lstrip().startswith(DONE_MARKER):
+            if not payload.startswith(b"{") and payload.lstrip().startswith(DONE_MARKER):
                 self.done = True
                 break
-            else:
-                try:
-                    chunk = decode_chunk(payload)
-                except (msgspec.MsgspecError, ValueError, RecursionError):
-                    chunk, payload = self._read_unusual(frame)
+            try:
+                chunk = decode_chunk(payload)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                chunk, payload = self._read_unusual(frame)
             if frame.event == "error":
                 if chunk is not EMPTY_CHUNK:
                     self._take_failed(chunk, payload, error_of_event(payload), items, raws)
-            elif chunk.error is None and chunk.choices:
-                self._take_choices(chunk, frame.raw, payload, items, raws)
+            elif chunk.error is None and (chunk.choices or chunk.usage is not None):
+                self._take_chunk(chunk, frame.raw, payload, items, raws)
             elif chunk is not EMPTY_CHUNK:
                 self._take_other(chunk, frame.raw, payload, items, raws)
             if not self.has_output:
@@ -148,7 +142,8 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
-    def _take_choices(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
+    def _take_chunk(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
+        """Take a chunk that is no error."""
         choices = chunk.choices or ()
         if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
             return
@@ -156,19 +151,20 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         for choice in choices:
             self._count(choice)
             items.append((choice, own, payload))
-        raws.append(raw)
+        if choices:
+            raws.append(raw)
+        elif chunk.usage is None or self.shows_usage:
+            items.append((None, raw, payload))
+            raws.append(raw)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
-        """Take a chunk with an error, or without choices."""
-        if (error := find_error(chunk, payload)) is not None:
-            self._take_failed(chunk, payload, error, items, raws)
-        elif chunk.choices:
-            self._take_choices(chunk, raw, payload, items, raws)
-        elif chunk.usage is None or self.shows_usage:
-            items.append((None, raw, payload))
-            raws.append(raw)
+        """Take a chunk that may be an error."""
+        if (error := find_error(chunk, payload)) is None:
+            self._take_chunk(chunk, raw, payload, items, raws)
+            return
+        self._take_failed(chunk, payload, error, items, raws)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
 
@@ -209,12 +205,10 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
                 self.finishes += index < self.answers
                 self.all_finished = len(self._seen) == len(self._finished) >= self.answers
 
-    def last(self, batch: Batch | None) -> Batch:
-        """Return *batch* as the last one; in place of None, the events that were held back, if any."""
-        if batch is None:
-            batch = Batch(events=partial(events_of, self._held), raw=b"".join(self._held_raw))
-            self._held, self._held_raw = [], []
-        batch.last = True
+    def held(self) -> Batch:
+        """Return the events that were held back, if any, as a batch."""
+        batch = Batch(events=partial(events_of, self._held), raw=b"".join(self._held_raw))
+        self._held, self._held_raw = [], []
         return batch
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:

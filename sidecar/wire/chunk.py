@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from policies.api.event import Event
 
 from .reported_usage import Reported, read_report
-
-if TYPE_CHECKING:
-    from .sse_reader import Frame
 
 MAX_CHOICES = 1_024
 """A choice with an index from here on is counted as choice 0."""
@@ -59,8 +56,7 @@ Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
 """An event that is not built yet: its choice (None for a frame without one), its own bytes, its frame's JSON."""
 
 EMPTY_DELTA = Delta()
-_CHUNK_DECODER = msgspec.json.Decoder(Chunk)
-decode_chunk = _CHUNK_DECODER.decode
+decode_chunk = msgspec.json.Decoder(Chunk).decode
 """Decode one chunk.  A builtin, because it is called for every token; `read_repaired` reads what it refuses."""
 
 
@@ -93,24 +89,6 @@ def read_repaired(payload: bytes) -> tuple[Chunk, bytes]:
     except ValueError:
         payload = _without_lone_surrogates(payload)
     return read_chunk(payload), payload
-
-
-def read_chunks(frames: Sequence[Frame]) -> list[Chunk]:
-    """Return the chunks of the leading *frames* that are objects, decoded in one call; empty where one fails to decode.
-
-    Lines cannot combine: each starts and ends with a brace, and `}` followed by `{` without a comma is not JSON.  So if
-    there are as many objects as lines, each line is one object.
-    """
-    payloads = []
-    for frame in frames:
-        if not (frame.payload.startswith(b"{") and frame.payload.endswith(b"}")):
-            break
-        payloads.append(frame.payload)
-    try:
-        chunks = _CHUNK_DECODER.decode_lines(b"\n".join(payloads))
-    except (msgspec.MsgspecError, RecursionError):
-        return []
-    return chunks if len(chunks) == len(payloads) else []
 
 
 def _without_lone_surrogates(payload: bytes) -> bytes:

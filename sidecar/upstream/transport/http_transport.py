@@ -74,15 +74,13 @@ class HttpTransport:
         A reused connection that the server had closed is replaced once, by a new one, with the same request.
         """
         pool, lines = self._prepared.get(target) or self._prepare(target)
+        size = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
+        data = b"".join(((lines + _lines(headers)).encode("latin-1"), size, body))
         connection = reused = pool.pop()
         if connection is None:
             connection = await pool.open()
         try:
             on_connected()
-            if headers:
-                lines += _lines(headers)
-            size = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
-            data = b"".join((lines.encode("latin-1"), size, body))
         except BaseException:
             connection.abort()
             raise
