@@ -36,8 +36,9 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     message_event = asyncio.Event()
     """What uvicorn sets where something is to be received; nobody waits for it."""
 
-    started = full = disconnected = response_started = response_complete = False
+    full = disconnected = response_started = response_complete = False
     more_body = True
+    status = 0
     body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's are all of the second kind
     chunked_encoding: bool | None = None
     expected_content_length = 0
@@ -122,7 +123,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             return
         start = b""
         if head is not None:
-            self.started, self.response_started, self.waiting_for_100_continue = True, True, False
+            self.status, self.response_started, self.waiting_for_100_continue = head.status, True, False
             fields = [*self.default_headers, *head.headers]
             start = b"\r\n".join((FIRST[head.status], *map(b": ".join, fields)))
             if not start.count(b"\n") == start.count(b"\r") == len(fields):
@@ -158,7 +159,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
                     self.chunked_encoding = False
             elif self.expected_content_length == 0:
                 self.expected_content_length = len(message.get("body", b""))
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
         await super().send(message)
-        self.started = self.response_started
         if self.response_complete:
             self.wake()
