@@ -139,19 +139,12 @@ class IdentifiedCall(Protocol):
 
 def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
     """Return for whom *call* counts. A user belongs to its tenant, so no tenant spends as another's user."""
-    if by == "tenant":
-        return _tenant(call.tenant)
     parts = by if isinstance(by, list) else [by]
     names = [_name(call, part) for part in parts]
     if all(part in ("tenant", "global") for part in parts):
         return CountedIdentity(IDENTITY_SEPARATOR.join(names), None)
     known = [call.tenant] if "tenant" in parts or "user" in parts else []
     return CountedIdentity(IDENTITY_SEPARATOR.join(names), IDENTITY_SEPARATOR.join(known))
-
-
-@functools.lru_cache(1024)
-def _tenant(name: str) -> CountedIdentity:
-    return CountedIdentity(name, None)
 
 
 def _name(call: IdentifiedCall, part: Identity) -> str:

@@ -110,11 +110,10 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
         claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling down to *floor*.
         Beyond *max_identities* values that clients choose (addresses, models, users), further ones share one counter.
         """
-        counted = identity(call, by)
-        group = counted.group
+        name, group = (call.tenant, None) if by == "tenant" else identity(call, by)
         return Claim(
             policy=self.name,
-            identity=counted.name,
+            identity=name,
             unit=unit,
             limit=limit,
             window=window,

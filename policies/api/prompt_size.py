@@ -46,7 +46,8 @@ _SOUND = _FILE | {"input_audio"}
 def size_of(call: Call) -> Size:
     """Measure the call's prompt: its messages, and every other field that a server may put into it."""
     size = parts = media = files = 0
-    for message in call.messages:
+    messages: list[Message] = call.body.get("messages") or []
+    for message in messages:
         content = message.get("content")
         if isinstance(content, str):
             size += len(content) if content.isascii() else _bytes(content)
@@ -61,7 +62,7 @@ def size_of(call: Call) -> Size:
         if isinstance(value, _READABLE) and field != "messages":
             read = len(msgspec.json.encode(value))
             size += read if read > MAX_UNREAD_FIELD_BYTES or field not in _NOT_READ else 0
-    return Size(size, len(call.messages), parts, media, files)
+    return Size(size, len(messages), parts, media, files)
 
 
 def _bytes(text: str) -> int:

@@ -83,13 +83,13 @@ class _BudgetLease(Lease):
     def _measure(self) -> int:
         """Return the prompt's tokens as they are reserved."""
         call, policy = self._call, self._policy
-        size = call.size
+        model, size = call.model, call.size
         if size is None:
             size = call.size = size_of(call)
         if policy.reserve == "bound":
             self._prompt = size.bound(policy.media)
         else:
-            self._prompt = call.services.tokens.estimate(call.model, size, policy.media)
+            self._prompt = call.services.tokens.estimate(model, size, policy.media)
         return self._prompt
 
     def _refused(self, amount: str) -> Rejection:

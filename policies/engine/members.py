@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 
 class Member(msgspec.Struct, frozen=True, eq=False):
-    """One policy of a chain: the calls that it is for (None: all), and what serves them."""
+    """One policy of a chain: the calls that it is for (*match*; None for all), and what serves them."""
 
     match: Match | None
+    covers: Callable[[Call], bool]
+    """Whether the policy is for a call, as it is now."""
     running: RunningPolicy
     when_store_fails: StoreFailure
-
-    def covers(self, call: Call) -> bool:
-        """Whether the policy is for *call*, as it is now."""
-        return self.match is None or self.match.covers(call)
 
     def returned(self, hook: str, value: object, expected: str) -> str:
         """Return the error for a *hook* that returned another *value* than *expected*; it names classes alone."""
@@ -67,7 +65,8 @@ class Members:
         if not any(overrides(running, name) for name in CALL_HOOKS):
             problem = f"{type(running).__name__} overrides none of {', '.join(CALL_HOOKS)}"
             raise HookError(problem, "override one of them, or remove the policy")
-        return Member(None if policy.match == Match() else policy.match, running, policy.when_store_fails)
+        match = None if policy.match == Match() else policy.match
+        return Member(match, policy.match.covers, running, policy.when_store_fails)
 
     def _started(self, policy: Policy) -> RunningPolicy:
         kind, shared = type(policy), self._services.shared_objects

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
-from sidecar.upstream.errors.classify import from_exception, timed_out
+from sidecar.upstream.errors.classify import from_exception, timed_out, unavailable
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 
 from .answer_body import AnswerBody, Deliver
+from .circuit_breaker import BreakerOpen
 from .progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Attempt:
     _permit: Permit | None = None
     _worked = False
     """Whether upstream may have read the prompt: true once a connection took the request, until a failure tells otherwise."""
+    _streams = False
+    """Whether upstream was asked to stream; a call does not change while it is attempted."""
     _failed = False
     """Whether upstream ended the attempt, by a failure or by silence until the deadline."""
     _model = ""
@@ -62,11 +66,14 @@ class Attempt:
             return Usage()
         body = self._body
         usage = PROMPT_ONLY if body is None else body.reading.usage
-        exact = self._call.stream or self._failed or (body is not None and body.reading.done)
+        exact = self._streams or self._failed or (body is not None and body.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
-        self._permit = self._upstream.enter()
+        try:
+            self._permit = self._upstream.breaker.enter()
+        except BreakerOpen as refusal:
+            raise unavailable(refusal.wait, self._upstream.asked) from refusal.cause
         try:
             await self._open()
         except BaseException as error:
@@ -77,25 +84,28 @@ class Attempt:
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
+        streams = self._streams = call.stream
         model = self._model = upstream.known_model(call) or await upstream.model(call)
         style = known = upstream.dialect.style(model)
         limits = upstream.settings
         # A server that does not stream sends its head together with its whole answer.
-        timeout = self._timeout = ProgressTimeout(limits.head if call.stream else limits.whole)
+        head_limit = limits.head if streams else limits.whole
+        timeout = self._timeout = ProgressTimeout(head_limit)
         for _ in range(MAX_REWRITES):
             if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
-            body = upstream.chat_body(call, model, style)
             try:
                 with timeout:
-                    response = self._response = await upstream.send(call, body, self._on_connected)
+                    sending = upstream.send(call, model, style, self._on_connected, streams=streams)
+                    response = self._response = await sending
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
             if response.status == STATUS_OK:
-                upstream.dialect.learn(model, known, style)
-                if call.stream:
+                if style is not known:
+                    upstream.dialect.learn(model, known, style)
+                if streams:
                     timeout.reset(limits.first_token)
-                self._body = AnswerBody(upstream, call, response, timeout, self._permit)
+                self._body = AnswerBody(upstream, call, response, timeout, self._permit, streams=streams)
                 return
             failure, text = await self._read_refusal(response)
             other = upstream.dialect.after_refusal(call, style, response.status, text)
@@ -103,7 +113,7 @@ class Attempt:
                 break
             style = other
             self._worked = False
-            timeout.reset(limits.head if call.stream else limits.whole)
+            timeout.reset(head_limit)
         raise failure
 
     def _on_connected(self) -> None:
@@ -119,12 +129,12 @@ class Attempt:
             await response.aclose()
         return failure, body.decode("utf-8", "replace")
 
-    async def deliver(self, to: Deliver) -> None:
+    def deliver(self, to: Deliver) -> Coroutine[Any, Any, None]:
         """See `policies.api.upstream.Stream.deliver`."""
         if self._body is None:
             msg = "deliver() was called before the attempt was entered"
             raise RuntimeError(msg)
-        await self._body.deliver(to)
+        return self._body.deliver(to)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

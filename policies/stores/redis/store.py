@@ -22,8 +22,9 @@ from redis.exceptions import MovedError, RedisError
 
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
-from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, WindowCache, bucket_seconds
+from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, bucket_seconds
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
+from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
 
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
