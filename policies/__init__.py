@@ -67,12 +67,12 @@ __all__ = [
     "Window",
 ]
 
-_RENAMED = {"Hooks": "RunningPolicy", "NO_RETRY": "GIVE_UP", "Only": "Match", "Process": "Services"}
+_NEW_NAMES = {"Hooks": "RunningPolicy", "NO_RETRY": "GIVE_UP", "Only": "Match", "Process": "Services"}
 
 
 def __getattr__(name: str) -> object:
     """Return a public name by the name that it had before; each use warns."""
-    if (new := _RENAMED.get(name)) is None:
+    if (new := _NEW_NAMES.get(name)) is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     warnings.warn(f"policies.{name} is now policies.{new}", DeprecationWarning, stacklevel=2)

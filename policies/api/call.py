@@ -20,7 +20,7 @@ LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_
 """Fields that servers read as the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
 MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 """Fields for the number of answers: `best_of` are generated, `n` of them are returned; `n_cmpl` is llama.cpp's own."""
-_LIMIT, _MANY = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
+_LIMIT_FIELD_SET, _MANY_FIELD_SET = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
 
 MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
 """Notes that a call keeps, and characters of each."""
@@ -153,14 +153,14 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def choices_generated(self) -> int:
         """How many answers are generated; each may be as long as the ceiling."""
-        if _MANY.isdisjoint(self.body):
+        if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
         return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
     def choices_returned(self) -> int:
         """How many answers are returned: of `best_of` only `n` are."""
-        if _MANY.isdisjoint(self.body):
+        if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
         many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
         return max((each for each in many if isinstance(each, int)), default=1)
@@ -169,7 +169,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     def max_tokens(self) -> int | None:
         """The ceiling of one answer in tokens: the lowest where a client sends several fields."""
         lowest = None
-        for field in _LIMIT.intersection(self.body):
+        for field in _LIMIT_FIELD_SET.intersection(self.body):
             limit = self.body[field]
             if isinstance(limit, int) and (lowest is None or limit < lowest):
                 lowest = limit
@@ -179,7 +179,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     def max_tokens(self, ceiling: int) -> None:
         body = self.body
         is_set = False
-        for field in _LIMIT.intersection(body):
+        for field in _LIMIT_FIELD_SET.intersection(body):
             if isinstance(body[field], int):
                 body[field], is_set = ceiling, True
         if not is_set:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .client_connection import Head, OnDisconnect, Receive, Scope, Send
 
-Route: TypeAlias = "Callable[[Scope, ClientConnection], Awaitable[None]]"
+ServeRequest: TypeAlias = "Callable[[Scope, ClientConnection], Awaitable[None]]"
 
 HIGH_WATER_BYTES = 65_536
 """Bytes that wait for the server from which on the connection is full."""
@@ -128,7 +128,7 @@ class AsgiConnection(ClientConnection):
             self._sent.set()
 
 
-async def over_asgi(route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+async def over_asgi(route: ServeRequest, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one request with *route*: over the server's own connection if *scope* has one, else over the adapter."""
     own: ClientConnection | None = scope.get("extensions", {}).pop(CONNECTION_EXTENSION, None)
     if own is not None:

@@ -8,7 +8,7 @@ from hmac import compare_digest
 
 from sidecar.config.access import Access
 
-SHORT = 8
+DIGEST_PREFIX_BYTES = 8
 
 
 class UnknownKey(Exception):
@@ -22,7 +22,7 @@ class KeyTable:
         self._everybody = None if accesses else everybody
         self._by_start: dict[bytes, list[Access]] = {}
         for access in accesses:
-            self._by_start.setdefault(access.digest[:SHORT], []).append(access)
+            self._by_start.setdefault(access.digest[:DIGEST_PREFIX_BYTES], []).append(access)
 
     def access(self, headers: Mapping[bytes, bytes]) -> Access:
         """Return what the caller's key opens.  Raises `UnknownKey`.
@@ -34,7 +34,7 @@ class KeyTable:
         scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
         digest = sha256(token.strip()).digest()
         if scheme.lower() == b"bearer" and token:
-            for access in self._by_start.get(digest[:SHORT], ()):
+            for access in self._by_start.get(digest[:DIGEST_PREFIX_BYTES], ()):
                 if compare_digest(access.digest, digest):
                     return access
         raise UnknownKey

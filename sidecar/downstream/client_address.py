@@ -12,9 +12,9 @@ from .client_connection import Scope
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
-_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("[^"]*"|[^;,\s]*)', re.IGNORECASE)
-_PORT = re.compile(r"^(?:\[([^\]]+)\](?::\d+)?|([^:]+):\d+)$")
-FARTHEST = 32
+_FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("[^"]*"|[^;,\s]*)', re.IGNORECASE)
+_HOST_WITH_PORT = re.compile(r"^(?:\[([^\]]+)\](?::\d+)?|([^:]+):\d+)$")
+MAX_HOPS = 32
 """Hops that are looked at; a longer list was made up."""
 
 
@@ -35,7 +35,7 @@ class TrustedProxies:
         if not self._networks or not self._trusts(peer):
             return peer
         written = b",".join(value for name, value in scope["headers"] if name == self._header)
-        hops = list(self._hops(written.decode("latin-1")))[-FARTHEST:]
+        hops = list(self._hops(written.decode("latin-1")))[-MAX_HOPS:]
         address = peer
         for hop in reversed(hops):
             if _parsed(hop) is None:
@@ -48,7 +48,7 @@ class TrustedProxies:
     def _hops(self, written: str) -> Iterable[str]:
         for hop in written.split(",") if written else ():
             if self._header == b"forwarded":
-                match = _FOR.search(hop)
+                match = _FORWARDED_FOR.search(hop)
                 yield _without_port(match[1].strip('"')) if match else ""
             else:
                 yield _without_port(hop.strip())
@@ -60,7 +60,7 @@ class TrustedProxies:
 
 
 def _without_port(hop: str) -> str:
-    match = _PORT.match(hop)
+    match = _HOST_WITH_PORT.match(hop)
     return (match[1] or match[2]) if match else hop
 
 

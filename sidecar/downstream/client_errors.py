@@ -92,19 +92,19 @@ PASSES_UPSTREAM_MESSAGE = frozenset({"context", "request"})
 PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "auth", "request"})
 """Final classes: code, type and param of upstream stay, because programs match `context_length_exceeded` and the like."""
 
-TYPES = {
+ERROR_TYPES_BY_STATUS = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
 }
-CHAT_WORDS = {
+CHAT_MESSAGES = {
     "rate_limit_exceeded": (429, "Rate limit exceeded. Please slow down."),
     "request_too_large": (429, "Request too large. Please shorten your message."),
     "budget_exceeded": (429, "Daily AI budget exceeded. Try again tomorrow."),
 }
 """What Chat Nest's clients know: status and words on `/api/chat`."""
-SERVER, BAD_GATEWAY = 500, 502
-ERRORS = range(400, 600)
+FIRST_SERVER_ERROR, BAD_GATEWAY = 500, 502
+ERROR_STATUSES = range(400, 600)
 """All that HTTP knows as failures; servers make up others, which no client of ours must see."""
 
 
@@ -159,7 +159,7 @@ def fault_of_upstream(error: UpstreamError) -> ClientError:
     told, cause = MESSAGES_BY_KIND.get(error.kind, MESSAGES_BY_KIND["server"]), error.cause
     status = told.status
     if cause.status_code is not None:
-        status = cause.status_code if cause.status_code in ERRORS else BAD_GATEWAY
+        status = cause.status_code if cause.status_code in ERROR_STATUSES else BAD_GATEWAY
     own = cause if error.kind in PASSES_UPSTREAM_CODE else None
     code = own.code if own is not None and own.code and not own.code.isdigit() else told.code
     words = cause.message if cause.message and error.kind in PASSES_UPSTREAM_MESSAGE else told.words
@@ -231,18 +231,20 @@ def deadline_passed(seconds: float) -> ClientError:
 
 def chat_body(fault: ClientError) -> bytes:
     """Return the JSON body of a refusal on `/api/chat`."""
-    _, message = CHAT_WORDS.get(fault.code, (0, fault.message))
+    _, message = CHAT_MESSAGES.get(fault.code, (0, fault.message))
     return msgspec.json.encode({"error": message, "code": fault.code, **fault.details})
 
 
 def chat_status(fault: ClientError) -> int:
     """Return the status of a refusal on `/api/chat`."""
-    return CHAT_WORDS.get(fault.code, (fault.status, ""))[0]
+    return CHAT_MESSAGES.get(fault.code, (fault.status, ""))[0]
 
 
 def openai_error(fault: ClientError) -> dict[str, Any]:
     """Return the error object that OpenAI's SDKs read."""
-    kind = fault.kind or TYPES.get(fault.status, "server_error" if fault.status >= SERVER else "invalid_request_error")
+    kind = fault.kind or ERROR_TYPES_BY_STATUS.get(
+        fault.status, "server_error" if fault.status >= FIRST_SERVER_ERROR else "invalid_request_error"
+    )
     return {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code, **fault.details}
 
 
@@ -253,7 +255,7 @@ def openai_body(fault: ClientError) -> bytes:
 
 def chat_event(fault: ClientError) -> bytes:
     """Return the `error` event that ends a Chat Nest stream."""
-    _, message = CHAT_WORDS.get(fault.code, (0, fault.message))
+    _, message = CHAT_MESSAGES.get(fault.code, (0, fault.message))
     return error_event(message, fault.code, retryable=fault.retryable)
 
 

@@ -12,7 +12,7 @@ from sidecar.config.log import LogFormat, LogLevel, LogSettings
 
 from .entry_format import MAX_LINE_BYTES
 from .escaping import printable_json, quoted
-from .levels import SEVERITY, level_of
+from .levels import LEVEL_NUMBERS, level_of
 from .timestamp import TimestampFormat
 
 _TEXT_CHARACTERS = (256, 64, 8)
@@ -27,13 +27,13 @@ class AccessLog:
 
     def __init__(self, settings: LogSettings, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._least = SEVERITY[settings.level]
+        self._least = LEVEL_NUMBERS[settings.level]
         self._encode = AccessLineFormat(settings.format).encode
 
     def observe(self, record: Record) -> None:
         """Write the line of *record* if its level is high enough (`levels.level_of`)."""
         level = level_of(record)
-        if SEVERITY[level] >= self._least:
+        if LEVEL_NUMBERS[level] >= self._least:
             self._write(self._encode(record, level))
 
     async def close(self) -> None:

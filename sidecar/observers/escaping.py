@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-_PLAIN = re.compile(r"[A-Za-z0-9._:/@+~*,{}\[\]-]+").fullmatch
-_SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_DELETE = b"\x7f"
+_is_plain_word = re.compile(r"[A-Za-z0-9._:/@+~*,{}\[\]-]+").fullmatch
+_SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_DELETE_BYTE = b"\x7f"
 _LAST_OF_ONE_UNIT = 0xFFFF
 
 
@@ -16,11 +16,11 @@ def quoted(text: str) -> str:
     Spaces, quotes, `=`, `>` and everything outside ASCII make it a JSON string.  Unprintable characters, among them line
     and paragraph separators, bidirectional controls and lone surrogates, become `\uXXXX`.
     """
-    if _PLAIN(text):
+    if _is_plain_word(text):
         return text
     if text.isprintable():
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return '"' + "".join(_SHORT.get(char) or _escape(char) for char in text) + '"'
+    return '"' + "".join(_SHORT_ESCAPES.get(char) or _escape(char) for char in text) + '"'
 
 
 def printable(text: str) -> str:
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 def printable_json(line: bytes) -> bytes:
     r"""Return the JSON text *line* with unprintable characters, DEL and beyond ASCII, as `\uXXXX`; JSON encoders leave those."""
-    if line.isascii() and _DELETE not in line:
+    if line.isascii() and _DELETE_BYTE not in line:
         return line
     text = line.decode()
     return line if text.isprintable() else "".join(map(_escape, text)).encode()

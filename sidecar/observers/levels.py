@@ -5,7 +5,7 @@ from __future__ import annotations
 from policies.records.record import Record
 from sidecar.config.log import LogLevel
 
-SEVERITY: dict[LogLevel, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVEL_NUMBERS: dict[LogLevel, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 """The numbers are those of stdlib `logging`."""
 PROBE_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Routes that monitors call every few seconds."""

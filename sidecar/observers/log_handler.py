@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sidecar.config.log import LogLevel
 
 from .entry_format import EntryFormat, FieldValue
-from .levels import SEVERITY
+from .levels import LEVEL_NUMBERS
 from .traceback_lines import traceback_lines
 
 OWN_LOGGERS = ("sidecar", "policies")
@@ -64,15 +64,15 @@ def install_log_handler(handler: logging.Handler, level: LogLevel) -> None:
         for old in each.handlers[:]:
             each.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(max(logging.WARNING, SEVERITY[level]))
+    root.setLevel(max(logging.WARNING, LEVEL_NUMBERS[level]))
     for name in OWN_LOGGERS:
-        logging.getLogger(name).setLevel(SEVERITY[level])
+        logging.getLogger(name).setLevel(LEVEL_NUMBERS[level])
 
 
 def level_name(number: int) -> LogLevel:
     """Return the highest level of ours that is at most the stdlib level *number*."""
     name: LogLevel = "debug"
-    for level, severity in SEVERITY.items():
+    for level, severity in LEVEL_NUMBERS.items():
         if number >= severity:
             name = level
     return name

@@ -13,7 +13,7 @@ from .line_writer import LineWriter
 from .log_handler import LineHandler, install_log_handler
 from .state_log import StateLog
 
-STDERR = 2
+STDERR_FD = 2
 
 
 class ProcessLog:
@@ -27,7 +27,7 @@ class ProcessLog:
         self,
         settings: LogSettings,
         *,
-        fd: int = STDERR,
+        fd: int = STDERR_FD,
         worker: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:

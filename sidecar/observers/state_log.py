@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sidecar.config.log import LogLevel
 
 from .entry_format import EntryFormat, FieldValue
-from .levels import SEVERITY
+from .levels import LEVEL_NUMBERS
 
 MAX_SUBJECTS = 1024
 """Subjects come from the configuration; beyond this number the oldest one is forgotten."""
@@ -31,7 +31,7 @@ class StateLog:
         clock: Callable[[], float],
     ) -> None:
         self._write, self._entries, self._clock = write, entries, clock
-        self._least = SEVERITY[level]
+        self._least = LEVEL_NUMBERS[level]
         self._states: dict[str, _State] = {}
 
     def expect(self, subject: str, state: str) -> None:
@@ -49,7 +49,7 @@ class StateLog:
             return False
         now = self._clock()
         self._keep(subject, _State(state, now))
-        if SEVERITY[level] >= self._least:
+        if LEVEL_NUMBERS[level] >= self._least:
             fields: dict[str, FieldValue] = {"subject": subject, "state": state}
             if before is not None:
                 fields["was"] = before.name

@@ -20,19 +20,19 @@ from .request_cycle import RequestCycle
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-SILENCE = 120
+VANISHED_CLIENT_SECONDS = 120
 """Seconds after which a client whose machine says nothing at all has left."""
-OPTIONS = {
-    "TCP_KEEPIDLE": SILENCE // 2,
-    "TCP_KEEPINTVL": SILENCE // 8,
+KEEPALIVE_OPTIONS = {
+    "TCP_KEEPIDLE": VANISHED_CLIENT_SECONDS // 2,
+    "TCP_KEEPINTVL": VANISHED_CLIENT_SECONDS // 8,
     "TCP_KEEPCNT": 4,
-    "TCP_USER_TIMEOUT": SILENCE * 1000,
+    "TCP_USER_TIMEOUT": VANISHED_CLIENT_SECONDS * 1000,
 }
 
 
-OFFERS = frozenset({b"upgrade", b"http2-settings"})
+UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 """What offers another protocol; the `connection` that names them offers nothing without."""
-SURPLUS = 16_777_216
+MAX_SURPLUS_BYTES = 16_777_216
 """Bytes behind a running request that are read and thrown away; whoever sends more is cut off."""
 
 
@@ -60,7 +60,7 @@ class HttpProtocol(HttpToolsProtocol):
         opened = transport.get_extra_info("socket")
         if opened is not None and opened.family in (socket.AF_INET, socket.AF_INET6):
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in OPTIONS.items():
+            for name, value in KEEPALIVE_OPTIONS.items():
                 if (option := getattr(socket, name, None)) is not None:
                     opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
@@ -68,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Read on behind the last request too: only so is its client's leaving heard."""
         if self._surplus >= 0:
             self._surplus += len(data)
-            if self._surplus > SURPLUS:
+            if self._surplus > MAX_SURPLUS_BYTES:
                 self.transport.abort()
             return
         try:
@@ -83,7 +83,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Pass over an offer to speak otherwise (RFC 9110, 7.8); the parser has taken it for an end, and begins anew."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % field for field in self.headers if field[0] not in OFFERS]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] not in UPGRADE_HEADERS]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)

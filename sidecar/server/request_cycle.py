@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from sidecar.wire.limit_headers import Header
 
-FIRST = {status: line.strip() for status, line in STATUS_LINE.items()}
-LENGTH = b"content-length"
+STATUS_LINES = {status: line.strip() for status, line in STATUS_LINE.items()}
+CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 
 
@@ -124,7 +124,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         if head is not None:
             self.started, self.response_started, self.waiting_for_100_continue = True, True, False
             fields = [*self.default_headers, *head.headers]
-            start = b"\r\n".join((FIRST[head.status], *map(b": ".join, fields)))
+            start = b"\r\n".join((STATUS_LINES[head.status], *map(b": ".join, fields)))
             if not start.count(b"\n") == start.count(b"\r") == len(fields):
                 msg = "a header has more than one line"
                 raise ValueError(msg)
@@ -154,7 +154,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         """See ASGI; what goes out to HTTP/1.0 without a length is announced to uvicorn piece by piece as the whole."""
         if self.scope["http_version"] == "1.0":
             if message["type"] == "http.response.start":
-                if all(name.lower() != LENGTH for name, _ in message.get("headers", ())):
+                if all(name.lower() != CONTENT_LENGTH for name, _ in message.get("headers", ())):
                     self.chunked_encoding = False
             elif self.expected_content_length == 0:
                 self.expected_content_length = len(message.get("body", b""))

@@ -20,10 +20,10 @@ MAX_DEATHS = 5
 DEATHS_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
-PID = struct.Struct("i")
+PID_FORMAT = struct.Struct("i")
 READ_BYTES = 512
 
-log = logging.getLogger("sidecar")
+_logger = logging.getLogger("sidecar")
 
 
 class Wakeup(NamedTuple):
@@ -71,7 +71,7 @@ class Workers:
                 if descriptor == wakeup.signals:
                     self._take_signals(os.read(wakeup.signals, READ_BYTES), wakeup)
                 else:
-                    self._take_ready(os.read(wakeup.ready, READ_BYTES * PID.size))
+                    self._take_ready(os.read(wakeup.ready, READ_BYTES * PID_FORMAT.size))
             if not (self._announced or self._stopping) and len(self._serving) == self._count:
                 self._announced = True
                 announce()
@@ -95,7 +95,7 @@ class Workers:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
-            log.exception("worker failed")
+            _logger.exception("worker failed")
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -111,7 +111,7 @@ class Workers:
 
     def _take_ready(self, reported: bytes) -> None:
         # A worker may have died meanwhile.
-        self._serving |= {pid for (pid,) in PID.iter_unpack(reported) if pid in self._control}
+        self._serving |= {pid for (pid,) in PID_FORMAT.iter_unpack(reported) if pid in self._control}
 
     def _reap(self, wakeup: Wakeup) -> None:
         while self._control:
@@ -129,14 +129,14 @@ class Workers:
             # A worker that was still starting dies of the signal itself; it had no calls.
             self._code = self._code or (0 if -code in STOP_SIGNALS else min(abs(code), 1))
             return
-        log.error("worker %d ended with %d; starting another", child, code)
+        _logger.error("worker %d ended with %d; starting another", child, code)
         now = self._clock()
         self._deaths = [at for at in self._deaths if now - at < DEATHS_SECONDS] + [now]
         if len(self._deaths) < MAX_DEATHS:
             self._start(wakeup)
             return
         when = "" if self._announced else " before all of them served"
-        log.error("%d workers died within %g seconds%s: giving up", MAX_DEATHS, DEATHS_SECONDS, when)
+        _logger.error("%d workers died within %g seconds%s: giving up", MAX_DEATHS, DEATHS_SECONDS, when)
         self._code = 1
         self._stop()
 
@@ -154,7 +154,7 @@ class Workers:
 
 def log_hangup() -> None:
     """Log that SIGHUP does nothing."""
-    log.warning("SIGHUP ignored: the configuration cannot be reloaded; restart to apply changes")
+    _logger.warning("SIGHUP ignored: the configuration cannot be reloaded; restart to apply changes")
 
 
 def _become_worker() -> None:
@@ -167,7 +167,7 @@ def _become_worker() -> None:
 
 
 def _report_ready(pipe: int) -> None:
-    os.write(pipe, PID.pack(os.getpid()))
+    os.write(pipe, PID_FORMAT.pack(os.getpid()))
     os.close(pipe)
 
 

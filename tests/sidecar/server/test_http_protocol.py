@@ -12,7 +12,7 @@ import pytest
 from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, PATIENCE, Client, Connection, Script, eventually, token, upstream
 
-from sidecar.server.http_protocol import SURPLUS
+from sidecar.server.http_protocol import MAX_SURPLUS_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +117,7 @@ async def test_surplus_is_bounded(tmp_path: Path) -> None:
                 sent += 65_536
         account = await served.account()
 
-    assert sent >= SURPLUS
+    assert sent >= MAX_SURPLUS_BYTES
     assert account.reserved == 0
 
 
