@@ -1,7 +1,7 @@
 """CORS in front of all routes (Fetch Standard, 3.2): preflights are answered here, other responses get their headers.
 
-Litestar's own middleware wraps `send`, which responses that are written directly to the connection do not pass; so its
-configuration is used, and its middleware is not.
+Litestar's `CORSConfig` decides; its middleware cannot be used. It wraps `send`, and data routes write directly to the
+connection.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NO_CONTENT, BAD_REQUEST = 204, 400
 
 
 class Cors:
-    """An ASGI application that adds CORS to *app*. Requests without an `Origin` header pass untouched."""
+    """An ASGI application that adds CORS to *app*. Requests without an `Origin` header are unchanged."""
 
     def __init__(self, app: AsgiApp, config: CORSConfig) -> None:
         self._app, self._config = app, config
         self._simple = _encoded(config.simple_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; called for each one, so a request without an `Origin` costs one look through its headers."""
+        """Serve one request. Without an `Origin` it costs one search of the headers."""
         if scope["type"] == "http":
             headers = scope["headers"]
             origin = next((value for name, value in headers if name == b"origin"), None)

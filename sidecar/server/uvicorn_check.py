@@ -1,6 +1,6 @@
-"""Check that the installed uvicorn has what the server subclasses, overrides and reads.
+"""Check that the installed uvicorn has the attributes that the server subclasses, overrides and reads.
 
-The lists in `USED_NAMES`, `USED_CLASSES` and `CYCLE_FIELDS` are the only ones: the start and the tests use them.
+`USED_NAMES`, `USED_CLASSES` and `CYCLE_FIELDS` list them, for the start and for the tests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 TESTED_VERSIONS = ((0, 50), (0, 55))
-"""Tested versions: from the first, below the second.  `pyproject.toml` has the same bounds."""
+"""Tested versions: at least the first, below the second. `pyproject.toml` has the same bounds."""
 TESTED_RANGE = "uvicorn>=0.50,<0.55"
 
 FLOW_CONTROL_MODULE = "uvicorn.protocols.http.flow_control"
@@ -23,9 +23,9 @@ SERVER_MODULE = "uvicorn.server"
 
 
 class UsedClass(msgspec.Struct, frozen=True):
-    """What is used of one class: methods with the parameters that are passed, and fields of a new instance.
+    """Attributes of one class that the server uses: methods with the parameters it passes, and fields of a new instance.
 
-    `assigned` are fields that only a method assigns, by the method's name.
+    `assigned` holds fields that `__init__` does not assign, by the name of the method that does.
     """
 
     methods: Mapping[str, tuple[str, ...]] = {}
@@ -39,10 +39,10 @@ USED_NAMES: dict[str, tuple[str, ...]] = {
     FLOW_CONTROL_MODULE: ("FlowControl", "HIGH_WATER_LIMIT"),
     HTTPTOOLS_MODULE: ("HttpToolsProtocol", "RequestResponseCycle", "STATUS_LINE"),
 }
-"""Names by module."""
+"""Names that the server imports, by module."""
 
 ANNOTATION_NAMES: dict[str, tuple[str, ...]] = {"uvicorn._types": ("ASGIReceiveEvent", "HTTPScope")}
-"""Names by module that annotations alone use: the program runs without them, so the start does not look for them."""
+"""Names, by module, that only annotations use: the server runs without them, so the start does not check them."""
 
 USED_CLASSES: dict[tuple[str, str], UsedClass] = {
     ("uvicorn", "Config"): UsedClass(
@@ -93,18 +93,18 @@ USED_CLASSES: dict[tuple[str, str], UsedClass] = {
         methods={"run_asgi": ("app",), "send_500_response": (), "send": ("message",), "receive": ()},
     ),
 }  # fmt: skip
-"""Methods and fields by module and class.  `url` is set by `on_message_begin`; the others by `__init__`."""
+"""Methods and fields by module and class. `on_message_begin` assigns `url`, `__init__` the other fields."""
 
 CYCLE_FIELDS = frozenset(
     {"scope", "transport", "flow", "logger", "access_logger", "access_log", "default_headers", "message_event"}
     | {"on_response", "disconnected", "keep_alive", "waiting_for_100_continue", "body", "more_body"}
     | {"response_started", "response_complete", "chunked_encoding", "expected_content_length"}
 )
-"""All fields of a `RequestResponseCycle`.  Our subclass sets them itself, so that a field that is new is a fault too."""
+"""All fields of a `RequestResponseCycle`. `RequestCycle` assigns them itself, so a new field is a fault too."""
 
 
 def faults(load: Callable[[str], Any] = import_module) -> list[str]:
-    """Return what the installed uvicorn lacks, or has too much, empty if it is compatible.  *load* imports a module."""
+    """Return the attributes that the installed uvicorn lacks or adds; empty if it is compatible. *load* imports a module."""
     found: list[str] = []
     for module, names in USED_NAMES.items():
         try:
@@ -148,7 +148,7 @@ def warning(version: str) -> str | None:
 
 
 def error(version: str, problems: Iterable[str]) -> str:
-    """Return the message that ends the start: *problems* of this *version*, and what to install."""
+    """Return the message for an incompatible *version*: its *problems*, and the versions to install."""
     return f"uvicorn {version} is not compatible: {', '.join(problems)}; install a tested version: '{TESTED_RANGE}'"
 
 
@@ -164,7 +164,7 @@ def _method(kind: type, name: str, wanted: tuple[str, ...]) -> Iterable[str]:
 
 
 def _instances(load: Callable[[str], Any]) -> dict[str, Any]:
-    """Return one object of each class, made as uvicorn makes them, on a transport that does nothing."""
+    """Return one object of each class, created as uvicorn does it, on a transport that does nothing."""
     uvicorn, tools = load("uvicorn"), load(HTTPTOOLS_MODULE)
     config = uvicorn.Config(_application, ws="none", lifespan="off", log_config=None)
     state = load(SERVER_MODULE).ServerState()
@@ -186,4 +186,4 @@ def _fields(made: Any) -> set[str]:
 
 
 async def _application(scope: Any, receive: Any, send: Any) -> None:
-    """Do nothing: a configuration needs an application."""
+    """Do nothing; `uvicorn.Config` needs an application."""

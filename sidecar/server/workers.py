@@ -1,4 +1,4 @@
-"""Worker processes behind one listening socket, and the parent that replaces those that die."""
+"""Worker processes on shared listening sockets, and the parent that replaces workers that die."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ Ready: TypeAlias = Callable[[], None]
 Serve: TypeAlias = Callable[[int, Ready], int]
 
 MAX_DEATHS = 5
-"""Workers that may die within `DEATHS_SECONDS`; then the parent stops all of them and gives up."""
+"""When this many workers die within `DEATHS_SECONDS`, the parent stops all of them and gives up."""
 DEATHS_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 PID_FORMAT = struct.Struct("i")
+"""How a worker writes its process id to the parent."""
 READ_BYTES = 512
+"""Signals, and process ids, that are read at once from a wakeup pipe."""
 
 _logger = logging.getLogger("sidecar")
 
 
 class Wakeup(NamedTuple):
-    """The pipes on which the parent waits: signals that arrived, and process ids of workers that serve."""
+    """The pipes that the parent polls, with their write ends: received signals, and process ids of workers that are ready."""
 
     signals: int
     signals_end: int
@@ -38,9 +40,9 @@ class Wakeup(NamedTuple):
 class Workers:
     """Fork *count* workers, replace each one that dies, and end when all of them have drained.
 
-    *serve* runs in each worker and returns its exit code.  It gets a file descriptor and a function to call once it serves.
-    On the descriptor it reads one byte for each request to stop, and the end of the file when the parent has died.  The
-    store must be one that processes share.  *clock* is in seconds.
+    *serve* runs in each worker and returns its exit code. It gets a file descriptor, and a function to call when it accepts
+    connections. The descriptor delivers one byte per request to stop, and end of file if the parent has died. The store
+    must be one that processes share. *clock* is monotonic, in seconds.
     """
 
     def __init__(self, count: int, serve: Serve, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,12 +55,12 @@ class Workers:
         self._code = 0
 
     def run(self, announce: Callable[[], None]) -> int:
-        """Run until a signal; call *announce* once, when all workers serve.  Return the exit code: 1 after giving up."""
+        """Run until a stop signal. Call *announce* once, when all workers are ready. Return the exit code: 1 after giving up."""
         wakeup = Wakeup(*os.pipe(), *os.pipe())
         os.set_blocking(wakeup.signals, False)
         os.set_blocking(wakeup.signals_end, False)
         signal.set_wakeup_fd(wakeup.signals_end, warn_on_full_buffer=False)
-        # The handlers do nothing.  The signals' numbers go through the pipe, so none is handled between fork and registration.
+        # The handlers do nothing: signal numbers arrive through the pipe, so none is handled between fork and registration.
         for each in PARENT_SIGNALS:
             signal.signal(each, _nothing)
         poll = select.poll()
@@ -158,7 +160,7 @@ def log_hangup() -> None:
 
 
 def _become_worker() -> None:
-    """Give the signals of a forked worker their own meaning again, before one can arrive."""
+    """Reset the signal handlers of a forked worker before it can receive a signal."""
     signal.set_wakeup_fd(-1)
     for each in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(each, signal.SIG_DFL)
@@ -172,4 +174,4 @@ def _report_ready(pipe: int) -> None:
 
 
 def _nothing(*_: object) -> None:
-    """Let the signal's number reach the wakeup pipe."""
+    """Do nothing: a handler must be set for the signal number to reach the wakeup pipe."""

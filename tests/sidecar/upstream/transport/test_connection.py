@@ -308,7 +308,7 @@ async def test_many_who_receive(end: str) -> None:
     served = Served(app)
     served.may.clear()
     served.protocol.data_received(ASKED)
-    await eventually(lambda: served.protocol.cycle is not None and served.protocol.cycle.waking is not None)
+    await eventually(lambda: served.protocol.cycle is not None and served.protocol.cycle.body_arrived is not None)
     if end == "left":
         served.transport.closing = True
         served.protocol.connection_lost(None)
