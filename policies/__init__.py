@@ -1,4 +1,4 @@
-"""Policies for calls to language models: what one is, the chain that runs them, and the built-in ones."""
+"""Public API for policies on LLM calls: the interfaces, the built-in policies, and the chain that runs them."""
 
 import warnings
 
@@ -71,7 +71,7 @@ _NEW_NAMES = {"Hooks": "RunningPolicy", "NO_RETRY": "GIVE_UP", "Only": "Match", 
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name by the name that it had before; each use warns."""
+    """Return a renamed class by its former name, with a `DeprecationWarning`."""
     if (new := _NEW_NAMES.get(name)) is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -1,4 +1,4 @@
-"""Turn the bytes of an answer's body into batches, and deliver each in the iteration in which it arrived."""
+"""Turn the bytes of an answer's body into batches, and deliver each one in the event-loop iteration in which it arrives."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Deliver: TypeAlias = Callable[[Batch], bool]
 
 
 class AnswerBody:
-    """The body of one answer, read once.
+    """The body of one answer; it can be read once.
 
-    `over`: the last batch has been delivered. `reading`: what was read so far.
+    `over` is True once the last batch was delivered. `reading` holds the usage and the output so far.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class AnswerBody:
             raise self._broken
 
     async def _listen(self, to: Deliver) -> None:
-        """Deliver what arrives from now on, until the last batch, a pause of the client, a failure or the time limit."""
+        """Deliver data as it arrives, until the last batch, a pause of the client, a failure or the time limit."""
         response = self._response
         done = asyncio.get_running_loop().create_future()
 
@@ -103,7 +103,7 @@ class AnswerBody:
                 done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
 
     def _deliver_arrived(self, to: Deliver) -> bool:
-        """Deliver what has arrived; return False if nothing more is to be delivered now."""
+        """Deliver the data that has arrived; return False at the end, at a failure, or if the client is to be drained."""
         response = self._response
         while self._broken is None:
             data = response.take()

@@ -122,7 +122,7 @@ def test_lists_of_classes(failure: Failure, options: dict[str, object], again: b
         (RetryClassifier, {"on": ("sever",)}, "on[0]: 'sever' is no class of failures; did you mean 'server'?"),
         (RetryClassifier, {"never": ("server", "status:x")}, "never[1]: 'status:x' is no class of failures; name one of connect,"),
         (Fallback, {"on": ("code:",)}, "on[0]: 'code:' is no class of failures; name one of connect,"),
-        (Fallback, {"to": ("a", "a")}, "to: names an upstream twice; name each once"),
+        (Fallback, {"to": ("a", "a")}, "to: an upstream is listed twice; list each once"),
     ],
 )  # fmt: skip
 def test_no_class(policy: type[Fallback], options: dict[str, object], told: str) -> None:

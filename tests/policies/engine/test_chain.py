@@ -538,7 +538,7 @@ def test_policy_without_a_hook() -> None:
     services = make_services()
     with pytest.raises(TypeError, match="Idle overrides none of admit, enter, retry; override one of them"):
         Chain([Idle()], ScriptedUpstream(), services)
-    with pytest.raises(ValueError, match="two policies are called trim"):
+    with pytest.raises(ValueError, match="two policies are named trim"):
         Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
 
 
