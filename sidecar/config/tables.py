@@ -168,14 +168,14 @@ def _at(value: Any, where: str) -> Any:
 
 
 def _expected(message: str, kind: Any) -> str:
-    """Return in words what msgspec's *message* says that it expected."""
+    """Return the expected type of msgspec's error *message* as text for users."""
     if message.startswith("Invalid enum value") and (options := list(_options(kind))):
         return f"one of {', '.join(options)}"
     if match := _EXPECTED_MESSAGE.search(message):
         kinds = [name for name in match[1].split(" | ") if name != "null"]
         bounds = (match[2] or "").removesuffix(".0")
-        words = " or ".join(_TYPE_NAMES.get(name, name) for name in kinds) + _unit(kind) + bounds
-        return _NOT_EMPTY.get(words, words)
+        text = " or ".join(_TYPE_NAMES.get(name, name) for name in kinds) + _unit(kind) + bounds
+        return _NOT_EMPTY.get(text, text)
     return f"another type ({message})"
 
 

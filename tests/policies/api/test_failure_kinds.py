@@ -119,9 +119,9 @@ def test_lists_of_classes(failure: Failure, options: dict[str, object], again: b
 @pytest.mark.parametrize(
     ("policy", "options", "told"),
     [
-        (RetryClassifier, {"on": ("sever",)}, "on[0]: 'sever' is no class of failures; did you mean 'server'?"),
-        (RetryClassifier, {"never": ("server", "status:x")}, "never[1]: 'status:x' is no class of failures; name one of connect,"),
-        (Fallback, {"on": ("code:",)}, "on[0]: 'code:' is no class of failures; name one of connect,"),
+        (RetryClassifier, {"on": ("sever",)}, "on[0]: 'sever' is not a class of failures; did you mean 'server'?"),
+        (RetryClassifier, {"never": ("server", "status:x")}, "never[1]: 'status:x' is not a class of failures; use one of connect,"),
+        (Fallback, {"on": ("code:",)}, "on[0]: 'code:' is not a class of failures; use one of connect,"),
         (Fallback, {"to": ("a", "a")}, "to: an upstream is listed twice; list each once"),
     ],
 )  # fmt: skip

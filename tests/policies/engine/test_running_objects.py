@@ -139,7 +139,7 @@ async def test_parts_of_a_shared_object() -> None:
 
 async def test_shared_is_for_start() -> None:
     """`shared` outside `start` is refused: no chain would own the object."""
-    with pytest.raises(RuntimeError, match=r"services.shared is for Policy.start; call it there"):
+    with pytest.raises(RuntimeError, match=r"services.shared was called outside Policy.start; call it there"):
         make_services().shared("x", list)
 
 
