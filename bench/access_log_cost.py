@@ -63,7 +63,10 @@ def cost(form: LogFormat, rounds: int) -> Cost:
 
 
 def _observed(form: LogFormat) -> tuple[float, float]:
-    """Return the CPU of this thread and of the whole process, in microseconds per record. Another process reads the pipe."""
+    """Return the CPU of this thread and of the whole process, in microseconds per record.
+
+    Another process reads the pipe.
+    """
     reading, writing = os.pipe()
     reader = os.fork()
     if not reader:

@@ -1,7 +1,7 @@
 """Load client that holds many streams open: idle ones, or slow ones that it does not read for a while.
 
-It prints "open" when all are open, and waits for a line on standard input. Then it closes `idle` streams, or reads `slow`
-ones to their end, and prints one JSON object.
+It prints "open" when all are open, and waits for a line on standard input. Then it closes `idle` streams, or reads
+`slow` ones to their end, and prints one JSON object.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure the ledger: CPU of reserve and settle in each store, and the CPU that a store adds to a request.
 
-Steps run one after the other in one process, each with a sliding and a calendar limit. For Redis the CPU of its server is
-in a column of its own. A request is one token on one connection, with the shipped chain on each store, and with the chain
-without its limits.
+Steps run one after the other in one process, each with a sliding and a calendar limit. For Redis the CPU of its server
+is in a column of its own. A request is one token on one connection, with the shipped chain on each store, and with the
+chain without its limits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Cost(NamedTuple):
 
 
 async def cost(url: str, folder: Path, steps: int, server: int) -> Cost:
-    """Return the cost of one reservation and one settlement. *server* is the process id of the store's server, 0 for none."""
+    """Return the cost of one reservation and one settlement.
+
+    *server* is the process id of the store's server, 0 for none.
+    """
     store = open_store(url, folder=folder)
     claims = [
         Claim(policy="rate", identity="t", unit="requests", limit=LIMITLESS, window=Sliding(60.0), base=1),

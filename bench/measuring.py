@@ -34,8 +34,8 @@ def measure(
 ) -> Row:
     """Measure *work* once, with the client on *core*; *warm* runs some load first that does not count.
 
-    `others_percent` is the share of the proxy's core that other programs used. They displace its caches, which slows short
-    requests more than long ones.
+    `others_percent` is the share of the proxy's core that other programs used. They displace its caches, which slows
+    short requests more than long ones.
     """
     named: Row = {"work": name, "target": target.name, "unit": work.unit}
     if warm and work.kind == "closed" and not work.interval:

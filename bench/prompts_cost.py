@@ -1,7 +1,7 @@
 """Measure large prompts: CPU of the event loop from the last byte of a request until it is sent upstream.
 
-Everything runs in one thread, with a transport that answers at once. Bodies arrive in parts of 64 kB, as from uvicorn. The
-shipped chain is on, with raised limits and the store in memory. Each column is the CPU of one part in milliseconds;
+Everything runs in one thread, with a transport that answers at once. Bodies arrive in parts of 64 kB, as from uvicorn.
+The shipped chain is on, with raised limits and the store in memory. Each column is the CPU of one part in milliseconds;
 `longest` is the longest time without another event-loop iteration.
 """
 

@@ -1,7 +1,8 @@
 """Run full load for minutes, and check that memory, descriptors and tasks do not grow and are released afterwards.
 
-The load has bursts and paced streams, both routes, plain answers, large prompts, clients that stop reading and clients that
-disconnect. The sidecar has one core to itself, with a probe in its event loop. The exit code is 1 if a bound is exceeded.
+The load has bursts and paced streams, both routes, plain answers, large prompts, clients that stop reading and clients
+that disconnect. The sidecar has one core to itself, with a probe in its event loop. The exit code is 1 if a bound is
+exceeded.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from workloads import WORK, request_body
 
 
 def startup(folder: Path, upstream: int, times: int) -> float:
-    """Return the median of *times* starts in seconds; the request is sent once the program has announced its address."""
+    """Return the median of *times* starts, in seconds; the request follows the announcement of the address."""
     took = []
     for _ in range(times):
         began = time.monotonic()

@@ -1,9 +1,9 @@
 """Measure the steps of a store with cold caches: CPU of one reservation and one settlement.
 
-In a running sidecar other code runs between two steps, so each step starts with cold caches and costs three times as much
-as in a tight loop. This benchmark runs other code too. `alone` has one call at a time, `crowd` fifty calls of which eight
-continue in the same event-loop iteration, `shared` four processes with one call at a time and one file. Figures are medians;
-compare ratios, not absolute values.
+In a running sidecar other code runs between two steps, so each step starts with cold caches and costs three times as
+much as in a tight loop. This benchmark runs other code too. `alone` has one call at a time, `crowd` fifty calls of
+which eight continue in the same event-loop iteration, `shared` four processes with one call at a time and one file.
+Figures are medians; compare ratios, not absolute values.
 """
 
 from __future__ import annotations

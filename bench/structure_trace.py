@@ -74,7 +74,7 @@ class Recorder:
 
 
 class Client(threading.Thread):
-    """Sends the requests to *port* once it accepts connections, calls *report* with each result, and ends the program."""
+    """Sends the requests to *port* once it is open, calls *report* with each result, and ends the program."""
 
     def __init__(self, port: int, recorder: Recorder, report: Callable[[str, list[Counted]], None]) -> None:
         super().__init__(daemon=True)

@@ -29,8 +29,8 @@ TEXT_FIELDS = ("work", "target", "unit")
 def merged(rounds: Sequence[Sequence[Row]]) -> list[Row]:
     """Return one row per target from *rounds*: medians of times, and sums of counts.
 
-    Ratios are taken within a round, because a slow machine slows nginx in the same round too. Only those rounds count, half of
-    all, in which other programs used least of the proxy's core.
+    Ratios are taken within a round, because a slow machine slows nginx in the same round too. Only those rounds count,
+    half of all, in which other programs used least of the proxy's core.
     """
     base = next((at for at, row in enumerate(rounds[0]) if row["target"] == "nginx"), None)
     return [_merged([(one[at], None if base is None else one[base]) for one in rounds]) for at in range(len(rounds[0]))]

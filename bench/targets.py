@@ -1,4 +1,4 @@
-"""The measured targets: a direct call, nginx, the sidecar on both routes, and other proxies that are installed or running."""
+"""The measured targets: a direct call, nginx, the sidecar on both routes, and other proxies."""
 
 from __future__ import annotations
 

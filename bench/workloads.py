@@ -15,8 +15,8 @@ EARLIER_MESSAGES = 19
 class Work(NamedTuple):
     """One workload: answers of `tokens` tokens, `interval` ms apart, the first after `first` ms.
 
-    `closed` connections send one request after the other, and are opened over `spread` seconds. `idle` streams are held open;
-    `slow` ones are not read until the proxy is at rest. CPU is divided by the number of `unit`.
+    `closed` connections send one request after the other, and are opened over `spread` seconds. `idle` streams are held
+    open; `slow` ones are not read until the proxy is at rest. CPU is divided by the number of `unit`.
     """
 
     tokens: int

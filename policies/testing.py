@@ -107,11 +107,11 @@ Script: TypeAlias = Sequence[Step]
 class ScriptedUpstream:
     """An upstream that plays one script per attempt; further attempts repeat the last one.
 
-    A string is a piece of text, an `UpstreamError` fails the attempt, and `Hang()` waits until it is cancelled. A script that
-    starts with a `Hang` or an error fails to connect. *usage* is upstream's usage report.
+    A string is a piece of text, an `UpstreamError` fails the attempt, and `Hang()` waits until it is cancelled. A
+    script that starts with a `Hang` or an error fails to connect. *usage* is upstream's usage report.
 
-    `calls` holds the body of each attempt as it was sent, `names` the upstream that each attempt named, and `open_attempts`
-    the number of open connections.
+    `calls` holds the body of each attempt as it was sent, `names` the upstream that each attempt named, and
+    `open_attempts` the number of open connections.
     """
 
     def __init__(self, *scripts: Script, usage: Usage | None = None) -> None:

@@ -81,9 +81,10 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Decisions of policies, for the record of the call. See `note`."""
 
     def note(self, text: str) -> None:
-        """Add a decision of a policy to the call's record, such as "kept 6 of 14 messages". It must not quote prompts or keys.
+        """Add a decision of a policy to the call's record, such as "kept 6 of 14 messages".
 
-        Characters that are not printable are removed. A call keeps its first 16 notes, 200 characters of each.
+        It must not quote prompts or keys. Characters that are not printable are removed. A call keeps its first 16
+        notes, 200 characters of each.
         """
         if len(self.notes) >= MAX_NOTES:
             return
@@ -147,7 +148,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def served_models(self) -> Sequence[str]:
-        """The upstreams' names of the models that may serve the call; an empty string is a name that is not known yet."""
+        """The upstreams' names of the models that may serve the call; an empty string stands for an unknown name."""
         return self.services.names_of(self.model, self.fallback_models, substituted=not self.names_model)
 
     @property
@@ -167,7 +168,10 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def max_tokens(self) -> int | None:
-        """The ceiling of one answer in tokens; the lowest if the client sends several fields. None without a ceiling."""
+        """The ceiling of one answer in tokens; the lowest if the client sends several fields.
+
+        None without a ceiling.
+        """
         lowest = None
         for field in _LIMIT_FIELD_SET.intersection(self.body):
             limit = self.body[field]

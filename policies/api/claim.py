@@ -66,11 +66,12 @@ def counter_key(policy: str, identity: str, unit: Unit, window: Window) -> str:
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The amount that one call takes from one limit. `Policy.claim` creates one.
 
-    It is `base`, plus `per_token / scale` for each token of the longest possible answer, in tokens, requests or micro-dollars.
-    The store may lower the call's ceiling, down to `floor`, to make the claim fit.
+    It is `base`, plus `per_token / scale` for each token of the longest possible answer, in tokens, requests or
+    micro-dollars. The store may lower the call's ceiling, down to `floor`, to make the claim fit.
 
     At most `max_identities` client-chosen identities per `identity_group` (the part of the identity that clients cannot
-    choose) get their own counter; all others share one overflow counter. An open counter never moves there. 0 is no limit.
+    choose) get their own counter; all others share one overflow counter. An open counter never moves there. 0 is no
+    limit.
     """
 
     policy: str
@@ -112,7 +113,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CountedIdentity(NamedTuple):
-    """The name under which a call is counted. `group` is the part that clients cannot choose; None if they choose none of it."""
+    """The name under which a call is counted.
+
+    `group` is the part that clients cannot choose; None if they choose none of it.
+    """
 
     name: str
     group: str | None
@@ -136,7 +140,10 @@ class IdentifiedCall(Protocol):
 
 
 def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
-    """Return the identity of *call* for *by*. A user belongs to its tenant, so tenants cannot use each other's users."""
+    """Return the identity of *call* for *by*.
+
+    A user belongs to its tenant, so tenants cannot use each other's users.
+    """
     if by == "tenant":
         return _tenant(call.tenant)
     parts = by if isinstance(by, list) else [by]

@@ -11,9 +11,10 @@ import msgspec
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One part of one answer. Do not modify events: `with_text` and `with_payload` return changed copies.
 
-    `raw` is the server-sent event for an OpenAI client, framing included; empty for an event that was created or changed here.
-    `payload` is the JSON object of the event. `index` is the number of its choice; -1 for a frame without one (usage, the
-    result of a filter). The answer to a call without `stream` is one event per choice, with `whole` set.
+    `raw` is the server-sent event for an OpenAI client, framing included; empty for an event that was created or
+    changed here. `payload` is the JSON object of the event. `index` is the number of its choice; -1 for a frame without
+    one (usage, the result of a filter). The answer to a call without `stream` is one event per choice, with `whole`
+    set.
     """
 
     raw: bytes = b""
@@ -111,7 +112,8 @@ Made: TypeAlias = Callable[[], "list[Event]"]
 class Batch:
     """The events of one network read. `last` marks the end of a complete answer, which is sent after settlement.
 
-    Most answers are forwarded unchanged, as `raw`. If *events* is a function, it is called on the first use of the events.
+    Most answers are forwarded unchanged, as `raw`. If *events* is a function, it is called on the first use of the
+    events.
     """
 
     __slots__ = ("_events", "last", "raw")

@@ -11,8 +11,8 @@ import msgspec
 class Cause(Exception):
     """Lazy stand-in for an exception of the OpenAI SDK: its fields are available at once, `error` imports the SDK.
 
-    *make* returns the exception. *error_fields* are code, type and param of the server's error object. *origin* becomes the
-    exception's `__cause__`.
+    *make* returns the exception. *error_fields* are code, type and param of the server's error object. *origin* becomes
+    the exception's `__cause__`.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         return self.tried.count(self.upstream) or self.attempt
 
     def exception(self) -> Exception:
-        """Return the exception of the OpenAI SDK for this failure (`openai.RateLimitError`, ...), always the same object.
+        """Return the exception of the OpenAI SDK for this failure, always the same object.
 
         The first use in a process imports the SDK, which takes about 0.4 s.
         """

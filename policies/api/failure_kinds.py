@@ -15,7 +15,7 @@ from .failure import Failure
 
 TIMEOUT_FAMILY: Final = "timeout"
 STATUS_PREFIX, CODE_PREFIX = "status:", "code:"
-"""Prefixes in a list of classes: `status:425` matches an HTTP status, `code:warming_up` the code or type of an error object."""
+"""Prefixes in a list of classes: `status:425` is an HTTP status, `code:warming_up` a code or type."""
 FAILURE_STATUSES: Final = frozenset(map(str, range(201, 600)))
 """HTTP statuses of failures; a status of 200 is never one, even with an error in the body."""
 
@@ -84,7 +84,7 @@ RETRYABLE_KINDS: Final = tuple(
 
 
 def check_classes(field: str, names: Sequence[str]) -> None:
-    """Raise `ValueError`, with a message for the author of the configuration, if *names* in *field* has an unusable class."""
+    """Raise `ValueError`, worded for the author of the file, if *names* in *field* has an unusable class."""
     for at, name in enumerate(names):
         if (fault := _fault_of(name)) is not None:
             msg = f"{field}[{at}]: {name!r} {fault}"

@@ -63,7 +63,10 @@ LEASE_CURES: Final[Mapping[str, str]] = {
 
 
 def check_hooks(cls: type, hooks: Sequence[Hook], cures: Mapping[str, str]) -> None:
-    """Raise `HookError` for a misspelt hook, a hook of another class, or one with another signature. Called per class."""
+    """Raise `HookError` for a misspelt hook, a hook of another class, or one with another signature.
+
+    Called per class.
+    """
     by_name = {hook.name: hook for hook in hooks}
     for name, value in vars(cls).items():
         method = value.__func__ if isinstance(value, staticmethod | classmethod) else value

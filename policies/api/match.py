@@ -42,8 +42,8 @@ class MatchedCall(Protocol):
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Patterns with shell wildcards (`*`, `?`, `[a-z]`). All fields must match; in a list, one pattern suffices.
 
-    `model` matches if one of the models that may serve the call matches, by the client's name or an upstream's. If one of
-    these names is not known yet, it matches too.
+    `model` matches if one of the models that may serve the call matches, by the client's name or an upstream's. If one
+    of these names is not known yet, it matches too.
     """
 
     path: Pattern = "*"

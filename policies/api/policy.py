@@ -30,16 +30,16 @@ class RunningPolicy:
     async def admit(self, call: Call) -> Lease | None:
         """Rewrite *call*, raise `Rejection`, or return a `Lease`.
 
-        Called once per call, in file order, never again for a retry. It is cancelled if the client disconnects. So acquire
-        what must be released as the last step, without an `await` between it and the return of its lease.
+        Called once per call, in file order, never again for a retry. It is cancelled if the client disconnects. So
+        acquire what must be released as the last step, without an `await` between it and the return of its lease.
         """
         return None
 
     async def enter(self, call: Call) -> Lease | None:
         """Wait for a slot (a queue); raise `Rejection` if there is none.
 
-        Called once per call, after the reservation. The client receives heartbeats meanwhile. It is cancelled if the client
-        disconnects.
+        Called once per call, after the reservation. The client receives heartbeats meanwhile. It is cancelled if the
+        client disconnects.
         """
         return None
 
@@ -61,8 +61,8 @@ _OLD_ATTRIBUTES = {"lowers": "tightened_by_profiles", "pinned": "fixed_in_profil
 class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rule for calls: an immutable settings object. Its fields are its options in the configuration file.
 
-    One instance serves all calls concurrently. State of a call belongs in a `Lease` or `call.state`; state of the process (a
-    queue, a breaker, a cache) belongs in the object that `start` returns.
+    One instance serves all calls concurrently. State of a call belongs in a `Lease` or `call.state`; state of the
+    process (a queue, a breaker, a cache) belongs in the object that `start` returns.
     """
 
     name: str = ""
@@ -88,9 +88,9 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
     def start(self, services: Services) -> RunningPolicy:
         """Return the object that serves the calls: the policy itself, or one with state of the process.
 
-        A process has one chain per profile, and per key with its own limits. An overridden `start` is called once for all of
-        them, so a limit of 4 is 4; profiles cannot change such a policy's options. A class with `runs_once = False` is
-        started for each chain, and can share objects between them by `services.shared`.
+        A process has one chain per profile, and per key with its own limits. An overridden `start` is called once for
+        all of them, so a limit of 4 is 4; profiles cannot change such a policy's options. A class with
+        `runs_once = False` is started for each chain, and can share objects between them by `services.shared`.
         """
         return self
 
@@ -109,9 +109,10 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
     ) -> Claim:
         """Return a claim of *amount* for *call* on the limit of this policy, to be returned by `Lease.claims`.
 
-        Units are requests, tokens, or micro-dollars with `unit="usd"` (*limit* too). *by* selects the identity that is limited. The
-        claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling down to *floor*.
-        Beyond *max_identities* values that clients choose (addresses, models, users), further ones share one counter.
+        Units are requests, tokens, or micro-dollars with `unit="usd"` (*limit* too). *by* selects the identity that is
+        limited. The claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling
+        down to *floor*. Beyond *max_identities* values that clients choose (addresses, models, users), further ones
+        share one counter.
         """
         counted = identity(call, by)
         group = counted.group

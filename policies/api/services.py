@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class NamesOfModels(Protocol):
-    """Return what the upstreams call a model and its fallbacks; an empty string is a name that is not known yet.
+    """Return what the upstreams call a model and its fallbacks; an empty string stands for an unknown name.
 
     *substituted* is True if the client named no model and *model* is the default of the first upstream.
     """
@@ -48,7 +48,10 @@ class SharedObjects:
         self._starting: tuple[object, list[Hashable]] | None = None
 
     def get(self, key: Hashable, factory: Callable[[], T], user: object) -> T:
-        """Return the object *key*, created by the first caller. *user* keeps it alive, and the objects its factory took."""
+        """Return the object *key*, created by the first caller.
+
+        *user* keeps it alive, and the objects its factory took.
+        """
         if key not in self._objects:
             parts: list[Hashable] = []
             self._objects[key] = _Shared(self.start(factory, user, parts), parts, [])
@@ -59,7 +62,10 @@ class SharedObjects:
         return cast("T", shared.value)
 
     def start(self, factory: Callable[[], T], user: object, parts: list[Hashable] | None = None) -> T:
-        """Return the result of *factory*. Objects that it takes by `of_starting` are kept for *user*, and listed in *parts*."""
+        """Return the result of *factory*.
+
+        Objects that it takes by `of_starting` are kept for *user*, and listed in *parts*.
+        """
         before, self._starting = self._starting, (user, [] if parts is None else parts)
         try:
             return factory()
@@ -106,7 +112,8 @@ class Services(msgspec.Struct, kw_only=True, eq=False):
     def shared(self, name: str, factory: Callable[[], T]) -> T:
         """Return the object *name* that all chains of this process share; the first caller creates it with *factory*.
 
-        Call it only in `Policy.start`. All policies share the names, so start the name with the policy's own. When the last
-        chain that uses the object is closed, its `stop()` is awaited, if it has one. Raises `RuntimeError` elsewhere.
+        Call it only in `Policy.start`. All policies share the names, so start the name with the policy's own. When the
+        last chain that uses the object is closed, its `stop()` is awaited, if it has one. Raises `RuntimeError`
+        elsewhere.
         """
         return self.shared_objects.of_starting(name, factory)

@@ -115,7 +115,10 @@ class Store(Protocol):
         ...
 
     async def release(self, call_id: str) -> None:
-        """Return all amounts of a call's reservation, those of sliding windows too. Does nothing without a reservation."""
+        """Return all amounts of a call's reservation, those of sliding windows too.
+
+        Does nothing without a reservation.
+        """
         ...
 
     async def accounts(self) -> Sequence[Account]:

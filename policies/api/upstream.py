@@ -16,9 +16,9 @@ class UpstreamError(Exception):
     """An attempt failed: no answer, an error, or a stream that broke.
 
     *error* is the exception of the OpenAI SDK, or its stand-in. *kind* is the class of the failure (see `Failure`).
-    *retry_after* is the wait in seconds that upstream asked for. *worked*: upstream may have read the prompt, so the prompt
-    is charged. *kind_is_certain*: *kind* follows from a known error code, not from the status or a text. *instead* is a
-    complete answer without output, which the client gets if no policy decides for another attempt.
+    *retry_after* is the wait in seconds that upstream asked for. *worked*: upstream may have read the prompt, so the
+    prompt is charged. *kind_is_certain*: *kind* follows from a known error code, not from the status or a text.
+    *instead* is a complete answer without output, which the client gets if no policy decides for another attempt.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Stream(Protocol):
     async def deliver(self, to: Callable[[Batch], bool]) -> None:
         """Call *to* with each batch, in the event-loop iteration in which its bytes arrive; the last batch is marked.
 
-        Return after the last batch, or when *to* returned False: then the caller drains its client and calls `deliver` again.
-        Batches before the first output are held back, so that a failed attempt can be repeated. Raises `UpstreamError`, and
-        exceptions of *to*. After a cancellation *to* is not called again.
+        Return after the last batch, or when *to* returned False: then the caller drains its client and calls `deliver`
+        again. Batches before the first output are held back, so that a failed attempt can be repeated. Raises
+        `UpstreamError`, and exceptions of *to*. After a cancellation *to* is not called again.
         """
         ...
 
@@ -99,6 +99,7 @@ class Upstream(Protocol):
     def open(self, call: Call, name: str | None = None) -> Stream:
         """Return an attempt; nothing is sent before it is entered.
 
-        *name* selects one of several upstreams; None is the first. Raises `LookupError` for a name that is not configured.
+        *name* selects one of several upstreams; None is the first. Raises `LookupError` for a name that is not
+        configured.
         """
         ...

@@ -24,15 +24,15 @@ from .prices import Price, price_of
 class Budget(Policy, frozen=True):
     """Reserve the worst case before the call, and charge the actual usage after it.
 
-    The reservation is the prompt plus the ceiling of each requested answer, in tokens, or in dollars by `prices`. A model
-    without a price is refused; if upstreams know it by several names, the most expensive one counts.
+    The reservation is the prompt plus the ceiling of each requested answer, in tokens, or in dollars by `prices`. A
+    model without a price is refused; if upstreams know it by several names, the most expensive one counts.
 
     If less than that is left, the answer's ceiling is lowered, but not below `floor`: then the call is refused. A call
     without a ceiling gets `answer`.
 
-    With `reserve = "bound"` the prompt counts as the maximum of tokens that any tokenizer can make of it, so spending never
-    exceeds the limit. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image or other
-    media part counts as `media` tokens; with `"bound"` a file counts its bytes too.
+    With `reserve = "bound"` the prompt counts as the maximum of tokens that any tokenizer can make of it, so spending
+    never exceeds the limit. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image
+    or other media part counts as `media` tokens; with `"bound"` a file counts its bytes too.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
     `when_store_fails = "admit"`.

@@ -19,11 +19,12 @@ class Fallback(Policy, frozen=True):
     """Send a failed call to the next upstream of `to`, without a wait, after `attempts` attempts at each upstream.
 
     It applies to the failure classes `on`. Without `to` the upstreams are all those of the file, in its order. Several
-    fallbacks can send different classes to different upstreams; the first one in the chain with an untried upstream decides.
+    fallbacks can send different classes to different upstreams; the first one in the chain with an untried upstream
+    decides.
 
-    Put it before `retry`, which decides about each of the `attempts` but the last. If `retry` gives up (a spent quota, a long
-    wait), the fallback moves on earlier. When every upstream of the list was tried, only `retry` decides. A call moves only
-    before its first output. Each further attempt at an upstream counts in that upstream's retry budget.
+    Put it before `retry`, which decides about each of the `attempts` but the last. If `retry` gives up (a spent quota,
+    a long wait), the fallback moves on earlier. When every upstream of the list was tried, only `retry` decides. A call
+    moves only before its first output. Each further attempt at an upstream counts in that upstream's retry budget.
     """
 
     to: tuple[str, ...] = ()

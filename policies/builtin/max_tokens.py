@@ -16,8 +16,8 @@ Limit = Annotated[int, msgspec.Meta(ge=1)]
 class MaxTokens(Policy, frozen=True):
     """Clamp each answer to `output` tokens, and refuse a call whose prompt and answers exceed `request` tokens.
 
-    The prompt counts a quarter of its characters, rounded up, as in Chat Nest. The client's `maxTokensPerRequest` lowers
-    `request`.
+    The prompt counts a quarter of its characters, rounded up, as in Chat Nest. The client's `maxTokensPerRequest`
+    lowers `request`.
     """
 
     output: Limit
@@ -29,13 +29,13 @@ class MaxTokens(Policy, frozen=True):
         """Lower the ceiling of *call*. Raises `Rejection` with the code `request_too_large`."""
         if not call.has_completion:
             return
-        asked = call.max_tokens
-        if asked is None or asked > self.output:
+        requested = call.max_tokens
+        if requested is None or requested > self.output:
             call.max_tokens = self.output
             call.note(
                 f"set the answer's ceiling to {self.output} tokens"
-                if asked is None
-                else f"lowered the answer's ceiling from {asked} to {self.output} tokens"
+                if requested is None
+                else f"lowered the answer's ceiling from {requested} to {self.output} tokens"
             )
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:

@@ -15,7 +15,10 @@ Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The price of a model's tokens, in US dollars per million. Without `cached_input`, cached input costs as much as input."""
+    """The price of a model's tokens, in US dollars per million.
+
+    Without `cached_input`, cached input costs as much as input.
+    """
 
     input: Dollars
     output: Dollars

@@ -24,12 +24,14 @@ class RetryClassifier(Policy, frozen=True):
 
     The attempts at each upstream of a call are counted separately.
 
-    If upstream requested a wait, that is used, plus up to 5 %; if it exceeds `patience` seconds, the client gets the failure.
-    Otherwise the wait is exponential, from `base` to `cap` seconds, with full jitter (AWS, "Exponential Backoff And Jitter").
+    If upstream requested a wait, that is used, plus up to 5 %; if it exceeds `patience` seconds, the client gets the
+    failure. Otherwise the wait is exponential, from `base` to `cap` seconds, with full jitter (AWS, "Exponential
+    Backoff And Jitter").
 
-    Upstream's `x-should-retry` is obeyed; true overrides a status, but not an error code that is known to be final. An empty
-    answer is retried once, because some servers send one for an over-long prompt. Classes are those of
-    `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its classes.
+    Upstream's `x-should-retry` is obeyed; true overrides a status, but not an error code that is known to be final. An
+    empty answer is retried once, because some servers send one for an over-long prompt. Classes are those of
+    `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its
+    classes.
     """
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
@@ -53,12 +55,12 @@ class RetryClassifier(Policy, frozen=True):
         last = 1 if failure.kind == "empty" else self.attempts - 1
         if not self._wanted(failure) or failure.attempts_here > min(last, self.attempts - 1):
             return GIVE_UP
-        chance, asked = call.services.random, failure.retry_after or 0.0
-        if asked > self.patience:
+        random, requested_wait = call.services.random, failure.retry_after or 0.0
+        if requested_wait > self.patience:
             return GIVE_UP
-        if asked > 0:
-            return Retry(asked * chance.uniform(1, 1 + MAX_EXTRA_WAIT_SHARE))
-        return Retry(chance.uniform(0, min(self.cap, self.base * 2 ** (failure.attempts_here - 1))))
+        if requested_wait > 0:
+            return Retry(requested_wait * random.uniform(1, 1 + MAX_EXTRA_WAIT_SHARE))
+        return Retry(random.uniform(0, min(self.cap, self.base * 2 ** (failure.attempts_here - 1))))
 
     def _wanted(self, failure: Failure) -> bool:
         if failure.should_retry is False or among(self.never, failure):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class EventFilters:
     """The leases of one call that override `on_event` or `flush`.
 
-    Batches arrive in callbacks of the upstream connection, whose context (contextvars) is that of another call. So the leases
-    run in the context of their own call, which `of` captures.
+    Batches arrive in callbacks of the upstream connection, whose context (contextvars) is that of another call. So the
+    leases run in the context of their own call, which `of` captures.
     """
 
     __slots__ = ("_choices_left", "_context", "_leases")
@@ -51,8 +51,8 @@ class EventFilters:
     def flush(self) -> Batch | None:
         """Return the text that leases still hold back of an answer that failed; None if there is none.
 
-        Called at most once per call. Exceptions of a lease are ignored and its text is lost: the failure of the answer itself
-        is reported.
+        Called at most once per call. Exceptions of a lease are ignored and its text is lost: the failure of the answer
+        itself is reported.
         """
         if self._choices_left <= 0:
             return None

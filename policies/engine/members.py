@@ -48,8 +48,8 @@ class _Started(msgspec.Struct, frozen=True, eq=False):
 class Members:
     """The policies of one chain, in file order, started with *services*.
 
-    Raises `HookError` for a policy without a usable hook, and `ValueError` for two policies of one name, or for a shared
-    policy whose options differ between chains.
+    Raises `HookError` for a policy without a usable hook, and `ValueError` for two policies of one name, or for a
+    shared policy whose options differ between chains.
     """
 
     __slots__ = ("_own", "_services", "admitting", "entering", "judging")
@@ -88,7 +88,10 @@ class Members:
         return running
 
     async def stop(self) -> None:
-        """Stop the running objects that no other chain uses, newest first. An exception is logged; the others are stopped too."""
+        """Stop the running objects that no other chain uses, newest first.
+
+        An exception is logged; the others are stopped too.
+        """
         own, self._own = self._own, []
         for running in (*reversed(own), *self._services.shared_objects.release(self)):
             stop = getattr(running, "stop", None)

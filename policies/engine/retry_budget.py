@@ -1,10 +1,11 @@
 """Limit the retries of all calls at one upstream (Finagle's retry budget; Google SRE, "Handling Overload").
 
-A limit per call does not help in an outage: every call fails and is sent three times, so an overloaded upstream gets three
-times its load. Here each call deposits a tenth of a retry, each second adds a fifth of one, and a retry withdraws one.
+A limit per call does not help in an outage: every call fails and is sent three times, so an overloaded upstream gets
+three times its load. Here each call deposits a tenth of a retry, each second adds a fifth of one, and a retry withdraws
+one.
 
-Deposits and the refill are counted separately, and neither accumulates: a deposit expires after a minute, and the refill
-stops at the initial amount. So a quiet or busy period does not permit a retry storm afterwards.
+Deposits and the refill are counted separately, and neither accumulates: a deposit expires after a minute, and the
+refill stops at the initial amount. So a quiet or busy period does not permit a retry storm afterwards.
 """
 
 from __future__ import annotations

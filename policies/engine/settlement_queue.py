@@ -33,7 +33,8 @@ class Settlement(msgspec.Struct, frozen=True):
 class SettlementQueue:
     """Sends settlements; those that fail are queued and sent again, which is safe because a settlement is idempotent.
 
-    A queued settlement's reservation counts against its limits. If the process dies first, the store charges it in full.
+    A queued settlement's reservation counts against its limits. If the process dies first, the store charges it in
+    full.
     """
 
     def __init__(self, services: Services) -> None:
@@ -52,7 +53,10 @@ class SettlementQueue:
         self.pending.append(settlement)
 
     async def send(self, call_id: str, charges: dict[str, int] | None, *, refund: bool = True) -> None:
-        """Send a settlement now; queue it if the store is down. Other errors and a cancellation queue it and are raised."""
+        """Send a settlement now; queue it if the store is down.
+
+        Other errors and a cancellation queue it and are raised.
+        """
         try:
             await self._deliver(call_id, charges, refund)
         except StoreDown as error:
@@ -66,8 +70,9 @@ class SettlementQueue:
     async def catch_up(self) -> None:
         """Send the queued settlements, oldest first, until the store fails again.
 
-        One task sends at a time; others wait until it has ended. A settlement that fails with another error than `StoreDown`
-        is logged and dropped, so that it does not block the rest. After a cancellation the settlement in progress is queued.
+        One task sends at a time; others wait until it has ended. A settlement that fails with another error than
+        `StoreDown` is logged and dropped, so that it does not block the rest. After a cancellation the settlement in
+        progress is queued.
         """
         if self._pass_done is not None:
             await self._pass_done.wait()

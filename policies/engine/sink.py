@@ -10,8 +10,8 @@ from policies.api.event import Batch
 class BatchSink(Protocol):
     """The client of one call. Batches are written in the event-loop iteration in which upstream's bytes arrived.
 
-    A sink raises no error if its client has disconnected. It discards the batches, and the owner of the call's task cancels
-    the task.
+    A sink raises no error if its client has disconnected. It discards the batches, and the owner of the call's task
+    cancels the task.
     """
 
     def write_nowait(self, batch: Batch) -> bool:

@@ -15,8 +15,8 @@ class RunningObserver(Protocol):
     def observe(self, record: Record) -> None:
         """Process *record* without blocking: it runs in the event loop. Called once per request.
 
-        Pass slow work to a thread or task with a bounded queue. An exception does not affect the request; the first one of
-        each observer class is logged, by its class name only.
+        Pass slow work to a thread or task with a bounded queue. An exception does not affect the request; the first one
+        of each observer class is logged, by its class name only.
         """
 
     async def close(self) -> None:
@@ -26,8 +26,8 @@ class RunningObserver(Protocol):
 class Observer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of an observer: its fields are its TOML options.
 
-    An observer without state overrides `observe`. One with connections, queues or counters returns a `RunningObserver` from
-    `start` instead.
+    An observer without state overrides `observe`. One with connections, queues or counters returns a `RunningObserver`
+    from `start` instead.
     """
 
     def start(self) -> RunningObserver:

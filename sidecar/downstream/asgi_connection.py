@@ -22,7 +22,7 @@ HIGH_WATER_BYTES = 65_536
 
 
 class AsgiConnection(ClientConnection):
-    """A `ClientConnection` over ASGI: one task sends the writes in order, another one waits for the client's disconnect."""
+    """A `ClientConnection` over ASGI: one task sends the writes, another one waits for the client's disconnect."""
 
     __slots__ = (
         "_closed",

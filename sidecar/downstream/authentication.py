@@ -28,8 +28,8 @@ class KeyTable:
     def access(self, headers: Mapping[bytes, bytes]) -> Access:
         """Return the access of the key in the `Authorization` header. Raises `UnknownKey`. Called once per request.
 
-        The key's digest is looked up by its prefix and compared in constant time: the timing of the look-up reveals a part
-        of the digest, from which the key cannot be derived.
+        The key's digest is looked up by its prefix and compared in constant time: the timing of the look-up reveals a
+        part of the digest, from which the key cannot be derived.
         """
         if self._default_access is not None:
             return self._default_access

@@ -10,8 +10,8 @@ from sidecar.wire.limit_headers import Header
 CONNECTION_EXTENSION = "sidecar.connection"
 """The ASGI scope extension in which a server passes its own `ClientConnection`.
 
-The route removes it from the scope: the connection refers to the scope, and a reference cycle lives until the next garbage
-collection.
+The route removes it from the scope: the connection refers to the scope, and a reference cycle lives until the next
+garbage collection.
 """
 
 Scope: TypeAlias = Any

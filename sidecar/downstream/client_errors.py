@@ -16,8 +16,8 @@ from sidecar.wire.sse_writer import error_event, openai_error_event
 class ClientMessage(NamedTuple):
     """The error that a client gets for one kind of upstream failure (`policies.api.failure_kinds` lists the kinds).
 
-    *raises* is the exception of the OpenAI SDK for such a failure. *status* is sent where upstream sent none. *retryable* is
-    the field of Chat Nest's `error` event, and decides whether upstream's `Retry-After` is forwarded.
+    *raises* is the exception of the OpenAI SDK for such a failure. *status* is sent where upstream sent none.
+    *retryable* is the field of Chat Nest's `error` event, and decides whether upstream's `Retry-After` is forwarded.
     """
 
     raises: str
@@ -91,7 +91,7 @@ MESSAGES_BY_KIND = {
 PASSES_UPSTREAM_MESSAGE = frozenset({"context", "request"})
 """Kinds whose upstream message is useful to the client, and is sent to it."""
 PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "auth", "request"})
-"""Final kinds: upstream's code, type and param are kept, because programs match codes such as `context_length_exceeded`."""
+"""Final kinds: upstream's code, type and param are kept, because programs match `context_length_exceeded`."""
 
 ERROR_TYPES_BY_STATUS = {
     401: "authentication_error",
@@ -112,9 +112,10 @@ ERROR_STATUSES = range(400, 600)
 class ClientError(msgspec.Struct, frozen=True, kw_only=True):
     """One error response, or the error event of a stream.
 
-    *kind* is OpenAI's error type; empty stands for the type of the status. *retryable* is the field of Chat Nest's `error`
-    event. *final* sends `x-should-retry: false`. *wait* is `Retry-After` in seconds, None where waiting does not help.
-    *details* are further fields of the error object. *allow* and *challenge* are the headers `Allow` and `WWW-Authenticate`.
+    *kind* is OpenAI's error type; empty stands for the type of the status. *retryable* is the field of Chat Nest's
+    `error` event. *final* sends `x-should-retry: false`. *wait* is `Retry-After` in seconds, None where waiting does
+    not help. *details* are further fields of the error object. *allow* and *challenge* are the headers `Allow` and
+    `WWW-Authenticate`.
     """
 
     status: int

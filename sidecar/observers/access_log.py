@@ -31,7 +31,10 @@ class AccessLog:
         self._encode = AccessLineFormat(settings.format).encode
 
     def observe(self, record: Record) -> None:
-        """Write a line for *record* unless its level (`levels.level_of`) is below the configured one. Called once per request."""
+        """Write a line for *record* unless its level (`levels.level_of`) is below the configured one.
+
+        Called once per request.
+        """
         level = level_of(record)
         if LEVEL_NUMBERS[level] >= self._least:
             self._write(self._encode(record, level))
@@ -121,10 +124,10 @@ def _usage_and_times(record: Record) -> str:
 
 
 def _models(record: Record) -> str:
-    asked, served = record.model_asked, record.model_served
-    if not served or asked == served:
-        return quoted(asked)
-    return f"{quoted(asked) if asked else ''}->{quoted(served)}"
+    requested, served = record.model_asked, record.model_served
+    if not served or requested == served:
+        return quoted(requested)
+    return f"{quoted(requested) if requested else ''}->{quoted(served)}"
 
 
 def _changed(record: Record, change: Callable[[str], str]) -> Record:

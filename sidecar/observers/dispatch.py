@@ -11,10 +11,10 @@ from policies.records.record import Record
 
 
 class Observers:
-    """Deliver each record to every observer, in order. An observer that fails affects neither the request nor the others.
+    """Deliver each record to every observer, in order.
 
-    The first failure of each observer class is logged, with the class name of the exception only: its message could contain
-    a prompt or a key.
+    An observer that fails affects neither the request nor the others. The first failure of each observer class is
+    logged, with the class name of the exception only: its message could contain a prompt or a key.
     """
 
     def __init__(self, observers: Iterable[RunningObserver], log: logging.Logger) -> None:

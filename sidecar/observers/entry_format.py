@@ -40,9 +40,10 @@ class EntryFormat:
         fields: Mapping[str, FieldValue],
         trace: Sequence[str] = (),
     ) -> bytes:
-        """Return the entry *event* at the time *at* (seconds since 1970), with its line end. Empty strings are left out.
+        """Return the entry *event* at the time *at* (seconds since 1970), with its line end.
 
-        *trace* lines follow the line of a text entry, indented by four spaces; in JSON they are the array `trace`.
+        Empty strings are left out. *trace* lines follow the line of a text entry, indented by four spaces; in JSON they
+        are the array `trace`.
         """
         values = {name: value for name, value in fields.items() if value != ""}
         if self._worker is not None:

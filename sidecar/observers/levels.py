@@ -19,8 +19,8 @@ def level_of(record: Record) -> LogLevel:
     - `error`: a fault of the sidecar itself (`internal_error`).
     - `warning`: the request failed (upstream failures, also after a status of 200 was sent), or the status is 5xx
       (store unavailable, draining, queue full).
-    - `info`: everything else. A 4xx, 429 included, is a limit or a check that works as configured. A client that disconnects
-      is no fault either.
+    - `info`: everything else. A 4xx, 429 included, is a limit or a check that works as configured. A client that
+      disconnects is no fault either.
     - `debug`: probes of any status, because a state change already logs why a probe fails.
     """
     if record.route in PROBE_ROUTES:

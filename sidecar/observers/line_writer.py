@@ -29,18 +29,19 @@ _FINAL_ERRORS = frozenset({errno.EPIPE, errno.EBADF})
 class LineWriter:
     """Write lines to *fd* from a daemon thread, in batches of whole lines; `write` never waits for *fd*.
 
-    While *max_lines* or *max_bytes* are queued, further lines are dropped. Their number is reported once writing works again:
-    *describe_dropped* returns the line, which follows the lines that were queued before the dropped ones.
+    While *max_lines* or *max_bytes* are queued, further lines are dropped. Their number is reported once writing works
+    again: *describe_dropped* returns the line, which follows the lines that were queued before the dropped ones.
 
-    Set *shared* if other processes write to the same pipe, socket or terminal. One write is then at most `PIPE_BUF` long, so
-    that lines up to that length stay whole. A closed pipe or descriptor ends the thread; all further lines are dropped.
+    Set *shared* if other processes write to the same pipe, socket or terminal. One write is then at most `PIPE_BUF`
+    long, so that lines up to that length stay whole. A closed pipe or descriptor ends the thread; all further lines are
+    dropped.
 
     A saturated event loop takes the interpreter lock back before the thread gets it. So while more than a fifth of
-    *max_lines* is queued, every 64th `write` sleeps for 0.1 ms. Measured at 10,000 lines/s: no line is dropped; without the
-    sleep most are.
+    *max_lines* is queued, every 64th `write` sleeps for 0.1 ms. Measured at 10,000 lines/s: no line is dropped; without
+    the sleep most are.
 
-    Threads do not survive a fork: create the writer in each worker, after the fork. `write` is safe to call from any thread,
-    also from a finaliser or signal handler during another `write`.
+    Threads do not survive a fork: create the writer in each worker, after the fork. `write` is safe to call from any
+    thread, also from a finaliser or signal handler during another `write`.
     """
 
     def __init__(
@@ -97,10 +98,10 @@ class LineWriter:
         return kept
 
     def close(self, timeout: float) -> bool:
-        """Accept no more lines, and write the queued ones for at most *timeout* seconds. Return whether all were written.
+        """Accept no more lines, and write the queued ones for at most *timeout* seconds.
 
-        Blocks, so call it after the event loop has ended, or in a thread. If the descriptor still blocks after *timeout*, the
-        thread keeps running as a daemon.
+        Return whether all were written. Blocks, so call it after the event loop has ended, or in a thread. If the
+        descriptor still blocks after *timeout*, the thread keeps running as a daemon.
         """
         with self._lock:
             self._closed = True
@@ -194,7 +195,7 @@ def _write_limit(fd: int, *, shared: bool) -> int:
 
 
 def _chunks(lines: Sequence[bytes], most: int) -> Iterator[tuple[bytes, int]]:
-    """Yield chunks of whole lines of at most *most* bytes, with their number of lines; a longer line is a chunk of its own."""
+    """Yield chunks of whole lines, at most *most* bytes each, and their line counts; a longer line is its own chunk."""
     chunk: list[bytes] = []
     size = 0
     for line in lines:

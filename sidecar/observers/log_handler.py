@@ -19,11 +19,11 @@ MAX_REMEMBERED_MESSAGES = 256
 
 
 class LineHandler(logging.Handler):
-    """Encode records of stdlib `logging` as entries and pass them to *write*, which must not block (`LineWriter.write`).
+    """Encodes records of stdlib `logging` as entries for *write*, which must not block (`LineWriter.write`).
 
-    A message that repeats within `REPEAT_SECONDS` is written once; the next one afterwards states how many were omitted.
-    Exceptions are written without their messages (`traceback_lines`). An object logged in place of a message is written as
-    its class name.
+    A message that repeats within `REPEAT_SECONDS` is written once; the next one afterwards states how many were
+    omitted. Exceptions are written without their messages (`traceback_lines`). An object logged in place of a message
+    is written as its class name.
     """
 
     def __init__(self, write: Callable[[bytes], object], entries: EntryFormat) -> None:

@@ -19,8 +19,9 @@ STDERR_FD = 2
 class ProcessLog:
     """Owns the `LineWriter` of a process, and its users: access log, state changes and stdlib `logging`.
 
-    Create it in each worker, after the fork: it starts a thread, and becomes the only handler of stdlib `logging`. *worker*
-    is the number of the worker among those that share *fd*; None for a single process. *clock* is in seconds since 1970.
+    Create it in each worker, after the fork: it starts a thread, and becomes the only handler of stdlib `logging`.
+    *worker* is the number of the worker among those that share *fd*; None for a single process. *clock* is in seconds
+    since 1970.
     """
 
     def __init__(

@@ -38,14 +38,17 @@ class StateLog:
         self._states: dict[str, _State] = {}
 
     def expect(self, subject: str, state: str) -> None:
-        """Set the initial *state* without a line, such as `up` for the store. Without it the first report is a change."""
+        """Set the initial *state* without a line, such as `up` for the store.
+
+        Without it the first report is a change.
+        """
         self._keep(subject, _State(state, None))
 
     def changed(self, subject: str, state: str, *, cause: str = "", level: LogLevel = "warning") -> bool:
         """Write a line with *cause* if *subject* was in another state; return whether it was.
 
-        The line also has the previous state and its duration in seconds. With a *level* below the configured one the state is
-        recorded without a line.
+        The line also has the previous state and its duration in seconds. With a *level* below the configured one the
+        state is recorded without a line.
         """
         before = self._states.get(subject)
         if before is not None and before.name == state:

@@ -15,7 +15,8 @@ MAX_FRAMES = 20
 def traceback_lines(error: BaseException) -> list[str]:
     """Return the frames and class names of *error* and its causes: first cause first, innermost frame last.
 
-    Of an `OSError` the number and text are kept, of an SQLite error its name. Source lines and other messages are left out.
+    Of an `OSError` the number and text are kept, of an SQLite error its name. Source lines and other messages are left
+    out.
     """
     lines: list[str] = []
     for each in reversed(list(islice(_causes(error), MAX_EXCEPTIONS))):

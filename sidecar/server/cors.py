@@ -71,9 +71,9 @@ class Cors:
         if self._allows(origin):
             allow = dict(_encoded(self._config.preflight_headers))
             allow.setdefault(b"access-control-allow-origin", origin)
-            asked = next((value for name, value in headers if name == b"access-control-request-headers"), None)
-            if asked:
-                allow[b"access-control-allow-headers"] = asked
+            requested = next((value for name, value in headers if name == b"access-control-request-headers"), None)
+            if requested:
+                allow[b"access-control-allow-headers"] = requested
             status, answer = NO_CONTENT, list(allow.items())
         await send({"type": "http.response.start", "status": status, "headers": [*answer, (b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})

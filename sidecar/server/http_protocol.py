@@ -41,11 +41,12 @@ MAX_SURPLUS_BYTES = 16_777_216
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol for one client connection; each request becomes a `RequestCycle`.
 
-    Pipelined requests are not queued: uvicorn would stop reading, and could not detect that the client disconnects. Instead
-    the running response becomes the last one of its connection, so the client sends the next request again
-    (RFC 9112, 9.3.2).
+    Pipelined requests are not queued: uvicorn would stop reading, and could not detect that the client disconnects.
+    Instead the running response becomes the last one of its connection, so the client sends the next request again (RFC
+    9112, 9.3.2).
 
-    `on_headers_complete` inlines uvicorn's helper functions: a call that runs once per request costs more than its body.
+    `on_headers_complete` inlines uvicorn's helper functions: a call that runs once per request costs more than its
+    body.
     """
 
     cycle: RequestCycle | None  # type: ignore[assignment]  # uvicorn declares it without None, which it is at first
@@ -57,7 +58,7 @@ class HttpProtocol(HttpToolsProtocol):
     """Since when no request is being served, in seconds of the loop's clock; None while one is."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio passes a Transport
-        """Turn on TCP keepalive: while nothing is sent, only the kernel can detect a client that vanished without a FIN."""
+        """Turn on TCP keepalive: between writes only the kernel can detect a client that vanished without a FIN."""
         super().connection_made(transport)
         self._start_idle()
         opened = transport.get_extra_info("socket")
@@ -68,7 +69,10 @@ class HttpProtocol(HttpToolsProtocol):
                     opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
-        """Parse requests. After the last one, keep reading and discard the data: otherwise its disconnect goes unnoticed."""
+        """Parse requests.
+
+        After the last one, keep reading and discard the data: otherwise its disconnect goes unnoticed.
+        """
         if self._surplus >= 0:
             self._surplus += len(data)
             if self._surplus > MAX_SURPLUS_BYTES:
@@ -83,7 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse the request again without its offer to change the protocol (RFC 9110, 7.8): the parser ends at an offer."""
+        """Parse the request again without its offer of another protocol (RFC 9110, 7.8), which ends the parser."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         lines += [b"%b: %b" % field for field in self.headers if field[0] not in UPGRADE_HEADERS]
@@ -189,8 +193,8 @@ class HttpProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that was idle for `timeout_keep_alive` seconds, also during an incomplete request head.
 
-        One timer serves many requests: if it fires while the connection is not due yet, it is set again for the rest of the
-        time. While a request is served no timer is needed: the end of its response sets the next one.
+        One timer serves many requests: if it fires while the connection is not due yet, it is set again for the rest of
+        the time. While a request is served no timer is needed: the end of its response sets the next one.
         """
         self.timeout_keep_alive_task = None
         if self._idle_since is None or self.transport.is_closing():

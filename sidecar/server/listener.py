@@ -59,7 +59,8 @@ def listen_tcp(host: str, port: int, resolve: Resolve = socket.getaddrinfo) -> L
     """Listen on every address of *host*, all on the same port; port 0 picks one that is free on all of them.
 
     An address whose family this machine does not have is skipped if another address binds. *resolve* is
-    `socket.getaddrinfo`. Raises `OSError` if no address binds or one is in use, and `OverflowError` for an invalid port.
+    `socket.getaddrinfo`. Raises `OSError` if no address binds or one is in use, and `OverflowError` for an invalid
+    port.
     """
     found = resolve(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, kind, protocol, address) for family, kind, protocol, _, address in found))

@@ -1,6 +1,7 @@
 """One request and its response on a uvicorn connection, written without `send`.
 
-uvicorn's `send` matches each header against two patterns, writes head and body separately, and is a coroutine per write.
+uvicorn's `send` matches each header against two patterns, writes head and body separately, and is a coroutine per
+write.
 """
 
 from __future__ import annotations
@@ -153,8 +154,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     async def send(self, message: Any) -> None:
         """Send one ASGI message; used by Litestar's routes. See `write_nowait` for the data routes.
 
-        HTTP/1.0 has no chunked encoding, and uvicorn refuses more bytes than the declared length. So each body part of a
-        response without a length is declared as the whole.
+        HTTP/1.0 has no chunked encoding, and uvicorn refuses more bytes than the declared length. So each body part of
+        a response without a length is declared as the whole.
         """
         if self.scope["http_version"] == "1.0":
             if message["type"] == "http.response.start":

@@ -24,9 +24,9 @@ MAX_LOGGED_KINDS = 32
 class StoreHeartbeat:
     """Calls `store.heartbeat()` and `ledger.catch_up()` every *interval* seconds, until `aclose`.
 
-    No exception ends it. `StoreDown` is reported once per outage: *on_change* is called with the error when the store goes
-    down, and with None when it is back. Any other exception is logged once per class, with its traceback. *sleep* and
-    *close_timeout* are in seconds.
+    No exception ends it. `StoreDown` is reported once per outage: *on_change* is called with the error when the store
+    goes down, and with None when it is back. Any other exception is logged once per class, with its traceback. *sleep*
+    and *close_timeout* are in seconds.
     """
 
     def __init__(

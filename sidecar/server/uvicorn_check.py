@@ -23,7 +23,7 @@ SERVER_MODULE = "uvicorn.server"
 
 
 class UsedClass(msgspec.Struct, frozen=True):
-    """Attributes of one class that the server uses: methods with the parameters it passes, and fields of a new instance.
+    """Used attributes of one class: methods with the parameters that are passed, and fields of a new instance.
 
     `assigned` holds fields that `__init__` does not assign, by the name of the method that does.
     """
@@ -104,7 +104,10 @@ CYCLE_FIELDS = frozenset(
 
 
 def faults(load: Callable[[str], Any] = import_module) -> list[str]:
-    """Return the attributes that the installed uvicorn lacks or adds; empty if it is compatible. *load* imports a module."""
+    """Return the attributes that the installed uvicorn lacks or adds; empty if it is compatible.
+
+    *load* imports a module.
+    """
     found: list[str] = []
     for module, names in USED_NAMES.items():
         try:

@@ -29,7 +29,7 @@ _logger = logging.getLogger("sidecar")
 
 
 class Wakeup(NamedTuple):
-    """The pipes that the parent polls, with their write ends: received signals, and process ids of workers that are ready."""
+    """The pipes that the parent polls, for signals and for the process ids of ready workers, with their write ends."""
 
     signals: int
     signals_end: int
@@ -40,9 +40,9 @@ class Wakeup(NamedTuple):
 class Workers:
     """Fork *count* workers, replace each one that dies, and end when all of them have drained.
 
-    *serve* runs in each worker and returns its exit code. It gets a file descriptor, and a function to call when it accepts
-    connections. The descriptor delivers one byte per request to stop, and end of file if the parent has died. The store
-    must be one that processes share. *clock* is monotonic, in seconds.
+    *serve* runs in each worker and returns its exit code. It gets a file descriptor, and a function to call when it
+    accepts connections. The descriptor delivers one byte per request to stop, and end of file if the parent has died.
+    The store must be one that processes share. *clock* is monotonic, in seconds.
     """
 
     def __init__(self, count: int, serve: Serve, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,12 +55,15 @@ class Workers:
         self._code = 0
 
     def run(self, announce: Callable[[], None]) -> int:
-        """Run until a stop signal. Call *announce* once, when all workers are ready. Return the exit code: 1 after giving up."""
+        """Run until a stop signal.
+
+        Call *announce* once, when all workers are ready. Return the exit code: 1 after giving up.
+        """
         wakeup = Wakeup(*os.pipe(), *os.pipe())
         os.set_blocking(wakeup.signals, False)
         os.set_blocking(wakeup.signals_end, False)
         signal.set_wakeup_fd(wakeup.signals_end, warn_on_full_buffer=False)
-        # The handlers do nothing: signal numbers arrive through the pipe, so none is handled between fork and registration.
+        # The handlers do nothing: signals arrive through the pipe, so none is handled between fork and registration.
         for each in PARENT_SIGNALS:
             signal.signal(each, _nothing)
         poll = select.poll()

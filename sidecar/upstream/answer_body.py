@@ -1,4 +1,4 @@
-"""Turn the bytes of an answer's body into batches, and deliver each one in the event-loop iteration in which it arrives."""
+"""Turn the bytes of an answer's body into batches, delivered in the event-loop iteration in which they arrive."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class AnswerBody:
                 await done
         except TimeoutError as error:
             if not done.cancelled():
-                done.result()  # bytes that arrived in the same iteration count, and so does what they raised
+                done.result()  # bytes of the same iteration count, and so do errors that they raised
             elif (last := self._on_failure(error)) is not None:
                 self.over = True
                 to(last)
@@ -103,7 +103,7 @@ class AnswerBody:
                 done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
 
     def _deliver_arrived(self, to: Deliver) -> bool:
-        """Deliver the data that has arrived; return False at the end, at a failure, or if the client is to be drained."""
+        """Deliver the data that has arrived; return False at the end, at a failure, or if the client must be drained."""
         response = self._response
         while self._broken is None:
             data = response.take()

@@ -43,7 +43,7 @@ class Attempt:
     _timeout: ProgressTimeout | None = None
     _permit: Permit | None = None
     _worked = False
-    """Whether upstream may have read the prompt: true once a connection is made, unless a failure proves that it did not."""
+    """Whether upstream may have read the prompt: True once connected, unless a failure proves that it did not."""
     _failed = False
     """Whether the attempt failed, by an error or by passing the deadline."""
     _model = ""
@@ -55,8 +55,8 @@ class Attempt:
     def usage(self) -> Usage:
         """Upstream's usage report if it arrived; else the estimated prompt and the tokens that were read.
 
-        It is a lower bound for a call without `stream` whose client disconnected before the answer arrived: how much upstream
-        had generated is unknown. A failed attempt costs its prompt and the tokens that were read.
+        It is a lower bound for a call without `stream` whose client disconnected before the answer arrived: how much
+        upstream had generated is unknown. A failed attempt costs its prompt and the tokens that were read.
         """
         if not self._worked:
             return Usage()
