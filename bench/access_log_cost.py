@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from policies.api.lease import Ending
 from policies.records.record import Record
 from sidecar.config.log import LogFormat, LogSettings
 from sidecar.observers.access_log import AccessLineFormat, AccessLog
@@ -27,7 +28,7 @@ RECORD = Record(
     method="POST",
     route="/v1/chat/completions",
     status=200,
-    ending="done",
+    ending=Ending.DONE,
     call_id="8c2f1d7e9b4a4c6f",
     tenant="acme",
     ip="10.0.0.7",

@@ -22,6 +22,8 @@ from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 from policies.engine.chain import Chain
+from policies.records.observer import Observer, RunningObserver
+from policies.records.record import FailedAttempt, Record
 
 __all__ = [
     "GIVE_UP",
@@ -37,6 +39,7 @@ __all__ = [
     "Decision",
     "Ending",
     "Event",
+    "FailedAttempt",
     "Failure",
     "Fallback",
     "GiveUp",
@@ -46,12 +49,15 @@ __all__ = [
     "Lease",
     "Match",
     "MaxTokens",
+    "Observer",
     "Outcome",
     "Policy",
     "Rate",
+    "Record",
     "Rejection",
     "Retry",
     "RetryClassifier",
+    "RunningObserver",
     "RunningPolicy",
     "Services",
     "Sliding",

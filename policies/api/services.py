@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import msgspec
@@ -30,6 +30,13 @@ class NamesOfModels(Protocol):
 
 def _as_asked(model: str, fallbacks: Sequence[str], *, substituted: bool) -> Sequence[str]:  # noqa: ARG001  # the signature of the protocol
     return [model, *fallbacks]
+
+
+StateChanged: TypeAlias = Callable[[str, str, str], None]
+
+
+def _log_state(subject: str, state: str, cause: str) -> None:
+    logging.getLogger("sidecar").warning("%s is %s: %s", subject, state, cause)
 
 
 class _Shared(msgspec.Struct, eq=False):
@@ -106,6 +113,8 @@ class Services(msgspec.Struct, kw_only=True, eq=False):
     names_of: NamesOfModels = _as_asked
     """Returns the upstreams' names of models; policies read `Call.served_models`."""
     log: logging.Logger = logging.getLogger("sidecar")
+    state_changed: StateChanged = _log_state
+    """Report the state of something that calls share: its name, the state, the cause. The program logs each change once."""
     shared_objects: SharedObjects = msgspec.field(default_factory=SharedObjects)
     """The objects of `shared`, and the running policies of all chains."""
 

@@ -10,15 +10,17 @@ from policies.api.lease import Ending, Outcome
 from policies.api.rejection import Rejection
 from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
+from policies.records.record import FailedAttempt
 
 from .ledger import Reservation
 
 if TYPE_CHECKING:
     from policies.api.call import Call
-    from policies.api.failure import Retry
     from policies.api.lease import Lease
     from policies.api.services import Services
     from policies.api.upstream import Stream
+
+    from .call_control import CallControl
 
 
 NO_USAGE = Usage()
@@ -68,6 +70,10 @@ class CallState(msgspec.Struct, eq=False):
     leases: list[Lease] = []
     """Those that look at events or are settled."""
     stream: Stream | None = None
+    attempt_begun: float = 0.0
+    """When the attempt that runs began, by `services.monotonic`."""
+    failed_attempts: list[FailedAttempt] = []
+    """Those that another one followed."""
     _banked: Usage = NO_USAGE
 
     @property
@@ -82,6 +88,31 @@ class CallState(msgspec.Struct, eq=False):
         spent = Usage() if self.stream is None else self.stream.usage
         self._banked, self.stream = self._banked + spent, None
         return spent
+
+    def begin_attempt(self, upstream: str) -> None:
+        """Note that an attempt at *upstream* begins."""
+        self.attempts += 1
+        self.tried.append(upstream)
+        self.attempt_begun = self.services.monotonic()
+
+    def attempt_failed(self, error: UpstreamError) -> None:
+        """Note that the attempt failed and that another one follows."""
+        self.failed_attempts.append(
+            FailedAttempt(
+                upstream=self.tried[-1],
+                error_kind=error.kind,
+                status=error.cause.status_code,
+                started_after_seconds=self.attempt_begun - self.begun,
+                seconds=self.services.monotonic() - self.attempt_begun,
+            )
+        )
+
+    def report(self, control: CallControl) -> None:
+        """Set what the call's record needs, beside its outcome."""
+        control.cost_usd = self.hold.cost_usd
+        if self.attempts:
+            control.upstream_after_seconds = self.attempt_begun - self.begun
+            control.failed_attempts = tuple(self.failed_attempts)
 
     def output_sent(self) -> None:
         """Note that output is sent: no other attempt may follow. Call it for the first batch."""
@@ -109,11 +140,3 @@ class CallState(msgspec.Struct, eq=False):
 def begin(call: Call, services: Services) -> CallState:
     """Return the state of a call that begins now."""
     return CallState(call, Reservation(call, ()), services, services.clock(), services.monotonic())
-
-
-def then(call: Call, verdict: Retry | None) -> str:
-    """Return what the log says of what comes after a failed attempt."""
-    before = ", sent again by its client" if call.is_client_retry else ""
-    if verdict is None:
-        return before
-    return f"{before}; again in {verdict.after:.3g} s" + (f" at {verdict.upstream}" if verdict.upstream else "")

@@ -28,8 +28,8 @@ from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
 from .call_control import CallControl
-from .call_state import CANCELLED, DONE, CallState, begin, end_by, then
-from .error_report import error_report
+from .call_state import CANCELLED, DONE, CallState, begin, end_by
+from .error_report import HookMisuse, error_report
 from .event_filters import EventFilters
 from .ledger import LeasedClaim, Ledger
 from .members import Member, Members
@@ -83,11 +83,12 @@ class Chain:
             if control is None:
                 await self._settle(run, outcome)
             else:
-                control.settling = True
+                control.settling, control.outcome = True, outcome
                 try:
                     await self._settle(run, outcome)
                 finally:
                     control.settling = False
+                    run.report(control)
         sink.write_nowait(last)
         return outcome
 
@@ -121,8 +122,7 @@ class Chain:
         filters = EventFilters.of(run.leases, run.call.choices_returned) if run.leases else None
         name = run.call.upstream or self._services.upstreams[0]
         while True:
-            run.attempts += 1
-            run.tried.append(name)
+            run.begin_attempt(name)
             stream = run.stream = self._upstream.open(run.call, name)
             try:
                 async with stream:
@@ -133,12 +133,11 @@ class Chain:
                 if error.kind != "unavailable":
                     self._count(run)
                 verdict = self._judge(run, error)
-                said = f"{error.kind} ({error.reason}){then(run.call, verdict)}"
-                self._services.log.warning("call %s: %s failed: %s", run.call.id, name, said)
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
                     return filters.apply(error.instead) if filters else error.instead
+                run.attempt_failed(error)
                 name, wait = verdict.upstream or name, verdict.after
             await self._services.sleep(wait)
 
@@ -151,11 +150,11 @@ class Chain:
         def write(batch: Batch) -> bool:
             nonlocal last, paused
             shown = filters.apply(batch) if filters else batch
+            if not run.started:
+                run.output_sent()
             if shown.last:
                 last = shown
                 return False
-            if not run.started:
-                run.output_sent()
             paused = not sink.write_nowait(shown)
             return not paused
 
@@ -208,7 +207,7 @@ class Chain:
                 return decision if in_time else None
             if isinstance(decision, GiveUp):
                 return None
-            raise TypeError(member.returned("retry", decision, "a Retry, GIVE_UP or None"))
+            raise HookMisuse(member.returned("retry", decision, "a Retry, GIVE_UP or None"))
         return None
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
@@ -256,7 +255,7 @@ class Chain:
 def _keep(run: CallState, member: Member, lease: Lease, claiming: list[tuple[Member, Lease]]) -> None:
     """Keep a lease of `admit` where its class has something to do later."""
     if not isinstance(lease, Lease):
-        raise TypeError(member.returned("admit", lease, "a Lease or None"))
+        raise HookMisuse(member.returned("admit", lease, "a Lease or None"))
     if lease.makes_claims:
         claiming.append((member, lease))
     if lease.acts_later:
@@ -270,7 +269,7 @@ def _claims(call: Call, claiming: Sequence[tuple[Member, Lease]]) -> list[Leased
         if member.match is None or member.match.covers(call):
             for claim in lease.claims():
                 if claim.unit == "usd" and type(lease).charge is Lease.charge:
-                    raise TypeError(needs_charge(lease))
+                    raise HookMisuse(needs_charge(lease))
                 claims.append((claim, lease, member.when_store_fails))
     return claims
 
@@ -278,8 +277,8 @@ def _claims(call: Call, claiming: Sequence[tuple[Member, Lease]]) -> list[Leased
 def _entered(run: CallState, member: Member, lease: Lease) -> None:
     """Keep a lease of `enter`. Its claims would come too late."""
     if not isinstance(lease, Lease):
-        raise TypeError(member.returned("enter", lease, "a Lease or None"))
+        raise HookMisuse(member.returned("enter", lease, "a Lease or None"))
     run.leases.append(lease)
     if lease.makes_claims:
         cure = "return a lease with claims from admit: all claims are reserved before any policy lets the call enter"
-        raise TypeError(f"{type(member.running).__name__}.enter returned a {type(lease).__name__} with claims; {cure}")
+        raise HookMisuse(f"{type(member.running).__name__}.enter returned a {type(lease).__name__} with claims; {cure}")

@@ -7,8 +7,16 @@ import traceback
 MAX_FRAMES = 8
 
 
+class HookMisuse(TypeError):
+    """A hook returned what it must not. The message names classes alone, so the log may show it."""
+
+
 def error_report(error: BaseException) -> str:
-    """Return the class of *error* and where it was raised: the last 8 frames, with the code but no values."""
+    """Return the class of *error* and where it was raised: the last 8 frames, with the code but no values.
+
+    The message is left out, unless it is one of ours that names classes alone.
+    """
     frames = traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
     lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
-    return "\n".join([type(error).__name__, *lines])
+    title = str(error) if isinstance(error, HookMisuse) else type(error).__name__
+    return "\n".join([title, *lines])

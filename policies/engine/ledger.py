@@ -40,6 +40,8 @@ class Reservation(msgspec.Struct, eq=False):
     call: Call
     claims: Sequence[LeasedClaim]
     parts: int = 1
+    cost_usd: float | None = None
+    """What the call cost in dollars, set by its settlement; None if no claim of it is in dollars."""
 
 
 class Ledger:
@@ -116,7 +118,10 @@ class Ledger:
                 continue  # sliding windows keep what they took
             key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
-                charges[key] = charges.get(key, 0) + lease.charge(claim, usage)
+                charge = lease.charge(claim, usage)
+                charges[key] = charges.get(key, 0) + charge
+                if claim.unit == "usd":
+                    hold.cost_usd = max(hold.cost_usd or 0.0, charge / MILLION)
             except Exception as error:  # noqa: BLE001  # of a policy: it must not keep the others from being charged
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
@@ -136,7 +141,7 @@ class Ledger:
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
         refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
-        self._services.log.warning("store is down, call %s: %s", "refused" if refusing else "admitted", error)
+        self._services.state_changed("store", "down", str(error))
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error

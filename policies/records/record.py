@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import msgspec
 from msgspec.structs import force_setattr
 
-RecordEnding: TypeAlias = Literal["done", "rejected", "failed", "cancelled"]
+from policies.api.lease import Ending
 
 MAX_NAME_CHARACTERS = 256
 """Of a model's name: clients and upstreams choose it."""
@@ -48,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     """The path's pattern, such as `/v1/models/{id}`, never the path as sent: at most one value per route."""
     status: int
     """The status that the client was sent; 499 if the client left before one was sent."""
-    ending: RecordEnding
+    ending: Ending
     """`rejected`: the sidecar or a policy refused it. `failed`: the upstream or the sidecar failed. `cancelled`: the client left."""
     code: str = ""
     """The error code that the client was sent or would have been sent; empty on success."""
@@ -64,6 +62,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     """`chat`, `models`, `embeddings` …: few values."""
     stream: bool = False
     """Whether the client asked for a stream."""
+    is_client_retry: bool = False
+    """Whether the client's SDK had sent the call before."""
     model_asked: str = ""
     model_served: str = ""
     """The model of the upstream's answer, or else of the request as sent upstream."""

@@ -12,14 +12,17 @@ import msgspec
 
 from .access import Profile
 from .keys import read_keys
+from .log import LogSettings
+from .observers import read_observers
 from .policies import base_chain
 from .prices import check_prices, with_prices
 from .profiles import read_profiles
 from .settings import Flags, ServerSettings, Settings, StoreSettings
+from .shadowing import check_module_names
 from .tables import SEE_EXAMPLE, ConfigError, ConfigFault, single_field, to_struct, unknown_key
 from .upstream_sources import check_fallback_targets, resolve_upstreams
 
-KNOWN_SECTIONS = ("server", "store", "upstream", "key", "policy", "profile", "prices")
+KNOWN_SECTIONS = ("server", "store", "log", "upstream", "key", "policy", "profile", "prices", "observer")
 SHIPPED_NAME = "defaults"
 
 
@@ -41,8 +44,11 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     faults: list[ConfigFault] = [unknown_key(key, key, KNOWN_SECTIONS) for key in data if key not in KNOWN_SECTIONS]
     server = _server(data.get("server", {}), environ, flags, faults)
     store = _store(data.get("store", {}), environ, flags, faults)
+    log = to_struct(LogSettings, data.get("log", {}), "log", faults)
+    observers = read_observers(data.get("observer", []), folder, faults)
     choices = resolve_upstreams(data.get("upstream", []), folder, environ, flags, faults, need=need_upstream)
     entries = with_prices(data.get("policy", shipped["policy"]), data.get("prices"), faults)
+    check_module_names(folder, faults)
     base, broken = base_chain(entries, folder, faults)
     inherited = {} if "policy" in data else shipped["profile"]
     chains = read_profiles(data.get("profile", {}), inherited, base, broken, faults)
@@ -50,11 +56,13 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     accesses = read_keys(data.get("key", []), base_profile, chains, broken, faults)
     check_prices(base, choices, faults)
     check_fallback_targets(base, data.get("upstream", []), faults)
-    if faults or server is None or store is None:
+    if faults or server is None or store is None or log is None:
         raise ConfigError(source, faults)
     return Settings(
         server=server,
         store=store,
+        log=log,
+        observers=observers,
         upstreams=choices,
         base=base_profile,
         profiles=chains,

@@ -21,7 +21,6 @@ from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
 
 from .named_objects import ObjectFault, load_object, object_of
-from .shadowing import check_module_names
 from .tables import ConfigFault, to_struct
 
 ENTRY_POINT_GROUP = "chatnest_sidecar.policies"
@@ -45,7 +44,6 @@ def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tupl
     if not isinstance(entries, list):
         faults.append(ConfigFault("policy", "expected a list of tables", "write each policy below [[policy]]"))
         return (), frozenset()
-    check_module_names(folder, faults)
     policies: list[Policy] = []
     broken: set[str] = set()
     seen: dict[str, str] = {}

@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from policies.records.observer import Observer
 from policies.stores.opening import StoreUrl
 
 from .access import Access, Profile
+from .log import LogSettings
 from .upstream import NonNegativeSeconds, ResolvedUpstream, Seconds, Text, parts_of
 
 Bytes = Annotated[int, msgspec.Meta(ge=1, extra={"unit": "bytes"})]
@@ -102,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     base: Profile
     profiles: Mapping[str, Profile]
     folder: Path
+    log: LogSettings = LogSettings()
+    observers: tuple[Observer, ...] = ()
     keys: tuple[Access, ...] = ()
     workers: int = 1
 

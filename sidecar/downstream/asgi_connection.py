@@ -36,12 +36,13 @@ class AsgiConnection(ClientConnection):
         "_writer",
         "full",
         "receive",
-        "started",
+        "status",
     )
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.receive, self._send = receive, send
-        self.started = self.full = self._closed = False
+        self.full = self._closed = False
+        self.status = 0
         self._pending: deque[dict[str, Any]] = deque()
         self._headers: list[Header] = []
         self._size = 0
@@ -55,7 +56,7 @@ class AsgiConnection(ClientConnection):
         if self._closed:
             return
         if head is not None:
-            self.started = True
+            self.status = head.status
             self._pending.append(
                 {"type": "http.response.start", "status": head.status, "headers": [*self._headers, *head.headers]}
             )

@@ -35,8 +35,8 @@ class ClientConnection:
 
     __slots__ = ()
 
-    started: bool
-    """Whether the head of the response has been written."""
+    status: int
+    """The status of the response; 0 until its head is written."""
     full: bool
     """Whether too many bytes wait for the client: `drain` before writing more."""
     receive: Receive

@@ -96,6 +96,7 @@ class IncomingRequest(NamedTuple):
     headers: dict[bytes, bytes]
     name: str
     access: Access
+    ip: str
 
 
 async def read_object(request: IncomingRequest, limit: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class EventStreamResponse(ClientResponse):
 
     def fail(self, error: ClientError) -> None:
         """End with *error*: as a response of its own if nothing was written yet, else as the last event."""
-        if self._connection.started and not self.ended:
+        if self._connection.status and not self.ended:
             self._write(self._error_events(error), more=False)
         else:
             super().fail(error)
@@ -121,7 +121,7 @@ class EventStreamResponse(ClientResponse):
 
     def _write(self, body: bytes, *, more: bool) -> None:
         connection = self._connection
-        head = None if connection.started else Head(200, self._headers(*EVENT_STREAM_HEADERS))
+        head = None if connection.status else Head(200, self._headers(*EVENT_STREAM_HEADERS))
         self.ended = not more
         connection.write_nowait(head, body, more=more)
         self.last_sent_at = self._clock()
@@ -143,7 +143,7 @@ class ChatNestResponse(EventStreamResponse):
 
     def ping(self) -> None:
         """Write a ping, but never before `start`: until then a refusal keeps its status."""
-        if self._connection.started:
+        if self._connection.status:
             super().ping()
 
     def _encoded(self, batch: Batch) -> bytes:

@@ -10,7 +10,9 @@ from policies.api.call import Call
 from policies.api.rejection import Rejection
 from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
+from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
+from sidecar.wire.client_headers import ClientHeaders
 from sidecar.wire.forwarded_headers import forwardable_headers
 from sidecar.wire.json_body import BadRequest
 
@@ -30,6 +32,7 @@ from .client_errors import (
     unauthorized,
 )
 from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
+from .request_record import RequestTrail
 from .response import JSON_HEADER, ClientResponse, write_error
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ CHAT_PATH = "/api/chat"
 COMPLETIONS_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
 REQUEST_ID_HEADER = b"x-request-id"
+TRACE_PARENT_HEADER = b"traceparent"
 RETRY_COUNT_HEADER = b"x-stainless-retry-count"
 """How often OpenAI's SDKs have already sent the call."""
 
@@ -53,35 +57,49 @@ class Route(ABC):
         self.services = services
 
     async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
-        """Serve the request of *scope* (ASGI) to its end: it is answered, settled and closed whatever happens."""
+        """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded whatever happens."""
+        services, clocks = self.services, self.services.policy_services
         headers: dict[bytes, bytes] = dict(scope["headers"])  # the last one of a repeated header
-        name = request_id(headers.get(REQUEST_ID_HEADER), self.services.request_ids)
-        if (prepared := await self._prepared(scope, connection, headers, name)) is not None:
-            await self._serve(*prepared)
+        name = request_id(headers.get(REQUEST_ID_HEADER), services.request_ids)
+        trail = RequestTrail(
+            request_id=name,
+            route=self.path,
+            method=scope["method"],
+            started_at=clocks.clock(),
+            begun=clocks.monotonic(),
+        )
+        try:
+            if (prepared := await self._prepared(scope, connection, headers, trail)) is not None:
+                await self._serve(*prepared, trail)
+        finally:
+            if (observe := services.observe) is not None:
+                observe(trail.record(connection.status, clocks.monotonic()))
 
     async def _prepared(
-        self, scope: Scope, connection: ClientConnection, headers: dict[bytes, bytes], name: str
+        self, scope: Scope, connection: ClientConnection, headers: dict[bytes, bytes], trail: RequestTrail
     ) -> tuple[IncomingRequest, Call, Chain, ClientResponse] | None:
         """Return what `_serve` needs; None for a request that was refused, or whose client has disconnected."""
         services = self.services
-        error: ClientError
         try:
-            self._check_open(scope["method"])
-            request = IncomingRequest(scope, connection, headers, name, services.keys.access(headers))
+            self._check_open(trail.method)
+            access = services.keys.access(headers)
+            trail.tenant, trail.ip = access.tenant, services.trusted_proxies.client(scope)
+            request = IncomingRequest(scope, connection, headers, trail.request_id, access, trail.ip)
             call, chain, response = await self.prepare(request)
-            if request.access.models is not None:
-                request.access.check(call)
-            self._check_open(scope["method"])
+            trail.note_call(call, headers.get(TRACE_PARENT_HEADER))
+            if access.models is not None:
+                access.check(call)
+            self._check_open(trail.method)
         except ClientDisconnected:
             return None
         except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
-            error = _client_error(refusal)
-        except Exception:
-            services.policy_services.log.exception("request %s could not be prepared", name)
-            error = internal_error()
+            trail.error = _client_error(refusal)
+        except Exception as error:  # noqa: BLE001  # a fault of ours, which must not end the connection without a response
+            services.policy_services.log.error("request %s: %s", trail.request_id, error_report(error))  # noqa: TRY400
+            trail.error = internal_error()
         else:
             return request, call, chain, response
-        self._refuse(connection, error, name)
+        self._refuse(connection, trail.error, trail.request_id)
         return None
 
     def _check_open(self, method: str) -> None:
@@ -113,7 +131,8 @@ class Route(ABC):
             body=body,
             services=self.services.policy_services,
             tenant=request.access.tenant,
-            ip=self.services.trusted_proxies.client(request.scope),
+            ip=request.ip,
+            headers=ClientHeaders(request.headers),
             forwarded_headers=forwarded,
             is_client_retry=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
             **more,
@@ -124,11 +143,13 @@ class Route(ABC):
         clock = self.services.loop.time
         return form(request.connection, request.name, chat_path=self.path == CHAT_PATH, clock=clock)
 
-    async def _serve(self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse) -> None:
+    async def _serve(
+        self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse, trail: RequestTrail
+    ) -> None:
         """Run *call* through *chain* while its client waits, and end the response."""
         services, connection = self.services, request.connection
         response.call = call
-        active = ActiveCall(response, services.loop)
+        trail.control = active = ActiveCall(response, services.loop)
         services.active_calls.add(active)
         services.heartbeats.watch(response)
         timer: asyncio.TimerHandle | None = None
@@ -145,6 +166,7 @@ class Route(ABC):
                 active.error = await self._outcome(call, chain, response, active) or active.error
             await active.absorb_late_cancel()
             if not active.left and active.error is not None:
+                trail.error = active.error
                 response.fail(active.error)
         finally:
             if timer is not None:
@@ -157,7 +179,7 @@ class Route(ABC):
         self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
     ) -> ClientError | None:
         """Return what the client is to be told; None if the answer is complete."""
-        log = self.services.policy_services.log
+        services = self.services
         try:
             await chain.run(
                 call, response, admitted=response.admitted if response.sends_start_event else None, control=active
@@ -165,10 +187,11 @@ class Route(ABC):
         except Rejection as rejection:
             return fault_of_rejection(rejection)
         except UpstreamError as error:
-            log.warning("call %s: upstream failed: %s", call.id, error.kind)
+            if services.observe is None:
+                services.policy_services.log.warning("call %s failed: %s (%s)", call.id, error.kind, error.reason)
             return fault_of_upstream(error)
-        except Exception:
-            log.exception("call %s failed", call.id)
+        except Exception as error:  # noqa: BLE001  # of a policy, or ours; its message may hold a prompt
+            services.policy_services.log.error("call %s failed: %s", call.id, error_report(error))  # noqa: TRY400
             return internal_error()
         return None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from policies.api.services import Services
     from policies.engine.chain import Chain
+    from policies.records.record import Record
     from sidecar.config.settings import Settings
 
     from .active_calls import ActiveCalls
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from .client_address import TrustedProxies
     from .heartbeat import Heartbeats
     from .request import RequestIds
+
+
+Observe: TypeAlias = "Callable[[Record], None]"
 
 
 class RouteServices(Protocol):
@@ -31,6 +35,8 @@ class RouteServices(Protocol):
     keys: KeyTable
     trusted_proxies: TrustedProxies
     request_ids: RequestIds
+    observe: Observe | None
+    """Receives the record of each finished request; None if nothing observes them."""
 
     @property
     def default_model(self) -> str:

@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 
+from .shortcut import recorded
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from litestar.config.cors import CORSConfig
 
     from sidecar.downstream.client_connection import Receive, Scope, Send
+    from sidecar.downstream.services import Observe
     from sidecar.wire.limit_headers import Header
 
     AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NO_CONTENT, BAD_REQUEST = 204, 400
+PREFLIGHT_ALLOWED_STATUS, PREFLIGHT_DENIED_STATUS = 204, 400
 
 
 class Cors:
     """An ASGI application that adds CORS to *app*. Requests without an `Origin` header are unchanged."""
 
-    def __init__(self, app: AsgiApp, config: CORSConfig) -> None:
-        self._app, self._config = app, config
+    def __init__(self, app: AsgiApp, config: CORSConfig, observed: Callable[[], Observe | None]) -> None:
+        self._app, self._config, self._observed = app, config, observed
         self._simple = _encoded(config.simple_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +40,7 @@ class Cors:
             origin = next((value for name, value in headers if name == b"origin"), None)
             if origin is not None:
                 if scope["method"] == "OPTIONS":
-                    await self._answer_preflight(origin, headers, send)
+                    await recorded(self._answer_preflight, scope, receive, send, self._observed())
                     return
                 send = self._with_headers(scope, self._headers_for(origin), send)
         await self._app(scope, receive, send)
@@ -66,15 +69,17 @@ class Cors:
 
         return send_with_headers
 
-    async def _answer_preflight(self, origin: bytes, headers: list[Header], send: Send) -> None:
-        status, answer = BAD_REQUEST, [(b"vary", b"origin")]
+    async def _answer_preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        origin = next(value for name, value in headers if name == b"origin")
+        status, answer = PREFLIGHT_DENIED_STATUS, [(b"vary", b"origin")]
         if self._allows(origin):
             allow = dict(_encoded(self._config.preflight_headers))
             allow.setdefault(b"access-control-allow-origin", origin)
             requested = next((value for name, value in headers if name == b"access-control-request-headers"), None)
             if requested:
                 allow[b"access-control-allow-headers"] = requested
-            status, answer = NO_CONTENT, list(allow.items())
+            status, answer = PREFLIGHT_ALLOWED_STATUS, list(allow.items())
         await send({"type": "http.response.start", "status": status, "headers": [*answer, (b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 

@@ -1,4 +1,4 @@
-"""What runs in one process: the chains of all profiles over one store, one upstream, one heart."""
+"""Build what runs in one process: the chains of all profiles over one store, the upstreams, heartbeats and observers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from sidecar.downstream.authentication import KeyTable
 from sidecar.downstream.client_address import TrustedProxies
 from sidecar.downstream.heartbeat import Heartbeats
 from sidecar.downstream.request import RequestIds
-from sidecar.upstream.circuit_breaker import Breaker
+from sidecar.downstream.services import Observe
+from sidecar.observers.dispatch import Observers
+from sidecar.upstream.circuit_breaker import Breaker, State
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.errors.sdk import load as load_sdk
 from sidecar.upstream.router import UpstreamRouter
@@ -32,15 +34,26 @@ if TYPE_CHECKING:
 
     from policies.api.store import StoreDown
     from sidecar.config.access import Profile
+    from sidecar.config.log import LogLevel
     from sidecar.config.settings import Settings
     from sidecar.config.upstream import ResolvedUpstream
+    from sidecar.observers.process_log import ProcessLog
+    from sidecar.observers.state_log import StateLog
 
+EXPECTED_STATES = frozenset({"up", "closed", "draining"})
+"""States that are logged as information; all others are warnings or errors."""
 STORE_HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats to the store; also between two attempts to send settlements that it did not take."""
 
 
+OBSERVER_CLOSE_SECONDS = 5.0
+
+
 class Gateway:
-    """Everything that the routes share.  Made inside the running loop, closed when the server has drained."""
+    """The composition root: all objects that the routes of one process share.
+
+    Built inside the running event loop, closed when the server has drained.
+    """
 
     def __init__(
         self,
@@ -48,12 +61,19 @@ class Gateway:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         policy_services: Services | None = None,
+        log: ProcessLog | None = None,
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.settings = settings
         self.policy_services = policy_services or Services(
             store=open_store(settings.store.url, folder=settings.folder, resident=True)
         )
+        if log is not None:
+            self.policy_services.state_changed = partial(_report_state, log.states)
+        started = [each.start() for each in settings.observers]
+        receivers = started if log is None or log.access is None else [log.access, *started]
+        self._observers = Observers(receivers, self.policy_services.log)
+        self.observe: Observe | None = self._observers.observe if receivers else None
         self.policy_services.upstreams = tuple(each.name for each in settings.upstreams)
         over = None if transport is None else HttpxTransport(transport)
         self.upstream = UpstreamRouter([self._upstream(each, over) for each in settings.upstreams])
@@ -68,16 +88,19 @@ class Gateway:
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
-            load_sdk()  # before the first call: a policy of the deployment may look at `Failure.error`
+            load_sdk()  # before the first call: a policy of the deployment may ask for `failure.exception()`
         self._store_heartbeat = StoreHeartbeat(
-            self.policy_services, self._ledger, STORE_HEARTBEAT_SECONDS, on_change=self._log_store_change
+            self.policy_services, self._ledger, STORE_HEARTBEAT_SECONDS, on_change=self._report_store
         )
         self._store_heartbeat.start()
 
     def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
-        told = partial(services.log.warning, "the breaker of %s is now %s", choice.name)
-        breaker = Breaker(choice.breaker, services.monotonic, on_change=told)
+
+        def on_change(state: State) -> None:
+            services.state_changed(f"breaker {choice.name}", state, "")
+
+        breaker = Breaker(choice.breaker, services.monotonic, on_change=on_change)
         return UpstreamClient(
             choice, over or _transport(choice), clock=services.clock, monotonic=services.monotonic, breaker=breaker
         )
@@ -90,12 +113,11 @@ class Gateway:
         """The model of calls that name none; empty while it is not known."""
         return self.upstream.default_model
 
-    def _log_store_change(self, error: StoreDown | None) -> None:
-        log = self.policy_services.log
-        if error is not None:
-            log.warning("the store is down: %s", error)
+    def _report_store(self, error: StoreDown | None) -> None:
+        if error is None:
+            self.policy_services.state_changed("store", "up", "")
         else:
-            log.warning("the store is back")
+            self.policy_services.state_changed("store", "down", str(error))
 
     async def close(self) -> None:
         """Send the settlements that are left, then close policies, connections and the store."""
@@ -103,6 +125,7 @@ class Gateway:
         for chain in self.chains.values():
             await chain.close()
         await self.upstream.aclose()
+        await self._observers.close(OBSERVER_CLOSE_SECONDS)
         await self.policy_services.store.aclose()
 
 
@@ -111,3 +134,8 @@ def _transport(choice: ResolvedUpstream) -> Transport:
     if choice.make_transport is not None:
         return HttpxTransport(choice.make_transport(), connect=choice.connect)
     return HttpTransport(connect=choice.connect, tls=choice.trust, proxy=choice.via, uds=choice.uds)
+
+
+def _report_state(states: StateLog, subject: str, state: str, cause: str) -> None:
+    level: LogLevel = "error" if state == "down" else "info" if state in EXPECTED_STATES else "warning"
+    states.changed(subject, state, cause=cause, level=level)

@@ -19,6 +19,7 @@ from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.client_errors import invalid_request, openai_body
 
 from .request_cycle import RequestCycle
+from .shortcut import BAD_REQUEST_STATE
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -243,6 +244,9 @@ class HttpProtocol(HttpToolsProtocol):
         if running is None or running.response_complete or not running.response_started:
             body = openai_body(invalid_request(f"The request is not valid HTTP: {msg}", None))
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-            head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % uuid4().hex.encode()
+            name = uuid4().hex
+            head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % name.encode()
             self.transport.write(head + body)
+            if (record := self.app_state.get(BAD_REQUEST_STATE)) is not None:
+                record(name)
         self.transport.close()

@@ -10,14 +10,17 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
 
 from sidecar.downstream.client_errors import draining
+from sidecar.observers.process_log import ProcessLog
 
 from .app import Application
+from .gateway import Gateway
 from .http_protocol import HttpProtocol
 from .listener import BACKLOG, Listener
 from .workers import STOP_SIGNALS, log_hangup
@@ -31,6 +34,8 @@ CLOSING_SECONDS = 5
 YOUNG_OBJECTS = 5_000
 """Objects made before the garbage collector looks at the youngest: most calls leave it none."""
 CONTROL_BYTES = 16
+LOG_CLOSE_SECONDS = 2.0
+"""Time that log lines in the queue get to be written when the process ends."""
 
 log = logging.getLogger("sidecar")
 
@@ -38,11 +43,18 @@ log = logging.getLogger("sidecar")
 def serve(settings: Settings, listener: Listener, ready: Callable[[], None], control: int | None = None) -> int:
     """Serve on *listener* in this process until it is told to stop; return the exit code.
 
-    *ready* is called when it serves.  *control* is a worker's end of its parent's pipe, see `Workers`.
+    *ready* is called when it serves. *control* is a worker's end of its parent's pipe, see `Workers`.
     """
-    application = Application(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(application, listener, ready, settings.server.drain, control))
+    log = ProcessLog(settings.log, worker=None if control is None else os.getpid())
+    log.states.expect("store", "up")
+    for upstream in settings.upstreams:
+        log.states.expect(f"breaker {upstream.name}", "closed")
+    application = Application(settings, make_gateway=partial(Gateway, log=log))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(application, listener, ready, settings.server.drain, control))
+    finally:
+        log.close(LOG_CLOSE_SECONDS)
 
 
 async def _serve(
@@ -129,12 +141,16 @@ class _Stop:
 
     def _stop(self, *, at_once: bool) -> None:
         if at_once:
+            log.warning("stopped again while draining: ending at once; open reservations stay charged")
             self._server.should_exit = self._server.force_exit = True
         elif self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         if (gateway := self._application.gateway) is not None:
+            gateway.policy_services.state_changed(
+                "server", "draining", f"{len(gateway.active_calls)} calls are running"
+            )
             await gateway.active_calls.drain(self._seconds, draining())
         self._server.should_exit = True
 

@@ -37,8 +37,9 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     message_event = asyncio.Event()
     """uvicorn sets it when data arrives. `receive` below does not wait for it, so one event serves all requests."""
 
-    started = full = disconnected = response_started = response_complete = False
+    full = disconnected = response_started = response_complete = False
     more_body = True
+    status = 0
     body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's is always bytearray
     chunked_encoding: bool | None = None
     expected_content_length = 0
@@ -123,7 +124,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             return
         start = b""
         if head is not None:
-            self.started, self.response_started, self.waiting_for_100_continue = True, True, False
+            self.status, self.response_started, self.waiting_for_100_continue = head.status, True, False
             fields = [*self.default_headers, *head.headers]
             start = b"\r\n".join((STATUS_LINES[head.status], *map(b": ".join, fields)))
             if not start.count(b"\n") == start.count(b"\r") == len(fields):
@@ -163,7 +164,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
                     self.chunked_encoding = False
             elif self.expected_content_length == 0:
                 self.expected_content_length = len(message.get("body", b""))
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
         await super().send(message)
-        self.started = self.response_started
         if self.response_complete:
             self.wake_receiver()

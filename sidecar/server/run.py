@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import os
 import resource
 import signal
 import sys
@@ -16,6 +16,8 @@ import uvicorn
 from policies.api.store import StoreDown
 from policies.stores.opening import open_store
 from sidecar.config.summary import summary
+from sidecar.observers.entry_format import EntryFormat
+from sidecar.observers.log_handler import LineHandler, install_log_handler
 
 from . import uvicorn_check
 from .listener import Listener, listen_tcp, listen_unix
@@ -31,7 +33,7 @@ def run(settings: Settings) -> int:
     0 after a drain, also of a process that was still starting; 1 where it cannot listen or workers keep dying; 2 for an
     unusable configuration or uvicorn.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    install_log_handler(LineHandler(_write_stderr, EntryFormat(settings.log.format)), settings.log.level)
     start = _Start()
     for each in STOP_SIGNALS:
         signal.signal(each, start.signal)
@@ -62,6 +64,12 @@ def run(settings: Settings) -> int:
             return serve(settings, listener, announce)
         workers = Workers(settings.workers, lambda control, ready: serve(settings, listener, ready, control))
         return workers.run(announce)
+
+
+def _write_stderr(line: bytes) -> None:
+    """Write a line of a process that does not serve: one that starts, or the parent of workers."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), line)
 
 
 def _uvicorn_fits() -> bool:

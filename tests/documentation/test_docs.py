@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its tables name what there is."""
+"""The README is true: its clients, configurations and policy run, and do what it says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import asyncio
 import importlib.util
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,24 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import NODE, ROOT
+from documents import blocks, modules
+from places import NODE, README, ROOT
 from process import Program, environment, program
+from records import make_record
 
 from policies.api.policy import Policy
 from policies.testing import ScriptedUpstream, make_call, serve
 from sidecar.config.loader import load
-from sidecar.config.policies import BUILT_IN
 from sidecar.config.settings import Flags
 
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """Return the README's code blocks of *language*, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-PYTHON, SHELL, TOML, JS = (blocks(language) for language in ("python", "sh", "toml", "js"))
+PYTHON, SHELL, TOML, JS = (blocks(README, language) for language in ("python", "sh", "toml", "js"))
 POLICY = next(block for block in PYTHON if "class HouseRules" in block)
 
 
@@ -85,12 +77,10 @@ def test_curl(demo: Program) -> None:
     assert seen[1].endswith(b"data: [DONE]\n\n")
 
 
-def test_commands() -> None:
-    """The README's first two commands are targets of the Makefile, and every target says what it does."""
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    assert re.findall(r"^make ([a-z]+)", SHELL[0], re.MULTILINE) == ["demo", "test"]
-    assert targets == set(re.findall(r"^([a-z-]+):.* ## \S", makefile, re.MULTILINE))
+def test_first_commands() -> None:
+    """The README begins with two commands: one that starts a demo, and one that sends a request to it."""
+    assert SHELL[0] == "make demo\n"
+    assert SHELL[1].startswith("curl -N http://127.0.0.1:8787/api/chat ")
 
 
 @pytest.mark.parametrize(
@@ -172,14 +162,16 @@ async def test_lease_example(caplog: pytest.LogCaptureFixture) -> None:
     assert "default: done after 1 attempts" in caplog.text
 
 
-def test_every_policy_is_described() -> None:
-    """The README's table has each built-in policy, and CONTRIBUTING's tables name files that exist."""
-    assert set(
-        re.findall(r"^\| `([a-z_]+)` \| ", README.split("| policy | does |")[1].split("\n\n")[0], re.MULTILINE)
-    ) == set(BUILT_IN)
-    contributing = (ROOT / "CONTRIBUTING.md").read_text()
-    for path in re.findall(r"`((?:sidecar|policies|tests)/[a-z_/]+\.py)`", contributing):
-        assert (ROOT / path).exists(), path
+def test_observer_example(caplog: pytest.LogCaptureFixture) -> None:
+    """The observer of docs/operations.md reports a slow first output, and no other request."""
+    names: dict[str, Any] = {"__name__": "slow_answers"}
+    code = modules(ROOT / "docs" / "operations.md")["slow_answers.py"]
+    exec(compile(code, "docs/operations.md", "exec"), names)  # noqa: S102  # our own document
+    observer = names["SlowAnswers"](seconds=5.0)
+    for name, seconds in (("fast", 0.2), ("slow", 7.0), ("none", None)):
+        observer.observe(make_record(request_id=name, upstream="local", first_output_seconds=seconds))
+
+    assert [each.message for each in caplog.records] == ["slow answer: slow by local"]
 
 
 def test_public_names_are_documented() -> None:

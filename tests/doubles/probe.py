@@ -199,7 +199,10 @@ class Probed(Program):
         """Return what happened since the last one."""
         assert self.popen.stdout is not None
         self.popen.send_signal(signal.SIGUSR1)
-        return Sample(**json.loads(self.popen.stdout.readline()))
+        line = self.popen.stdout.readline()
+        while line and not line.startswith("{"):  # the summary that follows the first line of output
+            line = self.popen.stdout.readline()
+        return Sample(**json.loads(line))
 
 
 @contextmanager

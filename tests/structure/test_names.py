@@ -24,6 +24,7 @@ TO_RENAME = {
     "sidecar.downstream.request.JSON",
     "sidecar.server.app.DATA",
     "sidecar.server.listener.BACKLOG",
+    "sidecar.server.shortcut.CODES",
 }
 """Constants of one word that are left; each one that gets a telling name is removed here."""
 ONE_WORD = re.compile(r"_?[A-Z][A-Z0-9]+")  # a single letter is a type variable

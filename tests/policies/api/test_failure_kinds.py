@@ -21,7 +21,7 @@ from sidecar.upstream.errors.classify import BY_CODE, BY_STATUS, BY_TEXT
 
 pytestmark = pytest.mark.anyio
 
-README = (ROOT / "README.md").read_text()
+FAILURES = (ROOT / "docs" / "failures.md").read_text()
 REQUEST = httpx.Request("POST", "http://h/v1")
 
 
@@ -43,9 +43,9 @@ def test_one_table() -> None:
     assert all(each.why.endswith(".") for each in FAILURE_CLASSES.values())
 
 
-def test_readme_has_the_table() -> None:
-    """The README tells of each class whether it is tried again and elsewhere, and what a client gets, as the code does."""
-    table = README.split("| class | what happened |")[1].split("\n\n")[0]
+def test_document_has_the_table() -> None:
+    """docs/failures.md tells of each class whether it is tried again and elsewhere, and what a client gets, as the code does."""
+    table = FAILURES.split("| class | what happened |")[1].split("\n\n")[0]
     rows = {
         row[0].strip("` "): row
         for line in table.splitlines()[2:]

@@ -39,6 +39,7 @@ from policies import (
     Usage,
 )
 from policies.api.services import Services
+from policies.engine.call_control import CallControl
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, Hang, ScriptedUpstream, make_call, make_services, piece, serve
 
@@ -582,10 +583,16 @@ async def test_plain_library() -> None:
     assert [(account.spent, account.reserved) for account in await store.accounts()] == [(6, 0)]
 
 
-@pytest.mark.parametrize(("repeated", "told"), [(False, "; again in"), (True, ", sent again by its client; again in")])
-async def test_log(repeated: bool, told: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
-    """The log says of a failed attempt what it was and what follows, and whether the call is itself one more try."""
-    call = make_call("hi", is_client_retry=repeated)
-    await serve([RetryClassifier(name="r")], call, ScriptedUpstream([BROKEN], ["fine"]))
+async def test_failed_attempts_are_reported() -> None:
+    """The owner of a call learns which attempts failed before the last one, when, and how it ended."""
+    control = CallControl()
+    call = make_call("hi")
+    upstream = ScriptedUpstream([BROKEN], ["fine"])
+    await Chain([RetryClassifier(name="r")], upstream, call.services).run(call, Sink(lambda _: None), control=control)
 
-    assert f"call {call.id}: upstream-1 failed: overloaded (OpenAIError){told}" in caplog.text
+    (failed,) = control.failed_attempts
+    assert (failed.upstream, failed.error_kind, failed.started_after_seconds) == ("upstream-1", "overloaded", 0.0)
+    assert control.outcome is not None
+    assert (control.outcome.ending, control.outcome.attempts) == (Ending.DONE, 2)
+    assert control.upstream_after_seconds is not None
+    assert control.upstream_after_seconds > failed.seconds

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import make_record
 
+from policies.api.lease import Ending
 from policies.records.record import FailedAttempt, Record
 from sidecar.config.log import LogLevel, LogSettings
 from sidecar.observers.access_log import AccessLineFormat, AccessLog
@@ -58,7 +59,7 @@ def test_refusal_line_omits_what_does_not_apply() -> None:
     """A request refused before the chain has no tenant, model, upstream or tokens in its line."""
     record = Record(
         request_id="r", started_at=0.25, total_seconds=0.001, method="POST", route="/api/chat", status=401,
-        ending="rejected", code="unauthorized",
+        ending=Ending.REJECTED, code="unauthorized",
     )  # fmt: skip
     assert line_of(record) == (
         "1970-01-01T00:00:00.251Z INFO request id=r POST /api/chat 401 ending=rejected code=unauthorized total=0.001s\n"

@@ -230,8 +230,8 @@ async def test_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         {"upstream-1": "open"},
         {"upstream-1": "closed"},
     )
-    assert "the breaker of upstream-1 is now open" in caplog.text
-    assert "the breaker of upstream-1 is now closed" in caplog.text
+    assert "breaker upstream-1 is open" in caplog.text
+    assert "breaker upstream-1 is closed" in caplog.text
 
 
 @pytest.mark.anyio

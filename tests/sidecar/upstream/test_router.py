@@ -21,7 +21,7 @@ from sidecar.upstream.circuit_breaker import UNHEALTHY_KINDS
 
 pytestmark = pytest.mark.anyio
 
-README = (ROOT / "README.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
 FALLBACK = '[[policy]]\nuse = "fallback"\n'
 REPORT = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
@@ -225,9 +225,9 @@ async def test_loading_model(tmp_path: Path) -> None:
     assert seen == [(503, "7", None, "false"), (503, None, None, "false")]
 
 
-def test_readme_upstreams_are_valid(tmp_path: Path) -> None:
-    """The README's upstreams are valid, and fallback covers every failure kind that the circuit breaker counts."""
-    (text,) = (x for x in re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "azure" in x)
+def test_documented_upstreams_are_valid(tmp_path: Path) -> None:
+    """The upstreams of docs/configuration.md are valid, and fallback covers every failure kind that the circuit breaker counts."""
+    (text,) = (x for x in re.findall(r"^```toml\n(.*?)^```$", CONFIGURATION, re.MULTILINE | re.DOTALL) if "azure" in x)
     settings = settings_of(tmp_path, None, text, environ={"AZURE_API_KEY": "az-1"})
     (fallback,) = (policy for policy in settings.base.policies if isinstance(policy, Fallback))
 

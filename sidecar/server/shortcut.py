@@ -1,0 +1,101 @@
+"""The ASGI application in front of Litestar: a shortcut to the data routes, and records of all other requests."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from policies.api.lease import Ending
+from policies.records.record import Record
+from sidecar.downstream.client_connection import CONNECTION_EXTENSION
+from sidecar.downstream.request_record import CLIENT_CLOSED_REQUEST
+from sidecar.downstream.route import REQUEST_ID_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from sidecar.downstream.client_connection import ClientConnection, Receive, Scope, Send
+    from sidecar.downstream.services import Observe
+
+    AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+    DataRoute: TypeAlias = Callable[[Scope, ClientConnection], Awaitable[None]]
+
+OPERATION_ROUTES = ("/healthz", "/readyz")
+UNKNOWN_ROUTE = "unknown"
+"""The route in the record of a request whose path is not served: paths are chosen by clients."""
+BAD_REQUEST_STATE = "sidecar.bad_request"
+"""The key in the lifespan state under which the server finds what records a request that is not valid HTTP."""
+FIRST_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED, BAD_REQUEST = 400, 404, 405, 400
+CODES = {BAD_REQUEST: "invalid_request", NOT_FOUND: "not_found", METHOD_NOT_ALLOWED: "method_not_allowed"}
+
+
+def past_router(litestar: AsgiApp, routes: Mapping[str, DataRoute], observed: Callable[[], Observe | None]) -> AsgiApp:
+    """Return *litestar* with a shortcut past its router for the data *routes*, which it serves in the same way.
+
+    Measured: the router and its layers take 9 to 14 us of a call, a twentieth. A request without the server's own connection
+    goes through the router. Data routes write their records themselves; all other requests are recorded here.
+    """
+
+    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if (route := routes.get(scope["path"])) is None:
+                await recorded(litestar, scope, receive, send, observed())
+                return
+            own = scope.get("extensions", {}).pop(CONNECTION_EXTENSION, None)
+            if own is not None:
+                await route(scope, own)
+                return
+        elif scope["type"] == "lifespan" and (state := scope.get("state")) is not None:
+            state[BAD_REQUEST_STATE] = lambda name: _record_bad_request(name, observed())
+        await litestar(scope, receive, send)
+
+    return asgi
+
+
+async def recorded(app: AsgiApp, scope: Scope, receive: Receive, send: Send, observe: Observe | None) -> None:
+    """Serve a request with *app*, and hand its record to *observe*."""
+    if observe is None:
+        await app(scope, receive, send)
+        return
+    started_at, begun, status, name = time.time(), time.monotonic(), 0, b""
+
+    async def send_noting_head(message: Any) -> None:
+        nonlocal status, name
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            name = dict(message.get("headers", ())).get(REQUEST_ID_HEADER, b"")
+        await send(message)
+
+    try:
+        await app(scope, receive, send_noting_head)
+    finally:
+        path: str = scope["path"]
+        failed = not status or status >= FIRST_ERROR
+        observe(
+            Record(
+                request_id=name.decode("latin-1"),
+                started_at=started_at,
+                total_seconds=time.monotonic() - begun,
+                method=scope["method"],
+                route=path if path in OPERATION_ROUTES else UNKNOWN_ROUTE,
+                status=status or CLIENT_CLOSED_REQUEST,
+                ending=Ending.REJECTED if failed else Ending.DONE,
+                code=CODES.get(status, "internal_error" if status >= 500 else "") if failed else "",  # noqa: PLR2004
+            )
+        )
+
+
+def _record_bad_request(name: str, observe: Observe | None) -> None:
+    """Record a request that is not valid HTTP; *name* is the request id of its answer."""
+    if observe is not None:
+        record = Record(
+            request_id=name,
+            started_at=time.time(),
+            total_seconds=0.0,
+            method="",
+            route=UNKNOWN_ROUTE,
+            status=BAD_REQUEST,
+            ending=Ending.REJECTED,
+            code=CODES[BAD_REQUEST],
+        )
+        observe(record)

@@ -1,0 +1,419 @@
+"""Every request leaves exactly one record, whatever happened to it, and the access log writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from process import program
+from serving import CHAT, Sidecar, settings_of, sidecar
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from wire import HEAD, PATIENCE, Client, Connection, Script, Upstream, eventually, sse, token, upstream
+
+from policies import Call, Event, Lease, Observer, Policy, Record
+from sidecar.server.http_protocol import HttpProtocol
+
+pytestmark = pytest.mark.anyio
+
+V1 = "/v1/chat/completions"
+SERVERS = pytest.mark.parametrize("protocol", [HttpProtocol, HttpToolsProtocol], ids=["own", "another"])
+HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hunter2"}], "stream": True}
+KEY = "sk-sidecar-secret"
+KEYS = f'[[key]]\ntenant = "acme"\nsha256 = "{sha256(KEY.encode()).hexdigest()}"\nmodels = ["m"]\n'
+PRICED = '[prices."*"]\ninput = 1.0\noutput = 2.0\n[[policy]]\nuse = "budget"\nusd = 5.0\n'
+USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
+STOP = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+
+
+class Keeps(Observer, frozen=True):
+    """Keeps all records."""
+
+    records: list[Record] = msgspec.field(default_factory=list)
+
+    def observe(self, record: Record) -> None:
+        self.records.append(record)
+
+
+class Recorded(msgspec.Struct):
+    """A running sidecar and the records that it left."""
+
+    served: Sidecar
+    records: list[Record]
+
+    async def one(self) -> Record:
+        """Return the one record, once it is there."""
+        await eventually(lambda: bool(self.records))
+        (record,) = self.records
+        return record
+
+
+@asynccontextmanager
+async def recorded(
+    folder: Path,
+    up: Upstream,
+    text: str = "",
+    *,
+    protocol: type[asyncio.Protocol] = HttpProtocol,
+    policies: tuple[Policy, ...] = (),
+) -> AsyncIterator[Recorded]:
+    observer = Keeps()
+    settings = settings_of(folder, up.url, text)
+    if policies:
+        base = msgspec.structs.replace(settings.base, policies=policies)
+        settings = msgspec.structs.replace(settings, base=base)
+    async with sidecar(msgspec.structs.replace(settings, observers=(observer,)), protocol=protocol) as served:
+        yield Recorded(served, observer.records)
+
+
+async def says_ab(connection: Connection) -> None:
+    await connection.send(HEAD)
+    for data in (token("a"), token("b"), STOP, USAGE, b"data: [DONE]\n\n"):
+        await connection.chunk(data)
+    await connection.send(b"0\r\n\r\n")
+
+
+async def hangs(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.chunk(token("a"))
+    await connection.hang()
+
+
+async def breaks(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.chunk(token("a"))
+    connection.close()
+
+
+def refuses(status: int, message: str) -> Script:
+    async def script(connection: Connection) -> None:
+        await connection.answer(status, json.dumps({"error": {"message": message}}).encode())
+
+    return script
+
+
+@SERVERS
+async def test_success(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+    """The record of a stream has the request, the call, the tokens, the cost and the times."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up, PRICED, protocol=protocol) as it:
+        await it.served.post(V1, HI, "x-request-id: mine", f"traceparent: 00-{'a' * 32}-{'b' * 16}-01")
+        record = await it.one()
+
+    assert (record.request_id, record.method, record.route, record.status) == ("mine", "POST", V1, 200)
+    assert (record.ending, record.code, record.tenant, record.stream) == ("done", "", "default", True)
+    assert (record.model_asked, record.model_served, record.upstream, record.attempts) == ("m", "m", "upstream-1", 1)
+    assert (record.input_tokens, record.output_tokens, record.tokens_exact) == (9, 3, True)
+    assert record.cost_usd == pytest.approx(15e-6)
+    assert record.first_output_seconds is not None
+    assert 0 < record.first_output_seconds <= record.total_seconds
+    assert (record.ip, record.trace_parent) == ("127.0.0.1", f"00-{'a' * 32}-{'b' * 16}-01")
+    assert record.started_at > 1_700_000_000
+
+
+@SERVERS
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "method", "expected"),
+    [
+        (V1, {}, (f"authorization: Bearer {KEY}",), "POST", (400, "invalid_request", "rejected", V1)),
+        (V1, HI, (), "POST", (401, "unauthorized", "rejected", V1)),
+        (V1, HI | {"model": "other"}, (f"authorization: Bearer {KEY}",), "POST", (403, "forbidden", "rejected", V1)),
+        ("/v1/none", HI, (), "POST", (404, "not_found", "rejected", "unknown")),
+        (V1, HI, (), "PUT", (405, "method_not_allowed", "rejected", V1)),
+        ("/api/chat", "x" * 2_000_000, (f"authorization: Bearer {KEY}",), "POST", (413, "body_too_large", "rejected", "/api/chat")),
+        ("/healthz", None, (), "GET", (200, "", "done", "/healthz")),
+    ],
+)  # fmt: skip
+async def test_refused_before_the_chain(
+    tmp_path: Path, path: str, body: object, headers: tuple[str, ...], method: str, expected: tuple[object, ...], protocol: type[asyncio.Protocol]
+) -> None:  # fmt: skip
+    """A request that is refused before any policy sees it leaves a record too, with its status and code."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up, KEYS, protocol=protocol) as it:
+        client = await it.served.client()
+        raw = b"" if body is None else json.dumps(body).encode()
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "host: x",
+            "content-type: application/json",
+            f"content-length: {len(raw)}",
+        ]
+        client.writer.write("\r\n".join([*lines, *headers]).encode() + b"\r\n\r\n" + raw)
+        _, answer_headers, _ = await client.answer()
+        record = await it.one()
+
+    assert (record.status, record.code, record.ending, record.route) == expected
+    assert (record.method, record.attempts) == (method, 0)
+    assert record.request_id == answer_headers["x-request-id"]
+
+
+async def test_unsupported_media_type(tmp_path: Path) -> None:
+    """A body that is not announced as JSON leaves a record with 415."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
+        client = await it.served.client()
+        client.writer.write(
+            f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nhi".encode()
+        )
+        await client.answer()
+        record = await it.one()
+
+    assert (record.status, record.code) == (415, "unsupported_media_type")
+
+
+async def test_not_http(tmp_path: Path) -> None:
+    """Bytes that are not HTTP leave one record with 400."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
+        client = await it.served.client()
+        client.writer.write(b"nonsense\r\n\r\n")
+        _, headers, _ = await client.answer()
+        record = await it.one()
+
+    assert (record.status, record.code, record.request_id) == (400, "invalid_request", headers["x-request-id"])
+
+
+async def test_preflight(tmp_path: Path) -> None:
+    """A CORS preflight leaves a record."""
+    async with upstream() as up, recorded(tmp_path, up, '[server]\ncors_origins = ["*"]') as it:
+        await it.served.get(V1, "origin: http://a.example", "access-control-request-method: POST", method="OPTIONS")
+        record = await it.one()
+
+    assert (record.method, record.status, record.ending) == ("OPTIONS", 204, "done")
+
+
+async def test_limit(tmp_path: Path) -> None:
+    """A refusal by a limit names the policy, its code and no attempt."""
+    text = '[[policy]]\nuse = "rate"\nrequests = 1\nwindow = 60\n'
+    async with upstream(says_ab) as up, recorded(tmp_path, up, text) as it:
+        await it.served.post(V1, HI)
+        await it.served.post(V1, HI)
+        await eventually(lambda: len(it.records) == 2)
+        record = it.records[1]
+
+    assert (record.status, record.code, record.ending) == (429, "rate_limit_exceeded", "rejected")
+    assert (record.rejected_by, record.attempts, record.tenant) == ("rate", 0, "default")
+
+
+async def test_draining(tmp_path: Path) -> None:
+    """A request to a server that drains leaves a record with `draining`."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
+        it.served.gateway.active_calls.draining = True
+        await it.served.post(V1, HI)
+        record = await it.one()
+
+    assert (record.status, record.code, record.ending) == (503, "draining", "rejected")
+
+
+@SERVERS
+@pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
+async def test_client_left(tmp_path: Path, leave: Callable[[Client], None], protocol: type[asyncio.Protocol]) -> None:
+    """A client that leaves in mid-stream leaves a record: cancelled, with the tokens read until then."""
+    async with upstream(hangs) as up, recorded(tmp_path, up, protocol=protocol) as it:
+        client = await it.served.client()
+        await client.post(V1, HI)
+        await client.until(b'"a"')
+        leave(client)
+        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        record = await it.one()
+
+    assert (record.status, record.ending, record.code, record.output_tokens) == (200, "cancelled", "", 1)
+
+
+async def test_client_left_before_a_status(tmp_path: Path) -> None:
+    """A client that leaves before it got a status is recorded with 499."""
+
+    async def silent(connection: Connection) -> None:
+        await connection.hang()
+
+    async with upstream(silent) as up, recorded(tmp_path, up) as it:
+        client = await it.served.client()
+        await client.post(V1, HI)
+        await eventually(lambda: bool(up.requests))
+        client.reset()
+        record = await it.one()
+
+    assert (record.status, record.ending, record.attempts) == (499, "cancelled", 1)
+
+
+async def test_client_left_with_half_a_body(tmp_path: Path) -> None:
+    """A client that leaves before its request is complete leaves a record."""
+    async with upstream() as up, recorded(tmp_path, up) as it:
+        client = await it.served.client()
+        client.writer.write(
+            f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{".encode()
+        )
+        await client.writer.drain()
+        await asyncio.sleep(0)
+        client.close()
+        record = await it.one()
+
+    assert (record.status, record.ending) == (499, "cancelled")
+
+
+async def test_retried(tmp_path: Path) -> None:
+    """The record lists the attempts that another one followed."""
+    text = '[[policy]]\nuse = "retry"\nbase = 0\ncap = 0\n'
+    async with upstream(refuses(503, "busy"), says_ab) as up, recorded(tmp_path, up, text) as it:
+        await it.served.post(V1, HI)
+        record = await it.one()
+
+    (failed,) = record.failed_attempts
+    assert (record.attempts, record.status, failed.upstream, failed.status) == (2, 200, "upstream-1", 503)
+    assert record.upstream_after_seconds is not None
+    assert record.upstream_after_seconds >= failed.seconds
+
+
+async def test_upstream_failed(tmp_path: Path) -> None:
+    """The record of a failed call has the failure class and upstream's redacted text."""
+    secret = "http://10.1.2.3:8000/v1"
+    async with upstream(refuses(400, f"bad field, see {secret}")) as up, recorded(tmp_path, up) as it:
+        await it.served.post(V1, HI)
+        record = await it.one()
+
+    assert (record.status, record.ending, record.error_kind, record.code) == (
+        400,
+        "failed",
+        "request",
+        "upstream_error",
+    )
+    assert "bad field" in record.upstream_error
+    assert "10.1.2.3" not in record.upstream_error
+
+
+async def test_truncated_stream(tmp_path: Path) -> None:
+    """A stream that breaks after output is recorded as failed, under the status that was sent."""
+    async with upstream(breaks) as up, recorded(tmp_path, up) as it:
+        await it.served.post("/api/chat", CHAT)
+        record = await it.one()
+
+    assert (record.status, record.ending, record.code, record.output_tokens) == (200, "failed", "stream_interrupted", 1)
+
+
+async def test_deadline(tmp_path: Path) -> None:
+    """A call that its deadline ends is recorded as failed, not as cancelled by its client."""
+    async with upstream(hangs) as up, recorded(tmp_path, up, "[server]\nchat_deadline = 0.2\n") as it:
+        await it.served.post("/api/chat", CHAT)
+        record = await it.one()
+
+    assert (record.ending, record.code) == ("failed", "upstream_timeout")
+
+
+class Leaks(Policy, frozen=True):
+    """Fails with the prompt in its message."""
+
+    async def admit(self, call: Call) -> Lease | None:
+        call.note("looked at the prompt")
+        raise ValueError(call.text)
+
+
+class BadLease(Lease):
+    def on_event(self, event: Event) -> Event | None:
+        raise ValueError(event.text)
+
+    def __repr__(self) -> str:
+        return "hunter2"
+
+
+class LeaksLater(Policy, frozen=True):
+    """Its lease fails with the text of the answer in its message."""
+
+    async def admit(self, call: Call) -> Lease:
+        return BadLease()
+
+
+@pytest.mark.parametrize("policy", [Leaks(name="p"), LeaksLater(name="p")])
+async def test_failing_policy(tmp_path: Path, policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
+    """A policy that fails is recorded as our own failure; neither the record nor the log has the prompt."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up, policies=(policy,)) as it:
+        await it.served.post(V1, HI)
+        record = await it.one()
+
+    assert (record.code, record.ending) == ("internal_error", "failed")
+    assert "hunter2" not in repr(record)
+    assert "hunter2" not in caplog.text
+    assert "ValueError" in caplog.text
+
+
+class Fails(Observer, frozen=True):
+    """Cannot observe."""
+
+    def observe(self, record: Record) -> None:
+        raise RuntimeError("secret")
+
+
+async def test_failing_observer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An observer that raises delays and breaks no request, and no other observer; it is logged once, by its class."""
+    keeps = Keeps()
+    async with upstream(says_ab) as up:
+        settings = msgspec.structs.replace(settings_of(tmp_path, up.url), observers=(Fails(), keeps))
+        async with sidecar(settings) as served:
+            for _ in range(3):
+                status, _, _ = await served.post(V1, HI)
+                assert status == 200
+            await eventually(lambda: len(keeps.records) == 3)
+
+    assert caplog.text.count("Fails") == 1
+    assert "secret" not in caplog.text
+
+
+OBSERVERS = """
+import msgspec
+from policies import Observer, Record
+
+
+class ToFile(Observer, frozen=True):
+    path: str
+
+    def observe(self, record: Record) -> None:
+        with open(self.path, "ab") as file:
+            file.write(msgspec.json.encode(record) + b"\\n")
+"""
+
+
+def test_access_log_and_observer_of_the_program(tmp_path: Path) -> None:
+    """The program writes one access line a request to stderr, and hands the record to the observers of its configuration."""
+    (tmp_path / "seen.py").write_text(OBSERVERS)
+    config = tmp_path / "sidecar.toml"
+    config.write_text(
+        f'[store]\nurl = "memory://"\n[log]\nformat = "json"\n[[observer]]\nuse = "seen:ToFile"\npath = "{tmp_path / "out"}"\n'
+    )
+    log = tmp_path / "log"
+    serve = ["serve", "--config", str(config), "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
+    with program(*serve, folder=tmp_path, log=log) as running:
+        import httpx
+
+        answer = httpx.post(
+            f"http://127.0.0.1:{running.port}{V1}", json=HI, headers={"authorization": "Bearer sk-hidden"}
+        )
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    requests = [line for line in lines if line["event"] == "request"]
+
+    assert [(line["status"], line["request_id"]) for line in requests] == [
+        (answer.status_code, answer.headers["x-request-id"])
+    ]
+    assert [json.loads(line)["request_id"] for line in (tmp_path / "out").read_text().splitlines()] == [
+        requests[0]["request_id"]
+    ]
+    assert "hunter2" not in log.read_text()
+    assert "sk-hidden" not in log.read_text()
+    assert sum("upstream" in str(line) for line in lines) == 1, "one line for one failure"
+
+
+def test_access_log_off(tmp_path: Path) -> None:
+    """With `access = false` a request leaves no line, and a failure one diagnostic line."""
+    config = tmp_path / "sidecar.toml"
+    config.write_text('[store]\nurl = "memory://"\n[log]\naccess = false\n')
+    log = tmp_path / "log"
+    serve = ["serve", "--config", str(config), "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
+    with program(*serve, folder=tmp_path, log=log) as running:
+        import httpx
+
+        httpx.post(f"http://127.0.0.1:{running.port}{V1}", json={})
+        assert "request id=" not in log.read_text()
+        httpx.post(f"http://127.0.0.1:{running.port}{V1}", json=HI)
+    (line,) = log.read_text().splitlines()
+
+    assert "failed: connect" in line

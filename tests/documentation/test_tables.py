@@ -1,0 +1,165 @@
+"""The tables of the documents say what the code does: settings, defaults, limits, refusals, figures."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import msgspec
+import pytest
+from documents import rows
+from places import ROOT
+
+from policies import Budget, MaxTokens, Rate, Record, Trim
+from policies.api.policy import Policy
+from sidecar.config.access import Profile
+from sidecar.config.keys import KeySettings
+from sidecar.config.loader import load
+from sidecar.config.log import LogSettings
+from sidecar.config.policies import BUILT_IN
+from sidecar.config.settings import Flags, ServerSettings, StoreSettings
+from sidecar.config.upstream import UpstreamSettings
+from sidecar.downstream import client_errors
+
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+FAILURES = (ROOT / "docs" / "failures.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+README = (ROOT / "README.md").read_text()
+HEADER = "| setting | default | meaning |"
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerSettings,
+    "store": StoreSettings,
+    "[upstream]": UpstreamSettings,
+    "[key]": KeySettings,
+    "log": LogSettings,
+}
+SHIPPED = load(None, environ={}, flags=Flags(), need_upstream=False)
+
+
+def documented(table: str) -> dict[str, Any]:
+    """Return the settings of a table with their defaults; None for one without."""
+    return {
+        name.strip("`"): tomllib.loads(f"x = {default.strip('`')}")["x"] if default else None
+        for name, default, _ in rows(table, HEADER)
+    }
+
+
+def defaults(settings: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the settings of the code with their defaults; None for one without."""
+    found = {}
+    for field in msgspec.structs.fields(settings):
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        found[field.encode_name] = (
+            None if default is msgspec.NODEFAULT else msgspec.json.decode(msgspec.json.encode(default))
+        )
+    return found
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_sections_have_all_settings(section: str) -> None:
+    """Each section of docs/configuration.md has the settings of the code, with their defaults."""
+    part = CONFIGURATION.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0]
+    assert documented(part) == defaults(SECTIONS[section])
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_policies_have_all_options(name: str) -> None:
+    """Each built-in policy of docs/configuration.md has the options of its class, with their defaults."""
+    part = (
+        CONFIGURATION.split("\n## `[[policy]]`\n")[1].split(f"\n`{name}`: ")[1]
+        if f"\n`{name}`: " in CONFIGURATION
+        else ""
+    )
+    part = part or CONFIGURATION.split(f"\n`{name}`:\n")[1]
+    shared = defaults(Policy)
+    options = {option: default for option, default in defaults(BUILT_IN[name]).items() if option not in shared}
+    assert documented(part) == options
+
+
+def test_options_of_every_policy() -> None:
+    """docs/configuration.md has the options that all policies share."""
+    part = CONFIGURATION.split("\n## `[[policy]]`\n")[1]
+    assert {name.strip("`") for name, _, _ in rows(part, HEADER)} == set(Policy.__struct_encode_fields__)
+
+
+def test_every_policy_is_described() -> None:
+    """The README's table has each built-in policy."""
+    assert {row[0].strip("`") for row in rows(README, "| policy | effect |")} == set(BUILT_IN)
+
+
+def policy_of(profile: Profile, kind: type[Any]) -> Any:
+    (found,) = (policy for policy in profile.policies if isinstance(policy, kind))
+    return found
+
+
+def test_default_limits() -> None:
+    """The README's default limits are those of the shipped configuration."""
+    base, chat, server = SHIPPED.base, SHIPPED.profiles["balanced"], SHIPPED.server
+    ceiling = policy_of(chat, MaxTokens)
+    expected = [
+        [str(policy_of(each, Rate).requests) for each in (base, chat)],
+        [f"{policy_of(each, Budget).tokens:,}" for each in (base, chat)],
+        [f"{policy_of(base, Budget).answer:,} if the request sets no ceiling", f"{ceiling.output:,}"],
+        ["unlimited", f"{ceiling.request:,}"],
+        ["all", f"the last {policy_of(chat, Trim).max_messages}, and the instructions"],
+        [f"{server.deadline:,.0f} s", f"{server.chat_deadline:,.0f} s"],
+        [f"{size // 2**20} MiB" for size in (server.max_body, server.chat_max_body)],
+    ]
+    assert [row[1:] for row in rows(README, "| limit |")] == expected
+
+
+def test_profiles() -> None:
+    """docs/configuration.md has the shipped profiles and their limits."""
+    expected = []
+    for name, profile in SHIPPED.profiles.items():
+        ceiling = policy_of(profile, MaxTokens)
+        numbers = [policy_of(profile, Rate).requests, policy_of(profile, Trim).max_messages, ceiling.output]
+        numbers += [ceiling.request, policy_of(profile, Budget).tokens]
+        expected.append([f"`{name}`", *(f"{number:,}" for number in numbers), str(profile.temperature)])
+    assert rows(CONFIGURATION, "| shipped profile |") == expected
+
+
+def test_refusals() -> None:
+    """docs/failures.md has each refusal of the sidecar and of the built-in policies, with its status."""
+    own = [
+        client_errors.invalid_request("", None),
+        client_errors.unauthorized(),
+        client_errors.forbidden("", None),
+        client_errors.not_found(""),
+        client_errors.method_not_allowed(""),
+        client_errors.body_too_large(1),
+        client_errors.unsupported_media_type(),
+        client_errors.internal_error(),
+        client_errors.draining(),
+    ]
+    sources = [*(ROOT / "policies" / "builtin").glob("*.py"), ROOT / "policies" / "engine" / "ledger.py"]
+    rejections = {
+        (code, int(status))
+        for source in sources
+        for status, code in re.findall(r'Rejection\(\s*(\d+), "(\w+)"', source.read_text())
+    }
+    table = [(row[1].strip("`"), int(row[0])) for row in rows(FAILURES, "| status | code | cause |")]
+    assert sorted(table) == sorted({(error.code, error.status) for error in own} | rejections)
+
+
+def test_codes_of_upstream_failures() -> None:
+    """docs/failures.md names the codes that clients get for failures of upstreams."""
+    text = FAILURES.split("Codes that clients receive:")[1].split("\n\n")[0]
+    codes = {each.code for each in client_errors.MESSAGES_BY_KIND.values()}
+    assert codes <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_log_fields() -> None:
+    """docs/operations.md has each field of a record."""
+    named: set[str] = set()
+    for text, fields, _ in rows(OPERATIONS, "| text | JSON | meaning |"):
+        named.update(re.findall(r"`(\w+)`", text if fields == "the same" else fields))
+    assert named == set(Record.__struct_fields__)
+
+
+def test_costs_are_the_measured_ones() -> None:
+    """The README's figures are those of bench/README.md."""
+    bench = (ROOT / "bench" / "README.md").read_text().split("## Figures")[1]
+    for _, sidecar, _, ratio in rows(README, "| CPU | sidecar | nginx | ratio |"):
+        assert f"| {sidecar.removesuffix(' µs')} us | {ratio} |" in bench
