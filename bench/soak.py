@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from probe import BLOCKED, Probed, Sample, probed
+from probe import BLOCKED_SECONDS, Probed, Sample, probed
 from process import program
 from processes import OTHERS, PROXY, many_files, pin
 from targets import CHAT, V1, sidecar_config
@@ -161,7 +161,7 @@ def verdict(samples: list[Sample], before: Sample, after: Sample) -> bool:
         one, other = (statistics.median(getattr(each, name) for each in part) for part in (second, last))
         print(f"{name:10} {one:12.1f} {other:12.1f}")
     growth = statistics.median(x.resident_mb for x in last) - statistics.median(x.resident_mb for x in second)
-    blocked = sum(sample.step_ms > BLOCKED * 1000 for sample in samples)
+    blocked = sum(sample.step_ms > BLOCKED_SECONDS * 1000 for sample in samples)
     step = max(samples, key=lambda sample: sample.step_ms)
     print(f"at rest before: {said(before)}\nat rest after:  {said(after)}")
     print(f"longest: turn {max(x.turn_ms for x in samples)} ms, step {step.step_ms} ms ({step.where})")
@@ -170,7 +170,7 @@ def verdict(samples: list[Sample], before: Sample, after: Sample) -> bool:
         f"memory grew by {growth:+.1f} MB, at most {GROWTH}": growth <= GROWTH,
         "descriptors at rest as before": after.files <= before.files,
         "tasks at rest as before": after.tasks <= before.tasks,
-        f"{blocked} of {len(samples)} samples had a step over {BLOCKED * 1000:.0f} ms": blocked
+        f"{blocked} of {len(samples)} samples had a step over {BLOCKED_SECONDS * 1000:.0f} ms": blocked
         <= max(1, len(samples) * CHANCE),
     }
     for what, good in held.items():

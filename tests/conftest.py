@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Run asynchronous tests on asyncio, the only loop that the program runs on."""
+    """Run asynchronous tests on asyncio, the only framework that the program supports."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Give a Redis that all tests share, each with keys of its own."""
+    """Yield a Redis server that all tests share; each test uses a key prefix of its own."""
     if SERVER is None:
         pytest.skip(MISSING)
     with redis_server(tmp_path_factory.mktemp("redis")) as server:

@@ -1,4 +1,4 @@
-"""Clients that leave at random moments: what is charged, and what an estimate may cost too much."""
+"""Clients that disconnect at random moments: what their calls are charged, and how far estimates miss the limit."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ import random
 from pathlib import Path
 
 import pytest
+from scripts import head_only
 from serving import settings_of, sidecar
 from wire import HEAD, Client, Connection, eventually, sse, token, upstream
 
 pytestmark = pytest.mark.anyio
 
-PROMPT, ANSWER = 5, 400
-CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": ANSWER}
+PROMPT_TOKENS, ANSWER_TOKENS = 5, 400
+CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": ANSWER_TOKENS}
 BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1_000_000\n'
 
 
-class Counting:
-    """An upstream that counts the tokens that it wrote."""
+class CountingUpstream:
+    """An upstream that streams slowly and counts the tokens that it wrote."""
 
     def __init__(self) -> None:
         self.written = 0
 
     async def __call__(self, connection: Connection) -> None:
         await connection.send(HEAD)
-        for _ in range(ANSWER):
+        for _ in range(ANSWER_TOKENS):
             if connection.gone.is_set():
                 break
             await connection.chunk(token("x"))
             self.written += 1
-            await asyncio.sleep(0.0005)  # a pace, so that clients leave in the middle; nothing is decided by it
+            await asyncio.sleep(0.0005)  # a pace, so that clients disconnect in mid-stream; no assertion depends on it
         await connection.hang()
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///s.db"])
-async def test_aborted_streams(tmp_path: Path, url: str) -> None:
-    """An aborted stream costs its prompt and what was read: at least what its client saw, at most what was written."""
-    chance, counting, seen, calls = random.Random(7), Counting(), 0, 40
+async def test_aborted_stream_is_charged_what_was_read(tmp_path: Path, url: str) -> None:
+    """An aborted stream is charged its prompt and output: at least what its client read, at most what upstream wrote."""
+    chance, counting, seen, calls = random.Random(7), CountingUpstream(), 0, 40
 
     async def abort(port: int, after: int) -> int:
         client = await Client.to(port)
@@ -56,18 +57,13 @@ async def test_aborted_streams(tmp_path: Path, url: str) -> None:
         written = counting.written
 
     assert account.reserved == 0
-    assert calls * PROMPT + seen <= account.spent <= calls * PROMPT + written
-    assert account.spent < calls * (PROMPT + ANSWER) / 2, "never the whole hold"
+    assert calls * PROMPT_TOKENS + seen <= account.spent <= calls * PROMPT_TOKENS + written
+    assert account.spent < calls * (PROMPT_TOKENS + ANSWER_TOKENS) / 2, "never the whole reservation"
 
 
-async def test_left_before_output(tmp_path: Path) -> None:
-    """A client that leaves before the first output pays its prompt, neither nothing nor the hold."""
-
-    async def silent(connection: Connection) -> None:
-        await connection.send(HEAD)
-        await connection.hang()
-
-    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+async def test_client_that_leaves_before_output_pays_its_prompt(tmp_path: Path) -> None:
+    """A call whose client disconnects before the first output is charged its prompt, not its reservation."""
+    async with upstream(head_only) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         clients = [await Client.to(served.port) for _ in range(10)]
         for client in clients:
             await client.post("/v1/chat/completions", CALL)
@@ -76,19 +72,19 @@ async def test_left_before_output(tmp_path: Path) -> None:
             client.reset()
         account = await served.account()
 
-    assert (account.spent, account.reserved) == (10 * PROMPT, 0)
+    assert (account.spent, account.reserved) == (10 * PROMPT_TOKENS, 0)
 
 
 @pytest.mark.parametrize(("reserve", "within"), [("bound", True), ("estimate", False)])
-async def test_bound_and_estimate(tmp_path: Path, reserve: str, *, within: bool) -> None:
-    """With `bound` spent never passes the limit; with `estimate` by the estimate's error at most, and it stays as debt."""
+async def test_bound_keeps_the_limit_and_estimate_may_miss_it(tmp_path: Path, reserve: str, *, within: bool) -> None:
+    """With `bound` a budget never exceeds its limit; with `estimate` it does by at most the error, which stays charged."""
     text, limit = "\x01\x02" * 350, 4000  # each byte is a token to the tokenizer of this upstream
     body = CALL | {"messages": [{"role": "user", "content": text}], "max_tokens": 50}
 
     async def dense(connection: Connection) -> None:
         await connection.send(HEAD)
         await connection.chunk(token("x"))
-        await asyncio.sleep(0.05)  # so that calls overlap; what is asserted holds if they do not
+        await asyncio.sleep(0.05)  # a pace, so that calls overlap; the assertions also hold if they do not
         await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}))
         usage = {"prompt_tokens": len(text) + 8, "completion_tokens": connection.body["max_tokens"]}
         await connection.chunk(sse({"choices": [], "usage": usage}))
@@ -106,4 +102,4 @@ async def test_bound_and_estimate(tmp_path: Path, reserve: str, *, within: bool)
     print(f"\n{reserve}: {len(passed)} passed, spent {account.spent} of {limit}: {account.spent / limit:.2f}")
     assert (account.spent <= limit) is within
     assert account.spent <= limit + len(passed) * error
-    assert later == 429, "debt is not forgotten"
+    assert later == 429, "the excess stays charged"

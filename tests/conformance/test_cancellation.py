@@ -1,4 +1,4 @@
-"""The client leaves, in every phase of a call: upstream is closed, nothing more is sent, everything is settled."""
+"""A client disconnects in each phase of a call: its upstream connection closes, and the call is settled."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
-from serving import CHAT, Sidecar, settings_of, sidecar
+from scripts import head_only, mid_stream, silent
+from serving import CHAT, Sidecar, settings_of, sidecar, with_policies
 from wire import HEAD, Client, Connection, Script, Upstream, eventually, token, upstream
 
 from policies import Call, Lease, Policy
@@ -22,24 +22,8 @@ from sidecar.upstream.transport.http_transport import HttpTransport
 pytestmark = pytest.mark.anyio
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-PROMPT = 5
+PROMPT_TOKENS = 5
 LEAVE = pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
-
-
-async def silent(connection: Connection) -> None:
-    await connection.hang()
-
-
-async def head_only(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.hang()
-
-
-async def mid_stream(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    await connection.chunk(token("b"))
-    await connection.hang()
 
 
 async def busy(connection: Connection) -> None:
@@ -55,23 +39,23 @@ async def half_a_body(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("script", "stream", "spent"),
     [
-        pytest.param(silent, True, PROMPT, id="before the head"),
-        pytest.param(head_only, True, PROMPT, id="before the first token"),
-        pytest.param(mid_stream, True, PROMPT + 2, id="mid-stream"),
-        pytest.param(silent, False, PROMPT + 40, id="plain call, before the head"),
-        pytest.param(half_a_body, False, PROMPT + 40, id="plain call, in the body"),
+        pytest.param(silent, True, PROMPT_TOKENS, id="before the head"),
+        pytest.param(head_only, True, PROMPT_TOKENS, id="before the first token"),
+        pytest.param(mid_stream, True, PROMPT_TOKENS + 1, id="mid-stream"),
+        pytest.param(silent, False, PROMPT_TOKENS + 40, id="plain call, before the head"),
+        pytest.param(half_a_body, False, PROMPT_TOKENS + 40, id="plain call, in the body"),
     ],
 )
-async def test_at_upstream(
+async def test_disconnect_closes_the_upstream_connection(
     tmp_path: Path, script: Script, leave: Callable[[Client], None], *, stream: bool, spent: int
 ) -> None:
-    """The upstream connection closes, and the call pays its prompt and what was read; a plain one pays its hold."""
+    """A stream is charged its prompt and what was read; a plain call, whose usage is unknown, its reservation."""
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", HI | {"stream": stream, "max_tokens": 40})
         await asyncio.wait_for(up.arrived.wait(), 5)
         if script is mid_stream:
-            await client.until(b'"b"')
+            await client.until(b'"a"')
         leave(client)
         await asyncio.wait_for(up.requests[0].gone.wait(), 5)
         account = await served.account()
@@ -81,8 +65,8 @@ async def test_at_upstream(
 
 
 @LEAVE
-async def test_in_backoff(tmp_path: Path, leave: Callable[[Client], None]) -> None:
-    """A client that leaves while a retry is waited for ends the waiting; nothing was done, nothing is charged."""
+async def test_disconnect_ends_the_backoff(tmp_path: Path, leave: Callable[[Client], None]) -> None:
+    """A client that disconnects while its call waits for a retry ends the wait; the call is charged nothing."""
     async with upstream(busy) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
         await client.post("/api/chat", CHAT)
@@ -96,7 +80,7 @@ async def test_in_backoff(tmp_path: Path, leave: Callable[[Client], None]) -> No
 
 
 class Waits(Policy, frozen=True):
-    """Waits for ever, in the phase that it is told."""
+    """Waits for ever in the hook *where*."""
 
     where: str
 
@@ -113,17 +97,17 @@ class Waits(Policy, frozen=True):
 
 @asynccontextmanager
 async def waiting(folder: Path, up: Upstream, where: str) -> AsyncIterator[Sidecar]:
-    settings = settings_of(folder, up.url)
-    waits = Waits(where, name="waits")
-    base = msgspec.structs.replace(settings.base, policies=(*settings.base.policies, waits))
-    async with sidecar(msgspec.structs.replace(settings, base=base)) as served:
+    """Run a sidecar whose last policy waits for ever in the hook *where*."""
+    async with sidecar(with_policies(settings_of(folder, up.url), Waits(where, name="waits"))) as served:
         yield served
 
 
 @LEAVE
 @pytest.mark.parametrize("where", ["admit", "enter"])
-async def test_before_upstream(tmp_path: Path, where: str, leave: Callable[[Client], None]) -> None:
-    """A client that leaves while a policy or a queue lets it wait never reaches upstream, and pays nothing."""
+async def test_disconnect_before_upstream_costs_nothing(
+    tmp_path: Path, where: str, leave: Callable[[Client], None]
+) -> None:
+    """A call that is cancelled while a policy or a queue delays it does not reach upstream, and is charged nothing."""
     async with upstream(silent) as up, waiting(tmp_path, up, where) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", HI)
@@ -137,8 +121,8 @@ async def test_before_upstream(tmp_path: Path, where: str, leave: Callable[[Clie
 
 
 @LEAVE
-async def test_in_handshake(tmp_path: Path, leave: Callable[[Client], None]) -> None:
-    """A client that leaves while upstream is still being connected to ends that; nothing was done, nothing is charged."""
+async def test_disconnect_ends_the_tls_handshake(tmp_path: Path, leave: Callable[[Client], None]) -> None:
+    """A client that disconnects during the TLS handshake with upstream ends it; the call is charged nothing."""
     async with upstream(silent) as up:
         url = up.url.replace("http:", "https:")
         async with sidecar(settings_of(tmp_path, url)) as served:
@@ -152,8 +136,8 @@ async def test_in_handshake(tmp_path: Path, leave: Callable[[Client], None]) -> 
     assert (account.spent, account.reserved) == (0, 0)
 
 
-async def test_half_a_request(tmp_path: Path) -> None:
-    """A client that leaves before its body is whole has asked for nothing."""
+async def test_incomplete_request_reaches_no_upstream(tmp_path: Path) -> None:
+    """A client that disconnects before its body is complete makes no call."""
     async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
         await client.post("/api/chat", b'{"mess', "content-length: 100")
@@ -163,8 +147,8 @@ async def test_half_a_request(tmp_path: Path) -> None:
     assert (status, len(up.requests)) == (200, 0)
 
 
-async def test_at_the_end(tmp_path: Path) -> None:
-    """A call that is cancelled while its complete answer is read out closes its connection too."""
+async def test_cancellation_behind_the_last_event_closes_the_connection(tmp_path: Path) -> None:
+    """A call that is cancelled while it reads the end of a complete response closes its upstream connection."""
 
     async def no_last_chunk(connection: Connection) -> None:
         await connection.send(HEAD)
@@ -189,8 +173,8 @@ async def test_at_the_end(tmp_path: Path) -> None:
         await server.aclose()
 
 
-async def test_nothing_left(tmp_path: Path) -> None:
-    """After a hundred clients that left in mid-stream, no connection, task or hold is left."""
+async def test_no_resources_are_left_after_disconnects(tmp_path: Path) -> None:
+    """After a hundred clients disconnected in mid-stream, no connection, task or reservation is left."""
     before = len(asyncio.all_tasks())
     async with upstream(mid_stream) as up, sidecar(settings_of(tmp_path, up.url, FREE)) as served:
         running = len(asyncio.all_tasks())
@@ -199,13 +183,13 @@ async def test_nothing_left(tmp_path: Path) -> None:
             for client in clients:
                 await client.post("/v1/chat/completions", HI | {"stream": True, "max_tokens": 40})
             for client in clients:
-                await client.until(b'"b"')
+                await client.until(b'"a"')
                 client.reset()
         account = await served.account()
         await eventually(lambda: up.open == 0)
         await eventually(lambda: len(asyncio.all_tasks()) <= running)
 
-    assert (account.spent, account.reserved) == (100 * (PROMPT + 2), 0)
+    assert (account.spent, account.reserved) == (100 * (PROMPT_TOKENS + 1), 0)
     await eventually(lambda: len(asyncio.all_tasks()) <= before)
 
 

@@ -1,4 +1,4 @@
-"""Unmodified clients against `sidecar serve` in front of `sidecar mock`, all of them real processes."""
+"""Unmodified clients of `sidecar serve` in front of `sidecar mock`, each server a process of its own."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def async_client(served: Program) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-def test_openai_stream(client: openai.OpenAI) -> None:
-    """OpenAI's Python client streams through, with the usage that it asked for and without what it did not."""
+def test_openai_client_streams(client: openai.OpenAI) -> None:
+    """OpenAI's Python client streams; it receives usage only where it asked for it."""
     with client.chat.completions.create(model="mock-5-1-0", messages=HI, stream=True) as stream:
         plain = list(stream)
     with client.chat.completions.create(
@@ -55,8 +55,8 @@ def test_openai_stream(client: openai.OpenAI) -> None:
     assert counted[-1].usage.completion_tokens == 5
 
 
-def test_openai_whole(client: openai.OpenAI) -> None:
-    """A call without `stream` is answered whole; ceilings, n and the list of models are upstream's."""
+def test_openai_client_asks_without_streaming(client: openai.OpenAI) -> None:
+    """A call without `stream` gets one JSON object; `max_tokens`, `n` and the list of models reach upstream."""
     answer = client.chat.completions.create(model="mock-5-0-0", messages=HI, max_tokens=2, n=2)
 
     assert [choice.message.content for choice in answer.choices] == [" tok0 tok1"] * 2
@@ -64,8 +64,8 @@ def test_openai_whole(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["mock"]
 
 
-def test_openai_errors(client: openai.OpenAI) -> None:
-    """Refusals raise the class that the SDK has for them, with our code."""
+def test_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:
+    """A refusal raises the class that the SDK defines for its status, with the code of the sidecar."""
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="mock", messages=[])
     with pytest.raises(openai.NotFoundError) as unknown:
@@ -76,8 +76,8 @@ def test_openai_errors(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.anyio
-async def test_openai_async(async_client: openai.AsyncOpenAI) -> None:
-    """The asynchronous client streams and asks whole, many at once."""
+async def test_async_openai_client_streams_and_asks_plainly(async_client: openai.AsyncOpenAI) -> None:
+    """The asynchronous client makes many streaming calls at once, and plain ones."""
 
     async def one(tokens: int) -> int:
         stream = await async_client.chat.completions.create(model=f"mock-{tokens}-1-1", messages=HI, stream=True)
@@ -88,8 +88,8 @@ async def test_openai_async(async_client: openai.AsyncOpenAI) -> None:
     assert whole.choices[0].message.content == " tok0 tok1 tok2"
 
 
-def test_limits_raise(tmp_path: Path) -> None:
-    """A spent rate and a spent budget raise RateLimitError, and the client does not hammer."""
+def test_limits_raise_rate_limit_error(tmp_path: Path) -> None:
+    """A used-up rate and a used-up budget raise RateLimitError; the client does not retry where that cannot help."""
     (tmp_path / "s.toml").write_text(
         "[[policy]]\nuse = 'rate'\nrequests = 2\nwindow = 3600\n[[policy]]\nuse = 'budget'\ntokens = 45\nfloor = 10\n"
     )
@@ -110,8 +110,8 @@ def test_limits_raise(tmp_path: Path) -> None:
     assert (rate.value.code, rate.value.response.headers["x-should-retry"]) == ("rate_limit_exceeded", "false")
 
 
-def test_openai_node(served: Program) -> None:
-    """OpenAI's client for Node streams, asks whole, lists, is refused and aborts through the sidecar."""
+def test_node_client_works(served: Program) -> None:
+    """OpenAI's client for Node streams, asks plainly, lists models, is refused, and aborts."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         pytest.skip("Node is not installed")
@@ -130,7 +130,7 @@ def test_openai_node(served: Program) -> None:
 
 
 class ChatNestClient:
-    """Chat Nest's client as it is: final 4xx, three tries for the rest, blocks split on blank lines alone."""
+    """Chat Nest's client: no retry of a 4xx, three tries otherwise, blocks split at blank lines only."""
 
     def __init__(self, url: str) -> None:
         self.url, self.attempts = url, 0
@@ -168,8 +168,8 @@ class ChatNestClient:
 
 
 @pytest.mark.anyio
-async def test_chat_nest(served: Program) -> None:
-    """Chat Nest's client gets its tokens and its end; a refusal is final for it."""
+async def test_chat_nest_client_works(served: Program) -> None:
+    """Chat Nest's client receives all tokens and `done`; it does not repeat a refused call."""
     client = ChatNestClient(f"{served.url}/api/chat")
     tokens, end = await client.send("hi")
     refused = await client.send("x" * 9000)
@@ -179,8 +179,8 @@ async def test_chat_nest(served: Program) -> None:
 
 
 @pytest.mark.anyio
-async def test_chat_nest_upstream_gone(tmp_path: Path) -> None:
-    """Where upstream is gone, Chat Nest's client is told once, in words, and does not send the message three times."""
+async def test_chat_nest_client_does_not_repeat_a_failed_call(tmp_path: Path) -> None:
+    """While upstream is unreachable, Chat Nest's client receives one error message and sends its call only once."""
     (tmp_path / "s.toml").write_text("[[policy]]\nuse = 'retry'\nbase = 0.001\ncap = 0.001\n")
     arguments = ("serve", "--config", "s.toml", "--upstream", "http://127.0.0.1:9/v1", "--model", "m", "--port", "0")
     with program(*arguments, folder=tmp_path) as sidecar:

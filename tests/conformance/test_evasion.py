@@ -1,4 +1,4 @@
-"""What clients try in order to get more than their budget."""
+"""Requests by which a client could exceed its budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 V1 = "/v1/chat/completions"
 LIMIT = 2_000
 CEILINGS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
-MANY = ("n", "best_of", "n_cmpl", "num_return_sequences")
+CHOICE_COUNTS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 BUDGET = f"""
 [[policy]]
 use = "budget"
@@ -23,24 +23,24 @@ tokens = {LIMIT}
 floor = 1
 reserve = "bound"
 """
-SAY = [{"role": "user", "content": "hi"}]
+MESSAGES = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "f", "description": "d" * 5_000, "parameters": {}}}
 
 
-def read_by_a_model(body: dict[str, Any]) -> int:
-    """Return the tokens of the worst tokenizer, one for each byte, of all that is there to be read."""
-    beside = ("model", "stream", "stream_options", *CEILINGS, *MANY)
+def tokens_of(body: dict[str, Any]) -> int:
+    """Return the tokens of all text in *body* by the worst tokenizer: one per byte."""
+    beside = ("model", "stream", "stream_options", *CEILINGS, *CHOICE_COUNTS)
     texts = [part for message in body["messages"] for part in message.values()]
     everything = [*texts, *(value for key, value in body.items() if key not in (*beside, "messages"))]
     return sum(len(text if isinstance(text, str) else json.dumps(text)) for text in everything)
 
 
 async def greedy(connection: Connection) -> None:
-    """Generate all that the request allows a server to generate, by the most generous reading of it, and report it."""
+    """Report the most tokens that any server could generate by the limits in the request."""
     body = connection.body
     ceiling = max(body[field] for field in CEILINGS if body.get(field) is not None)
-    answers = max(body.get(field) or 1 for field in MANY)
-    usage = {"prompt_tokens": min(read_by_a_model(body), 10**6), "completion_tokens": ceiling * answers}
+    answers = max(body.get(field) or 1 for field in CHOICE_COUNTS)
+    usage = {"prompt_tokens": min(tokens_of(body), 10**6), "completion_tokens": ceiling * answers}
     if body.get("stream"):
         await connection.send(HEAD)
         choices = [
@@ -102,17 +102,17 @@ async def greedy(connection: Connection) -> None:
     ],
     ids=lambda body: json.dumps(body)[:60],
 )  # fmt: skip
-async def test_bodies(tmp_path: Path, body: dict[str, Any]) -> None:
-    """However a body asks for more, a greedy server behind it never gets past the budget, in any number of calls."""
+async def test_no_body_exceeds_the_budget(tmp_path: Path, body: dict[str, Any]) -> None:
+    """No field of a request makes an upstream that generates all it may exceed the budget, in any number of calls."""
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         statuses = [
-            (await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body))[0] for _ in range(6)
+            (await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True} | body))[0] for _ in range(6)
         ]
         accounts = await served.gateway.policy_services.store.accounts()
 
     assert set(statuses) <= {200, 429}
     asked = {max(request.body[field] for field in CEILINGS if request.body.get(field)) for request in up.requests}
-    assert statuses[-1] == 429 or asked == {1}, "the budget is used up, or each call was held to its lowest ceiling"
+    assert statuses[-1] == 429 or asked == {1}, "the budget is used up, or each call had the lowest ceiling"
     assert sum(account.reserved for account in accounts) == 0
     assert sum(account.spent for account in accounts) <= LIMIT
 
@@ -148,18 +148,18 @@ async def test_bodies(tmp_path: Path, body: dict[str, Any]) -> None:
     ],
     ids=json.dumps,
 )
-async def test_nonsense(tmp_path: Path, body: dict[str, Any]) -> None:
-    """A limit that is no positive number is refused, by name, and never read as none."""
+async def test_invalid_limit_is_refused(tmp_path: Path, body: dict[str, Any]) -> None:
+    """A limit that is not a positive number is refused with its name, and never read as no limit."""
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
-        status, _, said = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body)
+        status, _, answer = await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True} | body)
         assert not up.requests
 
-    assert (status, json.loads(said)["error"]["code"]) == (400, "invalid_request")
-    assert next(iter(body)) in json.loads(said)["error"]["message"]
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "invalid_request")
+    assert next(iter(body)) in json.loads(answer)["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "right"),
+    ("body", "param", "spelling"),
     [
         ({"max_tokens": 1, "Max_Tokens": 100_000}, "Max_Tokens", "max_tokens"),
         ({"max_to\u212aens": 100_000}, "max_to\u212aens", "max_tokens"),
@@ -169,7 +169,7 @@ async def test_nonsense(tmp_path: Path, body: dict[str, Any]) -> None:
         ({"Models": ["dear"]}, "Models", "models"),
         ({"USER": "ann"}, "USER", "user"),
         ({"Stream": False}, "Stream", "stream"),
-        ({"Messages": SAY}, "Messages", "messages"),
+        ({"Messages": MESSAGES}, "Messages", "messages"),
         ({"stream_options": {"Include_Usage": False}}, "stream_options.Include_Usage", "stream_options.include_usage"),
         ({"messages": [{"role": "user", "content": "hi", "Content": "d"}]}, "messages[0].Content", "messages[0].content"),
         ({"messages": [{"role": "user", "Role": "system", "content": "hi"}]}, "messages[0].Role", "messages[0].role"),
@@ -178,42 +178,44 @@ async def test_nonsense(tmp_path: Path, body: dict[str, Any]) -> None:
     ],
     ids=lambda value: json.dumps(value)[:60],
 )  # fmt: skip
-async def test_spelling(tmp_path: Path, body: dict[str, Any], param: str, right: str) -> None:
-    """A field that limits depend on, in another case, is refused: servers in Go take it for the same one."""
+async def test_field_in_another_case_is_refused(
+    tmp_path: Path, body: dict[str, Any], param: str, spelling: str
+) -> None:
+    """A field that limits depend on is refused in another case, because servers in Go accept it."""
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
-        status, _, said = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body)
+        status, _, answer = await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True} | body)
         assert not up.requests
 
-    error = json.loads(said)["error"]
+    error = json.loads(answer)["error"]
     assert (status, error["code"], error["param"]) == (400, "invalid_request", param)
-    assert f"must be spelt '{right}'" in error["message"]
+    assert f"must be spelt '{spelling}'" in error["message"]
 
 
-async def test_other_fields_have_any_case(tmp_path: Path) -> None:
-    """A field that no limit depends on passes however it is written, unless its name is one that we read."""
+async def test_other_fields_pass_in_any_case(tmp_path: Path) -> None:
+    """A field that no limit depends on reaches upstream in any case."""
     more = {"Temperature": 1, "x_Model": "y", "stream_options": {"Include": True}}
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
-        status, _, _ = await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | more)
+        status, _, _ = await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True} | more)
 
     assert status == 200
     assert up.requests[0].body.items() >= {"Temperature": 1, "x_Model": "y"}.items()
 
 
 @pytest.mark.parametrize("body", [{"model": "gpt-4o"}, {"models": ["gpt-4o"]}, {"models": ["other", "gpt-4o"]}])
-async def test_models_of_a_router(tmp_path: Path, body: dict[str, Any]) -> None:
-    """A budget of some models counts each call that one of them may serve, whatever the client puts first."""
+async def test_budget_counts_fallback_models(tmp_path: Path, body: dict[str, Any]) -> None:
+    """A budget of some models counts each call that one of them may serve, also as a fallback."""
     text = BUDGET + 'only = { model = "gpt-4*" }\n'
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         statuses = [
-            (await served.post(V1, {"model": "m", "messages": SAY, "stream": True} | body))[0] for _ in range(3)
+            (await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True} | body))[0] for _ in range(3)
         ]
-        other = await served.post(V1, {"model": "m", "messages": SAY, "stream": True, "max_tokens": 9 * LIMIT})
+        other = await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True, "max_tokens": 9 * LIMIT})
 
     assert (statuses, other[0]) == ([200, 429, 429], 200)
 
 
-async def test_duplicate_fields(tmp_path: Path) -> None:
-    """Of a field that comes twice the sidecar and upstream see the same one."""
+async def test_duplicate_field_has_one_meaning(tmp_path: Path) -> None:
+    """Of a duplicate field, the sidecar reads the same value that it sends to upstream."""
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         client = await served.client()
         raw = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"max_tokens":5,"max_tokens":100000}'
@@ -228,11 +230,11 @@ async def test_duplicate_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", ["small", "SMALL", " Small ", "sMaLl"])
-async def test_case_of_profiles(tmp_path: Path, profile: str) -> None:
-    """A profile holds however its name is written, and shares its counter with the base chain."""
+async def test_profile_in_any_case_has_its_limits(tmp_path: Path, profile: str) -> None:
+    """A profile is found in any case and with blanks, and shares its counter with the default profile."""
     text = BUDGET + "[profile.small]\nbudget = { tokens = 100 }\n"
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
-        await served.post(V1, {"model": "m", "messages": SAY, "max_tokens": 10**6}, f"x-profile: {profile}")
+        await served.post(V1, {"model": "m", "messages": MESSAGES, "max_tokens": 10**6}, f"x-profile: {profile}")
         assert (await served.account()).spent <= 100
         assert (await served.post("/api/chat", CHAT | {"aiUsageProfile": profile}))[0] == 429
 
@@ -240,21 +242,21 @@ async def test_case_of_profiles(tmp_path: Path, profile: str) -> None:
 @pytest.mark.parametrize(
     "caps", [{"dailyTokenLimit": 10**9}, {"dailyTokenLimit": None}, {"maxTokensPerRequest": 10**9}]
 )
-async def test_own_caps_only_lower(tmp_path: Path, caps: dict[str, Any]) -> None:
-    """What a client says of its own limits never raises one."""
+async def test_client_caps_never_raise_a_limit(tmp_path: Path, caps: dict[str, Any]) -> None:
+    """A cap that a client sets for itself never raises a limit."""
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         for _ in range(4):
             await served.post("/api/chat", CHAT | caps)
         assert (await served.account()).spent <= LIMIT
 
 
-async def test_made_up_users(tmp_path: Path) -> None:
-    """Made-up users get no more than the bound's number of budgets and one that the others share; real ones keep theirs."""
+async def test_invented_users_share_one_budget(tmp_path: Path) -> None:
+    """At most `identities` users get a budget of their own; all further ones share one."""
     text = BUDGET + 'by = "user"\nidentities = 3\n'
-    body = {"model": "m", "messages": SAY, "stream": True, "max_tokens": 10**6}
+    body = {"model": "m", "messages": MESSAGES, "stream": True, "max_tokens": 10**6}
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         first = await served.post(V1, body | {"user": "ann", "max_tokens": 1})
-        statuses = [(await served.post(V1, body | {"user": f"made-up-{at}"}))[0] for at in range(30)]
+        statuses = [(await served.post(V1, body | {"user": f"invented-{at}"}))[0] for at in range(30)]
         again = await served.post(V1, body | {"user": "ann", "max_tokens": 1})
         accounts = await served.gateway.policy_services.store.accounts()
 

@@ -1,4 +1,4 @@
-"""An upstream that never pauses cannot keep a call from being cancelled, by whatever ends it."""
+"""An upstream that sends without pause cannot prevent the cancellation of its call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from serving import CHAT, settings_of, sidecar
-from wire import HEAD, PATIENCE, Client, eventually, sse, token
+from wire import HEAD, TIMEOUT_SECONDS, Client, chunk, eventually, sse, token
 
 from policies.api.event import Batch
 from sidecar.downstream.active_calls import ActiveCall
@@ -27,11 +27,11 @@ OPENAI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream
 ROUTES = pytest.mark.parametrize(
     ("path", "body"), [("/api/chat", CHAT), ("/v1/chat/completions", OPENAI)], ids=["chat", "openai"]
 )
-SHOWN = token("x" * 2_000) * 16
-SILENT = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": None}]}) * 400
+OUTPUT_EVENTS = token("x" * 2_000) * 16
+EMPTY_EVENTS = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": None}]}) * 400
 
 
-POUR = """
+ENDLESS_UPSTREAM = """
 import socket, sys
 connection, _ = socket.socket(fileno=int(sys.argv[1])).accept()
 first, piece = sys.stdin.buffer.readline(), sys.stdin.buffer.read()
@@ -43,53 +43,50 @@ try:
 except OSError:
     pass
 """
-"""Answers one request without end, until the other side has gone."""
+"""A program that answers one request without end, until the other side closes."""
 
 
 class Flood:
-    """An upstream in a process of its own, so that its bytes are there whenever the sidecar looks."""
+    """An upstream in a process of its own, so that the sidecar always finds bytes to read."""
 
     def __init__(self, events: bytes) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-            self.services = subprocess.Popen(
-                [sys.executable, "-c", POUR, str(listener.fileno())],
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", ENDLESS_UPSTREAM, str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=(listener.fileno(),),
             )
-        assert self.services.stdin is not None
-        with self.services.stdin as script:
+        assert self.process.stdin is not None
+        with self.process.stdin as script:
             script.write(b"%r\n" % (HEAD + chunk(token("a"))) + chunk(events))
 
     async def ended(self) -> None:
-        """Wait until it has seen its connection close."""
-        await eventually(lambda: self.services.poll() is not None)
+        """Wait until it has noticed that its connection closed."""
+        await eventually(lambda: self.process.poll() is not None)
 
     def stop(self) -> None:
-        self.services.kill()
-        self.services.wait()
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
 def flood(events: bytes) -> Iterator[Flood]:
-    poured = Flood(events)
+    """Run an upstream that repeats *events* while the block lasts."""
+    running = Flood(events)
     try:
-        yield poured
+        yield running
     finally:
-        poured.stop()
+        running.stop()
 
 
 @ROUTES
-@pytest.mark.parametrize("events", [SHOWN, SILENT], ids=["output", "nothing to show"])
+@pytest.mark.parametrize("events", [OUTPUT_EVENTS, EMPTY_EVENTS], ids=["output", "no output"])
 @pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
-async def test_client_leaves(
+async def test_disconnect_ends_the_call(
     tmp_path: Path, path: str, body: object, events: bytes, leave: Callable[[Client], None]
 ) -> None:
-    """The client's leaving ends the call, and closes upstream."""
+    """A disconnect of the client ends the call, and closes the upstream connection."""
     with flood(events) as up:
         async with sidecar(settings_of(tmp_path, up.url)) as served:
             client = await served.client()
@@ -103,9 +100,9 @@ async def test_client_leaves(
 
 
 @ROUTES
-@pytest.mark.parametrize("events", [SHOWN, SILENT], ids=["output", "nothing to show"])
-async def test_deadline_and_drain(tmp_path: Path, path: str, body: object, events: bytes) -> None:
-    """The deadline and the end of the process end the call, and its client is told."""
+@pytest.mark.parametrize("events", [OUTPUT_EVENTS, EMPTY_EVENTS], ids=["output", "no output"])
+async def test_deadline_and_drain_end_the_call(tmp_path: Path, path: str, body: object, events: bytes) -> None:
+    """The deadline and the drain of the process end the call with an error event."""
     for text, code, seconds in [
         ("chat_deadline = 0.3\ndeadline = 0.3", b"upstream_timeout", None),
         ("", b"draining", 0.1),
@@ -115,10 +112,10 @@ async def test_deadline_and_drain(tmp_path: Path, path: str, body: object, event
                 client = await served.client()
                 await client.post(path, body)
                 await client.until(b'"a"')
-                reading = asyncio.create_task(_rest(client))
+                reading = asyncio.create_task(_end_of(client))
                 if seconds is not None:
-                    await asyncio.wait_for(served.gateway.active_calls.drain(seconds, draining()), PATIENCE)
-                end = await asyncio.wait_for(reading, PATIENCE)
+                    await asyncio.wait_for(served.gateway.active_calls.drain(seconds, draining()), TIMEOUT_SECONDS)
+                end = await asyncio.wait_for(reading, TIMEOUT_SECONDS)
                 account = await served.account()
                 await up.ended()
 
@@ -126,8 +123,8 @@ async def test_deadline_and_drain(tmp_path: Path, path: str, body: object, event
         assert account.reserved == 0
 
 
-async def _rest(client: Client) -> bytes:
-    """Return the last bytes of an answer, and none of the many before."""
+async def _end_of(client: Client) -> bytes:
+    """Return the last bytes of a response."""
     end = b""
     while not end.endswith(b"\r\n0\r\n\r\n"):
         data = await client.reader.read(1 << 20)
@@ -156,8 +153,8 @@ async def test_last_batch_is_not_cut() -> None:
     assert sent[-1] == {"type": "http.response.body", "body": b"data: x\n\ndata: [DONE]\n\n", "more_body": False}
 
 
-async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
-    """A ping that cannot be sent means that the client has disconnected: its call is cancelled, and no error is logged."""
+async def test_failed_ping_means_a_disconnect(caplog: pytest.LogCaptureFixture) -> None:
+    """A ping that cannot be sent cancels the call as a disconnect does, and no error is logged."""
 
     async def send(message: object) -> None:
         raise RuntimeError
@@ -180,6 +177,6 @@ async def test_failing_ping(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def _silent() -> object:
-    """Receive nothing: the server does not tell of a disconnect."""
+    """Receive nothing: the server reports no disconnect."""
     await asyncio.Event().wait()
     raise AssertionError

@@ -1,4 +1,4 @@
-"""What a call leaves behind for Python's collector: nothing, or each thousandth call would wait for it."""
+"""Reference cycles of calls: none, because every thousandth call would wait for Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import answers
 from serving import CHAT, Sidecar, settings_of, sidecar
-from wire import Client, Connection, eventually, upstream
+from wire import Client, eventually, upstream
 
 pytestmark = pytest.mark.anyio
 
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 OURS = ("sidecar", "policies", "uvicorn")
-
-
-async def answers(connection: Connection) -> None:
-    if connection.body.get("stream"):
-        await connection.stream("a", "b")
-    else:
-        await connection.answer(
-            200, b'{"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}'
-        )
 
 
 async def stream(client: Client) -> None:
@@ -47,8 +39,8 @@ async def refused(client: Client) -> None:
 
 
 @pytest.mark.parametrize("asks", [stream, plain, chat_nest, refused])
-async def test_no_cycles(tmp_path: Path, asks: Callable[[Client], Any]) -> None:
-    """Nothing of a finished call holds itself: what it was made of is free when it ends."""
+async def test_call_leaves_no_reference_cycles(tmp_path: Path, asks: Callable[[Client], Any]) -> None:
+    """The objects of a finished call are freed at once, without the garbage collector."""
     async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
         await asks(client)

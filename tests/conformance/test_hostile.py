@@ -1,4 +1,4 @@
-"""A hostile upstream on real sockets: whatever it does, both kinds of client see the truth of it, once."""
+"""A hostile upstream on real sockets: both kinds of client receive the correct end of its answer, once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import openai
 import pytest
-from hostile import CASES, DONE, HEAD, KEY, LAST, SIGNS, STOP, Case, chunk, event, token
+from hostile import CASES, DONE, HEAD, KEY, LAST, SIGNS, STOP, Case, event, token
 from playing import plays
 from serving import CHAT, events, settings_of, sidecar
-from wire import Connection, upstream
+from wire import Connection, chunk, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -19,14 +19,14 @@ BUDGET = '[[policy]]\nuse = "budget"\ntokens = 100_000_000\n'
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
-def test_many() -> None:
-    """The table has at least 60 cases, each with a name of its own."""
+def test_table_has_at_least_60_cases() -> None:
+    """The table of hostile answers has at least 60 cases, each with a unique name."""
     assert len({case.name for case in CASES}) == len(CASES) >= 60
 
 
 @each_case
-async def test_chat_nest(tmp_path: Path, case: Case) -> None:
-    """Chat Nest's client gets the text, then exactly one of done and error; nothing of the call stays open."""
+async def test_chat_nest_client_gets_one_correct_end(tmp_path: Path, case: Case) -> None:
+    """Chat Nest's client receives the text, then exactly one of `done` and `error`; no reservation stays open."""
     async with (
         upstream(plays(case)) as up,
         sidecar(settings_of(tmp_path, up.url, BUDGET, environ={"SIDECAR_UPSTREAM_KEY": KEY})) as served,
@@ -46,8 +46,8 @@ async def test_chat_nest(tmp_path: Path, case: Case) -> None:
 
 
 @each_case
-async def test_openai(tmp_path: Path, case: Case) -> None:
-    """OpenAI's SDK gets the same text, raises exactly where the answer is not complete, and with the true status."""
+async def test_openai_client_raises_for_incomplete_answers(tmp_path: Path, case: Case) -> None:
+    """OpenAI's SDK receives the same text, and raises exactly if the answer is incomplete, with the right status."""
     text, finishes, raised = "", list[str](), None
     async with (
         upstream(plays(case)) as up,
@@ -85,26 +85,26 @@ SIZE = len(RECORDED)
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
-async def test_any_split(tmp_path: Path, path: str) -> None:
-    """Wherever a recorded stream is split between two reads, its client gets the same bytes."""
+async def test_split_of_a_stream_changes_no_byte(tmp_path: Path, path: str) -> None:
+    """A client receives the same bytes wherever a recorded stream is split between two reads."""
     at = iter(range(1, SIZE))
 
     async def script(connection: Connection) -> None:
         cut = next(at)
         await connection.send(HEAD + chunk(RECORDED[:cut]))
-        await asyncio.sleep(0.001)  # so that they are two reads; the client's bytes are the same if they are one
+        await asyncio.sleep(0.001)  # a pace, so that the sidecar reads twice; the assertion also holds if it reads once
         await connection.send(chunk(RECORDED[cut:]) + LAST)
 
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
-        asked = CHAT if path == "/api/chat" else {"model": "m", "stream": True, **CHAT}
-        seen = {(await served.post(path, asked))[2] for _ in range(1, SIZE)}
+        body = CHAT if path == "/api/chat" else {"model": "m", "stream": True, **CHAT}
+        seen = {(await served.post(path, body))[2] for _ in range(1, SIZE)}
 
     assert len(seen) == 1
     assert (b"event: done" if path == "/api/chat" else b"data: [DONE]") in seen.pop()
 
 
-async def test_any_cut(tmp_path: Path) -> None:
-    """Wherever a recorded stream is cut, what was whole by then is delivered, and it is complete from its finish on."""
+async def test_cut_stream_is_complete_only_behind_its_finish(tmp_path: Path) -> None:
+    """Of a recorded stream that is cut, complete events are delivered; it is complete if the finish is among them."""
     at = iter(range(SIZE + 1))
 
     async def script(connection: Connection) -> None:

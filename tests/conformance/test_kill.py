@@ -1,4 +1,4 @@
-"""SIGKILL at random moments under load: no charge is lost, no budget is passed, no hold stays."""
+"""SIGKILL at random moments under load: no charge is lost, no budget is exceeded, no reservation stays."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from process import Program, program
 from redis_server import own
+from scripts import head_only
 from wire import HEAD, Client, Connection, sse, token, upstream
 
 from policies.api.store import Account
@@ -21,33 +22,35 @@ from policies.stores.sqlite.store import SQLiteStore
 pytestmark = pytest.mark.anyio
 
 ROUNDS = int(os.environ.get("ROUNDS", "4"))
-CLIENTS, PROMPT, GRACE = 12, 5, 30.0
-LIMIT_EACH = 1_500
-"""Tokens a round: some rounds are refused towards their end, most are not."""
+CLIENTS, PROMPT_TOKENS, GRACE_SECONDS = 12, 5, 30.0
+TOKENS_PER_ROUND = 1_500
+"""Tokens of the limit for each round: calls of some rounds are refused near their end, of most none."""
 
 
-class Mill:
-    """An upstream that counts what it really produced: the prompt of every request, and each token that it wrote."""
+class CountingUpstream:
+    """An upstream that counts what it produced: the prompt of every request, and each token that it wrote."""
 
     def __init__(self) -> None:
         self.produced = 0
 
     async def __call__(self, connection: Connection) -> None:
-        self.produced += PROMPT
+        self.produced += PROMPT_TOKENS
         await connection.send(HEAD)
         made = 0
         for _ in range(connection.body["max_tokens"]):
             await connection.chunk(token("x"))
             self.produced, made = self.produced + 1, made + 1
-            await asyncio.sleep(0.001)  # a pace: the kill is to fall among running streams
+            await asyncio.sleep(0.001)  # a pace, so that the kill hits running streams
         await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}))
-        await connection.chunk(sse({"choices": [], "usage": {"prompt_tokens": PROMPT, "completion_tokens": made}}))
+        await connection.chunk(
+            sse({"choices": [], "usage": {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": made}})
+        )
         await connection.chunk(b"data: [DONE]\n\n")
         await connection.send(b"0\r\n\r\n")
 
 
 async def calls(port: int, chance: random.Random, killed: asyncio.Event) -> int:
-    """Call again and again until the server is gone; return how many calls ended well."""
+    """Make calls until the server is killed; return how many succeeded."""
     ended = 0
     while not killed.is_set():
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -58,7 +61,7 @@ async def calls(port: int, chance: random.Random, killed: asyncio.Event) -> int:
             status, _, _ = await client.answer()
             ended += status == 200
             if status == 429:
-                await asyncio.sleep(0.01)  # refused: not to ask again in a tight loop
+                await asyncio.sleep(0.01)  # a pace: refused calls must not fill the load
         except (OSError, asyncio.IncompleteReadError, ValueError):
             return ended
         finally:
@@ -68,18 +71,19 @@ async def calls(port: int, chance: random.Random, killed: asyncio.Event) -> int:
 
 
 async def killed_under_load(running: Program, chance: random.Random) -> int:
+    """Kill the server at a random moment of its load; return how many calls succeeded."""
     killed = asyncio.Event()
     loads = [asyncio.create_task(calls(running.port, chance, killed)) for _ in range(CLIENTS)]
-    await asyncio.sleep(chance.uniform(0.0, 0.4))
+    await asyncio.sleep(chance.uniform(0.0, 0.4))  # the random moment
     running.popen.kill()
     running.popen.wait()
     killed.set()
     return sum(await asyncio.gather(*loads))
 
 
-async def books_after_the_grace(url: str, folder: Path) -> Account:
-    """Return the one counter as a store finds it that comes when the grace of the dead is over."""
-    late = time.time() + GRACE + 5
+async def account_after_the_grace(url: str, folder: Path) -> Account:
+    """Return the only counter as a store sees it that opens after the grace period of the killed processes."""
+    late = time.time() + GRACE_SECONDS + 5
     store = open_store(url, folder=folder, clock=lambda: late)
     assert isinstance(store, SQLiteStore | RedisStore)
     for _ in range(3 + ROUNDS):
@@ -90,39 +94,34 @@ async def books_after_the_grace(url: str, folder: Path) -> Account:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-async def test_kill(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
-    """Spent after all deaths is at least what upstream produced, at most the limit, and nothing is held any more."""
+async def test_killed_process_loses_no_charge(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """After all kills, spent is at least what upstream produced and at most the limit; nothing is reserved."""
     url = own(request.getfixturevalue("redis").url) if kind == "redis" else "sqlite:///s.db"
-    limit = LIMIT_EACH * ROUNDS
+    limit = TOKENS_PER_ROUND * ROUNDS
     (tmp_path / "s.toml").write_text(
         f'[store]\nurl = "{url}"\n[[policy]]\nuse = "budget"\ntokens = {limit}\nwindow = "month"\n'
         'floor = 1\nreserve = "bound"\n'
     )
-    chance, mill, ended = random.Random(ROUNDS), Mill(), 0
-    async with upstream(mill) as up:
+    chance, source, ended = random.Random(ROUNDS), CountingUpstream(), 0
+    async with upstream(source) as up:
         for _ in range(ROUNDS):
             serve = ("serve", "--config", "s.toml", "--upstream", up.url, "--port", "0")
             with program(*serve, folder=tmp_path) as running:
                 ended += await killed_under_load(running, chance)
-    account = await books_after_the_grace(url, tmp_path)
+    account = await account_after_the_grace(url, tmp_path)
 
     print(
-        f"\n{kind}: {ROUNDS} kills, {ended} calls ended, produced {mill.produced} <= spent {account.spent} <= {limit}"
+        f"\n{kind}: {ROUNDS} kills, {ended} calls ended, produced {source.produced} <= spent {account.spent} <= {limit}"
     )
     assert account.reserved == 0
-    assert 0 < mill.produced <= account.spent <= limit
+    assert 0 < source.produced <= account.spent <= limit
 
 
-@pytest.mark.skipif(ROUNDS < 50, reason="it waits for a real grace of 30 seconds; `make test-kill` runs it")
-async def test_survivors_clean_up(tmp_path: Path) -> None:
-    """A sidecar that is started after a death charges what the dead one held, by itself, when its grace is over."""
+@pytest.mark.skipif(ROUNDS < 50, reason="waits for the real grace period of 30 seconds; `make test-kill` runs it")
+async def test_next_process_charges_the_reservations_of_a_killed_one(tmp_path: Path) -> None:
+    """A sidecar charges what a killed one had reserved, after the grace period."""
     (tmp_path / "s.toml").write_text('[[policy]]\nuse = "budget"\ntokens = 1000\nwindow = "month"\n')
-
-    async def silent(connection: Connection) -> None:
-        await connection.send(HEAD)
-        await connection.hang()
-
-    async with upstream(silent) as up:
+    async with upstream(head_only) as up:
         serve = ("serve", "--config", "s.toml", "--upstream", up.url, "--port", "0")
         with program(*serve, folder=tmp_path) as running:
             client = await Client.to(running.port)
@@ -133,7 +132,7 @@ async def test_survivors_clean_up(tmp_path: Path) -> None:
             running.popen.wait()
             client.close()
         with program(*serve, folder=tmp_path):
-            await asyncio.sleep(GRACE + 5)
+            await asyncio.sleep(GRACE_SECONDS + 5)  # in another process: its clock cannot be replaced
             store = open_store("sqlite:///sidecar.db", folder=tmp_path)
             (account,) = await store.accounts()
             await store.aclose()

@@ -1,4 +1,4 @@
-"""Thousands of connections at one worker, real processes and sockets: nothing is lost, and memory stays bounded."""
+"""Thousands of connections to one worker process: every stream completes, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from wire import HEAD, Client, Connection, sse, token, upstream
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it"),
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc"),
 ]
 
-FILES = 5000
-"""Descriptors of the sidecar and of this process: two for each stream, and some."""
-PATIENCE = 20.0
+MAX_OPEN_FILES = 5000
+"""File descriptors of the sidecar and of this process: two per stream, and a reserve."""
+TIMEOUT_SECONDS = 20.0
+"""Seconds after which a thousand connections that are not served fail a test."""
 PATH = "/v1/chat/completions"
 CONFIG = '[[policy]]\nuse = "rate"\nrequests = 1_000_000\n[[policy]]\nuse = "budget"\ntokens = 9_000_000_000_000\n'
 HI = {"model": "m", "stream": True, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 FIRST, SECOND = token(" first"), token(" second")
 FINISH = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 END = b"data: [DONE]\n\n"
-ASKED = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+REQUEST = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
 @pytest.fixture(autouse=True)
 def _many_files() -> Iterator[None]:
-    """Let this process open many files."""
+    """Raise the limit of open files for this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < FILES:
-        pytest.skip(f"the system allows {hard} open files a process, {FILES} are needed: raise `ulimit -Hn`")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, FILES), hard))
+    if hard != resource.RLIM_INFINITY and hard < MAX_OPEN_FILES:
+        pytest.skip(f"the system allows {hard} open files a process, {MAX_OPEN_FILES} are needed: raise `ulimit -Hn`")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MAX_OPEN_FILES), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Half(asyncio.Protocol):
-    """One connection of an upstream that answers with its first token, and with the rest when it is told to."""
+class HalfAnswer(asyncio.Protocol):
+    """One connection of an upstream that sends its first token at once, and the rest on `finish`."""
 
-    def __init__(self, waiting: list[Half]) -> None:
+    def __init__(self, waiting: list[HalfAnswer]) -> None:
         self._waiting = waiting
         self._transport: asyncio.Transport | None = None
 
@@ -59,7 +60,7 @@ class Half(asyncio.Protocol):
         self._write(HEAD, FIRST)
         self._waiting.append(self)
 
-    def go_on(self) -> None:
+    def finish(self) -> None:
         self._write(b"", SECOND + FINISH, END)
         assert self._transport is not None
         self._transport.write(b"0\r\n\r\n")
@@ -70,36 +71,36 @@ class Half(asyncio.Protocol):
 
 
 class Reader(asyncio.Protocol):
-    """One client, which keeps all that it gets."""
+    """One client that keeps all bytes that it receives."""
 
     def __init__(self) -> None:
-        self.got = b""
+        self.received = b""
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         body = json.dumps(HI).encode()
-        transport.write(ASKED % (PATH.encode(), len(body), body))
+        transport.write(REQUEST % (PATH.encode(), len(body), body))
 
     def data_received(self, data: bytes) -> None:
-        self.got += data
+        self.received += data
 
     def connection_lost(self, _: Exception | None) -> None:
         self.lost = True
 
     @property
-    def whole(self) -> bool:
-        head, _, body = self.got.partition(b"\r\n\r\n")
+    def complete(self) -> bool:
+        head, _, body = self.received.partition(b"\r\n\r\n")
         parts = (b"HTTP/1.1 200", head), *((event, body) for event in (FIRST, SECOND, FINISH, END))
         return body.endswith(b"0\r\n\r\n") and all(part in where for part, where in parts)
 
 
 @asynccontextmanager
-async def halves() -> AsyncIterator[tuple[str, list[Half]]]:
-    """Run an upstream of `Half` answers; gives its address, and those that wait."""
-    waiting: list[Half] = []
-    server = await asyncio.get_running_loop().create_server(lambda: Half(waiting), "127.0.0.1", 0, backlog=4096)
+async def half_answers() -> AsyncIterator[tuple[str, list[HalfAnswer]]]:
+    """Run an upstream of half answers; yield its address, and the answers that are not finished."""
+    waiting: list[HalfAnswer] = []
+    server = await asyncio.get_running_loop().create_server(lambda: HalfAnswer(waiting), "127.0.0.1", 0, backlog=4096)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", waiting
     finally:
@@ -107,23 +108,24 @@ async def halves() -> AsyncIterator[tuple[str, list[Half]]]:
 
 
 async def readers(port: int, count: int) -> list[Reader]:
-    """Connect and ask, all at once."""
+    """Open *count* connections and send a request on each, all at once."""
     loop = asyncio.get_running_loop()
     made = await asyncio.gather(*(loop.create_connection(Reader, "127.0.0.1", port) for _ in range(count)))
     return [reader for _, reader in made]
 
 
 async def until_all(readers: list[Reader], met: Callable[[Reader], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    """Wait until *met* is True for each reader; fail if one loses its connection."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         for reader in readers:
             while not met(reader):
-                assert not reader.lost, reader.got
-                await asyncio.sleep(0.005)
+                assert not reader.lost, reader.received
+                await asyncio.sleep(0.005)  # between two polls, bounded by the timeout above
 
 
 @contextmanager
 def serving(folder: Path, url: str) -> Iterator[Program]:
-    """Run a sidecar as a shell starts it: with a thousand files, until it asks the system for more."""
+    """Run a sidecar with a shell's limit of 1,024 open files, which it raises itself."""
     (folder / "s.toml").write_text(f"[[upstream]]\nbase_url = '{url}'\n{CONFIG}")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
@@ -135,57 +137,57 @@ def serving(folder: Path, url: str) -> Iterator[Program]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-async def test_burst(tmp_path: Path) -> None:
-    """A thousand clients that connect and ask at the same moment all get their whole answer."""
-    async with halves() as (url, waiting):
+async def test_burst_of_a_thousand_clients_is_served(tmp_path: Path) -> None:
+    """A thousand clients that connect and ask at the same moment all receive a complete answer."""
+    async with half_answers() as (url, waiting):
         with serving(tmp_path, url) as served:
             clients = await readers(served.port, 1000)
-            await until_all(clients, lambda client: FIRST in client.got)
+            await until_all(clients, lambda client: FIRST in client.received)
             for half in waiting:
-                half.go_on()
-            await until_all(clients, lambda client: client.whole)
+                half.finish()
+            await until_all(clients, lambda client: client.complete)
 
             assert len(waiting) == 1000
             for client in clients:
                 client.transport.abort()
 
 
-async def test_many(tmp_path: Path) -> None:
-    """One worker holds 2,000 streams open in 180 MB, and each comes to its end."""
-    async with halves() as (url, waiting):
+async def test_worker_holds_2000_streams_in_180_mb(tmp_path: Path) -> None:
+    """One worker holds 2,000 open streams in 180 MB, and completes each of them."""
+    async with half_answers() as (url, waiting):
         with serving(tmp_path, url) as served:
             clients: list[Reader] = []
             for _ in range(20):
                 clients += await readers(served.port, 100)
-                await until_all(clients[-100:], lambda client: FIRST in client.got)
+                await until_all(clients[-100:], lambda client: FIRST in client.received)
             assert len(waiting) == 2000
             assert resident_mb(served.popen.pid) <= 180
             for half in waiting:
-                half.go_on()
-            await until_all(clients, lambda client: client.whole)
+                half.finish()
+            await until_all(clients, lambda client: client.complete)
 
             assert resident_mb(served.popen.pid) <= 180
             for client in clients:
                 client.transport.abort()
 
 
-async def rest_of(client: Client) -> bytes:
+async def body_of(client: Client) -> bytes:
     """Read a chunked body to its end."""
     pieces = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while size := int(await client.reader.readline(), 16):
             pieces.append(await client.reader.readexactly(size))
             await client.reader.readline()
     return b"".join(pieces)
 
 
-PIECES, EVENTS = 1500, 100
-TAKEN = 12_000_000
-"""Bytes that may be under way to a client that does not read: what both systems keep, and one read of ours."""
+PIECES, EVENTS_PER_PIECE = 1500, 100
+MAX_BUFFERED_BYTES = 12_000_000
+"""Bytes that may be in transit to a client that does not read: kernel buffers, and one read of the sidecar."""
 
 
-async def test_slow_reader(tmp_path: Path) -> None:
-    """A client that does not read holds up its upstream, at a bounded cost; when it reads, it gets every byte."""
+async def test_slow_client_slows_its_upstream(tmp_path: Path) -> None:
+    """A client that does not read stops its upstream at bounded memory; when it reads, it receives every byte."""
     sent, stalled = hashlib.sha256(), asyncio.Event()
     taken = 0
 
@@ -193,7 +195,7 @@ async def test_slow_reader(tmp_path: Path) -> None:
         nonlocal taken
         await connection.send(HEAD)
         for number in range(PIECES):
-            piece = b"".join(token(f" {number}-{event} {'x' * 90}") for event in range(EVENTS))
+            piece = b"".join(token(f" {number}-{event} {'x' * 90}") for event in range(EVENTS_PER_PIECE))
             sent.update(piece)
             try:
                 async with asyncio.timeout(None if stalled.is_set() else 0.5):
@@ -211,13 +213,13 @@ async def test_slow_reader(tmp_path: Path) -> None:
             await client.post(PATH, HI)
             await client.head()
             before = resident_mb(served.popen.pid)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await stalled.wait()
-            assert taken < TAKEN
-            assert resident_mb(served.popen.pid) - before < TAKEN / 1e6
-            got = await rest_of(client)
+            assert taken < MAX_BUFFERED_BYTES
+            assert resident_mb(served.popen.pid) - before < MAX_BUFFERED_BYTES / 1e6
+            received = await body_of(client)
             client.close()
 
-    assert taken > 2 * TAKEN
-    assert got.endswith(END)
-    assert hashlib.sha256(got.removesuffix(END)).digest() == sent.digest()
+    assert taken > 2 * MAX_BUFFERED_BYTES
+    assert received.endswith(END)
+    assert hashlib.sha256(received.removesuffix(END)).digest() == sent.digest()

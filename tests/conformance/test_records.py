@@ -15,7 +15,7 @@ import pytest
 from process import program
 from serving import CHAT, Sidecar, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from wire import HEAD, PATIENCE, Client, Connection, Script, Upstream, eventually, sse, token, upstream
+from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, Upstream, eventually, sse, token, upstream
 
 from policies import Call, Event, Lease, Observer, Policy, Record
 from sidecar.server.http_protocol import HttpProtocol
@@ -216,7 +216,7 @@ async def test_client_left(tmp_path: Path, leave: Callable[[Client], None], prot
         await client.post(V1, HI)
         await client.until(b'"a"')
         leave(client)
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
         record = await it.one()
 
     assert (record.status, record.ending, record.code, record.output_tokens) == (200, "cancelled", "", 1)

@@ -1,4 +1,4 @@
-"""Clients that do not leave as they should: half of a connection closed, nothing read, no word at all."""
+"""Clients that disconnect without a normal close: they close one side, read nothing, or vanish without FIN."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from scripts import mid_stream
 from serving import settings_of, sidecar
-from wire import HEAD, Client, Connection, eventually, token, upstream
+from wire import HEAD, Client, Connection, eventually, token, until_unchanged, upstream
 
 from sidecar.server.http_protocol import OPTIONS, HttpProtocol
 
@@ -18,20 +19,14 @@ pytestmark = pytest.mark.anyio
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
 QUICK = '[server]\nheartbeat = 0.05\n[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
 TCP_REPAIR = 19
-"""Linux: a socket under repair closes without a word to the other side."""
-PIECE = token("x" * 16_384)
-MANY = 4_000
+"""Linux: a socket in repair mode closes without a FIN or RST."""
+LARGE_EVENT = token("x" * 16_384)
+LARGE_EVENTS = 4_000
 
 
-async def silent(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    await connection.hang()
-
-
-async def test_half_closed(tmp_path: Path) -> None:
-    """A client that closes its side has left: HTTP/1.1 knows no other reason to."""
-    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+async def test_half_close_is_a_disconnect(tmp_path: Path) -> None:
+    """A client that closes its side of the connection has disconnected."""
+    async with upstream(mid_stream) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", HI)
         await client.until(b'"a"')
@@ -42,7 +37,8 @@ async def test_half_closed(tmp_path: Path) -> None:
     assert (account.reserved, len(up.requests)) == (0, 1)
 
 
-def may_repair() -> bool:
+def can_repair() -> bool:
+    """Whether this process may put a socket into repair mode."""
     with socket.socket() as tried:
         try:
             tried.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -51,10 +47,10 @@ def may_repair() -> bool:
     return True
 
 
-@pytest.mark.skipif(not may_repair(), reason="needs Linux's TCP_REPAIR, and the right to use it")
-async def test_without_fin(tmp_path: Path) -> None:
-    """A client that vanished without a word is found by the heartbeat."""
-    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+@pytest.mark.skipif(not can_repair(), reason="needs Linux's TCP_REPAIR and the capability to use it")
+async def test_heartbeat_finds_a_client_without_fin(tmp_path: Path) -> None:
+    """The heartbeat detects a client that vanished without a FIN."""
+    async with upstream(mid_stream) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         raw = socket.create_connection(("127.0.0.1", served.port))
         client = Client(*await asyncio.open_connection(sock=raw))
         await client.post("/v1/chat/completions", HI)
@@ -67,32 +63,28 @@ async def test_without_fin(tmp_path: Path) -> None:
     assert (account.reserved, len(up.requests)) == (0, 1)
 
 
-async def test_never_reads(tmp_path: Path) -> None:
-    """A client that does not read slows its own upstream, holds little memory, and hinders nobody else."""
+async def test_client_that_never_reads_uses_bounded_memory(tmp_path: Path) -> None:
+    """A client that does not read slows only its own upstream, and uses bounded memory."""
     sent = 0
 
-    async def pours(connection: Connection) -> None:
+    async def flood(connection: Connection) -> None:
         nonlocal sent
         await connection.send(HEAD)
-        for _ in range(MANY):
-            await connection.chunk(PIECE)
+        for _ in range(LARGE_EVENTS):
+            await connection.chunk(LARGE_EVENT)
             sent += 1
         await connection.hang()
 
-    async with upstream(pours) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+    async with upstream(flood) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.setblocking(False)  # the library's own
+        raw.setblocking(False)  # asyncio requires it
         await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", served.port))
         reader, writer = await asyncio.open_connection(sock=raw, limit=4096)
         client = Client(reader, writer)
         await client.post("/v1/chat/completions", HI)
         await asyncio.wait_for(up.arrived.wait(), 5)
-        before = -1
-        while before != sent or not sent:
-            before = sent
-            await asyncio.sleep(0.3)
-        stuck = sent
+        stuck = await until_unchanged(lambda: sent)
         other = (await served.get("/healthz"))[0]
         client.reset()
         await asyncio.wait_for(up.requests[0].gone.wait(), 5)
@@ -100,13 +92,13 @@ async def test_never_reads(tmp_path: Path) -> None:
         account = await served.account()
 
     assert other == 200
-    assert stuck < MANY / 2, f"{stuck * len(PIECE) / 1e6:.0f} MB went into buffers"
+    assert stuck < LARGE_EVENTS / 2, f"{stuck * len(LARGE_EVENT) / 1e6:.0f} MB went into buffers"
     assert account.reserved == 0
 
 
-async def test_keepalive(tmp_path: Path) -> None:
-    """The system looks for silent clients on each connection, for those to whom nothing is sent."""
-    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+async def test_client_sockets_have_tcp_keepalive(tmp_path: Path) -> None:
+    """Each client socket has TCP keepalive, which detects silent clients to which nothing is sent."""
+    async with upstream(mid_stream) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", HI)
         await client.until(b'"a"')

@@ -1,4 +1,4 @@
-"""The whole path over real sockets: what clients see, and what upstream gets."""
+"""The whole path over real sockets: what clients receive, and what upstream is sent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import hello
 from serving import CHAT, events, settings_of, sidecar
 from wire import Connection, eventually, sse, token, upstream
 
@@ -15,18 +16,14 @@ pytestmark = pytest.mark.anyio
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-async def hello(connection: Connection) -> None:
-    await connection.stream("Hel", "lo")
-
-
-async def whole(connection: Connection) -> None:
+async def with_unknown_field(connection: Connection) -> None:
     message = {"role": "assistant", "content": "Hello"}
     answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "odd": 1}
     await connection.answer(200, json.dumps(answer).encode())
 
 
-async def test_chat_nest(tmp_path: Path) -> None:
-    """A Chat Nest call is answered by start, a token for each piece of text, done."""
+async def test_chat_nest_call_streams_tokens(tmp_path: Path) -> None:
+    """A Chat Nest call gets `start`, a `token` for each piece of text, and `done`."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         status, headers, body = await served.post("/api/chat", CHAT)
 
@@ -34,8 +31,8 @@ async def test_chat_nest(tmp_path: Path) -> None:
     assert events(body) == [("start", ""), ("token", '"Hel"'), ("token", '"lo"'), ("done", "")]
 
 
-async def test_chat_nest_request(tmp_path: Path) -> None:
-    """Upstream gets model, messages, stream, max_tokens, temperature, what we need for usage, and nothing else."""
+async def test_chat_nest_request_is_rebuilt_for_upstream(tmp_path: Path) -> None:
+    """Upstream is sent model, messages, stream, max_tokens, temperature and the usage option, and nothing else."""
     asked = {
         "messages": [{"id": "1", "role": "user", "content": "hi", "extra": 1}],
         "profile": " Expanded ",
@@ -72,10 +69,10 @@ async def test_chat_nest_request(tmp_path: Path) -> None:
         ("free", 3000, 12, 0.8, 200_000, 60),
     ],
 )
-async def test_profiles(
+async def test_profile_sets_its_limits(
     tmp_path: Path, name: str | None, output: int, kept: int, temperature: float, tokens: int, requests: int
 ) -> None:
-    """Each profile has its numbers, by its name, its legacy name, or for want of one."""
+    """Each profile has its limits: by its name, by its legacy name, and as the default."""
     talk = [{"role": "user", "content": f"{at}"} for at in range(30)]
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         _, headers, _ = await served.post("/api/chat", {"messages": talk, "aiUsageProfile": name})
@@ -87,8 +84,8 @@ async def test_profiles(
     assert headers["ratelimit-policy"] == f'"rate";q={requests};w=60, "budget";q={tokens};w=86400'
 
 
-async def test_client_caps(tmp_path: Path) -> None:
-    """A client may lower its own budget: of 100 tokens, a prompt of 5 leaves 95 of the 400 wanted."""
+async def test_client_lowers_its_own_budget(tmp_path: Path) -> None:
+    """A client can lower its own budget: of 100 tokens, a prompt of 5 leaves a ceiling of 95."""
     asked = {"messages": [{"role": "user", "content": "abc"}], "dailyTokenLimit": 100}
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         status, headers, _ = await served.post("/api/chat", asked)
@@ -101,8 +98,8 @@ async def test_client_caps(tmp_path: Path) -> None:
     assert json.loads(body)["error"] == "Request too large. Please shorten your message."
 
 
-async def test_openai_bytes(tmp_path: Path) -> None:
-    """Events with choices reach an OpenAI client byte by byte as upstream sent them; the usage nobody asked for does not."""
+async def test_openai_events_pass_unchanged(tmp_path: Path) -> None:
+    """Events with choices reach an OpenAI client unchanged; a usage event only if the client asked for it."""
     odd = b'data:{"choices" : [{"index":0,"delta":{"content":"h\xc3\xa9"},"x":[1, 2]}]}\n\n'
     usage = sse({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
     end = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
@@ -126,9 +123,9 @@ async def test_openai_bytes(tmp_path: Path) -> None:
     assert (account.spent, account.reserved) == (18, 0)
 
 
-async def test_openai_whole(tmp_path: Path) -> None:
-    """An answer without `stream` is upstream's own body; unknown fields of the request reach upstream."""
-    async with upstream(whole) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+async def test_plain_answer_is_upstreams_body(tmp_path: Path) -> None:
+    """A response without `stream` has upstream's fields; unknown fields of the request reach upstream."""
+    async with upstream(with_unknown_field) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         status, headers, body = await served.post("/v1/chat/completions", HI | {"logit_bias": {"50256": -100}})
         asked = up.requests[0].body
 
@@ -137,8 +134,8 @@ async def test_openai_whole(tmp_path: Path) -> None:
     assert asked == HI | {"logit_bias": {"50256": -100}, "max_tokens": 16384}
 
 
-async def test_chat_nest_events_on_v1(tmp_path: Path) -> None:
-    """On /v1 the header asks for Chat Nest events; another value, or n > 1, is an OpenAI refusal."""
+async def test_header_selects_chat_nest_events(tmp_path: Path) -> None:
+    """On /v1, `x-event-schema` selects Chat Nest events; another value, or n > 1, is refused."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         _, _, body = await served.post("/v1/chat/completions", HI, "x-event-schema: chat-nest")
         refusals = [
@@ -153,8 +150,8 @@ async def test_chat_nest_events_on_v1(tmp_path: Path) -> None:
     ]
 
 
-async def test_x_profile(tmp_path: Path) -> None:
-    """On /v1 the header `x-profile` chooses a profile, but neither trims nor clamps nor sets a temperature."""
+async def test_header_selects_a_profile(tmp_path: Path) -> None:
+    """On /v1, `x-profile` selects the limits of a profile, but sets no temperature."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         _, headers, _ = await served.post("/v1/chat/completions", HI | {"stream": True}, "x-profile: Constrained")
         _, base, _ = await served.post("/v1/chat/completions", HI | {"stream": True}, "x-profile: nobody")
@@ -165,8 +162,8 @@ async def test_x_profile(tmp_path: Path) -> None:
     assert "temperature" not in asked
 
 
-async def test_models(tmp_path: Path) -> None:
-    """The list of models is passed through, and counts as a request but not as tokens."""
+async def test_model_list_counts_as_a_request(tmp_path: Path) -> None:
+    """The list of models is upstream's, and counts as a request but not as tokens."""
     listed = b'{"data": [{"id": "tiny"}]}'
 
     async def script(connection: Connection) -> None:
@@ -180,8 +177,8 @@ async def test_models(tmp_path: Path) -> None:
         assert up.requests[0].head.startswith(b"GET /v1/models ")
 
 
-async def test_first_listed_model(tmp_path: Path) -> None:
-    """Without a configured model, a Chat Nest call gets the first that upstream lists, asked for once."""
+async def test_first_listed_model_is_the_default(tmp_path: Path) -> None:
+    """Without a configured model, a Chat Nest call uses the first that upstream lists; the list is requested once."""
 
     async def script(connection: Connection) -> None:
         if connection.head.startswith(b"GET"):
@@ -199,8 +196,8 @@ async def test_first_listed_model(tmp_path: Path) -> None:
     assert (heads, models) == ([b"GET", b"POST", b"POST"], ["tiny", "tiny"])
 
 
-async def test_keys(tmp_path: Path) -> None:
-    """Our key goes upstream in place of the client's; without one of ours the client's goes through."""
+async def test_configured_key_replaces_the_clients_key(tmp_path: Path) -> None:
+    """A configured key is sent to upstream instead of the client's; without one, the client's key is sent."""
     ours = settings_of(tmp_path, "http://x.invalid/v1")
     both = ("authorization: Bearer sk-theirs", "openai-project: p")
     async with upstream(hello) as up:
@@ -215,8 +212,8 @@ async def test_keys(tmp_path: Path) -> None:
     assert "sk-" not in repr(keyed) + repr(ours)
 
 
-async def test_odd_headers(tmp_path: Path) -> None:
-    """A header that no upstream could read does not cross, and does no harm."""
+async def test_unreadable_header_is_dropped(tmp_path: Path) -> None:
+    """A header with characters outside ASCII is not sent to upstream, and the call succeeds."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         status, _, _ = await served.post(
             "/v1/chat/completions", HI | {"stream": True}, "authorization: Bearer caf\u00e9"
@@ -225,8 +222,8 @@ async def test_odd_headers(tmp_path: Path) -> None:
         assert up.requests[0].header("authorization") is None
 
 
-async def test_request_ids(tmp_path: Path) -> None:
-    """Every answer has an id: the client's if it is plain, else one of ours; and a repeated one is two calls."""
+async def test_every_response_has_a_request_id(tmp_path: Path) -> None:
+    """A response has the client's request id if it is plain, else a new one; a repeated id is charged again."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         for path in ("/api/chat", "/nix", "/healthz"):
             _, headers, _ = await served.post(path, CHAT, "x-request-id: abc.D-1_2")
@@ -239,8 +236,8 @@ async def test_request_ids(tmp_path: Path) -> None:
         assert (await served.account()).spent > first
 
 
-async def test_lessons(tmp_path: Path) -> None:
-    """What upstream refuses of our own additions is left out, at once and from then on; the call is no worse for it."""
+async def test_refused_fields_are_left_out(tmp_path: Path) -> None:
+    """A field that the sidecar added and upstream refused is left out at once and in all later calls."""
 
     async def script(connection: Connection) -> None:
         if "stream_options" in connection.body:
@@ -260,8 +257,8 @@ async def test_lessons(tmp_path: Path) -> None:
     assert sent == [(16384, True), (16384, False), (500, False), (16384, False), (500, False)]
 
 
-async def test_cors(tmp_path: Path) -> None:
-    """Preflights are answered for the configured origins alone."""
+async def test_only_configured_origins_are_allowed(tmp_path: Path) -> None:
+    """Preflights and responses allow the configured origins only."""
     text = '[server]\ncors_origins = ["http://localhost:5173"]'
     ask = ("access-control-request-method: POST", "access-control-request-headers: content-type")
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
@@ -278,8 +275,8 @@ async def test_cors(tmp_path: Path) -> None:
         assert (await served.get("/api/chat", "origin: http://localhost:5173", *ask, method="OPTIONS"))[0] == 405
 
 
-async def test_kept_connection(tmp_path: Path) -> None:
-    """A complete answer gives its upstream connection back, so the next call uses it again."""
+async def test_upstream_connection_is_reused(tmp_path: Path) -> None:
+    """The next call reuses the upstream connection of a complete response."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         for _ in range(3):
             await served.post("/v1/chat/completions", HI | {"stream": True})

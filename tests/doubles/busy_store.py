@@ -22,18 +22,18 @@ class BusyStore:
         self.store = SQLiteStore(self.path, clock=FakeClock(), busy_timeout=0.05)
 
     async def begin(self) -> None:
-        """Start two calls, and let the store see that operations come together."""
+        """Start two calls, and make the store queue operations."""
         for name in ("running", "running too"):
             await self.store.reserve(name, [RATE])
         await self.come_together()
         self.transactions = CommittedTransactions(self.path)
 
     async def come_together(self) -> None:
-        """Execute operations that come together, so that the next ones are queued."""
+        """Execute operations at the same moment, so that the store queues the next ones."""
         await asyncio.gather(*[self.store.release("unknown") for _ in range(200)])
 
     async def share(self) -> SQLiteStore:
-        """Open the file as another process does, and let both know."""
+        """Open the file as another process does; both stores notice it at their heartbeat."""
         other = SQLiteStore(self.path, clock=FakeClock())
         await other.heartbeat()
         await self.store.heartbeat()

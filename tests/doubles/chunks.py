@@ -12,14 +12,17 @@ from sidecar.wire.sse_reader import SSEReader
 
 
 def sse(*data: Any) -> bytes:
+    """Return an event for each of *data*."""
     return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in data)
 
 
 def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    """Return a chunk of one choice."""
     return {"choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
 
 
 def read(stream: bytes, cuts: list[int] | None = None, *, shows_usage: bool = True) -> tuple[AnswerReader, list[Batch]]:
+    """Read *stream*, split at *cuts*; return the reader and its batches."""
     reader, reading = SSEReader(), AnswerReader(shows_usage=shows_usage)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts or []), len(stream)]
     batches: list[Batch | None] = []

@@ -1,4 +1,4 @@
-"""Claims for tests of stores, and short forms of what such tests ask a store."""
+"""Claims for tests of stores, and shortcuts for what such tests do with a store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def budget(
         identity="t",
         unit="tokens",
         limit=limit,
-        window=Calendar(window),  # type: ignore[arg-type]
+        window=Calendar(window),  # type: ignore[arg-type]  # a unit as a plain string
         base=base,
         per_token=per_token,
         floor=floor,

@@ -1,4 +1,4 @@
-"""Transports and servers for tests of how connections are opened: TLS on both sides, and servers of any protocol."""
+"""Transports, TLS contexts, servers and a proxy for tests of how connections are opened."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trustme
-from wire import PATIENCE, Connection
+from wire import TIMEOUT_SECONDS, Connection
 
 from sidecar.upstream.transport.http_transport import HttpTransport
 
 
 async def own(connection: Connection) -> None:
+    """Answer with a body that no other server of the test sends."""
     await connection.answer(200, b"own")
 
 
@@ -39,7 +40,7 @@ def client_tls(authority: trustme.CA, *, certificate: bool = False) -> ssl.SSLCo
 
 @asynccontextmanager
 async def transport(**options: Any) -> AsyncIterator[HttpTransport]:
-    made = HttpTransport(**{"connect": PATIENCE, **options})
+    made = HttpTransport(**{"connect": TIMEOUT_SECONDS, **options})
     try:
         yield made
     finally:
@@ -72,7 +73,7 @@ async def serving(handle: Callable[..., Awaitable[None]], **options: Any) -> Asy
 
 
 def reads(gone: asyncio.Event) -> Callable[..., Awaitable[None]]:
-    """Return a server that reads, says nothing, and notes that its client has gone."""
+    """Return a server that reads and never answers; it sets *gone* when its client has disconnected."""
 
     async def handle(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         try:
@@ -85,7 +86,7 @@ def reads(gone: asyncio.Event) -> Callable[..., Awaitable[None]]:
 
 
 class ProxyServer:
-    """An HTTP proxy: CONNECT, and requests in absolute form, to any address.  Notes what it was asked."""
+    """An HTTP proxy for CONNECT and requests in absolute form. `asked` holds the heads of its requests."""
 
     def __init__(self, reply: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
         self.asked: list[bytes] = []

@@ -1,7 +1,7 @@
-"""Table of everything an upstream can do to a stream: its bytes, and what both kinds of client must get.
+"""Answers of a hostile upstream: the bytes of each, and what both kinds of client must receive.
 
 To add a case, add a line to one of the tables: its name, the pieces that are written to the socket one by one, and the
-text and error code that clients must get.  The piece `CUT` closes the connection, `RESET` resets it.
+text and error code that clients must receive. The piece `CUT` closes the connection, `RESET` resets it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import gzip
 import json
 import zlib
 from typing import Any, NamedTuple
+
+from wire import chunk
 
 CUT, RESET = b"<cut>", b"<reset>"
 DONE = b"data: [DONE]\n\n"
@@ -25,9 +27,9 @@ KEY = "sk-our-own-key-123456"
 
 
 class Case(NamedTuple):
-    """*text*: what a client gets before the end.  *error*: the code of its error event, None for a complete answer.
+    """*text*: what a client receives before the end. *error*: the code of its error event, None for a complete answer.
 
-    *status*: what OpenAI clients get for a failure without output.  *finish*: the last finish reason that they get.
+    *status*: what OpenAI clients receive for a failure without output. *finish*: the last finish reason they receive.
     """
 
     name: str
@@ -49,10 +51,6 @@ def token(text: str | None, index: int = 0) -> bytes:
 
 def raw_token(text: bytes) -> bytes:
     return b'data: {"choices":[{"index":0,"delta":{"content":"' + text + b'"},"finish_reason":null}]}\n\n'
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def chunked(*parts: bytes, head: bytes = HEAD) -> tuple[bytes, ...]:
@@ -170,9 +168,9 @@ COMPLETE = (
     Case("chunk extensions and trailers", (HEAD, b"%x;x=y\r\n%b\r\n" % (len(AB), AB), b"0\r\nx-t: 1\r\n\r\n"), "ab"),
     Case("103 before the head", (b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", *chunked(AB)), "ab"),
     Case("100 twice before the head", (b"HTTP/1.1 100 Continue\r\n\r\n" * 2, *chunked(AB)), "ab"),
-    Case("gzip nobody asked for", chunked(gzip.compress(AB), head=OK + STREAM + GZIP + CHUNKED), "ab"),
+    Case("gzip that was not requested", chunked(gzip.compress(AB), head=OK + STREAM + GZIP + CHUNKED), "ab"),
     Case("gzip, a byte at a time", chunked(*(bytes([each]) for each in gzip.compress(AB)), head=OK + STREAM + GZIP + CHUNKED), "ab"),
-    Case("deflate nobody asked for", chunked(deflated(AB), head=OK + STREAM + b"content-encoding: deflate\r\n" + CHUNKED), "ab"),
+    Case("deflate that was not requested", chunked(deflated(AB), head=OK + STREAM + b"content-encoding: deflate\r\n" + CHUNKED), "ab"),
     Case("gzip in two members", chunked(gzip.compress(A) + gzip.compress(B + STOP + DONE), head=OK + STREAM + GZIP + CHUNKED), "ab"),
     Case("gzip in members, a byte at a time", chunked(*(bytes([each]) for part in (A, B, STOP + DONE) for each in gzip.compress(part)), head=OK + STREAM + GZIP + CHUNKED), "ab"),
     Case("gzip, then padding", chunked(gzip.compress(AB[:-9]), b"\0" * 9, b"\0" * 5_000, head=OK + STREAM + GZIP + CHUNKED), "ab"),
@@ -233,9 +231,9 @@ BEFORE_OUTPUT = (
     Case("an error as JSON under a 200", plain(b'{"error": {"message": "boom", "code": 500}}', JSON.strip()), error="upstream_error"),
     Case("JSON without choices", plain(b'{"object": "x"}', JSON.strip()), error="upstream_error"),
     Case("JSON cut", (OK + JSON + b"content-length: 999\r\n\r\n" + whole("ab"), CUT), error="upstream_error"),
-    Case("an encoding that nobody knows", chunked(AB, head=OK + STREAM + b"content-encoding: zz\r\n" + CHUNKED), error="upstream_error"),
+    Case("an unknown encoding", chunked(AB, head=OK + STREAM + b"content-encoding: zz\r\n" + CHUNKED), error="upstream_error"),
     Case("broken gzip", chunked(b"\x1f\x8bnonsense", head=OK + STREAM + GZIP + CHUNKED), error="upstream_error"),
-    Case("a bomb in gzip", chunked(gzip.compress(b"x" * (MAX_EVENT + 9)), head=OK + STREAM + GZIP + CHUNKED), error="upstream_error"),
+    Case("a decompression bomb in gzip", chunked(gzip.compress(b"x" * (MAX_EVENT + 9)), head=OK + STREAM + GZIP + CHUNKED), error="upstream_error"),
     Case("an event without end", (HEAD, chunk(b"data: " + b"x" * MAX_EVENT)), error="upstream_error"),
 )  # fmt: skip
 

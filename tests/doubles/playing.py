@@ -1,4 +1,4 @@
-"""A server that plays one hostile answer."""
+"""An upstream that sends one answer of the table in `hostile`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from wire import Connection, Script
 
 
 def plays(case: Case) -> Script:
+    """Return a script that writes the pieces of *case*, each in an event loop iteration of its own."""
+
     async def script(connection: Connection) -> None:
         for piece in case.pieces:
             if piece == CUT:

@@ -1,7 +1,7 @@
-"""`sidecar ARGUMENTS` with a probe in its loop: for how long nothing else could run there, and what is open.
+"""`sidecar ARGUMENTS` with a probe in its event loop: how long the loop was blocked, and what is open.
 
-The probe counts the CPU time of the loop's thread, not the time that passed: a busy machine blocks no loop.  SIGUSR1 has
-it print a `Sample` as a line of JSON and begin anew.
+The probe measures the CPU time of the loop's thread, not wall time: other processes on the machine do not count. On
+SIGUSR1 it prints a `Sample` as a line of JSON and starts a new measurement.
 """
 
 from __future__ import annotations
@@ -24,27 +24,25 @@ from typing import Any, NamedTuple
 import uvloop
 from process import Program, environment
 
-TICK = 0.002
-"""Seconds between two looks."""
-BLOCKED = 0.010
-"""Seconds of CPU that no single thing may take: so long all others wait."""
-
-
-CALLED = {"data_received", "buffer_updated", "eof_received", "connection_lost", "resume_writing"}
-"""What the loop calls of a protocol."""
+TICK_SECONDS = 0.002
+"""Seconds between two iterations that the probe measures."""
+BLOCKED_SECONDS = 0.010
+"""Seconds of CPU time that no single callback may take, because all other calls wait that long."""
+PROTOCOL_CALLBACKS = {"data_received", "buffer_updated", "eof_received", "connection_lost", "resume_writing"}
+"""Methods of a protocol that the loop calls."""
 
 
 class Sample(NamedTuple):
-    """What happened since the last sample, and what is open now."""
+    """Measurements since the last sample, and what is open now."""
 
     turn_ms: float
-    """The most CPU that went between two looks: several callbacks, where many clients wait."""
+    """The largest CPU time between two ticks; several callbacks where many clients wait."""
     step_ms: float
-    """The most that one step of a task, or one call of a connection's protocol, took."""
+    """The largest CPU time of one step of a task, or of one call of a connection's protocol."""
     where: str
-    """What was running in the longest step after `BLOCKED`, by the clock; in the longest turn, where no step took so long."""
+    """The stack of the longest step after `BLOCKED_SECONDS`; of the longest turn if no step took that long."""
     collector_ms: float
-    """The most that one run of the garbage collector took, which is part of the step that it falls into."""
+    """The largest CPU time of one garbage collection, which is also part of its step."""
     tasks: int
     files: int
     resident_mb: float
@@ -52,7 +50,7 @@ class Sample(NamedTuple):
 
 
 class Probe:
-    """Looks at one loop from within."""
+    """Measures one event loop from inside."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -62,29 +60,29 @@ class Probe:
         self._where = ""
 
     def start(self) -> None:
-        """Begin, as the first thing that runs in the loop."""
+        """Start measuring. Must be the first callback of the loop."""
         self._loop.set_task_factory(self._task)
-        # uvloop's own handlers may be called twice where another signal, here the alarm, comes soon after.
+        # Not loop.add_signal_handler: uvloop calls its handler twice if another signal, here SIGALRM, follows at once.
         signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self._report))
         signal.signal(signal.SIGALRM, self._look)
         gc.callbacks.append(self._collect)
         for protocol in _below(asyncio.BaseProtocol):
-            for name in CALLED & vars(protocol).keys():
+            for name in PROTOCOL_CALLBACKS & vars(protocol).keys():
                 setattr(protocol, name, self._timed(getattr(protocol, name)))
         self._tick()
 
     def _tick(self) -> None:
         self._turned()
-        self._loop.call_later(TICK, self._tick)
+        self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _turned(self) -> None:
         now = time.thread_time()
         if now - self._last > self._turn:
             self._turn = now - self._last
-            if self._step < BLOCKED:
+            if self._step < BLOCKED_SECONDS:
                 self._where = self._seen
         self._last, self._seen = now, ""
-        signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+        signal.setitimer(signal.ITIMER_REAL, BLOCKED_SECONDS)
 
     def _look(self, _: int, frame: FrameType | None) -> None:
         stack = traceback.extract_stack(frame)[-4:]
@@ -111,20 +109,20 @@ class Probe:
         return timed
 
     def begin(self) -> float:
-        """Begin with something that nothing else can run in; return the CPU time until then."""
+        """Start to time a step; return the CPU time of the thread at its start."""
         if not self._inside:
             self._seen = ""
-            signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+            signal.setitimer(signal.ITIMER_REAL, BLOCKED_SECONDS)
         self._inside += 1
         return time.thread_time()
 
     def end(self, begun: float) -> None:
-        """Note how long it took."""
+        """Record the duration of the step that started at *begun*."""
         seconds = time.thread_time() - begun
         self._inside -= 1
         if seconds > self._step:
             self._step = seconds
-            if seconds > BLOCKED:
+            if seconds > BLOCKED_SECONDS:
                 self._where = self._seen
 
     def _report(self) -> None:
@@ -146,7 +144,7 @@ class Probe:
 
 
 class Steps(Coroutine[Any, Any, Any]):
-    """A coroutine each of whose steps is timed."""
+    """A coroutine that times each of its steps."""
 
     def __init__(self, probe: Probe, inner: Coroutine[Any, Any, Any]) -> None:
         self._probe, self._inner = probe, inner
@@ -166,16 +164,16 @@ class Steps(Coroutine[Any, Any, Any]):
             self._probe.end(begun)
 
     def throw(self, *error: Any) -> Any:
-        """Run one step, which begins with an exception."""
+        """Run one step that starts with an exception."""
         begun = self._probe.begin()
         try:
             return self._inner.throw(*error)
         finally:
-            del error  # it holds this frame: the collector would have to find them
+            del error  # its traceback holds this frame: the reference cycle would wait for the collector
             self._probe.end(begun)
 
     def close(self) -> None:
-        """Give it up."""
+        """Close the coroutine."""
         self._inner.close()
 
 
@@ -196,18 +194,16 @@ class Probed(Program):
     """A running sidecar with a probe in it."""
 
     def sample(self) -> Sample:
-        """Return what happened since the last one."""
-        assert self.popen.stdout is not None
+        """Return the measurements since the last sample."""
         self.popen.send_signal(signal.SIGUSR1)
-        line = self.popen.stdout.readline()
-        while line and not line.startswith("{"):  # the summary that follows the first line of output
-            line = self.popen.stdout.readline()
+        while not (line := self.read_line()).startswith("{"):
+            assert line, "the program has ended"  # any other line is part of what it prints at its start
         return Sample(**json.loads(line))
 
 
 @contextmanager
 def probed(*arguments: str, folder: Path, core: int | None = None) -> Iterator[Probed]:
-    """Run `sidecar ARGUMENTS` with a probe in it while the block lasts, on *core* if there is one of that number."""
+    """Run `sidecar ARGUMENTS` with a probe while the block lasts, on *core* if this process may use that core."""
     popen = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, cwd=folder, env=environment()
     )

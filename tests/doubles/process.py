@@ -1,4 +1,4 @@
-"""The program as people start it: processes of our own, ended by their id."""
+"""Processes of the program, started as users start it, each ended by its id."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 30
+EXIT_TIMEOUT_SECONDS = 30
+"""Seconds after which a process that should have ended fails its test."""
 
 
 class Program:
-    """A running `sidecar ...`; its first line said where it listens."""
+    """A running process; `line` is the first line of its stdout, which names its address."""
 
     def __init__(self, popen: subprocess.Popen[str], line: str) -> None:
         self.popen, self.line = popen, line
@@ -38,7 +39,7 @@ class Program:
     def stop(self, number: int = 15) -> int:
         """Send a signal, wait for the end, return the exit code."""
         self.popen.send_signal(number)
-        return self.popen.wait(PATIENCE)
+        return self.popen.wait(EXIT_TIMEOUT_SECONDS)
 
 
 def has_ended(pid: int) -> bool:
@@ -51,7 +52,7 @@ def has_ended(pid: int) -> bool:
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment without anything that configures us."""
+    """Return an environment without the variables that configure the sidecar, plus *more*."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SIDECAR_", "OPENAI_"))}
     return kept | dict(more or {})
 
@@ -85,7 +86,7 @@ def program(
         if popen.poll() is None:
             popen.terminate()
             try:
-                popen.wait(PATIENCE)
+                popen.wait(EXIT_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 popen.kill()
                 popen.wait()
@@ -105,7 +106,7 @@ def ran(
         text=True,
         cwd=folder,
         env=environment(environ),
-        timeout=PATIENCE,
+        timeout=EXIT_TIMEOUT_SECONDS,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

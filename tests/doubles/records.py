@@ -1,4 +1,4 @@
-"""Records as the tests of observers need them."""
+"""Records for tests of observers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Redis of the tests' own: on a free port, with nothing on disk, ended by its id."""
+"""A Redis server of the tests: on a free port, without files on disk, ended by its process id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = "redis-server is not installed (Debian: apt-get install redis-server)"
 
 
 class RedisServer:
-    """A running server; `stop` and `start` again keep its port, and lose what it counted."""
+    """A server that can be stopped and started again: it keeps its port and loses its data."""
 
     def __init__(self, port: int, folder: Path, *options: str) -> None:
         assert SERVER is not None
@@ -47,7 +47,7 @@ class RedisServer:
                         return
             except OSError:
                 pass
-            time.sleep(0.01)  # between two looks; their number is bounded
+            time.sleep(0.01)  # between two polls of a process that starts; their number is bounded
         raise AssertionError("redis-server does not answer")
 
     def stop(self) -> None:
@@ -58,6 +58,7 @@ class RedisServer:
 
 
 def free_port() -> int:
+    """Return a TCP port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -76,5 +77,5 @@ def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterat
 
 
 def own(url: str) -> str:
-    """Return *url* with a prefix that nobody else uses: each test counts apart."""
+    """Return *url* with a key prefix that no other test uses."""
     return f"{url}?prefix={uuid4().hex}"

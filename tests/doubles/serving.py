@@ -1,4 +1,4 @@
-"""The sidecar itself, on a real socket, inside the test's own loop."""
+"""The sidecar on a real socket, in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvicorn
 from wire import Client, eventually
 
+from policies.api.policy import Policy
 from policies.api.store import Account
 from sidecar.config.loader import load
 from sidecar.config.settings import Flags, Settings
@@ -23,7 +25,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hello there"}]}
 
 
 class Sidecar:
-    """A running sidecar."""
+    """A running sidecar, and the clients that it closes at its end."""
 
     def __init__(self, gateway: Gateway, port: int) -> None:
         self.gateway, self.port = gateway, port
@@ -31,6 +33,7 @@ class Sidecar:
         self.clients: list[Client] = []
 
     async def post(self, path: str, body: Any, *headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body of one call on a connection of its own."""
         client = await Client.to(self.port)
         try:
             await client.post(path, body, *headers)
@@ -48,11 +51,12 @@ class Sidecar:
             client.close()
 
     async def client(self) -> Client:
+        """Return a client that is closed with the sidecar."""
         self.clients.append(await Client.to(self.port))
         return self.clients[-1]
 
     async def account(self, policy: str = "budget") -> Account:
-        """Return the one counter of *policy* once no call runs any more."""
+        """Return the only counter of *policy*, after all calls have ended."""
         await eventually(lambda: len(self.gateway.active_calls) == 0)
         found = [each for each in await self.gateway.policy_services.store.accounts() if each.policy == policy]
         assert len(found) == 1, found
@@ -67,12 +71,19 @@ def settings_of(
     environ: Mapping[str, str] | None = None,
     model: str | None = "test-model",
 ) -> Settings:
-    """Return settings from TOML *text* over the shipped ones, with a store in memory unless it says otherwise."""
+    """Return the shipped settings changed by TOML *text*, with a store in memory unless *text* names another."""
     path = folder / "sidecar.toml"
     if "[store]" not in text:
         text = '[store]\nurl = "memory://"\n' + text
     path.write_text(text)
     return load(path, environ=environ or {}, flags=Flags(upstream=upstream, model=model if upstream else None))
+
+
+def with_policies(settings: Settings, *policies: Policy, alone: bool = False) -> Settings:
+    """Return *settings* with *policies* after those of the default profile, or *alone*."""
+    kept = () if alone else settings.base.policies
+    base = msgspec.structs.replace(settings.base, policies=(*kept, *policies))
+    return msgspec.structs.replace(settings, base=base)
 
 
 @asynccontextmanager
@@ -82,7 +93,7 @@ async def sidecar(
     make_gateway: Callable[[Settings], Gateway] = Gateway,
     protocol: type[asyncio.Protocol] = HttpProtocol,
 ) -> AsyncIterator[Sidecar]:
-    """Run a sidecar on a free port while the block lasts; with another *protocol* it has nothing but ASGI."""
+    """Run a sidecar on a free port while the block lasts; a *protocol* other than its own uses plain ASGI."""
     application = Application(settings, make_gateway=make_gateway)
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
@@ -90,6 +101,7 @@ async def sidecar(
         application.asgi, http=protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
+    # Not `serve`, which would also replace the signal handlers of the test process.
     running = asyncio.create_task(server._serve(sockets=[listener]))
     await eventually(lambda: server.started or running.done())
     assert application.gateway is not None
@@ -107,7 +119,7 @@ async def sidecar(
 
 
 def events(body: bytes) -> list[tuple[str, str]]:
-    """Read a Chat Nest stream as its client does: blocks by blank lines, values trimmed."""
+    """Parse a Chat Nest stream as its client does: blocks split at blank lines, values trimmed."""
     read = []
     blocks = body.decode().split("\n\n")
     assert blocks[-1] == "", "the last event has its blank line"

@@ -30,7 +30,7 @@ make_private.shared_between_processes = False
 
 
 def installed_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Install the package in *folder*; give the name of its module, and forget that at the end."""
+    """Install the package in *folder*, yield the name of its module, and remove the imported module at the end."""
     name = f"store_plugin_{folder.name.replace('-', '_')}"
     (folder / f"{name}.py").write_text(PLUGIN)
     dist = folder / "store_plugin-1.dist-info"

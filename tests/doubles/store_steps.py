@@ -1,4 +1,4 @@
-"""A sequence of store operations that every store must answer alike."""
+"""Sequences of operations to which every store must give the same answers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ IDENTITIES = ["ann", "bob", "cat", "dan"]
 
 @st.composite
 def claims(draw: st.DrawFn) -> Claim:
+    """Draw a claim of any unit and window."""
     unit = draw(st.sampled_from(["tokens", "requests", "usd"]))
     windows: list[Window] = [Calendar("minute"), Calendar("hour", "Asia/Kathmandu"), Sliding(30.0), Sliding(7.5)]
     big = draw(st.booleans())

@@ -1,4 +1,4 @@
-"""What a store keeps, seen from outside: by a second connection to the file or server, or by the size of its memory."""
+"""What a store keeps, measured from outside: by a second connection to its file or server, or by its objects in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_ENTRY_BYTES = calcsize("<3q")
 
 
 class Opened(NamedTuple):
-    """A store, and what it keeps: log entries where they can be counted from outside, else objects in memory."""
+    """A store, and a count of what it keeps: log entries if a second connection can count them, else objects in memory."""
 
     store: Store
     kind: str
@@ -71,7 +71,7 @@ def objects_of(store: object) -> int:
 
 
 class CommittedTransactions:
-    """Counts the transactions that write to a SQLite file, from its WAL: each ends with a frame that is marked as a commit."""
+    """Counts the transactions that write to a SQLite file: in its WAL each ends with a frame that is marked as a commit."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""An upstream on a real socket whose every byte is scripted, and a client that speaks bytes too."""
+"""An upstream and a client on real sockets: tests script and read every byte."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from ssl import SSLContext
 from typing import Any, TypeAlias
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-PATIENCE = 10.0
-"""Seconds after which a test that waits for something has failed."""
+TIMEOUT_SECONDS = 10.0
+"""Seconds after which a test that waits for something fails."""
+UNCHANGED_ITERATIONS = 5000
+"""Event loop iterations after which a count that does not change has settled: no socket accepts more bytes."""
 
 
 class Connection:
-    """One request at the upstream: what was asked, and the way back."""
+    """One request at the upstream, and the connection to answer it on."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, body: bytes) -> None:
         self._reader, self._writer = reader, writer
@@ -41,10 +43,10 @@ class Connection:
         await self._writer.drain()
 
     async def chunk(self, data: bytes) -> None:
-        await self.send(b"%x\r\n%b\r\n" % (len(data), data))
+        await self.send(chunk(data))
 
     async def stream(self, *texts: str, finish: str | None = "stop", done: bool = True) -> None:
-        """Answer as OpenAI does."""
+        """Stream *texts* as OpenAI does."""
         await self.send(HEAD)
         await self.chunk(sse({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]}))
         for text in texts:
@@ -60,10 +62,14 @@ class Connection:
         await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
     async def hang(self) -> None:
-        """Say nothing more until the other side has gone."""
+        """Send nothing until the other side closes; then set `gone`."""
         while await self._reader.read(65536):
             pass
         self.gone.set()
+
+    def uses(self, writer: asyncio.StreamWriter) -> bool:
+        """Whether its answer goes to *writer*."""
+        return self._writer is writer
 
     def close(self) -> None:
         self._writer.close()
@@ -79,7 +85,7 @@ Script: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 
 class Upstream:
-    """The server: plays one script for each request, the last one again and again."""
+    """The server: plays one script for each request, the last one for all further requests."""
 
     def __init__(self, scripts: list[Script]) -> None:
         self._scripts = scripts
@@ -88,6 +94,10 @@ class Upstream:
         self.url = ""
         self.open = 0
         self.server: asyncio.Server
+
+    def play(self, *scripts: Script) -> None:
+        """Replace the scripts of the requests that are still to come."""
+        self._scripts[:] = scripts
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
@@ -107,7 +117,7 @@ class Upstream:
         finally:
             self.open -= 1
             for connection in self.requests:
-                if connection._writer is writer:
+                if connection.uses(writer):
                     connection.gone.set()
             writer.close()
 
@@ -134,6 +144,11 @@ async def upstream(*scripts: Script, tls: SSLContext | None = None) -> AsyncIter
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def chunk(data: bytes) -> bytes:
+    """Return one chunk of a chunked HTTP body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 def sse(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
@@ -143,14 +158,28 @@ def token(text: str) -> bytes:
 
 
 async def eventually(met: Callable[[], bool]) -> None:
-    """Wait until *met*; fails when it takes too long."""
-    async with asyncio.timeout(PATIENCE):
+    """Wait until *met* returns True; fail after `TIMEOUT_SECONDS`."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while not met():
             await asyncio.sleep(0)
 
 
+async def until_unchanged(count: Callable[[], int]) -> int:
+    """Wait until *count* is above 0 and no longer changes, as when all buffers are full; return it.
+
+    Such a state has no event: the iterations are bounded by `TIMEOUT_SECONDS`.
+    """
+    last = unchanged = 0
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while unchanged < UNCHANGED_ITERATIONS:
+            now = count()
+            last, unchanged = now, unchanged + 1 if now and now == last else 0
+            await asyncio.sleep(0)
+    return last
+
+
 class Client:
-    """One connection to the sidecar."""
+    """One client connection to the sidecar."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -171,7 +200,7 @@ class Client:
         await self.writer.drain()
 
     async def until(self, mark: bytes) -> bytes:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             return await self.reader.readuntil(mark)
 
     async def head(self) -> tuple[int, dict[str, str]]:
@@ -181,9 +210,9 @@ class Client:
         return int(lines[0].split()[1]), headers
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read one whole answer."""
+        """Read one complete response."""
         status, headers = await self.head()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             if status == 204:
                 return status, headers, b""
             if "content-length" in headers:
@@ -195,10 +224,18 @@ class Client:
             await self.reader.readline()
             return status, headers, body
 
+    def pause_reading(self) -> None:
+        """Read nothing from the socket until `resume_reading`."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the transport of a socket also reads
+
+    def resume_reading(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+
     def close(self) -> None:
         self.writer.close()
 
     def reset(self) -> None:
+        """End the connection by RST."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()

@@ -1,4 +1,4 @@
-"""A parent with two workers of a scripted kind.  usage: workers_program.py SCENARIO, in a folder of its own."""
+"""A parent process with two workers that play a scenario. Usage: workers_program.py SCENARIO, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ def count_starts() -> int:
             return at
 
 
-def until_told(control: int) -> int:
+def serve_until_stopped(control: int) -> int:
     """Serve until the parent asks to stop or has died."""
+    Path(f"serving-{os.getpid()}").touch()
     asked = os.read(control, 1)
     Path(f"{'asked' if asked else 'orphaned'}-{os.getpid()}").touch()
     return 0
 
 
 def hang() -> None:
-    """Be a worker that is still starting, until a signal ends it."""
+    """Stay in the start of a worker until a signal ends the process."""
     os.write(1, b"starting %d\n" % os.getpid())  # one write: the lines of two workers do not mix
     while True:
         signal.pause()
 
 
 def serve(control: int, ready: Callable[[], None]) -> int:
-    """Play this worker's part."""
+    """Run one worker of the scenario."""
     at = count_starts()
     if SCENARIO == "dies" or (SCENARIO == "dies-first" and at < 2):
         return 3
     if SCENARIO == "hangs" or (SCENARIO == "replacement-hangs" and at >= 2):
         hang()
     ready()
-    return until_told(control)
+    return serve_until_stopped(control)
 
 
 if __name__ == "__main__":

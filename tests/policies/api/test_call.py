@@ -1,16 +1,18 @@
-"""A call: notes, state, headers."""
+"""A call: body, notes, state and headers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import pytest
 
+from policies import Call
 from policies.testing import make_call
 
 
-def test_notes() -> None:
-    """A note keeps 200 printable characters, a call keeps 16 notes; an empty one is none."""
+def test_notes_are_bounded_and_printable() -> None:
+    """A call keeps 16 notes of 200 printable characters each, and drops empty ones."""
     call = make_call("hi")
     call.note("kept 6 of 14 messages")
     call.note("a\r\nforged: line\x1b[31m\x00")
@@ -23,7 +25,7 @@ def test_notes() -> None:
     assert len(call.notes) == 16
 
 
-def test_calls_share_nothing() -> None:
+def test_calls_share_no_state() -> None:
     """State and notes belong to one call."""
     first, second = make_call("hi"), make_call("hi")
     first.state["spam.score"] = 0.9
@@ -38,10 +40,20 @@ def test_headers_are_read_only() -> None:
     assert isinstance(headers, Mapping)
     assert dict(headers) == {}
     with pytest.raises(TypeError):
-        headers["x"] = "y"  # type: ignore[index]
+        headers["x"] = "y"  # type: ignore[index]  # the mistake that is tested
 
 
 @pytest.mark.parametrize(("operation", "has"), [("chat", True), ("models", False)])
-def test_has_completion(operation: str, has: bool) -> None:  # noqa: FBT001  # a column of the table
-    """A list of models costs no tokens."""
+def test_model_list_has_no_completion(operation: str, has: bool) -> None:  # noqa: FBT001  # a column of the table
+    """A chat call has a completion, a request for the list of models has none."""
     assert make_call("hi", operation=operation).has_completion is has
+
+
+def test_call_reads_null_fields_and_keeps_unknown_ones() -> None:
+    """A call reads null fields as absent, and keeps unknown fields in its body."""
+    call = make_call("hi", body={"n": None, "max_tokens": None, "odd": {"x": [1]}, "user": None})
+    assert (call.choices_generated, call.max_tokens, call.user, call.text) == (1, None, "", "hi")
+    call.model = "other"
+    assert json.loads(json.dumps(call.body))["odd"] == {"x": [1]}
+    assert isinstance(call, Call)
+    assert call.model == "other"

@@ -87,7 +87,7 @@ def test_policy_mistakes(base: type[Any], name: str, method: Callable[..., Any],
     ],
 )  # fmt: skip
 def test_lease_mistakes(name: str, method: Callable[..., Any], told: str) -> None:
-    """So are those of a lease."""
+    """A misspelt, old or wrong method of a lease is refused, too."""
     with pytest.raises(HookError) as refused:
         make(Lease, **{name: method})
     assert told in str(refused.value)

@@ -1,10 +1,14 @@
-"""Patterns: which entry of a table of names applies to a model."""
+"""Patterns: which entry of a table applies to a name, and which calls a policy covers."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from policies import Match
 from policies.api.match import longest_match
+from policies.testing import make_call, make_services
 
 PATTERNS = ["*", "gpt-*", "gpt-4o*", "gpt-4o-mini", "[a-c]?", "a?"]
 
@@ -20,14 +24,40 @@ PATTERNS = ["*", "gpt-*", "gpt-4o*", "gpt-4o-mini", "[a-c]?", "a?"]
         ("gpt-*", "gpt-*"),
     ],
 )
-def test_longest_match(name: str, pattern: str) -> None:
+def test_longest_matching_pattern_wins(name: str, pattern: str) -> None:
     """The exact name wins, then the longest pattern that matches; case counts."""
     assert longest_match(name, PATTERNS) == pattern
     assert longest_match(name, dict.fromkeys(PATTERNS)) == pattern
 
 
-def test_no_match() -> None:
+def test_name_without_a_pattern_has_no_match() -> None:
     """A name without a matching pattern has no entry, and an empty name matches no pattern."""
     assert longest_match("llama", ["gpt-*", "llam"]) is None
     assert longest_match("", PATTERNS) is None
     assert longest_match("llama", []) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "names", "covered"),
+    [
+        ({"model": "gpt-4o"}, ["theirs"], True),
+        ({"model": "cheap"}, ["cheap"], False),
+        ({"model": "cheap"}, ["cheap", "gpt-4o"], True),
+        ({"model": "cheap", "models": ["other", "gpt-4o"]}, ["cheap", "a", "b"], True),
+        ({"model": ""}, ["cheap"], False),
+        ({"model": ""}, ["cheap", ""], True),
+    ],
+)
+def test_match_covers_each_model_that_may_serve(body: dict[str, Any], names: list[str], covered: bool) -> None:  # noqa: FBT001  # a column of the table
+    """A match by model covers a call if any model that may serve it matches, or if that model is unknown."""
+    services = make_services()
+    services.names_of = lambda *_, **__: names
+    call = make_call("hi", services=services, body=body)
+
+    assert Match(model="gpt-4*").covers(call) is covered
+    assert Match(model=["x", "gpt-4*"]).covers(call) is covered
+
+
+def test_match_by_model_does_not_cover_model_lists() -> None:
+    """A match by model does not cover requests for the list of models."""
+    assert not Match(model="gpt-4*").covers(make_call(operation="models", body={"model": None}))

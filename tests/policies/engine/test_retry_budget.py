@@ -7,7 +7,7 @@ import pytest
 
 from policies import Chain, Fallback, Policy, RetryClassifier, UpstreamError
 from policies.api.services import Services
-from policies.engine.retry_budget import RetryBudget
+from policies.engine.retry_budget import RetryBudget, RetryBudgets
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 BROKEN = UpstreamError(openai.OpenAIError("down"), "overloaded")
@@ -24,6 +24,7 @@ def withdraw_all(budget: RetryBudget) -> int:
 
 
 def budget_after(clock: FakeClock, calls: int) -> RetryBudget:
+    """Return a budget with the deposits of *calls* calls."""
     budget = RetryBudget(clock)
     for _ in range(calls):
         budget.deposit()
@@ -72,6 +73,7 @@ def test_time_refills_the_reserve() -> None:
 
 
 async def calls(chain: Chain, services: Services, times: int) -> None:
+    """Make *times* calls, one after the other."""
     for _ in range(times):
         await serve([], make_call("hi", services=services), chain=chain)
 
@@ -97,8 +99,51 @@ async def test_calls_that_the_breaker_refused_deposit_nothing(policies: list[Pol
     """A call that the breaker refused was not sent, so it deposits no retry for that upstream."""
     services = make_services(upstreams=("a", "b") if len(policies) > 1 else ("a",))
     upstream = ScriptedUpstream(*[[REFUSED], ["fine"]] * 200 if len(policies) > 1 else [[REFUSED]])
-    chain = Chain(policies, upstream, services)
-    await calls(chain, services, 200)
+    retries = RetryBudgets(FakeClock())
+    await calls(Chain(policies, upstream, services, retries=retries), services, 200)
 
-    assert withdraw_all(chain._retries.of("a")) == 10
-    assert withdraw_all(chain._retries.of("b")) == (30 if len(policies) > 1 else 10)
+    assert withdraw_all(retries.of("a")) == 10
+    assert withdraw_all(retries.of("b")) == (30 if len(policies) > 1 else 10)
+
+
+@pytest.mark.anyio
+async def test_client_retries_deposit_nothing() -> None:
+    """A hundred calls deposit ten retries beside the initial ten; calls that an SDK repeats deposit none."""
+    extra = []
+    for repeated in (False, True):
+        upstream, services = ScriptedUpstream([BROKEN]), make_services()
+        chain = Chain([RetryClassifier(base=0, cap=0, attempts=10)], upstream, services)
+        for _ in range(100):
+            await serve([], make_call("hi", services=services, is_client_retry=repeated), chain=chain)
+        extra.append(len(upstream.names) - 100)
+
+    assert (18 <= extra[0] <= 20, extra[1]) == (True, 10)
+
+
+@pytest.mark.anyio
+async def test_each_upstream_has_its_own_budget() -> None:
+    """When the retries of an upstream are used up, the next one takes over; its first attempt is no retry."""
+    upstream, services = ScriptedUpstream([BROKEN]), make_services(upstreams=("a", "b"))
+    chain = Chain([Fallback(attempts=2), RetryClassifier(attempts=4, base=0, cap=0)], upstream, services)
+    for _ in range(100):
+        await serve([], make_call("hi", services=services), chain=chain)
+    assert 110 <= upstream.names.count("a") <= 120
+    assert 110 <= upstream.names.count("b") <= 120
+
+
+@pytest.mark.anyio
+async def test_outage_is_not_multiplied() -> None:
+    """A thousand failing calls get at most ten retries and a tenth of the calls, for all calls together."""
+    clock = FakeClock()
+    services = make_services(clock=clock)
+
+    async def sleep(_: float) -> None:
+        return None
+
+    services.sleep = sleep
+    upstream = ScriptedUpstream([BROKEN])
+    chain = Chain([RetryClassifier(name="r", attempts=3)], upstream, services)
+    for _ in range(1000):
+        await serve([], make_call("hi", services=services), chain=chain)
+
+    assert 1000 + 100 < len(upstream.calls) <= 1000 + 10 + 100

@@ -6,33 +6,17 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from claims import budget, totals
+from failing_store import FailingStore
 
-from policies.api.claim import Claim
 from policies.api.store import StoreDown
-from policies.api.window import Calendar
 from policies.engine.settlement_queue import MAX_PENDING_SETTLEMENTS, Settlement, SettlementQueue
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, make_services
 
 pytestmark = pytest.mark.anyio
 
-CLAIM = Claim(policy="b", identity="t", unit="tokens", limit=100, window=Calendar("day"), base=10)
-
-
-class FailingStore(MemoryStore):
-    """Raises *failure*, if it is set, from each settlement and release."""
-
-    failure: BaseException | None = None
-
-    async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
-        if self.failure is not None:
-            raise self.failure
-        await super().settle(call_id, charges, refund=refund)
-
-    async def release(self, call_id: str) -> None:
-        if self.failure is not None:
-            raise self.failure
-        await super().release(call_id)
+CLAIM = budget(100)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +45,7 @@ async def test_failed_settlement_is_queued_unchanged(
     store.failure = None
     await queue.catch_up()
     assert not queue.pending
-    assert [(account.spent, account.reserved) for account in await store.accounts()] == [(spent, 0)]
+    assert await totals(store) == [(spent, 0)]
 
 
 async def test_successful_settlement_is_not_queued() -> None:
@@ -89,7 +73,7 @@ async def test_broken_settlement_does_not_block_the_others(caplog: pytest.LogCap
         queue.add(Settlement(call, {CLAIM.key: 4}))
     await queue.catch_up()
     assert not queue.pending
-    assert [(account.spent, account.reserved) for account in await store.accounts()] == [(4, 0)]
+    assert await totals(store) == [(4, 0)]
     assert "settlement of call broken dropped" in caplog.text
 
 

@@ -1,10 +1,11 @@
-"""The sliding window: what it counts, when it forgets, and what it removes first."""
+"""The sliding window: what it counts, when events expire, and which are removed first."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stored import objects_of
 
 from policies.engine.sliding_window import SlidingWindow
 
@@ -78,6 +79,7 @@ def test_counts_between_the_exact_and_a_bucket_less(gaps: list[float]) -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """However many events a window counts, it has no more buckets than it was made with, and one that is about to expire."""
-    window = window_of(*[at / 100 for at in range(20_000)])
-    assert len(window._buckets) <= BUCKETS + 1
+    """A window keeps no more objects for 20,000 events than for one event in each of its buckets."""
+    few = window_of(*[at * SECONDS / BUCKETS for at in range(BUCKETS + 1)])
+    many = window_of(*[at / 100 for at in range(20_000)])
+    assert objects_of(many) <= objects_of(few) + BUCKETS

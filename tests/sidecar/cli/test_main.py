@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from places import ROOT
-from process import PATIENCE, environment, program, ran
+from process import EXIT_TIMEOUT_SECONDS, environment, program, ran
 
 from sidecar import __version__
 from sidecar.cli import main as cli
@@ -189,7 +189,12 @@ def test_fast_commands_import_no_server(command: str, tmp_path: Path) -> None:
     """Commands that only print do not import the server, the HTTP client or the OpenAI SDK."""
     script = f"import sys; from sidecar.cli.main import main; main([{command!r}]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True, env=environment()
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=EXIT_TIMEOUT_SECONDS,
+        check=True,
+        env=environment(),
     )
 
     assert "sidecar.cli.main" in done.stderr.split()
@@ -206,7 +211,7 @@ def test_broken_pipe(command: list[str], tmp_path: Path) -> None:
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
+        timeout=EXIT_TIMEOUT_SECONDS,
         check=False,
         cwd=tmp_path,
         env=environment(),
@@ -301,7 +306,7 @@ def test_demo_prints_commands(tmp_path: Path) -> None:
         assert demo.stdout is not None
         line = demo.stdout.readline()
         demo.terminate()
-        _, err = demo.communicate(timeout=PATIENCE)
+        _, err = demo.communicate(timeout=EXIT_TIMEOUT_SECONDS)
 
     assert line.startswith("sidecar listening on http://127.0.0.1:")
     assert "curl -N http://127.0.0.1:PORT/api/chat" in err

@@ -1,4 +1,4 @@
-"""Calls that are ended from outside: each leaves, whatever it is doing, and settles in peace."""
+"""Cancellation of running calls: by a disconnect, by an error, and by the server."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import asyncio
 
 import pytest
 
-from sidecar.downstream.active_calls import ActiveCall
+from sidecar.downstream.active_calls import REPEAT_SECONDS, ActiveCall
 from sidecar.downstream.client_errors import draining
 
 pytestmark = pytest.mark.anyio
 
 
 class Response:
-    """What an active call needs of a response."""
+    """The part of a response that an active call uses."""
 
     closing = False
 
 
-async def test_again() -> None:
+async def test_swallowed_cancellation_is_repeated() -> None:
     """A call whose policy swallows its cancellation is cancelled again."""
-    live, swallowed = ActiveCall(Response()), 0
-    asyncio.get_running_loop().call_soon(live.client_left)
-    with live:
+    active, swallowed = ActiveCall(Response()), 0
+    asyncio.get_running_loop().call_soon(active.client_left)
+    with active:
         while swallowed < 3:
             try:
                 await asyncio.Event().wait()
@@ -30,56 +30,56 @@ async def test_again() -> None:
                 swallowed += 1
         await asyncio.Event().wait()
 
-    assert (swallowed, live.was_cancelled) == (3, True)
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    assert (swallowed, active.was_cancelled) == (3, True)
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]  # a test runs in a task
 
 
-async def test_settling_in_peace() -> None:
-    """A call that settles is not cancelled; when it has settled, it is."""
-    live, settled = ActiveCall(Response()), False
-    with live:
-        live.settling = True
-        live.cancel_with(draining())
-        await asyncio.sleep(0.1)
+async def test_settlement_is_not_cancelled() -> None:
+    """A call is not cancelled while it settles, but afterwards."""
+    active, settled = ActiveCall(Response()), False
+    with active:
+        active.settling = True
+        active.cancel_with(draining())
+        await asyncio.sleep(2 * REPEAT_SECONDS)  # a settlement that takes longer than the pause between cancellations
         settled = True
-        live.settling = False
+        active.settling = False
         await asyncio.Event().wait()
 
-    assert (settled, live.was_cancelled, live.error) == (True, True, draining())
+    assert (settled, active.was_cancelled, active.error) == (True, True, draining())
 
 
-async def test_too_late_to_be_noticed() -> None:
-    """A cancellation that comes when all is done hits nothing that follows."""
-    live = ActiveCall(Response())
-    with live:
-        live.client_left()
-    await live.absorb_late_cancel()
+async def test_late_cancellation_is_absorbed() -> None:
+    """A cancellation that is delivered behind the call does not affect the task afterwards."""
+    active = ActiveCall(Response())
+    with active:
+        active.client_left()
+    await active.absorb_late_cancel()
     await asyncio.sleep(0)
 
-    assert not live.was_cancelled
+    assert not active.was_cancelled
 
 
-async def test_before_it_began() -> None:
-    """A client that has left before its call begins ends it at once."""
-    live = ActiveCall(Response())
-    live.client_left()
-    with live:
+async def test_disconnect_before_the_call_cancels_it() -> None:
+    """A call whose client disconnected before its start is cancelled at once."""
+    active = ActiveCall(Response())
+    active.client_left()
+    with active:
         await asyncio.Event().wait()
 
-    assert live.was_cancelled
+    assert active.was_cancelled
 
 
-async def test_the_server_ends() -> None:
-    """A cancellation from elsewhere is not taken for our own."""
-    live = ActiveCall(Response())
+async def test_cancellation_by_the_server_is_raised() -> None:
+    """A cancellation of the task by other code is raised, also together with a disconnect."""
+    active = ActiveCall(Response())
 
     async def serves() -> None:
-        with live:
+        with active:
             await asyncio.Event().wait()
 
     task = asyncio.get_running_loop().create_task(serves())
     await asyncio.sleep(0)
-    live.client_left()
+    active.client_left()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

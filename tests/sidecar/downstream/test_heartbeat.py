@@ -1,17 +1,19 @@
-"""Heartbeats, in virtual time and on the wire."""
+"""Heartbeats to clients, in virtual time and over sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
+import contextlib
 import sys
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripts import silent
 from serving import settings_of, sidecar
+from virtual_loop import VirtualLoop
 from wire import HEAD, Connection, token, upstream
 
 from sidecar.downstream.heartbeat import Heartbeats
@@ -20,133 +22,125 @@ INTERVAL = 15.0
 FAST = "[server]\nheartbeat = 0.05\n"
 
 
-class Loop:
-    """Virtual time: callbacks run when it is moved past their moment."""
+class QuietResponse:
+    """A response to which nothing but pings is sent."""
 
-    def __init__(self) -> None:
-        self.now, self.timers, self.count = 100.0, list[tuple[float, int, Callable[[], None]]](), 0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        self.count += 1
-        heapq.heappush(self.timers, (when, self.count, callback))
-
-    def advance(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self.timers and self.timers[0][0] <= end:
-            self.now, _, callback = heapq.heappop(self.timers)
-            callback()
-        self.now = end
-
-
-class Quiet:
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: VirtualLoop) -> None:
         self.loop, self.last_sent_at, self.pings = loop, loop.now, list[float]()
 
     def ping(self) -> None:
         self.pings.append(self.loop.now)
 
 
-class Broken(Quiet):
+class BrokenResponse(QuietResponse):
+    """A response whose pings fail."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__(loop)
+        self.attempts: list[float] = []
+
     def ping(self) -> None:
+        self.attempts.append(self.loop.now)
         raise ConnectionError
 
 
-def test_every_interval() -> None:
-    """A client to which nothing is sent gets a ping every interval, to the moment."""
-    loop = Loop()
-    heart, quiet = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
-    heart.watch(quiet)
-    loop.advance(50)
-
-    assert quiet.pings == [115.0, 130.0, 145.0]
+def heartbeats(loop: VirtualLoop) -> Heartbeats:
+    return Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at)
 
 
-def test_sending_puts_it_off() -> None:
-    """What is sent puts the next ping off by a whole interval."""
-    loop = Loop()
-    heart, quiet = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop)
-    heart.watch(quiet)
-    loop.advance(14)
+def test_silent_client_gets_a_ping_every_interval() -> None:
+    """A client to which nothing is sent gets its pings at least `heartbeat` and less than two intervals apart."""
+    loop = VirtualLoop()
+    beats, quiet = heartbeats(loop), QuietResponse(loop)
+    beats.watch(quiet)
+    start = loop.now
+    loop.advance(10 * INTERVAL)
+
+    gaps = [later - earlier for earlier, later in pairwise([start, *quiet.pings])]
+    assert gaps
+    assert all(INTERVAL <= gap < 2 * INTERVAL for gap in gaps)
+
+
+def test_sent_data_delays_the_ping() -> None:
+    """No ping is sent within an interval after other data; the next one comes within two."""
+    loop = VirtualLoop()
+    beats, quiet = heartbeats(loop), QuietResponse(loop)
+    beats.watch(quiet)
+    loop.advance(INTERVAL * 0.9)
     quiet.last_sent_at = loop.now
-    loop.advance(14.9)
+    loop.advance(INTERVAL * 0.99)
     assert quiet.pings == []
-    loop.advance(0.2)
-    assert quiet.pings == [129.0]
+    loop.advance(INTERVAL)
+    assert len(quiet.pings) == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from(["new", "send", "stop", "wait"]), st.floats(0.01, 20)), max_size=40))
-def test_one_timer(steps: list[tuple[str, float]]) -> None:
-    """However many clients wait, one timer is set; none goes longer than an interval without a sign, none that left gets one."""
-    loop = Loop()
-    heart = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at)
-    waiting = []
+def test_all_clients_share_one_timer(steps: list[tuple[str, float]]) -> None:
+    """Any number of clients needs one timer; each is silent for less than two intervals, and none is pinged after its end."""
+    loop = VirtualLoop()
+    beats = heartbeats(loop)
+    waiting: list[QuietResponse] = []
     for step, seconds in steps:
         if step == "new":
-            quiet = Quiet(loop)
-            heart.watch(quiet)
+            quiet = QuietResponse(loop)
+            beats.watch(quiet)
             waiting.append(quiet)
         elif step == "send" and waiting:
             waiting[0].last_sent_at = loop.now
         elif step == "stop" and waiting:
             quiet = waiting.pop()
-            heart.forget(quiet)
+            beats.forget(quiet)
             before = list(quiet.pings)
             loop.advance(seconds)
             assert quiet.pings == before
         else:
             loop.advance(seconds)
-        assert len(loop.timers) <= 1
-        assert all(loop.now - quiet.last_sent_at < INTERVAL + 1e-6 for quiet in waiting)
+        assert len(loop.pending) <= 1
+        assert all(loop.now - quiet.last_sent_at < 2 * INTERVAL for quiet in waiting)
 
 
-def test_nothing_is_left() -> None:
-    """An answer that is over leaves nothing in the queue, if it was never looked at; else until its next look, without the call."""
-    loop = Loop()
-    heart, long, short = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at), Quiet(loop), Quiet(loop)
-    heart.watch(long)
-    loop.advance(20)
-    heart.watch(short)
-    assert len(heart) == 2
-    heart.forget(short)
-    heart.forget(long)
-    assert len(heart) == 1
-    assert sys.getrefcount(long) == sys.getrefcount(short)
-    loop.advance(15)
-    assert (len(heart), long.pings, short.pings) == (0, [115.0], [])
+def test_ended_responses_are_released() -> None:
+    """A response that has ended is not referenced any more, and after two intervals nothing of it is left."""
+    loop = VirtualLoop()
+    beats, long, short = heartbeats(loop), QuietResponse(loop), QuietResponse(loop)
+    references = sys.getrefcount(long)
+    beats.watch(long)
+    loop.advance(INTERVAL * 1.5)
+    beats.watch(short)
+    assert len(beats) == 2
+    beats.forget(short)
+    beats.forget(long)
+    pings = len(long.pings)
+    assert sys.getrefcount(long) == sys.getrefcount(short) == references
+    loop.advance(2 * INTERVAL)
+    assert (len(beats), len(loop.pending), len(long.pings), short.pings) == (0, 0, pings, [])
 
 
-def test_a_ping_that_fails() -> None:
-    """One that cannot be pinged takes no others with it, and is tried again after an interval."""
-    loop = Loop()
-    heart = Heartbeats(INTERVAL, clock=loop.time, call_at=loop.call_at)
-    broken, others = Broken(loop), [Quiet(loop) for _ in range(3)]
+def test_failed_ping_does_not_stop_the_others() -> None:
+    """A ping that raises stops no ping of other clients, and is tried again after an interval."""
+    loop = VirtualLoop()
+    beats, broken, others = heartbeats(loop), BrokenResponse(loop), [QuietResponse(loop) for _ in range(3)]
     for each in (others[0], broken, *others[1:]):
-        heart.watch(each)
-    for _ in range(2):
-        with pytest.raises(ConnectionError):
-            loop.advance(15)
-        loop.advance(0)
+        beats.watch(each)
+    while len(broken.attempts) < 3:
+        with contextlib.suppress(ConnectionError):  # the loop would log it
+            loop.advance(INTERVAL)
+    loop.advance(0)
 
-    assert [other.pings for other in others] == [[115.0, 130.0]] * 3
-
-
-async def stall(connection: Connection) -> None:
-    await connection.hang()
+    assert all(later - earlier >= INTERVAL for earlier, later in pairwise(broken.attempts))
+    assert all(len(other.pings) >= 3 for other in others)
 
 
-async def stall_inside(connection: Connection) -> None:
+async def stall_inside_an_event(connection: Connection) -> None:
     await connection.send(HEAD)
     await connection.chunk(token("a") + b'data: {"choices"')
     await connection.hang()
 
 
 @pytest.mark.anyio
-async def test_chat_nest(tmp_path: Path) -> None:
-    """On /api/chat pings come after `start`, before the first token too."""
-    async with upstream(stall) as up, sidecar(settings_of(tmp_path, up.url, FAST)) as served:
+async def test_chat_nest_pings_follow_the_start_event(tmp_path: Path) -> None:
+    """On /api/chat pings are sent after `start`, also before the first token."""
+    async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, FAST)) as served:
         client = await served.client()
         await client.post("/api/chat", {"messages": [{"role": "user", "content": "hi"}]})
         assert b"event: start\n" in await client.until(b"event: ping\ndata: \n\n")
@@ -155,9 +149,9 @@ async def test_chat_nest(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_openai(tmp_path: Path) -> None:
-    """On /v1 the first ping brings the head; pings are comments with one newline, between events and never inside one."""
-    async with upstream(stall_inside) as up, sidecar(settings_of(tmp_path, up.url, FAST)) as served:
+async def test_openai_pings_are_comments_between_events(tmp_path: Path) -> None:
+    """On /v1 the first ping sends the head; pings are comments with one newline, and never inside an event."""
+    async with upstream(stall_inside_an_event) as up, sidecar(settings_of(tmp_path, up.url, FAST)) as served:
         client = await served.client()
         await client.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True})
         status, _ = await client.head()
@@ -170,8 +164,8 @@ async def test_openai(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_ping_before_failure(tmp_path: Path) -> None:
-    """A failure after the first ping is an error object in the stream; before it, a true status."""
+async def test_failure_behind_a_ping_is_an_error_event(tmp_path: Path) -> None:
+    """A failure after the first ping is an error event in the stream, because the status 200 is sent."""
     pinged = asyncio.Event()
 
     async def late(connection: Connection) -> None:

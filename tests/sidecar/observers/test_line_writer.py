@@ -13,7 +13,7 @@ import pytest
 
 from sidecar.observers.line_writer import LineWriter
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 """Seconds after which a test fails instead of waiting on."""
 LINE = b"x" * 199 + b"\n"
 
@@ -42,7 +42,7 @@ class Pipe:
     def lines(self) -> list[bytes]:
         """Close the writing end; return what was read until the end."""
         self.close(self.writing)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT_SECONDS)
         assert not self._thread.is_alive()
         return bytes(self._read).splitlines(keepends=True)
 
@@ -72,7 +72,7 @@ def test_blocked_pipe_drops_and_counts(pipe: Pipe, blocking: bool) -> None:  # n
     assert kept < 2_000  # the pipe holds 64 kB, a sixth of them
     assert writer.dropped == 2_000 - kept
     pipe.start_reader()
-    assert writer.close(PATIENCE)
+    assert writer.close(TIMEOUT_SECONDS)
     lines = pipe.lines()
     assert lines.count(LINE) == kept
     assert dropped_in(lines) == 2_000 - kept
@@ -85,7 +85,7 @@ def test_queue_is_bounded_in_bytes(pipe: Pipe) -> None:
     assert not writer.write(b"y" * 10_001)
     assert writer.write(LINE)
     pipe.start_reader()
-    assert writer.close(PATIENCE)
+    assert writer.close(TIMEOUT_SECONDS)
     assert sorted(pipe.lines()) == sorted([LINE, b"dropped 1\n"])
 
 
@@ -97,7 +97,7 @@ def test_close_returns_while_the_pipe_is_blocked(pipe: Pipe) -> None:
     assert not writer.close(0.01)
     assert not writer.write(LINE)
     pipe.start_reader()
-    assert writer.close(PATIENCE)
+    assert writer.close(TIMEOUT_SECONDS)
     lines = pipe.lines()
     assert (lines.count(LINE), dropped_in(lines)) == (1_000, 1)
 
@@ -108,8 +108,8 @@ def test_close_writes_what_is_queued(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writing, describe)
     wanted = [b"%d\n" % at for at in range(5_000)]
     assert sum(map(writer.write, wanted)) == len(wanted)
-    assert writer.close(PATIENCE)
-    assert writer.close(PATIENCE)
+    assert writer.close(TIMEOUT_SECONDS)
+    assert writer.close(TIMEOUT_SECONDS)
     assert pipe.lines() == wanted
     assert not writer.write(b"late\n")
 
@@ -120,7 +120,7 @@ def test_closed_pipe_loses_lines_without_an_error(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writing, describe)
     for _ in range(3):
         writer.write(LINE)
-    assert not writer.close(PATIENCE)
+    assert not writer.close(TIMEOUT_SECONDS)
     assert not writer.write(LINE)
     assert writer.dropped == 4
 
@@ -130,7 +130,7 @@ def test_closed_descriptor_loses_lines_without_an_error(pipe: Pipe) -> None:
     pipe.close(pipe.writing)
     writer = LineWriter(pipe.writing, describe)
     writer.write(LINE)
-    assert not writer.close(PATIENCE)
+    assert not writer.close(TIMEOUT_SECONDS)
     assert writer.dropped == 1
 
 
@@ -140,7 +140,7 @@ def test_full_disk_loses_lines_without_an_error() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     writer = LineWriter(fd, describe)
     writer.write(LINE)
-    assert not writer.close(PATIENCE)
+    assert not writer.close(TIMEOUT_SECONDS)
     assert writer.dropped >= 1
     os.close(fd)
 
@@ -158,8 +158,8 @@ def test_lines_of_threads_stay_whole(pipe: Pipe) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
-    assert writer.close(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
+    assert writer.close(TIMEOUT_SECONDS)
     lines = pipe.lines()
     for name in range(4):
         assert [line for line in lines if line.startswith(b"%d " % name)] == [
@@ -183,7 +183,7 @@ def test_lines_of_workers_stay_whole(pipe: Pipe) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, name], stderr=pipe.writing) for name in "abcd"]
     pipe.close(pipe.writing)
     pipe.start_reader()
-    assert [worker.wait(PATIENCE) for worker in workers] == [0] * 4
+    assert [worker.wait(TIMEOUT_SECONDS) for worker in workers] == [0] * 4
     lines = pipe.lines()
     assert len(lines) == 4_000
     assert all(len(set(line)) == 2 for line in lines)
@@ -198,5 +198,5 @@ def test_saturated_caller_yields(pipe: Pipe) -> None:
     assert 0 < len(naps) <= 2_000 / 64
     assert max(naps) <= 0.0001
     pipe.start_reader()
-    assert writer.close(PATIENCE)
+    assert writer.close(TIMEOUT_SECONDS)
     assert pipe.lines()

@@ -1,20 +1,21 @@
-"""CORS: the same data path runs with it and without it, and browsers of other origins get nothing."""
+"""CORS: the same data path runs with it and without it, and other origins get no CORS headers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import answers
 from serving import CHAT, Sidecar, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import Client, upstream
-from wire import Connection as UpstreamConnection
 
 from sidecar.downstream.asgi_connection import AsgiConnection
-from sidecar.downstream.response import ClientResponse
+from sidecar.downstream.client_connection import ClientConnection, Head
 from sidecar.server.http_protocol import HttpProtocol
 from sidecar.server.request_cycle import RequestCycle
 
@@ -28,11 +29,8 @@ V1 = "/v1/chat/completions"
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
-async def streams(connection: UpstreamConnection) -> None:
-    await connection.stream("a", "b")
-
-
 async def preflight(served: Sidecar, origin: str, path: str = "/api/chat") -> tuple[int, dict[str, str]]:
+    """Return status and headers of the response to a preflight."""
     headers = [
         f"origin: {origin}",
         "access-control-request-method: POST",
@@ -42,30 +40,36 @@ async def preflight(served: Sidecar, origin: str, path: str = "/api/chat") -> tu
     return status, answer
 
 
+def noting(kind: type[ClientConnection], used: set[type]) -> Callable[..., None]:
+    """Return the `write_nowait` of *kind*, which adds *kind* to *used*."""
+    write = kind.write_nowait
+
+    def write_nowait(connection: Any, head: Head | None, body: bytes, *, more: bool) -> None:
+        used.add(kind)
+        write(connection, head, body, more=more)
+
+    return write_nowait
+
+
 @SERVERS
 @pytest.mark.parametrize("text", ["", LISTED, ANY], ids=["off", "listed", "any"])
-async def test_connection_in_use(tmp_path: Path, protocol: type[asyncio.Protocol], text: str) -> None:
-    """Whether CORS is configured does not decide which connection a response is written to; the server does."""
-    used: list[type] = []
-
-    async def looks(connection: UpstreamConnection) -> None:
-        (call,) = running[0].gateway.active_calls._calls
-        assert isinstance(call.response, ClientResponse)
-        used.append(type(call.response._connection))
-        await connection.stream("a")
-
-    running: list[Sidecar] = []
-    async with upstream(looks) as up, sidecar(settings_of(tmp_path, up.url, text), protocol=protocol) as served:
-        running.append(served)
+async def test_server_decides_which_connection_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: type[asyncio.Protocol], text: str
+) -> None:
+    """The server, not the CORS settings, decides which kind of connection a response is written to."""
+    used: set[type] = set()
+    for kind in (RequestCycle, AsgiConnection):
+        monkeypatch.setattr(kind, "write_nowait", noting(kind, used))
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, text), protocol=protocol) as served:
         await served.post(V1, HI, f"origin: {ORIGIN}")
 
-    assert used == [RequestCycle if protocol is HttpProtocol else AsgiConnection]
+    assert used == {RequestCycle if protocol is HttpProtocol else AsgiConnection}
 
 
 @SERVERS
-async def test_responses(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
-    """Streams, refusals and unknown paths have the CORS headers of an allowed origin, once each; others have none."""
-    async with upstream(streams) as up, sidecar(settings_of(tmp_path, up.url, LISTED), protocol=protocol) as served:
+async def test_allowed_origin_gets_cors_headers(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+    """An allowed origin gets each CORS header once, also for refusals and unknown paths; other origins get none."""
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, LISTED), protocol=protocol) as served:
         for path, body in (("/api/chat", CHAT), (V1, HI), (V1, {}), ("/v1/other", {})):
             client = await served.client()
             await client.post(path, body, f"origin: {ORIGIN}")
@@ -80,9 +84,9 @@ async def test_responses(tmp_path: Path, protocol: type[asyncio.Protocol]) -> No
 
 
 @SERVERS
-async def test_any_origin(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+async def test_star_allows_every_origin(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
     """With `*` every origin is allowed, without credentials."""
-    async with upstream(streams) as up, sidecar(settings_of(tmp_path, up.url, ANY), protocol=protocol) as served:
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, ANY), protocol=protocol) as served:
         _, headers, _ = await served.post(V1, HI, "origin: http://anything.example")
 
     assert headers["access-control-allow-origin"] == "*"
@@ -90,8 +94,8 @@ async def test_any_origin(tmp_path: Path, protocol: type[asyncio.Protocol]) -> N
 
 
 @SERVERS
-async def test_preflight(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
-    """Preflights are answered for the configured origins alone, and never reach upstream."""
+async def test_preflight_of_an_allowed_origin_is_answered(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+    """A preflight is answered for configured origins only, and does not reach upstream."""
     async with upstream() as up, sidecar(settings_of(tmp_path, up.url, LISTED), protocol=protocol) as served:
         for path in ("/api/chat", V1, "/v1/models", "/healthz"):
             status, headers = await preflight(served, ORIGIN, path)
@@ -103,7 +107,7 @@ async def test_preflight(tmp_path: Path, protocol: type[asyncio.Protocol]) -> No
     assert (status, "access-control-allow-origin" in headers, len(up.requests)) == (400, False, 0)
 
 
-async def test_preflight_without_cors(tmp_path: Path) -> None:
+async def test_preflight_without_cors_is_405(tmp_path: Path) -> None:
     """Without `cors_origins` a preflight is an unsupported method."""
     async with upstream() as up, sidecar(settings_of(tmp_path, up.url)) as served:
         status, headers = await preflight(served, ORIGIN)
@@ -111,9 +115,9 @@ async def test_preflight_without_cors(tmp_path: Path) -> None:
     assert (status, "access-control-allow-origin" in headers) == (405, False)
 
 
-async def test_kept_connection(tmp_path: Path) -> None:
+async def test_cors_headers_belong_to_one_request(tmp_path: Path) -> None:
     """CORS headers of one request do not appear in the next response of the same connection."""
-    async with upstream(streams) as up, sidecar(settings_of(tmp_path, up.url, LISTED)) as served:
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, LISTED)) as served:
         client = await Client.to(served.port)
         await client.post(V1, HI, f"origin: {ORIGIN}")
         _, first, _ = await client.answer()

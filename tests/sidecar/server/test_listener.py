@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from process import PATIENCE, program, ran
+from process import EXIT_TIMEOUT_SECONDS, program, ran
 from serving import CHAT, events, settings_of
 from wire import Client
 
@@ -44,7 +44,7 @@ def resolve_to(*hosts: str) -> Resolve:
 
 def can_connect(host: str, port: int) -> bool:
     try:
-        socket.create_connection((host, port), PATIENCE).close()
+        socket.create_connection((host, port), EXIT_TIMEOUT_SECONDS).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -64,8 +64,8 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1"
 
 @needs_ipv6
 @pytest.mark.parametrize("hosts", [(V4, V6), (V6, V4), (V4, V4, V6), ("0.0.0.0", "::")])
-def test_both_families(hosts: tuple[str, ...]) -> None:
-    """A name is listened on at all its addresses, with port 0 on the same free port."""
+def test_name_is_bound_at_all_its_addresses(hosts: tuple[str, ...]) -> None:
+    """The server listens at all addresses of a name; port 0 is the same free port for all."""
     with listen_tcp("name", 0, resolve_to(*hosts)) as listener:
         ports = [each.getsockname()[1] for each in listener.sockets]
         assert len(ports) == 2
@@ -77,14 +77,14 @@ def test_both_families(hosts: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("hosts", [(V4, ABSENT), (ABSENT, V4)])
 def test_absent_family_is_skipped(hosts: tuple[str, ...]) -> None:
-    """An address that the machine lacks is skipped where another one binds."""
+    """An address that the machine lacks is skipped if another one binds."""
     with listen_tcp("name", 0, resolve_to(*hosts)) as listener:
         (only,) = listener.sockets
         assert only.getsockname()[0] == V4
 
 
 def test_unsupported_family_is_skipped() -> None:
-    """A family that the kernel lacks is skipped where another one binds."""
+    """An address family that the kernel lacks is skipped if another address binds."""
     unsupported = 99
 
     def resolve(_: str, port: int, **__: Any) -> list[tuple[Any, ...]]:
@@ -94,16 +94,16 @@ def test_unsupported_family_is_skipped() -> None:
         assert len(listener.sockets) == 1
 
 
-def test_only_absent_addresses() -> None:
-    """Where no address binds, the error of one of them is raised."""
+def test_no_address_that_binds_is_an_error() -> None:
+    """If no address binds, the error of one of them is raised."""
     with pytest.raises(OSError) as raised:  # noqa: PT011  # its number is checked below
         listen_tcp("name", 0, resolve_to(ABSENT))
     assert raised.value.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @needs_ipv6
-def test_one_address_in_use() -> None:
-    """A port that is in use at one address is an error, and the other address is free again."""
+def test_port_in_use_at_one_address_is_an_error() -> None:
+    """A port that is in use at one address is an error, and the other address is released."""
     with socket.create_server((V6, 0), family=socket.AF_INET6) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError, match="in use") as raised:
@@ -114,7 +114,7 @@ def test_one_address_in_use() -> None:
 
 @needs_ipv6
 @pytest.mark.anyio
-async def test_serve_on_a_name(tmp_path: Path) -> None:
+async def test_server_announces_its_name(tmp_path: Path) -> None:
     """The server answers on both families of a name, and announces the name."""
     arguments = ("serve", "--upstream", "http://h/v1", "--host", "localhost", "--port", "0")
     with program(*arguments, folder=tmp_path, command=("-c", RESOLVER)) as running:
@@ -128,15 +128,15 @@ async def test_serve_on_a_name(tmp_path: Path) -> None:
 @needs_ipv6
 @pytest.mark.anyio
 @pytest.mark.parametrize(("host", "reached"), [("::1", (V6,)), ("::", (V4, V6)), ("0.0.0.0", (V4,))])
-async def test_serve_on_an_address(tmp_path: Path, host: str, reached: tuple[str, ...]) -> None:
-    """One address is listened on as the machine does it: `::` takes both families."""
+async def test_wildcard_address_binds_as_the_system_does(tmp_path: Path, host: str, reached: tuple[str, ...]) -> None:
+    """One address binds as the operating system does: `::` accepts both address families."""
     with program("serve", "--upstream", "http://h/v1", "--host", host, "--port", "0", folder=tmp_path) as running:
         assert running.line == f"sidecar listening on http://{f'[{host}]' if ':' in host else host}:{running.port}"
         assert tuple(each for each in (V4, V6) if can_connect(each, running.port)) == reached
         assert running.stop() == 0
 
 
-def test_unix_socket_file(tmp_path: Path) -> None:
+def test_unix_socket_file_has_permissions_by_umask(tmp_path: Path) -> None:
     """The file of a Unix socket has permissions per umask, and is removed on closing."""
     before = os.umask(0o027)
     try:
@@ -177,7 +177,7 @@ def test_other_file_is_kept(tmp_path: Path) -> None:
 
 
 def test_file_of_a_successor_is_kept(tmp_path: Path) -> None:
-    """A file that another process has put in its place is not removed."""
+    """A socket file of another process in the same place is not removed on closing."""
     listener = listen_unix(tmp_path / "s")
     (tmp_path / "s").rename(tmp_path / "old")
     with listen_unix(tmp_path / "s"):
@@ -187,8 +187,8 @@ def test_file_of_a_successor_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_serve_on_a_unix_socket(tmp_path: Path, workers: str) -> None:
-    """The server listens at `server.uds`, relative to the configuration's folder; calls stream, and the file ends with it."""
+async def test_server_listens_on_a_unix_socket(tmp_path: Path, workers: str) -> None:
+    """The server listens at `server.uds`, relative to the configuration's folder, and removes the file at its end."""
     folder = tmp_path / "configuration"
     folder.mkdir()
     (folder / "s.toml").write_text('[server]\nuds = "s.sock"\ntrusted_proxies = ["10.0.0.0/8"]\n')
@@ -214,8 +214,8 @@ async def test_serve_on_a_unix_socket(tmp_path: Path, workers: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_socket_of_a_killed_server(tmp_path: Path) -> None:
-    """The socket file that a killed server leaves does not stop its successor."""
+async def test_socket_file_of_a_killed_server_is_replaced(tmp_path: Path) -> None:
+    """A server starts although a killed one left the file of its socket."""
     (tmp_path / "s.toml").write_text('[server]\nuds = "s.sock"\n')
     serve = ("serve", "--config", "s.toml", "--upstream", "http://h/v1")
     with program(*serve, folder=tmp_path) as running:
@@ -228,7 +228,7 @@ async def test_socket_of_a_killed_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_flag_overrides_the_socket(tmp_path: Path) -> None:
+async def test_port_flag_overrides_the_socket(tmp_path: Path) -> None:
     """A port from the command line overrides the file's socket."""
     (tmp_path / "s.toml").write_text('[server]\nuds = "s.sock"\n')
     serve = ("serve", "--config", "s.toml", "--upstream", "http://h/v1", "--port", "0")
@@ -239,7 +239,7 @@ async def test_flag_overrides_the_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["x" * 108, "a\\u0000b"])
-def test_path_that_is_no_socket(tmp_path: Path, path: str) -> None:
-    """A path that the system does not take for a socket is refused with the configuration."""
+def test_invalid_socket_path_is_a_configuration_error(tmp_path: Path, path: str) -> None:
+    """A path that no Unix socket can have is refused with the configuration."""
     with pytest.raises(ConfigError, match=r"server\.uds: .* a Unix socket has a path of at most 107 bytes"):
         settings_of(tmp_path, "http://h/v1", f'[server]\nuds = "{path}"\n')

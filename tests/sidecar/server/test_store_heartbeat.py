@@ -6,23 +6,25 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from claims import budget
-from serving import settings_of
-from wire import eventually
+from claims import totals
+from scripts import answers
+from serving import settings_of, sidecar
+from wire import eventually, upstream
 
+from policies import Budget, Chain, Usage
 from policies.api.store import StoreDown
 from policies.engine.ledger import Ledger
-from policies.engine.settlement_queue import Settlement
 from policies.stores.memory import MemoryStore
-from policies.testing import FakeClock, make_services
+from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 from sidecar.server.gateway import Gateway
 from sidecar.server.store_heartbeat import StoreHeartbeat
 
 pytestmark = pytest.mark.anyio
 
-CLAIM = budget(100)
+HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 9}
 
 
 class FaultyStore(MemoryStore):
@@ -55,16 +57,17 @@ class FaultyStore(MemoryStore):
 class Running:
     """A heartbeat over a `FaultyStore`; time passes only in `beats`."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.store = FaultyStore()
         self.services = make_services(store=self.store)
         self.ledger = Ledger(self.services)
         self.changes: list[StoreDown | None] = []
         self._ticks = asyncio.Semaphore(0)
-        self.heartbeat = StoreHeartbeat(
-            self.services, self.ledger, 2.0, sleep=self._sleep, on_change=self.changes.append, close_timeout=0.05
-        )
+        options = {"on_change": self.changes.append, "close_timeout": 0.05, **options}
+        self.heartbeat = StoreHeartbeat(self.services, self.ledger, 2.0, sleep=self._sleep, **options)
+        before = asyncio.all_tasks()
         self.heartbeat.start()
+        (self.task,) = asyncio.all_tasks() - before
 
     async def _sleep(self, seconds: float) -> None:
         assert seconds == 2.0
@@ -80,12 +83,13 @@ class Running:
                 await asyncio.sleep(0)
 
     async def queue_settlement(self) -> None:
-        """Reserve 10 tokens and queue a settlement that charges 4 of them."""
-        await self.store.reserve("1", [CLAIM])
-        self.ledger._settlements.add(Settlement("1", {CLAIM.key: 4}))
-
-    async def totals(self) -> list[tuple[int, int]]:
-        return [(each.spent, each.reserved) for each in await self.store.accounts()]
+        """Make a call that reserved 10 tokens and used 4, and whose settlement the store did not take."""
+        fault, self.store.settle_fault = self.store.settle_fault, StoreDown("gone")
+        upstream = ScriptedUpstream(["a"], usage=Usage(input=2, output=2))
+        chain = Chain([Budget(name="b", tokens=100)], upstream, self.services, ledger=self.ledger)
+        await serve([], make_call("hi", services=self.services, body={"max_tokens": 5}), chain=chain)
+        self.store.settle_fault = fault
+        assert self.ledger.pending_settlements == 1
 
 
 @pytest.mark.parametrize("fault", [ValueError("broken"), asyncio.CancelledError(), TimeoutError()], ids=repr)
@@ -95,16 +99,17 @@ async def test_unexpected_exception_does_not_end_the_heartbeat(
     """A heartbeat that raises anything is tried again; the fault is logged once, and settlements are sent all the same."""
     running = Running()
     await running.queue_settlement()
+    caplog.clear()
     running.store.heartbeat_fault = fault
     await running.beats(5)
     assert running.heartbeat.is_running
-    assert await running.totals() == [(4, 0)]
+    assert await totals(running.store) == [(4, 0)]
     running.store.heartbeat_fault = None
     await running.beats(2)
     await running.heartbeat.aclose()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert type(fault).__name__ in caplog.text
-    assert running.changes == [], "a fault of another kind is no outage"
+    assert running.changes == [], "only StoreDown is an outage"
 
 
 async def test_each_kind_of_fault_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,8 +144,7 @@ async def test_failing_callback_does_not_end_the_heartbeat(caplog: pytest.LogCap
     def fail(_: StoreDown | None) -> None:
         raise KeyError
 
-    running = Running()
-    running.heartbeat._on_change = fail
+    running = Running(on_change=fail)
     running.store.heartbeat_fault = StoreDown("gone")
     await running.beats(3)
     assert running.heartbeat.is_running
@@ -156,22 +160,24 @@ async def test_close_settles_after_a_fault() -> None:
     await running.queue_settlement()
     await running.heartbeat.aclose()
     assert not running.heartbeat.is_running
-    assert await running.totals() == [(4, 0)]
+    assert await totals(running.store) == [(4, 0)]
 
 
 @pytest.mark.parametrize("fault", [StoreDown("gone"), ValueError("broken"), asyncio.CancelledError()], ids=repr)
-async def test_close_while_the_store_is_down(fault: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    """Closing raises nothing where the last settlements fail; settlements that are lost to the store are counted in the log."""
+async def test_close_raises_nothing_while_the_store_is_down(
+    fault: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closing raises nothing if the last settlements fail; the log counts the settlements that could not be sent."""
     running = Running()
     await running.queue_settlement()
     running.store.heartbeat_fault = running.store.settle_fault = fault
     await running.beats()
     await running.heartbeat.aclose()
-    assert await running.totals() == [(0, 10)]
+    assert await totals(running.store) == [(0, 10)]
     assert ("1 settlements could not be sent" in caplog.text) == (not isinstance(fault, ValueError))
 
 
-async def test_close_is_bounded_where_the_store_hangs(caplog: pytest.LogCaptureFixture) -> None:
+async def test_close_is_bounded_while_the_store_hangs(caplog: pytest.LogCaptureFixture) -> None:
     """Closing waits neither for a heartbeat nor for a settlement without an end."""
     running = Running()
     await running.queue_settlement()
@@ -185,21 +191,18 @@ async def test_cancelled_heartbeat_ends() -> None:
     """A cancellation of its task, as at the end of the loop, ends the heartbeat; closing afterwards works."""
     running = Running()
     await running.beats()
-    task = running.heartbeat._task
-    assert task is not None
-    task.cancel()
-    await asyncio.wait([task])
+    running.task.cancel()
+    await asyncio.wait([running.task])
     assert not running.heartbeat.is_running
     await running.heartbeat.aclose()
 
 
 async def test_cancelled_close_is_cancelled() -> None:
     """A cancellation of the task that closes reaches it: it is not swallowed as a fault of the store."""
-    running = Running()
+    running = Running(close_timeout=60.0)
     await running.queue_settlement()
     running.store.gate.clear()
     await running.beats()
-    running.heartbeat._close_timeout = 60.0
     closing = asyncio.create_task(running.heartbeat.aclose())
     for _ in range(10):
         await asyncio.sleep(0)
@@ -214,11 +217,16 @@ async def test_gateway_settles_when_its_heartbeat_had_failed(tmp_path: Path, mon
     monkeypatch.setattr("sidecar.server.gateway.STORE_HEARTBEAT_SECONDS", 0.0)
     store = FaultyStore()
     store.heartbeat_fault = ValueError("broken")
-    gateway = Gateway(settings_of(tmp_path, "http://127.0.0.1:9"), policy_services=make_services(store=store))
-    await store.reserve("1", [CLAIM])
-    store.settle_fault = StoreDown("gone")
-    await gateway._ledger._settlements.send("1", {CLAIM.key: 4})
-    await store.reached(3)
-    store.settle_fault = None
-    await gateway.close()
-    assert [(each.spent, each.reserved) for each in await store.accounts()] == [(4, 0)]
+    services = make_services(store=store)
+    text = '[[policy]]\nuse = "budget"\ntokens = 100\n'
+    async with upstream(answers) as up:
+        settings = settings_of(tmp_path, up.url, text)
+        async with sidecar(settings, make_gateway=lambda each: Gateway(each, policy_services=services)) as served:
+            store.settle_fault = StoreDown("gone")
+            status, _, _ = await served.post("/v1/chat/completions", HI)
+            await store.reached(3)
+            before = await totals(store)
+            store.settle_fault = None
+
+    assert (status, before) == (200, [(0, 5 + 9)])
+    assert await totals(store) == [(5 + 2, 0)]

@@ -35,7 +35,7 @@ from sidecar.server.uvicorn_check import (
 OURS: list[tuple[type, type]] = [
     (protocol.HttpProtocol, HttpToolsProtocol),
     (cycle.RequestCycle, RequestResponseCycle),
-    (server_process._Server, uvicorn.Server),
+    (server_process._Server, uvicorn.Server),  # private: the list covers each subclass
 ]
 START = """
 import runpy, uvicorn, uvicorn.protocols.http.httptools_impl as tools
@@ -74,7 +74,7 @@ def test_list_is_complete(ours: type, theirs: type) -> None:
 @pytest.mark.parametrize(
     ("attribute", "kind"), [("flow", "FlowControl"), ("server_state", "ServerState"), ("_server", "Server")]
 )
-def test_objects_of_uvicorn(attribute: str, kind: str) -> None:
+def test_attributes_of_uvicorns_objects_are_listed(attribute: str, kind: str) -> None:
     """Each attribute that is read of uvicorn's flow control, state and server is on the list."""
     (used,) = (used for (_, name), used in CLASSES.items() if name == kind)
     read = {
@@ -123,13 +123,13 @@ def without(module: str, *path: str) -> Callable[[str], Any]:
         (without("uvicorn", "Server", "capture_signals"), "no method Server.capture_signals"),
     ],
 )
-def test_missing_attribute(load: Callable[[str], Any], fault: str) -> None:
-    """What is missing is named."""
+def test_missing_attribute_is_a_fault(load: Callable[[str], Any], fault: str) -> None:
+    """A missing name, method or field is a fault with its name."""
     assert faults(load) == [fault]
 
 
-def test_missing_module() -> None:
-    """A module that is missing is named."""
+def test_missing_module_is_a_fault() -> None:
+    """A missing module is a fault with its name."""
 
     def load(name: str) -> Any:
         if name == HTTPTOOLS:
@@ -140,8 +140,8 @@ def test_missing_module() -> None:
 
 
 @pytest.mark.parametrize(("gone", "fault"), [(True, "no field"), (False, "a new field")])
-def test_fields_of_a_request(monkeypatch: pytest.MonkeyPatch, gone: bool, fault: str) -> None:  # noqa: FBT001
-    """A request's fields are exactly those that our subclass sets: one that is gone or new is a fault."""
+def test_changed_fields_of_a_request_are_a_fault(monkeypatch: pytest.MonkeyPatch, gone: bool, fault: str) -> None:  # noqa: FBT001  # a column of the table
+    """A field of uvicorn's request that is missing or new is a fault: our subclass sets them all itself."""
     before = RequestResponseCycle.__init__
 
     def changed(self: Any, **arguments: Any) -> None:
@@ -151,7 +151,7 @@ def test_fields_of_a_request(monkeypatch: pytest.MonkeyPatch, gone: bool, fault:
         else:
             self.trailers = []
 
-    changed.__signature__ = inspect.signature(before)  # type: ignore[attr-defined]
+    changed.__signature__ = inspect.signature(before)  # type: ignore[attr-defined]  # `inspect` reads it
     monkeypatch.setattr(RequestResponseCycle, "__init__", changed)
     assert faults() == [f"{fault} RequestResponseCycle.{'more_body' if gone else 'trailers'}"]
 
@@ -160,14 +160,14 @@ def test_fields_of_a_request(monkeypatch: pytest.MonkeyPatch, gone: bool, fault:
     ("version", "tested"),
     [("0.49.0", False), ("0.50.0", True), ("0.54.2", True), ("0.55.0", False), ("1.0", False), ("dev", False)],
 )
-def test_tested_versions(version: str, tested: bool) -> None:  # noqa: FBT001
+def test_untested_version_gets_a_warning(version: str, tested: bool) -> None:  # noqa: FBT001  # a column of the table
     """A version outside the tested range gets a warning that names the range."""
-    told = warning(version)
-    assert (told is None) == tested
-    assert tested or told == f"uvicorn {version} is not tested; tested versions: {RANGE}"
+    message = warning(version)
+    assert (message is None) == tested
+    assert tested or message == f"uvicorn {version} is not tested; tested versions: {RANGE}"
 
 
-def test_bounds_of_the_project() -> None:
+def test_dependencies_are_bounded() -> None:
     """The project's bounds of uvicorn are the tested range; Litestar has an upper bound too."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     first, end = (".".join(map(str, each)) for each in TESTED)
@@ -176,7 +176,7 @@ def test_bounds_of_the_project() -> None:
     assert any(each.startswith("litestar>=") and ",<" in each for each in dependencies)
 
 
-def test_start_with_an_incompatible_version(tmp_path: Path) -> None:
+def test_incompatible_version_ends_the_start(tmp_path: Path) -> None:
     """The start ends with exit 2 and one line that names the version, what it lacks, and the tested range."""
     change = "uvicorn.__version__ = '0.99.0'; del tools.HttpToolsProtocol.on_url"
     code, out, err = ran(*SERVE, folder=tmp_path, command=("-c", START.format(change=change)))
@@ -189,7 +189,7 @@ def test_start_with_an_incompatible_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_start_with_an_untested_version(tmp_path: Path, workers: str) -> None:
+def test_untested_version_starts_with_a_warning(tmp_path: Path, workers: str) -> None:
     """A complete version outside the tested range starts with one warning."""
     command = ("-c", START.format(change="uvicorn.__version__ = '0.99.0'"))
     log = tmp_path / "log"

@@ -1,4 +1,4 @@
-"""Worker processes: how they are announced, replaced, stopped, and left behind."""
+"""Worker processes: how they are announced, replaced and stopped, and how they end without their parent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from places import DOUBLES
-from process import PATIENCE, Program, environment, has_ended, program
+from process import EXIT_TIMEOUT_SECONDS, Program, environment, has_ended, program
 from serving import CHAT
 from wire import Client, eventually
 
@@ -50,8 +50,8 @@ async def streams(port: int, count: int) -> list[Client]:
     return clients
 
 
-async def test_worker_that_dies_before_it_is_ready(tmp_path: Path) -> None:
-    """The parent announces once all workers serve, replacements included."""
+async def test_parent_announces_once_all_workers_serve(tmp_path: Path) -> None:
+    """The parent announces once when all workers serve, after it replaced those that died while starting."""
     with scripted("dies-first", tmp_path) as running:
         assert running.line == "announced"
         assert len(running.workers) == 2
@@ -61,17 +61,17 @@ async def test_worker_that_dies_before_it_is_ready(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("ended with 3; starting another") == 2
 
 
-async def test_parent_gives_up(tmp_path: Path) -> None:
+async def test_parent_gives_up_on_workers_that_cannot_start(tmp_path: Path) -> None:
     """Workers that all die at their start end the parent with a message and exit code 1, without an announcement."""
     with scripted("dies", tmp_path) as running:
         assert running.line == ""
-        assert running.popen.wait(PATIENCE) == 1
+        assert running.popen.wait(EXIT_TIMEOUT_SECONDS) == 1
 
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last == "5 workers died within 60 seconds before all of them served: giving up"
 
 
-async def test_stop_while_workers_start(tmp_path: Path) -> None:
+async def test_sigterm_ends_starting_workers(tmp_path: Path) -> None:
     """SIGTERM to workers that are still starting ends them, and the parent with exit code 0."""
     with scripted("hangs", tmp_path) as running:
         pids = [int(line.split()[1]) for line in (running.line, running.read_line())]
@@ -79,7 +79,7 @@ async def test_stop_while_workers_start(tmp_path: Path) -> None:
         assert all(has_ended(pid) for pid in pids)
 
 
-async def test_stop_during_a_replacement(tmp_path: Path) -> None:
+async def test_sigterm_reaches_a_starting_replacement(tmp_path: Path) -> None:
     """SIGTERM reaches a replacement that is still starting."""
     with scripted("replacement-hangs", tmp_path) as running:
         os.kill(running.workers[0], signal.SIGKILL)
@@ -89,7 +89,7 @@ async def test_stop_during_a_replacement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_stop_between_death_and_replacement(tmp_path: Path, number: int) -> None:
+async def test_signal_beside_a_workers_death_stops_all(tmp_path: Path, number: int) -> None:
     """A signal that arrives together with a worker's death stops all workers, whichever is handled first."""
     with scripted("ready", tmp_path) as running:
         running.popen.send_signal(signal.SIGSTOP)
@@ -97,7 +97,7 @@ async def test_stop_between_death_and_replacement(tmp_path: Path, number: int) -
         os.kill(workers[0], signal.SIGKILL)
         running.popen.send_signal(number)
         running.popen.send_signal(signal.SIGCONT)
-        assert await asyncio.to_thread(running.popen.wait, PATIENCE) in (
+        assert await asyncio.to_thread(running.popen.wait, EXIT_TIMEOUT_SECONDS) in (
             0,
             1,
         )  # the killed one may count as an end of the stop
@@ -111,13 +111,14 @@ async def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         await eventually(lambda: (tmp_path / "start-2").exists() and len(running.workers) == 2)
         replacement = next(pid for pid in running.workers if pid != second)
+        await eventually((tmp_path / f"serving-{replacement}").exists)
         running.popen.kill()
         await eventually(lambda: has_ended(second) and has_ended(replacement))
 
     assert {path.name for path in tmp_path.glob("orphaned-*")} == {f"orphaned-{second}", f"orphaned-{replacement}"}
 
 
-async def test_parent_killed(tmp_path: Path) -> None:
+async def test_workers_of_a_killed_parent_drain(tmp_path: Path) -> None:
     """Workers whose parent is killed free the port at once, drain their streams, settle, and end."""
     (tmp_path / "s.toml").write_text("[server]\ndrain = 0.5\n")
     with two_workers(tmp_path, "--config", "s.toml") as running:
@@ -147,7 +148,7 @@ async def test_parent_killed(tmp_path: Path) -> None:
     assert held_and_spent(tmp_path)[0] == 0
 
 
-async def test_signal_to_the_whole_group(tmp_path: Path) -> None:
+async def test_signal_to_the_whole_group_counts_once(tmp_path: Path) -> None:
     """One stop that reaches the parent and each worker, as from Ctrl+C or systemd, drains; it does not count twice."""
     (tmp_path / "s.toml").write_text("[server]\ndrain = 0.5\n")
     with two_workers(tmp_path, "--config", "s.toml") as running:
@@ -155,7 +156,7 @@ async def test_signal_to_the_whole_group(tmp_path: Path) -> None:
         for pid in (*running.workers, running.popen.pid):
             os.kill(pid, signal.SIGTERM)
         ends = [await client.until(b"0\r\n\r\n") for client in clients]
-        assert await asyncio.to_thread(running.popen.wait, PATIENCE) == 0
+        assert await asyncio.to_thread(running.popen.wait, EXIT_TIMEOUT_SECONDS) == 0
         for client in clients:
             client.close()
 
@@ -163,7 +164,7 @@ async def test_signal_to_the_whole_group(tmp_path: Path) -> None:
     assert held_and_spent(tmp_path)[0] == 0
 
 
-async def test_second_signal(tmp_path: Path) -> None:
+async def test_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
     """A second SIGTERM ends all workers at once with exit code 1; every token that was read is charged."""
     (tmp_path / "s.toml").write_text("[server]\ndrain = 300\n")
     with two_workers(tmp_path, "--config", "s.toml") as running:
@@ -176,7 +177,7 @@ async def test_second_signal(tmp_path: Path) -> None:
             refused, _ = await client.head()
             client.close()
         assert running.stop() == 1
-        read = b"".join([await asyncio.wait_for(client.reader.read(), PATIENCE) for client in clients])
+        read = b"".join([await asyncio.wait_for(client.reader.read(), EXIT_TIMEOUT_SECONDS) for client in clients])
         for client in clients:
             client.close()
 
@@ -185,7 +186,7 @@ async def test_second_signal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_hangup(tmp_path: Path, workers: str) -> None:
+async def test_sighup_is_ignored(tmp_path: Path, workers: str) -> None:
     """SIGHUP is ignored with one log line, by a single process, a parent, and its workers: a running stream goes on."""
     with program("mock", "--port", "0", folder=tmp_path) as mock:
         arguments = ("--upstream", mock.url, "--port", "0", "--workers", workers)
@@ -207,10 +208,10 @@ async def test_hangup(tmp_path: Path, workers: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_signal_while_starting(tmp_path: Path, workers: str, number: int) -> None:
+async def test_signal_while_starting_ends_the_process(tmp_path: Path, workers: str, number: int) -> None:
     """A signal to a process that is still starting, here waiting for its store, ends it with exit code 0, silently."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(PATIENCE)
+        silent.settimeout(EXIT_TIMEOUT_SECONDS)
         store = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         serve = ["-m", "sidecar", "serve", "--upstream", "http://h/v1", "--port", "0", "--workers", workers]
         starting = subprocess.Popen(
@@ -223,7 +224,7 @@ async def test_signal_while_starting(tmp_path: Path, workers: str, number: int) 
         connection, _ = await asyncio.to_thread(silent.accept)
         with connection:
             starting.send_signal(number)
-            out, err = await asyncio.to_thread(starting.communicate, timeout=PATIENCE)
+            out, err = await asyncio.to_thread(starting.communicate, timeout=EXIT_TIMEOUT_SECONDS)
 
     assert (starting.returncode, out, err) == (0, b"", b"")
 

@@ -139,3 +139,47 @@ def test_time_is_linear(unit: str) -> None:
         clean = redact(text, [SECRET_KEY])
         assert time.process_time() - before < MAX_CPU_SECONDS
         assert len(clean) <= MAX_TEXT_LENGTH
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key sk-proj-abc123def456 is bad",
+        "Incorrect API key provided: sk-12***********wxyz.",
+        "see https://internal.example.com/path?x=1",
+        "cannot reach db.internal:5432",
+        "host 10.1.2.3:80 refused",
+        "[::1]:8000 refused",
+        "Authorization: Bearer abcdefghijkl",
+        "api_key=abcd1234efgh",
+        "in /usr/lib/python3/site-packages/vllm/engine.py",
+        'Traceback (most recent call last):\n  File "/x/y.py", line 3, in f',
+        "boom\n    at run (server.js:10:5)",
+        "C:\\Users\\me\\app.py",
+        "hush-hush",
+    ],
+)  # fmt: skip
+def test_secrets_hosts_and_traces_are_removed(text: str) -> None:
+    """Keys, hosts, paths and stack traces are removed."""
+    clean = redact(text, ["hush-hush"])
+    for secret in ("sk-proj", "wxyz", "example.com", "internal", "10.1.2.3", "::1", "abcdefghijkl", "abcd1234", "/usr", "y.py", "server.js", "Users", "hush"):  # fmt: skip
+        assert secret not in clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (1000 in the messages, 4000 in the completion).",
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        "The model `gpt-9` does not exist",
+    ],
+)  # fmt: skip
+def test_ordinary_sentence_is_unchanged(text: str) -> None:
+    """An ordinary error message is unchanged."""
+    assert redact(text) == text
+
+
+def test_text_is_bounded() -> None:
+    """A long text is cut, and a page is replaced by a sentence."""
+    assert len(redact("word " * 10_000)) == MAX_TEXT_LENGTH
+    assert redact("<!DOCTYPE html><p>secret") == PAGE_MESSAGE

@@ -1,13 +1,15 @@
-"""Transports run on both event loops: asyncio's own, and uvloop, on which the program runs."""
+"""Transports run on both event loops."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from event_loops import BACKEND_NAMES, BACKENDS
 
 
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=BACKENDS, ids=BACKEND_NAMES)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run each asynchronous test on both loops."""
-    return "asyncio", {"use_uvloop": request.param}
+    backend: tuple[str, dict[str, Any]] = request.param
+    return backend

@@ -11,7 +11,7 @@ import pytest
 import trustme
 from connecting import ProxyServer, client_tls, own, reads, server_tls, serving, transport
 from pushed import ask, whole
-from wire import PATIENCE, Upstream, eventually, upstream
+from wire import TIMEOUT_SECONDS, Upstream, eventually, upstream
 
 from sidecar.config.proxies import Proxy
 from sidecar.upstream.transport.http_transport import HttpTransport
@@ -64,10 +64,10 @@ async def test_wrong_name(authority: trustme.CA) -> None:
 async def test_connecting_has_a_limit() -> None:
     """Connecting takes at most `connect` seconds, a TLS handshake that never ends included."""
     gone = asyncio.Event()
-    async with serving(reads(gone)) as port, transport(connect=0.05) as it:
+    async with serving(reads(gone)) as port, transport(connect=1.0) as it:
         with pytest.raises(httpx.ConnectTimeout):
             await ask(it, f"https://127.0.0.1:{port}/")
-        await asyncio.wait_for(gone.wait(), PATIENCE)
+        await asyncio.wait_for(gone.wait(), TIMEOUT_SECONDS)
 
 
 async def test_many_at_once() -> None:

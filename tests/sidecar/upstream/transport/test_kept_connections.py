@@ -11,7 +11,7 @@ from weakref import ReferenceType, ref
 import httpx
 import pytest
 from pushed import ask, get, nothing, whole
-from wire import PATIENCE, Connection, Script, eventually, upstream
+from wire import TIMEOUT_SECONDS, Connection, Script, eventually, upstream
 
 from policies.testing import FakeClock
 from sidecar.upstream.transport.http_transport import STALE_REUSE_SECONDS, HttpTransport
@@ -28,7 +28,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def transport(clock: FakeClock) -> AsyncIterator[HttpTransport]:
-    made = HttpTransport(connect=PATIENCE, clock=clock)
+    made = HttpTransport(connect=TIMEOUT_SECONDS, clock=clock)
     yield made
     await made.aclose()
     assert made.open_count == 0
@@ -128,7 +128,7 @@ async def test_gone_meanwhile(transport: HttpTransport) -> None:
         sending = asyncio.create_task(ask(transport, url))
         up.server.close()
         with pytest.raises(httpx.ConnectError):
-            await asyncio.wait_for(sending, PATIENCE)
+            await asyncio.wait_for(sending, TIMEOUT_SECONDS)
     assert server_gone.is_set()
 
 
@@ -193,7 +193,7 @@ async def test_behind_a_slow_reader(transport: HttpTransport, size: int, behind:
 
     async with upstream(first, own) as up:
         slow = await ask(transport, up.url)
-        await asyncio.wait_for(sent.wait(), PATIENCE)
+        await asyncio.wait_for(sent.wait(), TIMEOUT_SECONDS)
         await turns()
         assert await whole(slow) == b"a" * size
         assert await whole(await ask(transport, up.url)) == b"own"

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import httpx
 import pytest
 from pushed import ask, collect, get, nothing, whole
-from wire import HEAD, PATIENCE, Connection, Script, eventually, upstream
+from wire import HEAD, TIMEOUT_SECONDS, Connection, Script, eventually, upstream
 
 from sidecar.upstream.transport.http_transport import HttpTransport
 from sidecar.upstream.transport.httpx_transport import HttpxTransport
@@ -26,11 +26,11 @@ MEGABYTE = 2**20
 
 
 def own() -> AnyTransport:
-    return HttpTransport(connect=PATIENCE)
+    return HttpTransport(connect=TIMEOUT_SECONDS)
 
 
 def httpx_own() -> AnyTransport:
-    return HttpxTransport(httpx.AsyncHTTPTransport(), connect=PATIENCE)
+    return HttpxTransport(httpx.AsyncHTTPTransport(), connect=TIMEOUT_SECONDS)
 
 
 @pytest.fixture(params=[own, httpx_own], ids=["http", "httpx"])
@@ -278,11 +278,11 @@ async def test_cancelled_before_the_head(transport: AnyTransport) -> None:
     """A request that is cancelled before its response closes its connection at once."""
     async with upstream(silent) as up:
         sending = asyncio.create_task(transport.send(get(up.url), (), b"", nothing))
-        await asyncio.wait_for(up.arrived.wait(), PATIENCE)
+        await asyncio.wait_for(up.arrived.wait(), TIMEOUT_SECONDS)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("script", [head_only, mid_body])
@@ -307,11 +307,11 @@ async def test_left_in_the_body(transport: AnyTransport, script: Script, how: st
         reading = asyncio.Event()
         task = asyncio.create_task(reads())
         if how == "cancelled":
-            await asyncio.wait_for(reading.wait(), PATIENCE)
+            await asyncio.wait_for(reading.wait(), TIMEOUT_SECONDS)
             task.cancel()
-        await asyncio.wait([task], timeout=PATIENCE)
+        await asyncio.wait([task], timeout=TIMEOUT_SECONDS)
         assert task.cancelled() == (how == "cancelled")
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
 async def test_cancelled_while_closing(transport: AnyTransport) -> None:
@@ -321,8 +321,8 @@ async def test_cancelled_while_closing(transport: AnyTransport) -> None:
         closing = asyncio.create_task(response.aclose())
         await asyncio.sleep(0)
         closing.cancel()
-        await asyncio.wait([closing], timeout=PATIENCE)
-        await asyncio.wait_for(up.requests[0].gone.wait(), PATIENCE)
+        await asyncio.wait([closing], timeout=TIMEOUT_SECONDS)
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
 async def test_transport_is_closed(transport: AnyTransport) -> None:
@@ -336,7 +336,7 @@ async def test_transport_is_closed(transport: AnyTransport) -> None:
         await asyncio.sleep(0)
         await transport.aclose()
         with pytest.raises(httpx.TransportError):
-            await asyncio.wait_for(reading, PATIENCE)
+            await asyncio.wait_for(reading, TIMEOUT_SECONDS)
         await eventually(lambda: up.open == 0)
         await response.aclose()
 

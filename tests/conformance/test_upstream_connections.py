@@ -1,4 +1,4 @@
-"""Upstream connections through the whole sidecar: which call gets which response, what is charged, what is closed."""
+"""Upstream connections through the whole path: which call gets which response, what is charged, what is closed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 import respx
+from event_loops import ON_BOTH_LOOPS
 from hostile import AB, DONE, LAST, STOP
-from serving import CHAT, Sidecar, events, settings_of, sidecar
-from wire import HEAD, Client, Connection, Script, eventually, token, upstream
+from recorded_outcomes import RecordOutcomes
+from scripts import answers
+from serving import CHAT, Sidecar, events, settings_of, sidecar, with_policies
+from wire import HEAD, Client, Connection, Script, chunk, eventually, token, upstream
 
-from policies import Call, Lease, Policy
+from policies.api.event import Batch
 from policies.api.lease import Outcome
-from sidecar.downstream.active_calls import ActiveCall
-from sidecar.downstream.response import ClientResponse
+from sidecar.downstream.response import OpenAIResponse
 from sidecar.server.gateway import Gateway
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_BOTH_LOOPS]
 
 V1 = "/v1/chat/completions"
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -33,11 +34,7 @@ BUDGET = '[[policy]]\nuse = "budget"\ntokens = 100_000_000\n'
 ONCE = BUDGET + '[[policy]]\nuse = "retry"\nattempts = 1\n'
 
 
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-async def test_one_answer_for_one_call(tmp_path: Path) -> None:
+async def test_surplus_bytes_never_answer_the_next_call(tmp_path: Path) -> None:
     """Bytes that an upstream sends while no request is open never answer the next call."""
     poisoned = asyncio.Event()
 
@@ -58,12 +55,8 @@ async def test_one_answer_for_one_call(tmp_path: Path) -> None:
     assert events(body) == [("start", ""), ("token", '"own"'), ("done", "")]
 
 
-async def test_connections_are_kept(tmp_path: Path) -> None:
+async def test_complete_response_lets_its_connection_be_reused(tmp_path: Path) -> None:
     """A connection whose response was read to its end is reused."""
-
-    async def answers(connection: Connection) -> None:
-        await connection.stream("a")
-
     async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
         for _ in range(3):
             await served.post("/api/chat", CHAT)
@@ -71,18 +64,29 @@ async def test_connections_are_kept(tmp_path: Path) -> None:
         assert (len(up.requests), up.open) == (3, 1)
 
 
-def _is_full(call: ActiveCall) -> bool:
-    return isinstance(call.response, ClientResponse) and call.response._connection.full
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return an event that is set when the connection to a client has no more room."""
+    found, write = asyncio.Event(), OpenAIResponse.write_nowait
+
+    def watched(response: OpenAIResponse, batch: Batch) -> bool:
+        room = write(response, batch)
+        if not room:
+            found.set()
+        return room
+
+    monkeypatch.setattr(OpenAIResponse, "write_nowait", watched)
+    return found
 
 
 @pytest.mark.parametrize("rest", [chunk(b":\n\n") * 4_200, chunk(token("z" * 40_000))], ids=["many", "much"])
-async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
-    """A connection whose response arrived faster than its client took it serves the next call, or is closed."""
-    over, running = asyncio.Event(), list[Sidecar]()
+async def test_next_call_succeeds_behind_a_slow_client(tmp_path: Path, rest: bytes, full: asyncio.Event) -> None:
+    """An upstream connection whose response arrived faster than its client read it serves the next call, or is closed."""
+    over = asyncio.Event()
 
     async def first(connection: Connection) -> None:
         await connection.send(HEAD)
-        while not any(_is_full(call) for call in running[0].gateway.active_calls._calls):
+        while not full.is_set():
             await connection.chunk(token("x" * 60_000))
             await asyncio.sleep(0)
         for _ in range(50):
@@ -94,9 +98,8 @@ async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
         await connection.stream("own")
 
     async with upstream(first, second) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
-        running.append(served)
         client = await served.client()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.pause_reading()
         await client.post(V1, HI)
         await over.wait()
         for _ in range(50):
@@ -109,8 +112,8 @@ async def test_reuse_behind_a_slow_reader(tmp_path: Path, rest: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["content-length", "content-length "])
-async def test_a_cut_list(tmp_path: Path, name: str) -> None:
-    """A list that was cut is none, however its length was written."""
+async def test_truncated_model_list_is_an_error(tmp_path: Path, name: str) -> None:
+    """A list of models that is shorter than its length is an error, also if a blank follows the header's name."""
 
     async def cuts(connection: Connection) -> None:
         await connection.send(f"HTTP/1.1 200 OK\r\n{name}: 100\r\n\r\n".encode() + b'{"data":[{"id":"a"}},')
@@ -126,8 +129,8 @@ async def closes(connection: Connection) -> None:
     connection.close()
 
 
-async def test_closed_without_a_word(tmp_path: Path) -> None:
-    """An upstream that was sent a request and closes may have read the prompt: it is paid."""
+async def test_request_without_an_answer_pays_its_prompt(tmp_path: Path) -> None:
+    """A call is charged its prompt if upstream closes behind the request, because it may have read the prompt."""
     async with upstream(closes) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
         status, _, _ = await served.post(V1, HI)
         account = await served.account()
@@ -139,41 +142,19 @@ async def resets(connection: Connection) -> None:
     connection.reset()
 
 
-class Recording(Lease):
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        self._outcomes = outcomes
-
-    async def settle(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
-
-
-class Records(Policy, frozen=True):
-    """Notes how each call ended."""
-
-    outcomes: list[Outcome]
-
-    async def admit(self, call: Call) -> Lease:
-        return Recording(self.outcomes)
-
-
 @asynccontextmanager
 async def recorded(folder: Path, url: str) -> AsyncIterator[tuple[Sidecar, list[Outcome]]]:
-    """Run a sidecar whose breaker opens at the first failure, and which notes how each call ended."""
+    """Run a sidecar whose breaker opens at the first failure; yield it and the outcomes of its calls."""
     outcomes: list[Outcome] = []
     text = f'[[upstream]]\nbase_url = "{url}"\nmodel = "m"\nbreaker = {{ calls = 1, rate = 0.01 }}\n' + ONCE
     settings = settings_of(folder, None, text)
-    base = msgspec.structs.replace(settings.base, policies=(*settings.base.policies, Records(outcomes, name="records")))
-    async with sidecar(msgspec.structs.replace(settings, base=base)) as served:
+    async with sidecar(with_policies(settings, RecordOutcomes(outcomes, name="records"))) as served:
         yield served, outcomes
 
 
 @pytest.mark.parametrize("stale", [closes, resets], ids=["FIN", "RST"])
 async def test_stale_connection_is_replaced(tmp_path: Path, stale: Script) -> None:
     """A reused connection that closes without a byte is replaced at once: no attempt, no retry, no failure of the breaker."""
-
-    async def answers(connection: Connection) -> None:
-        await connection.stream("a")
-
     async with upstream(answers, stale, answers) as up, recorded(tmp_path, up.url) as (served, outcomes):
         await served.post(V1, HI)
         before = (await served.account()).spent
@@ -193,19 +174,15 @@ async def half_a_head(connection: Connection) -> None:
     connection.reset()
 
 
-async def a_word_first(connection: Connection) -> None:
+async def early_response(connection: Connection) -> None:
     await connection.send(b"HTTP/1.1 103 Early\r\n\r\n")
     await asyncio.sleep(0)
     connection.close()
 
 
-@pytest.mark.parametrize("breaks", [half_a_head, a_word_first])
-async def test_broken_while_it_answered(tmp_path: Path, breaks: Script) -> None:
-    """A kept connection that said anything had not gone stale: the prompt is paid."""
-
-    async def answers(connection: Connection) -> None:
-        await connection.stream("a")
-
+@pytest.mark.parametrize("breaks", [half_a_head, early_response])
+async def test_kept_connection_that_answered_partly_is_not_stale(tmp_path: Path, breaks: Script) -> None:
+    """A reused connection that breaks after it sent a byte is not replaced: the call fails and pays its prompt."""
     async with upstream(answers, breaks) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
         await served.post(V1, HI)
         before = (await served.account()).spent
@@ -216,8 +193,8 @@ async def test_broken_while_it_answered(tmp_path: Path, breaks: Script) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_error_without_end(tmp_path: Path, stream: bool) -> None:  # noqa: FBT001  # a column
-    """The body of a refusal has its time as well; its status is answer enough to go on to the next upstream."""
+async def test_error_body_without_an_end_has_a_timeout(tmp_path: Path, stream: bool) -> None:  # noqa: FBT001  # a column
+    """The body of an error response has a timeout; its status is enough to try the next upstream."""
 
     async def half(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 503 X\r\ncontent-length: 100\r\n\r\n{")
@@ -239,8 +216,8 @@ async def test_an_error_without_end(tmp_path: Path, stream: bool) -> None:  # no
     assert (status, len(sick.requests), len(well.requests)) == (200, 1, 1)
 
 
-async def test_an_upstream_that_never_reads(tmp_path: Path) -> None:
-    """Whoever leaves takes the rest of the prompt along: an upstream that does not read it keeps no socket of ours."""
+async def test_disconnect_closes_an_upstream_that_does_not_read(tmp_path: Path) -> None:
+    """A disconnect closes the connection to an upstream that does not read the prompt."""
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.bind(("127.0.0.1", 0))
@@ -266,7 +243,7 @@ async def test_an_upstream_that_never_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told", "code"),
+    ("status", "body", "shown", "code"),
     [
         (429, {"error": {"type": "insufficient_quota", "message": "m"}}, 429, "upstream_error"),
         (429, {"error": {"code": "insufficient_quota", "message": "m"}}, 429, "insufficient_quota"),
@@ -276,16 +253,18 @@ async def test_an_upstream_that_never_reads(tmp_path: Path) -> None:
         (302, {}, 502, "upstream_error"),
     ],
 )
-async def test_mock_transport(tmp_path: Path, status: int, body: Any, told: int, code: str) -> None:
-    """A gateway takes any transport of httpx in place of its own: the whole path, without a socket upstream."""
+async def test_gateway_accepts_an_httpx_transport(
+    tmp_path: Path, status: int, body: Any, shown: int, code: str
+) -> None:
+    """A gateway accepts any httpx transport instead of its own: the whole path runs without a socket to upstream."""
     settings = settings_of(tmp_path, "http://up.example/v1", ONCE)
     with respx.MockRouter(assert_all_called=True) as router:
         route = router.post("http://up.example/v1/chat/completions").respond(status, json=body)
         transport = httpx.MockTransport(router.async_handler)
         async with sidecar(settings, make_gateway=lambda each: Gateway(each, transport=transport)) as served:
-            seen, headers, answer = await served.post(V1, HI)
+            found, headers, answer = await served.post(V1, HI)
             account = await served.account()
 
-    assert (seen, json.loads(answer)["error"]["code"], headers["x-should-retry"]) == (told, code, "false")
+    assert (found, json.loads(answer)["error"]["code"], headers["x-should-retry"]) == (shown, code, "false")
     assert json.loads(route.calls[0].request.content)["stream_options"] == {"include_usage": True}
     assert (account.spent, account.reserved) == (0, 0)

@@ -1,4 +1,4 @@
-"""What policies have running: one object for all chains of a process, stopped with the last of them."""
+"""Running policies: one object for all chains of a process, stopped with the last chain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policies import Call, Chain, HookError, Lease, Policy, RunningPolicy
+from policies import Call, Chain, HookError, Lease, Policy, Rate, RunningPolicy
 from policies.api.services import Services
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
 
@@ -40,8 +40,8 @@ def chain(services: Services, *policies: Policy) -> Chain:
     return Chain(policies, ScriptedUpstream(), services)
 
 
-async def test_one_for_all_chains() -> None:
-    """Chains of one process share what a policy has running, by class and name; it stops once, with the last chain."""
+async def test_chains_share_one_running_policy() -> None:
+    """Chains of one process share a running policy by class and name; it stops once, with the last chain."""
     log: list[str] = []
     services = make_services()
     first = chain(services, Queued(name="a", log=log))
@@ -58,8 +58,8 @@ async def test_one_for_all_chains() -> None:
     assert log == ["b stops", "a stops"]
 
 
-async def test_options_must_agree() -> None:
-    """Two chains that want one running object with different options are refused: one of them would not hold."""
+async def test_different_options_of_one_running_policy_are_refused() -> None:
+    """Two chains with different options of one running policy are refused: only one could be in force."""
     services = make_services()
     log: list[str] = []
     chain(services, Queued(name="a", log=log))
@@ -67,8 +67,8 @@ async def test_options_must_agree() -> None:
         chain(services, Queued(name="a", log=log, limit=2))
 
 
-async def test_another_process() -> None:
-    """Services of their own are a process of their own."""
+async def test_other_services_start_another_running_policy() -> None:
+    """Chains with different services share no running policy."""
     log: list[str] = []
     for _ in range(2):
         chain(make_services(), Queued(name="a", log=log))
@@ -106,8 +106,8 @@ class PerProfile(Policy, frozen=True):
         return PerChain(self.log, slots, self.limit)
 
 
-async def test_runs_for_each_chain() -> None:
-    """With `runs_once = False` each chain starts its own, with its own options, and `shared` finds what they have in common."""
+async def test_policy_may_run_for_each_chain() -> None:
+    """With `runs_once = False` each chain starts its own running policy; `shared` returns the object they share."""
     services = make_services()
     log: list[str] = []
     seen: list[Slots] = []
@@ -120,8 +120,8 @@ async def test_runs_for_each_chain() -> None:
     assert log[1:] == ["chain with 2 stops", "slots stop"]
 
 
-async def test_parts_of_a_shared_object() -> None:
-    """What a running object itself shares lives as long as the chains that use the object."""
+async def test_shared_object_lives_as_long_as_its_users() -> None:
+    """An object that a running policy shares is stopped with the last chain that uses the policy."""
     log: list[str] = []
 
     class Outer(Queued, frozen=True):
@@ -137,14 +137,14 @@ async def test_parts_of_a_shared_object() -> None:
     assert log == ["a starts", "a stops", "slots stop"]
 
 
-async def test_shared_is_for_start() -> None:
-    """`shared` outside `start` is refused: no chain would own the object."""
+async def test_shared_outside_start_is_refused() -> None:
+    """`shared` outside `start` is an error, because no chain would own the object."""
     with pytest.raises(RuntimeError, match=r"services.shared is for Policy.start; call it there"):
         make_services().shared("x", list)
 
 
-async def test_failing_stop(caplog: pytest.LogCaptureFixture) -> None:
-    """One object that cannot be stopped does not keep the others from it; the log has its class."""
+async def test_failing_stop_does_not_prevent_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A running policy whose `stop` raises does not prevent the others from stopping; the log names its class."""
     log: list[str] = []
 
     class Stubborn(Queue):
@@ -163,12 +163,51 @@ async def test_failing_stop(caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET not in caplog.text
 
 
-def test_start_returns_another_thing() -> None:
-    """What `start` returns must serve calls."""
+def test_start_must_return_a_running_policy() -> None:
+    """A value of `start` that is no `RunningPolicy` is an error."""
 
     class Odd(Queued, frozen=True):
         def start(self, services: Services) -> RunningPolicy:
-            return object()  # type: ignore[return-value]
+            return object()  # type: ignore[return-value]  # the mistake that is tested
 
     with pytest.raises(HookError, match=r"Odd.start returned a object; return a RunningPolicy"):
         chain(make_services(), Odd(name="o", log=[]))
+
+
+def test_policy_without_a_hook_is_refused() -> None:
+    """A chain refuses a policy that overrides no hook, and two policies of one name."""
+
+    class Idle(Policy, frozen=True):
+        async def _admit(self, call: Call) -> None: ...
+
+    services = make_services()
+    with pytest.raises(TypeError, match="Idle overrides none of admit, enter, retry; override one of them"):
+        Chain([Idle()], ScriptedUpstream(), services)
+    with pytest.raises(ValueError, match="two policies are called trim"):
+        Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
+
+
+async def test_running_policy_lives_as_long_as_its_chain() -> None:
+    """A running policy is started with its chain, serves its calls, and is stopped with it."""
+    log: list[str] = []
+
+    class Queue(RunningPolicy):
+        async def enter(self, call: Call) -> Lease | None:
+            log.append("entered")
+            return None
+
+        async def stop(self) -> None:
+            log.append("closed")
+
+    class Queued(Policy, frozen=True):
+        def start(self, services: Services) -> RunningPolicy:
+            log.append("opened")
+            return Queue()
+
+    services = make_services()
+    chain = Chain([Queued(name="q")], ScriptedUpstream(), services)
+    for _ in range(2):
+        await serve([], make_call("hi", services=services), chain=chain)
+    await chain.close()
+
+    assert log == ["opened", "entered", "entered", "closed"]

@@ -1,4 +1,4 @@
-"""What limits do to a client: refusals in its own form, headers, clamps."""
+"""Limits as clients see them: refusals in the format of the path, headers, and lowered ceilings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from scripts import hello
 from serving import CHAT, events, settings_of, sidecar
 from wire import Connection, upstream
 
@@ -15,12 +16,8 @@ pytestmark = pytest.mark.anyio
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 10}
 
 
-async def hello(connection: Connection) -> None:
-    await connection.stream("Hel", "lo")
-
-
-async def test_rate(tmp_path: Path) -> None:
-    """Beyond the rate, a call is 429 with its limit, its wait and its headers, in the form of its path."""
+async def test_rate_limit_refuses_with_its_wait(tmp_path: Path) -> None:
+    """A call over the rate is 429 with limit, wait and headers, in the format of its path."""
     text = '[[policy]]\nuse = "rate"\nname = "rpm"\nrequests = 1\nwindow = 30'
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         _, first, _ = await served.post("/v1/chat/completions", HI)
@@ -29,10 +26,10 @@ async def test_rate(tmp_path: Path) -> None:
         models_status, _, _ = await served.get("/v1/models")
         assert len(up.requests) == 1
 
-    told = json.loads(body)["error"]
+    error = json.loads(body)["error"]
     assert (status, chat_status, models_status) == (429, 429, 429)
     assert json.loads(chat)["error"] == "Rate limit exceeded. Please slow down."
-    assert (told["code"], told["policy"], told["limit"], told["used"]) == ("rate_limit_exceeded", "rpm", 1, 1)
+    assert (error["code"], error["policy"], error["limit"], error["used"]) == ("rate_limit_exceeded", "rpm", 1, 1)
     assert first["ratelimit"] == '"rpm";r=0;t=30'
     assert headers["ratelimit-policy"] == '"rpm";q=1;w=30'
     assert 0 < float(headers["retry-after-ms"]) <= 30_000
@@ -40,8 +37,8 @@ async def test_rate(tmp_path: Path) -> None:
     assert "x-should-retry" not in headers
 
 
-async def test_rate_that_frees_up_late(tmp_path: Path) -> None:
-    """A refusal that no reasonable wait cures tells SDKs not to try again, and still says when."""
+async def test_long_wait_tells_sdks_not_to_retry(tmp_path: Path) -> None:
+    """A refusal with a long wait tells SDKs not to retry, and has `retry-after`."""
     text = '[[policy]]\nuse = "rate"\nrequests = 1\nwindow = 3600'
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         await served.post("/v1/chat/completions", HI)
@@ -52,8 +49,8 @@ async def test_rate_that_frees_up_late(tmp_path: Path) -> None:
     assert "retry-after-ms" not in headers
 
 
-async def test_budget(tmp_path: Path) -> None:
-    """A spent budget is 429 `budget_exceeded`, names itself and when it frees up, and is final."""
+async def test_used_up_budget_refuses_until_its_reset(tmp_path: Path) -> None:
+    """A used-up budget is 429 `budget_exceeded` with its name and reset time, and SDKs must not retry."""
     text = '[[policy]]\nuse = "budget"\nname = "daily"\ntokens = 70\nfloor = 20'
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         statuses = [(await served.post("/v1/chat/completions", HI | {"max_tokens": 60}))[0] for _ in range(8)]
@@ -64,25 +61,25 @@ async def test_budget(tmp_path: Path) -> None:
 
     assert statuses == [200] * 7 + [429]
     assert ceilings == [60, 58, 51, 44, 37, 30, 23]
-    told = json.loads(body)["error"]
-    assert (status, told["code"], told["type"]) == (429, "budget_exceeded", "insufficient_quota")
-    assert (told["policy"], told["limit"], told["used"]) == ("daily", 70, 49)
-    assert told["resets_at"] == account.resets_at
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["type"]) == (429, "budget_exceeded", "insufficient_quota")
+    assert (error["policy"], error["limit"], error["used"]) == ("daily", 70, 49)
+    assert error["resets_at"] == account.resets_at
     assert (headers["x-should-retry"], headers["x-ratelimit-remaining-tokens"]) == ("false", "21")
     assert json.loads(chat)["error"] == "Daily AI budget exceeded. Try again tomorrow."
     assert (account.spent, account.reserved) == (49, 0)
 
 
-async def test_small_answer_is_admitted(tmp_path: Path) -> None:
-    """Where less than the floor is left, a call that asks for no more than that still gets it."""
+async def test_answer_below_the_floor_is_admitted(tmp_path: Path) -> None:
+    """If less than the floor is left, a call whose ceiling fits is still admitted."""
     text = '[[policy]]\nuse = "budget"\ntokens = 20\nfloor = 64'
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         assert (await served.post("/v1/chat/completions", HI | {"max_tokens": 16}))[0] == 429
         assert (await served.post("/v1/chat/completions", HI | {"max_tokens": 15}))[0] == 200
 
 
-async def test_refused_by_one_costs_nothing(tmp_path: Path) -> None:
-    """A call that one limit refuses has taken from none (BerriAI/litellm#39309)."""
+async def test_refused_call_costs_nothing(tmp_path: Path) -> None:
+    """A call that one limit refuses is charged by no limit (BerriAI/litellm#39309)."""
     text = """
 [[policy]]
 use = "rate"
@@ -99,8 +96,8 @@ tokens = 10
         assert not up.requests
 
 
-async def test_too_large(tmp_path: Path) -> None:
-    """Prompt and answer over `request` are 429 on /api/chat and 400 on /v1; the client may lower that limit only."""
+async def test_large_request_is_refused(tmp_path: Path) -> None:
+    """Prompt and answer over `request` are 429 on /api/chat and 400 on /v1; a client can only lower that limit."""
     text = '[[policy]]\nuse = "max_tokens"\noutput = 30\nrequest = 100'
     long = [{"role": "user", "content": "x" * 281}]
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
@@ -116,8 +113,8 @@ async def test_too_large(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///limits.db"])
-async def test_concurrent(tmp_path: Path, url: str) -> None:
-    """Of 60 calls at once, as many pass a budget as fit, and not one more (BerriAI/litellm#34732)."""
+async def test_concurrent_calls_keep_the_budget(tmp_path: Path, url: str) -> None:
+    """Of 60 calls at once exactly those that fit the budget are admitted (BerriAI/litellm#34732)."""
     release = asyncio.Event()
 
     async def held(connection: Connection) -> None:
@@ -140,8 +137,8 @@ async def test_concurrent(tmp_path: Path, url: str) -> None:
     assert (account.spent, account.reserved) == (20 * (5 + 2), 0)
 
 
-async def test_restart(tmp_path: Path) -> None:
-    """A restart forgets nothing: what was spent is spent."""
+async def test_budget_survives_a_restart(tmp_path: Path) -> None:
+    """What was spent before a restart still counts."""
     text = '[store]\nurl = "sqlite:///kept.db"\n[[policy]]\nuse = "budget"\ntokens = 1000'
     async with upstream(hello) as up:
         settings = settings_of(tmp_path, up.url, text)
@@ -156,8 +153,8 @@ async def test_restart(tmp_path: Path) -> None:
     "asked",
     [{"n": 3}, {"max_completion_tokens": 50}, {"max_completion_tokens": 9, "max_tokens": None}, {"stream_options": {}}],
 )
-async def test_all_that_it_may_cost_is_held(tmp_path: Path, asked: dict[str, object]) -> None:
-    """Answers count n times, and the lower of two ceilings is the one that is asked for upstream too."""
+async def test_all_that_a_call_may_cost_is_reserved(tmp_path: Path, asked: dict[str, object]) -> None:
+    """A call reserves n answers at the lowest ceiling that upstream is sent."""
     text = '[[policy]]\nuse = "budget"\ntokens = 1000'
     release = asyncio.Event()
 

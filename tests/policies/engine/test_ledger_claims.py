@@ -1,4 +1,4 @@
-"""Claims of leases: what they are charged, how they are refused, when they are asked for."""
+"""Claims of leases: when the chain collects them, what is charged, and how they are refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from claims import totals
 
 from policies import (
     Calendar,
@@ -20,7 +21,6 @@ from policies import (
     Standing,
     Usage,
 )
-from policies.api.services import Services
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ DAY = Calendar("day")
 
 
 class Limit(Policy, frozen=True):
-    """Claims what its fields say."""
+    """Claims *amount* of *limit*; *more* are further arguments of the claim."""
 
     amount: int = 5
     limit: int = 10_000
@@ -37,10 +37,6 @@ class Limit(Policy, frozen=True):
 
     async def admit(self, call: Call) -> Lease:
         return ClaimLease(self.claim(call, self.amount, limit=self.limit, **{"window": DAY, **(self.more or {})}))
-
-
-async def spent(services: Services) -> list[tuple[int, int]]:
-    return [(account.spent, account.reserved) for account in await services.store.accounts()]
 
 
 @pytest.mark.parametrize(
@@ -52,25 +48,25 @@ async def spent(services: Services) -> list[tuple[int, int]]:
         ({"unit": "requests"}, Usage(input=5, output=900), 5),
     ],
 )
-async def test_default_charge(more: dict[str, Any], usage: Usage, charged: int) -> None:
-    """A claim of tokens is charged what was used, a claim of requests its base, without a line by the author."""
+async def test_default_charge_depends_on_the_unit(more: dict[str, Any], usage: Usage, charged: int) -> None:
+    """By default a claim of tokens is charged the usage, and a claim of requests its base."""
     services = make_services()
     call = make_call("hi", services=services, body={"max_tokens": 1000})
     await serve([Limit(name="l", more=more)], call, ScriptedUpstream(["a"], usage=usage))
 
-    assert await spent(services) == [(charged, 0)]
+    assert await totals(services.store) == [(charged, 0)]
 
 
-async def test_dollars_need_a_charge(caplog: pytest.LogCaptureFixture) -> None:
-    """A claim in dollars whose lease has no prices is refused at its first use, with the cure; nothing is sent."""
+async def test_claim_in_dollars_needs_a_charge(caplog: pytest.LogCaptureFixture) -> None:
+    """A claim in dollars whose lease overrides no `charge` is an error at its first call, before upstream is called."""
     upstream = ScriptedUpstream()
     with pytest.raises(TypeError, match="ClaimLease claims in usd: override `charge`, which knows the prices"):
         await serve([Limit(name="l", more={"unit": "usd"})], make_call("hi"), upstream)
     assert upstream.calls == []
 
 
-async def test_refusal_knows_the_limit() -> None:
-    """A lease words its refusal, and is told where the limit stands."""
+async def test_lease_words_its_refusal() -> None:
+    """A lease can word its refusal by the standing of the limit."""
 
     class Worded(ClaimLease):
         def refusal(self, claim: Claim, standing: Standing) -> Rejection:
@@ -91,7 +87,7 @@ async def test_refusal_knows_the_limit() -> None:
 
 
 async def test_claims_come_after_all_have_admitted() -> None:
-    """Claims are asked for when all policies have rewritten the call, of those leases whose policy is still for it."""
+    """Claims are collected after all policies rewrote the call, and only of policies that still match it."""
 
     class Late(Lease):
         def __init__(self, policy: Policy, call: Call) -> None:
@@ -122,10 +118,10 @@ async def test_claims_come_after_all_have_admitted() -> None:
 
 
 async def test_claims_of_enter_are_refused() -> None:
-    """A lease with claims from `enter` would never be reserved: that is an error, not a limit that does not hold."""
+    """A lease with claims from `enter` is an error, because its claims would never be reserved."""
 
     class Wrong(Limit, frozen=True):
-        async def admit(self, call: Call) -> None: ...  # type: ignore[override]
+        async def admit(self, call: Call) -> None: ...  # type: ignore[override]  # it returns no lease
 
         async def enter(self, call: Call) -> Lease:
             return ClaimLease(self.claim(call, 1, limit=1, window=DAY))
@@ -136,8 +132,8 @@ async def test_claims_of_enter_are_refused() -> None:
         await serve([Wrong(name="w")], make_call("hi"))
 
 
-async def test_identities() -> None:
-    """A claim counts by what the policy names; identities that clients choose are bounded."""
+async def test_claim_counts_by_the_named_fields() -> None:
+    """A claim counts by the fields that the policy names; identities that clients choose are bounded."""
     call = make_call("hi", tenant="acme", ip="10.0.0.1")
     policy = Limit(name="l")
 

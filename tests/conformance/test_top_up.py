@@ -1,4 +1,4 @@
-"""Attempts that broke after they had made something: paid, held for beside the next one, or the last."""
+"""Attempts that failed after they used tokens: they are charged, and count beside the reservation of the next one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from wire import HEAD, Connection, Script, sse, upstream
 pytestmark = pytest.mark.anyio
 
 V1 = "/v1/chat/completions"
-PROMPT, CEILING = 10, 1_000
-USAGE = {"prompt_tokens": PROMPT, "completion_tokens": CEILING}
+PROMPT_TOKENS, CEILING = 10, 1_000
+USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": CEILING}
 CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": CEILING}
 CHAIN = """
 [[policy]]
@@ -28,7 +28,7 @@ DOLLARS = "usd = {}e-6\nprices = {{ m = {{ input = 1, output = 1 }} }}"
 
 
 async def empty(connection: Connection) -> None:
-    """Spend all that was allowed, and say nothing."""
+    """Report that all tokens are used, without any text."""
     await connection.send(HEAD)
     await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
     await connection.chunk(sse({"choices": [], "usage": USAGE}))
@@ -37,7 +37,7 @@ async def empty(connection: Connection) -> None:
 
 
 async def cut(connection: Connection) -> None:
-    """Report usage all the time, and break off before anything is to be seen."""
+    """Report that all tokens are used, and break the stream before any text."""
     await connection.send(HEAD)
     choices = [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]
     await connection.chunk(sse({"choices": choices, "usage": USAGE}))
@@ -46,21 +46,21 @@ async def cut(connection: Connection) -> None:
 
 @pytest.mark.parametrize("limit", [TOKENS, DOLLARS], ids=["tokens", "dollars"])
 @pytest.mark.parametrize("broken", [empty, cut])
-async def test_no_room_beside_what_is_spent(tmp_path: Path, broken: Script, limit: str) -> None:
-    """What a broken attempt has spent is not there for the next one: without room for both there is none."""
+async def test_no_retry_without_budget_for_it(tmp_path: Path, broken: Script, limit: str) -> None:
+    """A call is not retried if the budget does not cover a failed attempt and the next one together."""
     text = CHAIN.format(limit=limit.format(1_200))
     async with upstream(broken) as up, sidecar(settings_of(tmp_path, up.url, text, model="m")) as served:
         await served.post(V1, CALL)
         account = await served.account()
 
     assert len(up.requests) == 1
-    assert (account.spent, account.reserved) == (PROMPT + CEILING, 0)
+    assert (account.spent, account.reserved) == (PROMPT_TOKENS + CEILING, 0)
 
 
 @pytest.mark.parametrize("limit", [TOKENS, DOLLARS], ids=["tokens", "dollars"])
 @pytest.mark.parametrize("broken", [empty, cut])
-async def test_held_beside_what_is_spent(tmp_path: Path, broken: Script, limit: str) -> None:
-    """While an attempt runs, all that broken ones have spent is held beside all that it may cost itself."""
+async def test_failed_attempts_stay_reserved_beside_the_next(tmp_path: Path, broken: Script, limit: str) -> None:
+    """While an attempt runs, the cost of failed ones is reserved beside all that it may cost itself."""
     held, running = list[int](), list[Sidecar]()
 
     async def last(connection: Connection) -> None:
@@ -74,5 +74,5 @@ async def test_held_beside_what_is_spent(tmp_path: Path, broken: Script, limit: 
         account = await served.account()
 
     assert (status, len(up.requests)) == (200, 2)
-    assert held == [2 * (PROMPT + CEILING)]
-    assert (account.spent, account.reserved) == (PROMPT + CEILING + PROMPT + 1, 0)
+    assert held == [2 * (PROMPT_TOKENS + CEILING)]
+    assert (account.spent, account.reserved) == (PROMPT_TOKENS + CEILING + PROMPT_TOKENS + 1, 0)

@@ -1,4 +1,4 @@
-"""The chain writes what upstream delivers: through the leases, to a client that may pause."""
+"""Delivery by the chain: from upstream, through the leases, to a client that may pause."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Client:
 
 
 class Shouts(Policy, frozen=True):
-    """Makes all text loud, and stops at an exclamation mark."""
+    """Changes text to upper case, and stops at an exclamation mark."""
 
     async def admit(self, call: Call) -> Lease:
         return Loud()
 
 
 class Loud(Lease):
-    settled: list[Outcome] = []  # noqa: RUF012  # shared on purpose: the test looks at it
+    settled: list[Outcome] = []  # noqa: RUF012  # shared on purpose: the test reads it
 
     def on_event(self, event: Event) -> Event | None:
         if event.text == "!":
@@ -59,7 +59,7 @@ class Loud(Lease):
 
 
 class HoldsBack(Policy, frozen=True):
-    """Shows each piece of text one piece late."""
+    """Delays each piece of text by one piece."""
 
     async def admit(self, call: Call) -> Lease:
         return Late()
@@ -81,12 +81,13 @@ class Late(Lease):
 
 
 async def run(client: Client, *script: str | Hang | UpstreamError, policies: tuple[Policy, ...] = ()) -> None:
+    """Run one call of *client* against an upstream that plays *script*."""
     call = make_call("hi")
     await Chain(policies, ScriptedUpstream(list(script)), call.services).run(call, client)
 
 
-async def test_slow_client() -> None:
-    """The chain waits for a client that pauses; the client gets every batch, the last one marked."""
+async def test_chain_waits_for_a_slow_client() -> None:
+    """The chain waits for a client that pauses; it receives every batch, and the last one is marked."""
     client = Client(room=2)
     await run(client, "a", "b", "c", "d", "e")
 
@@ -94,8 +95,8 @@ async def test_slow_client() -> None:
     assert [batch.last for batch in client.batches] == [False] * 5 + [True]
 
 
-async def test_leases_change_and_stop() -> None:
-    """Leases change and stop what is delivered."""
+async def test_leases_change_and_stop_the_delivery() -> None:
+    """Leases change delivered text, and stop the delivery, which settles the call once."""
     Loud.settled.clear()
     client = Client()
     await run(client, "a", "b", "!", "c", policies=(Shouts(name="s"),))
@@ -106,7 +107,7 @@ async def test_leases_change_and_stop() -> None:
 
 
 @pytest.mark.parametrize("room", [1, 2, 100])
-async def test_held_back_text_of_a_broken_stream(room: int) -> None:
+async def test_broken_stream_flushes_held_text(room: int) -> None:
     """Text that a lease holds back reaches the client when the stream breaks, through the leases in front of it."""
     client = Client(room)
     with pytest.raises(UpstreamError):
@@ -116,7 +117,7 @@ async def test_held_back_text_of_a_broken_stream(room: int) -> None:
     assert not any(batch.last for batch in client.batches)
 
 
-async def test_held_back_text_of_a_cancelled_call() -> None:
+async def test_cancelled_call_flushes_held_text() -> None:
     """Text that a lease holds back reaches the client when the call is cancelled, for example by its deadline."""
     client, hang = Client(), Hang()
     async with anyio.create_task_group() as group:
@@ -132,7 +133,7 @@ async def test_held_back_text_of_a_cancelled_call() -> None:
 
 
 async def test_nothing_is_flushed_before_output() -> None:
-    """An attempt that failed before its first output hands out nothing: the next attempt starts anew."""
+    """An attempt that fails before its first output flushes nothing, because the next attempt starts again."""
     client = Client()
     with pytest.raises(UpstreamError):
         await run(client, BROKEN, policies=(HoldsBack(name="h"),))
@@ -141,7 +142,7 @@ async def test_nothing_is_flushed_before_output() -> None:
 
 
 class Names(Policy, frozen=True):
-    """Notes the tenant of the context in which each event is seen."""
+    """Records the tenant in whose context each event is filtered."""
 
     async def admit(self, call: Call) -> Lease:
         TENANT.set(call.tenant)
@@ -149,15 +150,15 @@ class Names(Policy, frozen=True):
 
 
 class Naming(Lease):
-    seen: list[str] = []  # noqa: RUF012  # shared on purpose: the test looks at it
+    seen: list[str] = []  # noqa: RUF012  # shared on purpose: the test reads it
 
     def on_event(self, event: Event) -> Event | None:
-        self.seen.append(TENANT.get("nobody's"))
+        self.seen.append(TENANT.get("none"))
         return event
 
 
-async def test_context_of_the_call() -> None:
-    """Leases run in the context of their own call, whatever context upstream's bytes arrive in."""
+async def test_leases_run_in_the_context_of_their_call() -> None:
+    """Leases run in the context of their own call, also if upstream's bytes arrive in another one."""
     Naming.seen.clear()
     call = make_call("hi", tenant="acme")
     upstream = FromAnotherContext(["a", "b"])

@@ -1,4 +1,4 @@
-"""What an attempt tells its upstream's breaker, in front of real sockets: how it ended, however much it gave before."""
+"""What an attempt reports to the circuit breaker of its upstream: failures and successes, before and after output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
 ONCE = "[[policy]]\nuse = 'retry'\nattempts = 1\n"
-LIST = b'{"data": [{"id": "m"}]}'
+MODEL_LIST = b'{"data": [{"id": "m"}]}'
 
 
 def table(url: str, breaker: str, *lines: str) -> str:
@@ -26,7 +26,7 @@ def finish(why: str) -> bytes:
 
 
 def says(*chunks: bytes, then: str = "close") -> Script:
-    """Send *chunks*, each for itself, and then end badly."""
+    """Return a script that sends each of *chunks* separately, and then breaks the stream."""
 
     async def script(connection: Connection) -> None:
         await connection.send(HEAD)
@@ -45,7 +45,7 @@ def says(*chunks: bytes, then: str = "close") -> Script:
 
 async def good(connection: Connection) -> None:
     if b"/models" in connection.head.split(b"\r\n")[0]:
-        await connection.answer(200, LIST)
+        await connection.answer(200, MODEL_LIST)
     else:
         await connection.stream("fine")
 
@@ -57,15 +57,15 @@ async def down(connection: Connection) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(says(finish("error")), id="fails with its first word"),
+        pytest.param(says(finish("error")), id="fails without output"),
         pytest.param(says(token("a"), then="close"), id="closes after output"),
         pytest.param(says(token("a"), then="reset"), id="resets after output"),
         pytest.param(says(token("a"), b'data: {"error": {"code": 502}}\n\n'), id="fails after output"),
         pytest.param(says(token("a"), then="hang"), id="falls silent after output"),
     ],
 )
-async def test_breaks_off(tmp_path: Path, script: Script) -> None:
-    """An answer that breaks speaks against its upstream, before its first output and after it."""
+async def test_broken_answer_is_a_failure(tmp_path: Path, script: Script) -> None:
+    """An answer that breaks counts as a failure of its upstream, before its first output and after it."""
     async with upstream(script) as up:
         text = table(up.url, "calls = 3, rate = 1", "idle = 0.05")
         async with sidecar(settings_of(tmp_path, None, text)) as served:
@@ -76,8 +76,8 @@ async def test_breaks_off(tmp_path: Path, script: Script) -> None:
     assert states == {"upstream-1": "open"}
 
 
-async def test_finish_alone(tmp_path: Path) -> None:
-    """An answer that is finished and empty counts as one that is well, however its connection ends."""
+async def test_finished_empty_answer_is_no_failure(tmp_path: Path) -> None:
+    """An answer that is finished and empty counts as a success, also if its connection is reset."""
     async with upstream(says(finish("stop"), then="reset"), down, down, down) as up:
         text = table(up.url, "calls = 4, rate = 0.75")
         async with sidecar(settings_of(tmp_path, None, text)) as served:
@@ -85,11 +85,11 @@ async def test_finish_alone(tmp_path: Path) -> None:
                 await served.post("/v1/chat/completions", HI)
             states = dict(served.gateway.upstream.states)
 
-    assert states == {"upstream-1": "open"}, "three of four"
+    assert states == {"upstream-1": "open"}, "three failures of four"
 
 
-async def test_long_probe(tmp_path: Path) -> None:
-    """A probe brings its upstream back with its first output, not with its last; an error in place of one does not."""
+async def test_probe_closes_the_breaker_at_its_first_output(tmp_path: Path) -> None:
+    """The breaker closes at the first output of a probe, not at its end, and stays open if the probe fails."""
     first = asyncio.Event()
 
     async def slow(connection: Connection) -> None:
@@ -117,8 +117,8 @@ async def test_long_probe(tmp_path: Path) -> None:
     assert seen == ["open", "open", "closed"]
 
 
-async def test_listing(tmp_path: Path) -> None:
-    """Lists of models pass an open breaker and do not close it, and those that fail or succeed count for nothing."""
+async def test_model_lists_do_not_count(tmp_path: Path) -> None:
+    """Requests for the list of models pass an open breaker and do not close it; neither success nor failure counts."""
     lists = True
 
     async def only_lists(connection: Connection) -> None:
@@ -127,8 +127,8 @@ async def test_listing(tmp_path: Path) -> None:
     async with upstream(only_lists) as up:
         text = table(up.url, "calls = 4, rate = 1, probe = 60")
         async with sidecar(settings_of(tmp_path, None, text)) as served:
-            for well in (True, False):
-                lists = well
+            for lists_work in (True, False):
+                lists = lists_work
                 for _ in range(5):
                     await served.get("/v1/models")
             seen = [dict(served.gateway.upstream.states)["upstream-1"]]
@@ -138,4 +138,4 @@ async def test_listing(tmp_path: Path) -> None:
             status, _, body = await served.get("/v1/models")
             seen.append(dict(served.gateway.upstream.states)["upstream-1"])
 
-    assert (seen, status, json.loads(body)) == (["closed", "open"], 200, json.loads(LIST))
+    assert (seen, status, json.loads(body)) == (["closed", "open"], 200, json.loads(MODEL_LIST))

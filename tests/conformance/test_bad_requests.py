@@ -1,0 +1,311 @@
+"""Every invalid request gets a JSON error with the right status, and reaches no upstream."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts import answers, hello
+from serving import Sidecar, settings_of, sidecar
+from wire import Client, Upstream, upstream
+
+pytestmark = pytest.mark.anyio
+
+CHAT, V1 = "/api/chat", "/v1/chat/completions"
+SMALL_BODIES = "[server]\nchat_max_body = 2000\nmax_body = 2000\n"
+HI = [{"role": "user", "content": "hi"}]
+
+
+@asynccontextmanager
+async def small_limits(folder: Path) -> AsyncIterator[tuple[Upstream, Sidecar]]:
+    """Run an upstream, and a sidecar that accepts bodies of 2,000 bytes."""
+    async with upstream(hello) as up, sidecar(settings_of(folder, up.url, SMALL_BODIES)) as served:
+        yield up, served
+
+
+INVALID_MESSAGES: list[Any] = [
+    {},
+    {"messages": None},
+    {"messages": []},
+    {"messages": "hi"},
+    {"messages": {"role": "user", "content": "hi"}},
+    {"messages": ["hi"]},
+    {"messages": [None]},
+    {"messages": [[]]},
+    {"messages": [{}]},
+    {"messages": [{"role": "user"}]},
+    {"messages": [{"content": "hi"}]},
+    {"messages": [{"role": "wizard", "content": "hi"}]},
+    {"messages": [{"role": 1, "content": "hi"}]},
+    {"messages": [{"role": ["user"], "content": "hi"}]},
+    {"messages": [{"role": "user", "content": 1}]},
+    {"messages": [{"role": "user", "content": True}]},
+    {"messages": [{"role": "user", "content": {"text": "hi"}}]},
+    {"messages": [{"role": "user", "content": None}]},
+]
+INVALID_LIMITS: list[Any] = [-1, 0, 1.5, "10", True, False, 2**53, 10**30, -(10**30), [], {}, [5]]
+INVALID_BODIES = [
+    b"",
+    b"   ",
+    b"hello",
+    b"{",
+    b'{"messages": [}',
+    b"null",
+    b"[]",
+    b"3",
+    b'"text"',
+    b"\xff\xfe",
+    b'{"messages": [{"role": "user", "content": "\xff"}]}',
+    b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    b'{"messages": [{"role": "user", "content": "\\udc00 \\ud83d"}]}',
+    b'{"messages": [{"role": "user", "content": "a\x00b"}]}',
+    b'{"messages": [{"role": "user", "content": "a\\u0000b"}]}',
+    b'{"messages": [{"role": "user", "content": "hi"}], "x\\u0000": 1}',
+    b'{"messages": [{"role": "user", "content": "hi"}], "x": NaN}',
+    b'{"messages": [{"role": "user", "content": "hi"}]} trailing',
+    b"[" * 900 + b"]" * 900,
+    b'{"a":' * 300 + b"1" + b"}" * 300,
+    b'{"messages": [{"role": "user", "content": "hi"}], "x": ' + b"[" * 101 + b"]" * 101 + b"}",
+]
+
+
+def error_of(path: str, body: bytes) -> dict[str, Any]:
+    """Return message and code of an error in the form of its path."""
+    data: dict[str, Any] = json.loads(body)
+    if path == CHAT:
+        assert set(data) >= {"error", "code"}
+        return {"message": data["error"], "code": data["code"]}
+    assert set(data["error"]) >= {"message", "type", "param", "code"}
+    return dict(data["error"])
+
+
+@pytest.mark.parametrize("path", [CHAT, V1])
+async def test_invalid_json_is_400(tmp_path: Path, path: str) -> None:
+    """A body that is not a JSON object in valid UTF-8, or that holds NUL, NaN or deep nesting, is 400."""
+    async with small_limits(tmp_path) as (up, served):
+        for body in INVALID_BODIES:
+            status, headers, answer = await served.post(path, body)
+            assert (status, error_of(path, answer)["code"]) == (400, "invalid_request"), body[:60]
+            assert headers["x-should-retry"] == "false"
+        assert not up.requests
+
+
+@pytest.mark.parametrize("path", [CHAT, V1])
+async def test_invalid_messages_are_400(tmp_path: Path, path: str) -> None:
+    """Invalid messages are 400: on /api/chat with the message that its clients expect, on /v1 with their place."""
+    async with small_limits(tmp_path) as (up, served):
+        for body in INVALID_MESSAGES:
+            status, _, answer = await served.post(path, body)
+            error = error_of(path, answer)
+            assert (status, error["code"]) == (400, "invalid_request"), body
+            if path == CHAT:
+                assert error["message"] == "Invalid messages payload"
+            else:
+                assert error["param"].startswith("messages")
+                assert error["type"] == "invalid_request_error"
+        assert not up.requests
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n"])
+async def test_invalid_limit_names_its_field(tmp_path: Path, field: str) -> None:
+    """A token limit, or n, that is not a positive integer up to 2^53 - 1 is 400, with the name of the field."""
+    async with small_limits(tmp_path) as (up, served):
+        for value in [*INVALID_LIMITS, *([129] if field == "n" else [])]:
+            status, _, answer = await served.post(V1, {"model": "m", "messages": HI, field: value})
+            assert (status, error_of(V1, answer)["param"]) == (400, field), value
+        assert not up.requests
+
+
+@pytest.mark.parametrize("field", ["dailyTokenLimit", "maxTokensPerRequest"])
+async def test_invalid_cap_names_its_field(tmp_path: Path, field: str) -> None:
+    """A client's own cap that is not a positive integer up to 2^53 - 1 is 400, with the name of the field."""
+    async with small_limits(tmp_path) as (up, served):
+        for value in INVALID_LIMITS:
+            status, _, answer = await served.post(CHAT, {"messages": HI, field: value})
+            assert status == 400, value
+            assert field in error_of(CHAT, answer)["message"]
+        assert not up.requests
+
+
+async def test_large_limit_is_valid(tmp_path: Path) -> None:
+    """The largest valid limit is clamped to the configured one; as a cap it lowers nothing."""
+    most = 2**53 - 1
+    async with small_limits(tmp_path) as (up, served):
+        body = {"messages": HI, "dailyTokenLimit": most, "maxTokensPerRequest": most}
+        assert (await served.post(CHAT, body))[0] == 200
+        assert (await served.post(V1, {"messages": HI, "max_tokens": most, "stream": True}))[0] == 200
+        assert up.requests[0].body["max_tokens"] == 400
+        assert 400_000 < up.requests[1].body["max_tokens"] < 500_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stream", "yes"),
+        ("stream", 1),
+        ("stream", []),
+        ("model", 7),
+        ("user", {}),
+        ("stream_options", True),
+        ("stream_options", {"include_usage": "x"}),
+    ],
+)
+async def test_field_of_a_wrong_type_is_400(tmp_path: Path, field: str, value: object) -> None:
+    """A field that limits depend on is 400 if it has a wrong type."""
+    async with small_limits(tmp_path) as (up, served):
+        status, _, answer = await served.post(V1, {"model": "m", "messages": HI, field: value})
+        assert (status, error_of(V1, answer)["code"]) == (400, "invalid_request")
+        assert not up.requests
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["hi", 1, None, {}, {"type": 1}, {"type": "text"}, {"type": "text", "text": 1}, {"type": "image_url", "text": []}],
+)
+async def test_invalid_content_part_names_its_place(tmp_path: Path, part: object) -> None:
+    """A content part without a type, or a text part without a string, is 400 with its place."""
+    async with small_limits(tmp_path) as (up, served):
+        status, _, answer = await served.post(V1, {"messages": [{"role": "user", "content": [part]}]})
+        assert (status, error_of(V1, answer)["param"]) == (400, "messages[0].content[0]")
+        assert not up.requests
+
+
+@pytest.mark.parametrize("path", [CHAT, V1])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "content-type: text/plain",
+        "content-type: application/x-www-form-urlencoded",
+        "content-type: ",
+        "content-type: application/json; charset=latin-1",
+        "content-encoding: gzip",
+    ],
+)
+async def test_other_media_type_is_415(tmp_path: Path, path: str, header: str) -> None:
+    """A body that is not declared as unencoded JSON in UTF-8 is 415."""
+    async with small_limits(tmp_path) as (up, served):
+        status, _, answer = await served.post(path, {"messages": HI}, header)
+        assert (status, error_of(path, answer)["code"]) == (415, "unsupported_media_type")
+        assert not up.requests
+
+
+@pytest.mark.parametrize("path", [CHAT, V1])
+async def test_large_body_is_413(tmp_path: Path, path: str) -> None:
+    """A body over the limit is 413: by its content-length, and by its chunks if it has none."""
+    body = json.dumps({"messages": [{"role": "user", "content": "x" * 3000}]}).encode()
+    async with small_limits(tmp_path) as (up, served):
+        for chunked in (False, True):
+            client = await Client.to(served.port)
+            raw = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+            await client.post(path, raw, *(["transfer-encoding: chunked"] if chunked else []))
+            status, _, answer = await client.answer()
+            client.close()
+            assert (status, error_of(path, answer)["code"]) == (413, "body_too_large")
+        assert not up.requests
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["content-length: 5"],
+        ["content-length: 5", "transfer-encoding: chunked"],
+        ["content-length: -1"],
+        ["content-length: 5", "content-length: 6"],
+        ["content-length: 99999999999999999999999"],
+        ["x-request-id: a\nevil: b\rc"],
+        ["transfer-encoding: gzip, chunked, nonsense"],
+    ],
+)
+async def test_malformed_http_is_refused(tmp_path: Path, headers: list[str]) -> None:
+    """A wrong length, or a header with a line break, gets a JSON error; the bytes behind it are no request."""
+    async with small_limits(tmp_path) as (up, served):
+        client = await served.client()
+        await client.post(CHAT, b'{"messages": []}   and more', *headers)
+        status, _, answer = await client.answer()
+        client.close()
+        assert status in (400, 413)
+        assert error_of(V1 if b'{"error":{' in answer else CHAT, answer)["code"] in (
+            "invalid_request",
+            "body_too_large",
+        )
+        assert not up.requests
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", [CHAT, V1])
+async def test_other_method_is_405(tmp_path: Path, path: str, method: str) -> None:
+    """Another method is 405, with the allowed one in `allow`."""
+    async with small_limits(tmp_path) as (up, served):
+        status, headers, answer = await served.get(path, method=method)
+        assert (status, headers["allow"], error_of(path, answer)["code"]) == (405, "POST", "method_not_allowed")
+        assert not up.requests
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/chat/completions/x", "/api/chat/../x", "/%00"])
+async def test_unknown_path_is_404(tmp_path: Path, path: str) -> None:
+    """An unknown path is 404 in OpenAI's format."""
+    async with small_limits(tmp_path) as (up, served):
+        for status, headers, answer in (await served.get(path), await served.post(path, {"messages": HI})):
+            assert (status, error_of(V1, answer)["code"]) == (404, "not_found")
+            assert len(headers["x-request-id"]) == 32
+        assert not up.requests
+
+
+async def test_trailing_slash_is_the_same_route(tmp_path: Path) -> None:
+    """A path with a trailing slash is the same route, with the same checks."""
+    async with small_limits(tmp_path) as (up, served):
+        status, _, answer = await served.post("/api/chat/", {"messages": []})
+        assert (status, json.loads(answer)["error"]) == (400, "Invalid messages payload")
+        assert not up.requests
+
+
+FIELD_VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2**53 - 1, 2**64, 10**40, 1.5, 1e300, "", "x", "user", "\u2028", "\u00e9" * 300, [], {}, ["a"],
+    {"a": 1}, [{"type": "text", "text": "t"}], [{"role": "user", "content": "hi"}], {"include_usage": True},
+]  # fmt: skip
+FIELDS = ["messages", "model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "user", "tools", "functions", "response_format", "prediction", "temperature", "profile", "aiUsageProfile", "dailyTokenLimit", "maxTokensPerRequest", "systemPrompt"]  # fmt: skip
+LIMITS = """
+[[policy]]
+use = "trim"
+max_messages = 2
+[[policy]]
+use = "max_tokens"
+output = 50
+[[policy]]
+use = "budget"
+tokens = 9_007_199_254_740_991
+by = ["user", "model", "ip"]
+"""
+
+
+async def test_random_fields_never_cause_an_internal_error(tmp_path: Path) -> None:
+    """A request with random fields is served or refused, never a 500, and no reservation stays."""
+    rng = random.Random(5)
+
+    seen = set()
+    text = SMALL_BODIES.replace("2000", "20000") + 'chat_system_prompt = "use"\n' + LIMITS
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        client = await served.client()
+        for _ in range(800):
+            body: dict[str, Any] = {"messages": HI}
+            body |= {rng.choice(FIELDS): rng.choice(FIELD_VALUES) for _ in range(rng.randrange(4))}
+            if rng.random() < 0.4:
+                message = {"role": rng.choice(["user", "assistant", "tool", "system"]), "content": "x"}
+                body["messages"] = [
+                    message | {rng.choice(["role", "content", "name", "tool_calls"]): rng.choice(FIELD_VALUES)}
+                ]
+            schema = ["x-event-schema: chat-nest"] if rng.random() < 0.2 else []
+            await client.post(rng.choice([CHAT, V1]), body, *schema)
+            status, _, answer = await client.answer()
+            assert status in (200, 400, 429), (status, body, answer)
+            assert status != 200 or b'"error"' not in answer, (body, answer)
+            seen.add(status)
+        accounts = await served.gateway.policy_services.store.accounts()
+
+    assert seen >= {200, 400}
+    assert all(account.reserved == 0 for account in accounts)

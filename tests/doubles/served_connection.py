@@ -1,0 +1,77 @@
+"""One connection of the server, on a virtual loop and without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+from virtual_loop import VirtualLoop
+from wire import eventually
+
+from sidecar.server.http_protocol import HttpProtocol
+
+KEEP_ALIVE_SECONDS = 5
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+CHUNKED_POST = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class MemoryTransport(asyncio.Transport):
+    """A transport that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent, self.closing = b"", False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class ServedConnection:
+    """One connection, and the application behind it, which answers once `may_answer` is set. It is set at first."""
+
+    def __init__(self, app: Any = None) -> None:
+        self.loop, self.transport, self.may_answer = VirtualLoop(), MemoryTransport(), asyncio.Event()
+        self.may_answer.set()
+        config = uvicorn.Config(
+            app or self.answer,
+            interface="asgi3",
+            http=HttpProtocol,
+            ws="none",
+            log_config=None,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        self.protocol = HttpProtocol(
+            config,
+            ServerState(),
+            {},
+            _loop=self.loop,  # type: ignore[arg-type]  # the part of a loop that the protocol uses
+        )
+        self.protocol.connection_made(self.transport)
+
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer `ok`, as an ASGI application."""
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def request(self) -> None:
+        """Send a request, and wait for its response."""
+        self.protocol.data_received(GET)
+        await self.answered()
+
+    async def answered(self) -> None:
+        """Wait for the end of the response, and forget its bytes."""
+        await eventually(lambda: not self.protocol.tasks)
+        assert self.transport.sent.endswith(b"\r\n\r\nok")
+        self.transport.sent = b""

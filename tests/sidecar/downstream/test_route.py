@@ -1,0 +1,38 @@
+"""The routes: the deadline of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from serving import CHAT, events, settings_of, sidecar
+from wire import Connection, upstream
+
+pytestmark = pytest.mark.anyio
+
+SLOW = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 900}
+
+
+async def endless(connection: Connection) -> None:
+    await connection.stream("a", finish=None, done=False)
+    await connection.hang()
+
+
+async def test_deadline_ends_a_chat_nest_answer(tmp_path: Path) -> None:
+    """A Chat Nest answer ends at its deadline with an error event; an OpenAI stream has no deadline by default."""
+    text = "[server]\nchat_deadline = 0.2\n"
+    async with upstream(endless) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        _, _, body = await served.post("/api/chat", CHAT)
+        client = await served.client()
+        await client.post("/v1/chat/completions", SLOW)
+        await client.until(b'"a"')
+        await asyncio.wait_for(up.requests[0].gone.wait(), 5)
+        _, _, chat_on_v1 = await served.post("/v1/chat/completions", SLOW, "x-event-schema: chat-nest")
+        assert not up.requests[1].gone.is_set()
+        client.close()
+
+    for answer in (events(body), events(chat_on_v1)):
+        assert answer[1] == ("token", '"a"')
+        assert json.loads(answer[-1][1])["code"] == "upstream_timeout"
