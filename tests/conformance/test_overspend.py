@@ -106,6 +106,8 @@ async def check_overspend(
 
     passed = [body for status, body in answers if status == 200]
     refused = [json.loads(body)["error"] for status, body in answers if status == 429]
+    others = {(status, body) for status, body in answers if status not in (200, 429)}
+    assert not others
     assert (len(passed), len(refused)) == (ADMITTED + 1, CALLS - ADMITTED - 1)
     assert all(body.endswith(b"data: [DONE]\n\n") for body in passed)
     assert {(error["code"], error["policy"]) for error in refused} == {("budget_exceeded", "budget")}
