@@ -1,4 +1,4 @@
-"""Turn the bytes of an answer's body into batches, and deliver each in the iteration in which it arrived."""
+"""Turn the bytes of an answer's body into batches, delivered in the event-loop iteration in which they arrive."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Deliver: TypeAlias = Callable[[Batch], bool]
 
 
 class AnswerBody:
-    """The body of one answer, read once.  *streams*: a stream was requested, and may have come.
+    """The body of one answer; it can be read once. *streams*: a stream was requested, and may have come.
 
-    `over`: the last batch has been delivered. `reading`: what was read so far.
+    `over` is True once the last batch was delivered. `reading` holds the usage and the output so far.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AnswerBody:
                 await done
         except TimeoutError as error:
             if not done.cancelled():
-                done.result()  # bytes that arrived in the same iteration count, and so does what they raised
+                done.result()  # bytes of the same iteration count, and so do errors that they raised
             elif (last := self._on_failure(error)) is not None:
                 self.over = True
                 to(last)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 STATUS_OK = 200
 LARGE_PROMPT_BYTES = 262_144
 MAX_REWRITES = 3
-"""How often a request is rewritten for a server that refuses a field of ours."""
+"""Limit of requests per attempt; a request is rewritten while a server refuses a field that the sidecar added."""
 TIMER_SLACK_SECONDS = 0.05
-"""Timers of the event loop may fire this much early."""
+"""Timers of the event loop may fire this early."""
 PROMPT_ONLY = Usage(unreported=1)
 """The usage of an attempt whose answer has not begun."""
 BODY_END_SECONDS = 0.005
@@ -38,18 +38,18 @@ BODY_END_SECONDS = 0.005
 
 
 class Attempt:
-    """See `policies.api.upstream.Stream`. Leaving it closes the connection, unless the answer was read to its end."""
+    """See `policies.api.upstream.Stream`. On exit the connection is closed, unless the answer was read to its end."""
 
     _response: UpstreamResponse | None = None
     _body: AnswerBody | None = None
     _timeout: ProgressTimeout | None = None
     _permit: Permit | None = None
     _worked = False
-    """Whether upstream may have read the prompt: true once a connection took the request, until a failure tells otherwise."""
+    """Whether upstream may have read the prompt: True once connected, unless a failure proves that it did not."""
     _streams = False
     """Whether upstream was asked to stream; a call does not change while it is attempted."""
     _failed = False
-    """Whether upstream ended the attempt, by a failure or by silence until the deadline."""
+    """Whether the attempt failed, by an error or by passing the deadline."""
     _model = ""
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
@@ -57,10 +57,10 @@ class Attempt:
 
     @property
     def usage(self) -> Usage:
-        """Upstream's report if it came; else the prompt as estimated and every token that was read.
+        """Upstream's usage report if it arrived; else the estimated prompt and the tokens that were read.
 
-        It is a lower bound for a call without `stream` whose client left before the answer arrived: how much upstream had
-        generated is unknown. An attempt that upstream failed costs its prompt and what was read.
+        It is a lower bound for a call without `stream` whose client disconnected before the answer arrived: how much
+        upstream had generated is unknown. A failed attempt costs its prompt and the tokens that were read.
         """
         if not self._worked:
             return Usage()
@@ -120,7 +120,7 @@ class Attempt:
         self._worked = True
 
     async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
-        """Return what a status other than 200 means, and the text of its body; the connection is released."""
+        """Return the failure for a status other than 200, and the text of its body. Releases the connection."""
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             failure = self._upstream.failure(response, body, self._model)
@@ -147,7 +147,7 @@ class Attempt:
             await self._close()
 
     async def _read_body_end(self, response: UpstreamResponse) -> None:
-        """Wait a moment for the end of a complete body, so that its connection can be reused."""
+        """Wait up to `BODY_END_SECONDS` for the end of a complete body, so that its connection can be reused."""
         if self._body is None or not self._body.over:
             return
         try:
@@ -157,9 +157,9 @@ class Attempt:
             pass
 
     def _note_end(self, error: BaseException | None) -> None:
-        """Note what *error* says about the cost of the attempt, and report the result to the circuit breaker.
+        """Derive from *error* whether the attempt costs something, and report its result to the circuit breaker.
 
-        An attempt that breaks off has failed, however much output came before.
+        An attempt that fails after output has failed too.
         """
         permit, late = self._permit, error is not None and _deadline_passed(self._call)
         if isinstance(error, UpstreamError):
@@ -185,5 +185,5 @@ class Attempt:
 
 
 def _deadline_passed(call: Call) -> bool:
-    """Whether the call's deadline ends it: silence until then counts as a failure of upstream."""
+    """Whether the call has reached its deadline; upstream has failed if it sent no output until then."""
     return call.deadline is not None and call.services.monotonic() + TIMER_SLACK_SECONDS >= call.deadline

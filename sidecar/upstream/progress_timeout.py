@@ -1,7 +1,8 @@
 """Limit the time an upstream may take between two outputs, with one timer for a whole answer.
 
-Only output and the end of a choice are progress; pings, comments and empty pieces are not.  Time between reads, while a
-slow client is served, does not count.  Measured: 8.1 µs for an answer, against 9.0 µs for one `asyncio.timeout`.
+Only output and the end of a choice are progress; pings, comments and empty pieces are not. The time between reads,
+during which a slow client is served, does not count. Measured: 8.1 µs per answer, against 9.0 µs for one
+`asyncio.timeout`.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ class ProgressTimeout:
             self._left = self.now()
         self.since = self._left
         self.limit = limit
-        if self.since + limit < self._at:  # an earlier timer is set again when it fires
+        if self.since + limit < self._at:  # a timer that fires too early is set again
             self._handle.cancel()
             self._arm(self.since + limit)
 
     def stop(self) -> None:
-        """Cancel the timer.  Once, when the answer has ended."""
+        """Cancel the timer. Called once, when the answer has ended."""
         self._handle.cancel()
 
     def _fired(self) -> None:
@@ -85,6 +86,6 @@ class ProgressTimeout:
         if not self._expired:
             return
         self._expired = False
-        # As asyncio.timeout does it: a cancellation from elsewhere that came in the same turn wins.
+        # As in asyncio.timeout: another cancellation in the same event-loop iteration takes precedence.
         if self._task.uncancel() <= self._before and error_type is asyncio.CancelledError:
             raise TimeoutError from error

@@ -217,13 +217,13 @@ class RedisStore:
 
     def _describe(self, error: RedisError) -> str:
         text = str(error) or type(error).__name__
-        remedies = (remedy for words, remedy in REDIS_REMEDIES.items() if words in text)
+        remedies = (remedy for phrase, remedy in REDIS_REMEDIES.items() if phrase in text)
         return f"{self._address}: {text}; {next(remedies, 'see that it runs and can be reached')}"
 
 
 def _was_never_sent(error: RedisError) -> bool:
     """Return whether the operation cannot have been executed, because there was no connection."""
-    return any(words in str(error) for words in ("connecting to", "No connection available"))
+    return any(phrase in str(error) for phrase in ("connecting to", "No connection available"))
 
 
 def _script_source(name: str) -> str:

@@ -191,7 +191,7 @@ class Database:
         if not self._path.parent.is_dir():
             return f"{self._path}: {text}; make the folder {self._path.parent} first"
         remedy = next(
-            (remedy for words, remedy in SQLITE_REMEDIES.items() if words in text),
+            (remedy for phrase, remedy in SQLITE_REMEDIES.items() if phrase in text),
             "see that no other program writes to the file",
         )
         return f"{self._path}: {text}; {remedy}"

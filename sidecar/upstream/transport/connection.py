@@ -26,7 +26,7 @@ REUSE_DELAY = 0.01
 """Seconds before a connection whose reading was paused is reused: unread bytes or an end behind the response show up first."""
 MAX_HEADER_FIELDS = 512
 MAX_FIELD_BYTES = 65_536
-CONTINUE, SWITCHING_PROTOCOLS, OK = 100, 101, 200
+FIRST_STATUS, SWITCHING_PROTOCOLS, FIRST_FINAL_STATUS = 100, 101, 200
 
 Callback: TypeAlias = "Callable[[Connection], None]"
 
@@ -204,10 +204,10 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         parser = self._parser
         assert parser is not None  # for the type checker: the parser is the caller
         status = parser.get_status_code()
-        if status < CONTINUE:
+        if status < FIRST_STATUS:
             msg = f"invalid status {status}"
             raise ValueError(msg)
-        if status < OK and status != SWITCHING_PROTOCOLS:
+        if status < FIRST_FINAL_STATUS and status != SWITCHING_PROTOCOLS:
             return
         self.status = status
         self.should_close = not parser.should_keep_alive()

@@ -22,7 +22,7 @@ PUMP_STOP_SECONDS = 1.0
 class HttpxTransport:
     """See `Transport`.  *connect* limits connecting, in seconds, if *transport* supports httpx's timeouts.
 
-    `on_connected` is called before the request is handed over: httpx does not tell when a connection is made.
+    `on_connected` is called before the request is handed over: httpx does not report when a connection is made.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, connect: float | None = None) -> None:
