@@ -12,8 +12,6 @@ from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 from policies.records.record import FailedAttempt
 
-from .ledger import Reservation
-
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.lease import Lease
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from policies.api.upstream import Stream
 
     from .call_control import CallControl
+    from .ledger import Reservation
 
 
 NO_USAGE = Usage()
@@ -64,7 +63,7 @@ class CallState(msgspec.Struct, eq=False):
     """When output was first sent, by `services.monotonic`."""
     attempts: int = 0
     started: bool = False
-    """Whether output was sent."""
+    """Whether output was sent: no other attempt may follow."""
     tried: list[str] = []
     counted: set[str] = set()
     leases: list[Lease] = []
@@ -114,10 +113,6 @@ class CallState(msgspec.Struct, eq=False):
             control.upstream_after_seconds = self.attempt_begun - self.begun
             control.failed_attempts = tuple(self.failed_attempts)
 
-    def output_sent(self) -> None:
-        """Note that output is sent: no other attempt may follow. Call it for the first batch."""
-        self.started, self.first_output = True, self.services.monotonic()
-
     def outcome(self, end: End) -> Outcome:
         """Return the call's outcome, ended now by *end*."""
         usage, began, first = self.usage, self.started_at - self.begun, self.first_output
@@ -130,13 +125,8 @@ class CallState(msgspec.Struct, eq=False):
             end.kind,
             end.message,
             self.tried[-1] if self.tried else "",
-            usage.each[-1].model or self.call.model,
+            (usage.parts[-1] if usage.parts else usage).model or self.call.model,
             self.started_at,
             None if first is None else began + first,
             began + self.services.monotonic(),
         )
-
-
-def begin(call: Call, services: Services) -> CallState:
-    """Return the state of a call that begins now."""
-    return CallState(call, Reservation(call, ()), services, services.clock(), services.monotonic())

@@ -28,10 +28,10 @@ from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
 from .call_control import CallControl
-from .call_state import CANCELLED_END, DONE_END, CallState, begin, end_by
+from .call_state import CANCELLED_END, DONE_END, CallState, end_by
 from .error_report import HookMisuse, error_report
 from .event_filters import EventFilters
-from .ledger import LeasedClaim, Ledger
+from .ledger import LeasedClaim, Ledger, Reservation
 from .members import Member, Members
 from .retry_budget import RetryBudgets
 from .sink import BatchSink
@@ -69,7 +69,8 @@ class Chain:
         Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; *control* tells when it must not
         come.
         """
-        run = begin(call, self._services)
+        services = self._services
+        run = CallState(call, Reservation(call, ()), services, services.clock(), services.monotonic())
         end = CANCELLED_END
         try:
             await self._admit(run, admitted)
@@ -151,7 +152,7 @@ class Chain:
             nonlocal last, paused
             shown = filters.apply(batch) if filters else batch
             if not run.started:
-                run.output_sent()
+                run.started, run.first_output = True, run.services.monotonic()
             if shown.last:
                 last = shown
                 return False

@@ -10,7 +10,6 @@ from policies.engine.call_control import CallControl
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .client_connection import ClientConnection
     from .client_errors import ClientError
 
 REPEAT_SECONDS = 0.05
@@ -51,10 +50,6 @@ class ActiveCall(CallControl):
         self._task: asyncio.Task[Any] | None = None
         self._uncancelled_before = self._cancellations = 0
         self._repeat: asyncio.TimerHandle | None = None
-
-    def watch(self, connection: ClientConnection) -> None:
-        """Cancel the call when the client of *connection* disconnects, also if it has already."""
-        connection.watch(self.client_left)
 
     def client_left(self) -> None:
         """Cancel the call: its client has disconnected and is told nothing."""

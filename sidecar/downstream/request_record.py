@@ -45,7 +45,8 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
     def note_call(self, call: Call, traceparent: bytes | None) -> None:
         """Note the call that the request became. Policies may change its model later, so the asked one is kept now."""
         self.call, self.tenant, self.ip = call, call.tenant, call.ip
-        self.model_asked = call.model if call.names_model else ""
+        model = call.model
+        self.model_asked = "" if model == call.substituted_model else model
         if traceparent is not None and _TRACE_PARENT.fullmatch(traceparent):
             self.trace_parent = traceparent.decode()
 

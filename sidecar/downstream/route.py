@@ -12,8 +12,7 @@ from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
-from sidecar.wire.client_headers import ClientHeaders
-from sidecar.wire.forwarded_headers import forwardable_headers
+from sidecar.wire.client_headers import ClientHeaders, forwardable_headers
 from sidecar.wire.json_body import BadRequest
 
 from .active_calls import ActiveCall
@@ -154,14 +153,14 @@ class Route(ABC):
         services.heartbeats.watch(response)
         timer: asyncio.TimerHandle | None = None
         try:
-            active.watch(connection)
+            connection.watch(active.client_left)
             disconnected_before = active.left
             if disconnected_before:
                 return
             server = services.settings.server
             if seconds := server.chat_deadline if response.sends_start_event else server.deadline:
                 call.deadline = services.policy_services.monotonic() + seconds
-                timer = services.loop.call_later(seconds, active.cancel_with, deadline_passed(seconds))
+                timer = services.loop.call_later(seconds, _pass_deadline, active, seconds)
             with active:
                 active.error = await self._outcome(call, chain, response, active) or active.error
             await active.absorb_late_cancel()
@@ -171,9 +170,9 @@ class Route(ABC):
         finally:
             if timer is not None:
                 timer.cancel()
+            services.active_calls.remove(active)
             services.heartbeats.forget(response)
             connection.unwatch()
-            services.active_calls.remove(active)
 
     async def _outcome(
         self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
@@ -194,6 +193,11 @@ class Route(ABC):
             services.policy_services.log.error("call %s failed: %s", call.id, error_report(error))  # noqa: TRY400
             return internal_error()
         return None
+
+
+def _pass_deadline(active: ActiveCall, seconds: float) -> None:
+    """Cancel a call that has run for *seconds*, its whole time."""
+    active.cancel_with(deadline_passed(seconds))
 
 
 def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:

@@ -15,7 +15,7 @@ from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
-from sidecar.wire.forwarded_headers import ACCOUNT_HEADERS
+from sidecar.wire.client_headers import ACCOUNT_HEADERS
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle

@@ -1,9 +1,16 @@
-"""The client's request headers as policies see them: decoded on use, without credentials."""
+"""The client's request headers: those that policies see, and those that are forwarded upstream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+FORWARDED_HEADERS = frozenset(
+    {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
+)
+"""Request headers that are always forwarded.  Cookies and all others are not."""
+ACCOUNT_HEADERS = frozenset({"authorization", "openai-organization", "openai-project"})
+"""Headers that name the account at the upstream: forwarded only where the sidecar has no key of its own."""
+_FORWARDABLE_NAMES = frozenset(name.encode() for name in FORWARDED_HEADERS | ACCOUNT_HEADERS)
 HIDDEN_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"})
 """Headers that hold credentials: policies identify callers by tenant."""
 
@@ -34,3 +41,18 @@ class ClientHeaders(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"<ClientHeaders: {len(self)} names>"
+
+
+def forwardable_headers(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
+    """Return the request *headers* that may be forwarded, names in lower case; only printable ASCII values.
+
+    *keyed*: clients authenticate at the sidecar, so their `authorization` is not forwarded.
+    """
+    found = {}
+    for name, raw in headers.items():
+        if name not in _FORWARDABLE_NAMES or (keyed and name == b"authorization"):
+            continue
+        value = raw.decode("latin-1")
+        if value.isascii() and value.isprintable():
+            found[name.decode()] = value
+    return found

@@ -162,7 +162,7 @@ async def test_failed_ping_means_a_disconnect(caplog: pytest.LogCaptureFixture) 
     connection = AsgiConnection(_silent, send)
     response = OpenAIResponse(connection, "r", chat_path=False, clock=lambda: 0.0)
     active = ActiveCall(response)
-    active.watch(connection)
+    connection.watch(active.client_left)
     with active:
         response.ping()
         await asyncio.Event().wait()
