@@ -127,7 +127,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def stream(self) -> bool:
-        """Whether upstream is asked to stream."""
+        """Whether a stream is requested from upstream."""
         return self.body.get("stream") is True
 
     @property

@@ -26,7 +26,7 @@ class Sliding(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def key(self) -> str:
-        """The part of a counter's name that tells this window from others."""
+        """The part of a counter's name that identifies this window."""
         return f"sliding@{self.seconds:.12g}"
 
 
@@ -38,7 +38,7 @@ class Calendar(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def key(self) -> str:
-        """The part of a counter's name that tells this window from others."""
+        """The part of a counter's name that identifies this window."""
         return f"{self.period}@{self.timezone}"
 
 

@@ -64,8 +64,8 @@ class Outcome(msgspec.Struct, frozen=True):
 class Lease:
     """The part of a policy that belongs to one call, from its admission to its end. Override the hooks you need.
 
-    `claims`, `charge` and `refusal` are about limits, `on_event` and `flush` about the answer's events. Methods that are
-    not overridden cost nothing.
+    `claims`, `charge` and `refusal` are about limits, `on_event` and `flush` about the answer's events. The chain
+    skips methods that are not overridden.
     """
 
     __slots__ = ()
@@ -95,7 +95,8 @@ class Lease:
 
         Called once when the call has ended, and before that for each failed attempt that another one follows. A claim of
         requests costs its `base`, a claim of tokens what was used (a prompt whose size upstream did not report costs
-        `base`). A claim of dollars needs prices: override this method. Sliding windows keep what they took.
+        `base`). A claim of dollars needs prices: override this method. Sliding windows keep their claims, unless the call was refused
+        before its first attempt.
         """
         if claim.unit == "tokens":
             return usage.input + usage.output + usage.unreported * claim.base

@@ -19,7 +19,7 @@ StoreFailure: TypeAlias = Literal["refuse", "admit"]
 
 
 class RunningPolicy:
-    """The object whose hooks the chain calls. Hooks that a class does not override cost nothing."""
+    """The object whose hooks the chain calls. The chain skips hooks that a class does not override."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
         """Return the object that serves the calls: the policy itself, or one with state of the process.
 
         A process has one chain per profile, and per key with its own limits. An overridden `start` is called once for
-        all of them, so a limit of 4 is 4; profiles cannot change such a policy's options. A class with
+        all of them, so a limit of 4 holds for the whole process; profiles cannot change such a policy's options. A class with
         `runs_once = False` is started for each chain, and can share objects between them by `services.shared`.
         """
         return self

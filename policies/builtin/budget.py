@@ -31,7 +31,7 @@ class Budget(Policy, frozen=True):
     without a ceiling gets `answer`.
 
     With `reserve = "bound"` the prompt counts as the maximum of tokens that any tokenizer can make of it, so spending
-    never exceeds the limit. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image
+    never exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image
     or other media part counts as `media` tokens; with `"bound"` a file counts its bytes too.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless

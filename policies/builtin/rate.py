@@ -19,7 +19,7 @@ from policies.api.window import Sliding
 class Rate(Policy, frozen=True, kw_only=True):
     """Admit at most `requests` calls in any span of `window` seconds; all of them may start at once.
 
-    Refused calls do not count. When the store is down, calls are admitted unless `when_store_fails = "refuse"`.
+    A call that is refused before its first attempt does not count. When the store is down, calls are admitted unless `when_store_fails = "refuse"`.
     """
 
     requests: Annotated[int, msgspec.Meta(ge=1)]

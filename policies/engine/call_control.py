@@ -1,4 +1,4 @@
-"""What the chain and the owner of a call's task tell each other."""
+"""The state that the chain and the owner of a call's task share."""
 
 from __future__ import annotations
 

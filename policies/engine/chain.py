@@ -2,8 +2,8 @@
 
 1. Each policy admits, in the order of the file; then the claims of all leases are reserved in one step; then policies that
    make calls wait (a queue) let the call enter. All of it happens once per call, never again for a retry.
-2. Attempts are made until one gives output or no policy wants another. Each batch is written to the client's sink in the
-   event-loop iteration in which its bytes arrived.
+2. Attempts are made until one gives output or no policy wants another. Each batch but the last is written to the client's
+   sink in the event-loop iteration in which its bytes arrived.
 3. However the call ends, everything is settled once, in reverse order, shielded from cancellation, in bounded time. The last
    batch is written after that: a client that has read it may call again at once (BerriAI/litellm#40846).
 
@@ -66,7 +66,7 @@ class Chain:
         """Serve *call* and write its batches to *sink*; everything is settled on return, however the call ends.
 
         *admitted* is called once, when the call holds its reservation. The last batch is written after settlement.
-        Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; *control* tells when it must not
+        Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; `control.settling` is True while it must not
         come.
         """
         services = self._services
@@ -212,8 +212,8 @@ class Chain:
         return None
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
-        # Whoever cancels tasks lets one be that is `settling`; in a cancelled scope of anyio every further await is
-        # cancelled too, hence the shield.  A lease that hangs costs one scope, and the next turn opens another.
+        # In a cancelled scope of anyio every further await is cancelled too, hence the shield. A lease that hangs is cancelled
+        # with its scope; the next one gets a new scope.
         cancelled: BaseException | None = None
         try:
             if self._services.store.is_remote:
@@ -223,7 +223,7 @@ class Chain:
                 await self._ledger.settle(run.hold, outcome)
             self._learn(run, outcome.usage)
         except anyio.get_cancelled_exc_class() as error:
-            cancelled = error  # told at the end: what is held is settled whoever cancels
+            cancelled = error  # raised at the end: the reservation is settled before
         except Exception as error:  # noqa: BLE001  # the leases are settled, whatever fails
             self._services.log.error("call %s: settlement failed: %s", run.call.id, error_report(error))  # noqa: TRY400
         leases = run.leases

@@ -14,7 +14,7 @@ class HookMisuse(TypeError):
 def error_report(error: BaseException) -> str:
     """Return the class of *error* and where it was raised: the last 8 frames, with the code but no values.
 
-    The message is left out, unless it is one of ours that names classes alone.
+    The message is left out, except for `HookMisuse`, whose message names classes alone.
     """
     frames = traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
     lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]

@@ -115,7 +115,7 @@ class Ledger:
         charges: dict[str, int] = {}
         for claim, lease, _ in hold.claims:
             if isinstance(claim.window, Sliding):
-                continue  # sliding windows keep what they took
+                continue  # a sliding window keeps what was reserved
             key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
                 charge = lease.charge(claim, usage)

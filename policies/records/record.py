@@ -29,7 +29,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """Describe one finished request, whatever happened to it.
+    """Describe one finished request: answered, refused, failed or abandoned.
 
     Each request leaves exactly one record, also one that was refused before the chain or whose client left.  It holds no
     prompt, no answer and no key.  Names and texts that a client, an upstream or a policy chooses are cut to fixed lengths.

@@ -40,7 +40,7 @@ class StoreFactory(Protocol):
     """
 
     def __call__(self, url: str, *, folder: Path, clock: Callable[[], float] | None) -> Store:
-        """Return the store at *url*, without any input or output. Relative paths are meant in *folder*.
+        """Return the store at *url*, without I/O. Relative paths are resolved against *folder*.
 
         *clock* replaces the store's own, in seconds since 1970. Raises ValueError, as "problem; remedy", for a wrong URL.
         """
@@ -105,9 +105,9 @@ class StoreUrl(msgspec.Struct, frozen=True):
 
 
 def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None, resident: bool = False) -> Store:
-    """Return the store at *url*, without any input or output; a relative file is meant in *folder*.
+    """Return the store at *url*, without I/O; a relative path is resolved against *folder*.
 
-    *clock* replaces the store's own, in seconds since 1970. *resident* says that the event loop runs until the process ends.
+    *clock* replaces the store's own, in seconds since 1970. *resident*: the event loop runs until the process ends.
     Raises ValueError, as "problem; remedy", for a wrong URL.
     """
     location = StoreUrl.parse(url)

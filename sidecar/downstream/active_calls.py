@@ -17,7 +17,7 @@ REPEAT_SECONDS = 0.05
 
 
 class Closable(Protocol):
-    """A response that can be told that its connection will not be kept."""
+    """A response that can note that its connection will not be kept."""
 
     closing: bool
 
@@ -26,7 +26,7 @@ class ActiveCall(CallControl):
     """One running call, as a context manager of its task. Cancelling it closes upstream and settles the call.
 
     The task is cancelled repeatedly until it has left the context, because a policy may swallow a cancellation. While the
-    call settles it is not cancelled; that takes bounded time. `error` is what the client is told; None if it has left.
+    call settles it is not cancelled; that takes bounded time. `error` is what the client receives; None if it has left.
     """
 
     __slots__ = (
@@ -52,12 +52,12 @@ class ActiveCall(CallControl):
         self._repeat: asyncio.TimerHandle | None = None
 
     def client_left(self) -> None:
-        """Cancel the call: its client has disconnected and is told nothing."""
+        """Cancel the call: its client has disconnected and receives nothing more."""
         self.left = True
         self._cancel()
 
     def cancel_with(self, error: ClientError) -> None:
-        """Cancel the call and tell its client *error*. The first error stays."""
+        """Cancel the call and send *error* to its client. The first error stays."""
         if self.error is None:
             self.error = error
             self._cancel()

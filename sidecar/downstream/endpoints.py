@@ -29,18 +29,18 @@ class ChatRoute(Route):
         """See `Route`."""
         settings = self.services.settings.server
         check_json(request.headers)
-        said = await read_object(request, settings.chat_max_body)
-        messages = chat_nest_messages(said, settings.chat_roles)
-        prompt = system_prompt(said)
+        fields = await read_object(request, settings.chat_max_body)
+        messages = chat_nest_messages(fields, settings.chat_roles)
+        prompt = system_prompt(fields)
         if prompt and settings.chat_system_prompt == "use":
             messages.insert(0, {"role": "system", "content": prompt})
-        profile = request.access.chat_profile(chat_nest_profile(said))
+        profile = request.access.chat_profile(chat_nest_profile(fields))
         body: dict[str, Any] = {"messages": messages, "stream": True}
         if model := self.services.default_model:
             body["model"] = model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(said), substituted_model=model)
+        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(fields), substituted_model=model)
         return call, self.services.chains[profile.owner, profile.name], self.response(ChatNestResponse, request)
 
 
@@ -64,7 +64,7 @@ class CompletionsRoute(Route):
         form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
         if SCHEMA_HEADER in request.headers and _wants_chat_nest(request.headers):
             if call.choices_generated > 1:
-                msg = "'n' must be 1 where the answer is Chat Nest events: they tell no answers apart."
+                msg = "'n' must be 1 for Chat Nest events: they have no choice index."
                 raise BadRequest(msg, "n")
             body["stream"] = True
             form = ChatNestResponse

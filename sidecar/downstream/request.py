@@ -24,7 +24,7 @@ class ClientDisconnected(Exception):
 
 
 class RequestRefused(Exception):
-    """The request is refused before any policy has seen it; *error* is what its client is told."""
+    """The request is refused before any policy has seen it; *error* is sent to its client."""
 
     def __init__(self, error: ClientError) -> None:
         super().__init__(error.message)
@@ -63,7 +63,7 @@ def check_json(headers: dict[bytes, bytes]) -> None:
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """Return the request's body of at most *limit* bytes, whatever its `content-length` says.
+    """Return the request's body of at most *limit* bytes, independent of its `content-length`.
 
     Raises `RequestRefused` (413) as soon as the body is known to be larger, `ClientDisconnected` if the client leaves.
     """

@@ -40,7 +40,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
     trace_parent: str = ""
     control: CallControl | None = None
     error: ClientError | None = None
-    """What the client was told, or would have been; None for a success and for a client that left."""
+    """The error that was sent, or would have been; None for a success and for a client that left."""
 
     def note_call(self, call: Call, traceparent: bytes | None) -> None:
         """Note the call that the request became. Policies may change its model later, so the asked one is kept now."""

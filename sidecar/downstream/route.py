@@ -56,7 +56,7 @@ class Route(ABC):
         self.services = services
 
     async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
-        """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded whatever happens."""
+        """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
         services, clocks = self.services, self.services.policy_services
         headers: dict[bytes, bytes] = dict(scope["headers"])  # the last one of a repeated header
         name = request_id(headers.get(REQUEST_ID_HEADER), services.request_ids)
@@ -93,7 +93,7 @@ class Route(ABC):
             return None
         except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
             trail.error = _client_error(refusal)
-        except Exception as error:  # noqa: BLE001  # a fault of ours, which must not end the connection without a response
+        except Exception as error:  # noqa: BLE001  # an internal error must not end the connection without a response
             services.policy_services.log.error("request %s: %s", trail.request_id, error_report(error))  # noqa: TRY400
             trail.error = internal_error()
         else:
@@ -121,7 +121,7 @@ class Route(ABC):
         write_error(connection, error, headers, chat_path=self.path == CHAT_PATH)
 
     def call(self, request: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
-        """Return the call for *body*. Its id never comes from the client: reservations are told apart by it."""
+        """Return the call for *body*. Its id never comes from the client: reservations are identified by it."""
         forwarded = forwardable_headers(request.headers, keyed=bool(self.services.settings.keys))
         forwarded["x-request-id"] = request.name
         return Call(
@@ -177,7 +177,7 @@ class Route(ABC):
     async def _outcome(
         self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
     ) -> ClientError | None:
-        """Return what the client is to be told; None if the answer is complete."""
+        """Run the call; return the error to send to the client, None if the answer is complete."""
         services = self.services
         try:
             await chain.run(

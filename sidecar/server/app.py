@@ -103,7 +103,7 @@ class Application:
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
             """Say whether calls can be served: the store answers, and the process is not on its way out.
 
-            The upstreams' breakers are told, and decide nothing: to take the sidecar away heals no upstream.
+            The states of the circuit breakers are shown and do not count: removing the sidecar from a load balancer heals no upstream.
             """
             gateway = self._gateway()
             if gateway.active_calls.draining:

@@ -41,7 +41,7 @@ log = logging.getLogger("sidecar")
 
 
 def serve(settings: Settings, listener: Listener, ready: Callable[[], None], control: int | None = None) -> int:
-    """Serve on *listener* in this process until it is told to stop; return the exit code.
+    """Serve on *listener* in this process until a stop is requested; return the exit code.
 
     *ready* is called when it serves. *control* is a worker's end of its parent's pipe, see `Workers`.
     """

@@ -49,7 +49,7 @@ def run(settings: Settings) -> int:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
         if isinstance(error, ValueError) or settings.store.location.file(settings.folder) is not None:
             return 2
-        # A server elsewhere may come back; until then calls are answered by what each policy says of it.
+        # A remote store may come back; until then `when_store_fails` of each policy decides.
     if start.stopped():
         return 0
     listener = _listen(settings)

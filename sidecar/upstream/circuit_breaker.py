@@ -1,4 +1,4 @@
-"""Circuit breaker: stop sending to an upstream that fails, and probe it until it has recovered.  No input or output.
+"""Circuit breaker: stop sending to an upstream that fails, and probe it until it has recovered.
 
 Closed, it counts results in a sliding window.  Open, it refuses.  After `probe` seconds one attempt is let through, and
 its result decides (Nygard, "Release It!", ch. 5; counting by rate in a sliding window is Hystrix's).
@@ -17,7 +17,7 @@ from policies.engine.sliding_window import SlidingWindow
 from sidecar.config.upstream import BreakerSettings
 
 UNHEALTHY_KINDS = frozenset(name for name, each in FAILURE_CLASSES.items() if each.sick)
-"""Failure kinds that count against the upstream's health.  A limit, a refused key or a bad request do not: it answers."""
+"""Failure kinds that count against the upstream's health.  A rate limit, a refused key or a bad request do not count: the upstream works."""
 WINDOW_BUCKETS = 10
 """Parts of the window; the oldest part is dropped as a whole."""
 

@@ -17,7 +17,7 @@ _PROMPT_SIZE = re.compile(r"\b(\d{1,9}) (?:input tokens|in the messages|tokens f
 
 
 class RequestStyle(msgspec.Struct, frozen=True):
-    """How a request is written: fields that the sidecar adds, and their names.  The client's own fields never change.
+    """How a request is written: fields that the sidecar adds, and their names.  The client's own ceiling fields keep their names.
 
     `plain_usage`: usage is not requested.  `modern_limit`: the ceiling is sent as `max_completion_tokens`.  `room`: the
     ceiling is lowered to this many tokens; 0 leaves it.  A client's field for ceilings that the server may ignore
@@ -72,7 +72,7 @@ class Dialect:
         return body
 
     def after_refusal(self, call: Call, style: RequestStyle, status: int, text: str) -> RequestStyle | None:
-        """Return the style for the next request after *style* was refused; None if no field of ours is to blame.
+        """Return the style for the next request after *style* was refused; None if no field that the sidecar added caused it.
 
         *status* and *text* are the refusal's.  A refusal did no work upstream, so the next request is not a retry.
         """

@@ -18,7 +18,7 @@ class ProgressTimeout:
     """Raises `TimeoutError` from a read that takes too long: `with timeout:` around each read, `reset` after progress.
 
     *limit* is in seconds.  Entering and leaving read the clock and set no timer.  Progress under the same limit, inside
-    `with`, may also be noted by `since = now()`, which costs no call of ours for each token.
+    `with`, may also be noted by `since = now()`, which costs no Python call for each token.
     """
 
     __slots__ = (

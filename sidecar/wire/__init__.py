@@ -1,1 +1,1 @@
-"""Bytes to meaning and back, without I/O: SSE, JSON bodies, OpenAI and Chat Nest shapes."""
+"""Decode and encode what crosses the wire, without I/O: SSE, JSON bodies, OpenAI and Chat Nest shapes."""

@@ -1,4 +1,4 @@
-"""Read one answer: frames to batches, its usage, and whether it is complete.  No input or output."""
+"""Read one answer, without I/O: frames to batches, its usage, and whether it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read server-sent events.  No input or output.
+"""Read server-sent events, without I/O.
 
 Follows WHATWG HTML 9.2, and also accepts an `error:` field (llama.cpp before September 2025) and a last event without its
 blank line.

@@ -46,7 +46,7 @@ class Database:
     """A context manager around one transaction, in which nothing may be awaited.
 
     In a transaction, `execute` runs a statement and `execute_many` one for each row; with `leaves_read_open` a read is left
-    open at its end, for the next ones. `is_unchanged` says that certainly no
+    open at its end, for the next ones. `is_unchanged` is True if certainly no
     other process has written since the last transaction. `sqlite3.Error` becomes `StoreDown`. After any error the file is
     opened anew for the next transaction, and `is_reopened` is set until it is reset.
     """
@@ -131,7 +131,7 @@ class Database:
             self._reader.fetchall()
 
     def _end_outdated_read(self, error: sqlite3.OperationalError) -> None:
-        """End the open read if *error* says that another process writes or has written; raise any other error."""
+        """End the open read if *error* means that another process writes or has written; raise any other error."""
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise error
         self.end_read()

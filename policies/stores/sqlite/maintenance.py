@@ -25,7 +25,7 @@ def calls_of(execute: Execute, owner: int) -> list[str]:
 
 
 def is_cleanup_due(execute: Execute, now: int, interval: int) -> bool:
-    """Return whether unused counters were last removed *interval* ago, or by a clock that was ahead of ours."""
+    """Return whether unused counters were last removed *interval* ago, or by a process whose clock is ahead."""
     (cleaned_at,) = execute("SELECT at FROM tidied").fetchone()
     return not 0 <= now - cleaned_at < interval
 
