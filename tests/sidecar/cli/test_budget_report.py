@@ -110,7 +110,7 @@ async def test_missing_store_is_not_created(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_unreadable_store(tmp_path: Path) -> None:
+async def test_unreadable_store_is_one_line(tmp_path: Path) -> None:
     """A store that is private to its process, or is down, gives one line without its password."""
     code, _, err = ran("usage", folder=tmp_path, environ={"SIDECAR_STORE": "memory://"})
     assert (code, err.strip()) == (2, "sidecar: store.url: memory:// is private to the process that uses it; use a sqlite:/// or redis:// store")  # fmt: skip

@@ -220,7 +220,7 @@ def test_retry_accepts_failure_kinds_before_output(folder: Path) -> None:
     some = ["timeout", "unavailable", "quota", "empty", "status:204", "status:302", "status:599", "code:x"]
     (retry,) = loaded(folder, f"[[policy]]\nuse = 'retry'\non = {some}").base.policies
 
-    assert retry.on == tuple(some)  # type: ignore[attr-defined]
+    assert retry.on == tuple(some)  # type: ignore[attr-defined]  # a field of the built-in policy
 
 
 def test_policy_with_a_fault_is_not_absent(folder: Path) -> None:
@@ -235,8 +235,8 @@ def test_profile_may_add_a_limit(folder: Path) -> None:
     text = "[[policy]]\nuse = 'max_tokens'\noutput = 9\n[[policy]]\nuse = 'retry'\n[profile.x]\nmax_tokens = { request = 999_999 }\nretry = { patience = 99 }\n"  # fmt: skip
     _, retry = loaded(folder, text).profiles["x"].policies
 
-    assert loaded(folder, text).profiles["x"].policies[0].request == 999_999  # type: ignore[attr-defined]
-    assert retry.patience == 99  # type: ignore[attr-defined]
+    assert loaded(folder, text).profiles["x"].policies[0].request == 999_999  # type: ignore[attr-defined]  # a field of the built-in policy
+    assert retry.patience == 99  # type: ignore[attr-defined]  # a field of the built-in policy
 
 
 def test_policy_with_a_running_object_only(folder: Path) -> None:

@@ -150,7 +150,7 @@ async def test_final_failure_is_not_retried(
     assert (account.spent, account.reserved) == (0, 0)
 
 
-async def test_spent(tmp_path: Path) -> None:
+async def test_last_failure_is_final(tmp_path: Path) -> None:
     """After the last attempt an SDK gets the last status and its wait, and `x-should-retry: false`."""
     busy = answers(503, error(type="overloaded"), "retry-after-ms: 2")
     async with upstream(busy) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
@@ -160,7 +160,7 @@ async def test_spent(tmp_path: Path) -> None:
     assert (headers["x-should-retry"], headers["retry-after"]) == ("false", "1")
 
 
-async def test_unreachable(tmp_path: Path) -> None:
+async def test_unreachable_upstream_costs_nothing(tmp_path: Path) -> None:
     """An unreachable upstream is 502 `upstream_unavailable` and costs nothing."""
     async with upstream(good) as gone:
         url = gone.url
@@ -214,7 +214,7 @@ async def test_broken_stream_ends_with_one_error(tmp_path: Path, first: Script) 
         pytest.param(answers(200, json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}).encode()), id="JSON"),
     ],
 )  # fmt: skip
-async def test_complete_stream(tmp_path: Path, first: Script) -> None:
+async def test_finished_stream_is_complete(tmp_path: Path, first: Script) -> None:
     """A stream is complete at `[DONE]`, or once each choice has finished; clients get a complete end either way."""
     async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         chat, (_, _, body) = await both(up, served)
@@ -227,7 +227,7 @@ async def test_complete_stream(tmp_path: Path, first: Script) -> None:
     assert b"\r" not in body
 
 
-async def test_empty_but_finished(tmp_path: Path) -> None:
+async def test_empty_answer_is_retried_once(tmp_path: Path) -> None:
     """A finished answer without output is retried once and then delivered as it is."""
     nothing = says(STOP, b"data: [DONE]\n\n")
     async with upstream(nothing) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
@@ -238,7 +238,7 @@ async def test_empty_but_finished(tmp_path: Path) -> None:
     assert (len(up.requests), account.spent, account.reserved) == (2, 16, 0)
 
 
-async def test_no_secrets(tmp_path: Path) -> None:
+async def test_upstream_error_text_is_redacted(tmp_path: Path) -> None:
     """Upstream's error text reaches a client without keys, hosts and stack traces."""
     words = "Bad request for key sk-proj-abcdefgh1234 at http://10.0.0.7:8000/v1 (db.internal:5432)"
     async with upstream(answers(400, json.dumps({"error": {"message": words}}).encode())) as up:
@@ -251,7 +251,7 @@ async def test_no_secrets(tmp_path: Path) -> None:
         assert not any(secret in text for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
 
 
-async def test_any_split_of_writes(tmp_path: Path) -> None:
+async def test_any_split_of_writes_gives_the_same_result(tmp_path: Path) -> None:
     """Any split of a stream into writes gives the same result in both schemas."""
     stream = token("h\u00e9") + b": c\n\n" + token("\U0001f98a") + STOP + b"data: [DONE]\n\n"
     rng = random.Random(7)
@@ -271,7 +271,7 @@ async def test_any_split_of_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("then", [200, 400])
-async def test_plain_attempt_that_failed(tmp_path: Path, then: int) -> None:
+async def test_failed_plain_attempt_costs_its_prompt(tmp_path: Path, then: int) -> None:
     """A failed attempt without `stream` costs its prompt, not its reservation; the next attempt is charged in addition."""
 
     async def cuts(connection: Connection) -> None:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSI
 
 
 def budget(limit: int, base: int, period: str = "day") -> Claim:
-    return Claim(policy="b", identity="t", unit="tokens", limit=limit, window=Calendar(period), base=base)  # type: ignore[arg-type]
+    return Claim(policy="b", identity="t", unit="tokens", limit=limit, window=Calendar(period), base=base)  # type: ignore[arg-type]  # a unit as a plain string
 
 
 def rate(limit: int, seconds: float) -> Claim:

@@ -48,7 +48,7 @@ def first(found: list[AddrInfoType]) -> str:
     return str(found[0][4][0])
 
 
-async def test_kept_for_its_time() -> None:
+async def test_answer_is_used_for_its_time() -> None:
     """An answer is used for `TTL_SECONDS`, then the name is looked up again."""
     cache, resolver, clock = made("10.0.0.1")
     for passed in (0, TTL_SECONDS / 2, TTL_SECONDS / 2 - 0.1):
@@ -62,7 +62,7 @@ async def test_kept_for_its_time() -> None:
     assert resolver.asked == ["a", "a"]
 
 
-async def test_bounded() -> None:
+async def test_cache_is_bounded() -> None:
     """At most `MAX_NAMES` answers are kept; the oldest one goes first."""
     cache, resolver, _ = made("10.0.0.1")
     for at in range(MAX_NAMES + 10):
@@ -75,7 +75,7 @@ async def test_bounded() -> None:
     assert len(resolver.asked) == asked + 1
 
 
-async def test_shared() -> None:
+async def test_concurrent_look_ups_share_a_query() -> None:
     """Concurrent look-ups of a name share one query, which outlives a cancelled one."""
     cache, resolver, _ = made("10.0.0.1")
     resolver.may.clear()
@@ -91,7 +91,7 @@ async def test_shared() -> None:
     assert resolver.asked == ["a"]
 
 
-async def test_all_cancelled() -> None:
+async def test_query_without_callers_ends() -> None:
     """A query whose callers are all gone still ends, whatever it ends with."""
     cache, resolver, _ = made()
     resolver.may.clear()
@@ -117,7 +117,7 @@ async def test_failures_are_not_kept() -> None:
     assert resolver.asked == ["a", "a"]
 
 
-async def test_addresses_take_turns() -> None:
+async def test_addresses_of_a_name_alternate() -> None:
     """The addresses of a name are first in turn, within their family; the system's first family stays first."""
     cache, _, _ = made("::1", "::2", "10.0.0.1", "10.0.0.2", "10.0.0.3")
     found = [[each[4][0] for each in await cache.lookup("a", 80)] for _ in range(3)]
@@ -135,7 +135,7 @@ async def test_addresses_are_not_looked_up(host: str) -> None:
     assert (resolver.asked, len(cache)) == ([], 0)
 
 
-async def test_closed() -> None:
+async def test_close_ends_running_queries() -> None:
     """Closing ends the queries that run: those who wait get an error, not a cancellation."""
     cache, resolver, _ = made()
     resolver.may.clear()
@@ -146,7 +146,7 @@ async def test_closed() -> None:
         await waiting
 
 
-async def test_system() -> None:
+async def test_system_resolver_knows_localhost() -> None:
     """The system's resolver knows localhost, and no name that is invalid."""
     cache = DnsCache(resolve, clock=FakeClock())
     assert first(await cache.lookup("localhost", 80)) in ("127.0.0.1", "::1")

@@ -98,7 +98,7 @@ async def test_late_close_is_not_stale(transport: HttpTransport, clock: FakeCloc
 
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\ncontent-ty", b"HTTP/1.1 103 Early\r\n\r\n", b"H"])
-async def test_heard_is_not_stale(transport: HttpTransport, part: bytes) -> None:
+async def test_connection_that_sent_a_byte_is_not_stale(transport: HttpTransport, part: bytes) -> None:
     """A reused connection that sent anything had been read: it is not replaced."""
 
     async def half(connection: Connection) -> None:
@@ -113,7 +113,7 @@ async def test_heard_is_not_stale(transport: HttpTransport, part: bytes) -> None
         assert len(up.requests) == 2
 
 
-async def test_gone_meanwhile(transport: HttpTransport) -> None:
+async def test_replacement_that_cannot_connect_is_a_connect_error(transport: HttpTransport) -> None:
     """A replacement that cannot connect is a `ConnectError`: the server has received nothing."""
     async with upstream(own) as up:
         await whole(await ask(transport, up.url))
@@ -123,7 +123,7 @@ async def test_gone_meanwhile(transport: HttpTransport) -> None:
             server_gone.set()
             connection.close()
 
-        up._scripts[:] = [closes_all]
+        up.play(closes_all)
         url = up.url
         sending = asyncio.create_task(ask(transport, url))
         up.server.close()
@@ -132,7 +132,7 @@ async def test_gone_meanwhile(transport: HttpTransport) -> None:
     assert server_gone.is_set()
 
 
-async def test_cancelled_replacement(transport: HttpTransport) -> None:
+async def test_cancellation_closes_the_replacement(transport: HttpTransport) -> None:
     """A request that is cancelled on its replaced connection closes that one too."""
 
     async def silent(connection: Connection) -> None:
@@ -148,7 +148,7 @@ async def test_cancelled_replacement(transport: HttpTransport) -> None:
         await eventually(lambda: up.open == 0)
 
 
-async def test_unasked_bytes(transport: HttpTransport) -> None:
+async def test_idle_connection_with_bytes_is_dropped(transport: HttpTransport) -> None:
     """An idle connection on which bytes arrive is dropped: they answer no request."""
     send = asyncio.Event()
 
@@ -165,7 +165,7 @@ async def test_unasked_bytes(transport: HttpTransport) -> None:
         assert await whole(await ask(transport, up.url)) == b"own"
 
 
-async def test_second_response(transport: HttpTransport) -> None:
+async def test_second_response_is_dropped(transport: HttpTransport) -> None:
     """A second response behind the first in the same read is dropped, with its connection."""
 
     async def two(connection: Connection) -> None:
@@ -179,7 +179,7 @@ async def test_second_response(transport: HttpTransport) -> None:
 
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
 @pytest.mark.parametrize("behind", [POISON, None], ids=["a response", "an end"])
-async def test_behind_a_slow_reader(transport: HttpTransport, size: int, behind: bytes | None) -> None:
+async def test_bytes_behind_a_slow_reader_are_seen(transport: HttpTransport, size: int, behind: bytes | None) -> None:
     """What comes behind a response that waits for its reader is seen before its connection is reused, whatever its size."""
     sent = asyncio.Event()
 
@@ -199,7 +199,7 @@ async def test_behind_a_slow_reader(transport: HttpTransport, size: int, behind:
         assert await whole(await ask(transport, up.url)) == b"own"
 
 
-async def test_closed_while_idle(transport: HttpTransport) -> None:
+async def test_connection_closed_by_the_server_is_dropped(transport: HttpTransport) -> None:
     """An idle connection that the server closes is forgotten."""
 
     async def once(connection: Connection) -> None:
@@ -211,7 +211,7 @@ async def test_closed_while_idle(transport: HttpTransport) -> None:
         await eventually(lambda: transport.open_count == 0)
 
 
-async def test_unsent_request(transport: HttpTransport) -> None:
+async def test_unsent_request_leaves_no_connection(transport: HttpTransport) -> None:
     """A response to a request that was not read to its end leaves no connection: the rest of it would still be sent."""
 
     async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,7 +232,7 @@ async def test_unsent_request(transport: HttpTransport) -> None:
         closed.set()
 
 
-async def test_origins_are_apart(transport: HttpTransport) -> None:
+async def test_connection_serves_one_origin(transport: HttpTransport) -> None:
     """A connection serves its own origin alone."""
     async with upstream(own) as one, upstream(own) as two:
         for _ in range(2):
@@ -241,7 +241,7 @@ async def test_origins_are_apart(transport: HttpTransport) -> None:
         assert (one.open, two.open, transport.idle_count) == (1, 1, 2)
 
 
-async def test_context_is_not_kept(transport: HttpTransport) -> None:
+async def test_connection_keeps_no_context(transport: HttpTransport) -> None:
     """A connection does not keep the context of the call that opened it."""
 
     class Value:
@@ -264,7 +264,7 @@ async def test_context_is_not_kept(transport: HttpTransport) -> None:
         assert values[0]() is None
 
 
-async def test_closed_transport(transport: HttpTransport) -> None:
+async def test_closed_transport_sends_nothing(transport: HttpTransport) -> None:
     """A closed transport sends nothing more."""
     async with upstream(own) as up:
         await whole(await ask(transport, up.url))

@@ -49,11 +49,11 @@ class Loop:
     """The timers of a loop, on the clock of the test."""
 
     def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
+        self.clock = clock
         self.timers: list[tuple[float, Callable[..., None]]] = []
 
     def call_later(self, delay: float, callback: Callable[..., None], *given: object, **_: Any) -> Any:
-        entry = (self._clock() + delay, partial(callback, *given))
+        entry = (self.clock() + delay, partial(callback, *given))
         self.timers.append(entry)
         return Handle(self, entry)
 
@@ -61,8 +61,8 @@ class Loop:
         return asyncio.get_running_loop().create_future()
 
     def advance(self, seconds: float) -> None:
-        self._clock.advance(seconds)
-        for entry in [each for each in self.timers if each[0] <= self._clock()]:
+        self.clock.advance(seconds)
+        for entry in [each for each in self.timers if each[0] <= self.clock()]:
             self.timers.remove(entry)
             entry[1]()
 
@@ -87,7 +87,7 @@ def pool(loop: Loop) -> ConnectionPool:
         Transport(connection)
         return connection
 
-    return ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    return ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop.clock)
 
 
 async def used(connection: Connection) -> Connection:
@@ -99,7 +99,7 @@ async def used(connection: Connection) -> Connection:
     return connection
 
 
-async def test_last_in_first_out(pool: ConnectionPool) -> None:
+async def test_newest_idle_connection_is_reused_first(pool: ConnectionPool) -> None:
     """The connection that became idle last is reused first."""
     connections = [await pool.open() for _ in range(3)]
     for each in connections:
@@ -109,7 +109,7 @@ async def test_last_in_first_out(pool: ConnectionPool) -> None:
     assert (pool.open_count, pool.idle_count) == (3, 0)
 
 
-async def test_expired(pool: ConnectionPool, loop: Loop) -> None:
+async def test_idle_connection_expires(pool: ConnectionPool, loop: Loop) -> None:
     """An idle connection is closed after `KEEPALIVE_SECONDS`, by one timer for all of them."""
     first, second = await pool.open(), await pool.open()
     await used(first)
@@ -124,16 +124,16 @@ async def test_expired(pool: ConnectionPool, loop: Loop) -> None:
     assert (pool.open_count, pool.idle_count, loop.timers) == (0, 0, [])
 
 
-async def test_late_timer(pool: ConnectionPool, loop: Loop) -> None:
+async def test_expired_connection_is_not_reused(pool: ConnectionPool, loop: Loop) -> None:
     """A connection that has expired is not reused, even before the timer has closed it."""
     connection = await used(await pool.open())
-    loop._clock.advance(KEEPALIVE_SECONDS + 0.1)
+    loop.clock.advance(KEEPALIVE_SECONDS + 0.1)
 
     assert pool.pop() is None
     assert connection.transport is None
 
 
-async def test_bounded(pool: ConnectionPool) -> None:
+async def test_idle_connections_are_bounded(pool: ConnectionPool) -> None:
     """At most `MAX_IDLE_CONNECTIONS` are idle; the one that was idle longest is closed."""
     connections = [await pool.open() for _ in range(MAX_IDLE_CONNECTIONS + 2)]
     for each in connections:
@@ -143,7 +143,7 @@ async def test_bounded(pool: ConnectionPool) -> None:
     assert [each.transport is None for each in connections[:3]] == [True, True, False]
 
 
-async def test_lost_while_idle(pool: ConnectionPool) -> None:
+async def test_lost_connection_leaves_the_pool(pool: ConnectionPool) -> None:
     """A connection that is lost, or on which unasked bytes arrive, leaves the pool."""
     lost, unasked = await used(await pool.open()), await used(await pool.open())
     assert lost.transport is not None
@@ -189,7 +189,7 @@ async def test_closed_before_reuse(pool: ConnectionPool, loop: Loop) -> None:
     assert (connection.transport, pool.open_count, pool.idle_count) == (None, 0, 0)
 
 
-async def test_early_bytes(pool: ConnectionPool, loop: Loop) -> None:
+async def test_connection_with_early_bytes_is_not_used(pool: ConnectionPool, loop: Loop) -> None:
     """A connection on which bytes arrive before its first request is not used, however early they come."""
 
     async def connect(make: Callable[[], Connection]) -> Connection:
@@ -201,14 +201,14 @@ async def test_early_bytes(pool: ConnectionPool, loop: Loop) -> None:
             connection.data_received(b"x")
         return connection
 
-    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop.clock)
     for early in (True, False):  # noqa: B007  # `connect` reads it
         with pytest.raises(httpx.ConnectError, match="before the request"):
             await pool.open()
     assert pool.open_count == 0
 
 
-async def test_cancelled_when_connected(loop: Loop) -> None:
+async def test_cancelled_connect_leaves_no_connection(loop: Loop) -> None:
     """A request that is cancelled in the very turn in which its connection was made leaves no connection open."""
     made: list[Connection] = []
 
@@ -219,14 +219,14 @@ async def test_cancelled_when_connected(loop: Loop) -> None:
         asyncio.get_running_loop().call_soon(opening.cancel)
         return made[0]
 
-    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop.clock)
     opening = asyncio.create_task(pool.open())
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert made[0].transport is None
 
 
-async def test_closed(pool: ConnectionPool, loop: Loop) -> None:
+async def test_close_ends_all_connections(pool: ConnectionPool, loop: Loop) -> None:
     """Closing ends idle connections and those in use, and no timer is left."""
     busy, idle = await pool.open(), await used(await pool.open())
     busy.begin()

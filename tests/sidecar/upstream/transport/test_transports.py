@@ -77,7 +77,7 @@ CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in ran
     ],
     ids=["length", "chunked", "cut anywhere", "until close", "HTTP/1.0", "informational first"],
 )
-async def test_body(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
+async def test_body_arrives_complete(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
     """A body arrives whole, however it is framed and split, whether it is pushed or waited for."""
     async with upstream(says(*parts, close=close)) as up:
         response = await ask(transport, up.url)
@@ -110,7 +110,7 @@ async def test_pushed_as_it_arrives(transport: AnyTransport) -> None:
     assert parts == [b"a", b"b"]
 
 
-async def test_headers(transport: AnyTransport) -> None:
+async def test_headers_are_found_in_any_case(transport: AnyTransport) -> None:
     """Headers are found by name in any case, the first value of several, bytes outside of ASCII included."""
     head = b"HTTP/1.1 429 X\r\nX-One: a\r\nx-one: b\r\nX-Bytes: caf\xc3\xa9 \xff\r\nContent-Length: 0\r\n\r\n"
     async with upstream(says(head)) as up:
@@ -121,7 +121,7 @@ async def test_headers(transport: AnyTransport) -> None:
         await whole(response)
 
 
-async def test_request(transport: AnyTransport) -> None:
+async def test_request_has_headers_host_and_length(transport: AnyTransport) -> None:
     """A request has the target's headers, its own, a host, and its body with a length; none without a body."""
     async with upstream(says(fixed(b""))) as up:
         target = get(f"{up.url}/a%20b?c=%2Fd", ("authorization", "Bearer k"))
@@ -148,7 +148,7 @@ async def test_connected_before_sent(transport: AnyTransport) -> None:
     assert calls == [0, 1]
 
 
-async def test_reused(transport: AnyTransport) -> None:
+async def test_complete_response_lets_its_connection_be_reused(transport: AnyTransport) -> None:
     """A connection whose response was read to its end serves the next request."""
     async with upstream(says(fixed(b"a"))) as up:
         for _ in range(3):
@@ -163,7 +163,7 @@ async def test_close_is_obeyed(transport: AnyTransport) -> None:
         await eventually(lambda: up.open == 0)
 
 
-async def test_refused(transport: AnyTransport) -> None:
+async def test_refused_connection_is_a_connect_error(transport: AnyTransport) -> None:
     """A server that does not listen is a `ConnectError`."""
     async with upstream(says()) as up:
         url = up.url
@@ -183,7 +183,9 @@ async def test_refused(transport: AnyTransport) -> None:
     ],
     ids=["closed", "half a head", "not HTTP", "one long header", "many headers", "informational only"],
 )
-async def test_no_response(transport: AnyTransport, parts: list[bytes], error: type[Exception]) -> None:
+async def test_invalid_response_is_an_error(
+    transport: AnyTransport, parts: list[bytes], error: type[Exception]
+) -> None:
     """A server that closes, or sends no valid head of a bounded size, is an error of httpx, and no connection is left."""
     async with upstream(says(*parts, close=True)) as up:
         with pytest.raises(error) as raised:
@@ -203,7 +205,7 @@ async def test_no_response(transport: AnyTransport, parts: list[bytes], error: t
     ids=["length", "between chunks", "in a chunk's head"],
 )
 @pytest.mark.parametrize("end", [Connection.close, Connection.reset], ids=["FIN", "RST"])
-async def test_cut(
+async def test_truncated_body_raises_behind_its_bytes(
     transport: AnyTransport,
     head: bytes,
     body: bytes,
@@ -236,7 +238,7 @@ async def test_cut(
     assert taken in ([], [b"some"])
 
 
-async def test_not_http_in_the_body(transport: AnyTransport) -> None:
+async def test_invalid_chunk_breaks_the_body(transport: AnyTransport) -> None:
     """Bytes that are no chunk break the body behind the bytes before them."""
     async with upstream(says(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
         response = await ask(transport, up.url)
@@ -263,7 +265,7 @@ async def mid_body(connection: Connection) -> None:
     await connection.hang()
 
 
-async def test_cancelled_while_connecting(transport: AnyTransport) -> None:
+async def test_cancelled_handshake_closes_its_socket(transport: AnyTransport) -> None:
     """A cancelled TLS handshake closes its socket at once."""
     async with upstream(silent) as up:
         sending = asyncio.create_task(transport.send(get(up.url.replace("http:", "https:")), (), b"", nothing))
@@ -274,7 +276,7 @@ async def test_cancelled_while_connecting(transport: AnyTransport) -> None:
         await eventually(lambda: up.open == 0)
 
 
-async def test_cancelled_before_the_head(transport: AnyTransport) -> None:
+async def test_cancelled_request_closes_its_connection(transport: AnyTransport) -> None:
     """A request that is cancelled before its response closes its connection at once."""
     async with upstream(silent) as up:
         sending = asyncio.create_task(transport.send(get(up.url), (), b"", nothing))
@@ -287,7 +289,7 @@ async def test_cancelled_before_the_head(transport: AnyTransport) -> None:
 
 @pytest.mark.parametrize("script", [head_only, mid_body])
 @pytest.mark.parametrize("how", ["closed at once", "closed", "cancelled"])
-async def test_left_in_the_body(transport: AnyTransport, script: Script, how: str) -> None:
+async def test_closed_response_closes_its_connection(transport: AnyTransport, script: Script, how: str) -> None:
     """A response that is closed before its end, or whose reader is cancelled, closes its connection at once."""
     async with upstream(script) as up:
 
@@ -314,7 +316,7 @@ async def test_left_in_the_body(transport: AnyTransport, script: Script, how: st
         await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
-async def test_cancelled_while_closing(transport: AnyTransport) -> None:
+async def test_cancelled_close_leaves_nothing_open(transport: AnyTransport) -> None:
     """A reader that is cancelled while it closes its response leaves nothing open."""
     async with upstream(mid_body) as up:
         response = await ask(transport, up.url)
@@ -325,7 +327,7 @@ async def test_cancelled_while_closing(transport: AnyTransport) -> None:
         await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
-async def test_transport_is_closed(transport: AnyTransport) -> None:
+async def test_closed_transport_closes_all_connections(transport: AnyTransport) -> None:
     """Closing a transport cuts its responses in progress, and closes idle connections."""
     async with upstream(says(fixed(b"")), mid_body) as up:
         idle = await ask(transport, up.url)
@@ -341,7 +343,7 @@ async def test_transport_is_closed(transport: AnyTransport) -> None:
         await response.aclose()
 
 
-async def test_backpressure(transport: AnyTransport) -> None:
+async def test_unread_body_is_not_read_further(transport: AnyTransport) -> None:
     """A body that is not taken stops being read, at a bounded size; it goes on when it is taken, and nothing is lost."""
     piece, count, sent = b"x" * 65_536, 400, 0
 
@@ -372,7 +374,7 @@ async def test_backpressure(transport: AnyTransport) -> None:
     assert size == count * len(piece)
 
 
-async def test_limits(transport: AnyTransport) -> None:
+async def test_body_is_read_up_to_a_limit(transport: AnyTransport) -> None:
     """A body is read up to a limit, and the body of an error up to 64 kB, until it breaks, or for a time."""
     large = fixed(b"x" * 100_000)
     async with upstream(says(large), says(large), says(fixed(BODY)), mid_body) as up:
@@ -391,7 +393,7 @@ async def test_limits(transport: AnyTransport) -> None:
         await last.aclose()
 
 
-async def test_unknown_authority(transport: AnyTransport) -> None:
+async def test_certificate_of_an_unknown_authority_is_refused(transport: AnyTransport) -> None:
     """A server whose certificate no trusted authority has issued gets no request: a `ConnectError`."""
     import trustme
 
