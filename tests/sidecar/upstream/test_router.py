@@ -282,8 +282,8 @@ async def test_each_attempt_has_the_price_of_its_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [True, False], ids=["its authority", "the system's"])
 async def test_certificate_needs_the_configured_authority(
-    tmp_path: Path, given: bool, caplog: pytest.LogCaptureFixture
-) -> None:  # noqa: FBT001  # a column
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, given: bool
+) -> None:
     """An upstream's certificate must come from the configured authority, by default one of the system's."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

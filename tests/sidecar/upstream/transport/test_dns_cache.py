@@ -23,7 +23,7 @@ def info(address: str) -> AddrInfoType:
 
 
 class Resolver:
-    """Answers when it may, with what the test says; notes what it was asked."""
+    """Answers with `answer` while `may` is set; `asked` holds the names of its queries."""
 
     def __init__(self, *addresses: str) -> None:
         self.asked: list[str] = []
@@ -92,17 +92,22 @@ async def test_concurrent_look_ups_share_a_query() -> None:
 
 
 async def test_query_without_callers_ends() -> None:
-    """A query whose callers are all gone still ends, whatever it ends with."""
+    """A query whose callers were all cancelled ends, also with an error; the next look-up starts another one."""
     cache, resolver, _ = made()
     resolver.may.clear()
+    before = asyncio.all_tasks()
     waiting = asyncio.create_task(cache.lookup("a", 80))
     await eventually(lambda: len(resolver.asked) == 1)
     waiting.cancel()
     await asyncio.wait([waiting])
     resolver.answer = OSError("no such name")
     resolver.may.set()
-    await eventually(lambda: not cache._queries)
+    await eventually(lambda: asyncio.all_tasks() == before)
+    await asyncio.sleep(0)  # the callbacks of the task
     assert len(cache) == 0
+    with pytest.raises(OSError, match="no such name"):
+        await cache.lookup("a", 80)
+    assert resolver.asked == ["a", "a"]
 
 
 async def test_failures_are_not_kept() -> None:
