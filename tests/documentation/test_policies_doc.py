@@ -50,7 +50,7 @@ def test_examples_are_those_of_the_document(name: str) -> None:
 
 
 def test_documented_names_exist() -> None:
-    """Each old name in the table of changes is gone or warns, and each attribute of a call in the tables exists."""
+    """The tables name existing attributes of `Call`, and all fields of `Outcome`."""
     table = TEXT.split("| attribute | meaning |")[1].split("\n\n")[0]
     names = {
         name for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in re.findall(r"`([a-z_]+)", row)

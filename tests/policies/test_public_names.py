@@ -27,7 +27,7 @@ def test_annotations_can_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_describes_each_class(name: str) -> None:
-    """`help` describes each public class in words of our own, with its methods."""
+    """`help` describes each public class with a text of its own, with its methods."""
     cls = getattr(policies, name)
     assert cls.__doc__
     text = pydoc.plain(pydoc.render_doc(cls))

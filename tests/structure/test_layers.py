@@ -168,7 +168,7 @@ def test_constraints() -> None:
 
 
 def test_nothing_of_a_machine() -> None:
-    """No file names a package registry's host or a path of somebody's machine."""
+    """No file names a package registry's host or a path of a developer's machine."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

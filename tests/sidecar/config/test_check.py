@@ -395,7 +395,7 @@ def test_upstream_models_need_prices(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "problem"),
     [
         ("    async def admitt(self, call): ...", "Rules.admitt is never called; did you mean admit?"),
         ("    def admit(self, call): ...", "Rules.admit is awaited; write `async def admit`"),
@@ -404,13 +404,13 @@ def test_upstream_models_need_prices(folder: Path) -> None:
         ("    lowers = ('x',)\n    async def admit(self, call): ...", "Rules.lowers has no effect; it is now called tightened_by_profiles"),
     ],
 )  # fmt: skip
-def test_mistakes_of_a_policy_class(folder: Path, body: str, told: str) -> None:
+def test_mistakes_of_a_policy_class(folder: Path, body: str, problem: str) -> None:
     """A wrong method is a fault of the policy's `use`, with the cure."""
     (folder / "check_rules.py").write_text(f"from policies import Policy\nclass Rules(Policy, frozen=True):\n{body}\n")
     (line,) = lines(folder, "[[policy]]\nuse = 'check_rules:Rules'")
 
     assert line.startswith("F: policy[0].use: ")
-    assert told in line
+    assert problem in line
 
 
 def test_one_running_object_for_all_profiles(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How connections are opened: Unix sockets, TLS with a client certificate, a limit for all of it."""
+"""Opening connections: Unix sockets, TLS with a client certificate, and the connect timeout."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_requests_go_over_a_unix_socket(tmp_path: Path) -> None:
 
 
 async def test_client_certificate_is_presented(authority: trustme.CA) -> None:
-    """A server that asks for a certificate gets it; without one, it is no connection or a broken one."""
+    """A client certificate is presented to a server that asks for it; without one the request fails."""
     async with upstream(own, tls=server_tls(authority, "127.0.0.1", clients=True)) as up:
         async with transport(tls=client_tls(authority, certificate=True)) as with_one:
             assert await whole(await ask(with_one, up.url)) == b"own"
@@ -91,7 +91,7 @@ async def _one(it: HttpTransport, url: str) -> bytes:
 
 @pytest.mark.parametrize("way", ["plain", "TLS", "tunnel"])
 async def test_cancelled_requests_leave_no_busy_connection(authority: trustme.CA, way: str) -> None:
-    """Requests that are cancelled after any number of loop iterations leave no connection but idle ones, which serve."""
+    """Requests that are cancelled after any number of loop iterations leave only idle connections that work."""
     chance = random.Random(7)
     tls = None if way == "plain" else server_tls(authority, "127.0.0.1")
     async with upstream(own, tls=tls) as up, serving(ProxyServer()) as port:

@@ -123,7 +123,7 @@ async def test_failures_are_not_kept() -> None:
 
 
 async def test_addresses_of_a_name_alternate() -> None:
-    """The addresses of a name are first in turn, within their family; the system's first family stays first."""
+    """Each address of a name is first in its family alternately; the system's first family stays first."""
     cache, _, _ = made("::1", "::2", "10.0.0.1", "10.0.0.2", "10.0.0.3")
     found = [[each[4][0] for each in await cache.lookup("a", 80)] for _ in range(3)]
 
@@ -141,7 +141,7 @@ async def test_addresses_are_not_looked_up(host: str) -> None:
 
 
 async def test_close_ends_running_queries() -> None:
-    """Closing ends the queries that run: those who wait get an error, not a cancellation."""
+    """Closing ends running queries: their callers get an error, not a cancellation."""
     cache, resolver, _ = made()
     resolver.may.clear()
     waiting = asyncio.create_task(cache.lookup("a", 80))
@@ -152,7 +152,7 @@ async def test_close_ends_running_queries() -> None:
 
 
 async def test_system_resolver_knows_localhost() -> None:
-    """The system's resolver knows localhost, and no name that is invalid."""
+    """The system's resolver finds localhost, and no invalid name."""
     cache = DnsCache(resolve, clock=FakeClock())
     assert first(await cache.lookup("localhost", 80)) in ("127.0.0.1", "::1")
     for name in ("no-such-name.invalid", "x" * 70, "a..b"):

@@ -1,4 +1,4 @@
-"""Connections that are reused: only for whole responses, never with bytes of another, and replaced when they are stale."""
+"""Reused connections: only behind complete responses, never with bytes of another one, replaced when stale."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ async def resets(connection: Connection) -> None:
 
 @pytest.mark.parametrize("stale", [closes, resets], ids=["FIN", "RST"])
 async def test_stale_is_replaced(transport: HttpTransport, stale: Script) -> None:
-    """A reused connection that closes without a byte is replaced by a new one, with the same request, and told once."""
-    told: list[int] = []
+    """A reused connection that closes without a byte is replaced by a new one with the same request; `on_connected` is called once."""
+    connected: list[int] = []
     async with upstream(own, stale, own) as up:
         await whole(await ask(transport, up.url))
-        response = await transport.send(get(up.url), (), b"body", lambda: told.append(len(up.requests)))
+        response = await transport.send(get(up.url), (), b"body", lambda: connected.append(len(up.requests)))
         assert await whole(response) == b"own"
         _, first, second = up.requests
 
-    assert told == [1]
+    assert connected == [1]
     assert (first.head, first.raw_body) == (second.head, second.raw_body)
     assert transport.open_count <= 1
 
@@ -99,7 +99,7 @@ async def test_late_close_is_not_stale(transport: HttpTransport, clock: FakeCloc
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\ncontent-ty", b"HTTP/1.1 103 Early\r\n\r\n", b"H"])
 async def test_connection_that_sent_a_byte_is_not_stale(transport: HttpTransport, part: bytes) -> None:
-    """A reused connection that sent anything had been read: it is not replaced."""
+    """A reused connection that sent a byte is not replaced: the server had read the request."""
 
     async def half(connection: Connection) -> None:
         await connection.send(part)
@@ -180,7 +180,7 @@ async def test_second_response_is_dropped(transport: HttpTransport) -> None:
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
 @pytest.mark.parametrize("behind", [POISON, None], ids=["a response", "an end"])
 async def test_bytes_behind_a_slow_reader_are_seen(transport: HttpTransport, size: int, behind: bytes | None) -> None:
-    """What comes behind a response that waits for its reader is seen before its connection is reused, whatever its size."""
+    """Bytes behind a response that waits for its reader are detected before its connection is reused."""
     sent = asyncio.Event()
 
     async def first(connection: Connection) -> None:
@@ -200,7 +200,7 @@ async def test_bytes_behind_a_slow_reader_are_seen(transport: HttpTransport, siz
 
 
 async def test_connection_closed_by_the_server_is_dropped(transport: HttpTransport) -> None:
-    """An idle connection that the server closes is forgotten."""
+    """An idle connection that the server closes is dropped."""
 
     async def once(connection: Connection) -> None:
         await connection.answer(200, b"a")
@@ -212,7 +212,7 @@ async def test_connection_closed_by_the_server_is_dropped(transport: HttpTranspo
 
 
 async def test_unsent_request_leaves_no_connection(transport: HttpTransport) -> None:
-    """A response to a request that was not read to its end leaves no connection: the rest of it would still be sent."""
+    """A response to a request that was not fully sent closes the connection: the rest would follow."""
 
     async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -233,7 +233,7 @@ async def test_unsent_request_leaves_no_connection(transport: HttpTransport) -> 
 
 
 async def test_connection_serves_one_origin(transport: HttpTransport) -> None:
-    """A connection serves its own origin alone."""
+    """A connection serves only its own origin."""
     async with upstream(own) as one, upstream(own) as two:
         for _ in range(2):
             for up in (one, two):

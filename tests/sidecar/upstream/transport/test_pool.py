@@ -1,4 +1,4 @@
-"""The pool by itself: how many idle connections it keeps, for how long, and which one is next."""
+"""The connection pool: how many idle connections it keeps, how long, and which one is reused next."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_idle_connections_are_bounded(pool: ConnectionPool) -> None:
 
 
 async def test_lost_connection_leaves_the_pool(pool: ConnectionPool) -> None:
-    """A connection that is lost, or on which unasked bytes arrive, leaves the pool."""
+    """A connection that is lost, or on which unexpected bytes arrive, leaves the pool."""
     lost, unasked = await used(await pool.open()), await used(await pool.open())
     assert lost.transport is not None
     lost.transport.close()
@@ -190,7 +190,7 @@ async def test_closed_before_reuse(pool: ConnectionPool, loop: Loop) -> None:
 
 
 async def test_connection_with_early_bytes_is_not_used(pool: ConnectionPool, loop: Loop) -> None:
-    """A connection on which bytes arrive before its first request is not used, however early they come."""
+    """A connection on which bytes arrive before its first request is not used."""
 
     async def connect(make: Callable[[], Connection]) -> Connection:
         connection = make()
@@ -209,7 +209,7 @@ async def test_connection_with_early_bytes_is_not_used(pool: ConnectionPool, loo
 
 
 async def test_cancelled_connect_leaves_no_connection(loop: Loop) -> None:
-    """A request that is cancelled in the very turn in which its connection was made leaves no connection open."""
+    """A request that is cancelled in the iteration in which its connection opens leaves no connection."""
     made: list[Connection] = []
 
     async def connect(make: Callable[[], Connection]) -> Connection:

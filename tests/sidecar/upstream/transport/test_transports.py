@@ -78,7 +78,7 @@ CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in ran
     ids=["length", "chunked", "cut anywhere", "until close", "HTTP/1.0", "informational first"],
 )
 async def test_body_arrives_complete(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
-    """A body arrives whole, however it is framed and split, whether it is pushed or waited for."""
+    """A body arrives complete for any framing and split, pushed or read."""
     async with upstream(says(*parts, close=close)) as up:
         response = await ask(transport, up.url)
         assert response.status == 200
@@ -87,7 +87,7 @@ async def test_body_arrives_complete(transport: AnyTransport, parts: list[bytes]
 
 
 async def test_pushed_as_it_arrives(transport: AnyTransport) -> None:
-    """Each part of a body is pushed when it arrives, and nothing is pushed once nobody listens."""
+    """Each part of a body is pushed when it arrives, and nothing is pushed without a listener."""
     heard, more, parts = asyncio.Event(), asyncio.Event(), list[bytes]()
 
     async def script(connection: Connection) -> None:
@@ -239,7 +239,7 @@ async def test_truncated_body_raises_behind_its_bytes(
 
 
 async def test_invalid_chunk_breaks_the_body(transport: AnyTransport) -> None:
-    """Bytes that are no chunk break the body behind the bytes before them."""
+    """An invalid chunk breaks the body behind the valid bytes."""
     async with upstream(says(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
         response = await ask(transport, up.url)
         parts: list[bytes] = []
@@ -344,7 +344,7 @@ async def test_closed_transport_closes_all_connections(transport: AnyTransport) 
 
 
 async def test_unread_body_is_not_read_further(transport: AnyTransport) -> None:
-    """A body that is not taken stops being read, at a bounded size; it goes on when it is taken, and nothing is lost."""
+    """A body that is not taken is read up to a bounded size; reading resumes when it is taken, without loss."""
     piece, count, sent = b"x" * 65_536, 400, 0
 
     async def pours(connection: Connection) -> None:
@@ -360,7 +360,7 @@ async def test_unread_body_is_not_read_further(transport: AnyTransport) -> None:
         before = -1
         while before != sent:
             before = sent
-            for _ in range(500):  # a server that sends nothing in so many turns of the loop is held up
+            for _ in range(500):  # a server that sends nothing in that many loop iterations is blocked
                 await asyncio.sleep(0)
         assert 0 < sent < count / 2
         size = 0
