@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from sidecar.observers.process_log import ProcessLog
     from sidecar.observers.state_log import StateLog
 
-GOOD_STATES = frozenset({"up", "closed"})
+EXPECTED_STATES = frozenset({"up", "closed", "draining"})
+"""States that are logged as information; all others are warnings or errors."""
 STORE_HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats to the store; also between two attempts to send settlements that it did not take."""
 
@@ -136,5 +137,5 @@ def _transport(choice: ResolvedUpstream) -> Transport:
 
 
 def _report_state(states: StateLog, subject: str, state: str, cause: str) -> None:
-    level: LogLevel = "error" if state == "down" else "info" if state in GOOD_STATES else "warning"
+    level: LogLevel = "error" if state == "down" else "info" if state in EXPECTED_STATES else "warning"
     states.changed(subject, state, cause=cause, level=level)

@@ -148,6 +148,9 @@ class _Stop:
 
     async def _drain(self) -> None:
         if (gateway := self._application.gateway) is not None:
+            gateway.policy_services.state_changed(
+                "server", "draining", f"{len(gateway.active_calls)} calls are running"
+            )
             await gateway.active_calls.drain(self._seconds, draining())
         self._server.should_exit = True
 

@@ -28,6 +28,7 @@ def count_starts() -> int:
 
 def serve_until_stopped(control: int) -> int:
     """Serve until the parent asks to stop or has died."""
+    Path(f"serving-{os.getpid()}").touch()
     asked = os.read(control, 1)
     Path(f"{'asked' if asked else 'orphaned'}-{os.getpid()}").touch()
     return 0
