@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from process import program
+from scripts import truncated
 from serving import CHAT, Sidecar, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, Upstream, eventually, sse, token, upstream
@@ -83,12 +84,6 @@ async def hangs(connection: Connection) -> None:
     await connection.send(HEAD)
     await connection.chunk(token("a"))
     await connection.hang()
-
-
-async def breaks(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    connection.close()
 
 
 def refuses(status: int, message: str) -> Script:
@@ -286,8 +281,8 @@ async def test_failed_call_has_upstreams_redacted_text(tmp_path: Path) -> None:
 
 
 async def test_truncated_stream_is_recorded_as_failed(tmp_path: Path) -> None:
-    """A stream that breaks after output is recorded as failed, under the status that was sent."""
-    async with upstream(breaks) as up, recorded(tmp_path, up) as it:
+    """A stream that truncated after output is recorded as failed, under the status that was sent."""
+    async with upstream(truncated) as up, recorded(tmp_path, up) as it:
         await it.served.post("/api/chat", CHAT)
         record = await it.one()
 
@@ -349,7 +344,7 @@ class Fails(Observer, frozen=True):
 
 
 async def test_failing_observer_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An observer that raises breaks no request and no other observer; the log names its class once."""
+    """An observer that raises truncated no request and no other observer; the log names its class once."""
     keeps = Keeps()
     async with upstream(says_ab) as up:
         settings = msgspec.structs.replace(settings_of(tmp_path, up.url), observers=(Fails(), keeps))

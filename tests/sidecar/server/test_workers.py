@@ -111,7 +111,7 @@ async def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         await eventually(lambda: (tmp_path / "start-2").exists() and len(running.workers) == 2)
         replacement = next(pid for pid in running.workers if pid != second)
-        await eventually(lambda: (tmp_path / f"serving-{replacement}").exists())
+        await eventually((tmp_path / f"serving-{replacement}").exists)
         running.popen.kill()
         await eventually(lambda: has_ended(second) and has_ended(replacement))
 

@@ -19,11 +19,6 @@ from sidecar.upstream.transport.http_transport import HttpTransport
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 async def test_requests_go_over_a_unix_socket(tmp_path: Path) -> None:
     """Requests go over a Unix socket, whose connection is kept; a socket that is not there is a `ConnectError`."""
     path = str(tmp_path / "engine.sock")

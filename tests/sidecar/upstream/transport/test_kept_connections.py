@@ -11,6 +11,7 @@ from weakref import ReferenceType, ref
 import httpx
 import pytest
 from pushed import ask, get, nothing, whole
+from scripts import closes, resets
 from wire import TIMEOUT_SECONDS, Connection, Script, eventually, upstream
 
 from policies.testing import FakeClock
@@ -41,14 +42,6 @@ async def turns(count: int = 50) -> None:
 
 async def own(connection: Connection) -> None:
     await connection.answer(200, b"own")
-
-
-async def closes(connection: Connection) -> None:
-    connection.close()
-
-
-async def resets(connection: Connection) -> None:
-    connection.reset()
 
 
 @pytest.mark.parametrize("stale", [closes, resets], ids=["FIN", "RST"])

@@ -24,11 +24,6 @@ from sidecar.upstream.transport.tunnel import MAX_REPLY_BYTES
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.mark.parametrize("userinfo", ["", "user:p%40ss@"])
 async def test_http_request_has_absolute_form(userinfo: str) -> None:
     """A request to an http URL goes to the proxy with its whole URL and the proxy's credentials; its connection is kept."""

@@ -42,7 +42,7 @@ async def transport(request: pytest.FixtureRequest) -> AsyncIterator[AnyTranspor
     assert not [task for task in asyncio.all_tasks() if "_pump" in repr(task) or "_query" in repr(task)]
 
 
-def says(*parts: bytes, close: bool = False) -> Script:
+def sends(*parts: bytes, close: bool = False) -> Script:
     """Return a server that sends *parts*, each by itself."""
 
     async def script(connection: Connection) -> None:
@@ -79,7 +79,7 @@ CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in ran
 )
 async def test_body_arrives_complete(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
     """A body arrives complete for any framing and split, pushed or read."""
-    async with upstream(says(*parts, close=close)) as up:
+    async with upstream(sends(*parts, close=close)) as up:
         response = await ask(transport, up.url)
         assert response.status == 200
         assert await read(response) == BODY
@@ -113,7 +113,7 @@ async def test_pushed_as_it_arrives(transport: AnyTransport) -> None:
 async def test_headers_are_found_in_any_case(transport: AnyTransport) -> None:
     """Headers are found by name in any case, the first value of several, bytes outside of ASCII included."""
     head = b"HTTP/1.1 429 X\r\nX-One: a\r\nx-one: b\r\nX-Bytes: caf\xc3\xa9 \xff\r\nContent-Length: 0\r\n\r\n"
-    async with upstream(says(head)) as up:
+    async with upstream(sends(head)) as up:
         response = await ask(transport, up.url)
         assert (response.status, response.header(b"x-one"), response.header(b"absent")) == (429, "a", "")
         assert (response.headers["x-ONE"], "absent" in response.headers) == ("a, b", False)
@@ -123,7 +123,7 @@ async def test_headers_are_found_in_any_case(transport: AnyTransport) -> None:
 
 async def test_request_has_headers_host_and_length(transport: AnyTransport) -> None:
     """A request has the target's headers, its own, a host, and its body with a length; none without a body."""
-    async with upstream(says(fixed(b""))) as up:
+    async with upstream(sends(fixed(b""))) as up:
         target = get(f"{up.url}/a%20b?c=%2Fd", ("authorization", "Bearer k"))
         for body in (b"{}", b""):
             await whole(await transport.send(target, [("x-own", "1")], body, nothing))
@@ -139,7 +139,7 @@ async def test_request_has_headers_host_and_length(transport: AnyTransport) -> N
 async def test_connected_before_sent(transport: AnyTransport) -> None:
     """`on_connected` is called once, before the server has a byte of the request."""
     calls: list[int] = []
-    async with upstream(says(fixed(b""))) as up:
+    async with upstream(sends(fixed(b""))) as up:
         for count in (1, 2):
             response = await transport.send(get(up.url), (), b"", lambda: calls.append(len(up.requests)))
             await whole(response)
@@ -150,7 +150,7 @@ async def test_connected_before_sent(transport: AnyTransport) -> None:
 
 async def test_complete_response_lets_its_connection_be_reused(transport: AnyTransport) -> None:
     """A connection whose response was read to its end serves the next request."""
-    async with upstream(says(fixed(b"a"))) as up:
+    async with upstream(sends(fixed(b"a"))) as up:
         for _ in range(3):
             assert await whole(await ask(transport, up.url)) == b"a"
         assert (len(up.requests), up.open) == (3, 1)
@@ -158,14 +158,14 @@ async def test_complete_response_lets_its_connection_be_reused(transport: AnyTra
 
 async def test_close_is_obeyed(transport: AnyTransport) -> None:
     """A connection whose response says `connection: close` is closed."""
-    async with upstream(says(fixed(b"a", b"connection: close"))) as up:
+    async with upstream(sends(fixed(b"a", b"connection: close"))) as up:
         assert await whole(await ask(transport, up.url)) == b"a"
         await eventually(lambda: up.open == 0)
 
 
 async def test_refused_connection_is_a_connect_error(transport: AnyTransport) -> None:
     """A server that does not listen is a `ConnectError`."""
-    async with upstream(says()) as up:
+    async with upstream(sends()) as up:
         url = up.url
     with pytest.raises(httpx.ConnectError):
         await ask(transport, url)
@@ -187,7 +187,7 @@ async def test_invalid_response_is_an_error(
     transport: AnyTransport, parts: list[bytes], error: type[Exception]
 ) -> None:
     """A server that closes, or sends no valid head of a bounded size, is an error of httpx, and no connection is left."""
-    async with upstream(says(*parts, close=True)) as up:
+    async with upstream(sends(*parts, close=True)) as up:
         with pytest.raises(error) as raised:
             await ask(transport, up.url)
         assert not isinstance(raised.value, httpx.ConnectError)
@@ -225,7 +225,7 @@ async def test_truncated_body_raises_behind_its_bytes(
         taken.append(part)
         arrived.set()
 
-    async with upstream(cuts, says(fixed(b"next"))) as up:
+    async with upstream(cuts, sends(fixed(b"next"))) as up:
         response = await ask(transport, up.url)
         if read is whole:
             assert await response.read() == b"some"
@@ -240,7 +240,7 @@ async def test_truncated_body_raises_behind_its_bytes(
 
 async def test_invalid_chunk_breaks_the_body(transport: AnyTransport) -> None:
     """An invalid chunk breaks the body behind the valid bytes."""
-    async with upstream(says(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
+    async with upstream(sends(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
         response = await ask(transport, up.url)
         parts: list[bytes] = []
         with pytest.raises(httpx.RemoteProtocolError):
@@ -329,7 +329,7 @@ async def test_cancelled_close_leaves_nothing_open(transport: AnyTransport) -> N
 
 async def test_closed_transport_closes_all_connections(transport: AnyTransport) -> None:
     """Closing a transport cuts its responses in progress, and closes idle connections."""
-    async with upstream(says(fixed(b"")), mid_body) as up:
+    async with upstream(sends(fixed(b"")), mid_body) as up:
         idle = await ask(transport, up.url)
         response = await ask(transport, up.url)
         await whole(idle)
@@ -377,7 +377,7 @@ async def test_unread_body_is_not_read_further(transport: AnyTransport) -> None:
 async def test_body_is_read_up_to_a_limit(transport: AnyTransport) -> None:
     """A body is read up to a limit, and the body of an error up to 64 kB, until it breaks, or for a time."""
     large = fixed(b"x" * 100_000)
-    async with upstream(says(large), says(large), says(fixed(BODY)), mid_body) as up:
+    async with upstream(sends(large), sends(large), sends(fixed(BODY)), mid_body) as up:
         first = await ask(transport, up.url)
         with pytest.raises(ResponseTooLarge):
             await read_limited(first, 99_999)
@@ -399,7 +399,7 @@ async def test_certificate_of_an_unknown_authority_is_refused(transport: AnyTran
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    async with upstream(says(fixed(b"")), tls=context) as up:
+    async with upstream(sends(fixed(b"")), tls=context) as up:
         with pytest.raises(httpx.ConnectError):
             await ask(transport, up.url)
     assert up.requests == []
