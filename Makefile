@@ -1,4 +1,4 @@
-# Everything a developer does, by name.  On a machine with python3 and make alone, `make demo` and `make test` just work.
+# Commands for development. `make demo` and `make test` need only python3 and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,8 +11,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# What the program needs to run, and no more: without development tools, without building a package, and without
-# byte-compiling modules that are never imported.
+# Dependencies of the running program only: no development tools, no package build, and no byte-compilation of modules
+# that are never imported.
 $(VENV)/.run-ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
@@ -24,26 +24,26 @@ $(VENV)/.ready: $(VENV)/.run-ready
 	$(PIP_INSTALL) -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: $(VENV)/.run-ready ## Try it: a mock upstream and a sidecar on port 8787
+demo: $(VENV)/.run-ready ## Start a mock upstream and a sidecar on port 8787
 	@$(BIN)/python -m sidecar demo
 
-test: $(VENV)/.ready ## Run the tests; says what it skips and why
+test: $(VENV)/.ready ## Run the tests, and list skipped ones with the reason
 	$(BIN)/python -m pytest -q -rs
 
-test-kill: $(VENV)/.ready ## Kill it a hundred times under load, on each store, and audit the books (minutes)
+test-kill: $(VENV)/.ready ## Kill the sidecar 100 times under load, on each store, and check the counters (minutes)
 	ROUNDS=$${ROUNDS:-100} $(BIN)/python -m pytest -q -s tests/conformance/test_kill.py
 
-soak: $(VENV)/.ready ## Ten thousand failures and aborts, large prompts: what is left, what blocks (MINUTES=10: then full load)
+soak: $(VENV)/.ready ## Look for leaks and long steps in 10,000 failures and aborts (MINUTES=10: then under full load)
 	SOAK=$${SOAK:-10000} $(BIN)/python -m pytest -q -s tests/conformance/test_soak.py
 	$(if $(MINUTES),PYTHONPATH=tests/doubles $(BIN)/python bench/soak.py --minutes $(MINUTES))
 
-cancel: $(VENV)/.ready ## Measure how soon upstream is let go when a client leaves, in each phase
+cancel: $(VENV)/.ready ## Measure how soon the upstream request is closed after its client has disconnected
 	PYTHONPATH=tests/doubles $(BIN)/python bench/cancel.py
 
-drill: $(VENV)/.ready ## A thousand calls at a dead upstream: what it gets of them, and how soon it is back
+drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the requests that reach it
 	PYTHONPATH=tests/doubles $(BIN)/python bench/outage.py
 
-lint: $(VENV)/.ready ## Check with ruff, all rules
+lint: $(VENV)/.ready ## Lint with ruff, all rules
 	$(BIN)/ruff check .
 
 format: $(VENV)/.ready ## Format the code
@@ -52,23 +52,23 @@ format: $(VENV)/.ready ## Format the code
 format-check: $(VENV)/.ready ## Check the format
 	$(BIN)/ruff format --check .
 
-typecheck: $(VENV)/.ready ## Check the types, strictly
+typecheck: $(VENV)/.ready ## Check the types with mypy --strict
 	$(BIN)/mypy
 
-check: lint format-check typecheck ## Lint, format, types
+check: lint format-check typecheck ## Run lint, format-check and typecheck
 
 build: $(VENV)/.ready ## Build the wheel into dist/
 	rm -rf dist
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --wheel --outdir dist
 
-smoke: build ## Install the wheel into a clean environment and use it
+smoke: build ## Install the wheel into a clean environment, and run it
 	rm -rf .venv-smoke
 	$(PYTHON) -m venv .venv-smoke
 	.venv-smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl -c constraints.txt
 	.venv-smoke/bin/python -I .ci/smoke.py .venv-smoke/bin/sidecar
 	rm -rf .venv-smoke
 
-bench: $(VENV)/.ready ## Measure what it costs, beside nginx where it is installed (5 minutes; BENCH=--quick)
+bench: $(VENV)/.ready ## Measure the overhead, compared with nginx if it is installed (5 minutes; BENCH=--quick)
 	@mkdir -p build
 	$(BIN)/python bench/run.py --json build/bench.json $(BENCH)
 	$(BIN)/python bench/ledger.py
@@ -78,8 +78,8 @@ $(ENGINE)/.ready: constraints-engine.txt
 	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]' gguf numpy -c constraints-engine.txt
 	@touch $@
 
-test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test in front of a real engine, llama.cpp (builds it first: some minutes)
+test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test against a real engine, llama.cpp (builds it first, which takes minutes)
 	ENGINE_PYTHON=$(ENGINE)/bin/python $(BIN)/python -m pytest -q -rs tests/real_engine -o addopts=
 
-clean: ## Remove what the other targets made
+clean: ## Remove the files that other targets create
 	rm -rf $(VENV) $(ENGINE) .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,4 +1,4 @@
-"""Use an installed wheel as a stranger would: configure, check, serve, stream.  usage: smoke.py PATH_OF_SIDECAR"""
+"""Test an installed wheel: configure, check, serve, stream.  usage: smoke.py PATH_OF_SIDECAR"""
 
 import json
 import os
@@ -24,8 +24,8 @@ def main():
         with open(path, "w") as file:
             file.write(shipped)
         subprocess.run([SIDECAR, "check", "--config", path], check=True)
-        nowhere = {**os.environ, "SIDECAR_STORE": "redis://127.0.0.1:1/0"}
-        usage = subprocess.run([SIDECAR, "usage"], env=nowhere, capture_output=True, text=True, cwd=folder)
+        unreachable = {**os.environ, "SIDECAR_STORE": "redis://127.0.0.1:1/0"}
+        usage = subprocess.run([SIDECAR, "usage"], env=unreachable, capture_output=True, text=True, cwd=folder)
         assert (usage.returncode, "see that it runs" in usage.stderr) == (1, True), usage.stderr
         mock, upstream = started(folder, "mock", "--port", "0")
         sidecar, address = started(folder, "serve", "--config", path, "--upstream", upstream, "--port", "0")

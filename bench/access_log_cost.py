@@ -1,7 +1,7 @@
-"""What the access log costs a request: microseconds of CPU per record, for text and JSON.
+"""Measure the cost of the access log: microseconds of CPU per record, for text and JSON.
 
-`encode` is the line alone, `observe` what the event loop's thread spends (level, line, queue), `process` the whole process
-including the thread that writes to a pipe.  Each figure is the lowest of several rounds.
+`encode` is the encoding of the line, `observe` the share of the event loop's thread (level, line, queue), `process` the
+whole process including the thread that writes to a pipe. Each figure is the lowest of several rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sidecar.observers.access_log import AccessLineFormat, AccessLog
 from sidecar.observers.line_writer import LineWriter
 
 RECORDS = 8_000
-"""In one round: fewer than the writer's queue holds."""
+"""Records per round; fewer than the writer's queue holds."""
 RECORD = Record(
     request_id="req-8c2f1d7e9b4a4c6f",
     started_at=1_764_346_831.0,
@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
 
 def cost(form: LogFormat, rounds: int) -> Cost:
-    """Return the lowest cost of *rounds* for lines of *form*."""
+    """Return the lowest cost in *rounds* rounds, for lines in the format *form*."""
     encode = AccessLineFormat(form).encode
     line = min(_spent(lambda: encode(RECORD, "info"), time.thread_time_ns) for _ in range(rounds))
     both = [_observed(form) for _ in range(rounds)]
@@ -64,7 +64,10 @@ def cost(form: LogFormat, rounds: int) -> Cost:
 
 
 def _observed(form: LogFormat) -> tuple[float, float]:
-    """Return what the calling thread, and what the whole process spends; the pipe's reader is another process."""
+    """Return the CPU of this thread and of the whole process, in microseconds per record.
+
+    Another process reads the pipe.
+    """
     reading, writing = os.pipe()
     reader = os.fork()
     if not reader:
@@ -79,7 +82,7 @@ def _observed(form: LogFormat) -> tuple[float, float]:
     observe = _spent(lambda: log.observe(RECORD), time.thread_time_ns)
     writer.close(60)
     process = (time.process_time_ns() - begun) / RECORDS / 1000
-    assert not writer.dropped, "the figure is of written lines"
+    assert not writer.dropped, "lines were dropped, so the figure does not count"
     os.close(writing)
     os.waitpid(reader, 0)
     return observe, process
@@ -97,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    assert threading.active_count() == 1, "it forks"
+    assert threading.active_count() == 1, "the process forks, so it must have one thread"
     print("us per record   encode  observe  process")
     for form in ("text", "json"):
         print(f"{form:14}  {'  '.join(f'{value:7.2f}' for value in cost(form, rounds))}")

@@ -1,6 +1,6 @@
-"""How soon upstream is let go after a client has left: milliseconds from the client's FIN to upstream's, by phase.
+"""Measure cancellation: milliseconds from a client's FIN or RST to the one that upstream gets, by phase of the call.
 
-The sidecar runs as its own process with the shipped chain; the client and the upstream are here.
+The sidecar runs in its own process with the shipped chain; client and upstream run in this one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from process import program
 from wire import HEAD, Client, Connection, Script, token, upstream
 
-TIMES = int(os.environ.get("TIMES", "300"))
-HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
+CALLS_PER_PHASE = int(os.environ.get("TIMES", "300"))
+REQUEST_BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
 CONFIG = '[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
-SETTLED = 0.01
-"""Seconds in which a call comes to rest in its phase."""
+SETTLED_SECONDS = 0.01
+"""Seconds after which a call has reached its phase."""
 
 
 async def silent(connection: Connection) -> None:
@@ -62,18 +62,18 @@ PHASES: dict[str, tuple[Script, bool]] = {
 
 async def phase(script: Script, *, stream: bool, folder: Path, store: str) -> list[float]:
     """Return the milliseconds of each cancellation, sorted."""
-    chance, took = random.Random(5), []  # noqa: S311  # chance, not secrets
+    chance, took = random.Random(5), []  # noqa: S311  # not for secrets
     async with upstream(script) as up:
         (folder / "s.toml").write_text(f'[store]\nurl = "{store}"\n{CONFIG}')
         with program(
             "serve", "--config", "s.toml", "--upstream", up.url, "--model", "m", "--port", "0", folder=folder
         ) as served:
-            for _ in range(TIMES):
+            for _ in range(CALLS_PER_PHASE):
                 up.arrived.clear()
                 client = await Client.to(served.port)
-                await client.post("/v1/chat/completions", HI | {"stream": stream})
+                await client.post("/v1/chat/completions", REQUEST_BODY | {"stream": stream})
                 await up.arrived.wait()
-                await asyncio.sleep(SETTLED * (1 + chance.random()))
+                await asyncio.sleep(SETTLED_SECONDS * (1 + chance.random()))
                 began = time.perf_counter()
                 chance.choice([client.close, client.reset])()
                 await up.requests[-1].gone.wait()
@@ -82,8 +82,8 @@ async def phase(script: Script, *, stream: bool, folder: Path, store: str) -> li
 
 
 async def main() -> None:
-    """Print a line for each phase."""
-    print(f"ms from the client's FIN or RST to upstream's, {TIMES} times each, counted in SQLite")
+    """Print one line per phase."""
+    print(f"ms from the client's FIN or RST to upstream's, {CALLS_PER_PHASE} calls each, SQLite store")
     print(f"{'phase':34}{'p50':>8}{'p99':>8}{'worst':>8}")
     worst = 0.0
     for name, (script, stream) in PHASES.items():
@@ -92,7 +92,7 @@ async def main() -> None:
         p99 = statistics.quantiles(took, n=100)[98]
         worst = max(worst, p99)
         print(f"{name:34}{statistics.median(took):8.2f}{p99:8.2f}{took[-1]:8.2f}")
-    print(f"the bound is 50 ms: {'held' if worst < 50 else 'BROKEN'} at p99")  # DESIGN 1.5, rule 5
+    print(f"the bound is 50 ms: {'held' if worst < 50 else 'BROKEN'} at p99")
 
 
 asyncio.run(main())

@@ -1,7 +1,7 @@
-"""A client with many streams open: idle ones, or ones that it does not read for long.
+"""Load client that holds many streams open: idle ones, or slow ones that it does not read for a while.
 
-It says "open" when all are, and goes on at the next line on its standard input: `idle` streams are left, `slow` ones read
-to their end.  Then it prints one JSON object.
+It prints "open" when all are open, and waits for a line on standard input. Then it closes `idle` streams, or reads
+`slow` ones to their end, and prints one JSON object.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import uvloop
 from load import Answering, request_of
 from processes import many_files
 
-RECEIVE = 65_536
-"""Bytes that the system keeps for a reader that does not read."""
-AT_ONCE = 100
-"""Connections that are being made at one time."""
+RECEIVE_BUFFER_BYTES = 65_536
+"""Receive buffer of a slow client's socket, in bytes."""
+MAX_CONNECTING = 100
+"""Connections that are opened concurrently."""
 
 
-class Held(asyncio.Protocol):
-    """One stream."""
+class HeldStream(asyncio.Protocol):
+    """The client side of one open stream."""
 
     def __init__(self, request: bytes, *, slow: bool) -> None:
         self._request, self._slow = request, slow
@@ -36,11 +36,11 @@ class Held(asyncio.Protocol):
 
     @property
     def whole(self) -> bool:
-        """Whether all of the answer came."""
+        """Whether the whole answer arrived."""
         return self._answer.over and not self._answer.refused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
+        """Send the request."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.write(self._request)
         if self._slow:
@@ -48,7 +48,7 @@ class Held(asyncio.Protocol):
             self.open.set()
 
     def data_received(self, data: bytes) -> None:
-        """Count."""
+        """Count tokens."""
         self.tokens += self._answer.take(data)
         if self.tokens:
             self.open.set()
@@ -56,24 +56,24 @@ class Held(asyncio.Protocol):
             self.gone.set()
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Wake the tasks that wait for this stream."""
         self.open.set()
         self.gone.set()
 
 
 async def hold(port: int, request: bytes, streams: int, *, slow: bool) -> dict[str, float]:
-    """Hold *streams* open; return what came of them."""
+    """Hold *streams* open; return the counts of streams and tokens."""
     loop = asyncio.get_running_loop()
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(MAX_CONNECTING)
 
-    async def one() -> Held:
+    async def one() -> HeldStream:
         async with gate:
-            place = socket.socket()
-            place.setblocking(False)
+            opened = socket.socket()
+            opened.setblocking(False)
             if slow:
-                place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
-            await loop.sock_connect(place, ("127.0.0.1", port))
-            _, held = await loop.create_connection(lambda: Held(request, slow=slow), sock=place)
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            await loop.sock_connect(opened, ("127.0.0.1", port))
+            _, held = await loop.create_connection(lambda: HeldStream(request, slow=slow), sock=opened)
             await held.open.wait()
             return held
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("idle", "slow"))
     parser.add_argument("port", type=int)
     parser.add_argument("path")
-    parser.add_argument("body", type=Path, help="a file")
+    parser.add_argument("body", type=Path, help="file with the request body")
     parser.add_argument("streams", type=int)
     parser.add_argument("--header", action="append", default=[])
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a policy costs per event that does not look at events: a chain with five of them, beside a chain without any."""
+"""Measure the cost per event of policies without event hooks: a chain with five of them against an empty one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from policies.api.usage import Usage
 from policies.engine.chain import Chain
 from policies.testing import make_call, make_services, piece
 
-POLICIES, EVENTS = 5, 50_000
+POLICY_COUNT, EVENT_COUNT = 5, 50_000
 
 
 class Idle(Policy, frozen=True):
-    """Holds a lease through the whole call, and looks at nothing."""
+    """A policy whose lease overrides no hook."""
 
     async def admit(self, call: Call) -> Lease:
-        """Return a lease that overrides no hook of events."""
+        """Return a lease without event hooks."""
         return Lease()
 
 
 class Ready:
-    """An upstream, and its only attempt, whose events are all there already."""
+    """An upstream and its only attempt, whose events are all available at once."""
 
     def __init__(self) -> None:
         event = piece(" tok")
@@ -43,13 +43,13 @@ class Ready:
         return
 
     async def deliver(self, to: Callable[[Batch], bool]) -> None:
-        for _ in range(EVENTS):
+        for _ in range(EVENT_COUNT):
             to(self._batch)
         to(Batch(events=[], last=True))
 
 
 class _Client:
-    """A client that takes everything and keeps nothing."""
+    """A client that discards all batches."""
 
     def write_nowait(self, batch: Batch) -> bool:
         return True
@@ -70,13 +70,13 @@ async def _measured(times: int) -> float:
 
     more = []
     for at in range(times + 1):
-        # In turn first and second, so that whatever goes one way in time falls out.
-        first, second = (0, POLICIES) if at % 2 else (POLICIES, 0)
+        # The order alternates, so that a trend over time cancels out.
+        first, second = (0, POLICY_COUNT) if at % 2 else (POLICY_COUNT, 0)
         costs = {first: await cost(first), second: await cost(second)}
-        more.append((costs[POLICIES] - costs[0]) / EVENTS / POLICIES)
+        more.append((costs[POLICY_COUNT] - costs[0]) / EVENT_COUNT / POLICY_COUNT)
     return statistics.median(more[1:])
 
 
 def idle_policy(times: int) -> float:
-    """Return nanoseconds of CPU per event and policy, the median of *times*; what is left is noise where it is nothing."""
+    """Return nanoseconds of CPU per event and policy, the median of *times* runs; a value near 0 is noise."""
     return round(max(0.0, asyncio.run(_measured(times))), 1)

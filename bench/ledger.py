@@ -1,8 +1,8 @@
-"""What the ledger costs: CPU of reserve and settle in each store, and what it adds to a request.
+"""Measure the ledger: CPU of reserve and settle in each store, and the CPU that a store adds to a request.
 
-The steps are made one after the other in one process, a sliding and a calendar limit in each.  Redis is counted with the
-CPU of its server apart.  A request is one token over one connection, with the shipped chain on each store, and with the
-chain's limits taken out.
+Steps run one after the other in one process, each with a sliding and a calendar limit. For Redis the CPU of its server
+is in a column of its own. A request is one token on one connection, with the shipped chain on each store, and with the
+chain without its limits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from policies.stores.opening import open_store
 
 
 class Cost(NamedTuple):
-    """Microseconds of CPU."""
+    """Microseconds of CPU per step; `server` is the CPU of the store's own server."""
 
     reserve: float
     settle: float
@@ -35,7 +35,10 @@ class Cost(NamedTuple):
 
 
 async def cost(url: str, folder: Path, steps: int, server: int) -> Cost:
-    """Return what one reservation and one settlement cost; *server* is the store's own process, 0 for none."""
+    """Return the cost of one reservation and one settlement.
+
+    *server* is the process id of the store's server, 0 for none.
+    """
     store = open_store(url, folder=folder)
     claims = [
         Claim(policy="rate", identity="t", unit="requests", limit=LIMITLESS, window=Sliding(60.0), base=1),
@@ -59,7 +62,7 @@ async def cost(url: str, folder: Path, steps: int, server: int) -> Cost:
 
 
 def without_limits(config: str) -> str:
-    """Return *config* without the policies that count."""
+    """Return *config* without the policies that use the store."""
     blocks = re.split(r"(?m)^(?=\[)", config)
     kept = [block for block in blocks if not re.search(r'use = "(rate|budget)"', block)]
     return re.sub(r"(?m)^(rate|budget) = .*\n", "", "".join(kept))
@@ -67,7 +70,7 @@ def without_limits(config: str) -> str:
 
 @contextlib.contextmanager
 def redis(folder: Path) -> Iterator[tuple[str, int]]:
-    """Run a Redis on the first core; give its address and its process, or nothing where there is none."""
+    """Run Redis on the first core; yield its URL and process id, or `""` and 0 if it is not installed."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         yield "", 0
@@ -80,7 +83,7 @@ def redis(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def added(urls: dict[str, str], folder: Path, seconds: float) -> None:
-    """Print what a request costs with each store, and without limits."""
+    """Print the CPU of a request with each store, and without limits."""
     plan = WORK["one"]
     mock = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--tokens", "1"]
     with started(mock, 0, folder) as (_, line):
@@ -89,19 +92,19 @@ def added(urls: dict[str, str], folder: Path, seconds: float) -> None:
             (folder / "sidecar.toml").write_text(without_limits(config) if name == "no limits" else config)
             upstream = line.rpartition(" ")[2]
             command = [sys.executable, "-m", "sidecar", "serve", "--config", "sidecar.toml", "--port", "0"]
-            with started([*command, "--upstream", upstream, "--model", "mock"], 1, folder) as (pid, said):
-                target = Target(name, pid, int(said.rpartition(":")[2]), "/v1/chat/completions")
+            with started([*command, "--upstream", upstream, "--model", "mock"], 1, folder) as (pid, first_line):
+                target = Target(name, pid, int(first_line.rpartition(":")[2]), "/v1/chat/completions")
                 row = measure(target, "one", plan, seconds, folder)
             if name == "no limits":
                 base = float(str(row["cpu_us_per_request"]))
             more = float(str(row["cpu_us_per_request"])) - base
-            print(f"{name:10} {row['cpu_us_per_request']:>8} us a request  {more:+8.1f}", flush=True)
+            print(f"{name:10} {row['cpu_us_per_request']:>8} us per request  {more:+8.1f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of load for each store")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load per store (%(default)s)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, redis(Path(name)) as (address, server):
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""A closed-loop load client: connections that ask again as soon as they were answered.  Prints one JSON object."""
+"""Closed-loop load client: each connection sends its next request when the last answer ends. Prints one JSON object."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import cast
 
 import uvloop
 
-TOKEN = b'" tok'
-HEAD_END, END = b"\r\n\r\n", b"0\r\n\r\n"
-EDGE = 4
-"""Bytes of the longest piece of a token or an end that is none yet."""
+TOKEN_MARK = b'" tok'
+HEAD_END, ANSWER_END = b"\r\n\r\n", b"0\r\n\r\n"
+MAX_PARTIAL_BYTES = 4
+"""Bytes of the longest incomplete start of a token or of the end of an answer."""
 
 
 class Answering:
-    """One answer as it comes: whether it is 200, how many tokens it had, and whether all of it is here."""
+    """Reads one answer: its status, its number of tokens, and whether it is complete."""
 
     __slots__ = ("_begun", "_left", "_tail", "over", "refused")
 
@@ -27,7 +27,7 @@ class Answering:
         self.refused = self.over = False
 
     def take(self, data: bytes) -> int:
-        """Take what came next; return how many tokens it completed."""
+        """Read the next *data*; return the number of tokens that it completed."""
         if not self._begun:
             head, found, data = (self._tail + data).partition(HEAD_END)
             if not found:
@@ -36,12 +36,12 @@ class Answering:
             self._begin(head)
         if self._left >= 0:
             self._left -= len(data)
-        tokens = data.count(TOKEN)
+        tokens = data.count(TOKEN_MARK)
         if self._tail:
-            tokens += (self._tail + data[:EDGE]).count(TOKEN)
-        last = data if len(data) > EDGE else self._tail + data
-        self._tail = last[-EDGE:]
-        self.over = self._left == 0 or (self._left < 0 and last.endswith(END))
+            tokens += (self._tail + data[:MAX_PARTIAL_BYTES]).count(TOKEN_MARK)
+        last = data if len(data) > MAX_PARTIAL_BYTES else self._tail + data
+        self._tail = last[-MAX_PARTIAL_BYTES:]
+        self.over = self._left == 0 or (self._left < 0 and last.endswith(ANSWER_END))
         return tokens
 
     def _begin(self, head: bytes) -> None:
@@ -53,7 +53,7 @@ class Answering:
 
 
 class Load:
-    """All connections, and what came of them."""
+    """All connections of the load, and their counts."""
 
     def __init__(self, port: int, request: bytes, seconds: float) -> None:
         self.request, self._port = request, port
@@ -63,7 +63,7 @@ class Load:
         self.over = asyncio.Event()
 
     async def run(self, connections: int, spread: float) -> None:
-        """Open the *connections*, evenly over *spread* seconds, and wait until all have got their last answer."""
+        """Open *connections* evenly over *spread* seconds, and wait until each one has its last answer."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         self.open = connections
@@ -74,18 +74,18 @@ class Load:
         await self.over.wait()
 
     async def connect(self) -> None:
-        """Open one connection, which begins to ask at once."""
-        await asyncio.get_running_loop().create_connection(lambda: Asking(self), "127.0.0.1", self._port)
+        """Open one connection, which sends its first request at once."""
+        await asyncio.get_running_loop().create_connection(lambda: LoadConnection(self), "127.0.0.1", self._port)
 
     def closed(self) -> None:
-        """Count a connection as gone."""
+        """Count a connection as closed."""
         self.open -= 1
         if not self.open:
             self.over.set()
 
 
-class Asking(asyncio.Protocol):
-    """One kept connection."""
+class LoadConnection(asyncio.Protocol):
+    """One connection that sends requests one after the other."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -95,11 +95,11 @@ class Asking(asyncio.Protocol):
         self._seen = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Send the first request."""
         self._transport = cast("asyncio.Transport", transport)
-        self._ask()
+        self._send_request()
 
-    def _ask(self) -> None:
+    def _send_request(self) -> None:
         assert self._transport is not None
         self._began = time.monotonic()
         if self._began >= self._load.end:
@@ -109,7 +109,7 @@ class Asking(asyncio.Protocol):
         self._transport.write(self._load.request)
 
     def data_received(self, data: bytes) -> None:
-        """Count, and ask again when the answer is over."""
+        """Count tokens, and send the next request when the answer has ended."""
         load, answer = self._load, self._answer
         if answer is None:
             return
@@ -124,10 +124,10 @@ class Asking(asyncio.Protocol):
         elif answer.over:
             load.answered += 1
             self._answer = None
-            self._ask()
+            self._send_request()
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Go on with a new connection, unless the answer was lost with this one or the time is over."""
+        """Open a new connection, unless an answer was lost or the time is over."""
         load = self._load
         load.failed += self._answer is not None
         if self._answer is None and time.monotonic() < load.end:
@@ -138,7 +138,7 @@ class Asking(asyncio.Protocol):
 
 
 async def loaded(load: Load, connections: int, spread: float) -> dict[str, float]:
-    """Let *load* run, and return what was counted."""
+    """Run *load*, and return its counts and times."""
     began = time.monotonic()
     async with asyncio.timeout(load.end - began + 60):
         await load.run(connections, spread)
@@ -155,7 +155,7 @@ async def loaded(load: Load, connections: int, spread: float) -> dict[str, float
 
 
 def request_of(path: str, body: bytes, headers: list[str]) -> bytes:
-    """Return the bytes that ask for *path*."""
+    """Return the bytes of a POST to *path*."""
     lines = [f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, *headers]).encode() + HEAD_END + body
 
@@ -164,10 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("path")
-    parser.add_argument("body", type=Path, help="a file")
+    parser.add_argument("body", type=Path, help="file with the request body")
     parser.add_argument("connections", type=int)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("--spread", type=float, default=0.0, help="seconds in which the connections begin")
+    parser.add_argument("--spread", type=float, default=0.0, help="seconds over which the connections are opened")
     parser.add_argument("--header", action="append", default=[])
     given = parser.parse_args()
     request = request_of(given.path, given.body.read_bytes(), given.header)

@@ -1,4 +1,4 @@
-"""One measurement: the CPU and the memory of a proxy while a client in another process asks."""
+"""One measurement: CPU and memory of a proxy under load from another process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 
 from processes import OTHERS, PROXY, core_ns, cpu_ns, pin, resident_mb
 from targets import Target
-from workloads import Work, asked
+from workloads import Work, request_body
 
-HERE = Path(__file__).parent
-WARM = 0.5
-"""Seconds of load before the clock runs, where answers are quick."""
-STILL, NEARLY = 0.4, 4_000_000
-"""A proxy is at rest when it had fewer nanoseconds of CPU than that in so many seconds."""
+BENCH_FOLDER = Path(__file__).parent
+WARM_UP_SECONDS = 0.5
+"""Seconds of load before the measurement, for workloads without pauses."""
+REST_SECONDS, REST_CPU_NS = 0.4, 4_000_000
+"""A proxy is at rest when it used less than `REST_CPU_NS` of CPU in `REST_SECONDS`."""
 
 Row: TypeAlias = "dict[str, Any]"
 
@@ -32,14 +32,16 @@ def measure(
     core: int | None = OTHERS,
     warm: bool = True,
 ) -> Row:
-    """Measure *work* once, with the client on *core*, after a moment of it that is not counted if *warm*.
+    """Measure *work* once, with the client on *core*; *warm* runs some load first that does not count.
 
-    `others_percent` is how much of the proxy's core other programs had meanwhile: they cool its caches, and a short
-    request suffers more from that than a long one.
+    `others_percent` is the share of the proxy's core that other programs used. They displace its caches, which slows
+    short requests more than long ones.
     """
     named: Row = {"work": name, "target": target.name, "unit": work.unit}
     if warm and work.kind == "closed" and not work.interval:
-        _closed(target, work._replace(connections=min(work.connections, 20)), min(WARM, seconds), folder, core)
+        _closed(
+            target, work._replace(connections=min(work.connections, 20)), min(WARM_UP_SECONDS, seconds), folder, core
+        )
     begun, core_begun, spent = time.monotonic_ns(), core_ns(PROXY), _cpu(target)
     if work.kind == "closed":
         row = _closed(target, work, seconds, folder, core)
@@ -61,7 +63,7 @@ def _closed(target: Target, work: Work, seconds: float, folder: Path, core: int 
 
 
 def _idle(target: Target, work: Work, folder: Path, core: int | None) -> Row:
-    """Hold streams open for as long as brings one token to each."""
+    """Hold streams open until each has got one token."""
     before = _memory(target)
     client = _open(target, work, folder, core)
     begun, hold = _cpu(target), work.interval / 1000
@@ -73,13 +75,13 @@ def _idle(target: Target, work: Work, folder: Path, core: int | None) -> Row:
 
 
 def _slow(target: Target, work: Work, folder: Path, core: int | None) -> Row:
-    """Let nobody read until the proxy comes to rest, then let them read all of it."""
+    """Read nothing until the proxy is at rest, then read all answers."""
     before, begun = _memory(target), _cpu(target)
     client = _open(target, work, folder, core)
-    seen = -NEARLY
-    while (now := _cpu(target)) - seen >= NEARLY:
+    seen = -REST_CPU_NS
+    while (now := _cpu(target)) - seen >= REST_CPU_NS:
         seen = now
-        time.sleep(STILL)
+        time.sleep(REST_SECONDS)
     resident = _memory(target)
     row = _ended(client)
     row["cpu_us_per_unit"] = round((_cpu(target) - begun) / 1000 / max(1, row["tokens"]), 3)
@@ -99,16 +101,16 @@ def _client(
     program: str, target: Target, work: Work, folder: Path, core: int | None, *more: str
 ) -> subprocess.Popen[str]:
     body = folder / "body.json"
-    body.write_text(json.dumps(asked(work, target.path), ensure_ascii=False))
+    body.write_text(json.dumps(request_body(work, target.path), ensure_ascii=False))
     kind = () if work.kind == "closed" else (work.kind,)
-    command = [sys.executable, str(HERE / program), *kind, str(target.port), target.path, str(body), *more]
+    command = [sys.executable, str(BENCH_FOLDER / program), *kind, str(target.port), target.path, str(body), *more]
     command += [f"--header={header}" for header in target.headers]
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: pin(core),  # noqa: PLW1509  # a script of one thread
+        preexec_fn=lambda: pin(core),  # noqa: PLW1509  # a script with one thread
     )
 
 
@@ -120,9 +122,9 @@ def _open(target: Target, work: Work, folder: Path, core: int | None) -> subproc
 
 
 def _ended(client: subprocess.Popen[str]) -> Row:
-    said, _ = client.communicate("\n")
+    output, _ = client.communicate("\n")
     if client.returncode:
-        msg = "the client failed; its words are above"
+        msg = "the load client failed; its output is above"
         raise RuntimeError(msg)
-    row: Row = json.loads(said.splitlines()[-1])
+    row: Row = json.loads(output.splitlines()[-1])
     return row

@@ -1,6 +1,6 @@
-"""An outage, drilled: a thousand calls at a dead upstream, then its recovery.  Prints what upstream got and when it was back.
+"""Simulate an outage: 1,000 calls to a failing upstream, then its recovery. Prints the attempts and the recovery times.
 
-The sidecar runs as its own process with the shipped retries: three attempts a call, a tenth of the calls in all.
+The sidecar runs in its own process with the shipped retries: three attempts per call, limited by the retry budget.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pathlib import Path
 from process import program
 from wire import Client, Connection, upstream
 
-CALLS = int(os.environ.get("CALLS", "1000"))
-AT_ONCE = 50
-HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40, "stream": True}
-POLICIES = '[store]\nurl = "memory://"\n[[policy]]\nuse = "retry"\n'
-START, SHARE, PER_SECOND = 10, 0.1, 0.2
-"""The retry budget, as DESIGN 1.5 has it."""
+CALL_COUNT = int(os.environ.get("CALLS", "1000"))
+MAX_CONCURRENT = 50
+REQUEST_BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40, "stream": True}
+CONFIG = '[store]\nurl = "memory://"\n[[policy]]\nuse = "retry"\n'
+BUDGET_START, BUDGET_SHARE, BUDGET_PER_SECOND = 10, 0.1, 0.2
+"""The retry budget: retries at the start, retries per call, and retries refilled per second."""
 
 
-class Patient:
-    """An upstream that answers 503, resets, or is well, as it is told."""
+class FailingUpstream:
+    """An upstream that answers 503 or resets its connections, until `failing` is False."""
 
-    def __init__(self, ill: str) -> None:
-        self.ill, self.seen, self.dead = ill, 0, True
+    def __init__(self, failure: str) -> None:
+        self.failure, self.seen, self.failing = failure, 0, True
 
     async def __call__(self, connection: Connection) -> None:
         self.seen += 1
-        if not self.dead:
+        if not self.failing:
             await connection.stream("fine")
-        elif self.ill == "503":
+        elif self.failure == "503":
             await connection.answer(503, b'{"error": {"message": "down"}}')
         else:
             connection.reset()
@@ -43,7 +43,7 @@ class Patient:
 async def ask(port: int) -> int:
     client = await Client.to(port)
     try:
-        await client.post("/v1/chat/completions", HI)
+        await client.post("/v1/chat/completions", REQUEST_BODY)
         return (await client.answer())[0]
     finally:
         client.close()
@@ -57,13 +57,13 @@ async def ready(port: int) -> str:
     return str(states["upstream-1"])
 
 
-async def drill(ill: str, breaker: str) -> None:
-    """Run one outage and print its line."""
-    patient = Patient(ill)
-    gate = asyncio.Semaphore(AT_ONCE)
-    async with upstream(patient) as up:
+async def drill(failure: str, breaker: str) -> None:
+    """Run one outage and print one line."""
+    failing = FailingUpstream(failure)
+    gate = asyncio.Semaphore(MAX_CONCURRENT)
+    async with upstream(failing) as up:
         with tempfile.TemporaryDirectory() as folder:
-            text = f"[[upstream]]\nbase_url = '{up.url}'\nbreaker = {{ {breaker} }}\n{POLICIES}"
+            text = f"[[upstream]]\nbase_url = '{up.url}'\nbreaker = {{ {breaker} }}\n{CONFIG}"
             (Path(folder) / "s.toml").write_text(text)
             with program("serve", "--config", "s.toml", "--port", "0", folder=Path(folder)) as served:
 
@@ -72,35 +72,37 @@ async def drill(ill: str, breaker: str) -> None:
                         return await ask(served.port)
 
                 began = time.monotonic()
-                statuses = Counter(await asyncio.gather(*(one() for _ in range(CALLS))))
+                statuses = Counter(await asyncio.gather(*(one() for _ in range(CALL_COUNT))))
                 took = time.monotonic() - began
-                seen, state = patient.seen, await ready(served.port)
-                patient.dead = False
+                seen, state = failing.seen, await ready(served.port)
+                failing.failing = False
                 back = time.monotonic()
-                while await ask(served.port) != 200:  # noqa: ASYNC110  # until it is OK
+                while await ask(served.port) != 200:  # noqa: ASYNC110  # poll until it is available
                     await asyncio.sleep(0.02)
                 back = time.monotonic() - back
                 closed = await ready(served.port)
-    bound = CALLS + START + SHARE * CALLS + PER_SECOND * took
-    said = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
+    bound = CALL_COUNT + BUDGET_START + BUDGET_SHARE * CALL_COUNT + BUDGET_PER_SECOND * took
+    answers = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
     print(
-        f"{ill:6} {breaker or 'as shipped':12} {seen:9} {bound:9.0f} {took:7.1f} {state:>8} {back:8.2f} {closed:>8}   {said}"
+        f"{failure:6} {breaker or 'as shipped':12} {seen:9} {bound:9.0f} {took:7.1f} {state:>8} {back:8.2f} {closed:>8}   {answers}"
     )
     assert seen <= bound
 
 
 async def main() -> None:
-    """Print a line for each kind of outage, with the breaker and without."""
-    print(f"{CALLS} calls, {AT_ONCE} at once; attempts at upstream, the most that its retry budget bears, seconds,")
+    """Print one line per kind of outage, with the circuit breaker and without."""
     print(
-        "the breaker after it, seconds from upstream's recovery to the first answer, the breaker then, what clients got"
+        f"{CALL_COUNT} calls, {MAX_CONCURRENT} at once; attempts at upstream and their maximum by the retry budget, seconds,"
+    )
+    print(
+        "the breaker after the calls, seconds from recovery to the first answer, the breaker then, the answers to clients"
     )
     print(
         f"{'outage':6} {'breaker':12} {'attempts':>9} {'at most':>9} {'s':>7} {'breaker':>8} {'back in':>8} {'then':>8}"
     )
-    for ill in ("503", "reset"):
+    for failure in ("503", "reset"):
         for breaker in ("", "calls = 0"):
-            await drill(ill, breaker)
+            await drill(failure, breaker)
 
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The programs that are measured: started on a core, and what the operating system says that they have used."""
+"""Start the measured programs on a core, and read their CPU and memory from the operating system."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PROXY, OTHERS = 1, 0
-"""The core of the proxy under test, and that of the mock and the load."""
+"""The core of the proxy under test, and the core of the mock and the load."""
 
 
 def tree(pid: int) -> list[int]:
-    """Return *pid* and its children."""
+    """Return *pid* and all its descendants."""
     found, todo = [], [pid]
     while todo:
         found.append(todo.pop())
@@ -27,16 +27,16 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_ns(pid: int) -> int:
-    """Return the CPU time that *pid* and its children have had, in nanoseconds; threads that have ended count too."""
+    """Return the CPU time of *pid* and its children in nanoseconds, including threads that have ended."""
     total = 0
     for each in tree(pid):
         with contextlib.suppress(OSError):
-            total += time.clock_gettime_ns((~each << 3) | 2)  # clock_getcpuclockid(3), as Linux makes it
+            total += time.clock_gettime_ns((~each << 3) | 2)  # the clock id of clock_getcpuclockid(3) on Linux
     return total
 
 
 def resident_mb(pid: int) -> float:
-    """Return the resident memory of *pid* and its children in megabytes; pages that they share count for each."""
+    """Return the resident memory of *pid* and its children in megabytes; shared pages count once per process."""
     pages = 0
     for each in tree(pid):
         with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ def resident_mb(pid: int) -> float:
 
 
 def core_ns(core: int) -> int:
-    """Return the time that *core* has been busy, whoever kept it so, in nanoseconds; 0 where it is not ours to use."""
+    """Return the time for which *core* was busy with any program, in nanoseconds; 0 if this process may not use it."""
     if core not in os.sched_getaffinity(0):
         return 0
     named = f"cpu{core} "
@@ -55,25 +55,25 @@ def core_ns(core: int) -> int:
 
 
 class Calm:
-    """Waits until other programs leave a core alone, *seconds* at most in all; then it waits no more."""
+    """Waits for moments in which a core is nearly idle, *seconds* at most in all."""
 
-    LOOK, BUSY = 0.1, 0.15
+    SAMPLE_SECONDS, MAX_BUSY_SHARE = 0.1, 0.15
 
     def __init__(self, core: int, seconds: float) -> None:
         self._core, self._left = core, seconds
 
     def wait(self) -> None:
-        """Return when the core was nearly idle for a moment, or all patience is used up."""
+        """Return when the core was nearly idle for `SAMPLE_SECONDS`, or the total wait is used up."""
         while self._left > 0:
             busy = core_ns(self._core)
-            time.sleep(self.LOOK)
-            if core_ns(self._core) - busy <= self.BUSY * self.LOOK * 1e9:
+            time.sleep(self.SAMPLE_SECONDS)
+            if core_ns(self._core) - busy <= self.MAX_BUSY_SHARE * self.SAMPLE_SECONDS * 1e9:
                 return
-            self._left -= self.LOOK
+            self._left -= self.SAMPLE_SECONDS
 
 
 def many_files() -> int:
-    """Let this process and those that it starts open as many files as the system lets them; return how many."""
+    """Raise the limit of open files of this process and its children to the maximum; return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = 65_536
@@ -82,7 +82,7 @@ def many_files() -> int:
 
 
 def pin_all(pid: int, core: int) -> None:
-    """Move *pid*, its children and all their threads to *core*, where there is one of that number."""
+    """Move *pid*, its children and all their threads to *core*, if this process may use it."""
     if core in os.sched_getaffinity(0):
         for each in tree(pid):
             for task in Path(f"/proc/{each}/task").iterdir():
@@ -90,14 +90,14 @@ def pin_all(pid: int, core: int) -> None:
 
 
 def pin(core: int | None) -> None:
-    """Keep this process on *core*, where there is one of that number; None leaves it free."""
+    """Restrict this process to *core*, if it may use it; None restricts nothing."""
     allowed = os.sched_getaffinity(0)
     if core in allowed:
         os.sched_setaffinity(0, {core})
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on just now."""
+    """Return a port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -113,7 +113,7 @@ def started(
     quiet: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Run *command* on *core*; give its id and its first line, which a *quiet* one does not say.  It ends with the block."""
+    """Run *command* on *core* until the block ends; yield its process id and its first line, `""` if *quiet*."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
@@ -121,7 +121,7 @@ def started(
         text=True,
         cwd=folder,
         env={**os.environ, **(environ or {})},
-        preexec_fn=lambda: pin(core),  # noqa: PLW1509  # a script of one thread
+        preexec_fn=lambda: pin(core),  # noqa: PLW1509  # a script with one thread
     )
     try:
         line = "" if process.stdout is None else process.stdout.readline().strip()
@@ -138,7 +138,7 @@ def started(
 
 
 def reachable(port: int, seconds: float = 10.0, *, pid: int = 0) -> None:
-    """Wait until something listens on *port*.  Raises `RuntimeError` after *seconds*, or when *pid* has ended."""
+    """Wait until a process listens on *port*. Raises `RuntimeError` after *seconds*, or if *pid* has ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not (pid and _ended(pid)):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

@@ -1,8 +1,8 @@
-"""What large prompts cost: CPU of the loop between the last byte of a request and its leaving for upstream.
+"""Measure large prompts: CPU of the event loop from the last byte of a request until it is sent upstream.
 
-One process, one thread, a transport that answers at once: what is counted is what nobody else can do meanwhile.  Bodies come
-in pieces of 64 kB, as uvicorn gives them; the shipped chain is on, its limits raised, its store in memory.  A column is the
-time within that part alone, `longest` what the loop did without a turn for anybody else, in milliseconds.
+Everything runs in one thread, with a transport that answers at once. Bodies arrive in parts of 64 kB, as from uvicorn.
+The shipped chain is on, with raised limits and the store in memory. Each column is the CPU of one part in milliseconds;
+`longest` is the longest time without another event-loop iteration.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from sidecar.server.gateway import Gateway
 from sidecar.server.process import _freeze_startup_objects
 
 KB, MB = 1 << 10, 1 << 20
-PIECE = 64 * KB
-PROSE = 'He said: "the quick brown fox", and\njumped over [the] {lazy} dog. '
+PART_BYTES = 64 * KB
+SAMPLE_TEXT = 'He chat_body: "the quick brown fox", and\njumped over [the] {lazy} dog. '
 PARTS = {
     "read": ("sidecar.downstream.request:read_body",),
     "decode": ("sidecar.downstream.request:json_object",),
@@ -44,64 +44,72 @@ PARTS = {
     "reserve": ("policies.engine.ledger:Ledger.reserve",),
     "encode": ("sidecar.upstream.client:UpstreamClient.chat_body",),
 }
-"""Where each column's time is spent."""
-ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}
+"""The functions whose time each column counts."""
+UPSTREAM_ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}
 
 spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
 
 def shapes() -> Iterator[tuple[str, str, dict[str, Any] | bytes]]:
-    """Give each body's name, path and content."""
-    yield "chat, 1,000 x 1 kB", CHAT_PATH, said(talk(1000, PROSE, 960))
-    yield "1,000 x 1 kB", COMPLETIONS_PATH, said(talk(1000, PROSE, 1000))
-    yield "1 MB of 3 letters", COMPLETIONS_PATH, said(talk(MB // 38, "abc", 3))
-    yield "1 MB of []", COMPLETIONS_PATH, beside(b"[]", MB)
-    yield "1 MB of deep []", COMPLETIONS_PATH, beside(b"[" * 90 + b"]" * 90, MB)
-    yield "1 MB of floats", COMPLETIONS_PATH, beside(b"1.7976931348623157e308", MB)
-    yield "1 MB of integers", COMPLETIONS_PATH, beside(b"9" * 4000, MB)
-    yield "1 MB of keys", COMPLETIONS_PATH, b'{"x": {%b}, ' % b",".join(b'"%06d":1' % at for at in range(MB // 11)) + HI
+    """Yield the name, path and content of each body."""
+    yield "chat, 1,000 x 1 kB", CHAT_PATH, chat_body(conversation(1000, SAMPLE_TEXT, 960))
+    yield "1,000 x 1 kB", COMPLETIONS_PATH, chat_body(conversation(1000, SAMPLE_TEXT, 1000))
+    yield "1 MB of 3 letters", COMPLETIONS_PATH, chat_body(conversation(MB // 38, "abc", 3))
+    yield "1 MB of []", COMPLETIONS_PATH, with_extra_field(b"[]", MB)
+    yield "1 MB of deep []", COMPLETIONS_PATH, with_extra_field(b"[" * 90 + b"]" * 90, MB)
+    yield "1 MB of floats", COMPLETIONS_PATH, with_extra_field(b"1.7976931348623157e308", MB)
+    yield "1 MB of integers", COMPLETIONS_PATH, with_extra_field(b"9" * 4000, MB)
+    yield (
+        "1 MB of keys",
+        COMPLETIONS_PATH,
+        b'{"x": {%b}, ' % b",".join(b'"%06d":1' % at for at in range(MB // 11)) + BODY_END,
+    )
     yield (
         "1 MB of parts",
         COMPLETIONS_PATH,
-        said([{"role": "user", "content": [{"type": "text", "text": "a"}] * (MB // 30)}]),
+        chat_body([{"role": "user", "content": [{"type": "text", "text": "a"}] * (MB // 30)}]),
     )
-    tool = {"name": "f", "description": PROSE * 8, "parameters": {"type": "object", "properties": {}}}
+    tool = {"name": "f", "description": SAMPLE_TEXT * 8, "parameters": {"type": "object", "properties": {}}}
     yield (
         "tools, 1 MB",
         COMPLETIONS_PATH,
-        said(talk(2, "a", 9)) | {"tools": [{"type": "function", "function": tool}] * 1500},
+        chat_body(conversation(2, "a", 9)) | {"tools": [{"type": "function", "function": tool}] * 1500},
     )
-    yield "16 MB of 1 kB", COMPLETIONS_PATH, said(talk(16_000, PROSE, 1000))
-    yield "16 MB of prose", COMPLETIONS_PATH, said(talk(1, PROSE, 15 * MB))
-    yield "16 MB of Cyrillic", COMPLETIONS_PATH, said(talk(1, "привет ", 8 * MB))
-    yield "16 MB, escaped", COMPLETIONS_PATH, json.dumps(said(talk(1, "привет ", 2 * MB))).encode()
+    yield "16 MB of 1 kB", COMPLETIONS_PATH, chat_body(conversation(16_000, SAMPLE_TEXT, 1000))
+    yield "16 MB of prose", COMPLETIONS_PATH, chat_body(conversation(1, SAMPLE_TEXT, 15 * MB))
+    yield "16 MB of Cyrillic", COMPLETIONS_PATH, chat_body(conversation(1, "привет ", 8 * MB))
+    yield "16 MB, escaped", COMPLETIONS_PATH, json.dumps(chat_body(conversation(1, "привет ", 2 * MB))).encode()
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * (3 * MB)}}
-    yield "12 MB image", COMPLETIONS_PATH, said([{"role": "user", "content": [{"type": "text", "text": "a"}, image]}])
-    yield "16 MB of 3 letters", COMPLETIONS_PATH, said(talk(15 * MB // 38, "abc", 3))
-    yield "16 MB of []", COMPLETIONS_PATH, beside(b"[]", 15 * MB)
-    yield "16 MB of deep []", COMPLETIONS_PATH, beside(b"[" * 90 + b"]" * 90, 15 * MB)
-    yield "16 MB of floats", COMPLETIONS_PATH, beside(b"1.7976931348623157e308", 15 * MB)
-    yield "16 MB of integers", COMPLETIONS_PATH, beside(b"9" * 4000, 15 * MB)
+    yield (
+        "12 MB image",
+        COMPLETIONS_PATH,
+        chat_body([{"role": "user", "content": [{"type": "text", "text": "a"}, image]}]),
+    )
+    yield "16 MB of 3 letters", COMPLETIONS_PATH, chat_body(conversation(15 * MB // 38, "abc", 3))
+    yield "16 MB of []", COMPLETIONS_PATH, with_extra_field(b"[]", 15 * MB)
+    yield "16 MB of deep []", COMPLETIONS_PATH, with_extra_field(b"[" * 90 + b"]" * 90, 15 * MB)
+    yield "16 MB of floats", COMPLETIONS_PATH, with_extra_field(b"1.7976931348623157e308", 15 * MB)
+    yield "16 MB of integers", COMPLETIONS_PATH, with_extra_field(b"9" * 4000, 15 * MB)
 
 
-HI = b'"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+BODY_END = b'"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
 
 
-def talk(many: int, text: str, length: int) -> list[dict[str, Any]]:
-    said = (text * (length // len(text) + 1))[:length]
-    return [{"role": ("user", "assistant")[at % 2], "content": said} for at in range(many)]
+def conversation(many: int, text: str, length: int) -> list[dict[str, Any]]:
+    content = (text * (length // len(text) + 1))[:length]
+    return [{"role": ("user", "assistant")[at % 2], "content": content} for at in range(many)]
 
 
-def said(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def chat_body(messages: list[dict[str, Any]]) -> dict[str, Any]:
     return {"model": "m", "messages": messages}
 
 
-def beside(value: bytes, size: int) -> bytes:
-    return b'{"x": [%b], ' % b",".join([value] * (size // (len(value) + 1))) + HI
+def with_extra_field(value: bytes, size: int) -> bytes:
+    return b'{"x": [%b], ' % b",".join([value] * (size // (len(value) + 1))) + BODY_END
 
 
-def watch() -> None:
-    """Have every part add to what it has spent."""
+def count_parts() -> None:
+    """Wrap the functions of every part so that they count their time."""
     for part, places in PARTS.items():
         for place in places:
             module, _, path = place.partition(":")
@@ -130,8 +138,8 @@ def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return waiting if inspect.iscoroutinefunction(function) else plain
 
 
-class Turns:
-    """Takes every turn of the loop that it gets, and notes the longest time between two."""
+class Iterations:
+    """Runs once per event-loop iteration, and keeps the longest time between two runs."""
 
     def __init__(self) -> None:
         self.longest = self.last = 0.0
@@ -147,22 +155,22 @@ class Turns:
         self.longest, self.last = max(self.longest, now - self.last), now
 
 
-class Door:
-    """The upstream: notes when a request leaves, and answers it."""
+class CountingUpstream:
+    """The upstream: keeps the time at which a request arrives, and answers it."""
 
     left = 0.0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.left = time.thread_time()
-        return httpx.Response(200, json=ANSWER)
+        return httpx.Response(200, json=UPSTREAM_ANSWER)
 
 
-async def measure(route: Route, door: Door, body: bytes) -> tuple[float, float, int]:
-    """Return the seconds of one request, the longest of them in one go, and its status."""
-    pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
+async def measure(route: Route, counting: CountingUpstream, body: bytes) -> tuple[float, float, int]:
+    """Return the CPU seconds of one request, the longest step among them, and its status."""
+    pieces = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
     begun = status = 0.0
-    turns = Turns()
-    ticking = asyncio.create_task(turns.run())
+    iterations = Iterations()
+    ticking = asyncio.create_task(iterations.run())
     await asyncio.sleep(0)
 
     async def receive() -> dict[str, Any]:
@@ -171,21 +179,21 @@ async def measure(route: Route, door: Door, body: bytes) -> tuple[float, float, 
             await asyncio.Event().wait()
         piece = pieces.pop(0)
         if not pieces:
-            begun = turns.last = time.thread_time()
+            begun = iterations.last = time.thread_time()
         return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
     async def send(message: dict[str, Any]) -> None:
         nonlocal status
-        if door.left <= begun:  # it was refused
-            door.left = time.thread_time()
-        turns.note()
+        if counting.left <= begun:  # the request was refused
+            counting.left = time.thread_time()
+        iterations.note()
         status = status or message["status"]
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     scope = {"type": "http", "method": "POST", "path": route.path, "headers": headers, "client": ("127.0.0.1", 1)}
     await over_asgi(route, scope, receive, send)
     ticking.cancel()
-    return door.left - begun, turns.longest, int(status)
+    return counting.left - begun, iterations.longest, int(status)
 
 
 def settings(folder: Path) -> Any:
@@ -200,8 +208,8 @@ def settings(folder: Path) -> Any:
 
 
 async def compare(folder: Path, only: str, rounds: int) -> None:
-    door = Door()
-    gateway = Gateway(settings(folder), transport=httpx.MockTransport(door))
+    counting = CountingUpstream()
+    gateway = Gateway(settings(folder), transport=httpx.MockTransport(counting))
     _freeze_startup_objects()
     print(f"{'ms of CPU':20}{'MB':>6}{'all':>9}{'longest':>9}" + "".join(f"{part:>11}" for part in PARTS))
     for name, path, content in shapes():
@@ -212,7 +220,7 @@ async def compare(folder: Path, only: str, rounds: int) -> None:
         rows = []
         for _ in range(rounds):
             spent.update(dict.fromkeys(PARTS, 0.0))
-            total, longest, status = await measure(route, door, body)
+            total, longest, status = await measure(route, counting, body)
             rows.append([total, longest, *spent.values()])
         total, longest, *parts = (statistics.median(column) * 1000 for column in zip(*rows, strict=True))
         columns = "".join(f"{each:>11.2f}" for each in parts)
@@ -225,7 +233,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    watch()
+    count_parts()
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(compare(Path(name), given.only, given.rounds))
 

@@ -1,7 +1,7 @@
-"""What the sidecar costs beside a direct call, nginx and other proxies, in one run: a table, the promised figures, JSON.
+"""Measure the sidecar against a direct call, nginx and other proxies in one run: a table, promised figures, JSON.
 
-The proxy under test has one core to itself; the mock upstream and the load share the other.  CPU is that of the whole
-process, read from the operating system, so that noise on the machine does not matter much; read ratios, not absolutes.
+The proxy under test has one core to itself; the mock upstream and the load share another one. CPU is that of the whole
+process, read from the operating system, so other programs hardly affect it. Compare ratios, not absolute values.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from workloads import WORK, Work
 
 __all__ = ("LIMITLESS", "WORK", "Target", "cpu_ns", "free_port", "measure", "reachable", "sidecar_config", "started")
 
-CALM = 15
-"""Percent of the core that may go to others, in part the system's own work for the proxy."""
-FIGURES = ("startup", "idle-policy", "sharing")
-PARTS = ("uvicorn", "uvloop", "httptools", "litestar", "msgspec")
+MAX_OTHERS_PERCENT = 15
+"""Percent of the core that other programs may use; part of it is the kernel's own work for the proxy."""
+BENCHMARKS = ("startup", "idle-policy", "sharing")
+REPORTED_PACKAGES = ("uvicorn", "uvloop", "httptools", "litestar", "msgspec")
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures belong to."""
+    """Return the machine and the versions that the figures belong to."""
     found: dict[str, object] = {
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
@@ -51,16 +51,16 @@ def machine() -> dict[str, object]:
             .stderr.strip()
             .rpartition("/")[2]
         )
-    return found | {part: version(part) for part in PARTS}
+    return found | {part: version(part) for part in REPORTED_PACKAGES}
 
 
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((said.partition(": ")[2] for said in lines if said.startswith("model name")), platform.machine())
+    return next((each.partition(": ")[2] for each in lines if each.startswith("model name")), platform.machine())
 
 
 def rows_of(name: str, others: list[Target], upstream: int, folder: Path, given: argparse.Namespace) -> list[Row]:
-    """Measure one workload at all targets, in rounds."""
+    """Measure one workload on all targets, in rounds."""
     work, calm = WORK[name], given.calm
     with contextlib.ExitStack() as stack:
         targets = [Target("direct", 0, upstream, V1), *others] if work.kind == "closed" else [*others]
@@ -80,19 +80,19 @@ def rows_of(name: str, others: list[Target], upstream: int, folder: Path, given:
 
 
 def _rounds(work: Work, given: int) -> int:
-    """Return how often to measure: what takes seconds needs no more rounds to average over than what takes less."""
+    """Return the number of rounds: half of *given* for workloads that take seconds, one for open streams."""
     if work.kind != "closed":
         return 1
     return max(1, given // 2) if work.interval else given
 
 
 def _seconds(work: Work, given: float) -> float:
-    """Return how long to load: answers that take seconds need a few of them."""
+    """Return the seconds of load: at least one and a half answers."""
     return max(given, 1.5 * work.tokens * work.interval / 1000)
 
 
 def figures_of(rows: list[Row], upstream: int, folder: Path, given: argparse.Namespace) -> Iterator[Figure]:
-    """Give what the rows say, and what has a bench of its own."""
+    """Yield the figures of *rows*, and those of the separate benchmarks."""
     yield from from_rows(rows)
     wanted, times = given.figures.split(","), given.times
     if "startup" in wanted:
@@ -103,38 +103,38 @@ def figures_of(rows: list[Row], upstream: int, folder: Path, given: argparse.Nam
         found = sharing(folder, upstream, times, given.seconds)
         yield Figure("CPU per request, 1 token, 50 connections, unpinned, 1 worker", found.one, "us")
         yield Figure("the same with 4 workers that share one SQLite store", found.many, "us")
-        yield Figure("4 workers over one", found.ratio, "x", 1.25)
+        yield Figure("4 workers compared with one", found.ratio, "x", 1.25)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", default=",".join(WORK), help="which workloads, with commas (%(default)s)")
-    parser.add_argument("--figures", default=",".join(FIGURES), help="which of the other benches (%(default)s)")
+    parser.add_argument("--work", default=",".join(WORK), help="workloads, separated by commas (%(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=7, help="of each workload, in turn; medians are shown (%(default)s)"
+        "--figures", default=",".join(BENCHMARKS), help="separate benchmarks, separated by commas (%(default)s)"
     )
+    parser.add_argument("--rounds", type=int, default=7, help="of each workload; the table shows medians (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.8, help="of each measurement (%(default)s)")
-    parser.add_argument("--times", type=int, default=5, help="of each other bench (%(default)s)")
+    parser.add_argument("--times", type=int, default=5, help="runs of each separate benchmark (%(default)s)")
     parser.add_argument(
         "--patience",
         type=float,
         default=60.0,
-        help="seconds to wait, in all, for others to leave the core (%(default)s)",
+        help="seconds to wait in all for other programs to leave the core (%(default)s)",
     )
-    parser.add_argument("--alone", action="store_true", help="without what else is installed")
-    parser.add_argument("--quick", action="store_true", help="one round of everything, for a look")
+    parser.add_argument("--alone", action="store_true", help="without the other proxies that are installed")
+    parser.add_argument("--quick", action="store_true", help="one round of everything")
     parser.add_argument("--peer", type=peer, action="append", default=[], metavar="NAME=PID,PORT,PATH[,HEADER...]",
-                        help="a proxy that runs already and forwards to --mock-port; may be given again")  # fmt: skip
-    parser.add_argument("--mock-port", type=int, default=0, help="where the mock upstream listens; 0 picks one")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+                        help="a running proxy that forwards to --mock-port; repeatable")  # fmt: skip
+    parser.add_argument("--mock-port", type=int, default=0, help="port of the mock upstream; 0 picks one (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.seconds, given.times = 1, min(1.0, given.seconds), 1
     if not hasattr(os, "sched_setaffinity") or not Path("/proc/self/task").exists():
-        sys.exit("bench: CPU is read as Linux tells it; this is another system")
+        sys.exit("bench: CPU is read from /proc, which needs Linux")
     given.calm = Calm(PROXY, given.patience)
     many_files()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that started programs are ended too
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -147,9 +147,9 @@ def main() -> None:
             for row in rows_of(work, others, upstream, folder, given):
                 rows.append(row)
                 print(line(row), flush=True)
-        if any(row["others_percent"] > CALM for row in rows):
+        if any(row["others_percent"] > MAX_OTHERS_PERCENT for row in rows):
             print(
-                f"Other programs had more than {CALM} % of the proxy's core in some rows: measure those again in peace."
+                f"Other programs used more than {MAX_OTHERS_PERCENT} % of the proxy's core in some rows: measure those again."
             )
         figures = []
         for figure in figures_of(rows, upstream, folder, given):

@@ -1,4 +1,4 @@
-"""What a request costs with several workers that count in one SQLite file, over what it costs with one."""
+"""Measure a request with several workers on one SQLite file, compared with one worker."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from measuring import measure
 from targets import sidecar
 from workloads import Work
 
-MANY = 4
-SHORT = Work(1, 0, 0, 50)
-"""The shortest answers: nothing is between two steps of the store."""
+WORKER_COUNT = 4
+SHORT_ANSWER = Work(1, 0, 0, 50)
+"""The shortest answers, so that the steps of the store follow each other directly."""
 
 
 class Shared(NamedTuple):
-    """Microseconds of CPU per request, medians, and the median ratio of a round."""
+    """Microseconds of CPU per request (medians), and the median ratio within a round."""
 
     one: float
     many: float
@@ -25,14 +25,15 @@ class Shared(NamedTuple):
 
 
 def sharing(folder: Path, upstream: int, times: int, seconds: float) -> Shared:
-    """Measure one worker and several in turn, none of them pinned."""
+    """Measure one worker and several alternately, none of them pinned to a core."""
     with contextlib.ExitStack() as stack:
         targets = [
-            stack.enter_context(sidecar(folder, upstream, SHORT.model, core=None, workers=count)) for count in (1, MANY)
+            stack.enter_context(sidecar(folder, upstream, SHORT_ANSWER.model, core=None, workers=count))
+            for count in (1, WORKER_COUNT)
         ]
         rounds = [
             [
-                float(measure(each, "sharing", SHORT, seconds, folder, core=None)["cpu_us_per_request"])
+                float(measure(each, "sharing", SHORT_ANSWER, seconds, folder, core=None)["cpu_us_per_request"])
                 for each in targets
             ]
             for _ in range(times)

@@ -1,9 +1,9 @@
-"""What a store's steps cost where they are made among other work: CPU of one reservation and one settlement.
+"""Measure the steps of a store with cold caches: CPU of one reservation and one settlement.
 
-Between two steps of a running sidecar a socket is waited for and a lot of other code runs, so each step begins with cold
-caches, at three times the cost of one in a loop of its own.  Here it does too: `alone` is one call at a time, `crowd` are
-fifty of which some go on in the same turn of the event loop, `shared` are four processes with one call at a time and one
-file.  Medians; read ratios, not absolutes.
+In a running sidecar other code runs between two steps, so each step starts with cold caches and costs three times as
+much as in a tight loop. This benchmark runs other code too. `alone` has one call at a time, `crowd` fifty calls of
+which eight continue in the same event-loop iteration, `shared` four processes with one call at a time and one file.
+Figures are medians; compare ratios, not absolute values.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from policies.api.store import Store
 from policies.api.window import Calendar, Sliding
 from policies.stores.opening import open_store
 
-LIMIT = 10**15
+UNREACHED_LIMIT = 10**15
 OTHER_WORK = bytearray(2 << 20)
-PAUSE = 0.0003
-PROCESSES, CROWD, TURN = 4, 50, 8
+PAUSE_SECONDS = 0.0003
+PROCESS_COUNT, CROWD_SIZE, CALLS_PER_ITERATION = 4, 50, 8
 
 Spent: TypeAlias = tuple[float, float]
 """Microseconds for a reservation, and for a settlement."""
@@ -35,15 +35,22 @@ Spent: TypeAlias = tuple[float, float]
 
 def other_work() -> None:
     sum(OTHER_WORK[::64])
-    time.sleep(PAUSE)
+    time.sleep(PAUSE_SECONDS)
 
 
 def claims() -> list[Claim]:
-    """Return those of the shipped chain, made anew for each call."""
+    """Return new claims as those of the shipped chain."""
     return [
-        Claim(policy="rate", identity="t", unit="requests", limit=LIMIT, window=Sliding(60.0), base=1),
+        Claim(policy="rate", identity="t", unit="requests", limit=UNREACHED_LIMIT, window=Sliding(60.0), base=1),
         Claim(
-            policy="b", identity="t", unit="tokens", limit=LIMIT, window=Calendar("day"), base=9, per_token=1, floor=64
+            policy="b",
+            identity="t",
+            unit="tokens",
+            limit=UNREACHED_LIMIT,
+            window=Calendar("day"),
+            base=9,
+            per_token=1,
+            floor=64,
         ),
     ]
 
@@ -55,7 +62,7 @@ async def timed(step: Awaitable[object]) -> float:
 
 
 async def alone(store: Store, calls: int, name: str = "") -> Spent:
-    """Return the medians of *calls* that come one after the other."""
+    """Return the medians of *calls* that run one after the other."""
     reserved, settled = [], []
     for at in range(calls):
         call, wanted = f"{name}-{at}", claims()
@@ -68,13 +75,13 @@ async def alone(store: Store, calls: int, name: str = "") -> Spent:
 
 
 async def crowd(store: Store, calls: int, name: str = "") -> Spent:
-    """Return the medians of turns in which eight of fifty calls go on, by call; the tasks' own switches are in it."""
+    """Return the median per call of iterations in which eight of fifty calls continue, including task switches."""
     waiting: list[asyncio.Future[None]] = []
     loop = asyncio.get_running_loop()
-    other = [claims() for _ in range(CROWD)]
+    other = [claims() for _ in range(CROWD_SIZE)]
 
     async def turns(at: int) -> None:
-        for turn in range(calls // CROWD):
+        for turn in range(calls // CROWD_SIZE):
             call = f"{name}-{at}-{turn}"
             await gate()
             await store.reserve(call, other[at], 400)
@@ -86,17 +93,17 @@ async def crowd(store: Store, calls: int, name: str = "") -> Spent:
         waiting.append(future)
         return future
 
-    tasks = [asyncio.create_task(turns(at)) for at in range(CROWD)]
+    tasks = [asyncio.create_task(turns(at)) for at in range(CROWD_SIZE)]
     await asyncio.sleep(0)
     spent = []
     while waiting:
         other_work()
-        chosen = waiting[:TURN]
-        del waiting[:TURN]
+        chosen = waiting[:CALLS_PER_ITERATION]
+        del waiting[:CALLS_PER_ITERATION]
         begun = time.process_time_ns()
         for future in chosen:
             future.set_result(None)
-        while len(waiting) + sum(task.done() for task in tasks) < CROWD:  # noqa: ASYNC110  # turns of the loop are what is measured
+        while len(waiting) + sum(task.done() for task in tasks) < CROWD_SIZE:  # noqa: ASYNC110  # event-loop iterations are measured
             await asyncio.sleep(0)
         spent.append((time.process_time_ns() - begun) / 1000 / len(chosen))
     await asyncio.gather(*tasks)
@@ -104,11 +111,11 @@ async def crowd(store: Store, calls: int, name: str = "") -> Spent:
 
 
 def shared(folder: Path, calls: int) -> Spent:
-    """Return the means of four processes that count in one file."""
+    """Return the means of four processes that use one file."""
     command = [sys.executable, __file__, "--calls", str(calls), "--in", str(folder)]
-    running = [subprocess.Popen([*command, f"p{at}"], stdout=subprocess.PIPE, text=True) for at in range(PROCESSES)]
-    said = [process.communicate()[0].split() for process in running]
-    return statistics.mean(float(each[0]) for each in said), statistics.mean(float(each[1]) for each in said)
+    running = [subprocess.Popen([*command, f"p{at}"], stdout=subprocess.PIPE, text=True) for at in range(PROCESS_COUNT)]
+    outputs = [process.communicate()[0].split() for process in running]
+    return statistics.mean(float(each[0]) for each in outputs), statistics.mean(float(each[1]) for each in outputs)
 
 
 def measured(

@@ -3,7 +3,7 @@
 `python bench/structure.py [CHECKOUT]` counts lines, modules, folders, import levels, import cycles and dependencies, from the
 source alone.  `--trace` also serves requests with that checkout and needs its dependencies installed: a three-token stream
 on `/v1` and a 64-token stream on `/api/chat`, over sockets, through the program as `sidecar serve` runs it, with the shipped
-configuration.  The script depends on no module's place, so that it measures any commit: compare two with one command each.
+configuration.  The script names no module of the project, so it measures any commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 PACKAGES = ("policies", "sidecar")
 TRACER = Path(__file__).with_name("structure_trace.py")
 TRACE_TIMEOUT = 120
-"""Seconds that the traced requests may take in all."""
+"""Limit in seconds for all traced requests."""
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def print_structure(root: Path) -> None:
-    """Print what the source under *root* says of its structure."""
+    """Print the structure figures of the source under *root*."""
     files = {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
         for package in PACKAGES
@@ -101,9 +101,9 @@ def described(root: Path) -> str:
 
 
 def imports_of(module: str, files: Mapping[str, Path]) -> frozenset[str]:
-    """Return the modules of ours that *module* imports, also for types alone or inside a function.
+    """Return the project's modules that *module* imports, also those for types only or inside a function.
 
-    A package counts only where the import names one of its own definitions: `from policies import X` is one.
+    A package counts only if the import names one of its own definitions, as in `from policies import Policy`.
     """
     path = files[module]
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
@@ -127,7 +127,7 @@ def inner_packages(files: Mapping[str, Path]) -> list[str]:
 
 
 def folder_graph(graph: Graph, files: Mapping[str, Path]) -> dict[str, frozenset[str]]:
-    """Return which folders import which others.  The two root folders re-export and are left out."""
+    """Return the folders that each folder imports. The two root folders re-export, and are left out."""
 
     def folder(module: str) -> str:
         return module if files[module].name == "__init__.py" else module.rpartition(".")[0]
@@ -139,7 +139,7 @@ def folder_graph(graph: Graph, files: Mapping[str, Path]) -> dict[str, frozenset
 
 
 def levels_of(graph: Graph) -> int:
-    """Return how many modules the longest chain of imports has; the modules of a cycle stand on one level."""
+    """Return the number of modules in the longest chain of imports; the modules of a cycle count as one."""
     member = {module: cycle[0] for cycle in cycles_of(graph) for module in cycle}
 
     @cache

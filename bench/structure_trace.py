@@ -1,4 +1,4 @@
-"""Count the files and the moves between files of two requests; `structure.py --trace` runs this in a process of its own.
+"""Count the files of a request, and the moves between them. `structure.py --trace` runs this in its own process.
 
 The main thread runs `python -m sidecar serve` with a profile hook, in front of the mock in another process.  A second thread
 is the client: on one kept connection it sends a request that is not counted, then five that are, and prints their median.
@@ -32,17 +32,17 @@ STREAMS = {
 }
 """Path and model of each stream; the mock's model names the number of tokens and the milliseconds between two of them."""
 CHAT_MODEL = "mock-64-5-0"
-"""Requests on `/api/chat` name no model."""
+"""The default model, for requests on `/api/chat`, which name none."""
 REPEATS = 5
 MAX_PAIRS = 30
-"""Pairs of files that `--files` prints, with the most moves first."""
+"""Limit of the pairs of files that `--files` prints."""
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 SETTLED = 0.2
-"""Seconds after the last byte in which the call is settled."""
+"""Seconds after the last byte within which the call is settled."""
 
 
 class Counted:
-    """The calls of functions in each file, and the moves between files, of one request."""
+    """The function calls per file, and the moves between files, of one request."""
 
     def __init__(self) -> None:
         self.files: Counter[str] = Counter()
@@ -52,14 +52,14 @@ class Counted:
 
 
 class Recorder:
-    """Add what the serving thread does to `counted`, while there is one."""
+    """Counts the calls of the serving thread in `counted`, unless it is None."""
 
     def __init__(self, root: Path) -> None:
         self._prefixes = tuple(f"{root / package}{os.sep}" for package in ("sidecar", "policies"))
         self.counted: Counted | None = None
 
     def hook(self, frame: FrameType, event: str, _: Any) -> None:
-        """Take one event of `sys.setprofile`."""
+        """Count one event of `sys.setprofile`."""
         counted, name = self.counted, frame.f_code.co_filename
         if counted is None or event not in ("call", "return") or not name.startswith(self._prefixes):
             return
@@ -74,7 +74,7 @@ class Recorder:
 
 
 class Client(threading.Thread):
-    """Send the requests to *port* once something listens there, give each result to *report*, then end the program."""
+    """Sends the requests to *port* once it is open, calls *report* with each result, and ends the program."""
 
     def __init__(self, port: int, recorder: Recorder, report: Callable[[str, list[Counted]], None]) -> None:
         super().__init__(daemon=True)
@@ -82,7 +82,7 @@ class Client(threading.Thread):
         self.failed = False
 
     def run(self) -> None:
-        """Send all requests; on any failure, say it and end the program all the same."""
+        """Send all requests, then end the program; a failure is printed first."""
         try:
             for name, (path, model) in STREAMS.items():
                 with connected(self._port) as client:
@@ -103,7 +103,7 @@ class Client(threading.Thread):
 
 
 def connected(port: int) -> socket.socket:
-    """Return a connection to *port*, which may begin to listen within 30 seconds."""
+    """Return a connection to *port*, retried for up to 30 seconds."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -125,11 +125,11 @@ def ask(client: socket.socket, path: str, model: str) -> None:
             raise ValueError(f"the connection was closed after {answer!r}")
         answer += piece
     if not answer.startswith(b"HTTP/1.1 200") or not (b"[DONE]" in answer or b"event: done" in answer):
-        raise ValueError(f"this is no finished stream: {answer!r}")
+        raise ValueError(f"this is not a finished stream: {answer!r}")
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens."""
+    """Return a port on which no process listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What is measured: a direct call, nginx, the sidecar by both of its routes, and whatever else is installed or running."""
+"""The measured targets: a direct call, nginx, the sidecar on both routes, and other proxies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from processes import PROXY, free_port, reachable, started
 LIMITLESS = 10**15
 V1, CHAT = "/v1/chat/completions", "/api/chat"
 SIDECAR = "sidecar /v1"
-PATIENT = 90.0
-"""Seconds in which the slowest of the peers must listen."""
+START_TIMEOUT_SECONDS = 90.0
+"""Limit for the slowest proxy to start."""
 
 
 class Target(NamedTuple):
-    """A process (0 for a direct call), and where it is asked."""
+    """A process id (0 for a direct call), and the port, path and headers of its requests."""
 
     name: str
     pid: int
@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 
 def sidecar_config() -> str:
-    """Return the shipped configuration, every policy of it on, with limits that nothing reaches."""
+    """Return the shipped configuration with all its policies, and limits that are never reached."""
     from sidecar.config.loader import default_text
 
     text = default_text()
@@ -45,7 +45,7 @@ def sidecar_config() -> str:
 
 @contextlib.contextmanager
 def mock(folder: Path, port: int = 0) -> Iterator[tuple[int, int]]:
-    """Run the mock upstream, which all of them stand before; give its process and its port."""
+    """Run the mock upstream of all targets; yield its process id and its port."""
     command = [sys.executable, "-m", "sidecar", "mock", "--port", str(port)]
     with started(command, 0, folder) as (pid, line):
         yield pid, int(line.removesuffix("/v1").rpartition(":")[2])
@@ -55,7 +55,7 @@ def mock(folder: Path, port: int = 0) -> Iterator[tuple[int, int]]:
 def sidecar(
     folder: Path, upstream: int, model: str, *, path: str = V1, core: int | None = PROXY, workers: int = 1
 ) -> Iterator[Target]:
-    """Run the sidecar with a store of its own; *model* is what it asks for where a client names none."""
+    """Run the sidecar with its own store; *model* is the default model."""
     name = SIDECAR if path == V1 else f"sidecar {path}"
     home = folder / f"sidecar-{free_port()}"
     home.mkdir()
@@ -67,7 +67,7 @@ def sidecar(
 
 
 def nginx_program() -> str | None:
-    """Return where nginx is installed, if it is."""
+    """Return the path of nginx, None if it is not installed."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -88,7 +88,7 @@ http {{
 
 @contextlib.contextmanager
 def nginx(program: str, folder: Path, upstream: int) -> Iterator[Target]:
-    """Run nginx as a plain reverse proxy that passes on each piece as it comes."""
+    """Run nginx as a plain reverse proxy without buffering."""
     port = free_port()
     (folder / "nginx.conf").write_text(_nginx_config(folder, port, upstream))
     command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder)]
@@ -99,7 +99,7 @@ def nginx(program: str, folder: Path, upstream: int) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def litellm(program: str, folder: Path, upstream: int) -> Iterator[Target]:
-    """Run LiteLLM's proxy with every model passed on, and nothing else configured."""
+    """Run LiteLLM's proxy, configured only to forward every model."""
     port = free_port()
     (folder / "litellm.yaml").write_text(f"""
 model_list:
@@ -110,23 +110,23 @@ general_settings: {{ master_key: "sk-bench" }}
     command = [program, "--config", str(folder / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
     environ = {"LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     with started(command, PROXY, folder, quiet=True, environ=environ) as (pid, _):
-        reachable(port, PATIENT, pid=pid)
+        reachable(port, START_TIMEOUT_SECONDS, pid=pid)
         yield Target("litellm", pid, port, V1, ("authorization: Bearer sk-bench",))
 
 
-def peer(said: str) -> Target:
-    """Read `NAME=PID,PORT,PATH[,HEADER...]`.  Raises `ValueError` for anything else."""
-    name, _, rest = said.partition("=")
+def peer(option: str) -> Target:
+    """Parse `NAME=PID,PORT,PATH[,HEADER...]`. Raises `ValueError` for another form."""
+    name, _, rest = option.partition("=")
     pid, port, path, *headers = rest.split(",")
     return Target(name, int(pid), int(port), path, tuple(headers))
 
 
 def installed(stack: contextlib.ExitStack, folder: Path, upstream: int) -> Iterator[Target]:
-    """Start and give what is installed besides the sidecar; say what is not, or did not start."""
+    """Start and yield the installed proxies besides the sidecar; print those that are missing or do not start."""
     if (program := nginx_program()) is not None:
         yield stack.enter_context(nginx(program, folder, upstream))
     else:
-        print("nginx: not found, so there are no ratios to it")
+        print("nginx: not installed, so there are no ratios to it")
     if (program := shutil.which("litellm")) is not None:
         try:
             yield stack.enter_context(litellm(program, folder, upstream))

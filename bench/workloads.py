@@ -1,4 +1,4 @@
-"""The workloads: what is asked, by how many, and how fast it is answered."""
+"""The workloads: requests, connections, and the pace of the answers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 from targets import CHAT
 
-HELLO = "Hello, write a short story about a fox and a hen."
+SHORT_PROMPT = "Hello, write a short story about a fox and a hen."
 STORY = 'The fox said: "Good morning, dear hen." \u2013 "Good morning", said the hen, and closed the door.\n'
-EARLIER = 19
-"""Messages before the last one of a large prompt."""
+EARLIER_MESSAGES = 19
+"""Messages before the last one in a large prompt."""
 
 
 class Work(NamedTuple):
-    """One workload: an answer of *tokens*, *interval* ms apart, the first after *first* ms.
+    """One workload: answers of `tokens` tokens, `interval` ms apart, the first after `first` ms.
 
-    `closed` connections ask again and again, beginning over *spread* seconds; `idle` streams are held open, `slow` ones not
-    read until the proxy comes to rest.  *unit* is what its CPU is divided by.
+    `closed` connections send one request after the other, and are opened over `spread` seconds. `idle` streams are held
+    open; `slow` ones are not read until the proxy is at rest. CPU is divided by the number of `unit`.
     """
 
     tokens: int
@@ -31,7 +31,7 @@ class Work(NamedTuple):
 
     @property
     def model(self) -> str:
-        """The name by which the mock knows what to answer."""
+        """The model name that makes the mock answer in this way."""
         return f"mock-{self.tokens}-{self.interval}-{self.first}"
 
 
@@ -47,12 +47,14 @@ WORK = {
 }
 
 
-def asked(work: Work, path: str) -> dict[str, object]:
-    """Return the body that asks for *work*; on the Chat Nest route the proxy's default model says what to answer."""
-    messages = [{"role": "user", "content": HELLO}]
-    if size := work.prompt // EARLIER:
+def request_body(work: Work, path: str) -> dict[str, object]:
+    """Return the request body for *work*; on the Chat Nest route the proxy's default model selects the answer."""
+    messages = [{"role": "user", "content": SHORT_PROMPT}]
+    if size := work.prompt // EARLIER_MESSAGES:
         text = (STORY * (size // len(STORY) + 1))[:size]
-        messages = [{"role": "assistant" if at % 2 else "user", "content": text} for at in range(EARLIER)] + messages
+        messages = [
+            {"role": "assistant" if at % 2 else "user", "content": text} for at in range(EARLIER_MESSAGES)
+        ] + messages
     if path == CHAT:
         return {"messages": messages, "profile": "expanded"}
     return {"model": work.model, "messages": messages, "stream": work.stream, "max_tokens": 100_000}

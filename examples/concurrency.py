@@ -1,4 +1,4 @@
-"""A policy with a queue: at most `limit` calls run at once in this process, the others wait in order."""
+"""A policy with a queue: at most `limit` calls run at once in this process; further calls wait in order."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ class Concurrency(Policy, frozen=True):
 
 
 class Slots(RunningPolicy):
-    """Runs once for all profiles and keys of the process, so that `limit` holds for all of them together."""
+    """Shared by all profiles and keys of the process, so that `limit` applies to them together."""
 
     def __init__(self, limit: int, queue: int) -> None:
         self._slots, self._queue, self._waiting = asyncio.Semaphore(limit), queue, 0

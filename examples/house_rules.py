@@ -1,4 +1,4 @@
-"""The README's policy: refuse some words, and send everything else to one model."""
+"""The policy of the README: refuse prompts that contain a word of a list, and send all other calls to one model."""
 
 from policies import Call, Policy, Rejection
 

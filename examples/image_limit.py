@@ -1,4 +1,4 @@
-"""A policy with a limit of its own: so many images in prompts a day, for each end user of a tenant."""
+"""A policy with its own limit: images in prompts per day, for each end user of a tenant."""
 
 from policies import Calendar, Call, ClaimLease, Lease, Policy
 

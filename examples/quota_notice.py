@@ -1,4 +1,4 @@
-"""A policy with a lease: stop an answer at a forbidden word, and log what each call cost."""
+"""A policy with a lease: stop an answer at a forbidden word, and log the cost of each call."""
 
 import logging
 
@@ -8,7 +8,7 @@ log = logging.getLogger("quota_notice")
 
 
 class QuotaNotice(Policy, frozen=True):
-    """Stop answers that contain `word`; write one line for each call, without its content."""
+    """Stop answers that contain `word`. Log one line per call, without its content."""
 
     word: str
 

@@ -1,4 +1,4 @@
-"""Policies for calls to language models: what one is, the chain that runs them, and the built-in ones."""
+"""Public API for policies on LLM calls: the interfaces, the built-in policies, and the chain that runs them."""
 
 import warnings
 
@@ -73,12 +73,12 @@ __all__ = [
     "Window",
 ]
 
-_RENAMED = {"Hooks": "RunningPolicy", "NO_RETRY": "GIVE_UP", "Only": "Match", "Process": "Services"}
+_NEW_NAMES = {"Hooks": "RunningPolicy", "NO_RETRY": "GIVE_UP", "Only": "Match", "Process": "Services"}
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name by the name that it had before; each use warns."""
-    if (new := _RENAMED.get(name)) is None:
+    """Return a renamed class by its former name, with a `DeprecationWarning`."""
+    if (new := _NEW_NAMES.get(name)) is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     warnings.warn(f"policies.{name} is now policies.{new}", DeprecationWarning, stacklevel=2)

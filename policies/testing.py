@@ -1,4 +1,4 @@
-"""Doubles to test a policy of your own with: no network, no waiting, no chance.
+"""Test doubles for policies: no network, no waiting, fixed randomness.
 
 from policies.testing import make_call, serve
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class FakeClock:
-    """A clock that only moves when it is told to; sleeping moves it at once.  `slept` lists every wait, in seconds."""
+    """A clock in seconds that moves only by `advance` and `sleep`. `slept` lists the waits in seconds."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -47,11 +47,11 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let *seconds* pass."""
+        """Move the clock forward by *seconds*."""
         self.now += seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Let *seconds* pass, and others run."""
+        """Move the clock forward by *seconds* without waiting, and let other tasks run once."""
         self.slept.append(seconds)
         self.now += seconds
         await anyio.lowlevel.checkpoint()
@@ -60,7 +60,7 @@ class FakeClock:
 def make_services(
     *, clock: FakeClock | None = None, store: Store | None = None, upstreams: tuple[str, ...] = ("upstream-1",)
 ) -> Services:
-    """Return a process with fake time, a fixed seed, and a store in memory unless another is given."""
+    """Return `Services` with a fake clock, a fixed random seed and, unless *store* is given, a store in memory."""
     clock = clock or FakeClock()
     return Services(
         upstreams=upstreams,
@@ -68,7 +68,7 @@ def make_services(
         clock=clock,
         monotonic=clock,
         sleep=clock.sleep,
-        random=random.Random(0),  # noqa: S311  # chance, not secrets
+        random=random.Random(0),  # noqa: S311  # not for secrets
     )
 
 
@@ -79,7 +79,10 @@ def make_call(
     messages: list[dict[str, Any]] | None = None,
     **more: Any,
 ) -> Call:
-    """Return a call whose user says *texts*; other fields of `Call` and `body` by keyword (`body=` is merged)."""
+    """Return a call with a user message for each of *texts*, or with *messages*.
+
+    *more* are other fields of `Call`; `body` is merged into the default body.
+    """
     body: dict[str, Any] = {
         "model": "test-model",
         "messages": messages if messages is not None else [{"role": "user", "content": text} for text in texts],
@@ -91,7 +94,7 @@ def make_call(
 
 
 class Hang:
-    """In a script: upstream says nothing more.  `reached` is set when an attempt has come there."""
+    """A step of a script in which upstream sends nothing until the call is cancelled. `reached` is set on arrival."""
 
     def __init__(self) -> None:
         self.reached = anyio.Event()
@@ -102,11 +105,13 @@ Script: TypeAlias = Sequence[Step]
 
 
 class ScriptedUpstream:
-    """Plays one script for each attempt, the last one again and again.
+    """An upstream that plays one script per attempt; further attempts repeat the last one.
 
-    A string is a piece of text, an `UpstreamError` breaks the attempt there, `Hang()` waits until it is cancelled.  A script
-    that starts with a `Hang` or an error never gets its connection.  `calls` keeps the bodies as they were sent, `open`
-    counts the attempts whose connection is open.
+    A string is a piece of text, an `UpstreamError` fails the attempt, and `Hang()` waits until it is cancelled. A
+    script that starts with a `Hang` or an error fails to connect. *usage* is upstream's usage report.
+
+    `calls` holds the body of each attempt as it was sent, `names` the upstream that each attempt named, and
+    `open_attempts` the number of open connections.
     """
 
     def __init__(self, *scripts: Script, usage: Usage | None = None) -> None:
@@ -117,7 +122,7 @@ class ScriptedUpstream:
         self.open_attempts = 0
 
     def open(self, call: Call, name: str | None = None) -> ScriptedStream:
-        """Prepare the next attempt."""
+        """Return the next attempt at the upstream *name*."""
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         self.names.append(name)
         return ScriptedStream(self, call, script, self._usage)
@@ -144,7 +149,7 @@ class ScriptedStream:
         self._upstream.open_attempts -= 1
 
     async def deliver(self, to: Callable[[Batch], bool]) -> None:
-        """Play the rest of the script: see `policies.api.upstream.Stream.deliver`."""
+        """Play the rest of the script. See `policies.api.upstream.Stream.deliver`."""
         while self._script:
             await anyio.lowlevel.checkpoint()
             if not to(await self._play(self._script.pop(0))):
@@ -168,25 +173,25 @@ class ScriptedStream:
             self.usage += Usage(output=seen)
             step.raw = step.raw or b"".join(event.encode() for event in step.events)
             return step
-        msg = f"{step!r} is no step of a script"
+        msg = f"{step!r} is not a step of a script: use a string, a Batch, an UpstreamError or Hang()"
         raise TypeError(msg)
 
 
 def piece(text: str, *, finish: str | None = None) -> Event:
-    """Return one streamed piece as OpenAI's servers send it."""
+    """Return one event with *text* as OpenAI's servers send it; *finish* is its finish reason."""
     choice = {"index": 0, "delta": {"content": text} if text else {}, "finish_reason": finish}
     payload = msgspec.json.encode({"id": "chatcmpl-test", "object": "chat.completion.chunk", "choices": [choice]})
     return Event(raw=b"data: " + payload + b"\n\n", payload=payload, text=text, finish=finish)
 
 
 class CollectingSink:
-    """A client that takes everything: see `policies.engine.sink.BatchSink`."""
+    """A client that reads all batches at once. See `policies.engine.sink.BatchSink`."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self._batches = batches
 
     def write_nowait(self, batch: Batch) -> bool:
-        """Keep *batch*."""
+        """Store *batch*, and return True."""
         self._batches.append(batch)
         return True
 
@@ -195,7 +200,7 @@ class CollectingSink:
 
 
 class Served(msgspec.Struct):
-    """What came of a call: what the client saw, and how it ended."""
+    """The result of a call: the batches that the client got, and its outcome, rejection or failure."""
 
     batches: list[Batch]
     outcome: Outcome | None = None
@@ -204,14 +209,17 @@ class Served(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """All text that the client saw."""
+        """All text that the client got."""
         return "".join(event.text for batch in self.batches for event in batch.events)
 
 
 async def serve(
     policies: Sequence[Policy], call: Call, upstream: ScriptedUpstream | None = None, *, chain: Chain | None = None
 ) -> Served:
-    """Run *call* through *policies* in front of *upstream* and return what came of it; refusals are returned too."""
+    """Run *call* through *policies*, or through *chain*, in front of *upstream*, and return the result.
+
+    A `Rejection` and an `UpstreamError` are returned in it; other exceptions are raised.
+    """
     chain = chain or Chain(policies, upstream or ScriptedUpstream(), call.services)
     served = Served([])
     try:

@@ -20,7 +20,7 @@ LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_
 """Fields that servers read as the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
 MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 """Fields for the number of answers: `best_of` are generated, `n` of them are returned; `n_cmpl` is llama.cpp's own."""
-_LIMIT, _MANY = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
+_LIMIT_FIELD_SET, _MANY_FIELD_SET = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
 
 MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
 """Notes that a call keeps, and characters of each."""
@@ -28,62 +28,63 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Caps(msgspec.Struct, frozen=True):
-    """Limits that the client itself asked for; each only lowers a limit of ours."""
+    """Limits in the client's request, in tokens; each can only lower a configured limit."""
 
     day_tokens: int | None = None
     request_tokens: int | None = None
 
 
 class Call(msgspec.Struct, kw_only=True, eq=False):
-    """One request on its way through the chain. Policies may rewrite it while it is being admitted.
+    """One request in the chain. Policies may rewrite it in `admit`.
 
-    `body` is what goes upstream when admission ends; fields that no policy knows stay in it.
+    `body` is sent upstream after admission, including fields that no policy knows.
     """
 
     id: str
-    """Our own id of the call, under which its reservation is kept."""
+    """The id of its reservation in the store; chosen by the sidecar, not by the client."""
     path: str
     """The route: "/v1/chat/completions", "/api/chat", ..."""
     body: dict[str, Any]
-    """The JSON body, all of it."""
+    """The whole JSON body."""
     services: Services
-    """Clocks, randomness, the log: see `Services`."""
+    """Clocks, randomness, the log. See `Services`."""
     operation: Operation = "chat"
-    """What is asked for: a completion, or the list of models."""
+    """The kind of request: a completion, or the list of models."""
     tenant: str = "default"
-    """Whose key it is."""
+    """The tenant of the client's API key."""
     ip: str = ""
     """The client's address."""
     profile: str = ""
-    """The profile that was chosen; empty for the base chain."""
+    """The selected profile; empty for the base chain."""
     caps: Caps = Caps()
     headers: Mapping[str, str] = NO_HEADERS
     """The client's headers, read only; names in lower case, without credentials and cookies."""
     forwarded_headers: dict[str, str] = {}
-    """Sent upstream beside our own; names in lower case."""
+    """Client headers that are sent upstream in addition to those of the sidecar; names in lower case."""
     upstream: str = ""
     """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
     state: dict[str, object] = {}
-    """Facts that one policy leaves for another. Begin a key with the policy's name: "spam.score"."""
+    """Data that one policy passes to another. Start each key with the policy's name: "spam.score"."""
     deadline: float | None = None
-    """The moment of `services.monotonic` at which the answer must have ended."""
+    """The time of `services.monotonic`, in seconds, by which the answer must have ended."""
     is_client_retry: bool = False
-    """Whether the client's SDK sends it again: it adds nothing to the retry budget."""
+    """Whether the client's SDK marked it as a retry; such a call adds nothing to the retry budget."""
     ceiling_is_ours: bool = False
     """Whether a policy set the answer's ceiling because the client set none."""
     size: Size | None = None
-    """The prompt's size as it was reserved; None where no policy counts tokens."""
+    """The prompt's size as reserved; None if no policy counts tokens."""
     substituted_model: str = ""
-    """The model that was put in for a client that named none; an upstream with a model of its own takes that."""
+    """The default model that was set for a client that named none; an upstream with its own model replaces it."""
     standings: list[tuple[Claim, Standing]] = []
-    """The limits of the call as the store answered: the source of the answer's limit headers."""
+    """The limits of the call as the store returned them, for the response's limit headers."""
     notes: list[str] = []
-    """What policies did to the call, for its record; see `note`."""
+    """Decisions of policies, for the record of the call. See `note`."""
 
     def note(self, text: str) -> None:
-        """Add what a policy did to the call's record: "kept 6 of 14 messages". It must not quote prompts or keys.
+        """Add a decision of a policy to the call's record, such as "kept 6 of 14 messages".
 
-        Characters that are not printable are removed. A call keeps its first 16 notes, 200 characters of each.
+        It must not quote prompts or keys. Characters that are not printable are removed. A call keeps its first 16
+        notes, 200 characters of each.
         """
         if len(self.notes) >= MAX_NOTES:
             return
@@ -95,12 +96,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def has_completion(self) -> bool:
-        """Whether a model answers it: it has a prompt and costs tokens."""
+        """Whether a model answers the call, so that it has a prompt and costs tokens."""
         return self.operation == "chat"
 
     @property
     def model(self) -> str:
-        """The model's name; empty where the upstream's own default holds."""
+        """The model's name; empty for the upstream's default."""
         name = self.body.get("model")
         return name if isinstance(name, str) else ""
 
@@ -110,7 +111,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation, oldest first; empty for a call that has none."""
+        """The conversation, oldest message first; empty for a call without one."""
         messages: list[Message] = self.body.get("messages") or []
         return messages
 
@@ -120,7 +121,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def user(self) -> str:
-        """The end user that the client names; it has a meaning only within its tenant."""
+        """The end user that the client names; unique only within its tenant."""
         name = self.body.get("user")
         return name if isinstance(name, str) else ""
 
@@ -147,29 +148,32 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def served_models(self) -> Sequence[str]:
-        """The upstreams' names of the models that may serve the call; an empty name stands for one that is not known yet."""
+        """The upstreams' names of the models that may serve the call; an empty string stands for an unknown name."""
         return self.services.names_of(self.model, self.fallback_models, substituted=not self.names_model)
 
     @property
     def choices_generated(self) -> int:
-        """How many answers are generated; each may be as long as the ceiling."""
-        if _MANY.isdisjoint(self.body):
+        """The number of answers that upstream generates, each up to the ceiling."""
+        if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
         return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
 
     @property
     def choices_returned(self) -> int:
-        """How many answers are returned: of `best_of` only `n` are."""
-        if _MANY.isdisjoint(self.body):
+        """The number of answers that upstream returns; of `best_of` it returns `n`."""
+        if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
         many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
         return max((each for each in many if isinstance(each, int)), default=1)
 
     @property
     def max_tokens(self) -> int | None:
-        """The ceiling of one answer in tokens: the lowest where a client sends several fields."""
+        """The ceiling of one answer in tokens; the lowest if the client sends several fields.
+
+        None without a ceiling.
+        """
         lowest = None
-        for field in _LIMIT.intersection(self.body):
+        for field in _LIMIT_FIELD_SET.intersection(self.body):
             limit = self.body[field]
             if isinstance(limit, int) and (lowest is None or limit < lowest):
                 lowest = limit
@@ -179,7 +183,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     def max_tokens(self, ceiling: int) -> None:
         body = self.body
         is_set = False
-        for field in _LIMIT.intersection(body):
+        for field in _LIMIT_FIELD_SET.intersection(body):
             if isinstance(body[field], int):
                 body[field], is_set = ceiling, True
         if not is_set:
@@ -187,12 +191,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def text(self) -> str:
-        """All text of the conversation, a space between pieces: what a word filter searches."""
+        """All text of the conversation, joined by spaces, for filters that search words."""
         return " ".join(self._pieces())
 
     @property
     def characters(self) -> int:
-        """How many characters `text` has, without building it."""
+        """The number of characters of `text`, without building it."""
         pieces = self._pieces()
         return sum(map(len, pieces)) + max(0, len(pieces) - 1)
 
@@ -201,7 +205,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
 
 def texts(message: Message) -> list[str]:
-    """Return the text pieces of one message: its content, or the text parts of it."""
+    """Return the texts of one message: its content, or the text parts of its content."""
     content = message.get("content")
     if isinstance(content, str):
         return [content]

@@ -1,4 +1,4 @@
-"""What one call takes from one limit: how much, in which window of time, and for whom it counts."""
+"""Claims: the amount that one call takes from one limit, in which window, and for which identity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 Unit: TypeAlias = Literal["tokens", "requests", "usd"]
 Identity: TypeAlias = Literal["tenant", "ip", "model", "user", "global"]
 By: TypeAlias = Identity | Annotated[list[Identity], msgspec.Meta(min_length=1)]
-"""For whom a limit counts: one kind of identity, or several together."""
+"""The identity that a limit counts: one kind, or a combination of several."""
 Identities: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-"""How many identities that clients choose get a counter of their own."""
+"""Limit of client-chosen identities with their own counter."""
 
 Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
 
 
 class Sliding(msgspec.Struct, frozen=True, tag=True):
-    """Every span of *seconds*: what was taken is counted until *seconds* have passed since."""
+    """Every span of `seconds`: an amount counts until `seconds` have passed since it was taken."""
 
     seconds: float
 
@@ -31,7 +31,7 @@ class Sliding(msgspec.Struct, frozen=True, tag=True):
 
 
 class Calendar(msgspec.Struct, frozen=True, tag=True):
-    """The current minute, hour, day, week (from Monday) or month, in a time zone."""
+    """The current minute, hour, day, week (from Monday) or month in a time zone."""
 
     period: Period
     timezone: str = "UTC"
@@ -47,32 +47,31 @@ Window: TypeAlias = Sliding | Calendar
 
 KEY_SEPARATOR = "\x1f"
 OVERFLOW_SUFFIX = "\x1dothers"
-"""The end of an overflow counter's identity; no identity that a client chooses has such a character."""
+"""The end of an overflow counter's identity. Client-chosen identities cannot contain the character."""
 IDENTITY_SEPARATOR = "\x1e"
 MAX_IDENTITY_LENGTH = 128
 DEFAULT_MAX_IDENTITIES = 10_000
 IPV6_HOST_BITS = 64
 MILLION = 1_000_000
 TOKEN_SCALES: dict[str, int] = {"usd": MILLION}
-"""How many of a claim's `per_token` make one unit, where that is not one: prices are per million tokens."""
+"""Divisor of a claim's `per_token` by unit, if it is not 1: prices are per million tokens."""
 
 
 @functools.lru_cache(1024)
 def counter_key(policy: str, identity: str, unit: Unit, window: Window) -> str:
-    """Return the name of a counter; cached, because every call asks for those of its claims."""
+    """Return the name of a counter. Cached: each call needs the names of its claims."""
     return KEY_SEPARATOR.join((policy, identity, unit, window.key))
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one call takes from one limit. `Policy.claim` makes one.
+    """The amount that one call takes from one limit. `Policy.claim` creates one.
 
-    It costs `base`, and `per_token` for each token of the longest answer that it may get (of `per_token`, `scale` make one
-    unit). The store may lower the call's ceiling, down to `floor`, to make the claim fit. Units are tokens, requests, or
-    micro-dollars.
+    It is `base`, plus `per_token / scale` for each token of the longest possible answer, in tokens, requests or
+    micro-dollars. The store may lower the call's ceiling, down to `floor`, to make the claim fit.
 
-    `max_identities` bounds identities that clients can make up: in each `identity_group` (the part of the identity that no
-    client can make up) that many get a counter of their own, and all others share one overflow counter. A counter that
-    is open never moves there. 0 is no bound.
+    At most `max_identities` client-chosen identities per `identity_group` (the part of the identity that clients cannot
+    choose) get their own counter; all others share one overflow counter. An open counter never moves there. 0 is no
+    limit.
     """
 
     policy: str
@@ -88,18 +87,18 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def scale(self) -> int:
-        """How many of `per_token` make one unit."""
+        """The divisor of `per_token`."""
         return TOKEN_SCALES.get(self.unit, 1)
 
     def needs(self, ceiling: int) -> int:
-        """Return what the call takes with *ceiling* tokens for each answer."""
+        """Return the amount with a ceiling of *ceiling* tokens per answer."""
         return (
             self.base - (-self.per_token * ceiling // TOKEN_SCALES.get(self.unit, 1)) if self.per_token else self.base
         )
 
     @property
     def key(self) -> str:
-        """The counter's name: one per policy, identity, unit and window, whatever the profile and its limit."""
+        """The counter's name: one per policy, identity, unit and window; profiles and limits share it."""
         return counter_key(self.policy, self.identity, self.unit, self.window)
 
     @property
@@ -114,7 +113,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CountedIdentity(NamedTuple):
-    """The name under which a call is counted; *group* is the part of it that no client can choose, None if that is all."""
+    """The name under which a call is counted.
+
+    `group` is the part that clients cannot choose; None if they choose none of it.
+    """
 
     name: str
     group: str | None
@@ -138,20 +140,13 @@ class IdentifiedCall(Protocol):
 
 
 def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
-    """Return for whom *call* counts. A user belongs to its tenant, so no tenant spends as another's user."""
-    if by == "tenant":
-        return _tenant(call.tenant)
+    """Return the identity of *call* for *by*. A user belongs to its tenant, so tenants cannot use each other's users."""
     parts = by if isinstance(by, list) else [by]
     names = [_name(call, part) for part in parts]
     if all(part in ("tenant", "global") for part in parts):
         return CountedIdentity(IDENTITY_SEPARATOR.join(names), None)
     known = [call.tenant] if "tenant" in parts or "user" in parts else []
     return CountedIdentity(IDENTITY_SEPARATOR.join(names), IDENTITY_SEPARATOR.join(known))
-
-
-@functools.lru_cache(1024)
-def _tenant(name: str) -> CountedIdentity:
-    return CountedIdentity(name, None)
 
 
 def _name(call: IdentifiedCall, part: Identity) -> str:
@@ -167,7 +162,7 @@ def _name(call: IdentifiedCall, part: Identity) -> str:
 
 
 def _host(ip: str) -> str:
-    # A client with one IPv6 address has all 2^64 of its network.
+    # A client with one IPv6 address can use all 2^64 of its network.
     if ":" not in ip:
         return ip
     try:
@@ -182,7 +177,7 @@ def _host(ip: str) -> str:
 
 
 def _short(name: str) -> str:
-    # A client chooses these: any name becomes one short key, and two names never become the same.
+    # Clients choose these names: each becomes a short key, and no two names share one.
     if len(name) <= MAX_IDENTITY_LENGTH and name.isprintable():
         return name
     return "sha256:" + sha256(name.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""An answer: events, in batches of one network read each."""
+"""Events of an answer, in batches of one network read each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import msgspec
 
 
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """One piece of one answer. Events are not modified: `with_text` and `with_payload` return changed ones.
+    """One part of one answer. Do not modify events: `with_text` and `with_payload` return changed copies.
 
-    `raw` are the bytes as they go to an OpenAI client, framing included; empty for an event that was made or changed here.
-    `payload` is the JSON object that it came in. `index` says which of the answers it belongs to; -1 is a frame that
-    belongs to none (usage, a filter's result). A whole answer (a call without `stream`) is one event for each choice.
+    `raw` is the server-sent event for an OpenAI client, framing included; empty for an event that was created or
+    changed here. `payload` is the JSON object of the event. `index` is the number of its choice; -1 for a frame without
+    one (usage, the result of a filter). The answer to a call without `stream` is one event per choice, with `whole`
+    set.
     """
 
     raw: bytes = b""
@@ -27,17 +28,17 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The JSON object that the event came in, decoded at each use: for policies that need more than text."""
+        """The JSON object of the event, decoded at each use, for policies that need more than its text."""
         decoded: dict[str, Any] = msgspec.json.decode(self.payload) if self.payload else {}
         return decoded
 
     @property
     def is_output(self) -> bool:
-        """Whether a client sees anything of it: text, reasoning or a tool call, but not a role alone."""
+        """Whether it has text, reasoning or a tool call; a role is no output."""
         return bool(self.text or self.reasoning or self.tool)
 
     def with_text(self, text: str) -> Event:
-        """Return this event with other text; one with empty text stays in the stream."""
+        """Return this event with other text. An event with empty text stays in the stream."""
         return msgspec.structs.replace(self, text=text, raw=b"")
 
     def with_payload(self, data: dict[str, Any]) -> Event:
@@ -64,11 +65,11 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         )
 
     def encode(self) -> bytes:
-        """Return the event as one server-sent event, made anew from `payload` where it was changed."""
+        """Return the event as one server-sent event; a changed one is encoded from `payload` again."""
         return self.raw or b"data: " + msgspec.json.encode(self.rebuilt()) + b"\n\n"
 
     def rebuilt(self) -> dict[str, Any]:
-        """Return the JSON object with this event's choice alone in it, its text and finish as they are now."""
+        """Return the JSON object with only this event's choice, and with its current text and finish."""
         data = self.data
         if self.index < 0:
             return data
@@ -111,7 +112,8 @@ Made: TypeAlias = Callable[[], "list[Event]"]
 class Batch:
     """The events of one network read. `last` marks the end of a complete answer, which is sent after settlement.
 
-    Most answers pass untouched, as `raw`: where *events* is a function, it makes the events on first use.
+    Most answers are forwarded unchanged, as `raw`. If *events* is a function, it is called on the first use of the
+    events.
     """
 
     __slots__ = ("_events", "last", "raw")
@@ -129,7 +131,7 @@ class Batch:
 
 
 def rebuilt_answer(payload: bytes, events: Sequence[Event]) -> bytes:
-    """Return a whole JSON answer with the choices as *events* have them; one that was dropped is empty."""
+    """Return a whole JSON answer with its choices changed as in *events*; a dropped choice becomes empty."""
     data: dict[str, Any] = msgspec.json.decode(payload)
     choices = data.get("choices")
     if isinstance(choices, list):

@@ -1,4 +1,4 @@
-"""Failed upstream attempts, and what a policy decides about them."""
+"""Failed upstream attempts, and the decisions of policies about them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import msgspec
 
 
 class Cause(Exception):
-    """Stands for an exception of the OpenAI SDK: its fields are known at once, the SDK is imported on first use of `error`.
+    """Lazy stand-in for an exception of the OpenAI SDK: its fields are available at once, `error` imports the SDK.
 
-    *make* makes the exception, *said* holds the code, type and param of the server's error object, *origin* becomes its
-    `__cause__`.
+    *make* returns the exception. *error_fields* are code, type and param of the server's error object. *origin* becomes
+    the exception's `__cause__`.
     """
 
     def __init__(
@@ -22,24 +22,25 @@ class Cause(Exception):
         message: str = "",
         *,
         status: int | None = None,
-        said: Mapping[str, str] = {},
+        error_fields: Mapping[str, str] = {},
         origin: BaseException | None = None,
     ) -> None:
         super().__init__(name)
         self._make = make
         self._error: Exception | None = None
         self.name, self.message, self.status_code, self.__cause__ = name, message, status, origin
-        self.code, self.type, self.param = said.get("code"), said.get("type"), said.get("param")
+        fields = error_fields
+        self.code, self.type, self.param = fields.get("code"), fields.get("type"), fields.get("param")
 
     @classmethod
     def of(cls, error: Exception) -> Cause:
-        """Return the substitute of *error*, which may be one already. Messages of foreign exceptions are dropped."""
+        """Return a stand-in for *error*, or *error* itself if it is one. Messages of other libraries are dropped."""
         if isinstance(error, Cause):
             return error
         name, origin = type(error).__name__, error.__cause__
         if not type(error).__module__.startswith("openai"):
-            return cls(lambda: error, name, origin=origin)  # its message is not for clients
-        said = {
+            return cls(lambda: error, name, origin=origin)  # its message must not reach clients
+        error_fields = {
             key: str(value) for key in ("code", "type", "param") if (value := getattr(error, key, None)) is not None
         }
         message, status = getattr(error, "message", ""), getattr(error, "status_code", None)
@@ -48,13 +49,13 @@ class Cause(Exception):
             name,
             message if isinstance(message, str) else "",
             status=status if isinstance(status, int) else None,
-            said=said,
+            error_fields=error_fields,
             origin=origin,
         )
 
     @property
     def error(self) -> Exception:
-        """The exception, the same one each time."""
+        """The exception; always the same object."""
         if self._error is None:
             self._error = self._make()
             self._error.__cause__ = self.__cause__
@@ -69,19 +70,19 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kind: str
-    """Its class, of `policies.api.failure_kinds.FAILURE_CLASSES`: "rate", "connect_timeout", ..."""
+    """The class of the failure, one of `policies.api.failure_kinds.FAILURE_CLASSES`: "rate", "connect_timeout", ..."""
     status: int | None = None
-    """The HTTP status; None where there was no answer, or an error under status 200."""
+    """The HTTP status; None without an answer, or for an error within a response of status 200."""
     code: str | None = None
     """`code` of the server's error object, as a string."""
     type: str | None = None
     """`type` of the server's error object."""
     message: str = ""
-    """The server's own message, without its secrets; empty where it sent none."""
+    """The server's own message, redacted; empty if it sent none."""
     retry_after: float | None = None
-    """Seconds that the server asked for in this attempt."""
+    """Seconds that the server asked to wait."""
     should_retry: bool | None = None
-    """The server's `x-should-retry`, where it sent one."""
+    """The server's `x-should-retry` header; None if it sent none."""
     upstream: str = ""
     """The upstream that failed."""
     tried: tuple[str, ...] = ()
@@ -91,17 +92,17 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     can_retry_here: bool = True
     """Whether another attempt at `upstream` is possible."""
     kind_is_certain: bool = False
-    """Whether a known code of the server named the kind; otherwise it was found by the status or the text."""
+    """Whether the kind follows from a known error code; otherwise from the status or the text."""
     cause: Cause | None = None
     """The source of `exception`."""
 
     @property
     def attempts_here(self) -> int:
-        """How many attempts `upstream` has had; all of them where `tried` is empty."""
+        """The number of attempts at `upstream`; all attempts if `tried` is empty."""
         return self.tried.count(self.upstream) or self.attempt
 
     def exception(self) -> Exception:
-        """Return the exception that the OpenAI SDK would have raised (`openai.RateLimitError`, ...), the same each time.
+        """Return the exception of the OpenAI SDK for this failure, always the same object.
 
         The first use in a process imports the SDK, which takes about 0.4 s.
         """
@@ -120,7 +121,7 @@ class Retry(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.after >= 0:
-            raise ValueError(f"after: {self.after} is no number of seconds from 0; return GIVE_UP to end the call")
+            raise ValueError(f"after: {self.after} is not a number of seconds >= 0; return GIVE_UP to end the call")
 
 
 class GiveUp(msgspec.Struct, frozen=True):
@@ -129,4 +130,4 @@ class GiveUp(msgspec.Struct, frozen=True):
 
 GIVE_UP: Final = GiveUp()
 Decision: TypeAlias = Retry | GiveUp
-"""What `retry` decides; None leaves the decision to the next policy."""
+"""The result of `retry`; None leaves the decision to the next policy."""

@@ -1,6 +1,6 @@
-"""The classes of upstream failures: which of them another attempt can cure, and why.
+"""The classes of upstream failures, and whether another attempt can succeed after each.
 
-Policies name them in `on` and `never`; `sidecar/downstream/client_errors.py` has the message of each for clients.
+Policies list them in `on` and `never`; `sidecar/downstream/client_errors.py` has the message of each for clients.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from .failure import Failure
 
 TIMEOUT_FAMILY: Final = "timeout"
 STATUS_PREFIX, CODE_PREFIX = "status:", "code:"
-"""Prefixes in a list of classes: `status:425` is each failure of that HTTP status, `code:warming_up` of that code or type."""
+"""Prefixes in a list of classes: `status:425` is an HTTP status, `code:warming_up` a code or type."""
 FAILURE_STATUSES: Final = frozenset(map(str, range(201, 600)))
-"""Statuses of failures; 200 is none, whatever its body says."""
+"""HTTP statuses of failures; a status of 200 is never one, even with an error in the body."""
 
 
 class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
-    """One class. *retry*: another attempt at the same upstream may cure it. *sick*: it counts against the upstream's health.
+    """One class of failures, with the reason in `why`.
 
-    *family* is a name for several classes. *late*: no other attempt is possible after it, at any upstream.
+    `retry`: another attempt at the same upstream may succeed. `sick`: it counts as a failure for the circuit breaker.
+    `late`: no other attempt is possible, at any upstream. `family` is a name for several classes.
     """
 
     why: str
@@ -34,9 +35,11 @@ class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FAILURE_CLASSES: Mapping[str, FailureClass] = {
-    "connect": FailureClass(why="It was never reached, or closed before it answered.", retry=True, sick=True),
+    "connect": FailureClass(
+        why="The connection failed, or upstream closed it before it answered.", retry=True, sick=True
+    ),
     "connect_timeout": FailureClass(
-        why="No connection in `connect` seconds: nothing was done.", retry=True, sick=True, family=TIMEOUT_FAMILY
+        why="No connection in `connect` seconds, so upstream did no work.", retry=True, sick=True, family=TIMEOUT_FAMILY
     ),
     "head_timeout": FailureClass(
         why="No answer in `head` seconds (`whole`, without `stream`).", retry=True, sick=True, family=TIMEOUT_FAMILY
@@ -48,23 +51,30 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         family=TIMEOUT_FAMILY,
     ),
     "idle_timeout": FailureClass(
-        why="Silence of `idle` seconds after the first output, which the client has seen.", sick=True, late=True
+        why="No output for `idle` seconds after the first output, which the client has received.", sick=True, late=True
     ),
-    "total_timeout": FailureClass(why="The deadline of the whole call has passed; nothing is left of it.", late=True),
-    TIMEOUT_FAMILY: FailureClass(why="It says so itself: 408, 504.", retry=True, sick=True, family=TIMEOUT_FAMILY),
-    "rate": FailureClass(why="A wait cures it, and upstream often says how long.", retry=True),
-    "overloaded": FailureClass(why="Busy, full or still loading its model: 503, 529, 409.", retry=True, sick=True),
+    "total_timeout": FailureClass(why="The deadline of the whole call has passed.", late=True),
+    TIMEOUT_FAMILY: FailureClass(
+        why="Upstream reported a timeout: 408, 504.", retry=True, sick=True, family=TIMEOUT_FAMILY
+    ),
+    "rate": FailureClass(why="Waiting helps, and upstream often sends the time to wait.", retry=True),
+    "overloaded": FailureClass(
+        why="Upstream is busy, full or still loading its model: 503, 529, 409.", retry=True, sick=True
+    ),
     "server": FailureClass(
-        why="It failed before any output: 500, 502, a broken or senseless answer.", retry=True, sick=True
+        why="It failed before any output: 500, 502, a truncated or malformed answer.", retry=True, sick=True
     ),
-    "empty": FailureClass(why="It ended well and said nothing. Once: some answer an over-long prompt so.", retry=True),
-    "unavailable": FailureClass(why="Its breaker is open: nothing was sent. Another upstream may do."),
-    "quota": FailureClass(why="What was paid for is used up; no wait of ours cures that."),
+    "empty": FailureClass(
+        why="The answer is complete without output. Retried once, because some servers send that for an over-long prompt.",
+        retry=True,
+    ),
+    "unavailable": FailureClass(why="The circuit breaker is open, so nothing was sent. Another upstream may succeed."),
+    "quota": FailureClass(why="The account's quota is used up; waiting within a call does not help."),
     "context": FailureClass(why="The same prompt will be too long again."),
     "auth": FailureClass(why="The same key will be refused again."),
     "request": FailureClass(why="The same request will be refused again."),
     "interrupted": FailureClass(
-        why="The client has seen output: an answer is never begun twice.", sick=True, late=True
+        why="The client has received output: an answer is never started twice.", sick=True, late=True
     ),
 }
 CLASS_NAMES: Final = (*FAILURE_CLASSES, STATUS_PREFIX + "CODE", CODE_PREFIX + "NAME")
@@ -74,7 +84,7 @@ RETRYABLE_KINDS: Final = tuple(
 
 
 def check_classes(field: str, names: Sequence[str]) -> None:
-    """Raise `ValueError`, worded for a configuration's author, unless each of *names* in *field* is a class that can act."""
+    """Raise `ValueError`, worded for the author of the file, if *names* in *field* has an unusable class."""
     for at, name in enumerate(names):
         if (fault := _fault_of(name)) is not None:
             msg = f"{field}[{at}]: {name!r} {fault}"
@@ -83,19 +93,19 @@ def check_classes(field: str, names: Sequence[str]) -> None:
 
 def _fault_of(name: str) -> str | None:
     if (known := FAILURE_CLASSES.get(name)) is not None:
-        return "comes when nothing can be begun again; leave it out" if known.late else None
+        return "occurs when no other attempt is possible; remove it" if known.late else None
     if name.startswith(STATUS_PREFIX) and name.removeprefix(STATUS_PREFIX).isdecimal():
         fails = name.removeprefix(STATUS_PREFIX) in FAILURE_STATUSES
-        return None if fails else "is no status of a failure; write one from 201 to 599, like 'status:425'"
+        return None if fails else "is not the status of a failure; use one from 201 to 599, like 'status:425'"
     if name.startswith(CODE_PREFIX) and name != CODE_PREFIX:
         return None
     near = difflib.get_close_matches(name, FAILURE_CLASSES, n=1)
-    right = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(CLASS_NAMES)}"
-    return f"is no class of failures; {right}"
+    cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(CLASS_NAMES)}"
+    return f"is not a class of failures; {cure}"
 
 
 def among(names: Sequence[str], failure: Failure) -> bool:
-    """Whether *failure* is of one of the classes *names*: its own, its family, its status, or upstream's code for it."""
+    """Whether *names* has the class of *failure*, its family, its status, or upstream's code or type for it."""
     kind = failure.kind
     if kind in names:
         return True

@@ -1,4 +1,4 @@
-"""Find mistakes in the methods of a policy or a lease when its class is made, and name the cure."""
+"""Check the methods of a policy or lease class when it is defined, and describe how to correct each mistake."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import FunctionType
 from typing import Final, NamedTuple
 
 CLOSE_MATCH = 0.8
-"""Similarity from which a public method is taken for a misspelt hook."""
+"""Similarity (0 to 1) above which a public method counts as a misspelt hook."""
 
 
 class Hook(NamedTuple):
-    """One method that the chain calls: with how many arguments, and whether it is awaited."""
+    """One method that the chain calls, its number of arguments, and whether it is awaited or may be a generator."""
 
     name: str
     arguments: int
@@ -22,7 +22,7 @@ class Hook(NamedTuple):
 
 
 class HookError(TypeError):
-    """A class of a policy or a lease that cannot work: what is wrong, and the cure."""
+    """A policy or lease class that cannot work. `problem` and `cure` are the two parts of the message."""
 
     def __init__(self, problem: str, cure: str) -> None:
         super().__init__(f"{problem}; {cure}")
@@ -53,17 +53,20 @@ POLICY_CURES: Final[Mapping[str, str]] = {
     "event": "define it on the lease that admit returns, as on_event",
     "end": "define it on the lease that admit returns, as flush",
 }
-"""Public methods that no policy may have, and what to do instead."""
+"""Public methods that a policy must not have, with the correction."""
 LEASE_CURES: Final[Mapping[str, str]] = {
     **_ON_POLICY,
     "event": "it is now called on_event",
     "end": "it is now called flush",
 }
-"""Public methods that no lease may have, and what to do instead."""
+"""Public methods that a lease must not have, with the correction."""
 
 
 def check_hooks(cls: type, hooks: Sequence[Hook], cures: Mapping[str, str]) -> None:
-    """Raise `HookError` for a misspelt hook, one of another class, or one that cannot be called as the chain calls it."""
+    """Raise `HookError` for a misspelt hook, a hook of another class, or one with another signature.
+
+    Called per class.
+    """
     by_name = {hook.name: hook for hook in hooks}
     for name, value in vars(cls).items():
         method = value.__func__ if isinstance(value, staticmethod | classmethod) else value

@@ -1,4 +1,4 @@
-"""What a policy holds for one call, and how the call ended."""
+"""Leases, the part of a policy that belongs to one call, and the outcome of a call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Outcome(msgspec.Struct, frozen=True):
     model: str = ""
     """The model of the last attempt by the upstream's name, or the call's own where that is not known."""
     started_at: float = 0.0
-    """When the chain began with the call."""
+    """When the chain started with the call."""
     first_output_at: float | None = None
     """When the first batch with output was sent; None if none was."""
     ended_at: float = 0.0
@@ -52,17 +52,17 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """How long the call ran, by a clock that is never set."""
+        """The duration of the call in seconds, by a monotonic clock."""
         return self.ended_at - self.started_at
 
     @property
     def seconds_to_first_output(self) -> float | None:
-        """How long the client waited for output; None if it got none."""
+        """The seconds until the client got output; None if it got none."""
         return None if self.first_output_at is None else self.first_output_at - self.started_at
 
 
 class Lease:
-    """What one policy holds for one call, from its admission to its end. Override what the policy needs.
+    """The part of a policy that belongs to one call, from its admission to its end. Override the hooks you need.
 
     `claims`, `charge` and `refusal` are about limits, `on_event` and `flush` about the answer's events. Methods that are
     not overridden cost nothing.
@@ -73,7 +73,7 @@ class Lease:
     makes_claims: ClassVar[bool] = False
     """Whether the class overrides `claims`."""
     acts_later: ClassVar[bool] = False
-    """Whether the class looks at events or is settled."""
+    """Whether the class overrides an event hook or `settle`."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

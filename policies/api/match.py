@@ -1,4 +1,4 @@
-"""Which calls a policy is for."""
+"""Select the calls to which a policy applies, and look up names by patterns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pattern: TypeAlias = str | list[str]
 
 
 class MatchedCall(Protocol):
-    """What `Match` reads of a call. `Call` is one."""
+    """The fields of a call that `Match` reads. `Call` implements it."""
 
     path: str
     tenant: str
@@ -40,10 +40,10 @@ class MatchedCall(Protocol):
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Patterns with shell wildcards (`*`, `?`, `[a-z]`). A call must fit each field, and one pattern of a list suffices.
+    """Patterns with shell wildcards (`*`, `?`, `[a-z]`). All fields must match; in a list, one pattern suffices.
 
-    A call fits `model` if one of the models that may serve it does, by the client's name or an upstream's. While one of
-    them is not known yet, it fits.
+    `model` matches if one of the models that may serve the call matches, by the client's name or an upstream's. If one
+    of these names is not known yet, it matches too.
     """
 
     path: Pattern = "*"
@@ -51,7 +51,7 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Pattern = "*"
 
     def covers(self, call: MatchedCall) -> bool:
-        """Whether *call*, as it is now, is one of these."""
+        """Whether *call*, in its current state, matches all fields."""
         return (
             (self.path == "*" or _fits(call.path, self.path))
             and (self.tenant == "*" or _fits(call.tenant, self.tenant))

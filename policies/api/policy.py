@@ -1,4 +1,4 @@
-"""What a policy is: settings that act on each call. What it holds for one call is a lease; only the chain cleans up."""
+"""Base classes of policies: immutable settings, and the running object that serves calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ StoreFailure: TypeAlias = Literal["refuse", "admit"]
 
 
 class RunningPolicy:
-    """What serves the calls. Hooks that a class does not override cost nothing."""
+    """The object whose hooks the chain calls. Hooks that a class does not override cost nothing."""
 
     __slots__ = ()
 
@@ -30,21 +30,24 @@ class RunningPolicy:
     async def admit(self, call: Call) -> Lease | None:
         """Rewrite *call*, raise `Rejection`, or return a `Lease`.
 
-        Called once per call, in the order of the file, never again for a retry. It is cancelled when the client leaves, so
-        take last what must be given back, and return the lease at once.
+        Called once per call, in file order, never again for a retry. It is cancelled if the client disconnects. So
+        acquire what must be released as the last step, without an `await` between it and the return of its lease.
         """
         return None
 
     async def enter(self, call: Call) -> Lease | None:
         """Wait for a slot (a queue); raise `Rejection` if there is none.
 
-        Called once, after the reservation. The client receives heartbeats meanwhile. It is cancelled when the client
-        leaves.
+        Called once per call, after the reservation. The client receives heartbeats meanwhile. It is cancelled if the
+        client disconnects.
         """
         return None
 
     def retry(self, call: Call, failure: Failure) -> Decision | None:
-        """Judge a failed attempt: return `Retry`, `GIVE_UP`, or None for no opinion. The first opinion decides."""
+        """Decide about a failed attempt: return `Retry`, `GIVE_UP`, or None to leave it to the next policy.
+
+        Called for each failed attempt before the first output. It must not block.
+        """
         return None
 
     async def stop(self) -> None:
@@ -58,23 +61,23 @@ _OLD_ATTRIBUTES = {"lowers": "tightened_by_profiles", "pinned": "fixed_in_profil
 class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rule for calls: an immutable settings object. Its fields are its options in the configuration file.
 
-    One instance serves all calls at once, so state of a call belongs into a `Lease` or `call.state`, and anything that runs
-    (a queue, a breaker, what was learnt) into the object that `start` returns.
+    One instance serves all calls concurrently. State of a call belongs in a `Lease` or `call.state`; state of the
+    process (a queue, a breaker, a cache) belongs in the object that `start` returns.
     """
 
     name: str = ""
-    """Its name in counters, messages and headers; `use` where the file gives none."""
+    """Its name in counters, messages and headers; by default the value of `use`."""
     match: Match = msgspec.field(default=Match(), name="only")
-    """The calls that it is for; `only` in the file."""
+    """The calls to which it applies; `only` in the file."""
     when_store_fails: StoreFailure = "refuse"
-    """What happens to calls that its lease claims for while the store is down."""
+    """Whether a call with claims of this policy is refused or admitted while the store is down."""
 
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ()
     """Fields that a profile may only lower; None is the loosest value."""
     fixed_in_profiles: ClassVar[tuple[str, ...]] = ("name", "match", "when_store_fails")
     """Fields that a profile cannot change, because its calls share the base chain's counters."""
     runs_once: ClassVar[bool] = True
-    """Whether all chains of a process share what `start` returns, where it is overridden. See `start`."""
+    """Whether all chains of a process share the object that an overridden `start` returns. See `start`."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -83,11 +86,11 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
                 raise HookError(f"{cls.__name__}.{old} has no effect", f"it is now called {new}")
 
     def start(self, services: Services) -> RunningPolicy:
-        """Return what serves the calls: the policy itself, unless something has to run.
+        """Return the object that serves the calls: the policy itself, or one with state of the process.
 
-        A process has one chain for each profile and each key with limits of its own. An overridden `start` is called once
-        for all of them, so a limit of 4 is 4; then profiles cannot change the policy's options. A class with
-        `runs_once = False` is started for each chain, and finds what they have in common by `services.shared`.
+        A process has one chain per profile, and per key with its own limits. An overridden `start` is called once for
+        all of them, so a limit of 4 is 4; profiles cannot change such a policy's options. A class with
+        `runs_once = False` is started for each chain, and can share objects between them by `services.shared`.
         """
         return self
 
@@ -104,17 +107,17 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
         floor: int = 0,
         max_identities: int = DEFAULT_MAX_IDENTITIES,
     ) -> Claim:
-        """Return a claim of *amount* for *call* from the limit of this policy; a lease hands it out.
+        """Return a claim of *amount* for *call* on the limit of this policy, to be returned by `Lease.claims`.
 
-        Units are requests, tokens, or micro-dollars with `unit="usd"` (*limit* too). *by* says for whom the limit counts. The
-        claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling down to *floor*.
-        Beyond *max_identities* values that clients choose (addresses, models, users), further ones share one counter.
+        Units are requests, tokens, or micro-dollars with `unit="usd"` (*limit* too). *by* selects the identity that is
+        limited. The claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling
+        down to *floor*. Beyond *max_identities* values that clients choose (addresses, models, users), further ones
+        share one counter.
         """
-        counted = identity(call, by)
-        group = counted.group
+        name, group = (call.tenant, None) if by == "tenant" else identity(call, by)
         return Claim(
             policy=self.name,
-            identity=counted.name,
+            identity=name,
             unit=unit,
             limit=limit,
             window=window,
@@ -127,7 +130,7 @@ class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_un
 
 
 def overrides(running: RunningPolicy, name: str) -> bool:
-    """Whether the class of *running* has a hook *name* of its own."""
+    """Whether the class of *running* overrides the hook *name*."""
     return getattr(type(running), name) is not getattr(RunningPolicy, name)
 
 

@@ -25,28 +25,29 @@ _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
 """Fields of a body that models do not read. A server may put any other field into the prompt, so those count."""
 
 
-_READABLE = (str, list, dict)
+_READABLE_TYPES = (str, list, dict)
 
 
 _PLAIN_KEYS = frozenset({"role", "content"})
 
 
-_TEXT = frozenset({"type", "text"})
+_TEXT_PART_KEYS = frozenset({"type", "text"})
 
 
-_MEDIA = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
+_MEDIA_PART_TYPES = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
 
 
-_FILE = frozenset({"file", "input_file"})
+_FILE_PART_TYPES = frozenset({"file", "input_file"})
 
 
-_SOUND = _FILE | {"input_audio"}
+_SOUND_PART_TYPES = _FILE_PART_TYPES | {"input_audio"}
 
 
 def size_of(call: Call) -> Size:
     """Measure the call's prompt: its messages, and every other field that a server may put into it."""
     size = parts = media = files = 0
-    for message in call.messages:
+    messages: list[Message] = call.body.get("messages") or []
+    for message in messages:
         content = message.get("content")
         if isinstance(content, str):
             size += len(content) if content.isascii() else _bytes(content)
@@ -58,10 +59,10 @@ def size_of(call: Call) -> Size:
         if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
             size += len(msgspec.json.encode(beside))
     for field, value in call.body.items():
-        if isinstance(value, _READABLE) and field != "messages":
+        if isinstance(value, _READABLE_TYPES) and field != "messages":
             read = len(msgspec.json.encode(value))
             size += read if read > MAX_UNREAD_FIELD_BYTES or field not in _NOT_READ else 0
-    return Size(size, len(call.messages), parts, media, files)
+    return Size(size, len(messages), parts, media, files)
 
 
 def _bytes(text: str) -> int:
@@ -77,13 +78,13 @@ def _part(part: Any) -> tuple[int, int, bool]:
         return len(msgspec.json.encode(part)), 0, False
     text, kind = part.get("text"), part.get("type")
     if isinstance(text, str):
-        rest = 0 if part.keys() <= _TEXT else len(msgspec.json.encode(part)) - len(msgspec.json.encode(text))
+        rest = 0 if part.keys() <= _TEXT_PART_KEYS else len(msgspec.json.encode(part)) - len(msgspec.json.encode(text))
         return _bytes(text) + rest, 0, kind != "text"
-    if kind in _MEDIA:
+    if kind in _MEDIA_PART_TYPES:
         return 0, 0, True
     size = len(msgspec.json.encode(part))
-    read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND else size
-    return read, size - read if kind in _FILE else 0, True
+    read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND_PART_TYPES else size
+    return read, size - read if kind in _FILE_PART_TYPES else 0, True
 
 
 def _beside_content(message: Message) -> dict[str, Any]:

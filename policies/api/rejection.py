@@ -1,4 +1,4 @@
-"""Exceptions by which a policy refuses a call or ends its answer."""
+"""Exceptions that a policy raises to refuse a call or to end its answer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 class Rejection(Exception):
     """Refusal by a policy. Sent as the HTTP response, or as the last event of a stream that has started.
 
-    *status* is the HTTP status towards OpenAI clients (never 408 or 409: SDKs send those again). *retry_after* is in
-    seconds and given only where waiting helps. *final* tells the client's SDK not to try again; the default is True
-    where there is no *retry_after*. *error_type* is `type` of OpenAI's error object. *details* are added to the body: a
-    limit's refusal carries `policy`, `limit`, `used` and `resets_at`.
+    *status* is the HTTP status for OpenAI clients; do not use 408 or 409, which SDKs retry. *retry_after* is in
+    seconds; set it only if waiting helps. *final* sends `x-should-retry: false`, so that SDKs do not retry; by default
+    it is True without *retry_after*. *error_type* is `type` of OpenAI's error object. *details* are added to the body:
+    a limit's refusal carries `policy`, `limit`, `used` and `resets_at`.
     """
 
     def __init__(

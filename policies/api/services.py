@@ -1,4 +1,4 @@
-"""What a policy needs of the process that it runs in. It reaches a policy by `start`, and through each call."""
+"""Services that the process provides to policies, by `start` and on each call."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 class NamesOfModels(Protocol):
-    """Return what the upstreams call a model and its fallbacks; an empty name stands for one that is not known yet.
+    """Return what the upstreams call a model and its fallbacks; an empty string stands for an unknown name.
 
-    *substituted* says that the client named no model and *model* is the default of the first upstream.
+    *substituted* is True if the client named no model and *model* is the default of the first upstream.
     """
 
     def __call__(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> Sequence[str]:
@@ -28,7 +28,7 @@ class NamesOfModels(Protocol):
         ...
 
 
-def _as_asked(model: str, fallbacks: Sequence[str], *, substituted: bool) -> Sequence[str]:  # noqa: ARG001  # as the protocol has it
+def _as_asked(model: str, fallbacks: Sequence[str], *, substituted: bool) -> Sequence[str]:  # noqa: ARG001  # the signature of the protocol
     return [model, *fallbacks]
 
 
@@ -55,7 +55,10 @@ class SharedObjects:
         self._starting: tuple[object, list[Hashable]] | None = None
 
     def get(self, key: Hashable, factory: Callable[[], T], user: object) -> T:
-        """Return the object called *key*, which the first caller makes. *user* holds it, and what its factory took."""
+        """Return the object *key*, created by the first caller.
+
+        *user* keeps it alive, and the objects its factory took.
+        """
         if key not in self._objects:
             parts: list[Hashable] = []
             self._objects[key] = _Shared(self.start(factory, user, parts), parts, [])
@@ -66,7 +69,10 @@ class SharedObjects:
         return cast("T", shared.value)
 
     def start(self, factory: Callable[[], T], user: object, parts: list[Hashable] | None = None) -> T:
-        """Return what *factory* makes for *user*; what it takes by `of_starting` belongs to *user*, and is noted in *parts*."""
+        """Return the result of *factory*.
+
+        Objects that it takes by `of_starting` are kept for *user*, and listed in *parts*.
+        """
         before, self._starting = self._starting, (user, [] if parts is None else parts)
         try:
             return factory()
@@ -74,15 +80,15 @@ class SharedObjects:
             self._starting = before
 
     def of_starting(self, key: Hashable, factory: Callable[[], T]) -> T:
-        """Return the object called *key* for the chain that is being built. Raises `RuntimeError` if none is."""
+        """Return the object *key* for the chain that is being started. Raises `RuntimeError` outside a start."""
         if self._starting is None:
-            raise RuntimeError("services.shared is for Policy.start; call it there, and keep what it returns")
+            raise RuntimeError("services.shared was called outside Policy.start; call it there, and keep the object")
         user, parts = self._starting
         parts.append(key)
         return self.get(key, factory, user)
 
     def release(self, user: object) -> list[object]:
-        """Forget *user*; return the objects that have no user left, newest first. The caller stops them."""
+        """Remove *user*; return the objects without any user left, newest first. The caller stops them."""
         unused = []
         for key, shared in reversed(list(self._objects.items())):
             shared.users = [each for each in shared.users if each is not user]
@@ -93,7 +99,7 @@ class SharedObjects:
 
 
 class Services(msgspec.Struct, kw_only=True, eq=False):
-    """What is no option of a policy: clocks, waiting, randomness, the store, the token estimate, the log."""
+    """Clocks, sleep, randomness, the store, the token estimate and the log, for policies and the chain."""
 
     store: Store
     clock: Callable[[], float] = time.time
@@ -105,17 +111,18 @@ class Services(msgspec.Struct, kw_only=True, eq=False):
     upstreams: tuple[str, ...] = ("upstream-1",)
     """The names of all upstreams, the default one first."""
     names_of: NamesOfModels = _as_asked
-    """What the upstreams call the models of a call; policies read `Call.served_models`."""
+    """Returns the upstreams' names of models; policies read `Call.served_models`."""
     log: logging.Logger = logging.getLogger("sidecar")
     state_changed: StateChanged = _log_state
     """Report the state of something that calls share: its name, the state, the cause. The program logs each change once."""
     shared_objects: SharedObjects = msgspec.field(default_factory=SharedObjects)
-    """What `shared` and the chains have running."""
+    """The objects of `shared`, and the running policies of all chains."""
 
     def shared(self, name: str, factory: Callable[[], T]) -> T:
-        """Return the object called *name* that all chains of this process share; the first caller makes it by *factory*.
+        """Return the object *name* that all chains of this process share; the first caller creates it with *factory*.
 
-        For `Policy.start` alone. All policies share the names, so begin one with the policy's own. When the last chain that
-        uses the object is closed, its `stop()` is awaited, if it has one.
+        Call it only in `Policy.start`. All policies share the names, so start the name with the policy's own. When the
+        last chain that uses the object is closed, its `stop()` is awaited, if it has one. Raises `RuntimeError`
+        elsewhere.
         """
         return self.shared_objects.of_starting(name, factory)

@@ -1,11 +1,11 @@
-"""Where limits are counted: the contract of every store.
+"""The interface of stores, which count the limits of all calls.
 
 1. `reserve` checks all limits of a call and reserves from all of them or from none, in one atomic operation.
-2. `settle` turns the reservation into the charge; `release` gives all of it back.
-3. All three are idempotent by the call's id, which exists before the first of them: each may be sent again, and the
-   reservation of a cancelled call is released.
+2. `settle` replaces the reservation by the charge; `release` returns all of it.
+3. All three are idempotent by the call's id, which exists before the first of them. So each one may be repeated, and the
+   reservation of a cancelled call can be released.
 
-The store's own clock decides about windows. The reservations of a process that died are charged in full, because its calls
+Windows follow the store's own clock. The reservations of a process that died are charged in full, because its calls
 may have cost that much. A store that cannot be reached raises `StoreDown`; the chain then follows each policy's
 `when_store_fails`.
 """
@@ -21,7 +21,7 @@ from .claim import KEY_SEPARATOR, Claim
 
 
 class StoreDown(Exception):
-    """The store did not answer, or not in time. With *taken* the operation may have been executed all the same."""
+    """The store did not answer, or not in time. With *taken* it may have executed the operation nevertheless."""
 
     def __init__(self, message: str, *, taken: bool = False) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class StoreDown(Exception):
 
 
 class ReservationGone(StoreDown):
-    """The call has no reservation any more: it was settled, or charged because its process was taken for dead."""
+    """The call has no reservation any more: it was settled, or charged because its process counted as dead."""
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call {call_id} has no reservation any more")
@@ -48,12 +48,12 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def left(self) -> int:
-        """What is left of the limit, at least 0."""
+        """The remainder of the limit, at least 0."""
         return max(0, self.limit - self.used)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The answer of `reserve`. `refused` is the index of the first claim that did not fit; None if all are reserved.
+    """The result of `reserve`. `refused` is the index of the first claim that did not fit; None if all are reserved.
 
     `ceiling` is the one that was asked for, or the lower one that fits. `standings` are in the order of the claims, and
     include this call if it was admitted. `now` is the store's clock, in seconds since 1970.
@@ -78,7 +78,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 def account(key: str, spent: int, reserved: int, resets_at: float) -> Account:
-    """Return the counter called *key* as an `Account`."""
+    """Return the counter *key* as an `Account`."""
     policy, identity, unit, window = key.split(KEY_SEPARATOR)
     return Account(policy, identity, unit, window, spent, reserved, resets_at)
 
@@ -88,9 +88,9 @@ class Store(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether a settlement may wait for another machine: then it needs a shield from cancellation, and a time limit.
+        """Whether a settlement waits for a network: then it needs a shield from cancellation, and a time limit.
 
-        Other stores wait for the end of the event-loop iteration at most, and that wait cannot be cancelled.
+        Other stores wait at most until the end of the event-loop iteration, and that wait cannot be cancelled.
         """
         ...
 
@@ -106,7 +106,7 @@ class Store(Protocol):
         ...
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
-        """End a reservation: give back all that its parts reserved, and spend *charges* (by `Claim.key`) instead.
+        """End a reservation: return the amounts of all its parts, and spend *charges* (by `Claim.key`) instead.
 
         The charges go to the window that was reserved from. Without *refund*, a counter is charged at least what was
         reserved; one that is not in *charges* is charged exactly that. Sliding windows keep what they counted. Does nothing
@@ -115,7 +115,10 @@ class Store(Protocol):
         ...
 
     async def release(self, call_id: str) -> None:
-        """Give back all that a call reserved, from sliding windows too. Does nothing if there is no such reservation."""
+        """Return all amounts of a call's reservation, those of sliding windows too.
+
+        Does nothing without a reservation.
+        """
         ...
 
     async def accounts(self) -> Sequence[Account]:

@@ -1,4 +1,4 @@
-"""What a chain needs of an upstream: attempts that deliver an answer in batches and can be closed at any moment."""
+"""Interface of upstreams: attempts that deliver an answer in batches and can be closed at any time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .usage import Usage
 class UpstreamError(Exception):
     """An attempt failed: no answer, an error, or a stream that broke.
 
-    *error* is what the OpenAI SDK would have raised, or its substitute; *kind* is our finer class (see `Failure`).
-    *retry_after* are the seconds that upstream asked for. *worked* says that upstream may have read the prompt, so that it
-    must be paid. *kind_is_certain* says that *kind* was found by a known code in upstream's answer, and not by its status or
-    text. *instead* is a complete answer without any output: it is shown if no policy wants another attempt.
+    *error* is the exception of the OpenAI SDK, or its stand-in. *kind* is the class of the failure (see `Failure`).
+    *retry_after* is the wait in seconds that upstream asked for. *worked*: upstream may have read the prompt, so the
+    prompt is charged. *kind_is_certain*: *kind* follows from a known error code, not from the status or a text.
+    *instead* is a complete answer without output, which the client gets if no policy decides for another attempt.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class UpstreamError(Exception):
 
     @property
     def error(self) -> Exception:
-        """What the OpenAI SDK would have raised."""
+        """The exception of the OpenAI SDK."""
         return self.cause.error
 
     @property
     def reason(self) -> str:
-        """What the log says of it: names of exceptions and a status, no text of upstream, nothing of the call."""
+        """A description for the log: class names and a status, without texts of upstream or the call."""
         cause, status = self.cause.__cause__, self.cause.status_code
         cause = cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
         names = [self.cause.name, *([] if cause is None else [type(cause).__name__])]
         return " ".join([*names, *([] if status is None else [str(status)])])
 
     def failure(self, *, attempt: int = 1, upstream: str = "", tried: tuple[str, ...] = ()) -> Failure:
-        """Return what the policies judge: this error as the attempt number *attempt*, at *upstream*."""
+        """Return this error for policies, as the failure of attempt number *attempt* at *upstream*."""
         cause = self.cause
         return Failure(
             kind=self.kind,
@@ -70,11 +70,11 @@ class UpstreamError(Exception):
 
 
 class Stream(Protocol):
-    """One attempt: opened by entering it, closed in whatever phase it is by leaving it."""
+    """One attempt: an async context manager that opens it, and closes it in any phase."""
 
     @property
     def usage(self) -> Usage:
-        """What this attempt has cost so far: at any moment, also before it is entered and after it broke."""
+        """The usage of this attempt so far; readable at any time, also before it is entered and after it failed."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -84,21 +84,22 @@ class Stream(Protocol):
     ) -> None: ...
 
     async def deliver(self, to: Callable[[Batch], bool]) -> None:
-        """Call *to* with each batch in the event-loop iteration in which its bytes arrive; the last batch is marked.
+        """Call *to* with each batch, in the event-loop iteration in which its bytes arrive; the last batch is marked.
 
-        Return after the last batch, or when *to* returned False: the caller waits for its client and calls `deliver` again.
-        Batches before the first output are held back, so that a failed attempt can be repeated. What *to* raises is raised
-        here, and so is `UpstreamError`. After a cancellation *to* is not called any more.
+        Return after the last batch, or when *to* returned False: then the caller drains its client and calls `deliver`
+        again. Batches before the first output are held back, so that a failed attempt can be repeated. Raises
+        `UpstreamError`, and exceptions of *to*. After a cancellation *to* is not called again.
         """
         ...
 
 
 class Upstream(Protocol):
-    """The servers that calls are sent to."""
+    """One or several servers to which calls are sent."""
 
     def open(self, call: Call, name: str | None = None) -> Stream:
-        """Prepare one attempt; nothing is sent before it is entered.
+        """Return an attempt; nothing is sent before it is entered.
 
-        *name* chooses one of several upstreams; None is the first.  Raises `LookupError` for one that is not configured.
+        *name* selects one of several upstreams; None is the first. Raises `LookupError` for a name that is not
+        configured.
         """
         ...

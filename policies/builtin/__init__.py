@@ -1,1 +1,1 @@
-"""The policies that ship with the product, one file each, written against `policies.api` only."""
+"""The built-in policies, one file each; they import only `policies.api`."""

@@ -1,4 +1,4 @@
-"""How much may be spent in a calendar window: tokens, or money."""
+"""Limit the tokens or dollars spent in a calendar window."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ from .prices import Price, price_of
 
 
 class Budget(Policy, frozen=True):
-    """Reserve the worst case before the call, charge the real use after it.
+    """Reserve the worst case before the call, and charge the actual usage after it.
 
-    The reservation is the prompt and, for each answer asked for, its ceiling: in tokens, or in dollars by `prices` (a model
-    without a price is refused; of the upstreams' names for it, the most expensive counts). Where less than that is left, the
-    ceiling is lowered, down to `floor`; below it the call is refused. A call without a ceiling gets `answer`. With
-    `reserve = "bound"` the prompt counts as the most tokens that any tokenizer makes of it, so spent never passes the limit;
-    with `"estimate"` it may pass it by the estimate's error, which is charged as debt. An image, or anything else that is
-    no text, counts as `media` tokens; with `"bound"` a file also as its bytes. The client's own `dailyTokenLimit` lowers a
-    daily budget of tokens. When the store is down, calls are refused unless `when_store_fails = "admit"`.
+    The reservation is the prompt plus the ceiling of each requested answer, in tokens, or in dollars by `prices`. A
+    model without a price is refused; if upstreams know it by several names, the most expensive one counts.
+
+    If less than that is left, the answer's ceiling is lowered, but not below `floor`: then the call is refused. A call
+    without a ceiling gets `answer`.
+
+    With `reserve = "bound"` the prompt counts as the maximum of tokens that any tokenizer can make of it, so spending
+    never exceeds the limit. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image
+    or other media part counts as `media` tokens; with `"bound"` a file counts its bytes too.
+
+    The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
+    `when_store_fails = "admit"`.
     """
 
     tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -53,17 +58,19 @@ class Budget(Policy, frozen=True):
     def __post_init__(self) -> None:
         zone_of(self.timezone)
         if (self.tokens is None) == (self.usd is None):
-            msg = "a budget is of `tokens` or of `usd`; give it one of them"
+            msg = "a budget needs either `tokens` or `usd`; set one of them"
             raise ValueError(msg)
         if self.usd is not None and not self.prices:
-            msg = 'prices: a budget of dollars has no prices; write [prices."MODEL"] with input and output per million'
+            msg = (
+                'prices: a budget in `usd` needs prices; add [prices."MODEL"] with input and output per million tokens'
+            )
             raise ValueError(msg)
         if self.usd is None and self.prices:
-            msg = "prices: a budget of tokens needs none; give it `usd`, or leave them out"
+            msg = "prices: only a budget in `usd` uses prices; set `usd`, or remove them"
             raise ValueError(msg)
 
     async def admit(self, call: Call) -> Lease | None:
-        """Set a ceiling where the client set none, because without one the cost has no bound; return the claiming lease."""
+        """Set a ceiling if the client set none, because the cost would have no bound. Return the lease that claims."""
         if not call.has_completion:
             return None
         if call.max_tokens is None:
@@ -73,7 +80,7 @@ class Budget(Policy, frozen=True):
 
 
 class _BudgetLease(Lease):
-    """What tokens and dollars have in common: the prompt's size, whose account it is, and the refusal."""
+    """The parts that leases of tokens and dollars share: the prompt's size, and the refusal."""
 
     __slots__ = ("_call", "_policy", "_prompt")
 
@@ -81,19 +88,19 @@ class _BudgetLease(Lease):
         self._policy, self._call, self._prompt = policy, call, 0
 
     def _measure(self) -> int:
-        """Return the prompt's tokens as they are reserved."""
+        """Return the prompt tokens to reserve."""
         call, policy = self._call, self._policy
-        size = call.size
+        model, size = call.model, call.size
         if size is None:
             size = call.size = size_of(call)
         if policy.reserve == "bound":
             self._prompt = size.bound(policy.media)
         else:
-            self._prompt = call.services.tokens.estimate(call.model, size, policy.media)
+            self._prompt = call.services.tokens.estimate(model, size, policy.media)
         return self._prompt
 
     def _refused(self, amount: str) -> Rejection:
-        """Return the 429 of this limit; careful clients stop at its type."""
+        """Return the 429 for this limit. Clients that know OpenAI's type `insufficient_quota` do not retry."""
         policy = self._policy
         msg = f"Budget {policy.name!r} of {amount} a {policy.window} has no room for this call."
         return Rejection(429, "budget_exceeded", msg, error_type="insufficient_quota", final=True)
@@ -147,21 +154,21 @@ class _DollarLease(_BudgetLease):
         )
 
     def charge(self, claim: Claim, usage: Usage) -> int:
-        """Return what was spent; a prompt whose size was not reported has as many tokens as were reserved."""
+        """Return the cost in micro-dollars. A prompt whose size upstream did not report costs its reserved tokens."""
         return sum(self._cost(part) for part in usage.each)
 
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:
         return self._refused(f"${claim.limit / MILLION:.10g}")
 
     def _cost(self, usage: Usage) -> int:
-        # Behind a router, or where the attempt's model is not known, any of the models may have served it.
+        # With fallback models, or without a known model, any of the models may have served the attempt.
         is_sure = usage.model and not self._call.fallback_models
         models = [usage.model] if is_sure else self._call.served_models
         unreported = usage.unreported * self._prompt
         return max(price.cost(usage) + price.prompt(unreported) for price in self._prices(models))
 
     def _prices(self, models: Sequence[str]) -> list[Price]:
-        """Return what each of *models* costs. Raises `Rejection` where one of them has no price."""
+        """Return the price of each of *models*. Raises `Rejection` if one has no price."""
         found = []
         for model in models:
             price = price_of(model, self._policy.prices)
@@ -172,9 +179,9 @@ class _DollarLease(_BudgetLease):
 
     def _unpriced(self, model: str) -> Rejection:
         if not self._call.names_model:
-            what = "The call names no model, and the one that it would get has no price"
+            problem = "The call names no model, and the default model has no price"
         else:
-            what = f"The model {model[:100]!r} has no price"
+            problem = f"The model {model[:100]!r} has no price"
         name = self._policy.name
-        msg = f"{what} in the budget {name!r}. Name a model that has one, or ask the operator to add it to `prices`."
+        msg = f"{problem} in the budget {name!r}. Name a model with a price, or ask the operator to add it to `prices`."
         return Rejection(400, "model_not_priced", msg, details={"policy": name})

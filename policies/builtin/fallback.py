@@ -1,4 +1,4 @@
-"""Go to another upstream after a failure."""
+"""Try another upstream after a failure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from policies.api.failure_kinds import among, check_classes
 from policies.api.policy import Policy
 
 TAKEN_OVER_KINDS = ("connect", "timeout", "rate", "overloaded", "server", "unavailable", "quota")
+"""Kinds of failure after which another upstream is tried by default."""
 
 
 class Fallback(Policy, frozen=True):
-    """Go to the next upstream of `to`, at once, for the failure classes `on`; each upstream gets `attempts` first.
+    """Send a failed call to the next upstream of `to`, without a wait, after `attempts` attempts at each upstream.
 
-    Without `to` these are all upstreams in the order of the file. Several fallbacks, each with its own `on` and `to`, can
-    send each class to its own upstreams; the first one in the chain that has an untried upstream decides. Put it before
-    `retry`, which judges each of the `attempts` but the last; where it gives up (a spent quota, a long wait), the fallback
-    goes on earlier. Once every upstream of the list was tried, `retry` judges alone. All of it happens before the first
-    output, and each further attempt at an upstream counts in that upstream's retry budget.
+    It applies to the failure classes `on`. Without `to` the upstreams are all those of the file, in its order. Several
+    fallbacks can send different classes to different upstreams; the first one in the chain with an untried upstream
+    decides.
+
+    Put it before `retry`, which decides about each of the `attempts` but the last. If `retry` gives up (a spent quota,
+    a long wait), the fallback moves on earlier. When every upstream of the list was tried, only `retry` decides. A call
+    moves only before its first output. Each further attempt at an upstream counts in that upstream's retry budget.
     """
 
     to: tuple[str, ...] = ()
@@ -31,11 +34,11 @@ class Fallback(Policy, frozen=True):
     def __post_init__(self) -> None:
         check_classes("on", self.on)
         if len(set(self.to)) < len(self.to):
-            msg = "to: names an upstream twice; name each once, in the order in which they are tried"
+            msg = "to: an upstream is listed twice; list each once, in the order in which to try them"
             raise ValueError(msg)
 
     def retry(self, call: Call, failure: Failure) -> Retry | None:
-        """Return the next upstream that this call has not tried; None where *failure* is not for another one."""
+        """Return a retry at the next upstream that was not tried; None if there is none or *failure* is not in `on`."""
         if not among(self.on, failure):
             return None
         if failure.attempts_here < self.attempts and failure.can_retry_here and failure.kind != "unavailable":

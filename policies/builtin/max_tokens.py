@@ -1,4 +1,4 @@
-"""Ceilings for one answer, and for one request."""
+"""Limit the tokens of one answer, and of one request."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Limit = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class MaxTokens(Policy, frozen=True):
-    """Clamp each answer to `output` tokens; refuse a call whose prompt and answers exceed `request`.
+    """Clamp each answer to `output` tokens, and refuse a call whose prompt and answers exceed `request` tokens.
 
-    The prompt counts as Chat Nest counts it: its characters / 4, rounded up. The client's own `maxTokensPerRequest`
+    The prompt counts a quarter of its characters, rounded up, as in Chat Nest. The client's `maxTokensPerRequest`
     lowers `request`.
     """
 
@@ -26,23 +26,25 @@ class MaxTokens(Policy, frozen=True):
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ("output", "request")
 
     async def admit(self, call: Call) -> None:
-        """Lower the ceiling of *call*, or raise `Rejection` with the code `request_too_large`."""
+        """Lower the ceiling of *call*. Raises `Rejection` with the code `request_too_large`."""
         if not call.has_completion:
             return
-        asked = call.max_tokens
-        if asked is None or asked > self.output:
+        requested = call.max_tokens
+        if requested is None or requested > self.output:
             call.max_tokens = self.output
             call.note(
                 f"set the answer's ceiling to {self.output} tokens"
-                if asked is None
-                else f"lowered the answer's ceiling from {asked} to {self.output} tokens"
+                if requested is None
+                else f"lowered the answer's ceiling from {requested} to {self.output} tokens"
             )
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:
             return
         wanted = -(-call.characters // 4) + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
-            msg = f"The request is too large: prompt and answer may have {limit} tokens, this one asks for {wanted}."
+            msg = (
+                f"The request is too large: prompt and answer may have {limit} tokens in all, this one needs {wanted}."
+            )
             raise Rejection(
                 400, "request_too_large", msg, details={"policy": self.name, "limit": limit, "used": wanted}
             )

@@ -1,4 +1,4 @@
-"""Prices of models."""
+"""Prices of models, and the cost of usage by them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The price of a model's tokens, in US dollars per million; cached input without a price costs as input."""
+    """The price of a model's tokens, in US dollars per million.
+
+    Without `cached_input`, cached input costs as much as input.
+    """
 
     input: Dollars
     output: Dollars
@@ -23,20 +26,20 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.cached_input is not None and self.cached_input > self.input:
-            msg = f"cached_input: {self.cached_input:g} is more than input, by which a prompt is held; lower it"
+            msg = f"cached_input: {self.cached_input:g} is more than input, the price at which prompts are reserved; lower it"
             raise ValueError(msg)
 
     @property
     def per_output(self) -> int:
-        """Micro-dollars for a million tokens of an answer."""
+        """Micro-dollars per million output tokens."""
         return round(self.output * MILLION)
 
     def prompt(self, tokens: int) -> int:
-        """Return what a prompt of *tokens* costs, in micro-dollars, rounded up."""
+        """Return the cost of a prompt of *tokens*, in micro-dollars, rounded up."""
         return -(-tokens * round(self.input * MILLION) // MILLION)
 
     def cost(self, usage: Usage) -> int:
-        """Return what *usage* costs, in micro-dollars, rounded up once."""
+        """Return the cost of *usage*, in micro-dollars; only the sum is rounded up."""
         cached = min(usage.cached, usage.input)
         of_cached = self.input if self.cached_input is None else self.cached_input
         total = (usage.input - cached) * round(self.input * MILLION)
@@ -45,6 +48,6 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
-    """Return the price under *model*'s name, else under the longest pattern that matches it, else None."""
+    """Return the price for *model*: under its own name, else under the longest matching pattern, else None."""
     pattern = longest_match(model, prices)
     return None if pattern is None else prices[pattern]

@@ -1,4 +1,4 @@
-"""How many calls may begin in a span of time."""
+"""Limit the calls that start in a span of time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from policies.api.window import Sliding
 
 
 class Rate(Policy, frozen=True, kw_only=True):
-    """Admit at most `requests` calls in any span of `window` seconds; all of them may come at once.
+    """Admit at most `requests` calls in any span of `window` seconds; all of them may start at once.
 
-    Refused calls do not count. When the store is down, calls pass unless `when_store_fails = "refuse"`.
+    Refused calls do not count. When the store is down, calls are admitted unless `when_store_fails = "refuse"`.
     """
 
     requests: Annotated[int, msgspec.Meta(ge=1)]

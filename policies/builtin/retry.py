@@ -14,7 +14,7 @@ from policies.api.policy import Policy
 FINAL_KINDS = frozenset({"context", "unavailable"})
 """Never retried, not even with `x-should-retry: true`."""
 MAX_EXTRA_WAIT_SHARE = 0.05
-"""Share that is added at most to a wait that upstream asked for, so that clients with the same wait do not return at once."""
+"""Upper limit of the jitter added to a wait that upstream requested, so that its clients do not all return at once."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -24,11 +24,14 @@ class RetryClassifier(Policy, frozen=True):
 
     The attempts at each upstream of a call are counted separately.
 
-    The wait is the one that upstream asked for, plus up to 5 %; if that is longer than `patience` seconds, the client gets the
-    failure. Otherwise the wait is exponential from `base` to `cap` with full jitter (AWS, "Exponential Backoff And Jitter").
-    `x-should-retry` is obeyed; true overrides a status, but no code that is known to be final. An empty answer is tried
-    again once: some servers answer an over-long prompt with one. Classes are those of `policies.api.failure_kinds`,
-    `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its classes.
+    If upstream requested a wait, that is used, plus up to 5 %; if it exceeds `patience` seconds, the client gets the
+    failure. Otherwise the wait is exponential, from `base` to `cap` seconds, with full jitter (AWS, "Exponential
+    Backoff And Jitter").
+
+    Upstream's `x-should-retry` is obeyed; true overrides a status, but not an error code that is known to be final. An
+    empty answer is retried once, because some servers send one for an over-long prompt. Classes are those of
+    `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its
+    classes.
     """
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
@@ -44,20 +47,20 @@ class RetryClassifier(Policy, frozen=True):
         check_classes("on", self.on)
         check_classes("never", self.never)
         if self.base > self.cap:
-            msg = f"base: {self.base:g} is more than cap, which is {self.cap:g}; lower it, or raise cap"
+            msg = f"base: {self.base:g} is more than cap ({self.cap:g}); lower base, or raise cap"
             raise ValueError(msg)
 
     def retry(self, call: Call, failure: Failure) -> Decision:
-        """Judge *failure* by its class, and by how often its upstream was tried."""
+        """Return the wait before the next attempt, or `GIVE_UP`, by the class of *failure* and the attempts so far."""
         last = 1 if failure.kind == "empty" else self.attempts - 1
         if not self._wanted(failure) or failure.attempts_here > min(last, self.attempts - 1):
             return GIVE_UP
-        chance, asked = call.services.random, failure.retry_after or 0.0
-        if asked > self.patience:
+        random, requested_wait = call.services.random, failure.retry_after or 0.0
+        if requested_wait > self.patience:
             return GIVE_UP
-        if asked > 0:
-            return Retry(asked * chance.uniform(1, 1 + MAX_EXTRA_WAIT_SHARE))
-        return Retry(chance.uniform(0, min(self.cap, self.base * 2 ** (failure.attempts_here - 1))))
+        if requested_wait > 0:
+            return Retry(requested_wait * random.uniform(1, 1 + MAX_EXTRA_WAIT_SHARE))
+        return Retry(random.uniform(0, min(self.cap, self.base * 2 ** (failure.attempts_here - 1))))
 
     def _wanted(self, failure: Failure) -> bool:
         if failure.should_retry is False or among(self.never, failure):

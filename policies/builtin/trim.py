@@ -1,4 +1,4 @@
-"""Keep the end of a conversation, and tool results with their calls."""
+"""Drop the oldest messages of a conversation, and keep tool results together with their calls."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NEVER_FIRST_ROLES = INSTRUCTION_ROLES | {"tool", "function"}
 class Trim(Policy, frozen=True):
     """Keep the last `max_messages` messages.
 
-    Instructions (system, developer) are kept and not counted. A tool's result never stands without the call that it
-    answers (BerriAI/litellm#10696), and the last user message is always kept.
+    Instructions (system, developer) are kept and do not count. A tool result is dropped with the call it answers
+    (BerriAI/litellm#10696), and the last user message is always kept.
     """
 
     max_messages: Annotated[int, msgspec.Meta(ge=1)]
@@ -36,13 +36,16 @@ class Trim(Policy, frozen=True):
 
 
 def trimmed(messages: list[Message], keep: int) -> list[Message]:
-    """Return the last *keep* of *messages*, moved to where no group is torn, and all instructions in their places."""
-    first, talk = len(messages), 0
-    while first and talk < keep:
+    """Return the last *keep* of *messages* in order, and all instructions.
+
+    There are fewer where the kept part would start with a tool result, and more where the last user message is older.
+    """
+    first, counted = len(messages), 0
+    while first and counted < keep:
         first -= 1
-        talk += messages[first].get("role") not in INSTRUCTION_ROLES
+        counted += messages[first].get("role") not in INSTRUCTION_ROLES
     while first < len(messages) and messages[first].get("role") in NEVER_FIRST_ROLES:
         first += 1
-    asked = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "user"), first)
-    first = min(first, asked)
+    last_user = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "user"), first)
+    first = min(first, last_user)
     return [message for message in messages[:first] if message.get("role") in INSTRUCTION_ROLES] + messages[first:]

@@ -1,4 +1,4 @@
-"""Apply the leases that look at a stream to its events; the policy nearest the client sees each event last."""
+"""Apply leases to the events of an answer, in reverse order of the chain: the first policy sees each event last."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class EventFilters:
-    """The leases of one call that override `on_event` or `flush`. Falsy, and left out of the stream, if there are none.
+    """The leases of one call that override `on_event` or `flush`.
 
-    Batches arrive in callbacks of the upstream connection, whose context belongs to the call that opened it. The leases run
-    in the context (contextvars) of their own call, which is captured here.
+    Batches arrive in callbacks of the upstream connection, whose context (contextvars) is that of another call. So the
+    leases run in the context of their own call, which `of` captures.
     """
 
     __slots__ = ("_choices_left", "_context", "_leases")
@@ -30,29 +30,35 @@ class EventFilters:
 
     @classmethod
     def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
-        """Return the filters among *leases*, None if there are none; *choices* finishes end the answer.
+        """Return the filters among *leases*, None if there are none. The answer is complete after *choices* finishes.
 
         Called once per call, in the call's own task.
         """
         chosen = [
-            x for x in reversed(leases) if type(x).on_event is not Lease.on_event or type(x).flush is not Lease.flush
+            lease
+            for lease in reversed(leases)
+            if type(lease).on_event is not Lease.on_event or type(lease).flush is not Lease.flush
         ]
         return cls(chosen, choices, copy_context()) if chosen else None
 
     def apply(self, batch: Batch) -> Batch:
-        """Return *batch* as the client is to see it; marked as the last one if a lease stopped the answer."""
+        """Return *batch* as the client gets it; `last` is set if a lease stopped the answer. Called for each batch.
+
+        Raises what a lease raises, except `Stop`.
+        """
         return self._context.run(self._apply, batch)
 
     def flush(self) -> Batch | None:
-        """Return the text that leases still hold back of an answer that broke; None if there is none.
+        """Return the text that leases still hold back of an answer that failed; None if there is none.
 
-        Called at most once per call. A lease that fails here loses its text: the answer has failed already.
+        Called at most once per call. Exceptions of a lease are ignored and its text is lost: the failure of the answer
+        itself is reported.
         """
         if self._choices_left <= 0:
             return None
         try:
             events = self._context.run(self._flush)
-        except Exception:  # noqa: BLE001  # a policy of the deployment's; the failure of the answer is reported
+        except Exception:  # noqa: BLE001  # user code may raise anything
             return None
         return Batch(events=events, raw=_encoded(events)) if events else None
 
@@ -80,7 +86,7 @@ class EventFilters:
         return Batch(events=shown, raw=raw, last=last)
 
     def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
-        """Return *event*, which finishes a choice; if it is the last finish, with the flushed text before the finish."""
+        """Return *event*, which finishes a choice; the last finish comes after the text that leases flush."""
         self._choices_left = 0 if ends_all else self._choices_left - 1
         if self._choices_left > 0 or not (flushed := self._flush()):
             return [event]
@@ -100,7 +106,7 @@ class EventFilters:
         return kept
 
     def _flush(self) -> list[Event]:
-        # The leases between an inner policy and the client see what it flushes.
+        # Text that a lease flushes passes the leases between it and the client.
         flushed: list[Event] = []
         for at, lease in enumerate(self._leases):
             for event in lease.flush():

@@ -1,8 +1,8 @@
-"""The policies of one chain, started, and sorted by the hooks that they override."""
+"""Start the policies of one chain, and group them by the hooks that they override."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,34 +19,36 @@ if TYPE_CHECKING:
 
 
 class Member(msgspec.Struct, frozen=True, eq=False):
-    """One policy of a chain: the calls that it is for (None: all), and what serves them."""
+    """One started policy of a chain. `match` selects the calls it applies to; None stands for all."""
 
     match: Match | None
+    covers: Callable[[Call], bool]
+    """Whether the policy applies to a call, whose fields may have been changed by earlier policies."""
     running: RunningPolicy
     when_store_fails: StoreFailure
 
-    def covers(self, call: Call) -> bool:
-        """Whether the policy is for *call*, as it is now."""
-        return self.match is None or self.match.covers(call)
-
     def returned(self, hook: str, value: object, expected: str) -> str:
-        """Return the error for a *hook* that returned another *value* than *expected*; it names classes alone."""
+        """Return the message for a *hook* that returned *value* instead of *expected*. It contains class names only."""
         return f"{type(self.running).__name__}.{hook} returned a {type(value).__name__}; return {expected}"
 
 
 class _Started(msgspec.Struct, frozen=True, eq=False):
-    """What one policy has running for all chains of a process, and the options that it was started with."""
+    """The running object that all chains of a process share for one policy, and the options it was started with."""
 
     policy: Policy
     running: RunningPolicy
 
     async def stop(self) -> None:
-        """Stop it."""
+        """Stop the running object."""
         await self.running.stop()
 
 
 class Members:
-    """The policies of one chain, in its order."""
+    """The policies of one chain, in file order, started with *services*.
+
+    Raises `HookError` for a policy without a usable hook, and `ValueError` for two policies of one name, or for a
+    shared policy whose options differ between chains.
+    """
 
     __slots__ = ("_own", "_services", "admitting", "entering", "judging")
 
@@ -67,7 +69,8 @@ class Members:
         if not any(overrides(running, name) for name in CALL_HOOKS):
             problem = f"{type(running).__name__} overrides none of {', '.join(CALL_HOOKS)}"
             raise HookError(problem, "override one of them, or remove the policy")
-        return Member(None if policy.match == Match() else policy.match, running, policy.when_store_fails)
+        match = None if policy.match == Match() else policy.match
+        return Member(match, policy.match.covers, running, policy.when_store_fails)
 
     def _started(self, policy: Policy) -> RunningPolicy:
         kind, shared = type(policy), self._services.shared_objects
@@ -84,7 +87,10 @@ class Members:
         return running
 
     async def stop(self) -> None:
-        """Stop what no other chain uses, newest first. What fails is logged, and the rest is stopped."""
+        """Stop the running objects that no other chain uses, newest first.
+
+        An exception is logged; the others are stopped too.
+        """
         own, self._own = self._own, []
         for running in (*reversed(own), *self._services.shared_objects.release(self)):
             stop = getattr(running, "stop", None)
@@ -92,7 +98,7 @@ class Members:
                 continue
             try:
                 await stop()
-            except Exception as error:  # noqa: BLE001  # of a policy
+            except Exception as error:  # noqa: BLE001  # user code may raise anything
                 name = type(running.running if isinstance(running, _Started) else running).__name__
                 self._services.log.error("%s.stop failed: %s", name, error_report(error))  # noqa: TRY400
 
@@ -100,5 +106,5 @@ class Members:
 def _check_names(policies: Sequence[Policy]) -> None:
     names = [policy.name or type(policy).__name__.lower() for policy in policies]
     if twice := {name for name in names if names.count(name) > 1}:
-        msg = f"two policies are called {', '.join(sorted(twice))}: give each a `name` of its own"
+        msg = f"two policies are named {', '.join(sorted(twice))}: give each its own `name`"
         raise ValueError(msg)

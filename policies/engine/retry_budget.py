@@ -1,11 +1,11 @@
-"""A limit on all retries at one upstream together (Finagle's retry budget; Google SRE, "Handling Overload").
+"""Limit the retries of all calls at one upstream (Finagle's retry budget; Google SRE, "Handling Overload").
 
-A limit per call does not help in an outage: every call fails and is sent three times, and an overloaded upstream gets
-three times its load. So each call deposits a tenth of a retry, each second adds a fifth of one, and each retry withdraws a
-whole one.
+A limit per call does not help in an outage: every call fails and is sent three times, so an overloaded upstream gets
+three times its load. Here each call deposits a tenth of a retry, each second adds a fifth of one, and a retry withdraws
+one.
 
-The deposits of calls and the refill by time are counted apart, and neither accumulates: a deposit expires after a minute,
-and the refill stops at the initial amount. So neither an idle nor a busy period pays for a later retry storm.
+Deposits and the refill are counted separately, and neither accumulates: a deposit expires after a minute, and the
+refill stops at the initial amount. So a quiet or busy period does not permit a retry storm afterwards.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPOSIT_BUCKETS = 6
-"""Deposits expire in steps of a sixth of the window."""
+"""Buckets of the window; deposits expire one bucket at a time."""
 
 
 class RetryBudget:
-    """Limits retries to *share* of the calls of the last *window* seconds, of which at most *most* are available at once.
+    """Limits retries to *share* of the calls of the last *window* seconds, and at most *most* of them at once.
 
-    A reserve of *start* retries comes on top; it is refilled by *per_second*. *clock* is monotonic, in seconds.
+    A reserve of *start* retries is added; it is refilled by *per_second*. *clock* is monotonic, in seconds.
     """
 
     __slots__ = ("_balance", "_calls", "_clock", "_max_calls", "_per_second", "_price", "_refilled_at", "_start")
@@ -46,14 +46,14 @@ class RetryBudget:
         self._calls = SlidingWindow(window, buckets=DEPOSIT_BUCKETS)
 
     def deposit(self) -> None:
-        """Count one call that was sent to the upstream: once per call and upstream, not per attempt."""
+        """Count one call that was sent to the upstream. Called once per call and upstream, not per attempt."""
         calls = self._calls
         calls.add(self._clock())
         if calls.total >= self._max_calls + 1:
             calls.remove_oldest(1)
 
     def withdraw(self) -> bool:
-        """Take one retry; return False where none is left."""
+        """Take one retry from the budget; return False if none is left."""
         now, calls = self._clock(), self._calls
         calls.expire(now)
         if calls.total >= self._price:
@@ -70,7 +70,7 @@ class RetryBudget:
 class RetryBudgets:
     """The retry budgets of all upstreams of a process, by name.
 
-    The first attempt of a call at an upstream is no retry, also after a fallback; each further attempt there is one.
+    The first attempt of a call at an upstream does not count as a retry, also after a fallback; each further one does.
     """
 
     __slots__ = ("_clock", "by_name")
@@ -79,7 +79,7 @@ class RetryBudgets:
         self._clock, self.by_name = clock, dict[str, RetryBudget]()
 
     def of(self, name: str) -> RetryBudget:
-        """Return the budget of the upstream called *name*."""
+        """Return the budget of the upstream *name*, created on first use."""
         found = self.by_name.get(name)
         if found is None:
             found = self.by_name[name] = RetryBudget(self._clock)

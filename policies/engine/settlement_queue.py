@@ -1,4 +1,4 @@
-"""Settlements on their way to the store: sent at once, and queued while the store does not take them."""
+"""Send settlements to the store, and queue them while the store is down."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from policies.api.services import Services
 
 MAX_PENDING_SETTLEMENTS = 10_000
+"""Settlements that are queued; the oldest is dropped for a new one."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """How a reservation ends: charged with *charges*, by the keys of its claims, or given back where *charges* is None."""
+    """The end of a reservation: charged with `charges`, by the keys of its claims, or released if `charges` is None.
+
+    Without `refund` each counter is charged at least the amount that was reserved.
+    """
 
     call_id: str
     charges: dict[str, int] | None
@@ -27,9 +31,10 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class SettlementQueue:
-    """Sends settlements. Failed ones are queued, the newest 10,000, and sent again: each is idempotent.
+    """Sends settlements; those that fail are queued and sent again, which is safe because a settlement is idempotent.
 
-    Until then the reservation counts as spent. If the process dies before, the store charges it in full.
+    A queued settlement's reservation counts against its limits. If the process dies first, the store charges it in
+    full.
     """
 
     def __init__(self, services: Services) -> None:
@@ -40,7 +45,7 @@ class SettlementQueue:
         """Set at the end of the `catch_up` in progress; None while there is none."""
 
     def add(self, settlement: Settlement) -> None:
-        """Queue *settlement*, to be sent by `catch_up`. A full queue drops its oldest settlement, with a log line."""
+        """Queue *settlement* for `catch_up`. A full queue drops its oldest settlement and logs it."""
         if len(self.pending) >= MAX_PENDING_SETTLEMENTS:
             dropped = self.pending.popleft()
             text = "settlement of call %s dropped, the queue is full: its reservation counts until this process ends"
@@ -48,12 +53,15 @@ class SettlementQueue:
         self.pending.append(settlement)
 
     async def send(self, call_id: str, charges: dict[str, int] | None, *, refund: bool = True) -> None:
-        """Send a settlement now. It is queued if the store is down; on any other error or a cancellation too, which is raised."""
+        """Send a settlement now; queue it if the store is down.
+
+        Other errors and a cancellation queue it and are raised.
+        """
         try:
             await self._deliver(call_id, charges, refund)
         except StoreDown as error:
-            if not self.pending:  # one line for an outage, not one for each call
-                self._services.log.warning("settlements are queued until the store takes them: %s", error)
+            if not self.pending:  # one log line per outage, not per call
+                self._services.log.warning("settlements are queued until the store is back: %s", error)
             self.add(Settlement(call_id, charges, refund))
         except BaseException:
             self.add(Settlement(call_id, charges, refund))
@@ -62,8 +70,9 @@ class SettlementQueue:
     async def catch_up(self) -> None:
         """Send the queued settlements, oldest first, until the store fails again.
 
-        One task at a time sends; others wait for its end. A settlement that fails with any error but `StoreDown` is logged
-        and dropped, so that it does not block the others. A cancellation keeps the settlement that was being sent.
+        One task sends at a time; others wait until it has ended. A settlement that fails with another error than
+        `StoreDown` is logged and dropped, so that it does not block the rest. After a cancellation the settlement in
+        progress is queued.
         """
         if self._pass_done is not None:
             await self._pass_done.wait()

@@ -1,4 +1,4 @@
-"""Where a chain sends the batches of an answer."""
+"""The interface to which a chain writes the batches of an answer."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from policies.api.event import Batch
 
 
 class BatchSink(Protocol):
-    """The client's end of a call. Batches are written in the event-loop iteration in which upstream's bytes arrived.
+    """The client of one call. Batches are written in the event-loop iteration in which upstream's bytes arrived.
 
-    A client that has disconnected is no error here: the sink discards what is written, and the owner of the call's task
-    cancels it.
+    A sink raises no error if its client has disconnected. It discards the batches, and the owner of the call's task
+    cancels the task.
     """
 
     def write_nowait(self, batch: Batch) -> bool:
-        """Write *batch*; return False if the chain should `drain` before it writes more.
+        """Write *batch*; return False if the chain should `drain` before the next write.
 
-        Called once for each network read of the answer, and once more, after settlement, for the batch marked `last`.
+        Called once per network read of the answer. The batch marked `last` is written after settlement.
         """
         ...
 
     async def drain(self) -> None:
-        """Wait until the client has taken most of what was written, or has disconnected."""
+        """Wait until the client has read most of the written bytes, or has disconnected."""
         ...

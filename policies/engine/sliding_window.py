@@ -1,4 +1,4 @@
-"""A count of the events of the last seconds, in a fixed number of buckets."""
+"""Count the events of a sliding window in a fixed number of buckets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SlidingWindow:
             self.marked += 1
 
     def expire(self, now: float) -> None:
-        """Forget events that are too old."""
+        """Remove events older than the window."""
         buckets, oldest = self._buckets, now - self._seconds
         while buckets and buckets[0][0] <= oldest:
             _, total, marked = buckets.popleft()
@@ -44,7 +44,7 @@ class SlidingWindow:
             self.marked -= marked
 
     def remove_oldest(self, amount: float) -> None:
-        """Take *amount* events out of the count, those first that would be forgotten first. Marks are kept."""
+        """Remove *amount* events, the oldest first. Marks are kept."""
         for bucket in self._buckets:
             taken = min(amount, bucket[1])
             bucket[1] -= taken
@@ -54,6 +54,6 @@ class SlidingWindow:
                 return
 
     def clear(self) -> None:
-        """Forget all events."""
+        """Remove all events."""
         self._buckets.clear()
         self.total = self.marked = 0.0

@@ -1,4 +1,4 @@
-"""The observer contract: what a deployment configures to see each finished record."""
+"""The interface of observers, which receive each finished record."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from .record import Record
 
 
 class RunningObserver(Protocol):
-    """Receive each finished record of one process."""
+    """Receives each finished record of one process."""
 
     def observe(self, record: Record) -> None:
-        """Take *record* without blocking: the event loop waits for the return.
+        """Process *record* without blocking: it runs in the event loop. Called once per request.
 
-        Hand slow work to a thread or task with a bounded queue.  An exception is logged once per class, by its class name
-        alone, and does not affect the request.
+        Pass slow work to a thread or task with a bounded queue. An exception does not affect the request; the first one
+        of each observer class is logged, by its class name only.
         """
 
     async def close(self) -> None:
-        """Send what is still queued, within seconds; called once, after the last record."""
+        """Send what is queued, within seconds. Called once, after the last record."""
 
 
 class Observer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of an observer: its fields are its TOML options.
 
-    An observer without connections, queues or counters overrides `observe` alone.  One that has them returns a
-    `RunningObserver` from `start`.
+    An observer without state overrides `observe`. One with connections, queues or counters returns a `RunningObserver`
+    from `start` instead.
     """
 
     def start(self) -> RunningObserver:
@@ -35,9 +35,9 @@ class Observer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self
 
     def observe(self, record: Record) -> None:
-        """Take *record*; see `RunningObserver.observe`."""
+        """See `RunningObserver.observe`."""
         msg = f"{type(self).__name__} must override observe(), or start() to return an object that has it"
         raise NotImplementedError(msg)
 
     async def close(self) -> None:
-        """Release what `start` opened."""
+        """Do nothing: an observer without state has nothing to release."""

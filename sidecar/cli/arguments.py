@@ -49,7 +49,7 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
         prog="sidecar",
         description="A policy sidecar: a reverse proxy in front of any OpenAI-compatible endpoint.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"{texts.TOP_LEVEL_EXAMPLES}\n{texts.ENVIRONMENT}\n{texts.EXIT_CODES}",
+        epilog=f"{texts.TOP_LEVEL_EXAMPLES}\n{texts.ENVIRONMENT_VARIABLES}\n{texts.EXIT_CODES}",
     )
     parser.lists_policies = True
     version = f"sidecar {__version__}"
@@ -57,7 +57,7 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, summary: str, description: str, examples: str, *, to: Any = subparsers) -> _Parser:
-        environment = texts.ENVIRONMENT if name in CONFIGURED_COMMANDS else texts.NO_ENVIRONMENT
+        environment = texts.ENVIRONMENT_VARIABLES if name in CONFIGURED_COMMANDS else texts.NO_ENVIRONMENT
         command: _Parser = to.add_parser(
             name.rpartition(" ")[2],
             help=summary,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ENVIRONMENT = """\
+ENVIRONMENT_VARIABLES = """\
 environment variables (a flag overrides its variable, which overrides the file, which overrides the
 shipped defaults; an empty variable counts as not set):
   SIDECAR_CONFIG        configuration file, like --config

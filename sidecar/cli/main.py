@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        options = make_parser(COMMANDS).parse_args(argv)
+        options = make_parser(COMMAND_FUNCTIONS).parse_args(argv)
     except SystemExit as end:
         return int(end.code or 0)
     code: int = options.run(options)
@@ -132,7 +132,7 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {
+COMMAND_FUNCTIONS = {
     "serve": _serve,
     "demo": _demo,
     "mock": _mock,

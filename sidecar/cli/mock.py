@@ -29,9 +29,9 @@ from sidecar.wire.openai_request import check_openai
 CREATED_AT = 1_700_000_000
 MAX_BURST_TOKENS = 256
 """Tokens written at once before the mock waits for the reader."""
-_NAMED = re.compile(r"mock-(\d{1,7})-(\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)")
-_SSE = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-_JSON = [(b"content-type", b"application/json")]
+_MODEL_NAME = re.compile(r"mock-(\d{1,7})-(\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)")
+_SSE_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+_JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
 class Stats(msgspec.Struct):
@@ -124,7 +124,7 @@ class Mock:
     def _plan(self, body: dict[str, Any]) -> Plan:
         call = Call(id="", path="", body=body, services=self._services)
         tokens, interval, first = self._tokens, self._interval, self._first
-        if named := _NAMED.fullmatch(call.model):
+        if named := _MODEL_NAME.fullmatch(call.model):
             tokens, interval, first = int(named[1]), float(named[2]) / 1000, float(named[3]) / 1000
         ceiling = call.max_tokens
         cut = ceiling is not None and ceiling < tokens
@@ -140,7 +140,7 @@ class Mock:
         )
 
     async def _stream(self, plan: Plan, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _SSE})
+        await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
         if plan.first:
             await self._sleep(plan.first)
         pace = plan.interval
@@ -230,7 +230,7 @@ def _error(message: str, code: str) -> dict[str, Any]:
 
 async def _json(send: Any, status: int, data: dict[str, Any]) -> None:
     body = msgspec.json.encode(data)
-    headers = [*_JSON, (b"content-length", b"%d" % len(body))]
+    headers = [*_JSON_HEADERS, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

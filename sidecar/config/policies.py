@@ -80,8 +80,8 @@ def _covers(wide: Match, narrow: Match) -> bool:
 def _names(entry: object) -> set[str]:
     """Return the names that a faulty `[[policy]]` may have: overrides of these in profiles are not reported again."""
     table = entry if isinstance(entry, dict) else {}
-    said = [name for name in (table.get("name"), table.get("use")) if isinstance(name, str)]
-    return {name.rpartition(":")[2] for name in said}
+    names = [name for name in (table.get("name"), table.get("use")) if isinstance(name, str)]
+    return {name.rpartition(":")[2] for name in names}
 
 
 def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -> Policy | None:

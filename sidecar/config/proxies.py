@@ -23,7 +23,7 @@ PROXY_VARIABLES = {"http": ("http_proxy", "all_proxy"), "https": ("https_proxy",
 """Variables for each URL scheme, in lower case; the first one that is set applies."""
 NO_PROXY_VARIABLE = "no_proxy"
 ALL_HOSTS = "*"
-_FORM = "write it like 'http://proxy.example:3128'"
+_PROXY_EXAMPLE = "write it like 'http://proxy.example:3128'"
 
 
 class Proxy(msgspec.Struct, frozen=True):
@@ -46,10 +46,10 @@ def parse_proxy(url: str) -> Proxy:
         msg = "is a SOCKS proxy; only HTTP proxies are supported: set `transport` to an httpx transport with SOCKS support"
         raise ValueError(msg)
     if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        msg = f"is not the URL of an HTTP proxy; {_FORM}"
+        msg = f"is not the URL of an HTTP proxy; {_PROXY_EXAMPLE}"
         raise ValueError(msg)
     if parts.path.strip("/") or parts.query or parts.fragment:
-        msg = f"has a path or a query; {_FORM}"
+        msg = f"has a path or a query; {_PROXY_EXAMPLE}"
         raise ValueError(msg)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     authorization = ""

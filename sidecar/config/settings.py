@@ -81,7 +81,7 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def location(self) -> StoreUrl:
-        """The URL and what it says."""
+        """The parsed `url`."""
         return StoreUrl.parse(self.url)
 
 

@@ -18,7 +18,7 @@ from .upstream import ResolvedUpstream
 
 LABEL_WIDTH = 10
 SCOPE_FIELDS = ("window", "by")
-"""Fields of built-in limits that say what the limit counts."""
+"""Fields of built-in limits with the identity and window that they count."""
 NO_LIMIT = "warning: no rate and no budget policy is active{where}: calls have no limit"
 PARTLY_LIMITED = (
     "warning: the rate and budget policies{where} apply only to some calls, by `only`: other calls have no limit"

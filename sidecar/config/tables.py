@@ -16,11 +16,17 @@ MAX_WHOLE_NUMBER = 2**53 - 1
 """JSON readers and the stores represent larger whole numbers inexactly."""
 SEE_EXAMPLE = "see `sidecar config` for an example"
 
-_PATH = re.compile(r" - at `\$(.*)`$")
-_EXPECTED = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
-_FIELD = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
-_NAMES = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list"}
-_NAMES |= {"object": "a table", "list": "a list", "tuple": "a list", "dict": "a table"}
+_MESSAGE_PATH = re.compile(r" - at `\$(.*)`$")
+_EXPECTED_MESSAGE = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
+_FIELD_MESSAGE = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
+_TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+}
+_TYPE_NAMES |= {"object": "a table", "list": "a list", "tuple": "a list", "dict": "a table"}
 _NOT_EMPTY = {"a string of length >= 1": "a non-empty string", "a list of length >= 1": "a non-empty list"}
 
 
@@ -99,7 +105,7 @@ def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault], *, 
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, TypeError) as error:
         message = str(error)
-        inner = _PATH.search(message)
+        inner = _MESSAGE_PATH.search(message)
         where, message = (inner[1], message[: inner.start()]) if inner else ("", message)
         faults.append(_invalid(path + where, _at(value, where), _expected(message, kind), cure))
         return None
@@ -119,7 +125,7 @@ def fault_from_error(error: Exception, path: str, fields: Iterable[str]) -> Conf
     The message may start with `field: `, where *fields* are the fields of the object; the fault then has that field's path.
     """
     message = str(error) or type(error).__name__
-    if (match := _FIELD.match(message)) and match[1] in fields:
+    if (match := _FIELD_MESSAGE.match(message)) and match[1] in fields:
         path, message = f"{path}.{match[1]}{match[2]}", match[3]
     problem, _, cure = message.partition("; ")
     return ConfigFault(path, problem, cure or SEE_EXAMPLE)
@@ -162,14 +168,14 @@ def _at(value: Any, where: str) -> Any:
 
 
 def _expected(message: str, kind: Any) -> str:
-    """Return in words what msgspec's *message* says that it expected."""
+    """Return the expected type of msgspec's error *message* as text for users."""
     if message.startswith("Invalid enum value") and (options := list(_options(kind))):
         return f"one of {', '.join(options)}"
-    if match := _EXPECTED.search(message):
+    if match := _EXPECTED_MESSAGE.search(message):
         kinds = [name for name in match[1].split(" | ") if name != "null"]
         bounds = (match[2] or "").removesuffix(".0")
-        words = " or ".join(_NAMES.get(name, name) for name in kinds) + _unit(kind) + bounds
-        return _NOT_EMPTY.get(words, words)
+        text = " or ".join(_TYPE_NAMES.get(name, name) for name in kinds) + _unit(kind) + bounds
+        return _NOT_EMPTY.get(text, text)
     return f"another type ({message})"
 
 
@@ -190,4 +196,4 @@ def _described(kind: Any) -> str:
     if isinstance(getattr(kind, "__metadata__", None), tuple):
         base = get_args(kind)[0] if get_args(kind) else kind.__origin__
     name = getattr(base, "__name__", str(base))
-    return _NAMES.get(name, name)
+    return _TYPE_NAMES.get(name, name)

@@ -43,8 +43,8 @@ SOCKET_SCHEME = "http+unix://"
 """Prefix of a `base_url` that names a Unix socket."""
 MAX_SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux, in bytes."""
-_SOCKET = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SOCKET_URL = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,7 +146,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _check_socket(self) -> None:
         url = self.base_url
-        if _SOCKET.fullmatch(url) is None or not (url.isascii() and url.isprintable()) or " " in url:
+        if _SOCKET_URL.fullmatch(url) is None or not (url.isascii() and url.isprintable()) or " " in url:
             msg = f"base_url: {url!r} is not the URL of a Unix socket; write it like 'http+unix:///run/engine.sock/v1'"
             raise ValueError(msg)
 
@@ -190,13 +190,13 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def socket(self) -> str | None:
         """Path of the Unix socket in *base_url*, as written; None for http:// and https://."""
-        found = _SOCKET.fullmatch(self.base_url)
+        found = _SOCKET_URL.fullmatch(self.base_url)
         return None if found is None else unquote(found[1])
 
     @property
     def endpoint(self) -> str:
         """URL prefix of requests: *base_url*, or `http://localhost` and the path behind a Unix socket."""
-        found = _SOCKET.fullmatch(self.base_url)
+        found = _SOCKET_URL.fullmatch(self.base_url)
         return self.base_url if found is None else f"http://localhost{found[2] or ''}"
 
     def _check_duplicate_headers(self) -> None:
@@ -266,7 +266,7 @@ def fits_header(value: str) -> bool:
 
 
 def _check_header(field: str, header: str) -> None:
-    if not _NAME.fullmatch(header):
+    if not _HEADER_NAME.fullmatch(header):
         msg = f"{field}: {header!r} is not a header name; use letters, digits and dashes"
         raise ValueError(msg)
     if header.lower() in CONNECTION_HEADERS:

@@ -1,4 +1,4 @@
-"""The adapter for servers that offer nothing but ASGI: writes become awaited `send` calls of one task."""
+"""Adapter for servers that offer plain ASGI only: writes become awaited `send` calls of one task."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from .client_connection import Head, OnDisconnect, Receive, Scope, Send
 
-Route: TypeAlias = "Callable[[Scope, ClientConnection], Awaitable[None]]"
+ServeRequest: TypeAlias = "Callable[[Scope, ClientConnection], Awaitable[None]]"
 
 HIGH_WATER_BYTES = 65_536
-"""Bytes that wait for the server from which on the connection is full."""
+"""The connection is full while more than this many bytes wait for the server."""
 
 
 class AsgiConnection(ClientConnection):
-    """See `ClientConnection`. One task sends what was written, in order; another waits for the client's disconnect."""
+    """A `ClientConnection` over ASGI: one task sends the writes, another one waits for the client's disconnect."""
 
     __slots__ = (
         "_closed",
@@ -79,7 +79,7 @@ class AsgiConnection(ClientConnection):
             await self._sent.wait()
 
     async def finish(self) -> None:
-        """Wait until the server has taken everything that was written. The last call for a request."""
+        """Wait until the server has accepted all writes. The last call for a request."""
         if (writer := self._writer) is not None:
             await asyncio.wait((writer,))
 
@@ -105,7 +105,7 @@ class AsgiConnection(ClientConnection):
                 self._size -= len(message.get("body", b""))
                 if self.full and self._size <= HIGH_WATER_BYTES:
                     self._set_writable()
-        except Exception:  # noqa: BLE001  # whatever a server raises from `send`: its client is gone
+        except Exception:  # noqa: BLE001  # servers raise various errors from `send` if the client has disconnected
             self._disconnect()
         finally:
             self._writer = None
@@ -129,8 +129,11 @@ class AsgiConnection(ClientConnection):
             self._sent.set()
 
 
-async def over_asgi(route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one request with *route*: over the server's own connection if *scope* has one, else over the adapter."""
+async def over_asgi(route: ServeRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one request with *route*: over the server's own connection if *scope* has one, else over the adapter.
+
+    Called once per request. Errors and the cancellation of *route* are raised after the adapter has sent all writes.
+    """
     own: ClientConnection | None = scope.get("extensions", {}).pop(CONNECTION_EXTENSION, None)
     if own is not None:
         await route(scope, own)

@@ -1,4 +1,4 @@
-"""Whose address a client has: that of its connection, or the one that a trusted proxy in front of us writes."""
+"""Find the address of a client: the peer of its connection, or the address that a trusted proxy reports."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from .client_connection import Scope
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
-_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("[^"]*"|[^;,\s]*)', re.IGNORECASE)
-_PORT = re.compile(r"^(?:\[([^\]]+)\](?::\d+)?|([^:]+):\d+)$")
-FARTHEST = 32
-"""Hops that are looked at; a longer list was made up."""
+_FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("[^"]*"|[^;,\s]*)', re.IGNORECASE)
+_HOST_WITH_PORT = re.compile(r"^(?:\[([^\]]+)\](?::\d+)?|([^:]+):\d+)$")
+MAX_HOPS = 32
+"""Hops of the header that are read, from the end; the client may have invented the earlier ones."""
 
 
 class TrustedProxies:
-    """The proxies that are believed, and the one header that they write.
+    """Trusted proxies by network, and the one header in which they report the client's address.
 
-    Only one header counts: a proxy passes the other one on as the client made it up.
+    *header* is `x-forwarded-for` or `forwarded` (RFC 7239), in lower case. No other header is read: a proxy forwards it
+    as the client sent it. Raises `ValueError` for an invalid network.
     """
 
     def __init__(self, networks: Sequence[str], header: str) -> None:
@@ -30,12 +31,15 @@ class TrustedProxies:
         self._trusts = lru_cache(1024)(self._trusted)
 
     def client(self, scope: Scope) -> str:
-        """Return the address of the client: the last one that no trusted proxy has.  Once per request."""
+        """Return the client's address: the last hop that is not a trusted proxy. Called once per request.
+
+        It is the peer's own address unless the peer is trusted, and empty for a Unix socket without trusted proxies.
+        """
         peer: str = scope["client"][0] if scope.get("client") else ""
         if not self._networks or not self._trusts(peer):
             return peer
-        written = b",".join(value for name, value in scope["headers"] if name == self._header)
-        hops = list(self._hops(written.decode("latin-1")))[-FARTHEST:]
+        values = b",".join(value for name, value in scope["headers"] if name == self._header)
+        hops = list(self._hops(values.decode("latin-1")))[-MAX_HOPS:]
         address = peer
         for hop in reversed(hops):
             if _parsed(hop) is None:
@@ -45,22 +49,22 @@ class TrustedProxies:
                 break
         return address
 
-    def _hops(self, written: str) -> Iterable[str]:
-        for hop in written.split(",") if written else ():
+    def _hops(self, values: str) -> Iterable[str]:
+        for hop in values.split(",") if values else ():
             if self._header == b"forwarded":
-                match = _FOR.search(hop)
+                match = _FORWARDED_FOR.search(hop)
                 yield _without_port(match[1].strip('"')) if match else ""
             else:
                 yield _without_port(hop.strip())
 
     def _trusted(self, address: str) -> bool:
         if (parsed := _parsed(address)) is None:
-            return not address  # a Unix socket has no address: whoever writes to it is on this machine
+            return not address  # a Unix socket has no address; its peer is a local process
         return any(parsed in network for network in self._networks)
 
 
 def _without_port(hop: str) -> str:
-    match = _PORT.match(hop)
+    match = _HOST_WITH_PORT.match(hop)
     return (match[1] or match[2]) if match else hop
 
 

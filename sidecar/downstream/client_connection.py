@@ -1,4 +1,4 @@
-"""The connection that one request came over, as the routes use it."""
+"""The connection of one request, as the routes use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sidecar.wire.limit_headers import Header
 CONNECTION_EXTENSION = "sidecar.connection"
 """The ASGI scope extension in which a server passes its own `ClientConnection`.
 
-The route that takes it removes it: the connection holds the scope, and a reference cycle would wait for the collector.
+The route removes it from the scope: the connection refers to the scope, and a reference cycle lives until the next
+garbage collection.
 """
 
 Scope: TypeAlias = Any
@@ -20,7 +21,7 @@ OnDisconnect: TypeAlias = Callable[[], None]
 
 
 class Head(NamedTuple):
-    """The status and the headers of a response; names in lower case, values of one line."""
+    """The status and headers of a response. Names are in lower case; values have no line breaks."""
 
     status: int
     headers: list[Header]
@@ -29,7 +30,7 @@ class Head(NamedTuple):
 class ClientConnection:
     """Writes one response and detects that its client has disconnected.
 
-    No abstract class: instances are made for each request, and ABC slows that down.
+    Not an abstract base class: one instance is made per request, and `ABCMeta` slows that down.
     """
 
     __slots__ = ()
@@ -37,19 +38,19 @@ class ClientConnection:
     status: int
     """The status of the response; 0 until its head is written."""
     full: bool
-    """Whether so many bytes wait for the client that one should `drain` before writing more."""
+    """Whether too many bytes wait for the client: `drain` before writing more."""
     receive: Receive
     """ASGI's `receive` for the body of the request."""
 
     def write_nowait(self, head: Head | None, body: bytes, *, more: bool) -> None:
-        """Write *body*, behind *head* the first time; without *more* the response has ended.
+        """Write *body*, the first time with *head* in front; without *more* the response ends.
 
-        To a client that has disconnected it writes nothing. Called for each network read of upstream.
+        Does nothing if the client has disconnected. Called once per network read of upstream.
         """
         raise NotImplementedError
 
     def add_headers(self, headers: list[Header]) -> None:
-        """Add *headers* to those of the response. Called before anything is written."""
+        """Add *headers* to those of the response. Called before the first write."""
         raise NotImplementedError
 
     async def drain(self) -> None:
@@ -57,12 +58,12 @@ class ClientConnection:
         raise NotImplementedError
 
     def watch(self, on_disconnect: OnDisconnect) -> None:
-        """Call *on_disconnect* once the client has disconnected or closed its side, also if it has already.
+        """Call *on_disconnect* when the client disconnects or closes its side; at once if it already has.
 
-        Called once, when the whole request was read.
+        Called once per request, after its whole body was read.
         """
         raise NotImplementedError
 
     def unwatch(self) -> None:
-        """Drop the callback of `watch`. Called once, when the response is over."""
+        """Remove the callback of `watch`. Called once per request, when the response is over."""
         raise NotImplementedError

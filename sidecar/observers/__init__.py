@@ -1,5 +1,5 @@
 """Consumers of finished records, and the log lines of the process.
 
-This layer stands beside `upstream` and `downstream` and imports neither: `wire < config < {upstream | downstream |
-observers} < server < cli`.
+The package is on the level of `upstream` and `downstream` and imports neither:
+`wire < config < {upstream | downstream | observers} < server < cli`.
 """

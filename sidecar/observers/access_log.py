@@ -12,32 +12,35 @@ from sidecar.config.log import LogFormat, LogLevel, LogSettings
 
 from .entry_format import MAX_LINE_BYTES
 from .escaping import printable_json, quoted
-from .levels import SEVERITY, level_of
+from .levels import LEVEL_NUMBERS, level_of
 from .timestamp import TimestampFormat
 
 _TEXT_CHARACTERS = (256, 64, 8)
-"""What texts are cut to, in turn, until a line is at most `MAX_LINE_BYTES` long."""
+"""Lengths to which texts are cut, one after the other, until the line has at most `MAX_LINE_BYTES`."""
 
 
 class AccessLog:
     """Observer that encodes each record once and hands the line to *write*; it bypasses stdlib `logging`.
 
-    *write* must not block (`LineWriter.write`).  Records below the configured level cost one comparison.
+    *write* must not block (`LineWriter.write`). Records below the configured level are not encoded.
     """
 
     def __init__(self, settings: LogSettings, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._least = SEVERITY[settings.level]
+        self._least = LEVEL_NUMBERS[settings.level]
         self._encode = AccessLineFormat(settings.format).encode
 
     def observe(self, record: Record) -> None:
-        """Write the line of *record* if its level is high enough (`levels.level_of`)."""
+        """Write a line for *record* unless its level (`levels.level_of`) is below the configured one.
+
+        Called once per request.
+        """
         level = level_of(record)
-        if SEVERITY[level] >= self._least:
+        if LEVEL_NUMBERS[level] >= self._least:
             self._write(self._encode(record, level))
 
     async def close(self) -> None:
-        """Do nothing: the owner of the `LineWriter` closes it, after the last diagnostics line."""
+        """Do nothing: the owner of the `LineWriter` closes it, after the last log line of the process."""
 
 
 class AccessLineFormat:
@@ -49,7 +52,7 @@ class AccessLineFormat:
         self._line = self._json if form == "json" else self._text
 
     def encode(self, record: Record, level: LogLevel) -> bytes:
-        r"""Return the line of *record* with its `\n`, at most `MAX_LINE_BYTES` long: longer ones are cut field by field."""
+        r"""Return the line for *record*, with its `\n`. Texts are cut until it has at most `MAX_LINE_BYTES`."""
         try:
             line = self._line(record, level)
         except UnicodeEncodeError:  # a lone surrogate
@@ -121,10 +124,10 @@ def _usage_and_times(record: Record) -> str:
 
 
 def _models(record: Record) -> str:
-    asked, served = record.model_asked, record.model_served
-    if not served or asked == served:
-        return quoted(asked)
-    return f"{quoted(asked) if asked else ''}->{quoted(served)}"
+    requested, served = record.model_asked, record.model_served
+    if not served or requested == served:
+        return quoted(requested)
+    return f"{quoted(requested) if requested else ''}->{quoted(served)}"
 
 
 def _changed(record: Record, change: Callable[[str], str]) -> Record:
@@ -139,6 +142,6 @@ def _changed(record: Record, change: Callable[[str], str]) -> Record:
 
 
 def _shortened(record: Record, most: int) -> Record:
-    """Return *record* with texts of at most *most* characters, without notes and with the last failed attempt alone."""
+    """Return *record* with texts of at most *most* characters, without notes, and with only its last failed attempt."""
     kept = replace(record, notes=(), failed_attempts=record.failed_attempts[-1:])
     return _changed(kept, lambda text: text if len(text) <= most else text[: most - 1] + "…")

@@ -11,10 +11,10 @@ from policies.records.record import Record
 
 
 class Observers:
-    """Deliver each record to every observer, in order; a failing one affects neither the request nor the others.
+    """Deliver each record to every observer, in order.
 
-    Each failing class is logged once, with its own and the exception's class name alone: a message could contain what the
-    record must not.
+    An observer that fails affects neither the request nor the others. The first failure of each observer class is
+    logged, with the class name of the exception only: its message could contain a prompt or a key.
     """
 
     def __init__(self, observers: Iterable[RunningObserver], log: logging.Logger) -> None:
@@ -23,22 +23,22 @@ class Observers:
         self._reported: set[str] = set()
 
     def observe(self, record: Record) -> None:
-        """Hand *record* to every observer; never raises an `Exception`."""
+        """Call every observer with *record*; raises no `Exception`. Called once per request."""
         for observer in self._observers:
             try:
                 observer.observe(record)
-            except Exception as error:  # noqa: BLE001 - code of a deployment
+            except Exception as error:  # noqa: BLE001 - user code may raise anything
                 self._report(observer, error, "cannot take a record")
 
     async def close(self, timeout: float) -> None:
-        """Close all observers at the same time; those that take longer than *timeout* seconds are cancelled and logged."""
+        """Close all observers concurrently. One that takes longer than *timeout* seconds is cancelled, and logged."""
         await asyncio.gather(*(self._close(observer, timeout) for observer in self._observers))
 
     async def _close(self, observer: RunningObserver, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
                 await observer.close()
-        except Exception as error:  # noqa: BLE001 - code of a deployment
+        except Exception as error:  # noqa: BLE001 - user code may raise anything
             self._report(observer, error, "cannot close")
 
     def _report(self, observer: RunningObserver, error: Exception, what: str) -> None:

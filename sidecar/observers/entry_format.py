@@ -15,15 +15,16 @@ from .timestamp import TimestampFormat
 FieldValue: TypeAlias = str | int | float
 
 MAX_LINE_BYTES = 4096
-"""Of one entry: `PIPE_BUF` of Linux, so that one write to a shared pipe stays whole."""
+"""Limit of one entry. It is `PIPE_BUF` on Linux: a write of at most that many bytes to a pipe is atomic."""
 _VALUE_CHARACTERS = (1000, 250, 60, 15)
-_TRACE_CHARACTERS = 200
+"""Lengths to which values are cut, one after the other, until the entry has at most `MAX_LINE_BYTES`."""
+_TRACE_LINE_CHARACTERS = 200
 
 
 class EntryFormat:
-    """Encode entries as text or JSON, each at most `MAX_LINE_BYTES` long: long values are cut, the outermost trace lines first.
+    """Encode entries as text or JSON, each of at most `MAX_LINE_BYTES`: outer trace lines are dropped, then values cut.
 
-    *worker* is added to each entry if it is given, to tell workers on one stderr apart.
+    *worker* is added to each entry, None for a process that is the only one on its stderr.
     """
 
     def __init__(self, form: LogFormat, *, worker: int | None = None) -> None:
@@ -39,14 +40,15 @@ class EntryFormat:
         fields: Mapping[str, FieldValue],
         trace: Sequence[str] = (),
     ) -> bytes:
-        """Return the entry *event* of the time *at* (seconds since 1970) with its line end; empty strings are left out.
+        """Return the entry *event* at the time *at* (seconds since 1970), with its line end.
 
-        *trace* lines follow a text entry, indented by four spaces; in JSON they are the array `trace`.
+        Empty strings are left out. *trace* lines follow the line of a text entry, indented by four spaces; in JSON they
+        are the array `trace`.
         """
         values = {name: value for name, value in fields.items() if value != ""}
         if self._worker is not None:
             values["worker"] = self._worker
-        trace = [line[:_TRACE_CHARACTERS] for line in trace]
+        trace = [line[:_TRACE_LINE_CHARACTERS] for line in trace]
         line = b""
         for most in _VALUE_CHARACTERS:
             cut = {name: _cut(value, most) for name, value in values.items()}

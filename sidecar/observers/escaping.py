@@ -1,36 +1,36 @@
-"""Escapes for log lines: no value can end a line, start another one or send a control sequence to a terminal."""
+"""Escape values for log lines, so that none can end a line, forge another one or control a terminal."""
 
 from __future__ import annotations
 
 import re
 
-_PLAIN = re.compile(r"[A-Za-z0-9._:/@+~*,{}\[\]-]+").fullmatch
-_SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_DELETE = b"\x7f"
+_is_plain_word = re.compile(r"[A-Za-z0-9._:/@+~*,{}\[\]-]+").fullmatch
+_SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_DELETE_BYTE = b"\x7f"
 _LAST_OF_ONE_UNIT = 0xFFFF
 
 
 def quoted(text: str) -> str:
-    r"""Return *text* as a value of a text line: as it is if it is one plain word, otherwise as a JSON string.
+    r"""Return *text* as a value of a text line: unchanged if it is one plain word, else as a JSON string.
 
     Spaces, quotes, `=`, `>` and everything outside ASCII make it a JSON string.  Unprintable characters, among them line
     and paragraph separators, bidirectional controls and lone surrogates, become `\uXXXX`.
     """
-    if _PLAIN(text):
+    if _is_plain_word(text):
         return text
     if text.isprintable():
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return '"' + "".join(_SHORT.get(char) or _escape(char) for char in text) + '"'
+    return '"' + "".join(_SHORT_ESCAPES.get(char) or _escape(char) for char in text) + '"'
 
 
 def printable(text: str) -> str:
-    r"""Return *text* with unprintable characters as `\uXXXX`, for lines that are no values."""
+    r"""Return *text* with unprintable characters as `\uXXXX`, for whole lines."""
     return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def printable_json(line: bytes) -> bytes:
-    r"""Return the JSON text *line* with unprintable characters, DEL and beyond ASCII, as `\uXXXX`; JSON encoders leave those."""
-    if line.isascii() and _DELETE not in line:
+    r"""Return the JSON text *line* with DEL and unprintable non-ASCII characters, which encoders keep, as `\uXXXX`."""
+    if line.isascii() and _DELETE_BYTE not in line:
         return line
     text = line.decode()
     return line if text.isprintable() else "".join(map(_escape, text)).encode()

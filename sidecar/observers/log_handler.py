@@ -1,4 +1,4 @@
-"""Stdlib `logging` in the form of the other lines, through the same writer."""
+"""Handler for stdlib `logging` that writes in the format of the other log lines, through the same writer."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Callable
 from sidecar.config.log import LogLevel
 
 from .entry_format import EntryFormat, FieldValue
-from .levels import SEVERITY
+from .levels import LEVEL_NUMBERS
 from .traceback_lines import traceback_lines
 
 OWN_LOGGERS = ("sidecar", "policies")
+"""Loggers of the sidecar and of policies; all others belong to libraries."""
 REPEAT_SECONDS = 10.0
-"""The same message within this time is counted instead of written."""
+"""A message that repeats within this time is counted instead of written."""
 MAX_REMEMBERED_MESSAGES = 256
 
 
 class LineHandler(logging.Handler):
-    """Encode the records of stdlib `logging` as entries and hand them to *write*, which must not block (`LineWriter.write`).
+    """Encodes records of stdlib `logging` as entries for *write*, which must not block (`LineWriter.write`).
 
-    A message that repeats within `REPEAT_SECONDS` is written once; the next one afterwards states how many were left out.
-    Exceptions are written without their messages (`traceback_lines`); an object logged in place of a message by its class name.
+    A message that repeats within `REPEAT_SECONDS` is written once; the next one afterwards states how many were
+    omitted. Exceptions are written without their messages (`traceback_lines`). An object logged in place of a message
+    is written as its class name.
     """
 
     def __init__(self, write: Callable[[bytes], object], entries: EntryFormat) -> None:
@@ -31,7 +33,7 @@ class LineHandler(logging.Handler):
         self._repeats: dict[tuple[str, int, str], int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record*; a failure inside `logging` never reaches the caller."""
+        """Write *record*. Wrong arguments of the message do not raise: the message is written without them."""
         message = _message(record)
         error = record.exc_info[1] if record.exc_info else None
         key = (record.name, record.levelno, message)
@@ -55,24 +57,24 @@ class LineHandler(logging.Handler):
 
 
 def install_log_handler(handler: logging.Handler, level: LogLevel) -> None:
-    """Make *handler* the only one of all loggers: the sidecar's write from *level*, those of libraries from `warning`.
+    """Replace the handlers of all loggers by *handler*. *level* applies to the sidecar and policies.
 
-    Libraries log request URLs at `info` and headers at `debug`, which may hold keys.
+    Libraries log from `warning` at least: their `info` has request URLs and their `debug` headers, which may hold keys.
     """
     root = logging.getLogger()
     for each in (root, *map(logging.getLogger, OWN_LOGGERS)):
         for old in each.handlers[:]:
             each.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(max(logging.WARNING, SEVERITY[level]))
+    root.setLevel(max(logging.WARNING, LEVEL_NUMBERS[level]))
     for name in OWN_LOGGERS:
-        logging.getLogger(name).setLevel(SEVERITY[level])
+        logging.getLogger(name).setLevel(LEVEL_NUMBERS[level])
 
 
 def level_name(number: int) -> LogLevel:
-    """Return the highest level of ours that is at most the stdlib level *number*."""
+    """Return the `LogLevel` for the stdlib level *number*: the highest one that is not above it."""
     name: LogLevel = "debug"
-    for level, severity in SEVERITY.items():
+    for level, severity in LEVEL_NUMBERS.items():
         if number >= severity:
             name = level
     return name

@@ -13,21 +13,22 @@ from .line_writer import LineWriter
 from .log_handler import LineHandler, install_log_handler
 from .state_log import StateLog
 
-STDERR = 2
+STDERR_FD = 2
 
 
 class ProcessLog:
-    """Own the `LineWriter` of a process, and what writes through it: access log, state changes, stdlib `logging`.
+    """Owns the `LineWriter` of a process, and its users: access log, state changes and stdlib `logging`.
 
-    Create it in each worker after the fork: it starts a thread and becomes the only handler of stdlib `logging`.  *worker*
-    numbers the worker among several that share *fd*; None for a process on its own.
+    Create it in each worker, after the fork: it starts a thread, and becomes the only handler of stdlib `logging`.
+    *worker* is the number of the worker among those that share *fd*; None for a single process. *clock* is in seconds
+    since 1970.
     """
 
     def __init__(
         self,
         settings: LogSettings,
         *,
-        fd: int = STDERR,
+        fd: int = STDERR_FD,
         worker: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -36,17 +37,17 @@ class ProcessLog:
         write = self._writer.write
         self.states = StateLog(write, entries, settings.level, clock=clock)
         self.access = AccessLog(settings, write) if settings.access else None
-        """The observer of records; None with `access = false`."""
+        """The access log, an observer of records; None with `access = false`."""
         install_log_handler(LineHandler(write, entries), settings.level)
 
     @property
     def dropped(self) -> int:
-        """Lines that were dropped since the start."""
+        """Lines dropped since the start."""
         return self._writer.dropped
 
     def close(self, timeout: float) -> bool:
-        """Write what is queued, for at most *timeout* seconds; return whether all was written.
+        """Write the queued lines for at most *timeout* seconds; return whether all were written.
 
-        It blocks: call it after the event loop has ended.  Later lines are dropped.
+        Blocks, so call it after the event loop has ended. Later lines are dropped.
         """
         return self._writer.close(timeout)

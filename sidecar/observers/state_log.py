@@ -1,4 +1,4 @@
-"""Lines about state changes: store down and back, breaker open and closed, worker died and ready, drain begun."""
+"""Log lines for state changes: store down and up, breaker open and closed, worker died and ready, draining."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 from sidecar.config.log import LogLevel
 
 from .entry_format import EntryFormat, FieldValue
-from .levels import SEVERITY
+from .levels import LEVEL_NUMBERS
 
 MAX_SUBJECTS = 1024
-"""Subjects come from the configuration; beyond this number the oldest one is forgotten."""
+"""Subjects whose state is remembered; beyond this number the oldest is forgotten. They come from the configuration."""
 
 
 class _State(NamedTuple):
@@ -20,7 +20,10 @@ class _State(NamedTuple):
 
 
 class StateLog:
-    """Write one line when the state of a subject changes, however often and by however many callers it is reported."""
+    """Writes one line per change of a subject's state, although several callers may report it repeatedly.
+
+    *clock* is in seconds since 1970.
+    """
 
     def __init__(
         self,
@@ -31,25 +34,28 @@ class StateLog:
         clock: Callable[[], float],
     ) -> None:
         self._write, self._entries, self._clock = write, entries, clock
-        self._least = SEVERITY[level]
+        self._least = LEVEL_NUMBERS[level]
         self._states: dict[str, _State] = {}
 
     def expect(self, subject: str, state: str) -> None:
-        """Remember *state* as the one that needs no line, such as `up` for the store; without it the first report is a change."""
+        """Set the initial *state* without a line, such as `up` for the store.
+
+        Without it the first report is a change.
+        """
         self._keep(subject, _State(state, None))
 
     def changed(self, subject: str, state: str, *, cause: str = "", level: LogLevel = "warning") -> bool:
-        """Write a line with *cause* if *subject* was not in *state*; return whether it changed.
+        """Write a line with *cause* if *subject* was in another state; return whether it was.
 
-        The line also holds the state before and the seconds that it lasted.  A state below the configured level is
-        remembered without a line.
+        The line also has the previous state and its duration in seconds. With a *level* below the configured one the
+        state is recorded without a line.
         """
         before = self._states.get(subject)
         if before is not None and before.name == state:
             return False
         now = self._clock()
         self._keep(subject, _State(state, now))
-        if SEVERITY[level] >= self._least:
+        if LEVEL_NUMBERS[level] >= self._least:
             fields: dict[str, FieldValue] = {"subject": subject, "state": state}
             if before is not None:
                 fields["was"] = before.name

@@ -1,4 +1,4 @@
-"""Timestamps of log lines."""
+"""Format timestamps for log lines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 
 
 class TimestampFormat:
-    """Format times as UTC in ISO 8601 with milliseconds; may be shared by threads.
+    """Formats times as UTC in ISO 8601 with milliseconds. Safe to share between threads.
 
-    The text of the last second is kept, since most lines share it.
+    The text of the last second is cached: most lines have the same one.
     """
 
     __slots__ = ("_last",)

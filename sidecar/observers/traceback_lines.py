@@ -1,4 +1,4 @@
-"""Tracebacks for the log, without exception messages: those may hold a prompt, an answer or a key."""
+"""Format tracebacks for the log without exception messages, which may hold a prompt, an answer or a key."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 MAX_EXCEPTIONS = 5
-"""Of a chain of causes, and of a group at each level."""
+"""Exceptions that are formatted of a chain of causes, and of each group."""
 MAX_FRAMES = 20
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """Return frames and class names of *error* and its causes, the first cause first, the innermost frame last.
+    """Return the frames and class names of *error* and its causes: first cause first, innermost frame last.
 
-    Operating system errors keep their number and text, SQLite's their error name.  Source lines and all other messages are
-    left out.
+    Of an `OSError` the number and text are kept, of an SQLite error its name. Source lines and other messages are left
+    out.
     """
     lines: list[str] = []
     for each in reversed(list(islice(_causes(error), MAX_EXCEPTIONS))):

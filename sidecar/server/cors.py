@@ -1,7 +1,7 @@
 """CORS in front of all routes (Fetch Standard, 3.2): preflights are answered here, other responses get their headers.
 
-Litestar's own middleware wraps `send`, which responses that are written directly to the connection do not pass; so its
-configuration is used, and its middleware is not.
+Litestar's `CORSConfig` decides; its middleware cannot be used. It wraps `send`, and data routes write directly to the
+connection.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NO_CONTENT, BAD_REQUEST = 204, 400
+PREFLIGHT_ALLOWED_STATUS, PREFLIGHT_DENIED_STATUS = 204, 400
 
 
 class Cors:
-    """An ASGI application that adds CORS to *app*. Requests without an `Origin` header pass untouched."""
+    """An ASGI application that adds CORS to *app*. Requests without an `Origin` header are unchanged."""
 
     def __init__(self, app: AsgiApp, config: CORSConfig, observed: Callable[[], Observe | None]) -> None:
         self._app, self._config, self._observed = app, config, observed
         self._simple = _encoded(config.simple_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; called for each one, so a request without an `Origin` costs one look through its headers."""
+        """Serve one request. Without an `Origin` it costs one search of the headers."""
         if scope["type"] == "http":
             headers = scope["headers"]
             origin = next((value for name, value in headers if name == b"origin"), None)
@@ -72,14 +72,14 @@ class Cors:
     async def _answer_preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         origin = next(value for name, value in headers if name == b"origin")
-        status, answer = BAD_REQUEST, [(b"vary", b"origin")]
+        status, answer = PREFLIGHT_DENIED_STATUS, [(b"vary", b"origin")]
         if self._allows(origin):
             allow = dict(_encoded(self._config.preflight_headers))
             allow.setdefault(b"access-control-allow-origin", origin)
-            asked = next((value for name, value in headers if name == b"access-control-request-headers"), None)
-            if asked:
-                allow[b"access-control-allow-headers"] = asked
-            status, answer = NO_CONTENT, list(allow.items())
+            requested = next((value for name, value in headers if name == b"access-control-request-headers"), None)
+            if requested:
+                allow[b"access-control-allow-headers"] = requested
+            status, answer = PREFLIGHT_ALLOWED_STATUS, list(allow.items())
         await send({"type": "http.response.start", "status": status, "headers": [*answer, (b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 

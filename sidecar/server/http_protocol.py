@@ -1,4 +1,7 @@
-"""uvicorn's protocol, where it hears less of its clients than a call must know, or says what they cannot read."""
+"""uvicorn's HTTP protocol, extended to detect client disconnects during pipelined or paused reads.
+
+Requests that cannot be parsed are answered with JSON instead of plain text.
+"""
 
 from __future__ import annotations
 
@@ -21,96 +24,100 @@ from .shortcut import BAD_REQUEST_STATE
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-SILENCE = 120
-"""Seconds after which a client whose machine says nothing at all has left."""
-OPTIONS = {
-    "TCP_KEEPIDLE": SILENCE // 2,
-    "TCP_KEEPINTVL": SILENCE // 8,
+VANISHED_CLIENT_SECONDS = 120
+"""A client whose host has not answered TCP for this long counts as disconnected."""
+KEEPALIVE_OPTIONS = {
+    "TCP_KEEPIDLE": VANISHED_CLIENT_SECONDS // 2,
+    "TCP_KEEPINTVL": VANISHED_CLIENT_SECONDS // 8,
     "TCP_KEEPCNT": 4,
-    "TCP_USER_TIMEOUT": SILENCE * 1000,
+    "TCP_USER_TIMEOUT": VANISHED_CLIENT_SECONDS * 1000,
 }
-
-
-OFFERS = frozenset({b"upgrade", b"http2-settings"})
-"""What offers another protocol; the `connection` that names them offers nothing without."""
-SURPLUS = 16_777_216
-"""Bytes behind a running request that are read and thrown away; whoever sends more is cut off."""
+"""TCP options of each client connection, set where the platform has them."""
+UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+"""Headers that offer another protocol. `Connection` can stay: without these it offers nothing."""
+MAX_SURPLUS_BYTES = 16_777_216
+"""Bytes after a running request that are read and discarded; a client that sends more is disconnected."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with JSON for requests that cannot be parsed, and never a word into an answer that is running.
+    """uvicorn's HTTP protocol for one client connection; each request becomes a `RequestCycle`.
 
-    No request waits behind another one: uvicorn would stop reading, and no longer hear the client leave.  The running
-    answer becomes the connection's last, so that the client sends the next one again (RFC 9112, 9.3.2).
+    Pipelined requests are not queued: uvicorn would stop reading, and could not detect that the client disconnects.
+    Instead the running response becomes the last one of its connection, so the client sends the next request again (RFC
+    9112, 9.3.2).
 
-    What each request goes through is written out here: a function that runs once for a call costs more than its work.
+    `on_headers_complete` inlines uvicorn's helper functions: a call that runs once per request costs more than its
+    body.
     """
 
-    cycle: RequestCycle | None  # type: ignore[assignment]  # uvicorn's has none either at first, and does not say so
+    cycle: RequestCycle | None  # type: ignore[assignment]  # uvicorn declares it without None, which it is at first
     _surplus = -1
-    """How many bytes behind the last request were thrown away; negative while there is none that is known as the last."""
-    _offered = False
-    """Whether the request that was read last offers another protocol."""
-    _idle: float | None = None
-    """Since when nothing is asked for, or the head of a request is coming; None while one is served."""
+    """Bytes discarded after the last request of the connection; negative while more requests are accepted."""
+    _offers_upgrade = False
+    """Whether the request that is being read offers another protocol."""
+    _idle_since: float | None = None
+    """Since when no request is being served, in seconds of the loop's clock; None while one is."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # it is one
-        """Have the system look for clients that vanish without a word, where nothing is sent that would find them."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio passes a Transport
+        """Turn on TCP keepalive: between writes only the kernel can detect a client that vanished without a FIN."""
         super().connection_made(transport)
-        self._rest()
+        self._start_idle()
         opened = transport.get_extra_info("socket")
         if opened is not None and opened.family in (socket.AF_INET, socket.AF_INET6):
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in OPTIONS.items():
+            for name, value in KEEPALIVE_OPTIONS.items():
                 if (option := getattr(socket, name, None)) is not None:
                     opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
-        """Read on behind the last request too: only so is its client's leaving heard."""
+        """Parse requests.
+
+        After the last one, keep reading and discard the data: otherwise its disconnect goes unnoticed.
+        """
         if self._surplus >= 0:
             self._surplus += len(data)
-            if self._surplus > SURPLUS:
+            if self._surplus > MAX_SURPLUS_BYTES:
                 self.transport.abort()
             return
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offered:
-            if self._surplus < 0 and self._offered:
-                self._stay(data[offered.args[0] :])
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._surplus < 0 and self._offers_upgrade:
+                self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
 
-    def _stay(self, rest: bytes) -> None:
-        """Pass over an offer to speak otherwise (RFC 9110, 7.8); the parser has taken it for an end, and begins anew."""
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its offer of another protocol (RFC 9110, 7.8), which ends the parser."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % field for field in self.headers if field[0] not in OFFERS]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] not in UPGRADE_HEADERS]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
-        """Let a request that comes while another one runs make that one the last."""
+        """Start to read a request. If another one is running, that one becomes the last of the connection."""
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             self._surplus = max(self._surplus, 0)
             cycle.keep_alive = False
         else:
-            self._idle = self.loop.time()
+            self._idle_since = self.loop.time()
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        """Begin to serve a request: as uvicorn does, without what is not for us (a most of connections)."""
+        """Start to serve a request, as uvicorn does, but without upgrades and its limit on concurrent connections."""
         if self._surplus >= 0:
             return
         parser, url = self.parser, self.url
         method, version = parser.get_method(), parser.get_http_version()
-        self._offered = parser.should_upgrade() and method != b"CONNECT"
-        if self._offered:
+        self._offers_upgrade = parser.should_upgrade() and method != b"CONNECT"
+        if self._offers_upgrade:
             return
-        self._idle = None
+        self._idle_since = None
         raw_path, _, query = url.partition(b"?")
-        if url[:1] != b"/" or url[:2] == b"//" or b"#" in url:  # of another form (RFC 9112, 3.2)
+        if url[:1] != b"/" or url[:2] == b"//" or b"#" in url:  # absolute form, among others (RFC 9112, 3.2)
             parsed = httptools.parse_url(url)
             raw_path, query = parsed.path, parsed.query or b""
         path = raw_path.decode("ascii")
@@ -134,17 +141,17 @@ class HttpProtocol(HttpToolsProtocol):
             transport=self.transport,
             flow=self.flow,
             default_headers=self.server_state.default_headers,
-            expects=self.expect_100_continue,
+            expects_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        scope["extensions"] = {CONNECTION_EXTENSION: cycle}  # type: ignore[dict-item]  # an object of ours
+        scope["extensions"] = {CONNECTION_EXTENSION: cycle}  # type: ignore[dict-item]  # not the dict that ASGI declares
         task = self.loop.create_task(cycle.run_asgi(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body of the request that runs, while somebody waits for it: what comes later stops nothing."""
+        """Store a part of the running request's body; it is discarded once the route has read the body it needs."""
         cycle = self.cycle
         if cycle is None or self._surplus >= 0 or cycle.on_disconnect is not None or cycle.response_complete:
             return
@@ -156,18 +163,18 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.news = True
-        if cycle.waking is not None:
-            cycle.wake()
+        cycle.has_unread = True
+        if cycle.body_arrived is not None:
+            cycle.wake_receiver()
 
     def on_message_complete(self) -> None:
-        """Note that the request that runs is whole."""
+        """Mark the body of the running request as complete."""
         cycle = self.cycle
-        if cycle is None or self._surplus >= 0 or self._offered or cycle.response_complete:
+        if cycle is None or self._surplus >= 0 or self._offers_upgrade or cycle.response_complete:
             return
-        cycle.more_body, cycle.news = False, True
-        if cycle.waking is not None:
-            cycle.wake()
+        cycle.more_body, cycle.has_unread = False, True
+        if cycle.body_arrived is not None:
+            cycle.wake_receiver()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -176,43 +183,43 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
-        self._rest()
+        self._start_idle()
 
-    def _rest(self) -> None:
-        self._idle = self.loop.time()
+    def _start_idle(self) -> None:
+        self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
-            wait = self.timeout_keep_alive
-            self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+            timeout = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(timeout, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close what was idle for long enough, also where a request has begun and does not go on.
+        """Close a connection that was idle for `timeout_keep_alive` seconds, also during an incomplete request head.
 
-        One timer looks after many requests: it goes off for an earlier one, and is set for what is left behind the last.
-        Where one is served, its answer sets the next timer.
+        One timer serves many requests: if it fires while the connection is not due yet, it is set again for the rest of
+        the time. While a request is served no timer is needed: the end of its response sets the next one.
         """
         self.timeout_keep_alive_task = None
-        if self._idle is None or self.transport.is_closing():
+        if self._idle_since is None or self.transport.is_closing():
             return
-        left = self._idle + self.timeout_keep_alive - self.loop.time()
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
         else:
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """Tell the answer that runs, too."""
+        """Mark the running response as `full`."""
         super().pause_writing()
         if (cycle := self.cycle) is not None:
             cycle.full = not cycle.disconnected
 
     def resume_writing(self) -> None:
-        """Tell the answer that runs, too."""
+        """Mark the running response as not `full`."""
         super().resume_writing()
         if (cycle := self.cycle) is not None:
             cycle.full = False
 
     def eof_received(self) -> None:
-        """Count a client that has closed its side as gone, and do not wait until it has read what it will not read."""
+        """Treat a client that has closed its side as disconnected, and drop bytes that it has not read."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return
@@ -223,19 +230,19 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the call that runs, and let nothing hold what is gone."""
+        """Report the disconnect to the running call, and cancel the keep-alive timer so that it keeps nothing alive."""
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn leaves it where the connection broke
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer running if the connection broke
         if (cycle := self.cycle) is not None:
             cycle.client_left()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be read, and close: nothing behind it can be trusted to begin where it seems to."""
+        """Answer 400 and close: after a parse error the start of the next request is unknown. *msg* is the cause."""
         if self._surplus >= 0:
             return
         running = self.cycle
         if running is None or running.response_complete or not running.response_started:
-            body = openai_body(invalid_request(f"This is not valid HTTP: {msg}", None))
+            body = openai_body(invalid_request(f"The request is not valid HTTP: {msg}", None))
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body)
             name = uuid4().hex
             head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % name.encode()

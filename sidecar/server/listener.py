@@ -17,21 +17,21 @@ Resolve: TypeAlias = Callable[..., list[tuple[Any, ...]]]
 BACKLOG = 4096
 """Connections that the kernel queues before they are accepted."""
 MISSING_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Errors of an address whose family this machine lacks: the remaining addresses suffice."""
+"""Errors of an address whose family this machine does not have."""
 FREE_PORT_ATTEMPTS = 16
 """Attempts to find a port that is free on all addresses."""
 
 
 class Listener:
-    """Open listening sockets and the address that is announced for them.  A context manager that closes them.
+    """Open listening sockets, and the address to announce. A context manager that closes them.
 
-    A Unix socket's file is removed on closing.  A forked child must not close the listener, only its sockets.
+    Closing also removes the file of a Unix socket, so a forked child must call `close_sockets` instead of `close`.
     """
 
     def __init__(self, sockets: list[socket.socket], address: str, path: Path | None = None) -> None:
         self.sockets, self.address = sockets, address
         self._path = path
-        # The copy keeps the socket live until its file is removed: a new process never sees a stale file meanwhile.
+        # A duplicate keeps the socket open until its file is removed; else another process would take the file for stale.
         self._guard = sockets[0].dup() if path is not None else None
         self._inode = _inode(path)
 
@@ -58,8 +58,9 @@ class Listener:
 def listen_tcp(host: str, port: int, resolve: Resolve = socket.getaddrinfo) -> Listener:
     """Listen on every address of *host*, all on the same port; port 0 picks one that is free on all of them.
 
-    An address whose family the machine lacks is skipped if another one binds.  Raises `OSError` where none binds or one
-    is in use, and `OverflowError` for a port that does not exist.
+    An address whose family this machine does not have is skipped if another address binds. *resolve* is
+    `socket.getaddrinfo`. Raises `OSError` if no address binds or one is in use, and `OverflowError` for an invalid
+    port.
     """
     found = resolve(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, kind, protocol, address) for family, kind, protocol, _, address in found))
@@ -76,10 +77,9 @@ def listen_tcp(host: str, port: int, resolve: Resolve = socket.getaddrinfo) -> L
 
 
 def listen_unix(path: Path) -> Listener:
-    """Listen on a Unix socket at *path*, with permissions per umask.
+    """Listen on a Unix socket at *path*; the umask decides its permissions.
 
-    The file of a socket on which no process listens is replaced.  Raises `OSError` where a process listens, or where the
-    file is not a socket.
+    A stale socket file is replaced. Raises `OSError` if another process listens on it, or if the file is not a socket.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -117,11 +117,11 @@ def _bind_all(addresses: list[tuple[int, int, int, tuple[Any, ...]]]) -> list[so
 
 
 def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...], *, only: bool) -> socket.socket:
-    opened = socket.socket(family, kind, protocol)  # asyncio sets TCP_NODELAY only where it sees the protocol TCP
+    opened = socket.socket(family, kind, protocol)  # *protocol* must be TCP: asyncio sets TCP_NODELAY only then
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if only and family == socket.AF_INET6:
-            # Without it `::` would also take the IPv4 port that the next address needs.
+            # Without this option `::` also binds the IPv4 port, which the next address needs.
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(address)
     except BaseException:
@@ -136,9 +136,9 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
+        raise FileExistsError(errno.EEXIST, "the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog is EAGAIN: a process listens
+        probe.setblocking(False)  # EAGAIN: the backlog is full, so a process listens
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
@@ -153,10 +153,10 @@ def _remove_stale(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock *folder* against other starting processes, which could both find the same stale file."""
+    """Lock *folder*, so that two starting processes do not both replace the same stale file."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: the check alone has to do
+        with contextlib.suppress(OSError):  # the file system has no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

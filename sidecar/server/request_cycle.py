@@ -1,6 +1,7 @@
-"""One request and its answer on uvicorn's connection, where `send` costs more than what it does.
+"""One request and its response on a uvicorn connection, written without `send`.
 
-uvicorn checks each field of a head by two patterns, writes head and body apart, and waits in a coroutine for each piece.
+uvicorn's `send` matches each header against two patterns, writes head and body separately, and is a coroutine per
+write.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from sidecar.wire.limit_headers import Header
 
-FIRST = {status: line.strip() for status, line in STATUS_LINE.items()}
-LENGTH = b"content-length"
+STATUS_LINES = {status: line.strip() for status, line in STATUS_LINE.items()}
+CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 
 
@@ -34,33 +35,33 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     logger = logging.getLogger("uvicorn.error")
     access_log = False
     message_event = asyncio.Event()
-    """What uvicorn sets where something is to be received; nobody waits for it."""
+    """uvicorn sets it when data arrives. `receive` below does not wait for it, so one event serves all requests."""
 
     full = disconnected = response_started = response_complete = False
     more_body = True
     status = 0
-    body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's are all of the second kind
+    body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's is always bytearray
     chunked_encoding: bool | None = None
     expected_content_length = 0
-    news = False
-    """Whether there is something to receive."""
-    waking: asyncio.Event | None = None
-    """What those who receive wait for, while there are any."""
+    has_unread = False
+    """Whether `receive` has something to return."""
+    body_arrived: asyncio.Event | None = None
+    """Set when `receive` can return; None while no task waits in it."""
 
-    def __init__(  # uvicorn's sets all of the above for each request
+    def __init__(  # uvicorn's assigns all of the above per request; class attributes are cheaper
         self,
         *,
         scope: HTTPScope,
         transport: asyncio.Transport,
         flow: FlowControl,
         default_headers: list[tuple[bytes, bytes]],
-        expects: bool,
+        expects_continue: bool,
         keep_alive: bool,
         on_response: Callable[[], None],
     ) -> None:
         self.scope, self.transport, self.flow = scope, transport, flow
         self.default_headers, self.on_response = default_headers, on_response
-        self.waiting_for_100_continue, self.keep_alive = expects, keep_alive
+        self.waiting_for_100_continue, self.keep_alive = expects_continue, keep_alive
         self.full = flow.write_paused
 
     on_disconnect: OnDisconnect | None = None
@@ -87,31 +88,31 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         self.on_disconnect = None
 
     def client_left(self) -> None:
-        """Note that the client has disconnected; tell the call that runs, once."""
+        """Wake waiting tasks and run the callback of `watch`, once. Called when the client has disconnected."""
         self.full = False
-        self.wake()
+        self.wake_receiver()
         if (on_disconnect := self.on_disconnect) is not None:
             self.on_disconnect = None
             on_disconnect()
 
-    def wake(self) -> None:
-        """Wake those who wait to receive, if there are any."""
-        if (waking := self.waking) is not None:
-            self.waking = None
-            waking.set()
+    def wake_receiver(self) -> None:
+        """Wake the tasks that wait in `receive`, if there are any."""
+        if (body_arrived := self.body_arrived) is not None:
+            self.body_arrived = None
+            body_arrived.set()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """See ASGI."""
+        """Return ASGI's next `http.request`, or `http.disconnect` if the client or the response has ended."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
             self.flow.resume_reading()
-            if not self.news:
-                if self.waking is None:
-                    self.waking = asyncio.Event()
-                await self.waking.wait()
-            self.news = False
+            if not self.has_unread:
+                if self.body_arrived is None:
+                    self.body_arrived = asyncio.Event()
+                await self.body_arrived.wait()
+            self.has_unread = False
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self.body = bytes(self.body), b""
@@ -125,11 +126,11 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         if head is not None:
             self.status, self.response_started, self.waiting_for_100_continue = head.status, True, False
             fields = [*self.default_headers, *head.headers]
-            start = b"\r\n".join((FIRST[head.status], *map(b": ".join, fields)))
+            start = b"\r\n".join((STATUS_LINES[head.status], *map(b": ".join, fields)))
             if not start.count(b"\n") == start.count(b"\r") == len(fields):
-                msg = "a header has more than one line"
+                msg = "a response header contains a line break"
                 raise ValueError(msg)
-            closes = CONNECTION_LINE in start  # the only one that we send says `close`
+            closes = CONNECTION_LINE in start  # the only value that the sidecar sends is `close`
             self.keep_alive = self.keep_alive and not closes
             self.chunked_encoding = LENGTH_LINE not in start and self.scope["http_version"] != "1.0"
             start += b"\r\n" if self.keep_alive or closes else b"\r\nconnection: close\r\n"
@@ -145,17 +146,21 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         self.transport.write(start + body)
         if not more:
             self.response_complete = True
-            if self.waking is not None:
-                self.wake()
+            if self.body_arrived is not None:
+                self.wake_receiver()
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
 
     async def send(self, message: Any) -> None:
-        """See ASGI; what goes out to HTTP/1.0 without a length is announced to uvicorn piece by piece as the whole."""
+        """Send one ASGI message; used by Litestar's routes. See `write_nowait` for the data routes.
+
+        HTTP/1.0 has no chunked encoding, and uvicorn refuses more bytes than the declared length. So each body part of
+        a response without a length is declared as the whole.
+        """
         if self.scope["http_version"] == "1.0":
             if message["type"] == "http.response.start":
-                if all(name.lower() != LENGTH for name, _ in message.get("headers", ())):
+                if all(name.lower() != CONTENT_LENGTH for name, _ in message.get("headers", ())):
                     self.chunked_encoding = False
             elif self.expected_content_length == 0:
                 self.expected_content_length = len(message.get("body", b""))
@@ -163,4 +168,4 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             self.status = message["status"]
         await super().send(message)
         if self.response_complete:
-            self.wake()
+            self.wake_receiver()

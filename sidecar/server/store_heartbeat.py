@@ -1,4 +1,4 @@
-"""Keeps the reservations of this process alive in the store, and sends settlements that the store could not take."""
+"""Keep the reservations of this process alive in the store, and send settlements that were queued while it was down."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from policies.engine.ledger import Ledger
 
 CLOSE_TIMEOUT_SECONDS = 5.0
-"""Longest wait in `StoreHeartbeat.aclose` for each of its two steps: the heartbeat in progress, and the last settlements."""
+"""Limit of each step of `StoreHeartbeat.aclose`: the end of the heartbeat in progress, and the last settlements."""
 MAX_LOGGED_KINDS = 32
+"""Exception classes that are logged; further ones are ignored."""
 
 
 class StoreHeartbeat:
-    """Runs `store.heartbeat()` and `ledger.catch_up()` every *interval* seconds, until `aclose`.
+    """Calls `store.heartbeat()` and `ledger.catch_up()` every *interval* seconds, until `aclose`.
 
-    No exception ends it. `StoreDown` is reported once per outage: *on_change* gets the error when the store goes down,
-    and None when it answers again. Any other exception is logged once per kind, with its traceback.
+    No exception ends it. `StoreDown` is reported once per outage: *on_change* is called with the error when the store
+    goes down, and with None when it is back. Any other exception is logged once per class, with its traceback. *sleep*
+    and *close_timeout* are in seconds.
     """
 
     def __init__(
@@ -49,16 +51,16 @@ class StoreHeartbeat:
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Start the heartbeats in a task of the running loop. The first one comes after *interval* seconds."""
+        """Start the heartbeats in a task of the running event loop. The first one is sent after *interval* seconds."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def aclose(self) -> None:
-        """Stop the heartbeats, then send the settlements that are left. Takes at most twice the *close_timeout*.
+        """Stop the heartbeats, then send the queued settlements. Takes at most twice the *close_timeout*.
 
-        Raises nothing but the cancellation of its caller. Settlements that the store does not take are counted in the log:
-        the store charges their reservations in full.
+        Raises only the cancellation of its caller. If settlements cannot be sent, their number is logged, and the store
+        charges the reservations in full.
         """
-        # A cancellation may be lost in a client library's own wait; this flag is not.
+        # A client library may swallow the cancellation; the flag ends the loop then.
         self._closing = True
         if self._task is not None:
             self._task.cancel()
@@ -75,14 +77,14 @@ class StoreHeartbeat:
                 await self._send_settlements()
 
     async def _send_heartbeat(self) -> bool:
-        """Return False where the store is down: settlements would fail too."""
+        """Send a heartbeat; return False if the store is down, so that settlements are not tried."""
         try:
             await self._services.store.heartbeat()
         except StoreDown as error:
             self._report(error)
             return False
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no fault of a store ends the heartbeats
-            self._survive(error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no error of a store ends the heartbeats
+            self._log_once(error)
         else:
             self._report(None)
         return True
@@ -90,11 +92,11 @@ class StoreHeartbeat:
     async def _send_settlements(self) -> None:
         try:
             await self._ledger.catch_up()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no fault of a store ends the heartbeats
-            self._survive(error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no error of a store ends the heartbeats
+            self._log_once(error)
 
-    def _survive(self, error: BaseException) -> None:
-        """Log *error* once per kind. A cancellation of this task is raised; one that a library raised by itself is not."""
+    def _log_once(self, error: BaseException) -> None:
+        """Log *error* once per class. Raise it if it is a cancellation of this task, not one that a library made up."""
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -113,5 +115,5 @@ class StoreHeartbeat:
             return
         try:
             self._on_change(error)
-        except Exception as failed:  # noqa: BLE001  # nor does one of the callback
-            self._survive(failed)
+        except Exception as failed:  # noqa: BLE001  # no error of the callback either
+            self._log_once(failed)

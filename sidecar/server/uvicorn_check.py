@@ -1,6 +1,6 @@
-"""Check that the installed uvicorn has what the server subclasses, overrides and reads.
+"""Check that the installed uvicorn has the attributes that the server subclasses, overrides and reads.
 
-The lists in `MODULES`, `CLASSES` and `CYCLE_FIELDS` are the only ones: the start and the tests use them.
+`USED_NAMES`, `USED_CLASSES` and `CYCLE_FIELDS` list them, for the start and for the tests.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 import msgspec
 
-TESTED = ((0, 50), (0, 55))
-"""Tested versions: from the first, below the second.  `pyproject.toml` has the same bounds."""
-RANGE = "uvicorn>=0.50,<0.55"
+TESTED_VERSIONS = ((0, 50), (0, 55))
+"""Tested versions: at least the first, below the second. `pyproject.toml` has the same bounds."""
+TESTED_RANGE = "uvicorn>=0.50,<0.55"
 
-FLOW_CONTROL = "uvicorn.protocols.http.flow_control"
-HTTPTOOLS = "uvicorn.protocols.http.httptools_impl"
-SERVER = "uvicorn.server"
+FLOW_CONTROL_MODULE = "uvicorn.protocols.http.flow_control"
+HTTPTOOLS_MODULE = "uvicorn.protocols.http.httptools_impl"
+SERVER_MODULE = "uvicorn.server"
 
 
-class Used(msgspec.Struct, frozen=True):
-    """What is used of one class: methods with the parameters that are passed, and fields of a new instance.
+class UsedClass(msgspec.Struct, frozen=True):
+    """Used attributes of one class: methods with the parameters that are passed, and fields of a new instance.
 
-    `assigned` are fields that only a method assigns, by the method's name.
+    `assigned` holds fields that `__init__` does not assign, by the name of the method that does.
     """
 
     methods: Mapping[str, tuple[str, ...]] = {}
@@ -33,19 +33,19 @@ class Used(msgspec.Struct, frozen=True):
     assigned: Mapping[str, tuple[str, ...]] = {}
 
 
-MODULES: dict[str, tuple[str, ...]] = {
+USED_NAMES: dict[str, tuple[str, ...]] = {
     "uvicorn": ("Config", "Server", "__version__"),
-    SERVER: ("Server", "ServerState"),
-    FLOW_CONTROL: ("FlowControl", "HIGH_WATER_LIMIT"),
-    HTTPTOOLS: ("HttpToolsProtocol", "RequestResponseCycle", "STATUS_LINE"),
+    SERVER_MODULE: ("Server", "ServerState"),
+    FLOW_CONTROL_MODULE: ("FlowControl", "HIGH_WATER_LIMIT"),
+    HTTPTOOLS_MODULE: ("HttpToolsProtocol", "RequestResponseCycle", "STATUS_LINE"),
 }
-"""Names by module."""
+"""Names that the server imports, by module."""
 
-TYPES: dict[str, tuple[str, ...]] = {"uvicorn._types": ("ASGIReceiveEvent", "HTTPScope")}
-"""Names by module that annotations alone use: the program runs without them, so the start does not look for them."""
+ANNOTATION_NAMES: dict[str, tuple[str, ...]] = {"uvicorn._types": ("ASGIReceiveEvent", "HTTPScope")}
+"""Names, by module, that only annotations use: the server runs without them, so the start does not check them."""
 
-CLASSES: dict[tuple[str, str], Used] = {
-    ("uvicorn", "Config"): Used(
+USED_CLASSES: dict[tuple[str, str], UsedClass] = {
+    ("uvicorn", "Config"): UsedClass(
         methods={
             "__init__": (
                 "app", "http", "ws", "lifespan", "log_config", "access_log", "server_header", "proxy_headers", "backlog",
@@ -53,17 +53,17 @@ CLASSES: dict[tuple[str, str], Used] = {
             ),
         },
     ),
-    ("uvicorn", "Server"): Used(
+    ("uvicorn", "Server"): UsedClass(
         methods={"serve": ("sockets",), "startup": ("sockets",), "capture_signals": ()},
         fields=("config", "server_state", "started", "should_exit", "force_exit"),
         assigned={"startup": ("servers",)},
     ),
-    (SERVER, "ServerState"): Used(fields=("connections", "default_headers", "tasks", "total_requests")),
-    (FLOW_CONTROL, "FlowControl"): Used(
+    (SERVER_MODULE, "ServerState"): UsedClass(fields=("connections", "default_headers", "tasks", "total_requests")),
+    (FLOW_CONTROL_MODULE, "FlowControl"): UsedClass(
         methods=dict.fromkeys(("drain", "pause_reading", "resume_reading", "pause_writing", "resume_writing"), ()),
         fields=("read_paused", "write_paused"),
     ),
-    (HTTPTOOLS, "HttpToolsProtocol"): Used(
+    (HTTPTOOLS_MODULE, "HttpToolsProtocol"): UsedClass(
         methods={
             "connection_made": ("transport",),
             "connection_lost": ("exc",),
@@ -89,24 +89,27 @@ CLASSES: dict[tuple[str, str], Used] = {
             "timeout_keep_alive_task", "transport", "url",
         ),
     ),
-    (HTTPTOOLS, "RequestResponseCycle"): Used(
+    (HTTPTOOLS_MODULE, "RequestResponseCycle"): UsedClass(
         methods={"run_asgi": ("app",), "send_500_response": (), "send": ("message",), "receive": ()},
     ),
 }  # fmt: skip
-"""Methods and fields by module and class.  `url` is set by `on_message_begin`; the others by `__init__`."""
+"""Methods and fields by module and class. `on_message_begin` assigns `url`, `__init__` the other fields."""
 
 CYCLE_FIELDS = frozenset(
     {"scope", "transport", "flow", "logger", "access_logger", "access_log", "default_headers", "message_event"}
     | {"on_response", "disconnected", "keep_alive", "waiting_for_100_continue", "body", "more_body"}
     | {"response_started", "response_complete", "chunked_encoding", "expected_content_length"}
 )
-"""All fields of a `RequestResponseCycle`.  Our subclass sets them itself, so that a field that is new is a fault too."""
+"""All fields of a `RequestResponseCycle`. `RequestCycle` assigns them itself, so a new field is a fault too."""
 
 
 def faults(load: Callable[[str], Any] = import_module) -> list[str]:
-    """Return what the installed uvicorn lacks, or has too much, empty if it is compatible.  *load* imports a module."""
+    """Return the attributes that the installed uvicorn lacks or adds; empty if it is compatible.
+
+    *load* imports a module.
+    """
     found: list[str] = []
-    for module, names in MODULES.items():
+    for module, names in USED_NAMES.items():
         try:
             loaded = load(module)
         except ImportError:
@@ -115,7 +118,7 @@ def faults(load: Callable[[str], Any] = import_module) -> list[str]:
         found += [f"no {module}.{name}" for name in names if not hasattr(loaded, name)]
     if found:
         return found
-    for (module, name), used in CLASSES.items():
+    for (module, name), used in USED_CLASSES.items():
         kind = getattr(load(module), name)
         found += [fault for method, wanted in used.methods.items() for fault in _method(kind, method, wanted)]
         found += [
@@ -127,7 +130,7 @@ def faults(load: Callable[[str], Any] = import_module) -> list[str]:
     if found:
         return found
     made = _instances(load)
-    for (_, name), used in CLASSES.items():
+    for (_, name), used in USED_CLASSES.items():
         has = _fields(made[name]) if name in made else ()
         found += [f"no field {name}.{field}" for field in used.fields if field not in has]
     fields = set(vars(made["RequestResponseCycle"]))
@@ -142,14 +145,14 @@ def warning(version: str) -> str | None:
         numbers = tuple(int(each) for each in version.split(".")[:2])
     except ValueError:
         numbers = ()
-    if TESTED[0] <= numbers < TESTED[1]:
+    if TESTED_VERSIONS[0] <= numbers < TESTED_VERSIONS[1]:
         return None
-    return f"uvicorn {version} is not tested; tested versions: {RANGE}"
+    return f"uvicorn {version} is not tested; tested versions: {TESTED_RANGE}"
 
 
 def error(version: str, problems: Iterable[str]) -> str:
-    """Return the message that ends the start: *problems* of this *version*, and what to install."""
-    return f"uvicorn {version} is not compatible: {', '.join(problems)}; install a tested version: '{RANGE}'"
+    """Return the message for an incompatible *version*: its *problems*, and the versions to install."""
+    return f"uvicorn {version} is not compatible: {', '.join(problems)}; install a tested version: '{TESTED_RANGE}'"
 
 
 def _method(kind: type, name: str, wanted: tuple[str, ...]) -> Iterable[str]:
@@ -164,10 +167,10 @@ def _method(kind: type, name: str, wanted: tuple[str, ...]) -> Iterable[str]:
 
 
 def _instances(load: Callable[[str], Any]) -> dict[str, Any]:
-    """Return one object of each class, made as uvicorn makes them, on a transport that does nothing."""
-    uvicorn, tools = load("uvicorn"), load(HTTPTOOLS)
+    """Return one object of each class, created as uvicorn does it, on a transport that does nothing."""
+    uvicorn, tools = load("uvicorn"), load(HTTPTOOLS_MODULE)
     config = uvicorn.Config(_application, ws="none", lifespan="off", log_config=None)
-    state = load(SERVER).ServerState()
+    state = load(SERVER_MODULE).ServerState()
     protocol = tools.HttpToolsProtocol(config=config, server_state=state, app_state={}, _loop=object())
     protocol.on_message_begin()
     parameters = inspect.signature(tools.RequestResponseCycle).parameters
@@ -175,7 +178,7 @@ def _instances(load: Callable[[str], Any]) -> dict[str, Any]:
         "Config": config,
         "Server": uvicorn.Server(config),
         "ServerState": state,
-        "FlowControl": load(FLOW_CONTROL).FlowControl(asyncio.Transport()),
+        "FlowControl": load(FLOW_CONTROL_MODULE).FlowControl(asyncio.Transport()),
         "HttpToolsProtocol": protocol,
         "RequestResponseCycle": tools.RequestResponseCycle(**dict.fromkeys(parameters)),
     }
@@ -186,4 +189,4 @@ def _fields(made: Any) -> set[str]:
 
 
 async def _application(scope: Any, receive: Any, send: Any) -> None:
-    """Do nothing: a configuration needs an application."""
+    """Do nothing; `uvicorn.Config` needs an application."""

@@ -1,4 +1,4 @@
-"""Worker processes behind one listening socket, and the parent that replaces those that die."""
+"""Worker processes on shared listening sockets, and the parent that replaces workers that die."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ Ready: TypeAlias = Callable[[], None]
 Serve: TypeAlias = Callable[[int, Ready], int]
 
 MAX_DEATHS = 5
-"""Workers that may die within `DEATHS_SECONDS`; then the parent stops all of them and gives up."""
+"""When this many workers die within `DEATHS_SECONDS`, the parent stops all of them and gives up."""
 DEATHS_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
-PID = struct.Struct("i")
+PID_FORMAT = struct.Struct("i")
+"""How a worker writes its process id to the parent."""
 READ_BYTES = 512
+"""Signals, and process ids, that are read at once from a wakeup pipe."""
 
-log = logging.getLogger("sidecar")
+_logger = logging.getLogger("sidecar")
 
 
 class Wakeup(NamedTuple):
-    """The pipes on which the parent waits: signals that arrived, and process ids of workers that serve."""
+    """The pipes that the parent polls, for signals and for the process ids of ready workers, with their write ends."""
 
     signals: int
     signals_end: int
@@ -38,9 +40,9 @@ class Wakeup(NamedTuple):
 class Workers:
     """Fork *count* workers, replace each one that dies, and end when all of them have drained.
 
-    *serve* runs in each worker and returns its exit code.  It gets a file descriptor and a function to call once it serves.
-    On the descriptor it reads one byte for each request to stop, and the end of the file when the parent has died.  The
-    store must be one that processes share.  *clock* is in seconds.
+    *serve* runs in each worker and returns its exit code. It gets a file descriptor, and a function to call when it
+    accepts connections. The descriptor delivers one byte per request to stop, and end of file if the parent has died.
+    The store must be one that processes share. *clock* is monotonic, in seconds.
     """
 
     def __init__(self, count: int, serve: Serve, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,12 +55,15 @@ class Workers:
         self._code = 0
 
     def run(self, announce: Callable[[], None]) -> int:
-        """Run until a signal; call *announce* once, when all workers serve.  Return the exit code: 1 after giving up."""
+        """Run until a stop signal.
+
+        Call *announce* once, when all workers are ready. Return the exit code: 1 after giving up.
+        """
         wakeup = Wakeup(*os.pipe(), *os.pipe())
         os.set_blocking(wakeup.signals, False)
         os.set_blocking(wakeup.signals_end, False)
         signal.set_wakeup_fd(wakeup.signals_end, warn_on_full_buffer=False)
-        # The handlers do nothing.  The signals' numbers go through the pipe, so none is handled between fork and registration.
+        # The handlers do nothing: signals arrive through the pipe, so none is handled between fork and registration.
         for each in PARENT_SIGNALS:
             signal.signal(each, _nothing)
         poll = select.poll()
@@ -71,7 +76,7 @@ class Workers:
                 if descriptor == wakeup.signals:
                     self._take_signals(os.read(wakeup.signals, READ_BYTES), wakeup)
                 else:
-                    self._take_ready(os.read(wakeup.ready, READ_BYTES * PID.size))
+                    self._take_ready(os.read(wakeup.ready, READ_BYTES * PID_FORMAT.size))
             if not (self._announced or self._stopping) and len(self._serving) == self._count:
                 self._announced = True
                 announce()
@@ -95,7 +100,7 @@ class Workers:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
-            log.exception("worker failed")
+            _logger.exception("worker failed")
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -111,7 +116,7 @@ class Workers:
 
     def _take_ready(self, reported: bytes) -> None:
         # A worker may have died meanwhile.
-        self._serving |= {pid for (pid,) in PID.iter_unpack(reported) if pid in self._control}
+        self._serving |= {pid for (pid,) in PID_FORMAT.iter_unpack(reported) if pid in self._control}
 
     def _reap(self, wakeup: Wakeup) -> None:
         while self._control:
@@ -129,14 +134,14 @@ class Workers:
             # A worker that was still starting dies of the signal itself; it had no calls.
             self._code = self._code or (0 if -code in STOP_SIGNALS else min(abs(code), 1))
             return
-        log.error("worker %d ended with %d; starting another", child, code)
+        _logger.error("worker %d ended with %d; starting another", child, code)
         now = self._clock()
         self._deaths = [at for at in self._deaths if now - at < DEATHS_SECONDS] + [now]
         if len(self._deaths) < MAX_DEATHS:
             self._start(wakeup)
             return
         when = "" if self._announced else " before all of them served"
-        log.error("%d workers died within %g seconds%s: giving up", MAX_DEATHS, DEATHS_SECONDS, when)
+        _logger.error("%d workers died within %g seconds%s: giving up", MAX_DEATHS, DEATHS_SECONDS, when)
         self._code = 1
         self._stop()
 
@@ -154,11 +159,11 @@ class Workers:
 
 def log_hangup() -> None:
     """Log that SIGHUP does nothing."""
-    log.warning("SIGHUP ignored: the configuration cannot be reloaded; restart to apply changes")
+    _logger.warning("SIGHUP ignored: the configuration cannot be reloaded; restart to apply changes")
 
 
 def _become_worker() -> None:
-    """Give the signals of a forked worker their own meaning again, before one can arrive."""
+    """Reset the signal handlers of a forked worker before it can receive a signal."""
     signal.set_wakeup_fd(-1)
     for each in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(each, signal.SIG_DFL)
@@ -167,9 +172,9 @@ def _become_worker() -> None:
 
 
 def _report_ready(pipe: int) -> None:
-    os.write(pipe, PID.pack(os.getpid()))
+    os.write(pipe, PID_FORMAT.pack(os.getpid()))
     os.close(pipe)
 
 
 def _nothing(*_: object) -> None:
-    """Let the signal's number reach the wakeup pipe."""
+    """Do nothing: a handler must be set for the signal number to reach the wakeup pipe."""

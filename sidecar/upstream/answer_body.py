@@ -1,4 +1,4 @@
-"""Turn the bytes of an answer's body into batches, and deliver each in the iteration in which it arrived."""
+"""Turn the bytes of an answer's body into batches, delivered in the event-loop iteration in which they arrive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .progress_timeout import ProgressTimeout
 
 MAX_ANSWER_BYTES = 67_108_864
-EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = b"text/event-stream"
 FINISH_GRACE_SECONDS = 10.0
 """Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
 
@@ -34,9 +34,9 @@ Deliver: TypeAlias = Callable[[Batch], bool]
 
 
 class AnswerBody:
-    """The body of one answer, read once.
+    """The body of one answer; it can be read once. *streams*: a stream was requested, and may have come.
 
-    `over`: the last batch has been delivered. `reading`: what was read so far.
+    `over` is True once the last batch was delivered. `reading` holds the usage and the output so far.
     """
 
     def __init__(
@@ -46,8 +46,10 @@ class AnswerBody:
         response: UpstreamResponse,
         timeout: ProgressTimeout,
         permit: Permit | None,
+        *,
+        streams: bool,
     ) -> None:
-        self._call, self._response, self._timeout, self._permit = call, response, timeout, permit
+        self._response, self._timeout, self._permit, self._asked_to_stream = response, timeout, permit, streams
         self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
         options = call.body.get("stream_options")
         self.reading = AnswerReader(
@@ -56,57 +58,54 @@ class AnswerBody:
         self.over = False
         self._reader = SSEReader()
         self._broken: UpstreamError | None = None
-        kind = response.header(b"content-type")
-        self._streams = call.stream and (kind == EVENT_STREAM or kind.partition(";")[0].strip().lower() == EVENT_STREAM)
-        coding = response.header(b"content-encoding")
-        self._decode = _decoder(coding, self._request) if coding else None
+        fields = dict(reversed(response.fields))  # the first one of a repeated field
+        kind = fields.get(b"content-type", b"")
+        self._streams = streams and (kind == EVENT_STREAM or kind.partition(b";")[0].strip().lower() == EVENT_STREAM)
+        self._decode = _decoder(response, self._request) if b"content-encoding" in fields else None
 
     async def deliver(self, to: Deliver) -> None:
         """See `policies.api.upstream.Stream.deliver`."""
         if not self._streams:
             to(await self._read_whole())
             return
-        if self._deliver_arrived(to):
-            await self._listen(to)
-        if self._broken is not None:
-            raise self._broken
-
-    async def _listen(self, to: Deliver) -> None:
-        """Deliver what arrives from now on, until the last batch, a pause of the client, a failure or the time limit."""
         response = self._response
         done = asyncio.get_running_loop().create_future()
 
-        def on_data() -> None:
-            if done.done():
+        def on_data(data: bytes) -> None:
+            if done.done():  # cancelled in this iteration
                 return
             try:
-                if not self._deliver_arrived(to):
-                    done.set_result(None)
+                if self._deliver_arrived(data, to):
+                    return
+                done.set_result(None)
             except StopIteration as error:  # a future refuses it (PEP 479)
                 done.set_exception(RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__))
             except BaseException as error:  # noqa: BLE001  # raised by `await done` below
                 done.set_exception(error)
+            response.on_data = None
 
-        response.listen(on_data)
+        response.on_data = on_data
         try:
             with self._timeout:
+                on_data(response.take())
                 await done
         except TimeoutError as error:
             if not done.cancelled():
-                done.result()  # bytes that arrived in the same iteration count, and so does what they raised
+                done.result()  # bytes of the same iteration count, and so do errors that they raised
             elif (last := self._on_failure(error)) is not None:
                 self.over = True
                 to(last)
         finally:
-            response.listen(None)
+            response.on_data = None
             if done.done() and not done.cancelled():
                 done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
+        if self._broken is not None:
+            raise self._broken
 
-    def _deliver_arrived(self, to: Deliver) -> bool:
-        """Deliver what has arrived; return False if nothing more is to be delivered now."""
+    def _deliver_arrived(self, data: bytes, to: Deliver) -> bool:
+        """Deliver *data* and, behind it, the end or failure of the body; return False if nothing more is to be delivered now."""
         response = self._response
         while self._broken is None:
-            data = response.take()
             if not data and response.broken is not None:
                 batch = self._on_failure(response.broken)
             elif data or response.ended:
@@ -117,6 +116,7 @@ class AnswerBody:
                 self.over = batch.last
                 if not to(batch) or batch.last:
                     return False
+            data = b""
         return False
 
     def _on_failure(self, error: Exception) -> Batch | None:
@@ -137,7 +137,11 @@ class AnswerBody:
         except (EventTooLarge, *READ_ERRORS) as error:
             return self._on_failure(error)
         if reading.outputs + reading.finishes != had and not reading.done:
-            self._timeout.reset(FINISH_GRACE_SECONDS if reading.all_finished else self._idle)
+            timeout, limit = self._timeout, FINISH_GRACE_SECONDS if reading.all_finished else self._idle
+            if limit == timeout.limit:
+                timeout.since = timeout.now()
+            else:
+                timeout.reset(limit)
             if self._permit is not None and self._permit.probe and reading.has_output and reading.failure is None:
                 self._permit.succeeded()
         if reading.failure is not None:
@@ -151,7 +155,8 @@ class AnswerBody:
 
     def _ended(self, batch: Batch | None) -> Batch | None:
         reading = self.reading
-        last = reading.last(batch)
+        last = batch or reading.held()
+        last.last = True
         if reading.has_output or reading.says_why:
             return last
         self._broken = empty(self._request, last if reading.finished else None)
@@ -164,7 +169,7 @@ class AnswerBody:
                 body = await read_limited(self._response, MAX_ANSWER_BYTES)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
-        batch = reading.take_whole(body, as_stream=self._call.stream)
+        batch = reading.take_whole(body, as_stream=self._asked_to_stream)
         if batch is None:
             raise self._failure()
         self.over = True
@@ -191,9 +196,9 @@ class AnswerBody:
         return broken_off(error, self._request)
 
 
-def _decoder(coding: str, request: httpx.Request) -> Decode | None:
+def _decoder(response: UpstreamResponse, request: httpx.Request) -> Decode | None:
     try:
-        return decoder(coding)
+        return decoder(response.header(b"content-encoding"))
     except httpx.DecodingError as error:
         raise broken_off(error, request) from error
 

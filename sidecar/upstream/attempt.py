@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
-from sidecar.upstream.errors.classify import from_exception, timed_out
+from sidecar.upstream.errors.classify import from_exception, timed_out, unavailable
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 
 from .answer_body import AnswerBody, Deliver
+from .circuit_breaker import BreakerOpen
 from .progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 STATUS_OK = 200
 LARGE_PROMPT_BYTES = 262_144
 MAX_REWRITES = 3
-"""How often a request is rewritten for a server that refuses a field of ours."""
+"""Limit of requests per attempt; a request is rewritten while a server refuses a field that the sidecar added."""
 TIMER_SLACK_SECONDS = 0.05
-"""Timers of the event loop may fire this much early."""
+"""Timers of the event loop may fire this early."""
 PROMPT_ONLY = Usage(unreported=1)
 """The usage of an attempt whose answer has not begun."""
 BODY_END_SECONDS = 0.005
@@ -36,16 +38,18 @@ BODY_END_SECONDS = 0.005
 
 
 class Attempt:
-    """See `policies.api.upstream.Stream`. Leaving it closes the connection, unless the answer was read to its end."""
+    """See `policies.api.upstream.Stream`. On exit the connection is closed, unless the answer was read to its end."""
 
     _response: UpstreamResponse | None = None
     _body: AnswerBody | None = None
     _timeout: ProgressTimeout | None = None
     _permit: Permit | None = None
     _worked = False
-    """Whether upstream may have read the prompt: true once a connection took the request, until a failure tells otherwise."""
+    """Whether upstream may have read the prompt: True once connected, unless a failure proves that it did not."""
+    _streams = False
+    """Whether upstream was asked to stream; a call does not change while it is attempted."""
     _failed = False
-    """Whether upstream ended the attempt, by a failure or by silence until the deadline."""
+    """Whether the attempt failed, by an error or by passing the deadline."""
     _model = ""
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
@@ -53,20 +57,23 @@ class Attempt:
 
     @property
     def usage(self) -> Usage:
-        """Upstream's report if it came; else the prompt as estimated and every token that was read.
+        """Upstream's usage report if it arrived; else the estimated prompt and the tokens that were read.
 
-        It is a lower bound for a call without `stream` whose client left before the answer arrived: how much upstream had
-        generated is unknown. An attempt that upstream failed costs its prompt and what was read.
+        It is a lower bound for a call without `stream` whose client disconnected before the answer arrived: how much
+        upstream had generated is unknown. A failed attempt costs its prompt and the tokens that were read.
         """
         if not self._worked:
             return Usage()
         body = self._body
         usage = PROMPT_ONLY if body is None else body.reading.usage
-        exact = self._call.stream or self._failed or (body is not None and body.reading.done)
+        exact = self._streams or self._failed or (body is not None and body.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
     async def __aenter__(self) -> Self:
-        self._permit = self._upstream.enter()
+        try:
+            self._permit = self._upstream.breaker.enter()
+        except BreakerOpen as refusal:
+            raise unavailable(refusal.wait, self._upstream.asked) from refusal.cause
         try:
             await self._open()
         except BaseException as error:
@@ -77,25 +84,28 @@ class Attempt:
 
     async def _open(self) -> None:
         call, upstream = self._call, self._upstream
+        streams = self._streams = call.stream
         model = self._model = upstream.known_model(call) or await upstream.model(call)
         style = known = upstream.dialect.style(model)
         limits = upstream.settings
         # A server that does not stream sends its head together with its whole answer.
-        timeout = self._timeout = ProgressTimeout(limits.head if call.stream else limits.whole)
+        head_limit = limits.head if streams else limits.whole
+        timeout = self._timeout = ProgressTimeout(head_limit)
         for _ in range(MAX_REWRITES):
             if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
-            body = upstream.chat_body(call, model, style)
             try:
                 with timeout:
-                    response = self._response = await upstream.send(call, body, self._on_connected)
+                    sending = upstream.send(call, model, style, self._on_connected, streams=streams)
+                    response = self._response = await sending
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
             if response.status == STATUS_OK:
-                upstream.dialect.learn(model, known, style)
-                if call.stream:
+                if style is not known:
+                    upstream.dialect.learn(model, known, style)
+                if streams:
                     timeout.reset(limits.first_token)
-                self._body = AnswerBody(upstream, call, response, timeout, self._permit)
+                self._body = AnswerBody(upstream, call, response, timeout, self._permit, streams=streams)
                 return
             failure, text = await self._read_refusal(response)
             other = upstream.dialect.after_refusal(call, style, response.status, text)
@@ -103,14 +113,14 @@ class Attempt:
                 break
             style = other
             self._worked = False
-            timeout.reset(limits.head if call.stream else limits.whole)
+            timeout.reset(head_limit)
         raise failure
 
     def _on_connected(self) -> None:
         self._worked = True
 
     async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
-        """Return what a status other than 200 means, and the text of its body; the connection is released."""
+        """Return the failure for a status other than 200, and the text of its body. Releases the connection."""
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             failure = self._upstream.failure(response, body, self._model)
@@ -119,12 +129,12 @@ class Attempt:
             await response.aclose()
         return failure, body.decode("utf-8", "replace")
 
-    async def deliver(self, to: Deliver) -> None:
+    def deliver(self, to: Deliver) -> Coroutine[Any, Any, None]:
         """See `policies.api.upstream.Stream.deliver`."""
         if self._body is None:
             msg = "deliver() was called before the attempt was entered"
             raise RuntimeError(msg)
-        await self._body.deliver(to)
+        return self._body.deliver(to)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -137,7 +147,7 @@ class Attempt:
             await self._close()
 
     async def _read_body_end(self, response: UpstreamResponse) -> None:
-        """Wait a moment for the end of a complete body, so that its connection can be reused."""
+        """Wait up to `BODY_END_SECONDS` for the end of a complete body, so that its connection can be reused."""
         if self._body is None or not self._body.over:
             return
         try:
@@ -147,9 +157,9 @@ class Attempt:
             pass
 
     def _note_end(self, error: BaseException | None) -> None:
-        """Note what *error* says about the cost of the attempt, and report the result to the circuit breaker.
+        """Derive from *error* whether the attempt costs something, and report its result to the circuit breaker.
 
-        An attempt that breaks off has failed, however much output came before.
+        An attempt that fails after output has failed too.
         """
         permit, late = self._permit, error is not None and _deadline_passed(self._call)
         if isinstance(error, UpstreamError):
@@ -175,5 +185,5 @@ class Attempt:
 
 
 def _deadline_passed(call: Call) -> bool:
-    """Whether the call's deadline ends it: silence until then counts as a failure of upstream."""
+    """Whether the call has reached its deadline; upstream has failed if it sent no output until then."""
     return call.deadline is not None and call.services.monotonic() + TIMER_SLACK_SECONDS >= call.deadline

@@ -12,12 +12,12 @@ import msgspec
 
 from policies.api.upstream import UpstreamError
 from sidecar.config.upstream import AUTHORIZATION_HEADER
-from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model, unavailable
+from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.forwarded_headers import ACCOUNT_HEADERS
 
-from .circuit_breaker import Breaker, BreakerOpen, Permit
+from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel
 
@@ -69,25 +69,20 @@ class UpstreamClient:
         self.asked = httpx.Request("POST", chat_url)
         """The request that exceptions of the OpenAI SDK name."""
 
-    def enter(self) -> Permit:
-        """Return the circuit breaker's permit for one attempt.  Raises `UpstreamError` while it is open."""
-        try:
-            return self.breaker.enter()
-        except BreakerOpen as refusal:
-            raise unavailable(refusal.wait, self.asked) from refusal.cause
-
-    def chat_body(self, call: Call, model: str, style: RequestStyle) -> bytes:
-        """Return the body of a request for *call*, written in *style*."""
-        body = self.dialect.body(call, model, style)
+    def chat_body(self, call: Call, model: str, style: RequestStyle, *, streams: bool) -> bytes:
+        """Return the body of a request for *call*, written in *style*; *streams*: the answer is to be a stream."""
+        body = self.dialect.body(call, model, style, streams=streams)
         if self.settings.models and call.fallback_models:
             body = {**body, "models": [self.settings.named(other) for other in call.fallback_models]}
         return msgspec.json.encode(body)
 
     def known_model(self, call: Call) -> str:
         """Return the model to request for *call*; empty where the server's list must be read first."""
-        if self._listed_model.is_stale and not call.names_model:
+        model = call.model
+        substituted = model in ("", call.substituted_model)
+        if substituted and self._listed_model.is_stale:
             return ""
-        return self.name_of(call.model, substituted=not call.names_model)
+        return self.name_of(model, substituted=substituted)
 
     async def model(self, call: Call) -> str:
         """Return the model to request for *call*; reads the server's list where the name is unknown or stale.
@@ -133,13 +128,17 @@ class UpstreamClient:
             if answer is not None:
                 await answer.aclose()
 
-    def send(self, call: Call, body: bytes, on_connected: Connected) -> Awaitable[UpstreamResponse]:
-        """Send *body* for *call* and return its answer, body unread; *on_connected* is called before the first byte is sent.
+    def send(
+        self, call: Call, model: str, style: RequestStyle, on_connected: Connected, *, streams: bool
+    ) -> Awaitable[UpstreamResponse]:
+        """Request *model* for *call* in *style*, and return the answer, body unread.
 
-        Raises one of `READ_ERRORS`; cancellation closes the socket.
+        *streams*: the answer is to be a stream.  *on_connected* is called before the first byte is sent.  Raises one of
+        `READ_ERRORS`; cancellation closes the socket.
         """
-        target = self._streamed if call.stream else self._at_once
-        return self.transport.send(target, self._passed(call.forwarded_headers), body, on_connected)
+        headers = self._passed(call.forwarded_headers)
+        body = self.chat_body(call, model, style, streams=streams)
+        return self.transport.send(self._streamed if streams else self._at_once, headers, body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

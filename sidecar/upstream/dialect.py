@@ -54,11 +54,13 @@ class Dialect:
         """Return the style learnt for *model*, or the initial one."""
         return self._styles.get(model, self._initial)
 
-    def body(self, call: Call, model: str, style: RequestStyle = DEFAULT_STYLE) -> dict[str, Any]:
+    def body(self, call: Call, model: str, style: RequestStyle = DEFAULT_STYLE, *, streams: bool) -> dict[str, Any]:
         """Return the request body for upstream: the call's own, with *model* and the fields that usage and ceilings need."""
-        body = call.body if call.model == model else {**call.body, "model": model}
-        if call.stream and not style.plain_usage:
-            options = call.body.get("stream_options") or {}
+        body = call.body
+        if body.get("model") != model and (model or call.model):
+            body = {**body, "model": model}
+        if streams and not style.plain_usage:
+            options = body.get("stream_options") or {}
             body = {**body, "stream_options": {**options, "include_usage": True}}
         if not call.ceiling_is_ours:
             return {**body, style.limit_field: call.max_tokens} if _adds(call, style) else body

@@ -1,7 +1,7 @@
 """The list of models as an attempt, so that it passes the same chain as every other call.
 
-It bypasses the circuit breaker: a server may list its models and be unable to run one, so a list says nothing about answers;
-and a client that lists models before its first call must not find an empty list because of an outage.
+It bypasses the circuit breaker in both directions. A server that lists its models may still be unable to run one, so a
+list does not close the breaker. And an open breaker must not fail clients that list models before their first call.
 """
 
 from __future__ import annotations

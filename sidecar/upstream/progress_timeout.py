@@ -1,7 +1,8 @@
 """Limit the time an upstream may take between two outputs, with one timer for a whole answer.
 
-Only output and the end of a choice are progress; pings, comments and empty pieces are not.  Time between reads, while a
-slow client is served, does not count.  Measured: 8.1 µs for an answer, against 9.0 µs for one `asyncio.timeout`.
+Only output and the end of a choice are progress; pings, comments and empty pieces are not. The time between reads,
+during which a slow client is served, does not count. Measured: 8.1 µs per answer, against 9.0 µs for one
+`asyncio.timeout`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,32 @@ if TYPE_CHECKING:
 class ProgressTimeout:
     """Raises `TimeoutError` from a read that takes too long: `with timeout:` around each read, `reset` after progress.
 
-    *limit* is in seconds.  Entering and leaving read the clock and set no timer.
+    *limit* is in seconds.  Entering and leaving read the clock and set no timer.  Progress under the same limit, inside
+    `with`, may also be noted by `since = now()`, which costs no call of ours for each token.
     """
 
-    __slots__ = ("_at", "_before", "_expired", "_handle", "_left", "_limit", "_loop", "_since", "_task", "_waiting")
+    __slots__ = (
+        "_at",
+        "_before",
+        "_expired",
+        "_handle",
+        "_left",
+        "_loop",
+        "_task",
+        "_waiting",
+        "limit",
+        "now",
+        "since",
+    )
 
     def __init__(self, limit: float) -> None:
         self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None  # for the type: a coroutine runs in a task
         self._task, self._before = task, task.cancelling()
-        self._limit, self._since = limit, self._loop.time()
-        self._left, self._waiting, self._expired = self._since, False, False
-        self._at = self._since + limit
+        self.now, self.limit, self.since = self._loop.time, limit, self._loop.time()
+        self._left, self._waiting, self._expired = self.since, False, False
+        self._at = self.since + limit
         self._handle = self._loop.call_at(self._at, self._fired)
 
     def _arm(self, at: float) -> None:
@@ -38,40 +52,40 @@ class ProgressTimeout:
     def reset(self, limit: float) -> None:
         """Start a new wait of up to *limit* seconds until the next call."""
         if self._waiting:
-            self._left = self._loop.time()
-        self._since = self._left
-        self._limit = limit
-        if self._since + limit < self._at:  # an earlier timer is set again when it fires
+            self._left = self.now()
+        self.since = self._left
+        self.limit = limit
+        if self.since + limit < self._at:  # a timer that fires too early is set again
             self._handle.cancel()
-            self._arm(self._since + limit)
+            self._arm(self.since + limit)
 
     def stop(self) -> None:
-        """Cancel the timer.  Once, when the answer has ended."""
+        """Cancel the timer. Called once, when the answer has ended."""
         self._handle.cancel()
 
     def _fired(self) -> None:
-        now = self._loop.time()
-        end = self._since + self._limit if self._waiting else now + self._limit - (self._left - self._since)
+        now = self.now()
+        end = self.since + self.limit if self._waiting else now + self.limit - (self._left - self.since)
         if end > now:
             self._arm(end)
         elif self._waiting:
             self._expired = True
             self._task.cancel()
         else:
-            self._arm(now + self._limit)
+            self._arm(now + self.limit)
 
     def __enter__(self) -> None:
         assert not self._handle.cancelled()  # without its timer it would wait forever
-        self._since += self._loop.time() - self._left
+        self.since += self.now() - self._left
         self._waiting = True
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting, self._left = False, self._loop.time()
+        self._waiting, self._left = False, self.now()
         if not self._expired:
             return
         self._expired = False
-        # As asyncio.timeout does it: a cancellation from elsewhere that came in the same turn wins.
+        # As in asyncio.timeout: another cancellation in the same event-loop iteration takes precedence.
         if self._task.uncancel() <= self._before and error_type is asyncio.CancelledError:
             raise TimeoutError from error

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policies.api.event import Batch, Event
+from policies.api.event import Batch
+from policies.api.tokens import SHORT_PIECE, streamed_tokens
 from policies.api.usage import Usage
 
 from .answer_to_chunks import chunks_of, number_choices
-from .chunk import Choice, Chunk, decode_object, event_of, read_chunks, read_repaired
+from .chunk import (
+    Choice,
+    Chunk,
+    Delta,
+    Item,
+    decode_chunk,
+    decode_object,
+    event_of,
+    events_of,
+    has_content,
+    read_repaired,
+)
 from .error_object import (
     MODEL_FAILED,
     NOT_JSON,
@@ -31,10 +43,12 @@ if TYPE_CHECKING:
 DONE_MARKER = b"[DONE]"
 MAX_HELD_BYTES, MAX_HELD_EVENTS = 1_000_000, 1_000
 """Limits of what is held back before the first output."""
+TOOL_PIECE_BYTES_PER_TOKEN = 16
+"""Bytes per token of a streamed piece of a tool call, most of which is JSON syntax; also of audio."""
+TOOL_CALL_BYTES_PER_TOKEN = 4
+"""Bytes per token of a tool call in a whole answer."""
 
 EMPTY_CHUNK = Chunk()
-Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
-"""An event that is not built yet: its choice (None for a frame without one), its own bytes, its frame's JSON."""
 
 __all__ = ["AnswerReader", "MalformedAnswer"]
 
@@ -81,28 +95,20 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         Stops at `[DONE]` and at the first failure.
         """
         items, raws = self._held, self._held_raw
-        chunks = read_chunks(frames) if len(frames) > 1 else []
-        decoded = len(chunks)
-        for at, frame in enumerate(frames):
+        for frame in frames:
             payload = frame.payload
-            if at < decoded:
-                chunk = chunks[at]
-            elif not payload.startswith(b"{") and payload.lstrip().startswith(DONE_MARKER):
+            if not payload.startswith(b"{") and payload.lstrip().startswith(DONE_MARKER):
                 self.done = True
                 break
-            else:
-                try:
-                    chunk, payload = read_repaired(payload)
-                except ValueError:
-                    self._fail(
-                        error_of_event(payload) if frame.event == "error" else error_of_list(payload) or NOT_JSON
-                    )
-                    chunk = EMPTY_CHUNK
+            try:
+                chunk = decode_chunk(payload)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                chunk, payload = self._read_unusual(frame)
             if frame.event == "error":
                 if chunk is not EMPTY_CHUNK:
                     self._take_failed(chunk, payload, error_of_event(payload), items, raws)
-            elif chunk.error is None and chunk.choices:
-                self._take_choices(chunk, frame.raw, payload, items, raws)
+            elif chunk.error is None and (chunk.choices or chunk.usage is not None):
+                self._take_chunk(chunk, frame.raw, payload, items, raws)
             elif chunk is not EMPTY_CHUNK:
                 self._take_other(chunk, frame.raw, payload, items, raws)
             if not self.has_output:
@@ -112,7 +118,16 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         if not self.has_output or not items:
             return None
         self._held, self._held_raw = [], []
-        return Batch(events=partial(_events, items), raw=b"".join(raws))
+        return Batch(events=partial(events_of, items), raw=b"".join(raws))
+
+    def _read_unusual(self, frame: Frame) -> tuple[Chunk, bytes]:
+        """Return the chunk and the payload of *frame*, with its faults repaired; the empty chunk where that has failed."""
+        payload = frame.payload
+        try:
+            return read_repaired(payload)
+        except ValueError:
+            self._fail(error_of_event(payload) if frame.event == "error" else error_of_list(payload) or NOT_JSON)
+            return EMPTY_CHUNK, payload
 
     def _fail(self, failure: dict[str, Any] | MalformedAnswer) -> bool:
         """Keep the first *failure*; False if all choices had finished, so that it is ignored."""
@@ -127,7 +142,8 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
-    def _take_choices(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
+    def _take_chunk(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
+        """Take a chunk that is no error."""
         choices = chunk.choices or ()
         if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
             return
@@ -135,19 +151,20 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         for choice in choices:
             self._count(choice)
             items.append((choice, own, payload))
-        raws.append(raw)
+        if choices:
+            raws.append(raw)
+        elif chunk.usage is None or self.shows_usage:
+            items.append((None, raw, payload))
+            raws.append(raw)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
-        """Take a chunk with an error, or without choices."""
-        if (error := find_error(chunk, payload)) is not None:
-            self._take_failed(chunk, payload, error, items, raws)
-        elif chunk.choices:
-            self._take_choices(chunk, raw, payload, items, raws)
-        elif chunk.usage is None or self.shows_usage:
-            items.append((None, raw, payload))
-            raws.append(raw)
+        """Take a chunk that may be an error."""
+        if (error := find_error(chunk, payload)) is None:
+            self._take_chunk(chunk, raw, payload, items, raws)
+            return
+        self._take_failed(chunk, payload, error, items, raws)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
 
@@ -165,7 +182,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         raw = b"data: " + payload + b"\n\n"
         for choice in choices:
             items.append((choice, raw if len(choices) == 1 else b"", payload))
-            self.outputs += choice.tokens
+            self.outputs += _tokens_of(choice)
         self.has_output = True
         raws.append(raw)
 
@@ -174,7 +191,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         if index not in self._seen:
             self._seen.add(index)
             self.all_finished = False
-        if tokens := choice.tokens if choice.delta is None else choice.delta.tokens():
+        if tokens := _tokens_of(choice):
             self.outputs += tokens
             self.has_output = True
         if not finish:
@@ -188,12 +205,10 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
                 self.finishes += index < self.answers
                 self.all_finished = len(self._seen) == len(self._finished) >= self.answers
 
-    def last(self, batch: Batch | None) -> Batch:
-        """Return *batch* as the last one; in place of None, the events that were held back, if any."""
-        if batch is None:
-            batch = Batch(events=partial(_events, self._held), raw=b"".join(self._held_raw))
-            self._held, self._held_raw = [], []
-        batch.last = True
+    def held(self) -> Batch:
+        """Return the events that were held back, if any, as a batch."""
+        batch = Batch(events=partial(events_of, self._held), raw=b"".join(self._held_raw))
+        self._held, self._held_raw = [], []
         return batch
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
@@ -232,8 +247,32 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
 
 
-def _events(items: Sequence[Item]) -> list[Event]:
-    return [
-        Event(raw=raw, payload=payload, index=-1) if choice is None else event_of(choice, raw, payload)
-        for choice, raw, payload in items
-    ]
+def _tokens_of(choice: Choice) -> int:
+    """Estimate the tokens of a choice: of its `message` as a whole answer, else of its `delta` as a piece of a stream."""
+    part, whole = choice.delta, False
+    if part is None:
+        if (part := choice.message) is None:
+            return 0
+        whole = True
+    content = part.content
+    if not content:
+        tokens = 0
+    elif not whole and len(content) <= SHORT_PIECE and content.isascii():
+        tokens = 1  # nearly every piece of a stream
+    else:
+        tokens = streamed_tokens(content, whole=whole)
+    if part.refusal:
+        tokens += streamed_tokens(part.refusal, whole=whole)
+    if part.reasoning:
+        tokens += streamed_tokens(part.reasoning, whole=whole)
+    # Some servers send the same text under both names, for old and new clients: it is counted once.
+    if part.reasoning_content and part.reasoning_content != part.reasoning:
+        tokens += streamed_tokens(part.reasoning_content, whole=whole)
+    if part.tool_calls is not None or part.function_call is not None or part.audio is not None:
+        tokens += _tool_tokens(part, TOOL_CALL_BYTES_PER_TOKEN if whole else TOOL_PIECE_BYTES_PER_TOKEN)
+    return tokens
+
+
+def _tool_tokens(part: Delta, size: int) -> int:
+    pieces = ((part.tool_calls, size), (part.function_call, size), (part.audio, TOOL_PIECE_BYTES_PER_TOKEN))
+    return sum(1 + len(bytes(raw)) // per_token for raw, per_token in pieces if raw is not None and has_content(raw))

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from policies.api.event import Event
-from policies.api.tokens import SHORT_PIECE, streamed_tokens
 
 from .reported_usage import Reported, read_report
 
-if TYPE_CHECKING:
-    from .sse_reader import Frame
-
 MAX_CHOICES = 1_024
 """A choice with an index from here on is counted as choice 0."""
-TOOL_PIECE_BYTES_PER_TOKEN = 16
-"""Bytes per token of a streamed piece of a tool call, most of which is JSON syntax; also of audio."""
-TOOL_CALL_BYTES_PER_TOKEN = 4
-"""Bytes per token of a tool call in a whole answer."""
 _EMPTY_JSON_BYTES = b"[]{}, \t\r\nnul"
 """Bytes of JSON without content, such as `[{}]` or `[null]`."""
 
@@ -40,29 +32,7 @@ class Delta(msgspec.Struct, gc=False):
     @property
     def has_tool(self) -> bool:
         """Whether it has a tool call or audio with content."""
-        return _filled(self.tool_calls) or _filled(self.function_call) or _filled(self.audio)
-
-    def tokens(self, *, whole: bool = False) -> int:
-        """Estimate the tokens of its content; *whole*: it is a whole answer and not a piece of a stream."""
-        content = self.content
-        if not content:
-            tokens = 0
-        elif not whole and len(content) <= SHORT_PIECE and content.isascii():
-            tokens = 1  # nearly every piece of a stream
-        else:
-            tokens = streamed_tokens(content, whole=whole)
-        if self.refusal:
-            tokens += streamed_tokens(self.refusal, whole=whole)
-        if self.reasoning:
-            tokens += streamed_tokens(self.reasoning, whole=whole)
-        # Some servers send the same text under both names, for old and new clients: it is counted once.
-        if self.reasoning_content and self.reasoning_content != self.reasoning:
-            tokens += streamed_tokens(self.reasoning_content, whole=whole)
-        if self.tool_calls is not None or self.function_call is not None or self.audio is not None:
-            size = TOOL_CALL_BYTES_PER_TOKEN if whole else TOOL_PIECE_BYTES_PER_TOKEN
-            tokens += _raw_tokens(self.tool_calls, size) + _raw_tokens(self.function_call, size)
-            tokens += _raw_tokens(self.audio, TOOL_PIECE_BYTES_PER_TOKEN)
-        return tokens
+        return has_content(self.tool_calls) or has_content(self.function_call) or has_content(self.audio)
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -73,13 +43,6 @@ class Choice(msgspec.Struct, gc=False):
     index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_CHOICES)] = 0
     finish_reason: str | None = None
 
-    @property
-    def tokens(self) -> int:
-        """Estimate the tokens of its content."""
-        if self.delta is not None:
-            return self.delta.tokens()
-        return 0 if self.message is None else self.message.tokens(whole=True)
-
 
 class Chunk(msgspec.Struct, gc=False):
     """One JSON object from upstream."""
@@ -89,16 +52,17 @@ class Chunk(msgspec.Struct, gc=False):
     error: msgspec.Raw | None = None
 
 
+Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
+"""An event that is not built yet: its choice (None for a frame without one), its own bytes, its frame's JSON."""
+
 EMPTY_DELTA = Delta()
-_CHUNK_DECODER = msgspec.json.Decoder(Chunk)
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+"""Decode one chunk.  A builtin, because it is called for every token; `read_repaired` reads what it refuses."""
 
 
-def _filled(raw: msgspec.Raw | None) -> bool:
+def has_content(raw: msgspec.Raw | None) -> bool:
+    """Whether the JSON in *raw* holds anything: `[{}]` and `[null]` do not."""
     return raw is not None and bytes(raw).strip(_EMPTY_JSON_BYTES) != b""
-
-
-def _raw_tokens(raw: msgspec.Raw | None, size: int) -> int:
-    return 1 + len(bytes(raw)) // size if raw is not None and _filled(raw) else 0
 
 
 def read_chunk(payload: bytes) -> Chunk:
@@ -107,7 +71,7 @@ def read_chunk(payload: bytes) -> Chunk:
     Raises `ValueError` unless *payload* is a JSON object.
     """
     try:
-        return _CHUNK_DECODER.decode(payload)
+        return decode_chunk(payload)
     except msgspec.ValidationError:
         return _read_leniently(payload)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -125,24 +89,6 @@ def read_repaired(payload: bytes) -> tuple[Chunk, bytes]:
     except ValueError:
         payload = _without_lone_surrogates(payload)
     return read_chunk(payload), payload
-
-
-def read_chunks(frames: Sequence[Frame]) -> list[Chunk]:
-    """Return the chunks of the leading *frames* that are objects, decoded in one call; empty where one fails to decode.
-
-    Lines cannot combine: each starts and ends with a brace, and `}` followed by `{` without a comma is not JSON.  So if
-    there are as many objects as lines, each line is one object.
-    """
-    payloads = []
-    for frame in frames:
-        if not (frame.payload.startswith(b"{") and frame.payload.endswith(b"}")):
-            break
-        payloads.append(frame.payload)
-    try:
-        chunks = _CHUNK_DECODER.decode_lines(b"\n".join(payloads))
-    except (msgspec.MsgspecError, RecursionError):
-        return []
-    return chunks if len(chunks) == len(payloads) else []
 
 
 def _without_lone_surrogates(payload: bytes) -> bytes:
@@ -243,3 +189,11 @@ def event_of(choice: Choice, raw: bytes, payload: bytes) -> Event:
         index=choice.index,
         whole=whole,
     )
+
+
+def events_of(items: Sequence[Item]) -> list[Event]:
+    """Return the events of *items*, in order."""
+    return [
+        Event(raw=raw, payload=payload, index=-1) if choice is None else event_of(choice, raw, payload)
+        for choice, raw, payload in items
+    ]

@@ -68,7 +68,7 @@ def test_missing_nginx_is_reported(tmp_path: Path, part: Any, monkeypatch: pytes
     monkeypatch.setattr(targets.shutil, "which", lambda *_, **__: None)
     with contextlib.ExitStack() as stack:
         assert list(targets.installed(stack, tmp_path, 1)) == []
-    assert "nginx: not found" in capsys.readouterr().out
+    assert "nginx: not installed" in capsys.readouterr().out
 
 
 def test_dead_proxy_is_not_waited_for(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

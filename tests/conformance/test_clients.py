@@ -185,6 +185,6 @@ async def test_chat_nest_client_does_not_repeat_a_failed_call(tmp_path: Path) ->
     arguments = ("serve", "--config", "s.toml", "--upstream", "http://127.0.0.1:9/v1", "--model", "m", "--port", "0")
     with program(*arguments, folder=tmp_path) as sidecar:
         client = ChatNestClient(f"{sidecar.url}/api/chat")
-        assert await client.send("hi") == ([], "The model cannot be reached just now. Please try again.")
+        assert await client.send("hi") == ([], "The model cannot be reached. Please try again.")
         assert client.attempts == 1
     await eventually(lambda: sidecar.popen.poll() == 0)

@@ -12,7 +12,7 @@ from scripts import mid_stream
 from serving import settings_of, sidecar
 from wire import HEAD, Client, Connection, eventually, token, until_unchanged, upstream
 
-from sidecar.server.http_protocol import OPTIONS, HttpProtocol
+from sidecar.server.http_protocol import KEEPALIVE_OPTIONS, HttpProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,7 @@ async def test_client_sockets_have_tcp_keepalive(tmp_path: Path) -> None:
         ours = next(each.transport for each in found if each.transport.get_extra_info("peername") == here)
         raw = ours.get_extra_info("socket")
         options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
-        options += [(socket.IPPROTO_TCP, getattr(socket, name)) for name in OPTIONS if hasattr(socket, name)]
+        options += [(socket.IPPROTO_TCP, getattr(socket, name)) for name in KEEPALIVE_OPTIONS if hasattr(socket, name)]
         values = [raw.getsockopt(level, option) for level, option in options]
 
-    assert values == [1, *(value for name, value in OPTIONS.items() if hasattr(socket, name))]
+    assert values == [1, *(value for name, value in KEEPALIVE_OPTIONS.items() if hasattr(socket, name))]

@@ -25,6 +25,8 @@ from sidecar.config.loader import load
 from sidecar.config.settings import Flags
 
 PYTHON, SHELL, TOML, JS = (blocks(README, language) for language in ("python", "sh", "toml", "js"))
+MODEL = "gpt-4o-mini"
+"""The model of the README's clients."""
 POLICY = next(block for block in PYTHON if "class HouseRules" in block)
 
 
@@ -35,7 +37,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def here(block: str, demo: Program) -> str:
-    return block.replace("http://127.0.0.1:8787", demo.url)
+    """Return *block* for the demo: with its address, and its model in place of the one that the reader replaces."""
+    return block.replace("http://127.0.0.1:8787", demo.url).replace(MODEL, "mock-5-0-0")
 
 
 def test_readme_python_client_prints_an_answer(demo: Program) -> None:
@@ -95,7 +98,7 @@ def test_readme_configurations_are_valid(
 ) -> None:
     """The README's configurations are valid."""
     (block,) = (block for block in TOML if part in block)
-    (tmp_path / "s.toml").write_text(block)
+    (tmp_path / "s.toml").write_text(block.replace("the hash that sidecar key new printed", "0" * 64))
     settings = load(tmp_path / "s.toml", environ={}, flags=Flags(upstream="http://127.0.0.1:8000/v1"))
     assert [policy.name for policy in settings.base.policies] == policies
     assert (list(settings.profiles), len(settings.keys)) == (profiles, keys)
@@ -114,7 +117,8 @@ async def test_readme_policy_rejects_and_rewrites(tmp_path: Path) -> None:
     from wire import Client
 
     (tmp_path / "house_rules.py").write_text(POLICY)
-    (tmp_path / "s.toml").write_text(next(block for block in TOML if "house_rules" in block))
+    block = next(block for block in TOML if "house_rules" in block)
+    (tmp_path / "s.toml").write_text(block.replace(MODEL, "mock-3-0-0"))
     with program("mock", "--port", "0", folder=tmp_path) as mock:
         arguments = ("serve", "--config", "s.toml", "--upstream", mock.url, "--port", "0")
         with program(*arguments, folder=tmp_path) as served:

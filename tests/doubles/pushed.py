@@ -30,19 +30,19 @@ async def collect(response: UpstreamResponse, seen: Callable[[bytes], None] = la
     """Return the body as it is pushed; call *seen* with each part. Raise the error that broke the response."""
     body, over = b"", asyncio.Event()
 
-    def on_data() -> None:
+    def on_data(data: bytes) -> None:
         nonlocal body
-        if data := response.take():
+        if data:
             body += data
             seen(data)
         if response.ended or response.broken is not None:
             over.set()
 
-    response.listen(on_data)
-    on_data()
+    response.on_data = on_data
+    on_data(response.take())
     async with asyncio.timeout(TIMEOUT_SECONDS):
         await over.wait()
-    response.listen(None)
+    response.on_data = None
     if response.broken is not None and not response.ended:
         raise response.broken
     return body

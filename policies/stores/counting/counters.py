@@ -13,7 +13,7 @@ from typing import Generic
 
 from policies.api.claim import Claim, counter_key
 from policies.api.store import Grant, Standing
-from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, WindowCache, bucket_seconds
+from policies.api.window import MICROSECONDS_PER_SECOND, Calendar, Sliding, bucket_seconds, span_of
 
 from .arithmetic import charge_for, fitting_ceiling, split_charge
 from .rows import SLIDING_START, ClaimedCounter, RowT, Taken
@@ -23,6 +23,25 @@ GROUP_CLEANUP_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
 """Shortest time between two removals of unused counters where a group of identities is full."""
 
 _COUNTER_KEY = attrgetter("counter")
+
+
+class WindowCache:
+    """Remembers the current span of each calendar window: every call needs it, and it changes once a minute at most."""
+
+    MAX_WINDOWS = 256
+
+    def __init__(self) -> None:
+        self._known: dict[Calendar, tuple[int, int]] = {}
+
+    def at(self, window: Calendar, now: int) -> tuple[int, int]:
+        """Return `span_of` *window* around *now*; all three times are in microseconds since 1970."""
+        known = self._known.get(window)
+        if known is None or not known[0] <= now < known[1]:
+            if len(self._known) >= self.MAX_WINDOWS:
+                self._known.clear()
+            start, end = span_of(window, now / MICROSECONDS_PER_SECOND)
+            known = self._known[window] = (round(start) * MICROSECONDS_PER_SECOND, round(end) * MICROSECONDS_PER_SECOND)
+        return known
 
 
 class CounterStore(ABC, Generic[RowT]):

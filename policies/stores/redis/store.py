@@ -22,8 +22,9 @@ from redis.exceptions import MovedError, RedisError
 
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
-from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, WindowCache, bucket_seconds
+from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, bucket_seconds
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
+from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
 
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
@@ -216,13 +217,13 @@ class RedisStore:
 
     def _describe(self, error: RedisError) -> str:
         text = str(error) or type(error).__name__
-        remedies = (remedy for words, remedy in REDIS_REMEDIES.items() if words in text)
+        remedies = (remedy for phrase, remedy in REDIS_REMEDIES.items() if phrase in text)
         return f"{self._address}: {text}; {next(remedies, 'see that it runs and can be reached')}"
 
 
 def _was_never_sent(error: RedisError) -> bool:
     """Return whether the operation cannot have been executed, because there was no connection."""
-    return any(words in str(error) for words in ("connecting to", "No connection available"))
+    return any(phrase in str(error) for phrase in ("connecting to", "No connection available"))
 
 
 def _script_source(name: str) -> str:

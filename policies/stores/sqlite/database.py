@@ -45,7 +45,8 @@ SQLITE_REMEDIES = {
 class Database:
     """A context manager around one transaction, in which nothing may be awaited.
 
-    In a transaction, `execute` runs a statement and `execute_many` one for each row. `is_unchanged` says that certainly no
+    In a transaction, `execute` runs a statement and `execute_many` one for each row; with `leaves_read_open` a read is left
+    open at its end, for the next ones. `is_unchanged` says that certainly no
     other process has written since the last transaction. `sqlite3.Error` becomes `StoreDown`. After any error the file is
     opened anew for the next transaction, and `is_reopened` is set until it is reset.
     """
@@ -62,14 +63,15 @@ class Database:
         """Whether other processes use the file; set by the store."""
         self._data_version = 0
         self._reader: sqlite3.Cursor | None = None
-        self.open_read_transactions = 0
+        self.leaves_read_open = False
+        self._open_read_transactions = 0
         """Transactions for which the read that is open stays open; 0 where there is none."""
         self._pause_transactions = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         try:
-            if self.open_read_transactions:
+            if self._open_read_transactions:
                 try:
                     self.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as error:
@@ -92,10 +94,13 @@ class Database:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             try:
-                if self.open_read_transactions:
-                    self.open_read_transactions -= 1
-                    if not self.open_read_transactions:
+                if self._open_read_transactions:
+                    self._open_read_transactions -= 1
+                    if not self._open_read_transactions:
                         self.end_read()
+                elif self.leaves_read_open:
+                    self._leave_read_open()
+                self.leaves_read_open = False
                 self.execute("COMMIT")
             except sqlite3.Error as failed:
                 error = failed
@@ -105,23 +110,20 @@ class Database:
         if isinstance(error, sqlite3.Error):
             raise StoreDown(self._describe(error)) from error
 
-    def leave_read_open(self) -> None:
-        """Leave a read open after this transaction, for the next ones.
-
-        Does nothing where other processes use the file: an open read keeps what they write in the WAL.
-        """
-        if self.open_read_transactions or self._reader is None or self.is_shared:
+    def _leave_read_open(self) -> None:
+        """Open a read, unless other processes use the file: an open read keeps what they write in the WAL."""
+        if self._reader is None or self.is_shared:
             return
         if self._pause_transactions:
             self._pause_transactions -= 1
             return
         self._reader.execute("SELECT at FROM tidied")
-        self.open_read_transactions = MAX_OPEN_READ_TRANSACTIONS
+        self._open_read_transactions = MAX_OPEN_READ_TRANSACTIONS
         self._timer = asyncio.get_running_loop().call_later(MAX_OPEN_READ_SECONDS, self.end_read)
 
     def end_read(self) -> None:
         """End the read that was left open."""
-        self.open_read_transactions = 0
+        self._open_read_transactions = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -143,7 +145,7 @@ class Database:
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
         connection, self._connection, self.execute, self.execute_many = self._connection, None, _not_open, _not_open
-        self.is_unchanged = False
+        self.is_unchanged = self.leaves_read_open = False
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self.end_read()
@@ -189,7 +191,7 @@ class Database:
         if not self._path.parent.is_dir():
             return f"{self._path}: {text}; make the folder {self._path.parent} first"
         remedy = next(
-            (remedy for words, remedy in SQLITE_REMEDIES.items() if words in text),
+            (remedy for phrase, remedy in SQLITE_REMEDIES.items() if phrase in text),
             "see that no other program writes to the file",
         )
         return f"{self._path}: {text}; {remedy}"

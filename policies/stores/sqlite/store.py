@@ -158,10 +158,8 @@ class SQLiteStore(CounterStore[SQLiteRow]):
             self._rows, self._is_cleaned = {}, False
         if part and self._recorded_ceiling(call_id, 0) is None:
             return None
-        grant = self._reserve(call_id, claims, ceiling, part, now)
-        if self._resident and not database.open_read_transactions:
-            database.leave_read_open()
-        return grant
+        database.leaves_read_open = self._resident
+        return self._reserve(call_id, claims, ceiling, part, now)
 
     def _open_counters(self) -> list[tuple[str, int, int, int]]:
         self._charge_dead_owners(now := self._now())

@@ -107,7 +107,7 @@ def from_status(
 
 
 def is_missing_model(error: UpstreamError) -> bool:
-    """Whether *error* says that the upstream does not have the requested model."""
+    """Whether *error* means that the upstream does not have the requested model."""
     return error.cause.status_code == httpx.codes.NOT_FOUND or str(error.cause.code).lower() in MISSING_MODEL_CODES
 
 

@@ -39,13 +39,13 @@ def status_error(
         response = httpx.Response(status, headers=headers, content=b"", request=request)
         return _exception(name, message, response=response, body=error_fields or None)
 
-    return Cause(make, name, message, status=status, said=error_fields)
+    return Cause(make, name, message, status=status, error_fields=error_fields)
 
 
 def api_error(message: str, error_fields: Mapping[str, str], request: httpx.Request) -> Cause:
     """Return the cause `APIError`: an answer under status 200 that is an error; *error_fields* as in `status_error`."""
     make = partial(_exception, "APIError", message, request=request, body=error_fields or None)
-    return Cause(make, "APIError", message, said=error_fields)
+    return Cause(make, "APIError", message, error_fields=error_fields)
 
 
 def connection_error(message: str, request: httpx.Request, origin: Exception | None = None) -> Cause:

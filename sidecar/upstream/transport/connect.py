@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HAPPY_EYEBALLS_SECONDS = 0.25
 """Seconds after which the next address of a host is tried at the same time (RFC 8305)."""
-ALPN = ["http/1.1"]
+ALPN_PROTOCOLS = ["http/1.1"]
 KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 """TCP options, in seconds and probes: a server that vanished without FIN is detected after two minutes of silence."""
 
@@ -125,7 +125,7 @@ class Connector:
 def system_tls() -> ssl.SSLContext:
     """Return a TLS context that trusts the system's authorities.  Reads files: tens of milliseconds."""
     context = ssl.create_default_context()
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(ALPN_PROTOCOLS)
     return context
 
 

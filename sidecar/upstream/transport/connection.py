@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import httptools
 import httpx
 
-from .response import OnData, UpstreamResponse
+from .response import UpstreamResponse
 
 READ_AHEAD_BYTES = 65_536
 """Bytes of a body that may wait for their reader before reading pauses.  One network read may exceed it."""
@@ -26,13 +26,13 @@ REUSE_DELAY = 0.01
 """Seconds before a connection whose reading was paused is reused: unread bytes or an end behind the response show up first."""
 MAX_HEADER_FIELDS = 512
 MAX_FIELD_BYTES = 65_536
-CONTINUE, SWITCHING_PROTOCOLS, OK = 100, 101, 200
+FIRST_STATUS, SWITCHING_PROTOCOLS, FIRST_FINAL_STATUS = 100, 101, 200
 
 Callback: TypeAlias = "Callable[[Connection], None]"
 
 
 class Connection(asyncio.Protocol, UpstreamResponse):
-    """One connection and its current response.  Call `begin` before each request.
+    """One connection and its current response, which each `request` begins anew.
 
     `status` is 0 until the head of the response has arrived.  *keep* is called to return the connection to its pool,
     *drop* exactly once when it is lost.
@@ -40,17 +40,16 @@ class Connection(asyncio.Protocol, UpstreamResponse):
 
     __slots__ = (
         "_drop",
+        "_head",
         "_keep",
         "_loop",
         "_message_complete",
         "_non_body_bytes",
-        "_on_data",
         "_parser",
         "_paused",
         "_pieces",
         "_requested",
         "_until_close",
-        "_waiting",
         "_was_paused",
         "heard",
         "on_body",
@@ -70,14 +69,13 @@ class Connection(asyncio.Protocol, UpstreamResponse):
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
         self.should_close = self._paused = False
-        self._on_data: OnData | None = None
-        self._waiting: asyncio.Future[None] | None = None
-        self.begin()
+        self._head: asyncio.Future[None] | None = None
+        self._begin()
         self._requested = False
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Reset the state of the response, for a new request."""
-        self._requested = True
+        self._requested, self.on_data = True, None
         self.heard = self.ended = self._until_close = self._message_complete = self._was_paused = False
         self.status = 0
         self.broken = None
@@ -85,13 +83,16 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         self._pieces.clear()
         self._non_body_bytes = 0
 
-    async def head(self) -> None:
-        """Wait for the head of the response.  Raise `httpx.HTTPError` if the connection breaks before."""
-        while not self.status:
-            if self.broken is not None:
-                raise self.broken
-            self._waiting = waiting = self._loop.create_future()
-            await waiting
+    def request(self, data: bytes) -> asyncio.Future[None]:
+        """Send *data*, a whole request; return a future that is done when the head of the response has arrived.
+
+        Where the connection breaks before that, the future is done too: then `status` is 0 and `broken` is set.
+        """
+        assert self.transport is not None  # for the type checker: the pool hands out open connections
+        self._begin()
+        self._head = head = self._loop.create_future()
+        self.transport.write(data)
+        return head
 
     def take(self) -> bytes:
         """See `UpstreamResponse.take`."""
@@ -104,17 +105,13 @@ class Connection(asyncio.Protocol, UpstreamResponse):
                 transport.resume_reading()
         return data
 
-    def listen(self, on_data: OnData | None) -> None:
-        """See `UpstreamResponse.listen`."""
-        self._on_data = on_data
-
     async def aclose(self) -> None:
         """See `UpstreamResponse.aclose`."""
         transport = self.transport
         if transport is None or not self.ended or self._paused or transport.get_write_buffer_size():
             self.abort()
             return
-        self._requested, self._on_data = False, None
+        self._requested, self.on_data = False, None
         self._pieces.clear()
         if self._was_paused:
             self._loop.call_later(REUSE_DELAY, self._keep, self)
@@ -124,7 +121,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
     def abort(self) -> None:
         """Close at once and discard unsent bytes: a server that does not read must not keep the socket open."""
         self._requested = self._paused = False
-        self._on_data = None
+        self.on_data = None
         self._pieces.clear()
         if (transport := self.transport) is not None:
             transport.abort()
@@ -141,7 +138,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
             transport.abort()  # type: ignore[attr-defined]  # as above
 
     def data_received(self, data: bytes) -> None:
-        """Parse one network read, then notify the reader."""
+        """Parse one network read, then push what it brought of the body."""
         parser = self._parser
         if not self._requested or parser is None:
             self.should_close = True
@@ -164,10 +161,10 @@ class Connection(asyncio.Protocol, UpstreamResponse):
             self._non_body_bytes += len(data)
             if self._non_body_bytes > MAX_NON_BODY_BYTES:
                 self._reject(f"the response has more than {MAX_NON_BODY_BYTES} bytes of heads or trailers")
-        if (on_data := self._on_data) is not None:
-            on_data()
-        elif (waiting := self._waiting) is not None and not waiting.done():
-            waiting.set_result(None)
+        if (on_data := self.on_data) is not None:
+            on_data(self.take())
+            return
+        self._wake()
         # Reading continues behind the end: what arrives there must be seen before the connection is reused.
         if pieces and not self.ended and (len(pieces) > READ_AHEAD_PIECES or sum(map(len, pieces)) > READ_AHEAD_BYTES):
             self._pause()
@@ -207,10 +204,10 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         parser = self._parser
         assert parser is not None  # for the type checker: the parser is the caller
         status = parser.get_status_code()
-        if status < CONTINUE:
+        if status < FIRST_STATUS:
             msg = f"invalid status {status}"
             raise ValueError(msg)
-        if status < OK and status != SWITCHING_PROTOCOLS:
+        if status < FIRST_FINAL_STATUS and status != SWITCHING_PROTOCOLS:
             return
         self.status = status
         self.should_close = not parser.should_keep_alive()
@@ -240,7 +237,12 @@ class Connection(asyncio.Protocol, UpstreamResponse):
             elif self.broken is None:
                 self.broken = httpx.ReadError("the connection was closed" if exc is None else str(exc))
                 self.broken.__cause__ = exc
-        if (on_data := self._on_data) is not None:
-            on_data()
-        elif (waiting := self._waiting) is not None and not waiting.done():
-            waiting.set_result(None)
+        if (on_data := self.on_data) is not None:
+            on_data(self.take())
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        """End the wait for the head if it has arrived, or cannot arrive any more."""
+        if (self.status or self.broken is not None) and (head := self._head) is not None and not head.done():
+            head.set_result(None)

@@ -1,4 +1,4 @@
-"""Decode bodies that are compressed although the request said `identity`: some proxies compress all traffic."""
+"""Decode bodies that are compressed although the request accepts only `identity`: some proxies compress all traffic."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class DnsCache:
 
 
 async def resolve(host: str, port: int) -> list[AddrInfoType]:
-    """Return what the system's resolver says, from a thread."""
+    """Return the addresses from the system's resolver, which runs in a thread."""
     loop = asyncio.get_running_loop()
     return list(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
 

@@ -74,25 +74,23 @@ class HttpTransport:
         A reused connection that the server had closed is replaced once, by a new one, with the same request.
         """
         pool, lines = self._prepared.get(target) or self._prepare(target)
+        size = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
+        data = b"".join(((lines + _lines(headers)).encode("latin-1"), size, body))
         connection = reused = pool.pop()
         if connection is None:
             connection = await pool.open()
         try:
             on_connected()
-            if headers:
-                lines += _lines(headers)
-            size = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
-            data = b"".join((lines.encode("latin-1"), size, body))
         except BaseException:
             connection.abort()
             raise
         while True:
             sent_at = self._clock()
             try:
-                connection.begin()
-                connection.transport.write(data)  # type: ignore[union-attr]  # open: nothing was awaited since
-                await connection.head()
-                return connection
+                await connection.request(data)
+                if connection.status or connection.broken is None:
+                    return connection
+                raise connection.broken
             except httpx.ReadError:
                 connection.abort()
                 if connection is not reused or connection.heard or self._clock() - sent_at >= STALE_REUSE_SECONDS:

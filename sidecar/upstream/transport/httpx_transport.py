@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import httpx
 
 from .connection import READ_AHEAD_BYTES, READ_AHEAD_PIECES
-from .response import OnData, UpstreamResponse
+from .response import UpstreamResponse
 
 if TYPE_CHECKING:
     from .response import Connected, Headers, Target
@@ -22,7 +22,7 @@ PUMP_STOP_SECONDS = 1.0
 class HttpxTransport:
     """See `Transport`.  *connect* limits connecting, in seconds, if *transport* supports httpx's timeouts.
 
-    `on_connected` is called before the request is handed over: httpx does not tell when a connection is made.
+    `on_connected` is called before the request is handed over: httpx does not report when a connection is made.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, connect: float | None = None) -> None:
@@ -59,7 +59,7 @@ class HttpxTransport:
 class HttpxResponse(UpstreamResponse):
     """A response of httpx.  One task, `pump`, reads its body ahead, up to `READ_AHEAD_BYTES`, and closes it at the end."""
 
-    __slots__ = ("_on_data", "_pieces", "_response", "_size", "_started", "_stopped", "_taken", "pump")
+    __slots__ = ("_pieces", "_response", "_size", "_started", "_stopped", "_taken", "pump")
 
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
@@ -69,7 +69,7 @@ class HttpxResponse(UpstreamResponse):
         self._pieces: list[bytes] = []
         self._size = 0
         self._started = self._stopped = False
-        self._on_data: OnData | None = None
+        self.on_data = None
         self._taken: asyncio.Future[None] | None = None
         self.pump = asyncio.get_running_loop().create_task(self._pump())
 
@@ -82,13 +82,9 @@ class HttpxResponse(UpstreamResponse):
             self._taken.set_result(None)
         return data
 
-    def listen(self, on_data: OnData | None) -> None:
-        """See `UpstreamResponse.listen`."""
-        self._on_data = on_data
-
     async def aclose(self) -> None:
         """See `UpstreamResponse.aclose`."""
-        self._on_data = None
+        self.on_data = None
         self.stop()
         await asyncio.wait([self.pump], timeout=PUMP_STOP_SECONDS)
 
@@ -131,5 +127,5 @@ class HttpxResponse(UpstreamResponse):
                 await self._taken
 
     def _notify(self) -> None:
-        if self._on_data is not None:
-            self._on_data()
+        if self.on_data is not None:
+            self.on_data(self.take())

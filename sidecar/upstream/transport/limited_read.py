@@ -16,11 +16,11 @@ READ_ERRORS = (httpx.HTTPError, OSError)
 """The exceptions of a body that breaks."""
 MAX_ERROR_BYTES = 65_536
 ERROR_BODY_SECONDS = 5.0
-"""Seconds to wait for the body of an error: its status already says the most important."""
+"""Limit for the body of an error; its status is already known."""
 
 
 class ResponseTooLarge(Exception):
-    """A response beyond the limit of what is held in memory."""
+    """A response is larger than the limit for responses in memory."""
 
 
 async def read_limited(response: UpstreamResponse, limit: int) -> bytes:

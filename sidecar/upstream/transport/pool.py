@@ -77,7 +77,7 @@ class ConnectionPool:
         try:
             return await connecting
         except asyncio.CancelledError:
-            # A cancellation in the very turn in which the connection was made: it belongs to this call alone.
+            # Cancelled in the event-loop iteration in which the connection was made: only this call knows it.
             if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
                 connecting.result().abort()
             raise

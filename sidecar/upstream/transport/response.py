@@ -12,7 +12,7 @@ import msgspec
 
 Headers: TypeAlias = Collection[tuple[str, str]]
 Connected: TypeAlias = Callable[[], None]
-OnData: TypeAlias = Callable[[], None]
+OnData: TypeAlias = Callable[[bytes], None]
 
 HEADER_TEXT = "utf-8", "surrogateescape"
 """How header values are decoded: UTF-8, and any other byte as a surrogate."""
@@ -27,13 +27,13 @@ class Target(msgspec.Struct, frozen=True, eq=False):
 
 
 class UpstreamResponse(ABC):
-    """A response whose head has arrived.  The body is pushed: `listen`, then `take` in each callback.
+    """A response whose head has arrived.  Its body is pushed to `on_data`; without one it waits for `take`.
 
-    A body is over when `ended` is true (complete) or `broken` is set (truncated).  What arrived before that can still be
-    taken.  After `aclose` the object must not be used again: its connection may serve another request.
+    A body is over when `ended` is true (complete) or `broken` is set (truncated).  What arrived before that is handed out
+    first.  After `aclose` the object must not be used again: its connection may serve another request.
     """
 
-    __slots__ = ("broken", "ended", "fields", "status")
+    __slots__ = ("broken", "ended", "fields", "on_data", "status")
 
     status: int
     """The status code."""
@@ -43,6 +43,12 @@ class UpstreamResponse(ABC):
     """Whether the whole body has arrived."""
     broken: httpx.HTTPError | None
     """Why the rest of the body will not arrive; None while it may."""
+    on_data: OnData | None
+    """Called after each network read with what it brought of the body, which is empty at the end or failure of the body.
+
+    It must not raise, and runs in any context (contextvars).  None stops the calls.  What arrived before it was set is not
+    pushed: set it, then `take` that.
+    """
 
     @property
     def headers(self) -> httpx.Headers:
@@ -64,13 +70,6 @@ class UpstreamResponse(ABC):
         """
 
     @abstractmethod
-    def listen(self, on_data: OnData | None) -> None:
-        """Call *on_data* after each network read that brought a part of the body, its end or its failure.
-
-        None stops the calls.  *on_data* must not raise; it runs in any context (contextvars).  It is not called for what arrived before: `take` that first.
-        """
-
-    @abstractmethod
     async def aclose(self) -> None:
         """Release the connection: keep it if the body has ended, else abort it at once.  To be called exactly once."""
 
@@ -79,17 +78,19 @@ class UpstreamResponse(ABC):
         while not (data := self.take()) and not self.ended:
             if self.broken is not None:
                 raise self.broken
-            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-            def on_data(arrived: asyncio.Future[None] = arrived) -> None:
+            def on_data(data: bytes, arrived: asyncio.Future[bytes] = arrived) -> None:
+                self.on_data = None  # further reads of this iteration wait for `take`
                 if not arrived.done():
-                    arrived.set_result(None)
+                    arrived.set_result(data)
 
-            self.listen(on_data)
+            self.on_data = on_data
             try:
-                await arrived
+                if data := await arrived:
+                    break
             finally:
-                self.listen(None)
+                self.on_data = None
         return data
 
 

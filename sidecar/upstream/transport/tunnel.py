@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MAX_REPLY_BYTES = 16_384
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
 _HEAD_END_BYTES = 4
 
 
@@ -58,7 +58,7 @@ class Tunnel(asyncio.Protocol):
             if len(self._data) > MAX_REPLY_BYTES:
                 self._fail(OSError(f"the proxy's reply to CONNECT has more than {MAX_REPLY_BYTES} bytes"))
             return
-        if (status := _STATUS.match(self._data)) is None:
+        if (status := _STATUS_LINE.match(self._data)) is None:
             self._fail(OSError("the proxy's reply to CONNECT is not valid HTTP"))
             return
         self._surplus = end.end() < len(self._data)

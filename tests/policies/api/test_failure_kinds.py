@@ -43,10 +43,10 @@ def test_document_table_equals_the_code() -> None:
 @pytest.mark.parametrize(
     ("policy", "options", "fault"),
     [
-        (RetryClassifier, {"on": ("sever",)}, "on[0]: 'sever' is no class of failures; did you mean 'server'?"),
-        (RetryClassifier, {"never": ("server", "status:x")}, "never[1]: 'status:x' is no class of failures; name one of connect,"),
-        (Fallback, {"on": ("code:",)}, "on[0]: 'code:' is no class of failures; name one of connect,"),
-        (Fallback, {"to": ("a", "a")}, "to: names an upstream twice; name each once"),
+        (RetryClassifier, {"on": ("sever",)}, "on[0]: 'sever' is not a class of failures; did you mean 'server'?"),
+        (RetryClassifier, {"never": ("server", "status:x")}, "never[1]: 'status:x' is not a class of failures; use one of connect,"),
+        (Fallback, {"on": ("code:",)}, "on[0]: 'code:' is not a class of failures; use one of connect,"),
+        (Fallback, {"to": ("a", "a")}, "to: an upstream is listed twice; list each once"),
     ],
 )  # fmt: skip
 def test_misspelt_kind_is_refused(policy: type[Fallback], options: dict[str, object], fault: str) -> None:

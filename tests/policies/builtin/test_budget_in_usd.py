@@ -78,7 +78,7 @@ async def test_model_without_a_price_is_refused(tmp_path: Path, body: dict[str, 
 
     error = json.loads(answer)["error"]
     assert (status, error["code"], error["policy"]) == (400, "model_not_priced", "budget")
-    assert "Name a model that has one, or ask the operator to add it to `prices`." in error["message"]
+    assert "Name a model with a price, or ask the operator to add it to `prices`." in error["message"]
     assert headers["x-should-retry"] == "false"
 
 

@@ -29,7 +29,8 @@ class Breaks(Policy, frozen=True):
 
 
 FAILED = UpstreamError(
-    Cause(lambda: openai.OpenAIError("x"), "RateLimitError", "Slow down.", status=429, said={"code": "slow"}), "rate"
+    Cause(lambda: openai.OpenAIError("x"), "RateLimitError", "Slow down.", status=429, error_fields={"code": "slow"}),
+    "rate",
 )
 
 

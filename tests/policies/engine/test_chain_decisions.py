@@ -14,7 +14,8 @@ from policies.testing import ScriptedUpstream, make_call, make_services, serve
 pytestmark = pytest.mark.anyio
 
 FAILED = UpstreamError(
-    Cause(lambda: openai.OpenAIError("x"), "RateLimitError", "Slow down.", status=429, said={"code": "slow"}), "rate"
+    Cause(lambda: openai.OpenAIError("x"), "RateLimitError", "Slow down.", status=429, error_fields={"code": "slow"}),
+    "rate",
 )
 
 

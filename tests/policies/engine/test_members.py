@@ -139,7 +139,7 @@ async def test_shared_object_lives_as_long_as_its_users() -> None:
 
 async def test_shared_outside_start_is_refused() -> None:
     """`shared` outside `start` is an error, because no chain would own the object."""
-    with pytest.raises(RuntimeError, match=r"services.shared is for Policy.start; call it there"):
+    with pytest.raises(RuntimeError, match=r"services.shared was called outside Policy.start; call it there"):
         make_services().shared("x", list)
 
 
@@ -183,7 +183,7 @@ def test_policy_without_a_hook_is_refused() -> None:
     services = make_services()
     with pytest.raises(TypeError, match="Idle overrides none of admit, enter, retry; override one of them"):
         Chain([Idle()], ScriptedUpstream(), services)
-    with pytest.raises(ValueError, match="two policies are called trim"):
+    with pytest.raises(ValueError, match="two policies are named trim"):
         Chain([Rate(name="trim", requests=1), Rate(name="trim", requests=2)], ScriptedUpstream(), services)
 
 

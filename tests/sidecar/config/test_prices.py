@@ -13,14 +13,14 @@ from sidecar.config.tables import ConfigError
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[[policy]]\nuse = 'budget'", "policy[0]: a budget is of `tokens` or of `usd`; give it one of them"),
-        ("[[policy]]\nuse = 'budget'\ntokens = 1\nusd = 1.0", "policy[0]: a budget is of `tokens` or of `usd`; give it one of them"),
-        ("[[policy]]\nuse = 'budget'\nusd = 1", 'policy[0].prices: a budget of dollars has no prices; write [prices."MODEL"] with input and output per million'),
+        ("[[policy]]\nuse = 'budget'", "policy[0]: a budget needs either `tokens` or `usd`; set one of them"),
+        ("[[policy]]\nuse = 'budget'\ntokens = 1\nusd = 1.0", "policy[0]: a budget needs either `tokens` or `usd`; set one of them"),
+        ("[[policy]]\nuse = 'budget'\nusd = 1", 'policy[0].prices: a budget in `usd` needs prices; add [prices."MODEL"] with input and output per million tokens'),
         ("[[policy]]\nuse = 'budget'\nusd = 0\nprices = { m = { input = 1, output = 1 } }", "policy[0].usd: invalid value 0: expected a number > 0; see `sidecar config` for an example"),
         ("prices = 3\n[store]", 'prices: expected a table; write each price below [prices."MODEL"]'),
         ("[prices.m]\ninput = 1", "prices.m.output: required key is missing; set it to a number"),
         ("[prices.m]\ninput = -1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.input: invalid value -1: expected a number >= 0; see `sidecar config` for an example"),
-        ("[prices.m]\ninput = 1\ncached_input = 2.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cached_input: 2.5 is more than input, by which a prompt is held; lower it"),
+        ("[prices.m]\ninput = 1\ncached_input = 2.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cached_input: 2.5 is more than input, the price at which prompts are reserved; lower it"),
         ("[prices.other]\ninput = 1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices: no price for model 'test-model', which the budget 'budget' needs; add [prices.\"test-model\"] with input and output, in dollars per million tokens"),
     ],
 )  # fmt: skip

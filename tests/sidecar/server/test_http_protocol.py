@@ -13,7 +13,7 @@ from scripts import answers, mid_stream, silent, whole_answer
 from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, eventually, token, until_unchanged, upstream
 
-from sidecar.server.http_protocol import SURPLUS
+from sidecar.server.http_protocol import MAX_SURPLUS_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +98,7 @@ async def test_pipelined_bytes_are_bounded(tmp_path: Path) -> None:
                 sent += 65_536
         account = await served.account()
 
-    assert sent >= SURPLUS
+    assert sent >= MAX_SURPLUS_BYTES
     assert account.reserved == 0
 
 

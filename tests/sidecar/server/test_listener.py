@@ -171,7 +171,7 @@ def test_live_socket_is_an_error(tmp_path: Path) -> None:
 def test_other_file_is_kept(tmp_path: Path) -> None:
     """A file that is not a socket is an error, and stays."""
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(FileExistsError, match="a file that is not a socket is there"):
+    with pytest.raises(FileExistsError, match="the file exists and is not a socket"):
         listen_unix(tmp_path / "s")
     assert (tmp_path / "s").read_text() == "mine"
 

@@ -57,7 +57,7 @@ async def test_all_receivers_see_the_end(end: str) -> None:
     served = ServedConnection(app)
     served.may_answer.clear()
     served.protocol.data_received(GET)
-    await eventually(lambda: served.protocol.cycle is not None and served.protocol.cycle.waking is not None)
+    await eventually(lambda: served.protocol.cycle is not None and served.protocol.cycle.body_arrived is not None)
     if end == "disconnected":
         served.transport.closing = True
         served.protocol.connection_lost(None)
@@ -83,5 +83,5 @@ async def test_header_value_of_two_lines_is_refused(value: bytes) -> None:
     served.protocol.data_received(GET)
     await eventually(lambda: not served.protocol.tasks)
 
-    assert [str(error) for error in errors] == ["a header has more than one line"]
+    assert [str(error) for error in errors] == ["a response header contains a line break"]
     assert served.transport.sent == b""

@@ -21,13 +21,13 @@ from sidecar.server import http_protocol as protocol
 from sidecar.server import process as server_process
 from sidecar.server import request_cycle as cycle
 from sidecar.server.uvicorn_check import (
-    CLASSES,
+    ANNOTATION_NAMES,
     CYCLE_FIELDS,
-    HTTPTOOLS,
-    MODULES,
-    RANGE,
-    TESTED,
-    TYPES,
+    HTTPTOOLS_MODULE,
+    TESTED_RANGE,
+    TESTED_VERSIONS,
+    USED_CLASSES,
+    USED_NAMES,
     faults,
     warning,
 )
@@ -48,14 +48,14 @@ SERVE = ("serve", "--upstream", "http://h/v1", "--port", "0")
 def test_installed_version_is_compatible() -> None:
     """The installed uvicorn has every attribute that the server subclasses, overrides or reads, and is a tested version."""
     assert faults() == []
-    assert all(hasattr(import_module(module), name) for module, names in TYPES.items() for name in names)
+    assert all(hasattr(import_module(module), name) for module, names in ANNOTATION_NAMES.items() for name in names)
     assert warning(uvicorn.__version__) is None
 
 
 @pytest.mark.parametrize(("ours", "theirs"), OURS)
 def test_list_is_complete(ours: type, theirs: type) -> None:
     """Each attribute of uvicorn's class that ours overrides, or reads on itself, is on the list."""
-    used = next(used for (module, name), used in CLASSES.items() if name == theirs.__name__)
+    used = next(used for (module, name), used in USED_CLASSES.items() if name == theirs.__name__)
     listed = {*used.methods, *used.fields, *(field for fields in used.assigned.values() for field in fields)}
     listed |= CYCLE_FIELDS if theirs is RequestResponseCycle else set()
     overridden = {name for name in vars(ours) if name in vars(theirs) and not name.startswith("__")}
@@ -76,7 +76,7 @@ def test_list_is_complete(ours: type, theirs: type) -> None:
 )
 def test_attributes_of_uvicorns_objects_are_listed(attribute: str, kind: str) -> None:
     """Each attribute that is read of uvicorn's flow control, state and server is on the list."""
-    (used,) = (used for (_, name), used in CLASSES.items() if name == kind)
+    (used,) = (used for (_, name), used in USED_CLASSES.items() if name == kind)
     read = {
         node.attr
         for module in (cycle, protocol, server_process)
@@ -94,9 +94,9 @@ def test_imported_names_are_listed(module: ModuleType) -> None:
     """Each name that is imported of uvicorn is on the list, and so is each module."""
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uvicorn"):
-            assert {alias.name for alias in node.names} <= set((MODULES | TYPES)[node.module or ""])
+            assert {alias.name for alias in node.names} <= set((USED_NAMES | ANNOTATION_NAMES)[node.module or ""])
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "uvicorn":
-            assert node.attr in MODULES["uvicorn"]
+            assert node.attr in USED_NAMES["uvicorn"]
 
 
 def without(module: str, *path: str) -> Callable[[str], Any]:
@@ -118,8 +118,11 @@ def without(module: str, *path: str) -> Callable[[str], Any]:
 @pytest.mark.parametrize(
     ("load", "fault"),
     [
-        (without(HTTPTOOLS, "STATUS_LINE"), f"no {HTTPTOOLS}.STATUS_LINE"),
-        (without(HTTPTOOLS, "HttpToolsProtocol", "send_400_response"), "no method HttpToolsProtocol.send_400_response"),
+        (without(HTTPTOOLS_MODULE, "STATUS_LINE"), f"no {HTTPTOOLS_MODULE}.STATUS_LINE"),
+        (
+            without(HTTPTOOLS_MODULE, "HttpToolsProtocol", "send_400_response"),
+            "no method HttpToolsProtocol.send_400_response",
+        ),
         (without("uvicorn", "Server", "capture_signals"), "no method Server.capture_signals"),
     ],
 )
@@ -132,11 +135,11 @@ def test_missing_module_is_a_fault() -> None:
     """A missing module is a fault with its name."""
 
     def load(name: str) -> Any:
-        if name == HTTPTOOLS:
+        if name == HTTPTOOLS_MODULE:
             raise ModuleNotFoundError(name)
         return import_module(name)
 
-    assert faults(load) == [f"no module {HTTPTOOLS}"]
+    assert faults(load) == [f"no module {HTTPTOOLS_MODULE}"]
 
 
 @pytest.mark.parametrize(("gone", "fault"), [(True, "no field"), (False, "a new field")])
@@ -164,15 +167,15 @@ def test_untested_version_gets_a_warning(version: str, tested: bool) -> None:  #
     """A version outside the tested range gets a warning that names the range."""
     message = warning(version)
     assert (message is None) == tested
-    assert tested or message == f"uvicorn {version} is not tested; tested versions: {RANGE}"
+    assert tested or message == f"uvicorn {version} is not tested; tested versions: {TESTED_RANGE}"
 
 
 def test_dependencies_are_bounded() -> None:
     """The project's bounds of uvicorn are the tested range; Litestar has an upper bound too."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    first, end = (".".join(map(str, each)) for each in TESTED)
-    assert f"uvicorn>={first},<{end}" == RANGE
-    assert RANGE in dependencies
+    first, end = (".".join(map(str, each)) for each in TESTED_VERSIONS)
+    assert f"uvicorn>={first},<{end}" == TESTED_RANGE
+    assert TESTED_RANGE in dependencies
     assert any(each.startswith("litestar>=") and ",<" in each for each in dependencies)
 
 
@@ -184,7 +187,7 @@ def test_incompatible_version_ends_the_start(tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert err == (
         "sidecar: uvicorn 0.99.0 is not compatible: no method HttpToolsProtocol.on_url; "
-        f"install a tested version: '{RANGE}'\n"
+        f"install a tested version: '{TESTED_RANGE}'\n"
     )
 
 
@@ -197,4 +200,7 @@ def test_untested_version_starts_with_a_warning(tmp_path: Path, workers: str) ->
         assert running.line.startswith("sidecar listening on http://")
         assert running.stop() == 0
 
-    assert log.read_text() == f"sidecar: warning: uvicorn 0.99.0 is not tested; tested versions: {RANGE}\n"
+    assert (
+        log.read_text().splitlines()[0]
+        == f"sidecar: warning: uvicorn 0.99.0 is not tested; tested versions: {TESTED_RANGE}"
+    )

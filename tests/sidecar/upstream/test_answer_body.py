@@ -18,7 +18,7 @@ from sidecar.config.upstream import ResolvedUpstream
 from sidecar.upstream.answer_body import AnswerBody
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.progress_timeout import ProgressTimeout
-from sidecar.upstream.transport.response import OnData, UpstreamResponse
+from sidecar.upstream.transport.response import UpstreamResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ class ScriptedResponse(UpstreamResponse):
     def __init__(self) -> None:
         self.status, self._data, self.ended, self.broken = 200, b"", False, None
         self.fields = [(b"content-type", b"text/event-stream")]
-        self._arrived: OnData | None = None
+        self.on_data = None
 
     def take(self) -> bytes:
         data, self._data = self._data, b""
@@ -43,23 +43,21 @@ class ScriptedResponse(UpstreamResponse):
     async def aclose(self) -> None:
         pass
 
-    def listen(self, arrived: OnData | None) -> None:
-        self._arrived = arrived
-
     def arrive(self, data: bytes) -> None:
         self._data, self.ended = self._data + data, not data
-        if self._arrived is not None:
-            self._arrived()
+        if self.on_data is not None:
+            self.on_data(self.take())
 
     @property
     def has_listener(self) -> bool:
-        return self._arrived is not None
+        return self.on_data is not None
 
 
 def body_of(answer: ScriptedResponse, *, idle: float = 60.0) -> tuple[AnswerBody, ProgressTimeout]:
+    """Return the body of a streamed *answer*, and its timeout."""
     upstream = UpstreamClient(ResolvedUpstream("http://up.example/v1", idle=idle), UnusedTransport(), clock=lambda: 0.0)
     timeout = ProgressTimeout(60)
-    return AnswerBody(upstream, make_call("hi"), answer, timeout, None), timeout
+    return AnswerBody(upstream, make_call("hi"), answer, timeout, None, streams=True), timeout
 
 
 class UnusedTransport:

@@ -66,11 +66,11 @@ async def served(folder: Path, script: Script, limits: dict[str, float], *, stre
 @pytest.mark.parametrize(
     ("script", "limits", "stream", "words"),
     [
-        pytest.param(silent, {"head": 0.1}, True, "did not begin to answer in time", id="no head"),
-        pytest.param(silent, {"head": 0.1, "whole": 0.1}, False, "did not begin to answer in time", id="no whole answer"),
-        pytest.param(half_a_body, {"first_token": 0.1, "whole": 0.1}, False, "gave no first word in time", id="half of one"),
-        pytest.param(noise_after(), {"first_token": 0.1}, True, "gave no first word in time", id="no first token"),
-        pytest.param(noise_after(EMPTY), {"first_token": 0.1, "idle": 9}, True, "gave no first word in time", id="a role is no token"),
+        pytest.param(silent, {"head": 0.1}, True, "did not start to answer in time", id="no head"),
+        pytest.param(silent, {"head": 0.1, "whole": 0.1}, False, "did not start to answer in time", id="no whole answer"),
+        pytest.param(half_a_body, {"first_token": 0.1, "whole": 0.1}, False, "sent no first token in time", id="half of one"),
+        pytest.param(noise_after(), {"first_token": 0.1}, True, "sent no first token in time", id="no first token"),
+        pytest.param(noise_after(EMPTY), {"first_token": 0.1, "idle": 9}, True, "sent no first token in time", id="a role is no token"),
     ],
 )  # fmt: skip
 async def test_timeout_before_output_names_its_phase(
@@ -95,7 +95,7 @@ async def test_noise_between_outputs_is_no_progress(tmp_path: Path) -> None:
     chat, (status, body), _ = await served(tmp_path, noise_after(token("a"), token("b")), {"idle": 0.1}, stream=True)
 
     assert [name for name, _ in chat] == ["start", "token", "token", "error"]
-    assert "fell silent" in chat[-1][1]
+    assert "stopped sending" in chat[-1][1]
     assert (status, body.count(b'"content": "a"'), body.count(b"stream_interrupted")) == (200, 1, 1)
 
 
@@ -133,7 +133,7 @@ async def test_connect_timeout_costs_nothing(tmp_path: Path) -> None:
             account = await running.account()
 
     assert (status, account.spent, account.reserved) == (504, 0, 0)
-    assert "took no connection in time" in json.loads(body)["error"]["message"]
+    assert "did not accept a connection in time" in json.loads(body)["error"]["message"]
 
 
 async def test_deadline_covers_all_attempts(tmp_path: Path) -> None:

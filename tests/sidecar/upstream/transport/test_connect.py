@@ -59,7 +59,7 @@ async def test_certificate_of_another_name_is_refused(authority: trustme.CA) -> 
 async def test_connecting_has_a_limit() -> None:
     """Connecting takes at most `connect` seconds, a TLS handshake that never ends included."""
     gone = asyncio.Event()
-    async with serving(reads(gone)) as port, transport(connect=0.05) as it:
+    async with serving(reads(gone)) as port, transport(connect=1.0) as it:
         with pytest.raises(httpx.ConnectTimeout):
             await ask(it, f"https://127.0.0.1:{port}/")
         await asyncio.wait_for(gone.wait(), TIMEOUT_SECONDS)

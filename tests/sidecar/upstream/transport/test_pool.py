@@ -34,6 +34,9 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None:
         self.paused = False
 
+    def write(self, data: object) -> None:
+        pass
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -92,9 +95,10 @@ def pool(loop: Loop) -> ConnectionPool:
 
 async def used(connection: Connection) -> Connection:
     """Let *connection* receive a response, and release it."""
-    connection.begin()
+    head = connection.request(b"")
     connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
     assert connection.ended
+    await head
     await connection.aclose()
     return connection
 
@@ -157,7 +161,7 @@ async def slow(pool: ConnectionPool) -> Connection:
     """Return a connection whose reading was paused during its response, which is released."""
     connection = await pool.open()
     transport = cast("Transport", connection.transport)
-    connection.begin()
+    connection.request(b"")
     connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 90_000)
     assert transport.paused
     assert len(connection.take()) == 90_000
@@ -229,7 +233,7 @@ async def test_cancelled_connect_leaves_no_connection(loop: Loop) -> None:
 async def test_close_ends_all_connections(pool: ConnectionPool, loop: Loop) -> None:
     """Closing ends idle connections and those in use, and no timer is left."""
     busy, idle = await pool.open(), await used(await pool.open())
-    busy.begin()
+    busy.request(b"")
     await pool.aclose()
 
     assert (busy.transport, idle.transport, pool.open_count, loop.timers) == (None, None, 0, [])

@@ -1,0 +1,68 @@
+"""docs/stores.md is true: its store is installed by its entry points and counts, and its table has the whole contract."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documents import blocks, modules, rows
+from places import ROOT
+
+from policies import Budget, Rate
+from policies.api.store import Store
+from policies.stores.opening import STORE_GROUP, open_store
+from policies.testing import FakeClock, make_call, make_services, serve
+
+DOCUMENT = ROOT / "docs" / "stores.md"
+MODULE = "timed_store"
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of the document, installed with the entry points that it shows."""
+    (tmp_path / f"{MODULE}.py").write_text(modules(DOCUMENT)[f"{MODULE}.py"])
+    (block,) = (block for block in blocks(DOCUMENT, "toml") if STORE_GROUP in block)
+    entries = tomllib.loads(block)["project"]["entry-points"][STORE_GROUP]
+    dist = tmp_path / "timed_store-1.dist-info"
+    dist.mkdir()
+    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: timed-store\nVersion: 1\n")
+    lines = [f"[{STORE_GROUP}]", *(f"{scheme} = {place}" for scheme, place in entries.items())]
+    (dist / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop(MODULE, None)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("installed")
+async def test_example_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The example reserves, settles and releases in the file of its URL, and logs how long a reservation took."""
+    caplog.set_level("INFO")
+    clock = FakeClock()
+    store = open_store("timed+sqlite:///counters.db", folder=tmp_path, clock=clock)
+    assert not list(tmp_path.glob("counters.db*"))
+    services = make_services(clock=clock, store=store)
+    limits = [Rate(name="rate", requests=2), Budget(name="budget", tokens=100_000)]
+    try:
+        served = [await serve(limits, make_call("hi", services=services)) for _ in range(3)]
+        (account,) = await store.accounts()
+        await store.heartbeat()
+        await store.ping()
+    finally:
+        await store.aclose()
+
+    assert [each.rejection is None for each in served] == [True, True, False]
+    assert (account.policy, account.reserved, account.spent > 0) == ("budget", 0, True)
+    assert (tmp_path / "counters.db").is_file()
+    assert sum(each.name == "sidecar.timed_store" for each in caplog.records) == 3
+
+
+def test_table_has_the_contract() -> None:
+    """The table of the members of `Store` has each of them, and no other."""
+    named = [row[0].strip("`") for row in rows(DOCUMENT.read_text(), "| member of `Store` | meaning |")]
+    assert named == [name for name in vars(Store) if not name.startswith("_")]
