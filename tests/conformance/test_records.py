@@ -281,7 +281,7 @@ async def test_failed_call_has_upstreams_redacted_text(tmp_path: Path) -> None:
 
 
 async def test_truncated_stream_is_recorded_as_failed(tmp_path: Path) -> None:
-    """A stream that truncated after output is recorded as failed, under the status that was sent."""
+    """A stream that is truncated after output is recorded as failed, under the status that was sent."""
     async with upstream(truncated) as up, recorded(tmp_path, up) as it:
         await it.served.post("/api/chat", CHAT)
         record = await it.one()
