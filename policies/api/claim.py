@@ -52,8 +52,8 @@ IDENTITY_SEPARATOR = "\x1e"
 MAX_IDENTITY_LENGTH = 128
 DEFAULT_MAX_IDENTITIES = 10_000
 IPV6_HOST_BITS = 64
-MILLION = 1_000_000
-TOKEN_SCALES: dict[str, int] = {"usd": MILLION}
+MICRO_DOLLARS_PER_DOLLAR = 1_000_000
+TOKEN_SCALES: dict[str, int] = {"usd": MICRO_DOLLARS_PER_DOLLAR}
 """Divisor of a claim's `per_token` by unit, if it is not 1: prices are per million tokens."""
 
 

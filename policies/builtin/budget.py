@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from policies.api.call import Call
-from policies.api.claim import DEFAULT_MAX_IDENTITIES, MILLION, By, Claim, Identities
+from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities
 from policies.api.lease import Lease
 from policies.api.policy import Policy
 from policies.api.prompt_size import size_of
@@ -143,7 +143,7 @@ class _DollarLease(_BudgetLease):
             policy.claim(
                 call,
                 max(price.prompt(prompt) for price in prices),
-                limit=round(policy.usd * MILLION),
+                limit=round(policy.usd * MICRO_DOLLARS_PER_DOLLAR),
                 window=Calendar(policy.window, policy.timezone),
                 by=policy.by,
                 unit="usd",
@@ -158,7 +158,7 @@ class _DollarLease(_BudgetLease):
         return sum(self._cost(part) for part in usage.each)
 
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:
-        return self._refused(f"${claim.limit / MILLION:.10g}")
+        return self._refused(f"${claim.limit / MICRO_DOLLARS_PER_DOLLAR:.10g}")
 
     def _cost(self, usage: Usage) -> int:
         # With fallback models, or without a known model, any of the models may have served the attempt.

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import msgspec
 
-from policies.api.claim import MILLION
+from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR
 from policies.api.match import longest_match
 from policies.api.usage import Usage
 
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+
+TOKENS_PER_PRICE = 1_000_000
+"""Prices are per this many tokens."""
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,19 +35,19 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def per_output(self) -> int:
         """Micro-dollars per million output tokens."""
-        return round(self.output * MILLION)
+        return round(self.output * MICRO_DOLLARS_PER_DOLLAR)
 
     def prompt(self, tokens: int) -> int:
         """Return the cost of a prompt of *tokens*, in micro-dollars, rounded up."""
-        return -(-tokens * round(self.input * MILLION) // MILLION)
+        return -(-tokens * round(self.input * MICRO_DOLLARS_PER_DOLLAR) // TOKENS_PER_PRICE)
 
     def cost(self, usage: Usage) -> int:
         """Return the cost of *usage*, in micro-dollars; only the sum is rounded up."""
         cached = min(usage.cached, usage.input)
         of_cached = self.input if self.cached_input is None else self.cached_input
-        total = (usage.input - cached) * round(self.input * MILLION)
-        total += cached * round(of_cached * MILLION) + usage.output * self.per_output
-        return -(-total // MILLION)
+        total = (usage.input - cached) * round(self.input * MICRO_DOLLARS_PER_DOLLAR)
+        total += cached * round(of_cached * MICRO_DOLLARS_PER_DOLLAR) + usage.output * self.per_output
+        return -(-total // TOKENS_PER_PRICE)
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:

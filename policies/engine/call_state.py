@@ -36,8 +36,8 @@ class End(NamedTuple):
     message: str = ""
 
 
-DONE = End(Ending.DONE, 200)
-CANCELLED = End(Ending.CANCELLED)
+DONE_END = End(Ending.DONE, 200)
+CANCELLED_END = End(Ending.CANCELLED)
 
 
 def end_by(error: Exception) -> End:

@@ -28,7 +28,7 @@ from policies.api.upstream import Stream, Upstream, UpstreamError
 from policies.api.usage import Usage
 
 from .call_control import CallControl
-from .call_state import CANCELLED, DONE, CallState, begin, end_by
+from .call_state import CANCELLED_END, DONE_END, CallState, begin, end_by
 from .error_report import HookMisuse, error_report
 from .event_filters import EventFilters
 from .ledger import LeasedClaim, Ledger
@@ -70,11 +70,11 @@ class Chain:
         come.
         """
         run = begin(call, self._services)
-        end = CANCELLED
+        end = CANCELLED_END
         try:
             await self._admit(run, admitted)
             last = await self._forward(run, sink)
-            end = DONE
+            end = DONE_END
         except Exception as error:
             end = end_by(error)
             raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from policies.api.claim import MILLION, Claim, counter_key
+from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
 from policies.api.lease import Ending, Lease, Outcome
 from policies.api.policy import StoreFailure
 from policies.api.rejection import Rejection
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_SENSIBLE_WAIT = 60.0
 """Seconds up to which waiting for a rate is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
 
-_CLAIM = itemgetter(0)
+_CLAIM_OF_LEASED = itemgetter(0)
 
 
 LeasedClaim: TypeAlias = tuple[Claim, Lease, StoreFailure]
@@ -66,7 +66,7 @@ class Ledger:
         ceiling = call.max_tokens or 0
         if self._settlements.pending:
             await self._settlements.catch_up()
-        claims: list[Claim] = list(map(_CLAIM, hold.claims))
+        claims: list[Claim] = list(map(_CLAIM_OF_LEASED, hold.claims))
         try:
             grant = await self._store.reserve(call.id, claims, ceiling)
         except StoreDown as error:
@@ -121,7 +121,7 @@ class Ledger:
                 charge = lease.charge(claim, usage)
                 charges[key] = charges.get(key, 0) + charge
                 if claim.unit == "usd":
-                    hold.cost_usd = max(hold.cost_usd or 0.0, charge / MILLION)
+                    hold.cost_usd = max(hold.cost_usd or 0.0, charge / MICRO_DOLLARS_PER_DOLLAR)
             except Exception as error:  # noqa: BLE001  # of a policy: it must not keep the others from being charged
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
@@ -166,4 +166,4 @@ def _refusal(hold: Reservation, grant: Grant, index: int) -> Rejection:
 
 
 def _in_units(claim: Claim, amount: int) -> float:
-    return amount / MILLION if claim.unit == "usd" else amount
+    return amount / MICRO_DOLLARS_PER_DOLLAR if claim.unit == "usd" else amount

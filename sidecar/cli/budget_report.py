@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.claim import IDENTITY_SEPARATOR, MILLION, OVERFLOW_SUFFIX
+from policies.api.claim import IDENTITY_SEPARATOR, MICRO_DOLLARS_PER_DOLLAR, OVERFLOW_SUFFIX
 from policies.api.store import Account, Store
 from policies.api.window import Calendar, span_of, zone_of
 from policies.builtin.budget import Budget
@@ -89,7 +89,9 @@ def _line(budget: Budget, settings: Settings, account: Account) -> BudgetLine:
     counts = _counts(budget, account.identity)
     limit = _limit(budget, settings, counts.get("tenant"))
     amounts = (limit, account.spent, account.reserved, max(0, limit - account.spent - account.reserved))
-    limit_shown, spent, reserved, left = amounts if budget.usd is None else (amount / MILLION for amount in amounts)
+    limit_shown, spent, reserved, left = (
+        amounts if budget.usd is None else (amount / MICRO_DOLLARS_PER_DOLLAR for amount in amounts)
+    )
     return BudgetLine(
         policy=budget.name,
         tenant=counts.get("tenant"),
@@ -129,7 +131,7 @@ def _limit(budget: Budget, settings: Settings, tenant: str | None) -> int:
 
 
 def _amount(budget: Budget) -> int:
-    return round((budget.usd or 0) * MILLION) if budget.tokens is None else budget.tokens
+    return round((budget.usd or 0) * MICRO_DOLLARS_PER_DOLLAR) if budget.tokens is None else budget.tokens
 
 
 def as_json(lines: Sequence[BudgetLine]) -> str:

@@ -147,7 +147,7 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
         return headers
 
 
-def fault_of_rejection(rejection: Rejection) -> ClientError:
+def error_for_rejection(rejection: Rejection) -> ClientError:
     """Return the error for a policy's refusal."""
     return ClientError(
         status=rejection.status,
@@ -161,7 +161,7 @@ def fault_of_rejection(rejection: Rejection) -> ClientError:
     )
 
 
-def fault_of_upstream(error: UpstreamError) -> ClientError:
+def error_for_upstream(error: UpstreamError) -> ClientError:
     """Return the error for a failed upstream, by its kind.
 
     It is `final`: the sidecar has made its own retries, so the client's SDK should not retry.

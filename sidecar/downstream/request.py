@@ -15,7 +15,7 @@ from sidecar.wire.json_body import json_object, json_steps
 from .client_connection import ClientConnection, Receive, Scope
 from .client_errors import ClientError, body_too_large, unsupported_media_type
 
-JSON = b"application/json"
+JSON_MEDIA_TYPE = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -52,11 +52,11 @@ def check_json(headers: dict[bytes, bytes]) -> None:
 
     A browser sends that type to another origin only after a preflight, so a web page cannot spend a budget without one.
     """
-    if headers.get(b"content-type") == JSON and b"content-encoding" not in headers:
+    if headers.get(b"content-type") == JSON_MEDIA_TYPE and b"content-encoding" not in headers:
         return
     kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
-    if kind.strip() != JSON or (b"charset=" in charset and b"charset=utf-8" not in charset):
+    if kind.strip() != JSON_MEDIA_TYPE or (b"charset=" in charset and b"charset=utf-8" not in charset):
         raise RequestRefused(unsupported_media_type())
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
         raise RequestRefused(unsupported_media_type())

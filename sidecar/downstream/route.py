@@ -23,8 +23,8 @@ from .client_errors import (
     ClientError,
     deadline_passed,
     draining,
-    fault_of_rejection,
-    fault_of_upstream,
+    error_for_rejection,
+    error_for_upstream,
     forbidden,
     internal_error,
     invalid_request,
@@ -185,11 +185,11 @@ class Route(ABC):
                 call, response, admitted=response.admitted if response.sends_start_event else None, control=active
             )
         except Rejection as rejection:
-            return fault_of_rejection(rejection)
+            return error_for_rejection(rejection)
         except UpstreamError as error:
             if services.observe is None:
                 services.policy_services.log.warning("call %s failed: %s (%s)", call.id, error.kind, error.reason)
-            return fault_of_upstream(error)
+            return error_for_upstream(error)
         except Exception as error:  # noqa: BLE001  # of a policy, or ours; its message may hold a prompt
             services.policy_services.log.error("call %s failed: %s", call.id, error_report(error))  # noqa: TRY400
             return internal_error()

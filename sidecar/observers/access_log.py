@@ -11,10 +11,11 @@ from policies.records.record import Record
 from sidecar.config.log import LogFormat, LogLevel, LogSettings
 
 from .entry_format import MAX_LINE_BYTES
-from .escaping import printable_json, quoted
+from .escaping import is_plain, printable_json, quoted
 from .levels import LEVEL_NUMBERS, level_of
 from .timestamp import TimestampFormat
 
+EMPTY_VALUE = quoted("")
 _TEXT_CHARACTERS = (256, 64, 8)
 """Lengths to which texts are cut, one after the other, until the line has at most `MAX_LINE_BYTES`."""
 
@@ -71,20 +72,27 @@ class AccessLineFormat:
 
     def _text(self, record: Record, level: LogLevel) -> bytes:
         time = self._timestamps.text(record.started_at + record.total_seconds)
-        line = f"{time} {level.upper()} request id={quoted(record.request_id)}"
-        if record.tenant:
-            line += f" tenant={quoted(record.tenant)}"
-        if record.ip:
-            line += f" ip={quoted(record.ip)}"
-        line += f" {quoted(record.method)} {quoted(record.route)} {record.status}"
+        names = [record.request_id, record.method, record.route, record.tenant, record.ip, record.profile]
+        names += record.model_asked, record.model_served, record.upstream
+        if not is_plain("".join(names)):  # one check for all: in most lines no name needs quotes
+            names = [name and quoted(name) for name in names]
+        request_id, method, route, tenant, ip, profile, asked, served, upstream = names
+        line = f"{time} {level.upper()} request id={request_id or EMPTY_VALUE}"
+        if tenant:
+            line += f" tenant={tenant}"
+        if ip:
+            line += f" ip={ip}"
+        line += f" {method or EMPTY_VALUE} {route or EMPTY_VALUE} {record.status}"
         if record.ending != "done" or record.code:
             line += _refusal(record)
-        if record.profile:
-            line += f" profile={quoted(record.profile)}"
-        if record.model_asked or record.model_served:
-            line += f" model={_models(record)}"
-        if record.upstream:
-            line += f" upstream={quoted(record.upstream)}"
+        if profile:
+            line += f" profile={profile}"
+        if served and served != asked:
+            line += f" model={asked}->{served}"
+        elif asked:
+            line += f" model={asked}"
+        if upstream:
+            line += f" upstream={upstream}"
         line += _usage_and_times(record)
         if record.attempts:
             line += f" attempts={record.attempts}"
@@ -121,13 +129,6 @@ def _usage_and_times(record: Record) -> str:
     if record.first_output_seconds is not None:
         text += f" first={record.first_output_seconds:.3f}s"
     return f"{text} total={record.total_seconds:.3f}s"
-
-
-def _models(record: Record) -> str:
-    requested, served = record.model_asked, record.model_served
-    if not served or requested == served:
-        return quoted(requested)
-    return f"{quoted(requested) if requested else ''}->{quoted(served)}"
 
 
 def _changed(record: Record, change: Callable[[str], str]) -> Record:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_is_plain_word = re.compile(r"[A-Za-z0-9._:/@+~*,{}\[\]-]+").fullmatch
+is_plain = re.compile(r"[A-Za-z0-9._:/@+~*,{}\[\]-]+").fullmatch
+"""Match a text that needs no quotes: one plain word."""
 _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _DELETE_BYTE = b"\x7f"
 _LAST_OF_ONE_UNIT = 0xFFFF
@@ -16,7 +17,7 @@ def quoted(text: str) -> str:
     Spaces, quotes, `=`, `>` and everything outside ASCII make it a JSON string.  Unprintable characters, among them line
     and paragraph separators, bidirectional controls and lone surrogates, become `\uXXXX`.
     """
-    if _is_plain_word(text):
+    if is_plain(text):
         return text
     if text.isprintable():
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from sidecar.config.settings import Settings
     from sidecar.downstream.services import Observe
 
-DATA: dict[str, type[Route]] = {CHAT_PATH: ChatRoute, COMPLETIONS_PATH: CompletionsRoute, MODELS_PATH: ModelsRoute}
+DATA_ROUTES: dict[str, type[Route]] = {
+    CHAT_PATH: ChatRoute,
+    COMPLETIONS_PATH: CompletionsRoute,
+    MODELS_PATH: ModelsRoute,
+}
 EXPOSED_HEADERS = ["x-request-id", "retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy"]
 
 
@@ -47,7 +51,7 @@ class Application:
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA]
+        data = [self._data_route(path) for path in DATA_ROUTES]
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],
@@ -64,7 +68,7 @@ class Application:
     @asynccontextmanager
     async def _running(self, _: Litestar) -> AsyncIterator[None]:
         self.gateway = gateway = self._make_gateway(self._settings)
-        self._routes.update((path, kind(gateway)) for path, kind in DATA.items())
+        self._routes.update((path, kind(gateway)) for path, kind in DATA_ROUTES.items())
         try:
             yield
         finally:

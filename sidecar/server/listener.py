@@ -14,7 +14,7 @@ from typing import Any, Self, TypeAlias
 
 Resolve: TypeAlias = Callable[..., list[tuple[Any, ...]]]
 
-BACKLOG = 4096
+ACCEPT_BACKLOG = 4096
 """Connections that the kernel queues before they are accepted."""
 MISSING_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """Errors of an address whose family this machine does not have."""
@@ -86,7 +86,7 @@ def listen_unix(path: Path) -> Listener:
         with _locked(path.parent):
             _remove_stale(path)
             listener.bind(os.fspath(path))
-            listener.listen(BACKLOG)
+            listener.listen(ACCEPT_BACKLOG)
         return Listener([listener], f"unix:{path}", path)
     except OSError:
         listener.close()
@@ -108,7 +108,7 @@ def _bind_all(addresses: list[tuple[int, int, int, tuple[Any, ...]]]) -> list[so
         if not sockets:
             raise missing or OSError(errno.EADDRNOTAVAIL, "the host has no address")
         for each in sockets:
-            each.listen(BACKLOG)
+            each.listen(ACCEPT_BACKLOG)
     except BaseException:
         for each in sockets:
             each.close()

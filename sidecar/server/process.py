@@ -22,7 +22,7 @@ from sidecar.observers.process_log import ProcessLog
 from .app import Application
 from .gateway import Gateway
 from .http_protocol import HttpProtocol
-from .listener import BACKLOG, Listener
+from .listener import ACCEPT_BACKLOG, Listener
 from .workers import STOP_SIGNALS, log_hangup
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def _serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=ACCEPT_BACKLOG,
         timeout_keep_alive=KEEPALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )

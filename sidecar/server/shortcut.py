@@ -26,7 +26,7 @@ UNKNOWN_ROUTE = "unknown"
 BAD_REQUEST_STATE = "sidecar.bad_request"
 """The key in the lifespan state under which the server finds what records a request that is not valid HTTP."""
 FIRST_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED, BAD_REQUEST = 400, 404, 405, 400
-CODES = {BAD_REQUEST: "invalid_request", NOT_FOUND: "not_found", METHOD_NOT_ALLOWED: "method_not_allowed"}
+CODES_BY_STATUS = {BAD_REQUEST: "invalid_request", NOT_FOUND: "not_found", METHOD_NOT_ALLOWED: "method_not_allowed"}
 
 
 def past_router(litestar: AsgiApp, routes: Mapping[str, DataRoute], observed: Callable[[], Observe | None]) -> AsgiApp:
@@ -80,7 +80,7 @@ async def recorded(app: AsgiApp, scope: Scope, receive: Receive, send: Send, obs
                 route=path if path in OPERATION_ROUTES else UNKNOWN_ROUTE,
                 status=status or CLIENT_CLOSED_REQUEST,
                 ending=Ending.REJECTED if failed else Ending.DONE,
-                code=CODES.get(status, "internal_error" if status >= 500 else "") if failed else "",  # noqa: PLR2004
+                code=CODES_BY_STATUS.get(status, "internal_error" if status >= 500 else "") if failed else "",  # noqa: PLR2004
             )
         )
 
@@ -96,6 +96,6 @@ def _record_bad_request(name: str, observe: Observe | None) -> None:
             route=UNKNOWN_ROUTE,
             status=BAD_REQUEST,
             ending=Ending.REJECTED,
-            code=CODES[BAD_REQUEST],
+            code=CODES_BY_STATUS[BAD_REQUEST],
         )
         observe(record)

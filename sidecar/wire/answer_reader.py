@@ -97,12 +97,12 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         items, raws = self._held, self._held_raw
         for frame in frames:
             payload = frame.payload
-            if not payload.startswith(b"{") and payload.lstrip().startswith(DONE_MARKER):
-                self.done = True
-                break
             try:
                 chunk = decode_chunk(payload)
             except (msgspec.MsgspecError, ValueError, RecursionError):
+                if payload.lstrip().startswith(DONE_MARKER):
+                    self.done = True
+                    break
                 chunk, payload = self._read_unusual(frame)
             if frame.event == "error":
                 if chunk is not EMPTY_CHUNK:
@@ -144,14 +144,13 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
 
     def _take_chunk(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take a chunk that is no error."""
-        choices = chunk.choices or ()
-        if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
-            return
-        own = raw if len(choices) == 1 else b""
-        for choice in choices:
-            self._count(choice)
-            items.append((choice, own, payload))
-        if choices:
+        if choices := chunk.choices:
+            if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
+                return
+            own = raw if len(choices) == 1 else b""
+            for choice in choices:
+                self._count(choice)
+                items.append((choice, own, payload))
             raws.append(raw)
         elif chunk.usage is None or self.shows_usage:
             items.append((None, raw, payload))

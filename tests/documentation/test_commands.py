@@ -12,10 +12,10 @@ from documents import DOCUMENTS, blocks, inline_code, name_of
 from places import BENCH, ROOT
 
 from sidecar.cli.arguments import Run, make_parser
-from sidecar.server.app import DATA
+from sidecar.server.app import DATA_ROUTES
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-ROUTES = {*DATA, "/healthz", "/readyz"}
+ROUTES = {*DATA_ROUTES, "/healthz", "/readyz"}
 OTHER_PROGRAMS = frozenset({"pip", "docker", "git"})
 DOCKER_FLAGS = frozenset({"--stop-timeout", "--add-host"})
 COMMANDS: dict[str, Run] = defaultdict(lambda: lambda _: 0)

@@ -15,8 +15,8 @@ from sidecar.downstream.client_errors import (
     chat_event,
     chat_status,
     draining,
-    fault_of_rejection,
-    fault_of_upstream,
+    error_for_rejection,
+    error_for_upstream,
     openai_body,
     openai_event,
 )
@@ -44,7 +44,7 @@ def test_upstream_error_has_the_same_code_in_each_format(
     error: UpstreamError, status: int, code: str, *, retryable: bool
 ) -> None:
     """An upstream error has the same code as a response and as an event of each format; SDKs must not retry it."""
-    fault = fault_of_upstream(error)
+    fault = error_for_upstream(error)
     envelope = json.loads(openai_body(fault))["error"]
     event = json.loads(chat_event(fault).decode().split("data: ")[1])
 
@@ -67,16 +67,16 @@ def test_upstream_error_has_the_same_code_in_each_format(
 def test_retry_after_of_upstream_reaches_the_client(headers: dict[str, str], sent: list[tuple[bytes, bytes]]) -> None:
     """`retry-after` of upstream reaches the client in whole seconds; without one there is none; SDKs must not retry."""
     for status in (429, 503, 529):
-        fault = fault_of_upstream(classified(status, error_body(message="Loading model"), headers))
+        fault = error_for_upstream(classified(status, error_body(message="Loading model"), headers))
         assert fault.headers == [*sent, (b"x-should-retry", b"false")]
 
 
 def test_rejection_keeps_its_code_and_details() -> None:
     """A rejection by a policy has its own code and details, and its wait rounded up."""
-    fault = fault_of_rejection(Rejection(429, "busy", "later", retry_after=1.2001, details={"policy": "q"}))
+    fault = error_for_rejection(Rejection(429, "busy", "later", retry_after=1.2001, details={"policy": "q"}))
 
     assert json.loads(chat_body(fault)) == {"error": "later", "code": "busy", "policy": "q"}
     assert fault.headers == [(b"retry-after", b"2"), (b"retry-after-ms", b"1201")]
-    assert fault_of_rejection(Rejection(403, "no", "no")).headers == [(b"x-should-retry", b"false")]
-    assert chat_status(fault_of_rejection(Rejection(400, "request_too_large", "x"))) == 429
+    assert error_for_rejection(Rejection(403, "no", "no")).headers == [(b"x-should-retry", b"false")]
+    assert chat_status(error_for_rejection(Rejection(400, "request_too_large", "x"))) == 429
     assert draining().headers[0] == (b"retry-after", b"1")

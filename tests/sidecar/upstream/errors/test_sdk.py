@@ -22,14 +22,14 @@ import sys
 import httpx
 import sidecar.server.process
 from policies.api.failure_kinds import among
-from sidecar.downstream.client_errors import fault_of_upstream
+from sidecar.downstream.client_errors import error_for_upstream
 from sidecar.upstream.errors.classify import from_exception, from_status
 request = httpx.Request("POST", "http://upstream/v1")
 for error in (
     from_status(429, httpx.Headers(), b'{"error": {"code": "slow_down"}}', request, now=0.0),
     from_exception(httpx.ConnectError("no"), request, sent=False),
 ):
-    fault_of_upstream(error), error.reason, repr(error)
+    error_for_upstream(error), error.reason, repr(error)
     failure = error.failure()
     among(["status:425", "code:x"], failure), repr(failure)
 print("openai" in sys.modules, type(error.error).__name__, "openai" in sys.modules)
