@@ -1,4 +1,4 @@
-"""The bench itself: that it counts right, and runs where nothing but Python is installed."""
+"""The bench: its counting, its statistics, and that it needs only Python."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from process import environment
 
 pytestmark = [
     pytest.mark.skipif(not BENCH.exists(), reason="the bench is not part of an installed package"),
-    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="CPU is read as Linux tells it"),
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="CPU time is read from Linux's /proc"),
 ]
 
 
 @pytest.fixture
 def part(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a function that imports one of the bench's files."""
+    """Return a function that imports one of the bench's files."""
     monkeypatch.syspath_prepend(BENCH)
     return importlib.import_module
 
@@ -34,8 +34,8 @@ WHOLE = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 @pytest.mark.parametrize(("answer", "tokens"), [(CHUNKED, 2), (WHOLE, 1)])
-def test_counting(answer: bytes, tokens: int, part: Any) -> None:
-    """Tokens and ends are found wherever reads cut them, and a body of known length ends there alone."""
+def test_tokens_are_counted_across_reads(answer: bytes, tokens: int, part: Any) -> None:
+    """Tokens and the end of a response are found for any split into reads; a content-length is obeyed."""
     load = part("load")
     for first in range(1, len(answer)):
         for second in range(first, len(answer)):
@@ -47,8 +47,8 @@ def test_counting(answer: bytes, tokens: int, part: Any) -> None:
             assert (counted, taking.over, taking.refused) == (tokens, True, False), (first, second)
 
 
-def test_rounds(part: Any) -> None:
-    """The calmer half of the rounds counts: its medians, and ratios within a round; what was counted is added up."""
+def test_calmer_half_of_the_rounds_counts(part: Any) -> None:
+    """The table has medians and ratios of the calmer half of the rounds, and sums of counts."""
     table = part("table")
 
     def one(nginx: float, ours: float, others: int) -> list[dict[str, Any]]:
@@ -62,8 +62,8 @@ def test_rounds(part: Any) -> None:
     assert len(table.line(ours)) == len(table.head())
 
 
-def test_nothing_else(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Where nginx is not installed, that is said, and nothing fails."""
+def test_missing_nginx_is_reported(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A machine without nginx gets a message and no error."""
     targets = part("targets")
     monkeypatch.setattr(targets.shutil, "which", lambda *_, **__: None)
     with contextlib.ExitStack() as stack:
@@ -71,8 +71,8 @@ def test_nothing_else(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch
     assert "nginx: not installed" in capsys.readouterr().out
 
 
-def test_dead_peer(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """A proxy that ends at once is not waited for, and nothing else fails."""
+def test_dead_proxy_is_not_waited_for(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A proxy that ends at once gets a message and no error, and is not waited for."""
     targets = part("targets")
     (tmp_path / "litellm").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "litellm").chmod(0o755)
@@ -83,16 +83,16 @@ def test_dead_peer(tmp_path: Path, part: Any, monkeypatch: pytest.MonkeyPatch, c
     assert "litellm: did not start" in capsys.readouterr().out
 
 
-def test_peer(part: Any) -> None:
-    """A proxy that runs already is named with its process, its port, its path and what it wants to be told."""
+def test_running_proxy_is_described(part: Any) -> None:
+    """A proxy that is running is described by name, process, port, path and headers."""
     targets = part("targets")
     assert targets.peer("node=7,4000,/v1/x,a: b") == targets.Target("node", 7, 4000, "/v1/x", ("a: b",))
     with pytest.raises(ValueError, match="unpack"):
         targets.peer("node=7")
 
 
-def test_runs(tmp_path: Path) -> None:
-    """It needs no compiler and nothing that is not ours, and writes what it found as JSON."""
+def test_bench_needs_only_python(tmp_path: Path) -> None:
+    """The bench runs without a compiler and other programs, and writes its figures as JSON."""
     command = [sys.executable, str(BENCH / "run.py"), "--alone", "--quick", "--seconds", "0.2", "--work", "one,plain"]
     command += ["--patience", "0", "--figures", "idle-policy", "--json", "found.json"]
     done = subprocess.run(

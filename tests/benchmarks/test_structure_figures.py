@@ -22,7 +22,7 @@ def structure(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("structure")
 
 
-def test_levels_and_cycles(structure: Any) -> None:
+def test_cycle_is_one_import_level(structure: Any) -> None:
     """Modules that import each other are one cycle and stand on one import level."""
     graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"b"}, "d": set(), "e": {"d"}}
     frozen = {module: frozenset(others) for module, others in graph.items()}
@@ -31,7 +31,7 @@ def test_levels_and_cycles(structure: Any) -> None:
     assert structure.levels_of(frozen) == 3
 
 
-def test_type_only_imports_count(structure: Any, tmp_path: Path) -> None:
+def test_type_only_imports_are_counted(structure: Any, tmp_path: Path) -> None:
     """An import under TYPE_CHECKING and one inside a function count as imports."""
     files = {
         name: tmp_path / f"{name.rpartition('.')[2]}.py" for name in ("sidecar.one", "sidecar.two", "sidecar.three")
@@ -43,7 +43,7 @@ def test_type_only_imports_count(structure: Any, tmp_path: Path) -> None:
     assert structure.imports_of("sidecar.one", files) == {"sidecar.two", "sidecar.three"}
 
 
-def test_figures_of_this_checkout() -> None:
+def test_figures_are_printed() -> None:
     """The script prints its figures for the checkout that it stands in."""
     command = [sys.executable, str(BENCH / "structure.py")]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT).stdout

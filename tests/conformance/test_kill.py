@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from process import Program, program
-from redis_server import own
+from redis_server import with_own_prefix
 from scripts import head_only
 from wire import HEAD, Client, Connection, sse, token, upstream
 
@@ -96,7 +96,7 @@ async def account_after_the_grace(url: str, folder: Path) -> Account:
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_killed_process_loses_no_charge(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     """After all kills, spent is at least what upstream produced and at most the limit; nothing is reserved."""
-    url = own(request.getfixturevalue("redis").url) if kind == "redis" else "sqlite:///s.db"
+    url = with_own_prefix(request.getfixturevalue("redis").url) if kind == "redis" else "sqlite:///s.db"
     limit = TOKENS_PER_ROUND * ROUNDS
     (tmp_path / "s.toml").write_text(
         f'[store]\nurl = "{url}"\n[[policy]]\nuse = "budget"\ntokens = {limit}\nwindow = "month"\n'

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from process import program
-from redis_server import RedisServer, own
+from redis_server import RedisServer, with_own_prefix
 from serving import settings_of, sidecar
 from wire import HEAD, Client, Connection, eventually, sse, token, upstream
 
@@ -120,7 +120,9 @@ async def check_overspend(
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 async def test_one_process_keeps_the_limit(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     """Exactly the calls that fit are admitted, the last one clamped; spent and reserved never exceed the limit."""
-    url = {"memory": "memory://", "sqlite": "sqlite:///s.db"}.get(kind) or own(request.getfixturevalue("redis").url)
+    url = {"memory": "memory://", "sqlite": "sqlite:///s.db"}.get(kind) or with_own_prefix(
+        request.getfixturevalue("redis").url
+    )
     async with gate() as (script, opened), upstream(script) as up:
         settings = settings_of(tmp_path, up.url, CONFIG.replace("STORE", url))
         async with sidecar(settings) as served:
@@ -142,7 +144,7 @@ async def test_four_workers_keep_the_limit(tmp_path: Path) -> None:
 
 async def test_three_servers_keep_the_limit(redis: RedisServer, tmp_path: Path) -> None:
     """Three servers that share only a Redis keep the limit together."""
-    url = own(redis.url)
+    url = with_own_prefix(redis.url)
     (tmp_path / "s.toml").write_text(CONFIG.replace("STORE", url))
     async with AsyncExitStack() as stack:
         script, opened = await stack.enter_async_context(gate())

@@ -1,4 +1,4 @@
-"""Every request leaves exactly one record, whatever happened to it, and the access log writes it."""
+"""Every request creates exactly one record, also a refused or aborted one, and the access log writes it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from process import program
+from scripts import truncated
 from serving import CHAT, Sidecar, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, Upstream, eventually, sse, token, upstream
@@ -42,13 +43,13 @@ class Keeps(Observer, frozen=True):
 
 
 class Recorded(msgspec.Struct):
-    """A running sidecar and the records that it left."""
+    """A running sidecar and the records of its requests."""
 
     served: Sidecar
     records: list[Record]
 
     async def one(self) -> Record:
-        """Return the one record, once it is there."""
+        """Return the only record, once it exists."""
         await eventually(lambda: bool(self.records))
         (record,) = self.records
         return record
@@ -85,12 +86,6 @@ async def hangs(connection: Connection) -> None:
     await connection.hang()
 
 
-async def breaks(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    connection.close()
-
-
 def refuses(status: int, message: str) -> Script:
     async def script(connection: Connection) -> None:
         await connection.answer(status, json.dumps({"error": {"message": message}}).encode())
@@ -99,7 +94,7 @@ def refuses(status: int, message: str) -> Script:
 
 
 @SERVERS
-async def test_success(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+async def test_record_of_a_stream_is_complete(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
     """The record of a stream has the request, the call, the tokens, the cost and the times."""
     async with upstream(says_ab) as up, recorded(tmp_path, up, PRICED, protocol=protocol) as it:
         await it.served.post(V1, HI, "x-request-id: mine", f"traceparent: 00-{'a' * 32}-{'b' * 16}-01")
@@ -129,10 +124,10 @@ async def test_success(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None
         ("/healthz", None, (), "GET", (200, "", "done", "/healthz")),
     ],
 )  # fmt: skip
-async def test_refused_before_the_chain(
+async def test_request_refused_before_the_chain_is_recorded(
     tmp_path: Path, path: str, body: object, headers: tuple[str, ...], method: str, expected: tuple[object, ...], protocol: type[asyncio.Protocol]
 ) -> None:  # fmt: skip
-    """A request that is refused before any policy sees it leaves a record too, with its status and code."""
+    """A request that is refused before any policy sees it is recorded, with its status and code."""
     async with upstream(says_ab) as up, recorded(tmp_path, up, KEYS, protocol=protocol) as it:
         client = await it.served.client()
         raw = b"" if body is None else json.dumps(body).encode()
@@ -151,8 +146,8 @@ async def test_refused_before_the_chain(
     assert record.request_id == answer_headers["x-request-id"]
 
 
-async def test_unsupported_media_type(tmp_path: Path) -> None:
-    """A body that is not announced as JSON leaves a record with 415."""
+async def test_request_with_another_media_type_is_recorded(tmp_path: Path) -> None:
+    """A body that is not declared as JSON is recorded with 415."""
     async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
         client.writer.write(
@@ -164,8 +159,8 @@ async def test_unsupported_media_type(tmp_path: Path) -> None:
     assert (record.status, record.code) == (415, "unsupported_media_type")
 
 
-async def test_not_http(tmp_path: Path) -> None:
-    """Bytes that are not HTTP leave one record with 400."""
+async def test_malformed_http_is_recorded(tmp_path: Path) -> None:
+    """Bytes that are not HTTP are recorded once with 400."""
     async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
         client.writer.write(b"nonsense\r\n\r\n")
@@ -175,8 +170,8 @@ async def test_not_http(tmp_path: Path) -> None:
     assert (record.status, record.code, record.request_id) == (400, "invalid_request", headers["x-request-id"])
 
 
-async def test_preflight(tmp_path: Path) -> None:
-    """A CORS preflight leaves a record."""
+async def test_preflight_is_recorded(tmp_path: Path) -> None:
+    """A CORS preflight is recorded."""
     async with upstream() as up, recorded(tmp_path, up, '[server]\ncors_origins = ["*"]') as it:
         await it.served.get(V1, "origin: http://a.example", "access-control-request-method: POST", method="OPTIONS")
         record = await it.one()
@@ -184,7 +179,7 @@ async def test_preflight(tmp_path: Path) -> None:
     assert (record.method, record.status, record.ending) == ("OPTIONS", 204, "done")
 
 
-async def test_limit(tmp_path: Path) -> None:
+async def test_refusal_by_a_limit_is_recorded(tmp_path: Path) -> None:
     """A refusal by a limit names the policy, its code and no attempt."""
     text = '[[policy]]\nuse = "rate"\nrequests = 1\nwindow = 60\n'
     async with upstream(says_ab) as up, recorded(tmp_path, up, text) as it:
@@ -197,8 +192,8 @@ async def test_limit(tmp_path: Path) -> None:
     assert (record.rejected_by, record.attempts, record.tenant) == ("rate", 0, "default")
 
 
-async def test_draining(tmp_path: Path) -> None:
-    """A request to a server that drains leaves a record with `draining`."""
+async def test_request_while_draining_is_recorded(tmp_path: Path) -> None:
+    """A request to a server that drains is recorded with `draining`."""
     async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
         it.served.gateway.active_calls.draining = True
         await it.served.post(V1, HI)
@@ -209,8 +204,10 @@ async def test_draining(tmp_path: Path) -> None:
 
 @SERVERS
 @pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
-async def test_client_left(tmp_path: Path, leave: Callable[[Client], None], protocol: type[asyncio.Protocol]) -> None:
-    """A client that leaves in mid-stream leaves a record: cancelled, with the tokens read until then."""
+async def test_disconnect_is_recorded(
+    tmp_path: Path, leave: Callable[[Client], None], protocol: type[asyncio.Protocol]
+) -> None:
+    """A call whose client disconnects in mid-stream is recorded as cancelled, with the tokens read until then."""
     async with upstream(hangs) as up, recorded(tmp_path, up, protocol=protocol) as it:
         client = await it.served.client()
         await client.post(V1, HI)
@@ -222,8 +219,8 @@ async def test_client_left(tmp_path: Path, leave: Callable[[Client], None], prot
     assert (record.status, record.ending, record.code, record.output_tokens) == (200, "cancelled", "", 1)
 
 
-async def test_client_left_before_a_status(tmp_path: Path) -> None:
-    """A client that leaves before it got a status is recorded with 499."""
+async def test_disconnect_before_a_status_is_recorded_as_499(tmp_path: Path) -> None:
+    """A call whose client disconnects before a status is recorded with 499."""
 
     async def silent(connection: Connection) -> None:
         await connection.hang()
@@ -238,8 +235,8 @@ async def test_client_left_before_a_status(tmp_path: Path) -> None:
     assert (record.status, record.ending, record.attempts) == (499, "cancelled", 1)
 
 
-async def test_client_left_with_half_a_body(tmp_path: Path) -> None:
-    """A client that leaves before its request is complete leaves a record."""
+async def test_incomplete_request_is_recorded(tmp_path: Path) -> None:
+    """A request whose client disconnects before it is complete is recorded."""
     async with upstream() as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
         client.writer.write(
@@ -253,7 +250,7 @@ async def test_client_left_with_half_a_body(tmp_path: Path) -> None:
     assert (record.status, record.ending) == (499, "cancelled")
 
 
-async def test_retried(tmp_path: Path) -> None:
+async def test_failed_attempts_are_recorded(tmp_path: Path) -> None:
     """The record lists the attempts that another one followed."""
     text = '[[policy]]\nuse = "retry"\nbase = 0\ncap = 0\n'
     async with upstream(refuses(503, "busy"), says_ab) as up, recorded(tmp_path, up, text) as it:
@@ -266,7 +263,7 @@ async def test_retried(tmp_path: Path) -> None:
     assert record.upstream_after_seconds >= failed.seconds
 
 
-async def test_upstream_failed(tmp_path: Path) -> None:
+async def test_failed_call_has_upstreams_redacted_text(tmp_path: Path) -> None:
     """The record of a failed call has the failure class and upstream's redacted text."""
     secret = "http://10.1.2.3:8000/v1"
     async with upstream(refuses(400, f"bad field, see {secret}")) as up, recorded(tmp_path, up) as it:
@@ -283,16 +280,16 @@ async def test_upstream_failed(tmp_path: Path) -> None:
     assert "10.1.2.3" not in record.upstream_error
 
 
-async def test_truncated_stream(tmp_path: Path) -> None:
-    """A stream that breaks after output is recorded as failed, under the status that was sent."""
-    async with upstream(breaks) as up, recorded(tmp_path, up) as it:
+async def test_truncated_stream_is_recorded_as_failed(tmp_path: Path) -> None:
+    """A stream that is truncated after output is recorded as failed, under the status that was sent."""
+    async with upstream(truncated) as up, recorded(tmp_path, up) as it:
         await it.served.post("/api/chat", CHAT)
         record = await it.one()
 
     assert (record.status, record.ending, record.code, record.output_tokens) == (200, "failed", "stream_interrupted", 1)
 
 
-async def test_deadline(tmp_path: Path) -> None:
+async def test_deadline_is_recorded_as_failed(tmp_path: Path) -> None:
     """A call that its deadline ends is recorded as failed, not as cancelled by its client."""
     async with upstream(hangs) as up, recorded(tmp_path, up, "[server]\nchat_deadline = 0.2\n") as it:
         await it.served.post("/api/chat", CHAT)
@@ -325,8 +322,10 @@ class LeaksLater(Policy, frozen=True):
 
 
 @pytest.mark.parametrize("policy", [Leaks(name="p"), LeaksLater(name="p")])
-async def test_failing_policy(tmp_path: Path, policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
-    """A policy that fails is recorded as our own failure; neither the record nor the log has the prompt."""
+async def test_failing_policy_is_recorded_without_the_prompt(
+    tmp_path: Path, policy: Policy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failing policy is recorded as an internal error; neither record nor log has the prompt."""
     async with upstream(says_ab) as up, recorded(tmp_path, up, policies=(policy,)) as it:
         await it.served.post(V1, HI)
         record = await it.one()
@@ -344,8 +343,8 @@ class Fails(Observer, frozen=True):
         raise RuntimeError("secret")
 
 
-async def test_failing_observer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An observer that raises delays and breaks no request, and no other observer; it is logged once, by its class."""
+async def test_failing_observer_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An observer that raises breaks no request and no other observer; the log names its class once."""
     keeps = Keeps()
     async with upstream(says_ab) as up:
         settings = msgspec.structs.replace(settings_of(tmp_path, up.url), observers=(Fails(), keeps))
@@ -402,8 +401,8 @@ def test_access_log_and_observer_of_the_program(tmp_path: Path) -> None:
     assert sum("upstream" in str(line) for line in lines) == 1, "one line for one failure"
 
 
-def test_access_log_off(tmp_path: Path) -> None:
-    """With `access = false` a request leaves no line, and a failure one diagnostic line."""
+def test_access_log_can_be_switched_off(tmp_path: Path) -> None:
+    """With `access = false` a request is not logged, and a failure is one line beside state changes of the server."""
     config = tmp_path / "sidecar.toml"
     config.write_text('[store]\nurl = "memory://"\n[log]\naccess = false\n')
     log = tmp_path / "log"

@@ -11,6 +11,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile import CASES, Case
@@ -134,8 +135,15 @@ async def one(served: Sidecar, chance: random.Random) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in Linux's /proc")
-async def test_failures_and_aborts_leak_nothing(tmp_path: Path) -> None:
+async def test_failures_and_aborts_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After mixed failures and aborts no pooled connection in use, task, file descriptor or reservation is left."""
+    transports: list[HttpTransport] = []
+
+    def make_transport(**options: Any) -> HttpTransport:
+        transports.append(HttpTransport(**options))
+        return transports[-1]
+
+    monkeypatch.setattr("sidecar.server.gateway.HttpTransport", make_transport)
     chance = random.Random(11)
     async with upstream(plays(CASES[0]), MixedUpstream(random.Random(12))) as up:
         text = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm'\nbreaker = {{ calls = 0 }}\nidle = 5\n" + POLICIES
@@ -152,7 +160,7 @@ async def test_failures_and_aborts_leak_nothing(tmp_path: Path) -> None:
             await asyncio.gather(*(guarded() for _ in range(CALLS)))
             await eventually(lambda: len(served.gateway.active_calls) == 0)
             account = await served.account()
-            transport = transport_of(served)
+            (transport,) = transports
             await eventually(lambda: transport.open_count == transport.idle_count)
             await transport.aclose()
             await eventually(lambda: up.open == 0)
@@ -162,12 +170,6 @@ async def test_failures_and_aborts_leak_nothing(tmp_path: Path) -> None:
 
     assert (account.reserved, account.spent > 0) == (0, True)
     assert len(up.requests) >= CALLS / 2
-
-
-def transport_of(served: Sidecar) -> HttpTransport:
-    first = next(iter(served.gateway.upstream._by_name.values()))
-    assert isinstance(first.transport, HttpTransport)
-    return first.transport
 
 
 LARGE_PROMPTS: dict[str, list[str]] = {

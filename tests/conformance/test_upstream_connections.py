@@ -16,7 +16,7 @@ import respx
 from event_loops import ON_BOTH_LOOPS
 from hostile import AB, DONE, LAST, STOP
 from recorded_outcomes import RecordOutcomes
-from scripts import answers
+from scripts import answers, closes, resets
 from serving import CHAT, Sidecar, events, settings_of, sidecar, with_policies
 from wire import HEAD, Client, Connection, Script, chunk, eventually, token, upstream
 
@@ -125,10 +125,6 @@ async def test_truncated_model_list_is_an_error(tmp_path: Path, name: str) -> No
     assert status == 502
 
 
-async def closes(connection: Connection) -> None:
-    connection.close()
-
-
 async def test_request_without_an_answer_pays_its_prompt(tmp_path: Path) -> None:
     """A call is charged its prompt if upstream closes behind the request, because it may have read the prompt."""
     async with upstream(closes) as up, sidecar(settings_of(tmp_path, up.url, ONCE)) as served:
@@ -136,10 +132,6 @@ async def test_request_without_an_answer_pays_its_prompt(tmp_path: Path) -> None
         account = await served.account()
 
     assert (status, account.spent, account.reserved) == (502, PROMPT, 0)
-
-
-async def resets(connection: Connection) -> None:
-    connection.reset()
 
 
 @asynccontextmanager

@@ -1,10 +1,9 @@
-"""The README is true: its clients, configurations and policy run, and do what it says."""
+"""The README's clients, configurations and policy run, and do what it says."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from places import NODE, README, ROOT
 from process import Program, environment, program
 from records import make_record
 
+from examples import example
 from policies.api.policy import Policy
 from policies.testing import ScriptedUpstream, make_call, serve
 from sidecar.config.loader import load
@@ -41,7 +41,7 @@ def here(block: str, demo: Program) -> str:
     return block.replace("http://127.0.0.1:8787", demo.url).replace(MODEL, "mock-5-0-0")
 
 
-def test_python_client(demo: Program) -> None:
+def test_readme_python_client_prints_an_answer(demo: Program) -> None:
     """The README's Python client prints an answer."""
     code = here(next(block for block in PYTHON if "from openai" in block), demo)
     done = subprocess.run(
@@ -51,7 +51,7 @@ def test_python_client(demo: Program) -> None:
     assert done.stdout == " tok0 tok1 tok2 tok3 tok4"
 
 
-def test_node_client(demo: Program, tmp_path: Path) -> None:
+def test_readme_node_client_prints_an_answer(demo: Program, tmp_path: Path) -> None:
     """The README's client for Node prints an answer."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
@@ -64,7 +64,7 @@ def test_node_client(demo: Program, tmp_path: Path) -> None:
     assert done.stdout == " tok0 tok1 tok2 tok3 tok4\n"
 
 
-def test_curl(demo: Program) -> None:
+def test_readme_curl_lines_stream(demo: Program) -> None:
     """The README's curl lines stream what they say."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -93,7 +93,9 @@ def test_first_commands() -> None:
         ("[[key]]", ["budget", "money", "rate"], [], 1),
     ],
 )
-def test_configuration(tmp_path: Path, part: str, policies: list[str], profiles: list[str], keys: int) -> None:
+def test_readme_configurations_are_valid(
+    tmp_path: Path, part: str, policies: list[str], profiles: list[str], keys: int
+) -> None:
     """The README's configurations are valid."""
     (block,) = (block for block in TOML if part in block)
     (tmp_path / "s.toml").write_text(block.replace("the hash that sidecar key new printed", "0" * 64))
@@ -109,7 +111,7 @@ def test_policy_is_short() -> None:
 
 
 @pytest.mark.anyio
-async def test_policy(tmp_path: Path) -> None:
+async def test_readme_policy_rejects_and_rewrites(tmp_path: Path) -> None:
     """The README's policy, in a file outside the packages, is loaded from TOML, and rejects and rewrites calls."""
     from serving import events, sidecar
     from wire import Client
@@ -135,27 +137,18 @@ async def test_policy(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_policy_test() -> None:
+async def test_readme_test_of_the_policy_passes() -> None:
     """The README's test of the policy passes."""
     code = next(block for block in PYTHON if "policies.testing" in block)
     wrapped = "async def check():\n" + "".join(f"    {line}\n" for line in code.splitlines())
     names: dict[str, Any] = {}
-    exec(compile(ast.parse(POLICY + "\n" + wrapped), "README", "exec"), names)  # noqa: S102  # our own words
+    exec(compile(ast.parse(POLICY + "\n" + wrapped), "README", "exec"), names)  # noqa: S102  # the code of this checkout
     await names["check"]()
 
 
-def example(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.anyio
-async def test_lease_example(caplog: pytest.LogCaptureFixture) -> None:
-    """The example with a lease stops an answer at its word, though it comes in two pieces, and notes the cost."""
+async def test_lease_example_stops_at_its_word(caplog: pytest.LogCaptureFixture) -> None:
+    """The example with a lease stops an answer at its word, also if it is split over two events, and logs the cost."""
     caplog.set_level("INFO")
     policy: Policy = example("quota_notice").QuotaNotice(word="secret", name="q")
     upstream = ScriptedUpstream(["the ", "sec", "ret", " is out"])
@@ -166,7 +159,7 @@ async def test_lease_example(caplog: pytest.LogCaptureFixture) -> None:
     assert "default: done after 1 attempts" in caplog.text
 
 
-def test_observer_example(caplog: pytest.LogCaptureFixture) -> None:
+def test_observer_example_reports_slow_calls(caplog: pytest.LogCaptureFixture) -> None:
     """The observer of docs/operations.md reports a slow first output, and no other request."""
     names: dict[str, Any] = {"__name__": "slow_answers"}
     code = modules(ROOT / "docs" / "operations.md")["slow_answers.py"]

@@ -1,18 +1,19 @@
-"""docs/policies.md and the examples are true: their code runs and does what the words say."""
+"""docs/policies.md and the examples: their code runs, and does what the text says."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import inspect
 import re
 from typing import Any
 
 import pytest
 from places import ROOT
+from wire import eventually
 
 import policies
+from examples import example
 from policies import Chain, Policy
 from policies.testing import Hang, ScriptedUpstream, Served, make_call, make_services, serve
 
@@ -22,26 +23,17 @@ TEXT = (ROOT / "docs" / "policies.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-def example(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-async def test_code_runs() -> None:
+async def test_code_blocks_run() -> None:
     """The code blocks run one after the other, as in one file; the last one tests what the others define."""
     names: dict[str, Any] = {"__name__": "docs"}
     for block in BLOCKS:
-        result = eval(compile(block, "docs/policies.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)  # noqa: S307
+        result = eval(compile(block, "docs/policies.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)  # noqa: S307  # the code of this checkout
         if inspect.isawaitable(result):
             await result
     assert "redacted" in names
 
 
-def test_ten_lines() -> None:
+def test_first_policy_has_ten_lines() -> None:
     """The first policy has ten lines, and is the one of the README and of the examples."""
     assert len([line for line in BLOCKS[0].splitlines() if line]) <= 10
     assert BLOCKS[0] in (ROOT / "README.md").read_text()
@@ -57,8 +49,8 @@ def test_examples_are_those_of_the_document(name: str) -> None:
     assert policy[0].strip() in TEXT
 
 
-def test_names_of_the_document() -> None:
-    """Each old name in the table of changes is gone or warns, and each attribute of a call in the tables exists."""
+def test_documented_names_exist() -> None:
+    """The tables name existing attributes of `Call`, and all fields of `Outcome`."""
     table = TEXT.split("| attribute | meaning |")[1].split("\n\n")[0]
     names = {
         name for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in re.findall(r"`([a-z_]+)", row)
@@ -72,7 +64,7 @@ def test_names_of_the_document() -> None:
     assert names == set(policies.Outcome.__struct_fields__)
 
 
-async def test_image_limit() -> None:
+async def test_image_limit_counts_images_of_a_user() -> None:
     """The example counts the images of an end user, and lets calls without images pass."""
     limit: Policy = example("image_limit").ImageLimit(name="images", per_day=2)
     services = make_services()
@@ -91,14 +83,8 @@ async def test_image_limit() -> None:
     assert (await asks(0, "ann")).rejection is None
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-async def test_concurrency() -> None:
-    """The example lets `limit` calls run over all chains, queues as many as it says, and refuses the rest; a slot comes back."""
+async def test_concurrency_queues_and_refuses() -> None:
+    """The example runs `limit` calls over all chains, queues `queue` more, refuses the rest, and reuses released slots."""
     concurrency: Policy = example("concurrency").Concurrency(name="slots", limit=1, queue=1)
     services = make_services()
     first, second = Hang(), Hang()
@@ -117,15 +103,15 @@ async def test_concurrency() -> None:
     assert (refused.rejection.code, len(upstream.calls)) == ("queue_full", 1)
 
     runs.cancel()
-    await until(second.reached.is_set)
+    await eventually(second.reached.is_set)
     waits.cancel()
     await asyncio.wait([runs, waits])
     for chain in chains:
         await chain.close()
 
 
-async def test_cancelled_in_the_queue() -> None:
-    """A call that is cancelled while it waits gives its place back; no slot is lost."""
+async def test_cancelled_call_leaves_the_queue() -> None:
+    """A call that is cancelled while it waits leaves the queue, and no slot is lost."""
     concurrency: Policy = example("concurrency").Concurrency(name="slots", limit=1, queue=1)
     services = make_services()
     hang = Hang()

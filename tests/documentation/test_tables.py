@@ -77,7 +77,7 @@ def test_policies_have_all_options(name: str) -> None:
     assert documented(part) == options
 
 
-def test_options_of_every_policy() -> None:
+def test_shared_options_are_documented() -> None:
     """docs/configuration.md has the options that all policies share."""
     part = CONFIGURATION.split("\n## `[[policy]]`\n")[1]
     assert {name.strip("`") for name, _, _ in rows(part, HEADER)} == set(Policy.__struct_encode_fields__)
@@ -93,7 +93,7 @@ def policy_of(profile: Profile, kind: type[Any]) -> Any:
     return found
 
 
-def test_default_limits() -> None:
+def test_documented_default_limits_are_the_shipped_ones() -> None:
     """The README's default limits are those of the shipped configuration."""
     base, chat, server = SHIPPED.base, SHIPPED.profiles["balanced"], SHIPPED.server
     ceiling = policy_of(chat, MaxTokens)
@@ -109,7 +109,7 @@ def test_default_limits() -> None:
     assert [row[1:] for row in rows(README, "| limit |")] == expected
 
 
-def test_profiles() -> None:
+def test_documented_profiles_are_the_shipped_ones() -> None:
     """docs/configuration.md has the shipped profiles and their limits."""
     expected = []
     for name, profile in SHIPPED.profiles.items():
@@ -120,7 +120,7 @@ def test_profiles() -> None:
     assert rows(CONFIGURATION, "| shipped profile |") == expected
 
 
-def test_refusals() -> None:
+def test_every_refusal_is_documented() -> None:
     """docs/failures.md has each refusal of the sidecar and of the built-in policies, with its status."""
     own = [
         client_errors.invalid_request("", None),
@@ -143,14 +143,14 @@ def test_refusals() -> None:
     assert sorted(table) == sorted({(error.code, error.status) for error in own} | rejections)
 
 
-def test_codes_of_upstream_failures() -> None:
+def test_codes_of_upstream_failures_are_documented() -> None:
     """docs/failures.md names the codes that clients get for failures of upstreams."""
     text = FAILURES.split("Codes that clients receive:")[1].split("\n\n")[0]
     codes = {each.code for each in client_errors.MESSAGES_BY_KIND.values()}
     assert codes <= set(re.findall(r"`(\w+)`", text))
 
 
-def test_log_fields() -> None:
+def test_every_record_field_is_documented() -> None:
     """docs/operations.md has each field of a record."""
     named: set[str] = set()
     for text, fields, _ in rows(OPERATIONS, "| text | JSON | meaning |"):

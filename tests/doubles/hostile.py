@@ -71,7 +71,7 @@ def plain(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> tuple[byte
     return (b"\r\n".join(lines) + b"\r\n\r\n" + body,)
 
 
-def says(status: bytes, **error: Any) -> tuple[bytes, ...]:
+def error_answer(status: bytes, **error: Any) -> tuple[bytes, ...]:
     return plain(json.dumps({"error": error}).encode(), JSON.strip(), status=status)
 
 
@@ -193,17 +193,17 @@ BEFORE_OUTPUT = (
     Case("closed inside the head", (b"HTTP/1.1 200 OK\r\ncontent-ty", CUT), error="upstream_unavailable"),
     Case("no HTTP", (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", CUT), error="upstream_unavailable"),
     Case("a head without end", (OK + b"x: " + b"y" * 70_000 + b"\r\n\r\n", CUT), error="upstream_unavailable"),
-    Case("500", says(b"500 X", message="boom"), error="upstream_error", status=500),
+    Case("500", error_answer(b"500 X", message="boom"), error="upstream_error", status=500),
     Case("500 as a page", plain(b"<html>our host 10.0.0.7 failed</html>", status=b"500 X"), error="upstream_error", status=500),
     Case("502 without a body", plain(b"", status=b"502 X"), error="upstream_error"),
-    Case("503, loading", says(b"503 X", message="Loading model", type="unavailable_error"), error="upstream_error", status=503),
-    Case("529", says(b"529 X", type="overloaded_error", message="Overloaded"), error="upstream_error", status=529),
-    Case("quota", says(b"429 X", code="insufficient_quota", message="no more"), error="insufficient_quota", status=429),
-    Case("key in the text", says(b"401 X", code="invalid_api_key", message=f"wrong key {KEY}"), error="invalid_api_key", status=401),
+    Case("503, loading", error_answer(b"503 X", message="Loading model", type="unavailable_error"), error="upstream_error", status=503),
+    Case("529", error_answer(b"529 X", type="overloaded_error", message="Overloaded"), error="upstream_error", status=529),
+    Case("quota", error_answer(b"429 X", code="insufficient_quota", message="no more"), error="insufficient_quota", status=429),
+    Case("key in the text", error_answer(b"401 X", code="invalid_api_key", message=f"wrong key {KEY}"), error="invalid_api_key", status=401),
     Case("a stream under 201", chunked(AB, head=b"HTTP/1.1 201 X\r\n" + STREAM + CHUNKED), error="upstream_error"),
-    Case("key as code, type and param", says(b"400 X", code=KEY, type=f"at http://h/{KEY}", param=f"/srv/{KEY}", message="no"), error="upstream_error", status=400),
-    Case("a code that is no number", says(b"400 X", code="\u00b2\u00b3\u00b9", message="no"), error="upstream_error", status=400),
-    Case("501", says(b"501 X", code=501, type="not_supported_error", message="no"), error="upstream_error", status=501),
+    Case("key as code, type and param", error_answer(b"400 X", code=KEY, type=f"at http://h/{KEY}", param=f"/srv/{KEY}", message="no"), error="upstream_error", status=400),
+    Case("a code that is no number", error_answer(b"400 X", code="\u00b2\u00b3\u00b9", message="no"), error="upstream_error", status=400),
+    Case("501", error_answer(b"501 X", code=501, type="not_supported_error", message="no"), error="upstream_error", status=501),
     Case("204", (b"HTTP/1.1 204 No Content\r\n\r\n",), error="upstream_error"),
     Case("redirect to another host", plain(b"", b"location: http://127.0.0.2:9/v1", status=b"307 X"), error="upstream_error"),
     Case("empty stream", chunked(), error="upstream_error"),

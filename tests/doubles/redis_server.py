@@ -76,6 +76,6 @@ def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterat
         server.stop()
 
 
-def own(url: str) -> str:
+def with_own_prefix(url: str) -> str:
     """Return *url* with a key prefix that no other test uses."""
     return f"{url}?prefix={uuid4().hex}"

@@ -42,3 +42,26 @@ async def mid_stream(connection: Connection) -> None:
     await connection.send(HEAD)
     await connection.chunk(token("a"))
     await connection.hang()
+
+
+async def endless(connection: Connection) -> None:
+    """Stream one token as OpenAI does, and nothing more."""
+    await connection.stream("a", finish=None, done=False)
+    await connection.hang()
+
+
+async def truncated(connection: Connection) -> None:
+    """Send one token, and close the connection without an end."""
+    await connection.send(HEAD)
+    await connection.chunk(token("a"))
+    connection.close()
+
+
+async def closes(connection: Connection) -> None:
+    """Close the connection without an answer."""
+    connection.close()
+
+
+async def resets(connection: Connection) -> None:
+    """Reset the connection without an answer."""
+    connection.reset()

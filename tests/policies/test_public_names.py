@@ -26,8 +26,8 @@ def test_annotations_can_be_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help(name: str) -> None:
-    """`help` describes each public class in words of our own, with its methods."""
+def test_help_describes_each_class(name: str) -> None:
+    """`help` describes each public class with a text of its own, with its methods."""
     cls = getattr(policies, name)
     assert cls.__doc__
     text = pydoc.plain(pydoc.render_doc(cls))
@@ -51,7 +51,7 @@ def test_old_names_warn(old: str, new: str) -> None:
         assert getattr(policies, old) is getattr(policies, new)
 
 
-def test_unknown_name() -> None:
+def test_unknown_name_is_an_attribute_error() -> None:
     """A name that never was is an `AttributeError`."""
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        policies.Nothing  # noqa: B018
+        policies.Nothing  # noqa: B018  # the access is tested

@@ -1,4 +1,4 @@
-"""In front of a real engine: llama.cpp's Python server, serving half a megabyte of random weights with a context of 512."""
+"""The sidecar in front of llama.cpp's Python server with a model of random weights and a context of 512 tokens."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             with contextlib.suppress(httpx.HTTPError), httpx.Client() as http:
                 if http.get(f"{url}/models", timeout=2).status_code == 200:
                     break
-            time.sleep(0.1)  # between two looks; their number is bounded
+            time.sleep(0.1)  # between two polls of a process that starts; their number is bounded
         yield url
 
 
@@ -84,8 +84,8 @@ def chat(served: str, body: dict[str, Any]) -> list[tuple[str, str]]:
     return [(block["event"].strip(), block.get("data", "").strip()) for block in parsed]
 
 
-def test_chat_nest(served: str) -> None:
-    """A real engine's tokens arrive as Chat Nest's events, up to the profile's ceiling."""
+def test_chat_nest_client_gets_tokens(served: str) -> None:
+    """Tokens of a real engine arrive as Chat Nest's events, up to the profile's ceiling."""
     events = chat(served, {"messages": HI, "profile": "constrained"})
     text = "".join(json.loads(data) for name, data in events if name == "token")
 
@@ -93,8 +93,8 @@ def test_chat_nest(served: str) -> None:
     assert len(text) > 20
 
 
-def test_openai_stream(client: openai.OpenAI) -> None:
-    """The unmodified client streams from a real engine."""
+def test_openai_client_streams(client: openai.OpenAI) -> None:
+    """OpenAI's unmodified client streams from a real engine."""
     model = next(iter(client.models.list())).id
     with client.chat.completions.create(model=model, messages=HI, max_tokens=20, stream=True) as stream:
         chunks = list(stream)
@@ -103,8 +103,8 @@ def test_openai_stream(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
-def test_openai_whole(client: openai.OpenAI) -> None:
-    """The unmodified client gets a whole answer, and its usage, from a real engine; without a ceiling too."""
+def test_openai_client_asks_without_streaming(client: openai.OpenAI) -> None:
+    """OpenAI's unmodified client gets an answer and its usage from a real engine, also without `max_tokens`."""
     answer = client.chat.completions.create(model="tiny", messages=HI, max_tokens=20)
     assert answer.choices[0].message.content
     assert answer.usage is not None
@@ -112,8 +112,8 @@ def test_openai_whole(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(model="tiny", messages=HI).choices[0].message.content
 
 
-def test_cancel(client: openai.OpenAI) -> None:
-    """A client that leaves in mid-stream frees the engine: the next call is answered at once, many times over."""
+def test_disconnect_frees_the_engine(client: openai.OpenAI) -> None:
+    """A disconnect in mid-stream frees the engine: the next call is answered at once."""
     for _ in range(5):
         with client.chat.completions.create(model="tiny", messages=HI, max_tokens=400, stream=True) as stream:
             for chunk in stream:
@@ -123,15 +123,15 @@ def test_cancel(client: openai.OpenAI) -> None:
         assert answer.choices
 
 
-def test_too_long(client: openai.OpenAI, served: str) -> None:
-    """A prompt over the context is the engine's 400 for an SDK, and an error in words for Chat Nest."""
+def test_long_prompt_is_refused_by_the_engine(client: openai.OpenAI, served: str) -> None:
+    """A prompt over the context is the engine's 400 for an SDK, and an error event for Chat Nest."""
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="tiny", messages=LONG)
     events = chat(served, {"messages": LONG, "profile": "expanded"})
-    told = json.loads(events[-1][1])
+    error = json.loads(events[-1][1])
 
     assert "512" in refused.value.message
     assert refused.value.response.headers["x-should-retry"] == "false"
     assert [name for name, _ in events] == ["start", "error"]
-    # This engine breaks off a stream whose prompt is too long, after a 200 and without a word; it only says why to plain calls.
-    assert told["message"] == "The model failed to answer. Please try again."
+    # This engine ends a stream with a long prompt after a 200 without an error; it reports the error to plain calls only.
+    assert error["message"] == "The model failed to answer. Please try again."

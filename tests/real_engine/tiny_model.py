@@ -58,7 +58,7 @@ def write(path: str) -> None:
     model.add_chat_template(TEMPLATE)
     model.add_tensor("token_embd.weight", tensor(len(tokens), WIDTH, scale=0.5))
     output = tensor(len(tokens), WIDTH, scale=0.5)
-    # It never ends by itself, and hardly ever says a raw byte.
+    # The model never generates its end token, and rarely a raw byte.
     output[:259] *= 0.05
     output[END] = 0
     model.add_tensor("output.weight", output)

@@ -96,7 +96,7 @@ def test_dependencies_point_down(module: str) -> None:
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_libraries_of_a_package(package: str) -> None:
+def test_package_imports_only_its_libraries(package: str) -> None:
     """`policies` knows no HTTP, `wire` does no I/O, and the OpenAI SDK is imported by one module alone."""
     for module in MODULES:
         if f"{module}.".startswith(f"{package}."):
@@ -141,12 +141,12 @@ def test_depth_inside_a_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_size(module: str) -> None:
+def test_file_is_under_300_lines(module: str) -> None:
     """A file has one subject: it is split before 300 lines."""
     assert len(MODULES[module].read_text().splitlines()) < MAX_LINES
 
 
-def test_modules_of_a_folder() -> None:
+def test_folder_has_at_most_18_modules() -> None:
     """A folder has at most 18 modules."""
     counts = Counter(path.parent for path in MODULES.values())
     assert not {folder: count for folder, count in counts.items() if count > MAX_MODULES}
@@ -168,7 +168,7 @@ def test_constraints() -> None:
 
 
 def test_nothing_of_a_machine() -> None:
-    """No file names a package registry's host or a path of somebody's machine."""
+    """No file names a package registry's host or a path of a developer's machine."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

@@ -23,12 +23,12 @@ def checked(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]
     return list(dict.fromkeys((int(match[2]), match[3]) for match in errors))
 
 
-def test_right_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correct_user_code_type_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of the API is typed: code that uses it needs no cast and no ignore."""
     assert checked("accepted.py", monkeypatch) == []
 
 
-def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_of_users_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each marked line has the error of its code, and no other line has any."""
     lines = (CASES / "rejected.py").read_text().splitlines()
     marked = [(number, match[1]) for number, line in enumerate(lines, 1) if (match := MARK.search(line))]

@@ -29,7 +29,7 @@ def delta_of(changed: Event) -> dict[str, Any]:
     return delta
 
 
-def test_tool_call_changed() -> None:
+def test_policy_changes_a_tool_call() -> None:
     """A policy may change a tool call; the fields and the bytes follow."""
     was = event(TOOL)
     data = was.data
@@ -41,7 +41,7 @@ def test_tool_call_changed() -> None:
     assert delta_of(was)["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
 
-def test_reasoning_removed() -> None:
+def test_policy_removes_reasoning() -> None:
     """A policy may remove reasoning; what remains of the event is text."""
     was = event({"content": "hi", "reasoning_content": "hm"})
     data = was.data
@@ -52,7 +52,7 @@ def test_reasoning_removed() -> None:
     assert delta_of(now) == {"content": "hi"}
 
 
-def test_payload_then_text() -> None:
+def test_changes_of_an_event_add_up() -> None:
     """Changes add up: other tools, then other text and another finish."""
     now = event(TOOL).with_payload({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "extra": [1]})
 
@@ -61,7 +61,7 @@ def test_payload_then_text() -> None:
 
 
 @pytest.mark.parametrize("empty", [None, [], [{}], [None], [{"x": []}], ""])
-def test_same_as_the_parser(empty: object) -> None:
+def test_payload_and_parser_agree(empty: object) -> None:
     """`with_payload` and the parser of upstream's chunks agree on what an event holds."""
     for delta in (
         {"tool_calls": empty},
@@ -82,13 +82,13 @@ def test_refusal_keeps_its_field() -> None:
     }
 
 
-def test_choice_is_missing() -> None:
+def test_payload_without_its_choice_is_refused() -> None:
     """An object without the event's choice is refused: the answer would lose it."""
     with pytest.raises(ValueError, match="with_payload: the object has no choice with index 2"):
         event({"content": "a"}, index=2).with_payload({"choices": [{"index": 0, "delta": {}}]})
 
 
-def test_whole_answer() -> None:
+def test_whole_answer_is_joined_from_its_choices() -> None:
     """A whole answer is put together of its choices, changed ones as they are now."""
     choices = [{"index": at, "message": {"role": "assistant", "content": None, **TOOL}} for at in (0, 1)]
     payload = msgspec.json.encode({"id": "x", "choices": choices, "usage": {"total_tokens": 3}})

@@ -40,7 +40,7 @@ def yields(self: Any, event: Any) -> Any:
 
 @pytest.mark.parametrize("base", [Policy, RunningPolicy])
 @pytest.mark.parametrize(
-    ("name", "method", "told"),
+    ("name", "method", "problem"),
     [
         ("admitt", awaited, "Mine.admitt is never called; did you mean admit? Otherwise start its name with an underscore"),
         ("retyr", plain_with_two, "Mine.retyr is never called; did you mean retry?"),
@@ -62,16 +62,18 @@ def yields(self: Any, event: Any) -> Any:
         ("stop", awaited, "Mine.stop is called with no arguments"),
     ],
 )  # fmt: skip
-def test_policy_mistakes(base: type[Any], name: str, method: Callable[..., Any], told: str) -> None:
+def test_mistakes_of_a_policy_class_are_refused(
+    base: type[Any], name: str, method: Callable[..., Any], problem: str
+) -> None:
     """A misspelt hook, one of another class or an old name, a wrong kind and a wrong number of arguments are refused."""
     with pytest.raises(HookError) as refused:
         make(base, **{name: method})
-    assert told in str(refused.value)
+    assert problem in str(refused.value)
     assert isinstance(refused.value, TypeError)
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "told"),
+    ("name", "method", "problem"),
     [
         ("setle", awaited, "Mine.setle is never called; did you mean settle?"),
         ("on_events", plain, "Mine.on_events is never called; did you mean on_event?"),
@@ -86,22 +88,22 @@ def test_policy_mistakes(base: type[Any], name: str, method: Callable[..., Any],
         ("claims", plain, "Mine.claims is called with no arguments"),
     ],
 )  # fmt: skip
-def test_lease_mistakes(name: str, method: Callable[..., Any], told: str) -> None:
+def test_mistakes_of_a_lease_class_are_refused(name: str, method: Callable[..., Any], problem: str) -> None:
     """A misspelt, old or wrong method of a lease is refused, too."""
     with pytest.raises(HookError) as refused:
         make(Lease, **{name: method})
-    assert told in str(refused.value)
+    assert problem in str(refused.value)
 
 
 @pytest.mark.parametrize(("old", "new"), [("lowers", "tightened_by_profiles"), ("pinned", "fixed_in_profiles")])
-def test_old_class_attributes(old: str, new: str) -> None:
+def test_renamed_class_attribute_is_refused(old: str, new: str) -> None:
     """A class attribute that was renamed is refused instead of being ignored; a field of that name is none."""
     with pytest.raises(HookError, match=f"Mine.{old} has no effect; it is now called {new}"):
         make(Policy, **{old: ("limit",)})
     make(Policy, __annotations__={old: bool}, **{old: True})
 
 
-def test_methods_of_its_own() -> None:
+def test_own_methods_are_allowed() -> None:
     """Private methods, properties and names that resemble no hook are the author's; extra parameters need defaults."""
 
     async def admit(self: Any, call: Any, *, quick: bool = False) -> None: ...

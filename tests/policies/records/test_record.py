@@ -13,7 +13,7 @@ from policies.records.record import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS, M
 def test_record_is_immutable() -> None:
     """An observer cannot change what the next one sees."""
     with pytest.raises(AttributeError):
-        make_record().status = 500  # type: ignore[misc]
+        make_record().status = 500  # type: ignore[misc]  # the mistake that is tested
 
 
 def test_texts_of_others_are_bounded() -> None:

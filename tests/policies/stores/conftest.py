@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from redis_server import own
+from redis_server import with_own_prefix
 from stored import Opened, log_entries_in_file, log_entries_in_redis, objects_of
 
 from policies.api.store import Store
@@ -26,7 +26,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeCloc
     url = {"memory": "memory://", "sqlite": "sqlite:///store.db"}.get(request.param)
     if url is None:
         server = request.getfixturevalue("redis").url
-        url = own(server)
+        url = with_own_prefix(server)
         prefix = url.rpartition("=")[2]
     store = open_store(url, folder=tmp_path, clock=clock)
 

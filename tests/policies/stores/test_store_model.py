@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from redis_server import RedisServer, own
+from redis_server import RedisServer, with_own_prefix
 
 from policies.api.claim import Claim
 from policies.api.store import ReservationGone, Store
@@ -56,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
         self.clock = FakeClock(1_800_000_000.0)
-        self.address = own(self.url) if self.url.startswith("redis") else self.url
+        self.address = with_own_prefix(self.url) if self.url.startswith("redis") else self.url
         self.store: Store = self.opened()
         self.reservations: dict[str, list[tuple[float, int]]] = {}
         self.spent: dict[float, int] = {}

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
-from redis_server import RedisServer, own
+from redis_server import RedisServer, with_own_prefix
 from store_steps import STEPS, played
 
 from policies.stores.opening import open_store
@@ -33,7 +33,7 @@ def test_all_stores_give_the_same_answers(request: pytest.FixtureRequest, other:
 
         with TemporaryDirectory() as name:
             folder = Path(name)
-            address = own(server.url) if server is not None else "sqlite:///s.db"
+            address = with_own_prefix(server.url) if server is not None else "sqlite:///s.db"
             expected = asyncio.run(run("memory://", folder))
             found = asyncio.run(run(address, folder))
         assert found == expected

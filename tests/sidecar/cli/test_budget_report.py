@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from process import ran
-from redis_server import RedisServer, own
+from redis_server import RedisServer, with_own_prefix
 
 from policies.api.claim import IDENTITY_SEPARATOR, OVERFLOW_SUFFIX, Claim, Unit
 from policies.api.window import Calendar
@@ -69,7 +69,7 @@ async def spend(url: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_every_counter_is_listed(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     """Each counter shows limit, spent, reserved, left and reset time; limits of keys apply, and `usd` budgets are in dollars."""
-    url = own(request.getfixturevalue("redis").url) if kind == "redis" else "sqlite:///s.db"
+    url = with_own_prefix(request.getfixturevalue("redis").url) if kind == "redis" else "sqlite:///s.db"
     (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n' + CONFIG_TEXT)
     await spend(url, tmp_path)
 
@@ -110,7 +110,7 @@ async def test_missing_store_is_not_created(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_unreadable_store(tmp_path: Path) -> None:
+async def test_unreadable_store_is_one_line(tmp_path: Path) -> None:
     """A store that is private to its process, or is down, gives one line without its password."""
     code, _, err = ran("usage", folder=tmp_path, environ={"SIDECAR_STORE": "memory://"})
     assert (code, err.strip()) == (2, "sidecar: store.url: memory:// is private to the process that uses it; use a sqlite:/// or redis:// store")  # fmt: skip
@@ -122,7 +122,7 @@ async def test_unreadable_store(tmp_path: Path) -> None:
 
 async def test_running_reservations_are_shown(redis: RedisServer, tmp_path: Path) -> None:
     """A reservation of a running call is shown as reserved."""
-    url = own(redis.url)
+    url = with_own_prefix(redis.url)
     (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n[[policy]]\nuse = "budget"\ntokens = 100\n')
     store = open_store(url, folder=tmp_path)
     claim = Claim(policy="budget", identity="default", unit="tokens", limit=100, window=Calendar("day"), base=7)

@@ -55,7 +55,7 @@ def test_invalid_arguments_exit_with_2(
     assert (code, *capsys.readouterr()) == (2, "", line + "\n")
 
 
-def test_workers_with_a_memory_store(tmp_path: Path) -> None:
+def test_workers_need_a_shared_store(tmp_path: Path) -> None:
     """Several workers with a store in memory are refused before the server listens."""
     environ = {"SIDECAR_STORE": "memory://"}
     code, out, err = ran("serve", "--upstream", "http://h/v1", "--workers", "2", folder=tmp_path, environ=environ)
@@ -83,7 +83,7 @@ def test_check_reports_every_fault(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
 
 
-def test_check_with_ascii_output(tmp_path: Path) -> None:
+def test_check_prints_ascii_where_needed(tmp_path: Path) -> None:
     """`check` works on a terminal that cannot print arrows."""
     code, out, err = ran("check", folder=tmp_path, environ={"PYTHONIOENCODING": "ascii"})
 
@@ -103,7 +103,7 @@ def test_config_prints_a_valid_file(tmp_path: Path) -> None:
     assert ran("check", folder=tmp_path, environ={"SIDECAR_CONFIG": "none.toml"})[0] == 2
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """`--version` prints the name and the version on stdout."""
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"sidecar {__version__}\n"
@@ -115,7 +115,7 @@ def printed_help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
 
 
 @pytest.mark.parametrize("command", [["serve"], ["demo"], ["mock"], ["config"], ["check"], ["usage"], ["key", "new"]])
-def test_help_of_a_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command_is_complete(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's help has its usage, examples, environment variables and exit codes, and fits 110 columns."""
     text = printed_help(capsys, *command)
 
@@ -202,7 +202,7 @@ def test_fast_commands_import_no_server(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["config"], ["check"], ["--help"]])
-def test_broken_pipe(command: list[str], tmp_path: Path) -> None:
+def test_closed_stdout_is_no_error(command: list[str], tmp_path: Path) -> None:
     """A closed stdout is not an error."""
     read, write = os.pipe()
     os.close(read)
@@ -221,7 +221,7 @@ def test_broken_pipe(command: list[str], tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl+C exits with 130 and prints nothing."""
 
     def interrupted(_: Settings) -> int:

@@ -40,7 +40,7 @@ def chunks(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(block[6:]) for block in body.split(b"\n\n")[:-2]]
 
 
-async def test_stream() -> None:
+async def test_stream_is_complete() -> None:
     """A stream has role, tokens, finish reason, usage if requested, and [DONE]."""
     _, body = await ask(Mock(tokens=3), {"messages": HI, "stream": True, "stream_options": {"include_usage": True}})
     read = chunks(body)
@@ -57,7 +57,7 @@ async def test_stream() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-async def test_ceiling(field: str, *, stream: bool) -> None:
+async def test_choices_stop_at_the_ceiling(field: str, *, stream: bool) -> None:
     """Each of n choices stops at the ceiling with the finish reason `length`."""
     _, body = await ask(Mock(), {"messages": HI, "model": "mock-9-0-0", field: 2, "n": 2, "stream": stream})
     if stream:
@@ -70,7 +70,7 @@ async def test_ceiling(field: str, *, stream: bool) -> None:
     assert finishes == ["length", "length"]
 
 
-async def test_pace() -> None:
+async def test_model_name_sets_the_pace() -> None:
     """The model name sets the number of tokens, the interval and the delay of the first token."""
     slept: list[float] = []
 
@@ -118,7 +118,7 @@ async def test_disconnect_aborts_the_stream() -> None:
 @pytest.mark.parametrize(
     ("body", "path", "status"), [({}, "/v1/chat/completions", 400), ({"messages": HI}, "/v1/x", 404)]
 )
-async def test_invalid_requests(body: Any, path: str, status: int) -> None:
+async def test_invalid_request_gets_an_openai_error(body: Any, path: str, status: int) -> None:
     """Invalid requests and unknown paths get OpenAI's error envelope."""
     got, answer = await ask(Mock(), body, path=path)
 

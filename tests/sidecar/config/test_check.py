@@ -220,7 +220,7 @@ def test_retry_accepts_failure_kinds_before_output(folder: Path) -> None:
     some = ["timeout", "unavailable", "quota", "empty", "status:204", "status:302", "status:599", "code:x"]
     (retry,) = loaded(folder, f"[[policy]]\nuse = 'retry'\non = {some}").base.policies
 
-    assert retry.on == tuple(some)  # type: ignore[attr-defined]
+    assert retry.on == tuple(some)  # type: ignore[attr-defined]  # a field of the built-in policy
 
 
 def test_policy_with_a_fault_is_not_absent(folder: Path) -> None:
@@ -235,8 +235,8 @@ def test_profile_may_add_a_limit(folder: Path) -> None:
     text = "[[policy]]\nuse = 'max_tokens'\noutput = 9\n[[policy]]\nuse = 'retry'\n[profile.x]\nmax_tokens = { request = 999_999 }\nretry = { patience = 99 }\n"  # fmt: skip
     _, retry = loaded(folder, text).profiles["x"].policies
 
-    assert loaded(folder, text).profiles["x"].policies[0].request == 999_999  # type: ignore[attr-defined]
-    assert retry.patience == 99  # type: ignore[attr-defined]
+    assert loaded(folder, text).profiles["x"].policies[0].request == 999_999  # type: ignore[attr-defined]  # a field of the built-in policy
+    assert retry.patience == 99  # type: ignore[attr-defined]  # a field of the built-in policy
 
 
 def test_policy_with_a_running_object_only(folder: Path) -> None:
@@ -395,7 +395,7 @@ def test_upstream_models_need_prices(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "problem"),
     [
         ("    async def admitt(self, call): ...", "Rules.admitt is never called; did you mean admit?"),
         ("    def admit(self, call): ...", "Rules.admit is awaited; write `async def admit`"),
@@ -404,13 +404,13 @@ def test_upstream_models_need_prices(folder: Path) -> None:
         ("    lowers = ('x',)\n    async def admit(self, call): ...", "Rules.lowers has no effect; it is now called tightened_by_profiles"),
     ],
 )  # fmt: skip
-def test_mistakes_of_a_policy_class(folder: Path, body: str, told: str) -> None:
+def test_mistakes_of_a_policy_class(folder: Path, body: str, problem: str) -> None:
     """A wrong method is a fault of the policy's `use`, with the cure."""
     (folder / "check_rules.py").write_text(f"from policies import Policy\nclass Rules(Policy, frozen=True):\n{body}\n")
     (line,) = lines(folder, "[[policy]]\nuse = 'check_rules:Rules'")
 
     assert line.startswith("F: policy[0].use: ")
-    assert told in line
+    assert problem in line
 
 
 def test_one_running_object_for_all_profiles(folder: Path) -> None:

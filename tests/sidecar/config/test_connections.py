@@ -26,7 +26,6 @@ from sidecar.config.proxies import Proxy
 from sidecar.config.settings import Flags
 from sidecar.config.tables import ConfigError
 from sidecar.config.upstream import ResolvedUpstream
-from sidecar.upstream.transport.httpx_transport import HttpxTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -57,17 +56,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 FACTORIES = """
 import httpx
 
-calls = []
+calls, requests = [], []
+
+
+class Counting(httpx.AsyncHTTPTransport):
+    async def handle_async_request(self, request):
+        requests.append(request.url)
+        return await super().handle_async_request(request)
 
 
 def make():
     calls.append("make")
-    return httpx.AsyncHTTPTransport()
+    return Counting()
 
 
 def make_for(settings):
     calls.append(settings.base_url)
-    return httpx.AsyncHTTPTransport()
+    return Counting()
 
 
 async def later():
@@ -287,8 +292,8 @@ async def test_transport(folder: Path, factory: str) -> None:
             for _ in range(2):
                 status, _, body = await served.post(V1, HI)
                 assert (status, b"fine" in body) == (200, True)
-            assert isinstance(served.gateway.upstream._first.transport, HttpxTransport)
         assert up.open == 0
+    assert len(sys.modules["factories"].requests) == len(up.requests) == 2
     assert sys.modules["factories"].calls == [up.url if factory == "make_for" else "make"] * 2
 
 

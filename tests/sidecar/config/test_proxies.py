@@ -33,7 +33,7 @@ FAR, SECURE = "http://far.example/v1", "https://far.example/v1"
         ("http+unix:///run/x.sock/v1", {"ALL_PROXY": A}, None),
     ],
 )
-def test_environment(url: str, environ: dict[str, str], found: tuple[str, str] | None) -> None:
+def test_variable_of_the_scheme_wins(url: str, environ: dict[str, str], found: tuple[str, str] | None) -> None:
     """The scheme's variable precedes ALL_PROXY, lower case precedes upper case; loopback uses no proxy."""
     assert environment_proxy(url, environ) == found
 
@@ -78,7 +78,7 @@ def test_environment(url: str, environ: dict[str, str], found: tuple[str, str] |
         ("fd00::2", "http://[fd00::1]/", True),
     ],
 )
-def test_no_proxy(no_proxy: str, url: str, *, proxied: bool) -> None:
+def test_no_proxy_accepts_hosts_and_networks(no_proxy: str, url: str, *, proxied: bool) -> None:
     """NO_PROXY accepts hosts with subdomains, addresses, networks and `*`, each with an optional port."""
     for name in ("NO_PROXY", "no_proxy"):
         found = environment_proxy(url, {"ALL_PROXY": A, name: no_proxy})
@@ -97,7 +97,7 @@ def test_no_proxy(no_proxy: str, url: str, *, proxied: bool) -> None:
         ("http://u@p:1", Proxy("p", 1, authorization="Basic dTo=")),
     ],
 )
-def test_parsed(url: str, proxy: Proxy) -> None:
+def test_proxy_url_has_host_port_and_credentials(url: str, proxy: Proxy) -> None:
     """The URL of a proxy gives its host, port and credentials, percent-decoded."""
     assert parse_proxy(url) == proxy
     assert has_password(url) == ("@" in url)
@@ -116,7 +116,7 @@ def test_parsed(url: str, proxy: Proxy) -> None:
         ("http://p:1?q", "path"),
     ],
 )
-def test_invalid(url: str, problem: str) -> None:
+def test_invalid_proxy_url_is_refused(url: str, problem: str) -> None:
     """An invalid proxy URL is refused with a cure, and the message shows no password."""
     with pytest.raises(ValueError, match=problem) as raised:
         parse_proxy(url)
@@ -124,7 +124,7 @@ def test_invalid(url: str, problem: str) -> None:
     assert "secret" not in str(raised.value)
 
 
-def test_hidden() -> None:
+def test_proxy_hides_its_password() -> None:
     """The representation of a proxy hides its password."""
     shown = repr(parse_proxy("http://user:secret@p:1"))
     assert "secret" not in shown

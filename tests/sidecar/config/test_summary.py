@@ -29,9 +29,9 @@ def warnings(folder: Path, text: str) -> list[str]:
 def test_shipped_settings(tmp_path: Path) -> None:
     """The shipped settings: upstream, store, each policy with its limits as the file writes them, profiles and keys."""
     settings = load(None, environ={}, flags=Flags(upstream=HERE, model="m", workers=2))
-    told = summary(msgspec.structs.replace(settings, folder=tmp_path))
+    printed = summary(msgspec.structs.replace(settings, folder=tmp_path))
 
-    assert told.splitlines() == [
+    assert printed.splitlines() == [
         "upstream  upstream-1: http://127.0.0.1:1/v1, model m",
         f"store     sqlite:///{tmp_path}/sidecar.db",
         'chain     rate: requests = 60, window = 60, by = "tenant"',
@@ -55,15 +55,15 @@ def test_no_limit(tmp_path: Path) -> None:
 
 def test_limit_of_some_calls(tmp_path: Path) -> None:
     """A chain whose limits leave some calls out is warned of."""
-    (told,) = warnings(tmp_path, RATE + 'only = { path = "/api/chat" }\n')
-    assert told.startswith("warning: the rate and budget policies apply only to some calls, by `only`: ")
+    (printed,) = warnings(tmp_path, RATE + 'only = { path = "/api/chat" }\n')
+    assert printed.startswith("warning: the rate and budget policies apply only to some calls, by `only`: ")
 
 
 def test_warned_once(tmp_path: Path) -> None:
     """Keys that share a chain without a limit give one warning, and are counted with their tenants."""
     keys = "".join(f'[[key]]\ntenant = "{tenant}"\nsha256 = "{digit * 64}"\n' for tenant, digit in ("a1", "a2", "b3"))
-    told = lines(tmp_path, f'{keys}[[policy]]\nuse = "retry"\n')
-    assert [line for line in told if line.startswith(("keys", "warning"))] == ["keys      3 of 2 tenants", NO_LIMIT]
+    printed = lines(tmp_path, f'{keys}[[policy]]\nuse = "retry"\n')
+    assert [line for line in printed if line.startswith(("keys", "warning"))] == ["keys      3 of 2 tenants", NO_LIMIT]
 
 
 def test_no_secrets(tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_no_secrets(tmp_path: Path) -> None:
     environ = {"KEY": "SECRET-4", "B": "SECRET-5"}
     settings = settings_of(tmp_path, None, text, environ=environ)
     store = StoreSettings("rediss://user:SECRET-6@redis.example:6379/0?prefix=SECRET-7")
-    told = summary(msgspec.structs.replace(settings, store=store))
+    printed = summary(msgspec.structs.replace(settings, store=store))
 
-    assert "SECRET" not in told
-    assert "store     rediss://redis.example:6379/0\n" in told
-    assert "chain     mine (Own): most = 7\n" in told
+    assert "SECRET" not in printed
+    assert "store     rediss://redis.example:6379/0\n" in printed
+    assert "chain     mine (Own): most = 7\n" in printed
 
 
 @pytest.mark.anyio

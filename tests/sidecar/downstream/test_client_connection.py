@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import answers, mid_stream
+from scripts import answers, mid_stream, truncated
 from serving import CHAT, Sidecar, events, settings_of, sidecar, with_policies
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Upstream, eventually, sse, token, until_unchanged, upstream
@@ -25,12 +25,6 @@ HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi
 BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
 KINDS = pytest.mark.parametrize("kind", [HttpProtocol, HttpToolsProtocol], ids=["direct", "over ASGI"])
 FINISHED = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}) + b"data: [DONE]\n\n"
-
-
-async def breaks(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    connection.close()
 
 
 @KINDS
@@ -81,7 +75,7 @@ async def test_disconnect_is_detected(
 @KINDS
 async def test_truncated_stream_ends_with_an_error(tmp_path: Path, kind: type[asyncio.Protocol]) -> None:
     """A truncated stream ends with an error event with both kinds."""
-    async with upstream(breaks) as up, sidecar(settings_of(tmp_path, up.url, BUDGET), protocol=kind) as served:
+    async with upstream(truncated) as up, sidecar(settings_of(tmp_path, up.url, BUDGET), protocol=kind) as served:
         _, _, body = await served.post("/api/chat", CHAT)
 
     assert [name for name, _ in events(body)] == ["start", "token", "error"]

@@ -7,17 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from scripts import endless
 from serving import CHAT, events, settings_of, sidecar
-from wire import Connection, upstream
+from wire import upstream
 
 pytestmark = pytest.mark.anyio
 
 SLOW = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 900}
-
-
-async def endless(connection: Connection) -> None:
-    await connection.stream("a", finish=None, done=False)
-    await connection.hang()
 
 
 async def test_deadline_ends_a_chat_nest_answer(tmp_path: Path) -> None:

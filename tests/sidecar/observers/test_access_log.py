@@ -46,7 +46,7 @@ def line_of(record: Record, **settings: Any) -> str:
     return b"".join(lines).decode()
 
 
-def test_text_line() -> None:
+def test_text_line_has_all_fields() -> None:
     """A text line names time, level, request, route, status, models, upstream, tokens, cost, times, attempts and notes."""
     assert line_of(make_record()) == (
         "2025-11-28T16:20:33.434Z INFO request id=req-1 tenant=acme ip=10.0.0.7 POST /v1/chat/completions 200 "
@@ -100,7 +100,7 @@ def test_failure_line_has_the_upstreams_words() -> None:
         ({"route": "/readyz", "status": 503}, "debug"),
     ],
 )
-def test_levels(fields: dict[str, Any], level: LogLevel) -> None:
+def test_level_depends_on_the_ending(fields: dict[str, Any], level: LogLevel) -> None:
     """Refusals are information, failures warnings, faults of the sidecar errors, probes debugging; `level` is the least."""
     record = make_record(**fields)
     assert level_of(record) == level

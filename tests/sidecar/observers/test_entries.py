@@ -49,7 +49,7 @@ def record(message: object, *args: object, level: int = logging.WARNING, error: 
 def raised(error: Exception) -> Exception:
     try:
         raise error
-    except Exception as caught:  # noqa: BLE001
+    except Exception as caught:  # noqa: BLE001  # any error of the table
         return caught
 
 

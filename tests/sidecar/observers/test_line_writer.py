@@ -64,7 +64,7 @@ def dropped_in(lines: list[bytes]) -> int:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_blocked_pipe_drops_and_counts(pipe: Pipe, blocking: bool) -> None:  # noqa: FBT001
+def test_blocked_pipe_drops_and_counts(pipe: Pipe, blocking: bool) -> None:  # noqa: FBT001  # a column of the table
     """While a pipe is not read every write returns; then the queued lines and the number of the dropped ones arrive."""
     os.set_blocking(pipe.writing, blocking)
     writer = LineWriter(pipe.writing, describe, max_lines=100)

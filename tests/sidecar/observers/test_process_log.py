@@ -51,7 +51,7 @@ def test_process_writes_one_form() -> None:
 
 
 def test_process_ends_while_stderr_is_blocked() -> None:
-    """With a stderr that is never read, the event loop goes on, and the process ends after the time-out of the close."""
+    """With a stderr that is never read, the event loop continues, and the process ends after the time-out of the close."""
     reading, writing = os.pipe()
     try:
         done = subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from process import program, ran
-from scripts import silent
+from scripts import endless, silent
 from serving import CHAT, events, settings_of, sidecar
 from wire import Client, Connection, eventually, token, until_unchanged, upstream
 
@@ -20,11 +20,6 @@ from sidecar.downstream.client_errors import draining
 pytestmark = pytest.mark.anyio
 
 SLOW = {"model": "mock-1000-20-0", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 900}
-
-
-async def endless(connection: Connection) -> None:
-    await connection.stream("a", finish=None, done=False)
-    await connection.hang()
 
 
 async def test_drain_refuses_new_calls_and_ends_running_ones(tmp_path: Path) -> None:

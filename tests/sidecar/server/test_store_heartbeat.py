@@ -139,7 +139,7 @@ async def test_store_down_and_back_are_reported_once(caplog: pytest.LogCaptureFi
 
 
 async def test_failing_callback_does_not_end_the_heartbeat(caplog: pytest.LogCaptureFixture) -> None:
-    """A callback that raises is logged, and the heartbeats go on."""
+    """A callback that raises is logged, and the heartbeats continue."""
 
     def fail(_: StoreDown | None) -> None:
         raise KeyError

@@ -187,7 +187,7 @@ async def test_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_sighup_is_ignored(tmp_path: Path, workers: str) -> None:
-    """SIGHUP is ignored with one log line, by a single process, a parent, and its workers: a running stream goes on."""
+    """SIGHUP is ignored with one log line, by a single process, a parent, and its workers: a running stream continues."""
     with program("mock", "--port", "0", folder=tmp_path) as mock:
         arguments = ("--upstream", mock.url, "--port", "0", "--workers", workers)
         with program("serve", *arguments, folder=tmp_path, log=tmp_path / "log") as running:

@@ -1,4 +1,4 @@
-"""The body of an answer is delivered as it arrives, the same whatever the cuts, pauses and failures."""
+"""Delivery of an answer's body: the same for any split into reads and any pauses of the client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3
 ERROR = sse({"error": {"message": "no"}})
 
 
-class Told(UpstreamResponse):
+class ScriptedResponse(UpstreamResponse):
     """A response whose bytes arrive when the test calls `arrive`."""
 
     def __init__(self) -> None:
@@ -49,52 +49,53 @@ class Told(UpstreamResponse):
             self.on_data(self.take())
 
     @property
-    def heard(self) -> bool:
+    def has_listener(self) -> bool:
         return self.on_data is not None
 
 
-def batches_of(answer: Told, *, idle: float = 60.0) -> tuple[AnswerBody, ProgressTimeout]:
-    upstream = UpstreamClient(ResolvedUpstream("http://up.example/v1", idle=idle), _NoTransport(), clock=lambda: 0.0)
-    patience = ProgressTimeout(60)
-    return AnswerBody(upstream, make_call("hi"), answer, patience, None, streams=True), patience
+def body_of(answer: ScriptedResponse, *, idle: float = 60.0) -> tuple[AnswerBody, ProgressTimeout]:
+    """Return the body of a streamed *answer*, and its timeout."""
+    upstream = UpstreamClient(ResolvedUpstream("http://up.example/v1", idle=idle), UnusedTransport(), clock=lambda: 0.0)
+    timeout = ProgressTimeout(60)
+    return AnswerBody(upstream, make_call("hi"), answer, timeout, None, streams=True), timeout
 
 
-class _NoTransport:
-    async def send(self, *_: object) -> Told:
+class UnusedTransport:
+    async def send(self, *_: object) -> ScriptedResponse:
         raise NotImplementedError
 
     async def aclose(self) -> None:
         pass
 
 
-async def pushed(reads: list[bytes], says: list[bool]) -> tuple[list[bytes], str]:
-    """Deliver *reads*; the client takes a batch or, by *says*, pauses. Return what was delivered, and the verdict."""
-    answer, shown, said = Told(), list[bytes](), list(says)
-    batches, patience = batches_of(answer)
+async def pushed(reads: list[bytes], room: list[bool]) -> tuple[list[bytes], str]:
+    """Deliver *reads* to a client that pauses where *room* is False; return what was delivered, and how it ended."""
+    answer, delivered, rooms = ScriptedResponse(), list[bytes](), list(room)
+    body, timeout = body_of(answer)
 
-    def show(batch: Batch) -> bool:
-        shown.append(batch.raw)
-        return said.pop() if said else True
+    def write(batch: Batch) -> bool:
+        delivered.append(batch.raw)
+        return rooms.pop() if rooms else True
 
-    async def takes() -> str:
+    async def take_all() -> str:
         try:
-            while not batches.over:
-                await batches.deliver(show)
+            while not body.over:
+                await body.deliver(write)
         except UpstreamError as error:
             return error.kind
         return "over"
 
-    task = asyncio.get_running_loop().create_task(takes())
+    task = asyncio.get_running_loop().create_task(take_all())
     try:
         for data in reads:
             await asyncio.sleep(0)
             answer.arrive(data)
-        verdict = await asyncio.wait_for(task, 5)
-        assert not answer.heard
-        return shown, verdict
+        end = await asyncio.wait_for(task, 5)
+        assert not answer.has_listener
+        return delivered, end
     finally:
         task.cancel()
-        patience.stop()
+        timeout.stop()
 
 
 @given(
@@ -102,30 +103,30 @@ async def pushed(reads: list[bytes], says: list[bool]) -> tuple[list[bytes], str
     st.lists(st.integers(0, 400), max_size=6),
     st.lists(st.booleans(), max_size=6),
 )
-def test_any_cut_and_any_pause(parts: list[bytes], cuts: list[int], says: list[bool]) -> None:
-    """However a stream is cut and however often the client pauses, it gets the bytes and the verdict of a single read."""
+def test_any_split_and_any_pause_deliver_the_same(parts: list[bytes], cuts: list[int], room: list[bool]) -> None:
+    """Any split of a stream and any pauses of its client give the bytes and the end of a single read."""
     stream = b"".join(parts)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     reads = [stream[begin:end] for begin, end in pairwise(edges) if begin < end]
 
     async def both() -> None:
-        shown, verdict = await pushed([*reads, b""], says)
-        wanted, right = await pushed([stream, b""] if stream else [b""], [])
-        assert (b"".join(shown), verdict) == (b"".join(wanted), right)
+        delivered, end = await pushed([*reads, b""], room)
+        expected, expected_end = await pushed([stream, b""] if stream else [b""], [])
+        assert (b"".join(delivered), end) == (b"".join(expected), expected_end)
 
     asyncio.run(both())
 
 
-async def test_cancelled() -> None:
-    """After a cancellation nothing more is delivered."""
-    answer, shown = Told(), list[Batch]()
-    batches, patience = batches_of(answer)
+async def test_nothing_is_delivered_after_a_cancellation() -> None:
+    """Bytes that arrive after a cancellation are not delivered."""
+    answer, delivered = ScriptedResponse(), list[Batch]()
+    body, timeout = body_of(answer)
 
-    def show(batch: Batch) -> bool:
-        shown.append(batch)
+    def write(batch: Batch) -> bool:
+        delivered.append(batch)
         return True
 
-    task = asyncio.get_running_loop().create_task(batches.deliver(show))
+    task = asyncio.get_running_loop().create_task(body.deliver(write))
     await asyncio.sleep(0)
     answer.arrive(A)
     task.cancel()
@@ -133,75 +134,75 @@ async def test_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     answer.arrive(B)
-    patience.stop()
+    timeout.stop()
 
-    assert [batch.raw for batch in shown] in ([A], [A, B])
-    assert not answer.heard
+    assert [batch.raw for batch in delivered] in ([A], [A, B])
+    assert not answer.has_listener
 
 
-async def test_show_that_raises() -> None:
-    """An exception of the receiver is raised by `deliver`, also a TimeoutError, which is not taken for upstream's."""
+async def test_exception_of_the_receiver_is_raised() -> None:
+    """`deliver` raises an exception of the receiver, also a TimeoutError, which is not read as a timeout of upstream."""
     for error in (ValueError("x"), TimeoutError("x")):
-        answer = Told()
-        batches, patience = batches_of(answer)
+        answer = ScriptedResponse()
+        body, timeout = body_of(answer)
 
-        def show(batch: Batch, error: Exception = error) -> bool:
+        def write(batch: Batch, error: Exception = error) -> bool:
             raise error
 
-        task = asyncio.get_running_loop().create_task(batches.deliver(show))
+        task = asyncio.get_running_loop().create_task(body.deliver(write))
         await asyncio.sleep(0)
         answer.arrive(A)
         with pytest.raises(type(error), match="x"):
             await task
-        patience.stop()
+        timeout.stop()
 
 
-async def test_silence() -> None:
+async def test_silent_upstream_is_an_idle_timeout() -> None:
     """An upstream that falls silent fails after the idle time."""
-    answer = Told()
-    batches, patience = batches_of(answer, idle=0.02)
-    task = asyncio.get_running_loop().create_task(batches.deliver(lambda _: True))
+    answer = ScriptedResponse()
+    body, timeout = body_of(answer, idle=0.02)
+    task = asyncio.get_running_loop().create_task(body.deliver(lambda _: True))
     await asyncio.sleep(0)
     answer.arrive(A)
     with pytest.raises(UpstreamError) as failed:
         await task
-    patience.stop()
+    timeout.stop()
 
     assert failed.value.kind == "idle_timeout"
 
 
-async def test_in_the_same_turn() -> None:
-    """Bytes that arrive in the iteration in which the time is over count: an error, and an end."""
-    for last, verdict in ((ERROR, "server"), (DONE, "over")):
-        answer = Told()
-        batches, patience = batches_of(answer, idle=0.02)
-        task = asyncio.get_running_loop().create_task(batches.deliver(lambda _: True))
+async def test_bytes_beside_a_timeout_count() -> None:
+    """Bytes that arrive in the iteration of the idle timeout count: an error, and an end."""
+    for last, end in ((ERROR, "server"), (DONE, "over")):
+        answer = ScriptedResponse()
+        body, timeout = body_of(answer, idle=0.02)
+        task = asyncio.get_running_loop().create_task(body.deliver(lambda _: True))
         await asyncio.sleep(0)
         answer.arrive(A)
         asyncio.get_running_loop().call_later(0.01, answer.arrive, last)
         await asyncio.sleep(0)
-        time.sleep(0.05)  # noqa: ASYNC251  # the loop is held up: both are due in one turn
+        time.sleep(0.05)  # noqa: ASYNC251  # block the loop, so that both are due in one iteration
         try:
             await task
             ended = "over"
         except UpstreamError as error:
             ended = error.kind
-        patience.stop()
-        assert ended == verdict
+        timeout.stop()
+        assert ended == end
 
 
-async def test_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that has its finish, and then nothing, is complete after its grace period."""
+async def test_finished_stream_is_complete_after_its_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is silent behind its finish is complete after the grace period."""
     monkeypatch.setattr("sidecar.upstream.answer_body.FINISH_GRACE_SECONDS", 0.02)
-    answer, shown = Told(), list[Batch]()
-    batches, patience = batches_of(answer)
+    answer, delivered = ScriptedResponse(), list[Batch]()
+    body, timeout = body_of(answer)
     answer.arrive(A + FINISH)
 
-    def show(batch: Batch) -> bool:
-        shown.append(batch)
+    def write(batch: Batch) -> bool:
+        delivered.append(batch)
         return True
 
-    await batches.deliver(show)
-    patience.stop()
+    await body.deliver(write)
+    timeout.stop()
 
-    assert (shown[-1].last, batches.over) == (True, True)
+    assert (delivered[-1].last, body.over) == (True, True)

@@ -25,7 +25,7 @@ def finish(why: str) -> bytes:
     return sse({"choices": [{"index": 0, "delta": {}, "finish_reason": why}]})
 
 
-def says(*chunks: bytes, then: str = "close") -> Script:
+def sends(*chunks: bytes, then: str = "close") -> Script:
     """Return a script that sends each of *chunks* separately, and then breaks the stream."""
 
     async def script(connection: Connection) -> None:
@@ -57,11 +57,11 @@ async def down(connection: Connection) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(says(finish("error")), id="fails without output"),
-        pytest.param(says(token("a"), then="close"), id="closes after output"),
-        pytest.param(says(token("a"), then="reset"), id="resets after output"),
-        pytest.param(says(token("a"), b'data: {"error": {"code": 502}}\n\n'), id="fails after output"),
-        pytest.param(says(token("a"), then="hang"), id="falls silent after output"),
+        pytest.param(sends(finish("error")), id="fails without output"),
+        pytest.param(sends(token("a"), then="close"), id="closes after output"),
+        pytest.param(sends(token("a"), then="reset"), id="resets after output"),
+        pytest.param(sends(token("a"), b'data: {"error": {"code": 502}}\n\n'), id="fails after output"),
+        pytest.param(sends(token("a"), then="hang"), id="falls silent after output"),
     ],
 )
 async def test_broken_answer_is_a_failure(tmp_path: Path, script: Script) -> None:
@@ -78,7 +78,7 @@ async def test_broken_answer_is_a_failure(tmp_path: Path, script: Script) -> Non
 
 async def test_finished_empty_answer_is_no_failure(tmp_path: Path) -> None:
     """An answer that is finished and empty counts as a success, also if its connection is reset."""
-    async with upstream(says(finish("stop"), then="reset"), down, down, down) as up:
+    async with upstream(sends(finish("stop"), then="reset"), down, down, down) as up:
         text = table(up.url, "calls = 4, rate = 0.75")
         async with sidecar(settings_of(tmp_path, None, text)) as served:
             for _ in range(4):
@@ -99,7 +99,7 @@ async def test_probe_closes_the_breaker_at_its_first_output(tmp_path: Path) -> N
         await connection.chunk(finish("stop") + b"data: [DONE]\n\n")
         await connection.send(b"0\r\n\r\n")
 
-    async with upstream(down, says(finish("error")), slow) as up:
+    async with upstream(down, sends(finish("error")), slow) as up:
         text = table(up.url, "calls = 1, rate = 1, probe = 1e-9")
         async with sidecar(settings_of(tmp_path, None, text)) as served:
             seen = []

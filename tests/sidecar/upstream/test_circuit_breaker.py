@@ -202,7 +202,9 @@ async def ask(served: Sidecar, times: int, *, at_once: int = 50) -> list[tuple[i
 
 
 @pytest.mark.anyio
-async def test_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_outage_opens_the_breaker_until_a_probe_succeeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """In an outage an upstream gets calls until the breaker opens, then only probes; the first success closes it."""
     switch = SwitchableUpstream()
     caplog.set_level(logging.WARNING, logger="sidecar")
@@ -235,7 +237,7 @@ async def test_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.anyio
-async def test_fallback(tmp_path: Path) -> None:
+async def test_open_breaker_sends_calls_to_the_next_upstream(tmp_path: Path) -> None:
     """While one upstream's breaker is open, calls go to the next one without a request to it and without a retry."""
     switch = SwitchableUpstream()
 
@@ -255,7 +257,7 @@ async def test_fallback(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("head", [False, True], ids=["before the head", "before the first token"])
-async def test_deadline(tmp_path: Path, head: bool) -> None:  # noqa: FBT001  # a column
+async def test_deadline_counts_as_a_failure(tmp_path: Path, head: bool) -> None:  # noqa: FBT001  # a column
     """An upstream without an answer until the call's deadline counts as failed; one whose client left does not."""
 
     async def hangs(connection: Connection) -> None:

@@ -52,7 +52,9 @@ MODERN = "max_tokens", "'max_tokens' is not supported with this model. Use 'max_
 
 
 @pytest.mark.parametrize(("lesson", "asked"), [(NO_USAGE, asks()), (MODERN, asks(stream=False)), (MODERN, asks(max_completion_tokens=9))])  # fmt: skip
-async def test_many_at_once(tmp_path: Path, lesson: tuple[str, str], asked: dict[str, Any]) -> None:
+async def test_concurrent_calls_use_a_learnt_style(
+    tmp_path: Path, lesson: tuple[str, str], asked: dict[str, Any]
+) -> None:
     """Calls that run while another one learns a style are rewritten too; later calls use it in their first request."""
     field, words = lesson
     all_here = asyncio.Event()
@@ -110,7 +112,7 @@ async def test_obeyed_ceiling_is_added(tmp_path: Path, field: str) -> None:
     assert (status, up.requests[0].body[field], account.spent) == (200, 7, 12)
 
 
-async def test_room_stays_with_its_upstream(tmp_path: Path) -> None:
+async def test_lowered_ceiling_stays_with_its_upstream(tmp_path: Path) -> None:
     """A ceiling lowered for one server's context is not lowered for the next server."""
 
     async def small(connection: Connection) -> None:
@@ -148,7 +150,7 @@ def test_configured_field_is_kept() -> None:
 @pytest.mark.parametrize(
     "words", ["maximum context length is " + "9" * 5000 + " tokens, 5 input tokens", "maximum context length is ²"]
 )
-def test_hostile_numbers(words: str) -> None:
+def test_hostile_number_changes_nothing(words: str) -> None:
     """Text that is not a number, or has thousands of digits, changes nothing and raises nothing."""
     call = make_call("hi")
     call.max_tokens = 5

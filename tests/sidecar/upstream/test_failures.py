@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import closes
 from serving import CHAT, Sidecar, events, settings_of, sidecar
 from wire import HEAD, Connection, Script, Upstream, sse, token, upstream
 
@@ -28,7 +29,7 @@ cap = 0.001
 """
 
 
-def says(*chunks: bytes, then: str = "end") -> Script:
+def sends(*chunks: bytes, then: str = "end") -> Script:
     """Stream *chunks*, then end the body, close the connection, or reset it."""
 
     async def script(connection: Connection) -> None:
@@ -54,10 +55,6 @@ def answers(status: int, body: bytes, *headers: str) -> Script:
 
 async def refuses(connection: Connection) -> None:
     connection.reset()
-
-
-async def closes(connection: Connection) -> None:
-    connection.close()
 
 
 async def good(connection: Connection) -> None:
@@ -96,15 +93,15 @@ async def both(up: Upstream, served: Sidecar) -> tuple[list[tuple[str, str]], tu
         pytest.param(answers(503, error(type="unavailable_error", message="Loading model")), id="loading"),
         pytest.param(answers(200, error(code=500)), id="error as JSON under a 200"),
         pytest.param(answers(200, b"<html>"), id="a page under a 200"),
-        pytest.param(says(ERROR_EVENT), id="error event before output"),
-        pytest.param(says(b'error: {"code": 500, "message": "boom"}\n\n'), id="error field"),
-        pytest.param(says(b"event: error\n" + ERROR_EVENT), id="named error event"),
-        pytest.param(says(), id="empty stream"),
-        pytest.param(says(b"data: [DONE]\n\n"), id="only the end mark"),
-        pytest.param(says(b": nothing\n\n", then="cut"), id="cut before output"),
-        pytest.param(says(b": nothing\n\n", then="reset"), id="reset before output"),
-        pytest.param(says(b"data: {half\n\n"), id="malformed before output"),
-        pytest.param(says(STOP), id="finished without output"),
+        pytest.param(sends(ERROR_EVENT), id="error event before output"),
+        pytest.param(sends(b'error: {"code": 500, "message": "boom"}\n\n'), id="error field"),
+        pytest.param(sends(b"event: error\n" + ERROR_EVENT), id="named error event"),
+        pytest.param(sends(), id="empty stream"),
+        pytest.param(sends(b"data: [DONE]\n\n"), id="only the end mark"),
+        pytest.param(sends(b": nothing\n\n", then="cut"), id="cut before output"),
+        pytest.param(sends(b": nothing\n\n", then="reset"), id="reset before output"),
+        pytest.param(sends(b"data: {half\n\n"), id="malformed before output"),
+        pytest.param(sends(STOP), id="finished without output"),
     ],
 )
 async def test_failure_before_output_is_retried(tmp_path: Path, first: Script) -> None:
@@ -150,7 +147,7 @@ async def test_final_failure_is_not_retried(
     assert (account.spent, account.reserved) == (0, 0)
 
 
-async def test_spent(tmp_path: Path) -> None:
+async def test_last_failure_is_final(tmp_path: Path) -> None:
     """After the last attempt an SDK gets the last status and its wait, and `x-should-retry: false`."""
     busy = answers(503, error(type="overloaded"), "retry-after-ms: 2")
     async with upstream(busy) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
@@ -160,7 +157,7 @@ async def test_spent(tmp_path: Path) -> None:
     assert (headers["x-should-retry"], headers["retry-after"]) == ("false", "1")
 
 
-async def test_unreachable(tmp_path: Path) -> None:
+async def test_unreachable_upstream_costs_nothing(tmp_path: Path) -> None:
     """An unreachable upstream is 502 `upstream_unavailable` and costs nothing."""
     async with upstream(good) as gone:
         url = gone.url
@@ -175,13 +172,15 @@ async def test_unreachable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param(says(token("a"), token("b"), then="end"), id="end without a finish"),
-        pytest.param(says(token("a"), token("b"), then="cut"), id="cut"),
-        pytest.param(says(token("a"), token("b"), then="reset"), id="reset"),
-        pytest.param(says(token("a") + token("b") + b'data: {"choices": [{"del'), id="cut inside an event"),
-        pytest.param(says(token("a"), token("b") + ERROR_EVENT), id="error object"),
-        pytest.param(says(token("a") + token("b"), ERROR_EVENT + b"data: [DONE]\n\n"), id="error object, then the end"),
-        pytest.param(says(token("a"), token("b"), b"data: nonsense\n\n", STOP), id="malformed"),
+        pytest.param(sends(token("a"), token("b"), then="end"), id="end without a finish"),
+        pytest.param(sends(token("a"), token("b"), then="cut"), id="cut"),
+        pytest.param(sends(token("a"), token("b"), then="reset"), id="reset"),
+        pytest.param(sends(token("a") + token("b") + b'data: {"choices": [{"del'), id="cut inside an event"),
+        pytest.param(sends(token("a"), token("b") + ERROR_EVENT), id="error object"),
+        pytest.param(
+            sends(token("a") + token("b"), ERROR_EVENT + b"data: [DONE]\n\n"), id="error object, then the end"
+        ),
+        pytest.param(sends(token("a"), token("b"), b"data: nonsense\n\n", STOP), id="malformed"),
     ],
 )
 async def test_broken_stream_ends_with_one_error(tmp_path: Path, first: Script) -> None:
@@ -204,17 +203,17 @@ async def test_broken_stream_ends_with_one_error(tmp_path: Path, first: Script) 
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param(says(token("a"), STOP), id="no end mark"),
-        pytest.param(says(token("a"), STOP, then="cut"), id="cut after the finish"),
-        pytest.param(says(token("a"), STOP, b"data: [DONE]\n"), id="no blank line"),
-        pytest.param(says(token("a"), STOP, b"data: [DONE]\n\ndata: junk\n\n"), id="junk behind the end"),
-        pytest.param(says(token("a"), b"data: [DONE]\n\n"), id="no finish"),
+        pytest.param(sends(token("a"), STOP), id="no end mark"),
+        pytest.param(sends(token("a"), STOP, then="cut"), id="cut after the finish"),
+        pytest.param(sends(token("a"), STOP, b"data: [DONE]\n"), id="no blank line"),
+        pytest.param(sends(token("a"), STOP, b"data: [DONE]\n\ndata: junk\n\n"), id="junk behind the end"),
+        pytest.param(sends(token("a"), b"data: [DONE]\n\n"), id="no finish"),
         pytest.param(without_length, id="ends by close"),
-        pytest.param(says(b"\xef\xbb\xbf" + token("a").replace(b"\n", b"\r\n"), STOP, b"data: [DONE]\r\n\r\n"), id="CRLF"),
+        pytest.param(sends(b"\xef\xbb\xbf" + token("a").replace(b"\n", b"\r\n"), STOP, b"data: [DONE]\r\n\r\n"), id="CRLF"),
         pytest.param(answers(200, json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}).encode()), id="JSON"),
     ],
 )  # fmt: skip
-async def test_complete_stream(tmp_path: Path, first: Script) -> None:
+async def test_finished_stream_is_complete(tmp_path: Path, first: Script) -> None:
     """A stream is complete at `[DONE]`, or once each choice has finished; clients get a complete end either way."""
     async with upstream(first) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         chat, (_, _, body) = await both(up, served)
@@ -227,9 +226,9 @@ async def test_complete_stream(tmp_path: Path, first: Script) -> None:
     assert b"\r" not in body
 
 
-async def test_empty_but_finished(tmp_path: Path) -> None:
+async def test_empty_answer_is_retried_once(tmp_path: Path) -> None:
     """A finished answer without output is retried once and then delivered as it is."""
-    nothing = says(STOP, b"data: [DONE]\n\n")
+    nothing = sends(STOP, b"data: [DONE]\n\n")
     async with upstream(nothing) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         _, _, chat = await served.post("/api/chat", CHAT)
         account = await served.account()
@@ -238,7 +237,7 @@ async def test_empty_but_finished(tmp_path: Path) -> None:
     assert (len(up.requests), account.spent, account.reserved) == (2, 16, 0)
 
 
-async def test_no_secrets(tmp_path: Path) -> None:
+async def test_upstream_error_text_is_redacted(tmp_path: Path) -> None:
     """Upstream's error text reaches a client without keys, hosts and stack traces."""
     words = "Bad request for key sk-proj-abcdefgh1234 at http://10.0.0.7:8000/v1 (db.internal:5432)"
     async with upstream(answers(400, json.dumps({"error": {"message": words}}).encode())) as up:
@@ -251,7 +250,7 @@ async def test_no_secrets(tmp_path: Path) -> None:
         assert not any(secret in text for secret in ("sk-proj", "10.0.0.7", "internal", "opaque"))
 
 
-async def test_any_split_of_writes(tmp_path: Path) -> None:
+async def test_any_split_of_writes_gives_the_same_result(tmp_path: Path) -> None:
     """Any split of a stream into writes gives the same result in both schemas."""
     stream = token("h\u00e9") + b": c\n\n" + token("\U0001f98a") + STOP + b"data: [DONE]\n\n"
     rng = random.Random(7)
@@ -260,7 +259,7 @@ async def test_any_split_of_writes(tmp_path: Path) -> None:
         cuts = sorted({0, len(stream), *(rng.randrange(len(stream)) for _ in range(9))})
         return [stream[a:b] for a, b in pairwise(cuts)]
 
-    scripts = [says(*pieces()) for _ in range(20)]
+    scripts = [sends(*pieces()) for _ in range(20)]
     async with upstream(*scripts) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         seen = [await both(up, served) for _ in range(10)]
 
@@ -271,7 +270,7 @@ async def test_any_split_of_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("then", [200, 400])
-async def test_plain_attempt_that_failed(tmp_path: Path, then: int) -> None:
+async def test_failed_plain_attempt_costs_its_prompt(tmp_path: Path, then: int) -> None:
     """A failed attempt without `stream` costs its prompt, not its reservation; the next attempt is charged in addition."""
 
     async def cuts(connection: Connection) -> None:

@@ -54,7 +54,7 @@ def table(url: str, *lines: str) -> str:
     return "\n".join(["[[upstream]]", f"base_url = '{url}'", *lines, ""])
 
 
-async def test_azure(tmp_path: Path) -> None:
+async def test_azure_options_are_sent(tmp_path: Path) -> None:
     """Key header, version parameter, extra headers and limit field are sent as configured."""
     lines = (
         "api_key_env = 'AZURE_KEY'",
@@ -115,7 +115,7 @@ async def test_model_names_are_translated(tmp_path: Path) -> None:
     assert first.requests[0].body["models"] == ["llama3", "b"]
 
 
-async def test_unnamed_model(tmp_path: Path) -> None:
+async def test_call_without_a_model_gets_the_configured_one(tmp_path: Path) -> None:
     """A call that names no model gets each upstream's configured model, else the first upstream's."""
     async with upstream(busy) as first, upstream(busy) as second, upstream(good) as third:
         text = table(first.url, "model = 'one'") + table(second.url, "model = 'two'") + table(third.url) + FALLBACK
@@ -129,7 +129,7 @@ async def test_unnamed_model(tmp_path: Path) -> None:
     assert [request.body["model"] for request in third.requests] == ["one", "one", "one"]
 
 
-async def test_listed_model(tmp_path: Path) -> None:
+async def test_first_listed_model_is_used(tmp_path: Path) -> None:
     """Without a configured model, the first listed one is used, also after a fallback; the list is read once."""
 
     async def gone(connection: Connection) -> None:
@@ -150,7 +150,7 @@ async def test_listed_model(tmp_path: Path) -> None:
     assert second.requests[1].body["model"] == "listed"
 
 
-async def test_authorization(tmp_path: Path) -> None:
+async def test_client_key_reaches_the_first_upstream_only(tmp_path: Path) -> None:
     """The client's key is forwarded to the first upstream only, and to others with `pass_authorization`."""
     async with upstream(busy) as first, upstream(busy) as second, upstream(good) as third:
         text = table(first.url) + table(second.url) + table(third.url, "pass_authorization = true") + FALLBACK
@@ -162,7 +162,7 @@ async def test_authorization(tmp_path: Path) -> None:
     assert keys == ["Bearer sk-client", None, "Bearer sk-client"]
 
 
-async def test_own_authorization(tmp_path: Path) -> None:
+async def test_own_authorization_replaces_the_clients(tmp_path: Path) -> None:
     """With an `Authorization` of the sidecar's own, the client's is not forwarded."""
     async with upstream(good) as up:
         text = table(up.url, "headers_env = { Authorization = 'BASIC' }")
@@ -176,7 +176,7 @@ async def test_own_authorization(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "crosses"), [((), False), (("pass_authorization = true",), True)], ids=["by default", "as asked"]
 )
-async def test_own_key_in_another_header(tmp_path: Path, more: tuple[str, ...], crosses: bool) -> None:  # noqa: FBT001  # a column
+async def test_own_key_holds_back_account_headers(tmp_path: Path, more: tuple[str, ...], crosses: bool) -> None:  # noqa: FBT001  # a column
     """With a key of the sidecar's own in any header, the client's account headers need `pass_authorization`."""
     async with upstream(good) as up:
         text = table(up.url, "headers_env = { api-key = 'AZURE' }", *more)
@@ -193,7 +193,7 @@ async def test_own_key_in_another_header(tmp_path: Path, more: tuple[str, ...], 
 @pytest.mark.parametrize(
     ("lines", "agent"), [((), "chatnest-sidecar"), (("headers = { User-Agent = 'mine/1' }",), "mine/1")]
 )
-async def test_user_agent(tmp_path: Path, lines: tuple[str, ...], agent: str) -> None:
+async def test_upstream_gets_one_user_agent(tmp_path: Path, lines: tuple[str, ...], agent: str) -> None:
     """An upstream gets one `User-Agent`: the configured one, else the sidecar's."""
     async with upstream(lists) as up, sidecar(settings_of(tmp_path, None, table(up.url, *lines))) as served:
         await served.post("/v1/chat/completions", {"model": "m", **HI})
@@ -203,7 +203,7 @@ async def test_user_agent(tmp_path: Path, lines: tuple[str, ...], agent: str) ->
     assert [request.header("user-agent") for request in up.requests] == [agent, agent]
 
 
-async def test_loading_model(tmp_path: Path) -> None:
+async def test_retry_after_of_a_loading_server_is_forwarded(tmp_path: Path) -> None:
     """A loading server's `Retry-After` is forwarded, none is added, and SDKs are told not to retry."""
 
     def loads(*headers: str) -> Script:
@@ -260,7 +260,7 @@ async def test_dearest_name_is_reserved(tmp_path: Path) -> None:
     assert (account.spent, account.reserved) == (1_000_000, 0)  # a million tokens of the cheap one
 
 
-async def test_dollars_of_several_attempts(tmp_path: Path) -> None:
+async def test_each_attempt_has_the_price_of_its_model(tmp_path: Path) -> None:
     """Each attempt is charged at the price of its own model."""
 
     async def cuts(connection: Connection) -> None:
@@ -281,7 +281,9 @@ async def test_dollars_of_several_attempts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["its authority", "the system's"])
-async def test_https(tmp_path: Path, given: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001  # a column
+async def test_certificate_needs_the_configured_authority(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, given: bool
+) -> None:
     """An upstream's certificate must come from the configured authority, by default one of the system's."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -300,7 +302,7 @@ async def test_https(tmp_path: Path, given: bool, caplog: pytest.LogCaptureFixtu
         assert "SSLCertVerificationError" in caplog.text
 
 
-async def test_wrong_host(tmp_path: Path) -> None:
+async def test_certificate_of_another_host_is_refused(tmp_path: Path) -> None:
     """A certificate of the right authority for another host is refused before any request."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from scripts import silent
 from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, Connection, Script, sse, token, upstream
 
@@ -34,13 +35,9 @@ def noise_after(*chunks: bytes) -> Script:
         while True:
             for each in NOISE:
                 await connection.chunk(each)
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # a pace of noise; the timeouts of the sidecar run on the loop's clock
 
     return script
-
-
-async def silent(connection: Connection) -> None:
-    await connection.hang()
 
 
 async def half_a_body(connection: Connection) -> None:
@@ -76,7 +73,7 @@ async def served(folder: Path, script: Script, limits: dict[str, float], *, stre
         pytest.param(noise_after(EMPTY), {"first_token": 0.1, "idle": 9}, True, "sent no first token in time", id="a role is no token"),
     ],
 )  # fmt: skip
-async def test_before_output(
+async def test_timeout_before_output_names_its_phase(
     tmp_path: Path,
     script: Script,
     limits: dict[str, float],
@@ -93,7 +90,7 @@ async def test_before_output(
     assert spent > 0
 
 
-async def test_between_outputs(tmp_path: Path) -> None:
+async def test_noise_between_outputs_is_no_progress(tmp_path: Path) -> None:
     """Pings and empty pieces after output are not progress: the output is delivered, then an error."""
     chat, (status, body), _ = await served(tmp_path, noise_after(token("a"), token("b")), {"idle": 0.1}, stream=True)
 
@@ -102,14 +99,14 @@ async def test_between_outputs(tmp_path: Path) -> None:
     assert (status, body.count(b'"content": "a"'), body.count(b"stream_interrupted")) == (200, 1, 1)
 
 
-async def test_slow_but_steady(tmp_path: Path) -> None:
+async def test_steady_output_never_times_out(tmp_path: Path) -> None:
     """Steady output never times out, however long the whole answer takes."""
 
     async def steady(connection: Connection) -> None:
         await connection.send(HEAD)
         for _ in range(20):
             await connection.chunk(token("x"))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # a pace well below the timeouts
         await connection.chunk(STOP + b"data: [DONE]\n\n")
         await connection.send(b"0\r\n\r\n")
 
@@ -139,7 +136,7 @@ async def test_connect_timeout_costs_nothing(tmp_path: Path) -> None:
     assert "did not accept a connection in time" in json.loads(body)["error"]["message"]
 
 
-async def test_deadline_of_a_call(tmp_path: Path) -> None:
+async def test_deadline_covers_all_attempts(tmp_path: Path) -> None:
     """A whole call has a deadline on both paths, over all its attempts and waits."""
     rest = ONCE + "deadline = 0.2\nchat_deadline = 0.2\n"
     chat, (status, body), _ = await served(tmp_path, noise_after(token("a")), {}, stream=True, rest=rest)
@@ -150,7 +147,7 @@ async def test_deadline_of_a_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [silent, half_a_body])
-async def test_deadline_of_a_plain_call(tmp_path: Path, script: Script) -> None:
+async def test_plain_call_at_its_deadline_costs_its_prompt(tmp_path: Path, script: Script) -> None:
     """A call without `stream` that its deadline ends costs its prompt; only a client that leaves pays the reservation."""
     async with upstream(script) as up:
         choice = ResolvedUpstream(base_url=up.url, name="upstream-1", model="m", whole=9.0, head=9.0)
@@ -168,8 +165,8 @@ async def test_progress_timeout_excludes_slow_clients() -> None:
     timeout = ProgressTimeout(0.05)
     for _ in range(4):
         with timeout:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.06)
+            await asyncio.sleep(0.005)  # less than the timeout, which runs on the loop's clock
+        await asyncio.sleep(0.06)  # more than the timeout, between two reads
     with pytest.raises(TimeoutError), timeout:
         await asyncio.sleep(5)
     timeout.stop()

@@ -9,7 +9,7 @@ from sidecar.wire.client_headers import ClientHeaders
 RAW = {b"x-team": b"blue", b"authorization": b"Bearer sk-1", b"cookie": b"a=b", b"x-name": "J\xf6rg".encode("latin-1")}
 
 
-def test_headers_without_credentials() -> None:
+def test_client_headers_have_no_credentials() -> None:
     """Names are found in any case; keys and cookies are not there; nothing can be set; the repr has no values."""
     headers = ClientHeaders(RAW)
 
@@ -23,4 +23,4 @@ def test_headers_without_credentials() -> None:
     assert headers.get("\u2603") is None
     assert repr(headers) == "<ClientHeaders: 2 names>"
     with pytest.raises(TypeError):
-        headers["x"] = "y"  # type: ignore[index]
+        headers["x"] = "y"  # type: ignore[index]  # the mistake that is tested

@@ -38,13 +38,13 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("body", "error"), SHAPES)
-def test_shapes(body: Any, error: dict[str, Any]) -> None:
+def test_innermost_object_with_a_message_is_the_error(body: Any, error: dict[str, Any]) -> None:
     """The innermost object with a message is the error; text and FastAPI's faults become its message."""
     assert error_object(body) == error
 
 
 @pytest.mark.parametrize(("body", "error"), SHAPES)
-def test_same_rules_everywhere(body: Any, error: dict[str, Any]) -> None:
+def test_every_response_reads_the_same_error(body: Any, error: dict[str, Any]) -> None:
     """An event of a stream, an `error` event, a whole answer and an error response read the same message and code."""
     raw = json.dumps(body).encode()
     whole = AnswerReader()
@@ -79,13 +79,13 @@ def test_same_rules_everywhere(body: Any, error: dict[str, Any]) -> None:
         ("boom", "boom"),
     ],
 )
-def test_message(body: Any, message: str) -> None:
+def test_wrapped_message_wins(body: Any, message: str) -> None:
     """The wrapped object wins over the wrapper, an object's own message over `error` and `detail`; nesting is bounded."""
     assert error_object(body).get("message", "") == message
 
 
 @pytest.mark.parametrize("body", [b"<html>PRIVATE</html>", b"PRIVATE", b"\xff\xfe", b"", b"[" * 5_000])
-def test_body_without_error_object(body: bytes) -> None:
+def test_page_or_text_is_no_error_object(body: bytes) -> None:
     """A page or a text is not an error object: an error response is described by its status, a whole answer is malformed."""
     whole = AnswerReader()
     whole.take_whole(body, as_stream=False)
@@ -97,7 +97,7 @@ def test_body_without_error_object(body: bytes) -> None:
     assert isinstance(whole.failure, MalformedAnswer)
 
 
-def test_page_in_an_error_event() -> None:
+def test_page_in_an_error_event_is_not_quoted() -> None:
     """Text in an `error` event is the message; a page in it is not quoted."""
     text, _ = read(b"event: error\ndata: boom\n\n")
     page, _ = read(b"event: error\ndata: <html>PRIVATE</html>\n\n")
@@ -113,14 +113,14 @@ def test_work_of_an_answer_that_is_an_error() -> None:
     assert from_object(MalformedAnswer("not JSON"), REQUEST).worked
 
 
-def test_flag_with_a_broken_object() -> None:
+def test_error_flag_with_a_broken_object_is_an_error() -> None:
     """A flag in `error` beside values that cannot be decoded is an error without a message."""
     reader, _ = read(sse(delta(content="a")) + b'data: {"error": true, "message": "x", "choices": 5, "n": 1e999}\n\n')
     assert reader.failure is not None
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["error", "detail", "message", "msg", "code", "loc"]), x, max_size=4), max_leaves=12))  # fmt: skip
-def test_any_value(value: Any) -> None:
+def test_any_value_has_a_message(value: Any) -> None:
     """Any JSON value gives an object whose message is a string; reading the result again gives the same message."""
     error = error_object(value)
     assert isinstance(error.get("message", ""), str)

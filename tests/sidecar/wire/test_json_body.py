@@ -30,13 +30,13 @@ def refusal(raw: bytes) -> str:
 
 
 @given(st.dictionaries(TEXTS, VALUES), st.booleans())
-def test_same_values(body: dict[str, Any], ascii_only: bool) -> None:  # noqa: FBT001  # hypothesis gives it by place
+def test_values_are_decoded_exactly(body: dict[str, Any], ascii_only: bool) -> None:  # noqa: FBT001  # hypothesis gives it by place
     """Every string and number is decoded exactly."""
     assert json_object(json.dumps(body, ensure_ascii=ascii_only).encode()) == body
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_floats(number: float) -> None:
+def test_float_keeps_value_and_sign(number: float) -> None:
     """A float keeps its value and its sign."""
     read = json_object(b'{"x": %b}' % repr(number).encode())["x"]
     assert (repr(read), type(read)) == (repr(number), float)
@@ -48,7 +48,7 @@ def test_number_out_of_range_is_refused(number: str) -> None:
     assert "Number out of range" in refusal(b'{"x": %b}' % number.encode())
 
 
-def test_digits() -> None:
+def test_integer_has_at_most_640_digits() -> None:
     """An integer has at most 640 digits; the interpreter's own limit is unchanged afterwards."""
     before = sys.get_int_max_str_digits()
     assert json_object(b'{"x": %b}' % (b"9" * MAX_DIGITS)) == {"x": 10**MAX_DIGITS - 1}
@@ -89,7 +89,7 @@ def test_values_beside_strings_count(text: str) -> None:
 @pytest.mark.parametrize(
     ("escaped", "nul"), [("\\u0000", True), ("\\\\u0000", False), ("\\\\\\u0000", True), ('\\"\\\\\\\\u0000', False)]
 )
-def test_nul(escaped: str, nul: bool) -> None:  # noqa: FBT001  # a column of the table
+def test_nul_is_refused(escaped: str, nul: bool) -> None:  # noqa: FBT001  # a column of the table
     """A NUL is refused, also in keys; an escaped backslash before `u0000` is not one."""
     for raw in (f'{{"x": "a{escaped}"}}', f'{{"a{escaped}": 1}}', f'{{"x": [{{"y": "{escaped}"}}]}}'):
         if nul:
@@ -99,7 +99,7 @@ def test_nul(escaped: str, nul: bool) -> None:  # noqa: FBT001  # a column of th
 
 
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[1, {"b": [], "a":', "}]")])
-def test_depth(opened: str, closed: str) -> None:
+def test_body_has_at_most_100_levels(opened: str, closed: str) -> None:
     """A body may have 100 levels, itself included."""
     times = 98 // len(closed)
     fits, deeper = (f'{{"x": {opened * times}{inner}{closed * times}}}' for inner in ("[1]", "[[1]]"))
@@ -107,7 +107,7 @@ def test_depth(opened: str, closed: str) -> None:
     assert refusal(deeper.encode()) == "The body is nested more than 100 levels deep."
 
 
-def test_steps() -> None:
+def test_large_body_is_decoded_in_steps() -> None:
     """A large body or one with many values is decoded in several steps, also if it is refused."""
     plain = json.dumps({"messages": [{"role": "user", "content": "hi"}] * 1000}).encode()
     assert steps(json_steps(plain)) == 3
@@ -126,7 +126,7 @@ def steps(reading: Iterator[None]) -> int:
 
 
 @given(st.lists(TEXTS, min_size=1))
-def test_bytes_of_prompts(texts: list[str]) -> None:
+def test_prompt_size_is_its_utf8_bytes(texts: list[str]) -> None:
     """A prompt's size is the UTF-8 bytes of its texts, and its characters, in messages and in their parts."""
     parts = [{"type": "text", "text": text} for text in texts]
     for messages in ([{"role": "user", "content": text} for text in texts], [{"role": "user", "content": parts}]):

@@ -60,7 +60,7 @@ def duration(seconds: int) -> bytes:
 
 
 @given(st.lists(standings(), min_size=1, max_size=4))
-def test_headers(limits: list[tuple[Claim, Standing]]) -> None:
+def test_limit_headers_report_every_limit(limits: list[tuple[Claim, Standing]]) -> None:
     """`RateLimit` lists every limit; OpenAI's headers report, for each unit, the limit with the least left."""
     assert limit_headers(limits, NOW) == plain_headers(limits)
 

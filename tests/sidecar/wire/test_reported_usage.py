@@ -33,7 +33,7 @@ def report(**fields: Any) -> dict[str, Any]:
         ({"prompt_tokens": 9, "completion_tokens": "nan"}, (9, 1, 0)),
     ],
 )
-def test_odd_fields(fields: dict[str, Any], counted: tuple[int, int, int]) -> None:
+def test_field_of_an_odd_type_is_read_or_ignored(fields: dict[str, Any], counted: tuple[int, int, int]) -> None:
     """A field of an odd type is read as the number it means or ignored; the other fields are accepted."""
     found = usage(A, STOP, report(**fields))
 
@@ -65,7 +65,7 @@ def test_output_after_a_report_is_added() -> None:
     assert usage(A | {"usage": {"completion_tokens": 40}}, A, A, STOP).output == 42
 
 
-def test_running_reports() -> None:
+def test_last_running_report_is_exact() -> None:
     """With a running report in each chunk (vLLM), the last one is exact, even if it is below the tokens read."""
     chunks = [A | {"usage": {"prompt_tokens": 9, "completion_tokens": n // 2}} for n in range(10)]
 

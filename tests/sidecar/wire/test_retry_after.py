@@ -59,7 +59,7 @@ def refusal(status: int, error: dict[str, Any], headers: dict[str, str]) -> Upst
         ({}, None),
     ],
 )
-def test_waits(headers: dict[str, str], wait: float | None) -> None:
+def test_first_header_with_a_positive_wait_wins(headers: dict[str, str], wait: float | None) -> None:
     """The first header with a positive wait wins, else the longest reset time; past times are ignored."""
     assert wait_asked(headers, NOW, hints=True) == (None if wait is None else pytest.approx(wait))
 
@@ -74,7 +74,7 @@ def test_reset_times_count_for_limits_only() -> None:
 
 
 @pytest.mark.parametrize("zone", ["UTC0", "XXX-5", "YYY+8"])
-def test_no_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_date_without_a_zone_is_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A date without a zone is in UTC, in any local time zone."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()
@@ -98,7 +98,7 @@ def test_no_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (400, {}, True),
     ],
 )
-def test_should_retry(status: int, error: dict[str, str], again: bool) -> None:  # noqa: FBT001  # a column of the table
+def test_should_retry_overrides_a_status(status: int, error: dict[str, str], again: bool) -> None:  # noqa: FBT001  # a column of the table
     """`x-should-retry: true` overrides a status, but not a code that is known to be final."""
     broken = refusal(status, error, {"x-should-retry": "true"})
     verdict = RetryClassifier().retry(make_call("hi"), broken.failure())

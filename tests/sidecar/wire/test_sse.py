@@ -99,7 +99,7 @@ def reference(stream: bytes) -> list[Frame]:
         (b'{"error":{}}', []),
     ],
 )
-def test_quirks(stream: bytes, expected: list[Frame]) -> None:
+def test_quirks_of_servers_are_accepted(stream: bytes, expected: list[Frame]) -> None:
     """Known quirks of servers are accepted, and repaired only where OpenAI's SDKs would fail."""
     assert frames(stream) == expected
 
@@ -167,32 +167,32 @@ def clean_streams(draw: st.DrawFn) -> bytes:
 
 
 @given(stream=streams(), cuts=st.lists(st.integers(0, 600), max_size=12))
-def test_any_split(stream: bytes, cuts: list[int]) -> None:
+def test_any_split_gives_the_same_events(stream: bytes, cuts: list[int]) -> None:
     """Any split of the bytes gives the same events."""
     assert frames(stream, cuts) == frames(stream)
 
 
 @given(stream=streams())
-def test_every_single_byte(stream: bytes) -> None:
+def test_single_bytes_give_the_same_events(stream: bytes) -> None:
     """Single bytes give the same events as one read."""
     assert frames(stream, list(range(len(stream)))) == frames(stream)
 
 
 @given(stream=streams())
-def test_reference(stream: bytes) -> None:
+def test_events_are_those_of_the_specification(stream: bytes) -> None:
     """The reader returns the events that the specification defines."""
     assert frames(stream) == reference(stream)
 
 
 @given(stream=clean_streams(), cuts=st.lists(st.integers(0, 400), max_size=4))
-def test_reference_of_clean_streams(stream: bytes, cuts: list[int]) -> None:
+def test_clean_streams_are_read_by_the_specification(stream: bytes, cuts: list[int]) -> None:
     """Events of one line are read by the specification, in one read or in several."""
     assert frames(stream) == reference(stream)
     assert frames(stream, cuts) == reference(stream)
 
 
 @given(lines=st.lists(LINES, max_size=20), ends=st.lists(ENDS, min_size=20, max_size=20))
-def test_any_line_ends(lines: list[bytes], ends: list[bytes]) -> None:
+def test_any_line_ends_give_the_same_events(lines: list[bytes], ends: list[bytes]) -> None:
     """Any mix of LF, CR and CRLF gives the same events as LF alone."""
     mixed = b"".join(line + end for line, end in zip(lines, one_each(lines, ends), strict=True))
 
@@ -218,12 +218,12 @@ def test_text_stays_text(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a\ud83d", "a\ufffd"), ("\ud83d\ude00\n", "\U0001f600\n")])
-def test_half_a_character(text: str, expected: str) -> None:
+def test_lone_surrogate_is_replaced(text: str, expected: str) -> None:
     """A lone surrogate is sent as U+FFFD; two halves of a pair are joined."""
     assert json.loads(token_event(text).removeprefix(b"event: token\ndata: ")) == expected
 
 
-def test_error_events() -> None:
+def test_error_event_has_one_line_of_json() -> None:
     """An error event has its message in one line of JSON, in either schema."""
     event = error_event("two\nlines", "upstream_error", retryable=True)
     name, data, *rest = event.decode().split("\n")
@@ -234,7 +234,7 @@ def test_error_events() -> None:
     assert openai_error_event({"message": "a\nb"}) == b'data: {"error":{"message":"a\\nb"}}\n\n'
 
 
-def test_constants() -> None:
+def test_fixed_events_have_their_exact_bytes() -> None:
     """Chat Nest's events have an empty data line; OpenAI's ping is a comment with one newline."""
     assert [b"event: %b\ndata: \n\n" % name for name in (b"start", b"ping", b"done")] == [
         START_EVENT,
@@ -287,7 +287,7 @@ def test_event_is_returned_with_its_last_byte() -> None:
     assert reader.end() == []
 
 
-def test_long_event_in_small_reads() -> None:
+def test_large_event_in_small_reads_takes_linear_time() -> None:
     """A large event in small reads takes linear time: copying all bytes at each read would take minutes."""
     reader, began = SSEReader(), process_time()
     assert reader.feed(b"data: ") == []

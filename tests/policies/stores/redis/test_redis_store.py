@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from claims import totals
-from redis_server import MISSING, SERVER, RedisServer, free_port, own, redis_server
+from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server, with_own_prefix
 from stored import keys_in_redis
 from wire import eventually
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSI
 
 
 def budget(limit: int, base: int, period: str = "day") -> Claim:
-    return Claim(policy="b", identity="t", unit="tokens", limit=limit, window=Calendar(period), base=base)  # type: ignore[arg-type]
+    return Claim(policy="b", identity="t", unit="tokens", limit=limit, window=Calendar(period), base=base)  # type: ignore[arg-type]  # a unit as a plain string
 
 
 def rate(limit: int, seconds: float) -> Claim:
@@ -33,7 +33,7 @@ def rate(limit: int, seconds: float) -> Claim:
 
 @pytest.fixture
 async def store(redis: RedisServer) -> AsyncIterator[RedisStore]:
-    prefix = own("").removeprefix("?prefix=")
+    prefix = with_own_prefix("").removeprefix("?prefix=")
     opened = RedisStore(redis.url, prefix=prefix)
     yield opened
     await opened.aclose()
@@ -42,7 +42,7 @@ async def store(redis: RedisServer) -> AsyncIterator[RedisStore]:
 async def test_server_clock_decides_about_windows(redis: RedisServer) -> None:
     """The server's clock decides about windows, also where the clock of the sidecar jumps."""
     jump = [0.0]
-    store = RedisStore(redis.url, prefix=own("")[8:], monotonic=lambda: time.monotonic() + jump[0])
+    store = RedisStore(redis.url, prefix=with_own_prefix("")[8:], monotonic=lambda: time.monotonic() + jump[0])
     jump[0] = -10 * 86_400.0
     grant = await store.reserve("1", [budget(100, 60, "minute"), rate(1, 60.0)])
     assert abs(grant.now - time.time()) < 5
@@ -54,7 +54,7 @@ async def test_server_clock_decides_about_windows(redis: RedisServer) -> None:
 
 async def test_sliding_window_by_the_clock_of_the_server(redis: RedisServer) -> None:
     """A request expires when its window has passed by the server's clock, and its keys expire with it."""
-    prefix = own("")[8:]
+    prefix = with_own_prefix("")[8:]
     store = RedisStore(redis.url, prefix=prefix)
     assert (await store.reserve("1", [rate(1, 0.2)])).refused is None
     assert (await store.reserve("2", [rate(1, 0.2)])).refused == 0
@@ -167,7 +167,7 @@ async def test_more_calls_than_connections(store: RedisStore) -> None:
 
 async def test_many_reservations_of_a_dead_process(redis: RedisServer) -> None:
     """All reservations of a dead process are charged, over several heartbeats, and their keys are deleted."""
-    prefix = own("")[8:]
+    prefix = with_own_prefix("")[8:]
     now = [1_800_000_000.0]
     dead = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
     for at in range(450):

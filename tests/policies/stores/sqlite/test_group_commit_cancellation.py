@@ -145,7 +145,7 @@ def test_operations_of_a_stopped_loop_do_not_block(tmp_path: Path) -> None:
         running = first.create_task(leaves())
         first.run_forever()
         for task in asyncio.all_tasks(first):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio would log it
         grant = second.run_until_complete(asyncio.wait_for(busy.store.reserve("2", [budget(100)]), 5))
         second.run_until_complete(busy.store.aclose())
     finally:

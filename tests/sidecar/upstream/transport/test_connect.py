@@ -1,4 +1,4 @@
-"""How connections are opened: Unix sockets, TLS with a client certificate, a limit for all of it."""
+"""Opening connections: Unix sockets, TLS with a client certificate, and the connect timeout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ from sidecar.upstream.transport.http_transport import HttpTransport
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-async def test_unix_socket(tmp_path: Path) -> None:
+async def test_requests_go_over_a_unix_socket(tmp_path: Path) -> None:
     """Requests go over a Unix socket, whose connection is kept; a socket that is not there is a `ConnectError`."""
     path = str(tmp_path / "engine.sock")
     served = Upstream([own])
@@ -39,8 +34,8 @@ async def test_unix_socket(tmp_path: Path) -> None:
         server.close()
 
 
-async def test_client_certificate(authority: trustme.CA) -> None:
-    """A server that asks for a certificate gets it; without one, it is no connection or a broken one."""
+async def test_client_certificate_is_presented(authority: trustme.CA) -> None:
+    """A client certificate is presented to a server that asks for it; without one the request fails."""
     async with upstream(own, tls=server_tls(authority, "127.0.0.1", clients=True)) as up:
         async with transport(tls=client_tls(authority, certificate=True)) as with_one:
             assert await whole(await ask(with_one, up.url)) == b"own"
@@ -50,7 +45,7 @@ async def test_client_certificate(authority: trustme.CA) -> None:
     assert len(up.requests) == 1
 
 
-async def test_wrong_name(authority: trustme.CA) -> None:
+async def test_certificate_of_another_name_is_refused(authority: trustme.CA) -> None:
     """A certificate for another name is refused, and nothing is sent."""
     async with (
         upstream(own, tls=server_tls(authority, "other.example")) as up,
@@ -70,7 +65,7 @@ async def test_connecting_has_a_limit() -> None:
         await asyncio.wait_for(gone.wait(), TIMEOUT_SECONDS)
 
 
-async def test_many_at_once() -> None:
+async def test_concurrent_requests_get_connections_of_their_own() -> None:
     """Requests that start together each get a connection; all of them are kept."""
     async with upstream(own) as up, transport() as it:
         bodies = await asyncio.gather(*(_one(it, up.url) for _ in range(50)))
@@ -90,8 +85,8 @@ async def _one(it: HttpTransport, url: str) -> bytes:
 
 
 @pytest.mark.parametrize("way", ["plain", "TLS", "tunnel"])
-async def test_churn(authority: trustme.CA, way: str) -> None:
-    """Requests that are cancelled after any number of loop iterations leave no connection but idle ones, which serve."""
+async def test_cancelled_requests_leave_no_busy_connection(authority: trustme.CA, way: str) -> None:
+    """Requests that are cancelled after any number of loop iterations leave only idle connections that work."""
     chance = random.Random(7)
     tls = None if way == "plain" else server_tls(authority, "127.0.0.1")
     async with upstream(own, tls=tls) as up, serving(ProxyServer()) as port:

@@ -1,4 +1,4 @@
-"""Bodies that are compressed although the request said `identity`."""
+"""Bodies that are compressed although the request accepts `identity` only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def made(encoding: str) -> Decode:
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "Identity, identity"])
-def test_nothing_to_do(encoding: str) -> None:
-    """A body as it is needs no decoder."""
+def test_identity_needs_no_decoder(encoding: str) -> None:
+    """A body without an encoding needs no decoder."""
     assert decoder(encoding) is None
 
 
 @pytest.mark.parametrize("encoding", ["zz", "gzip, gzip", "identity, br"])
-def test_unknown(encoding: str) -> None:
+def test_unknown_encoding_is_an_error(encoding: str) -> None:
     """An encoding that is not known, or two at once, is an error."""
     with pytest.raises(httpx.DecodingError):
         decoder(encoding)
@@ -44,15 +44,15 @@ def test_unknown(encoding: str) -> None:
     ],
     ids=["members", "padding", "identity", "zlib", "raw", "gzip as deflate"],
 )
-def test_any_split(encoding: str, body: bytes, size: int) -> None:
-    """All members are read, deflate with or without its head, however it is split; what follows the last is ignored."""
+def test_any_split_gives_the_same_body(encoding: str, body: bytes, size: int) -> None:
+    """All members are decoded, deflate with or without its header, for any split; bytes behind the last are ignored."""
     decode = made(encoding)
 
     assert b"".join(decode(body[at : at + size]) for at in range(0, len(body), size)) == b"hello world"
 
 
-def test_bounded() -> None:
-    """What one read becomes is bounded over all of its members, and members without end cost what their size says."""
+def test_decoded_size_is_bounded() -> None:
+    """The decoded size of one read is bounded over all its members, and endless members take linear time."""
     with pytest.raises(httpx.DecodingError, match="more than"):
         made("gzip")(gzip.compress(b"x" * (MAX_DECODED_BYTES // 2)) * 3)
 

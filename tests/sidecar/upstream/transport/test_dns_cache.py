@@ -23,7 +23,7 @@ def info(address: str) -> AddrInfoType:
 
 
 class Resolver:
-    """Answers when it may, with what the test says; notes what it was asked."""
+    """Answers with `answer` while `may` is set; `asked` holds the names of its queries."""
 
     def __init__(self, *addresses: str) -> None:
         self.asked: list[str] = []
@@ -48,7 +48,7 @@ def first(found: list[AddrInfoType]) -> str:
     return str(found[0][4][0])
 
 
-async def test_kept_for_its_time() -> None:
+async def test_answer_is_used_for_its_time() -> None:
     """An answer is used for `TTL_SECONDS`, then the name is looked up again."""
     cache, resolver, clock = made("10.0.0.1")
     for passed in (0, TTL_SECONDS / 2, TTL_SECONDS / 2 - 0.1):
@@ -62,7 +62,7 @@ async def test_kept_for_its_time() -> None:
     assert resolver.asked == ["a", "a"]
 
 
-async def test_bounded() -> None:
+async def test_cache_is_bounded() -> None:
     """At most `MAX_NAMES` answers are kept; the oldest one goes first."""
     cache, resolver, _ = made("10.0.0.1")
     for at in range(MAX_NAMES + 10):
@@ -75,7 +75,7 @@ async def test_bounded() -> None:
     assert len(resolver.asked) == asked + 1
 
 
-async def test_shared() -> None:
+async def test_concurrent_look_ups_share_a_query() -> None:
     """Concurrent look-ups of a name share one query, which outlives a cancelled one."""
     cache, resolver, _ = made("10.0.0.1")
     resolver.may.clear()
@@ -91,18 +91,23 @@ async def test_shared() -> None:
     assert resolver.asked == ["a"]
 
 
-async def test_all_cancelled() -> None:
-    """A query whose callers are all gone still ends, whatever it ends with."""
+async def test_query_without_callers_ends() -> None:
+    """A query whose callers were all cancelled ends, also with an error; the next look-up starts another one."""
     cache, resolver, _ = made()
     resolver.may.clear()
+    before = asyncio.all_tasks()
     waiting = asyncio.create_task(cache.lookup("a", 80))
     await eventually(lambda: len(resolver.asked) == 1)
     waiting.cancel()
     await asyncio.wait([waiting])
     resolver.answer = OSError("no such name")
     resolver.may.set()
-    await eventually(lambda: not cache._queries)
+    await eventually(lambda: asyncio.all_tasks() == before)
+    await asyncio.sleep(0)  # the callbacks of the task
     assert len(cache) == 0
+    with pytest.raises(OSError, match="no such name"):
+        await cache.lookup("a", 80)
+    assert resolver.asked == ["a", "a"]
 
 
 async def test_failures_are_not_kept() -> None:
@@ -117,8 +122,8 @@ async def test_failures_are_not_kept() -> None:
     assert resolver.asked == ["a", "a"]
 
 
-async def test_addresses_take_turns() -> None:
-    """The addresses of a name are first in turn, within their family; the system's first family stays first."""
+async def test_addresses_of_a_name_alternate() -> None:
+    """Each address of a name is first in its family alternately; the system's first family stays first."""
     cache, _, _ = made("::1", "::2", "10.0.0.1", "10.0.0.2", "10.0.0.3")
     found = [[each[4][0] for each in await cache.lookup("a", 80)] for _ in range(3)]
 
@@ -135,8 +140,8 @@ async def test_addresses_are_not_looked_up(host: str) -> None:
     assert (resolver.asked, len(cache)) == ([], 0)
 
 
-async def test_closed() -> None:
-    """Closing ends the queries that run: those who wait get an error, not a cancellation."""
+async def test_close_ends_running_queries() -> None:
+    """Closing ends running queries: their callers get an error, not a cancellation."""
     cache, resolver, _ = made()
     resolver.may.clear()
     waiting = asyncio.create_task(cache.lookup("a", 80))
@@ -146,8 +151,8 @@ async def test_closed() -> None:
         await waiting
 
 
-async def test_system() -> None:
-    """The system's resolver knows localhost, and no name that is invalid."""
+async def test_system_resolver_knows_localhost() -> None:
+    """The system's resolver finds localhost, and no invalid name."""
     cache = DnsCache(resolve, clock=FakeClock())
     assert first(await cache.lookup("localhost", 80)) in ("127.0.0.1", "::1")
     for name in ("no-such-name.invalid", "x" * 70, "a..b"):

@@ -1,4 +1,4 @@
-"""Connections that are reused: only for whole responses, never with bytes of another, and replaced when they are stale."""
+"""Reused connections: only behind complete responses, never with bytes of another one, replaced when stale."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from weakref import ReferenceType, ref
 import httpx
 import pytest
 from pushed import ask, get, nothing, whole
+from scripts import closes, resets
 from wire import TIMEOUT_SECONDS, Connection, Script, eventually, upstream
 
 from policies.testing import FakeClock
@@ -43,25 +44,17 @@ async def own(connection: Connection) -> None:
     await connection.answer(200, b"own")
 
 
-async def closes(connection: Connection) -> None:
-    connection.close()
-
-
-async def resets(connection: Connection) -> None:
-    connection.reset()
-
-
 @pytest.mark.parametrize("stale", [closes, resets], ids=["FIN", "RST"])
 async def test_stale_is_replaced(transport: HttpTransport, stale: Script) -> None:
-    """A reused connection that closes without a byte is replaced by a new one, with the same request, and told once."""
-    told: list[int] = []
+    """A reused connection that closes without a byte is replaced by a new one with the same request; `on_connected` is called once."""
+    connected: list[int] = []
     async with upstream(own, stale, own) as up:
         await whole(await ask(transport, up.url))
-        response = await transport.send(get(up.url), (), b"body", lambda: told.append(len(up.requests)))
+        response = await transport.send(get(up.url), (), b"body", lambda: connected.append(len(up.requests)))
         assert await whole(response) == b"own"
         _, first, second = up.requests
 
-    assert told == [1]
+    assert connected == [1]
     assert (first.head, first.raw_body) == (second.head, second.raw_body)
     assert transport.open_count <= 1
 
@@ -98,8 +91,8 @@ async def test_late_close_is_not_stale(transport: HttpTransport, clock: FakeCloc
 
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\ncontent-ty", b"HTTP/1.1 103 Early\r\n\r\n", b"H"])
-async def test_heard_is_not_stale(transport: HttpTransport, part: bytes) -> None:
-    """A reused connection that sent anything had been read: it is not replaced."""
+async def test_connection_that_sent_a_byte_is_not_stale(transport: HttpTransport, part: bytes) -> None:
+    """A reused connection that sent a byte is not replaced: the server had read the request."""
 
     async def half(connection: Connection) -> None:
         await connection.send(part)
@@ -113,7 +106,7 @@ async def test_heard_is_not_stale(transport: HttpTransport, part: bytes) -> None
         assert len(up.requests) == 2
 
 
-async def test_gone_meanwhile(transport: HttpTransport) -> None:
+async def test_replacement_that_cannot_connect_is_a_connect_error(transport: HttpTransport) -> None:
     """A replacement that cannot connect is a `ConnectError`: the server has received nothing."""
     async with upstream(own) as up:
         await whole(await ask(transport, up.url))
@@ -123,7 +116,7 @@ async def test_gone_meanwhile(transport: HttpTransport) -> None:
             server_gone.set()
             connection.close()
 
-        up._scripts[:] = [closes_all]
+        up.play(closes_all)
         url = up.url
         sending = asyncio.create_task(ask(transport, url))
         up.server.close()
@@ -132,7 +125,7 @@ async def test_gone_meanwhile(transport: HttpTransport) -> None:
     assert server_gone.is_set()
 
 
-async def test_cancelled_replacement(transport: HttpTransport) -> None:
+async def test_cancellation_closes_the_replacement(transport: HttpTransport) -> None:
     """A request that is cancelled on its replaced connection closes that one too."""
 
     async def silent(connection: Connection) -> None:
@@ -148,7 +141,7 @@ async def test_cancelled_replacement(transport: HttpTransport) -> None:
         await eventually(lambda: up.open == 0)
 
 
-async def test_unasked_bytes(transport: HttpTransport) -> None:
+async def test_idle_connection_with_bytes_is_dropped(transport: HttpTransport) -> None:
     """An idle connection on which bytes arrive is dropped: they answer no request."""
     send = asyncio.Event()
 
@@ -165,7 +158,7 @@ async def test_unasked_bytes(transport: HttpTransport) -> None:
         assert await whole(await ask(transport, up.url)) == b"own"
 
 
-async def test_second_response(transport: HttpTransport) -> None:
+async def test_second_response_is_dropped(transport: HttpTransport) -> None:
     """A second response behind the first in the same read is dropped, with its connection."""
 
     async def two(connection: Connection) -> None:
@@ -179,8 +172,8 @@ async def test_second_response(transport: HttpTransport) -> None:
 
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
 @pytest.mark.parametrize("behind", [POISON, None], ids=["a response", "an end"])
-async def test_behind_a_slow_reader(transport: HttpTransport, size: int, behind: bytes | None) -> None:
-    """What comes behind a response that waits for its reader is seen before its connection is reused, whatever its size."""
+async def test_bytes_behind_a_slow_reader_are_seen(transport: HttpTransport, size: int, behind: bytes | None) -> None:
+    """Bytes behind a response that waits for its reader are detected before its connection is reused."""
     sent = asyncio.Event()
 
     async def first(connection: Connection) -> None:
@@ -199,8 +192,8 @@ async def test_behind_a_slow_reader(transport: HttpTransport, size: int, behind:
         assert await whole(await ask(transport, up.url)) == b"own"
 
 
-async def test_closed_while_idle(transport: HttpTransport) -> None:
-    """An idle connection that the server closes is forgotten."""
+async def test_connection_closed_by_the_server_is_dropped(transport: HttpTransport) -> None:
+    """An idle connection that the server closes is dropped."""
 
     async def once(connection: Connection) -> None:
         await connection.answer(200, b"a")
@@ -211,8 +204,8 @@ async def test_closed_while_idle(transport: HttpTransport) -> None:
         await eventually(lambda: transport.open_count == 0)
 
 
-async def test_unsent_request(transport: HttpTransport) -> None:
-    """A response to a request that was not read to its end leaves no connection: the rest of it would still be sent."""
+async def test_unsent_request_leaves_no_connection(transport: HttpTransport) -> None:
+    """A response to a request that was not fully sent closes the connection: the rest would follow."""
 
     async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -232,8 +225,8 @@ async def test_unsent_request(transport: HttpTransport) -> None:
         closed.set()
 
 
-async def test_origins_are_apart(transport: HttpTransport) -> None:
-    """A connection serves its own origin alone."""
+async def test_connection_serves_one_origin(transport: HttpTransport) -> None:
+    """A connection serves only its own origin."""
     async with upstream(own) as one, upstream(own) as two:
         for _ in range(2):
             for up in (one, two):
@@ -241,7 +234,7 @@ async def test_origins_are_apart(transport: HttpTransport) -> None:
         assert (one.open, two.open, transport.idle_count) == (1, 1, 2)
 
 
-async def test_context_is_not_kept(transport: HttpTransport) -> None:
+async def test_connection_keeps_no_context(transport: HttpTransport) -> None:
     """A connection does not keep the context of the call that opened it."""
 
     class Value:
@@ -264,7 +257,7 @@ async def test_context_is_not_kept(transport: HttpTransport) -> None:
         assert values[0]() is None
 
 
-async def test_closed_transport(transport: HttpTransport) -> None:
+async def test_closed_transport_sends_nothing(transport: HttpTransport) -> None:
     """A closed transport sends nothing more."""
     async with upstream(own) as up:
         await whole(await ask(transport, up.url))

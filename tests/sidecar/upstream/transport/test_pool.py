@@ -1,4 +1,4 @@
-"""The pool by itself: how many idle connections it keeps, for how long, and which one is next."""
+"""The connection pool: how many idle connections it keeps, how long, and which one is reused next."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Loop:
     """The timers of a loop, on the clock of the test."""
 
     def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
+        self.clock = clock
         self.timers: list[tuple[float, Callable[..., None]]] = []
 
     def call_later(self, delay: float, callback: Callable[..., None], *given: object, **_: Any) -> Any:
-        entry = (self._clock() + delay, partial(callback, *given))
+        entry = (self.clock() + delay, partial(callback, *given))
         self.timers.append(entry)
         return Handle(self, entry)
 
@@ -64,8 +64,8 @@ class Loop:
         return asyncio.get_running_loop().create_future()
 
     def advance(self, seconds: float) -> None:
-        self._clock.advance(seconds)
-        for entry in [each for each in self.timers if each[0] <= self._clock()]:
+        self.clock.advance(seconds)
+        for entry in [each for each in self.timers if each[0] <= self.clock()]:
             self.timers.remove(entry)
             entry[1]()
 
@@ -90,7 +90,7 @@ def pool(loop: Loop) -> ConnectionPool:
         Transport(connection)
         return connection
 
-    return ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    return ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop.clock)
 
 
 async def used(connection: Connection) -> Connection:
@@ -103,7 +103,7 @@ async def used(connection: Connection) -> Connection:
     return connection
 
 
-async def test_last_in_first_out(pool: ConnectionPool) -> None:
+async def test_newest_idle_connection_is_reused_first(pool: ConnectionPool) -> None:
     """The connection that became idle last is reused first."""
     connections = [await pool.open() for _ in range(3)]
     for each in connections:
@@ -113,7 +113,7 @@ async def test_last_in_first_out(pool: ConnectionPool) -> None:
     assert (pool.open_count, pool.idle_count) == (3, 0)
 
 
-async def test_expired(pool: ConnectionPool, loop: Loop) -> None:
+async def test_idle_connection_expires(pool: ConnectionPool, loop: Loop) -> None:
     """An idle connection is closed after `KEEPALIVE_SECONDS`, by one timer for all of them."""
     first, second = await pool.open(), await pool.open()
     await used(first)
@@ -128,16 +128,16 @@ async def test_expired(pool: ConnectionPool, loop: Loop) -> None:
     assert (pool.open_count, pool.idle_count, loop.timers) == (0, 0, [])
 
 
-async def test_late_timer(pool: ConnectionPool, loop: Loop) -> None:
+async def test_expired_connection_is_not_reused(pool: ConnectionPool, loop: Loop) -> None:
     """A connection that has expired is not reused, even before the timer has closed it."""
     connection = await used(await pool.open())
-    loop._clock.advance(KEEPALIVE_SECONDS + 0.1)
+    loop.clock.advance(KEEPALIVE_SECONDS + 0.1)
 
     assert pool.pop() is None
     assert connection.transport is None
 
 
-async def test_bounded(pool: ConnectionPool) -> None:
+async def test_idle_connections_are_bounded(pool: ConnectionPool) -> None:
     """At most `MAX_IDLE_CONNECTIONS` are idle; the one that was idle longest is closed."""
     connections = [await pool.open() for _ in range(MAX_IDLE_CONNECTIONS + 2)]
     for each in connections:
@@ -147,8 +147,8 @@ async def test_bounded(pool: ConnectionPool) -> None:
     assert [each.transport is None for each in connections[:3]] == [True, True, False]
 
 
-async def test_lost_while_idle(pool: ConnectionPool) -> None:
-    """A connection that is lost, or on which unasked bytes arrive, leaves the pool."""
+async def test_lost_connection_leaves_the_pool(pool: ConnectionPool) -> None:
+    """A connection that is lost, or on which unexpected bytes arrive, leaves the pool."""
     lost, unasked = await used(await pool.open()), await used(await pool.open())
     assert lost.transport is not None
     lost.transport.close()
@@ -193,8 +193,8 @@ async def test_closed_before_reuse(pool: ConnectionPool, loop: Loop) -> None:
     assert (connection.transport, pool.open_count, pool.idle_count) == (None, 0, 0)
 
 
-async def test_early_bytes(pool: ConnectionPool, loop: Loop) -> None:
-    """A connection on which bytes arrive before its first request is not used, however early they come."""
+async def test_connection_with_early_bytes_is_not_used(pool: ConnectionPool, loop: Loop) -> None:
+    """A connection on which bytes arrive before its first request is not used."""
 
     async def connect(make: Callable[[], Connection]) -> Connection:
         connection = make()
@@ -205,15 +205,15 @@ async def test_early_bytes(pool: ConnectionPool, loop: Loop) -> None:
             connection.data_received(b"x")
         return connection
 
-    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop.clock)
     for early in (True, False):  # noqa: B007  # `connect` reads it
         with pytest.raises(httpx.ConnectError, match="before the request"):
             await pool.open()
     assert pool.open_count == 0
 
 
-async def test_cancelled_when_connected(loop: Loop) -> None:
-    """A request that is cancelled in the very turn in which its connection was made leaves no connection open."""
+async def test_cancelled_connect_leaves_no_connection(loop: Loop) -> None:
+    """A request that is cancelled in the iteration in which its connection opens leaves no connection."""
     made: list[Connection] = []
 
     async def connect(make: Callable[[], Connection]) -> Connection:
@@ -223,14 +223,14 @@ async def test_cancelled_when_connected(loop: Loop) -> None:
         asyncio.get_running_loop().call_soon(opening.cancel)
         return made[0]
 
-    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop._clock)
+    pool = ConnectionPool(connect, loop=cast("asyncio.AbstractEventLoop", loop), clock=loop.clock)
     opening = asyncio.create_task(pool.open())
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert made[0].transport is None
 
 
-async def test_closed(pool: ConnectionPool, loop: Loop) -> None:
+async def test_close_ends_all_connections(pool: ConnectionPool, loop: Loop) -> None:
     """Closing ends idle connections and those in use, and no timer is left."""
     busy, idle = await pool.open(), await used(await pool.open())
     busy.request(b"")

@@ -24,13 +24,8 @@ from sidecar.upstream.transport.tunnel import MAX_REPLY_BYTES
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.mark.parametrize("userinfo", ["", "user:p%40ss@"])
-async def test_absolute_form(userinfo: str) -> None:
+async def test_http_request_has_absolute_form(userinfo: str) -> None:
     """A request to an http URL goes to the proxy with its whole URL and the proxy's credentials; its connection is kept."""
     proxy = ProxyServer()
     async with upstream(own) as up, serving(proxy) as port:
@@ -48,7 +43,7 @@ async def test_absolute_form(userinfo: str) -> None:
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http proxy", "https proxy"])
 @pytest.mark.parametrize("userinfo", ["", "user:p%40ss@"])
-async def test_tunnel(authority: trustme.CA, userinfo: str, *, secure: bool) -> None:
+async def test_https_request_goes_through_a_tunnel(authority: trustme.CA, userinfo: str, *, secure: bool) -> None:
     """A request to an https URL goes through a tunnel, by TLS to the server itself; the proxy's credentials end there."""
     proxy = ProxyServer()
     options = {"ssl": server_tls(authority, "127.0.0.1")} if secure else {}
@@ -69,7 +64,7 @@ async def test_tunnel(authority: trustme.CA, userinfo: str, *, secure: bool) -> 
     assert up.requests[0].header("proxy-authorization") is None
 
 
-async def test_tunnel_to_a_wrong_name(authority: trustme.CA) -> None:
+async def test_proxy_cannot_read_a_tunnel(authority: trustme.CA) -> None:
     """The certificate behind a tunnel must be the server's: a proxy cannot read what passes."""
     async with (
         upstream(own, tls=server_tls(authority, "other.example")) as up,
@@ -98,7 +93,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ],
     ids=["login", "refused", "redirect", "no HTTP", "status", "many headers", "one header", "early bytes"],
 )
-async def test_hostile_proxy(authority: trustme.CA, reply: bytes, problem: str) -> None:
+async def test_refusal_of_a_proxy_is_a_connect_error(authority: trustme.CA, reply: bytes, problem: str) -> None:
     """A proxy that refuses, or replies with anything but a bounded success, is a `ConnectError`; it is closed at once."""
 
     async def replies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +113,7 @@ async def test_hostile_proxy(authority: trustme.CA, reply: bytes, problem: str) 
 
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 O"], ids=["nothing", "half a reply"])
 @pytest.mark.parametrize("how", ["closes", "hangs", "is left"])
-async def test_proxy_that_does_not_reply(part: bytes, how: str) -> None:
+async def test_silent_proxy_is_closed(part: bytes, how: str) -> None:
     """A proxy that closes is a `ConnectError`, one that hangs a `ConnectTimeout`; it is closed, also by a cancellation."""
 
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,7 +139,7 @@ async def test_proxy_that_does_not_reply(part: bytes, how: str) -> None:
         await asyncio.wait_for(gone.wait(), TIMEOUT_SECONDS)
 
 
-async def test_proxy_in_the_handshake(authority: trustme.CA) -> None:
+async def test_endless_handshake_behind_a_tunnel_times_out(authority: trustme.CA) -> None:
     """A handshake behind a tunnel that never ends is given up in time, and the tunnel is closed."""
     gone = asyncio.Event()
     proxy = ProxyServer()
@@ -190,7 +185,7 @@ async def tinyproxy(folder: Path, *lines: str) -> AsyncIterator[int]:
 
 @pytest.mark.skipif(TINYPROXY is None, reason="tinyproxy is not installed")
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
-async def test_tinyproxy(tmp_path: Path, authority: trustme.CA, *, secure: bool) -> None:
+async def test_real_proxy_carries_requests(tmp_path: Path, authority: trustme.CA, *, secure: bool) -> None:
     """A real proxy carries requests in absolute form and by CONNECT, with its credentials only."""
     tls = server_tls(authority, "127.0.0.1") if secure else None
     async with upstream(own, tls=tls) as up, tinyproxy(tmp_path, "BasicAuth user pass") as port:

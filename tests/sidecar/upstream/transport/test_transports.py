@@ -42,7 +42,7 @@ async def transport(request: pytest.FixtureRequest) -> AsyncIterator[AnyTranspor
     assert not [task for task in asyncio.all_tasks() if "_pump" in repr(task) or "_query" in repr(task)]
 
 
-def says(*parts: bytes, close: bool = False) -> Script:
+def sends(*parts: bytes, close: bool = False) -> Script:
     """Return a server that sends *parts*, each by itself."""
 
     async def script(connection: Connection) -> None:
@@ -77,9 +77,9 @@ CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in ran
     ],
     ids=["length", "chunked", "cut anywhere", "until close", "HTTP/1.0", "informational first"],
 )
-async def test_body(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
-    """A body arrives whole, however it is framed and split, whether it is pushed or waited for."""
-    async with upstream(says(*parts, close=close)) as up:
+async def test_body_arrives_complete(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
+    """A body arrives complete for any framing and split, pushed or read."""
+    async with upstream(sends(*parts, close=close)) as up:
         response = await ask(transport, up.url)
         assert response.status == 200
         assert await read(response) == BODY
@@ -87,7 +87,7 @@ async def test_body(transport: AnyTransport, parts: list[bytes], read: Read, *, 
 
 
 async def test_pushed_as_it_arrives(transport: AnyTransport) -> None:
-    """Each part of a body is pushed when it arrives, and nothing is pushed once nobody listens."""
+    """Each part of a body is pushed when it arrives, and nothing is pushed without a listener."""
     heard, more, parts = asyncio.Event(), asyncio.Event(), list[bytes]()
 
     async def script(connection: Connection) -> None:
@@ -110,10 +110,10 @@ async def test_pushed_as_it_arrives(transport: AnyTransport) -> None:
     assert parts == [b"a", b"b"]
 
 
-async def test_headers(transport: AnyTransport) -> None:
+async def test_headers_are_found_in_any_case(transport: AnyTransport) -> None:
     """Headers are found by name in any case, the first value of several, bytes outside of ASCII included."""
     head = b"HTTP/1.1 429 X\r\nX-One: a\r\nx-one: b\r\nX-Bytes: caf\xc3\xa9 \xff\r\nContent-Length: 0\r\n\r\n"
-    async with upstream(says(head)) as up:
+    async with upstream(sends(head)) as up:
         response = await ask(transport, up.url)
         assert (response.status, response.header(b"x-one"), response.header(b"absent")) == (429, "a", "")
         assert (response.headers["x-ONE"], "absent" in response.headers) == ("a, b", False)
@@ -121,9 +121,9 @@ async def test_headers(transport: AnyTransport) -> None:
         await whole(response)
 
 
-async def test_request(transport: AnyTransport) -> None:
+async def test_request_has_headers_host_and_length(transport: AnyTransport) -> None:
     """A request has the target's headers, its own, a host, and its body with a length; none without a body."""
-    async with upstream(says(fixed(b""))) as up:
+    async with upstream(sends(fixed(b""))) as up:
         target = get(f"{up.url}/a%20b?c=%2Fd", ("authorization", "Bearer k"))
         for body in (b"{}", b""):
             await whole(await transport.send(target, [("x-own", "1")], body, nothing))
@@ -139,7 +139,7 @@ async def test_request(transport: AnyTransport) -> None:
 async def test_connected_before_sent(transport: AnyTransport) -> None:
     """`on_connected` is called once, before the server has a byte of the request."""
     calls: list[int] = []
-    async with upstream(says(fixed(b""))) as up:
+    async with upstream(sends(fixed(b""))) as up:
         for count in (1, 2):
             response = await transport.send(get(up.url), (), b"", lambda: calls.append(len(up.requests)))
             await whole(response)
@@ -148,9 +148,9 @@ async def test_connected_before_sent(transport: AnyTransport) -> None:
     assert calls == [0, 1]
 
 
-async def test_reused(transport: AnyTransport) -> None:
+async def test_complete_response_lets_its_connection_be_reused(transport: AnyTransport) -> None:
     """A connection whose response was read to its end serves the next request."""
-    async with upstream(says(fixed(b"a"))) as up:
+    async with upstream(sends(fixed(b"a"))) as up:
         for _ in range(3):
             assert await whole(await ask(transport, up.url)) == b"a"
         assert (len(up.requests), up.open) == (3, 1)
@@ -158,14 +158,14 @@ async def test_reused(transport: AnyTransport) -> None:
 
 async def test_close_is_obeyed(transport: AnyTransport) -> None:
     """A connection whose response says `connection: close` is closed."""
-    async with upstream(says(fixed(b"a", b"connection: close"))) as up:
+    async with upstream(sends(fixed(b"a", b"connection: close"))) as up:
         assert await whole(await ask(transport, up.url)) == b"a"
         await eventually(lambda: up.open == 0)
 
 
-async def test_refused(transport: AnyTransport) -> None:
+async def test_refused_connection_is_a_connect_error(transport: AnyTransport) -> None:
     """A server that does not listen is a `ConnectError`."""
-    async with upstream(says()) as up:
+    async with upstream(sends()) as up:
         url = up.url
     with pytest.raises(httpx.ConnectError):
         await ask(transport, url)
@@ -183,9 +183,11 @@ async def test_refused(transport: AnyTransport) -> None:
     ],
     ids=["closed", "half a head", "not HTTP", "one long header", "many headers", "informational only"],
 )
-async def test_no_response(transport: AnyTransport, parts: list[bytes], error: type[Exception]) -> None:
+async def test_invalid_response_is_an_error(
+    transport: AnyTransport, parts: list[bytes], error: type[Exception]
+) -> None:
     """A server that closes, or sends no valid head of a bounded size, is an error of httpx, and no connection is left."""
-    async with upstream(says(*parts, close=True)) as up:
+    async with upstream(sends(*parts, close=True)) as up:
         with pytest.raises(error) as raised:
             await ask(transport, up.url)
         assert not isinstance(raised.value, httpx.ConnectError)
@@ -203,7 +205,7 @@ async def test_no_response(transport: AnyTransport, parts: list[bytes], error: t
     ids=["length", "between chunks", "in a chunk's head"],
 )
 @pytest.mark.parametrize("end", [Connection.close, Connection.reset], ids=["FIN", "RST"])
-async def test_cut(
+async def test_truncated_body_raises_behind_its_bytes(
     transport: AnyTransport,
     head: bytes,
     body: bytes,
@@ -223,7 +225,7 @@ async def test_cut(
         taken.append(part)
         arrived.set()
 
-    async with upstream(cuts, says(fixed(b"next"))) as up:
+    async with upstream(cuts, sends(fixed(b"next"))) as up:
         response = await ask(transport, up.url)
         if read is whole:
             assert await response.read() == b"some"
@@ -236,9 +238,9 @@ async def test_cut(
     assert taken in ([], [b"some"])
 
 
-async def test_not_http_in_the_body(transport: AnyTransport) -> None:
-    """Bytes that are no chunk break the body behind the bytes before them."""
-    async with upstream(says(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
+async def test_invalid_chunk_breaks_the_body(transport: AnyTransport) -> None:
+    """An invalid chunk breaks the body behind the valid bytes."""
+    async with upstream(sends(HEAD + b"1\r\na\r\nzzz\r\n\r\n")) as up:
         response = await ask(transport, up.url)
         parts: list[bytes] = []
         with pytest.raises(httpx.RemoteProtocolError):
@@ -263,7 +265,7 @@ async def mid_body(connection: Connection) -> None:
     await connection.hang()
 
 
-async def test_cancelled_while_connecting(transport: AnyTransport) -> None:
+async def test_cancelled_handshake_closes_its_socket(transport: AnyTransport) -> None:
     """A cancelled TLS handshake closes its socket at once."""
     async with upstream(silent) as up:
         sending = asyncio.create_task(transport.send(get(up.url.replace("http:", "https:")), (), b"", nothing))
@@ -274,7 +276,7 @@ async def test_cancelled_while_connecting(transport: AnyTransport) -> None:
         await eventually(lambda: up.open == 0)
 
 
-async def test_cancelled_before_the_head(transport: AnyTransport) -> None:
+async def test_cancelled_request_closes_its_connection(transport: AnyTransport) -> None:
     """A request that is cancelled before its response closes its connection at once."""
     async with upstream(silent) as up:
         sending = asyncio.create_task(transport.send(get(up.url), (), b"", nothing))
@@ -287,7 +289,7 @@ async def test_cancelled_before_the_head(transport: AnyTransport) -> None:
 
 @pytest.mark.parametrize("script", [head_only, mid_body])
 @pytest.mark.parametrize("how", ["closed at once", "closed", "cancelled"])
-async def test_left_in_the_body(transport: AnyTransport, script: Script, how: str) -> None:
+async def test_closed_response_closes_its_connection(transport: AnyTransport, script: Script, how: str) -> None:
     """A response that is closed before its end, or whose reader is cancelled, closes its connection at once."""
     async with upstream(script) as up:
 
@@ -314,7 +316,7 @@ async def test_left_in_the_body(transport: AnyTransport, script: Script, how: st
         await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
-async def test_cancelled_while_closing(transport: AnyTransport) -> None:
+async def test_cancelled_close_leaves_nothing_open(transport: AnyTransport) -> None:
     """A reader that is cancelled while it closes its response leaves nothing open."""
     async with upstream(mid_body) as up:
         response = await ask(transport, up.url)
@@ -325,9 +327,9 @@ async def test_cancelled_while_closing(transport: AnyTransport) -> None:
         await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
 
 
-async def test_transport_is_closed(transport: AnyTransport) -> None:
+async def test_closed_transport_closes_all_connections(transport: AnyTransport) -> None:
     """Closing a transport cuts its responses in progress, and closes idle connections."""
-    async with upstream(says(fixed(b"")), mid_body) as up:
+    async with upstream(sends(fixed(b"")), mid_body) as up:
         idle = await ask(transport, up.url)
         response = await ask(transport, up.url)
         await whole(idle)
@@ -341,8 +343,8 @@ async def test_transport_is_closed(transport: AnyTransport) -> None:
         await response.aclose()
 
 
-async def test_backpressure(transport: AnyTransport) -> None:
-    """A body that is not taken stops being read, at a bounded size; it goes on when it is taken, and nothing is lost."""
+async def test_unread_body_is_not_read_further(transport: AnyTransport) -> None:
+    """A body that is not taken is read up to a bounded size; reading resumes when it is taken, without loss."""
     piece, count, sent = b"x" * 65_536, 400, 0
 
     async def pours(connection: Connection) -> None:
@@ -358,7 +360,7 @@ async def test_backpressure(transport: AnyTransport) -> None:
         before = -1
         while before != sent:
             before = sent
-            for _ in range(500):  # a server that sends nothing in so many turns of the loop is held up
+            for _ in range(500):  # a server that sends nothing in that many loop iterations is blocked
                 await asyncio.sleep(0)
         assert 0 < sent < count / 2
         size = 0
@@ -372,10 +374,10 @@ async def test_backpressure(transport: AnyTransport) -> None:
     assert size == count * len(piece)
 
 
-async def test_limits(transport: AnyTransport) -> None:
+async def test_body_is_read_up_to_a_limit(transport: AnyTransport) -> None:
     """A body is read up to a limit, and the body of an error up to 64 kB, until it breaks, or for a time."""
     large = fixed(b"x" * 100_000)
-    async with upstream(says(large), says(large), says(fixed(BODY)), mid_body) as up:
+    async with upstream(sends(large), sends(large), sends(fixed(BODY)), mid_body) as up:
         first = await ask(transport, up.url)
         with pytest.raises(ResponseTooLarge):
             await read_limited(first, 99_999)
@@ -391,13 +393,13 @@ async def test_limits(transport: AnyTransport) -> None:
         await last.aclose()
 
 
-async def test_unknown_authority(transport: AnyTransport) -> None:
+async def test_certificate_of_an_unknown_authority_is_refused(transport: AnyTransport) -> None:
     """A server whose certificate no trusted authority has issued gets no request: a `ConnectError`."""
     import trustme
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    async with upstream(says(fixed(b"")), tls=context) as up:
+    async with upstream(sends(fixed(b"")), tls=context) as up:
         with pytest.raises(httpx.ConnectError):
             await ask(transport, up.url)
     assert up.requests == []
