@@ -120,7 +120,9 @@ class Chain:
 
     async def _forward(self, run: CallState, sink: BatchSink) -> Batch:
         """Make attempts until one gives output or no policy wants another; return the last batch."""
-        filters = EventFilters.of(run.leases, run.call.choices_returned) if run.leases else None
+        filters = None  # a list of models has no events
+        if run.leases and run.call.has_completion:
+            filters = EventFilters.of(run.leases, run.call.choices_returned)
         name = run.call.upstream or self._services.upstreams[0]
         while True:
             run.begin_attempt(name)

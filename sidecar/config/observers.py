@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_type_hints
@@ -50,6 +51,8 @@ def _observer_class(use: str, folder: Path) -> type[Observer]:
         raise ObjectFault("not a subclass of policies.Observer", cure)
     if found.observe is Observer.observe and found.start is Observer.start:
         raise ObjectFault("the class overrides neither observe nor start", cure)
+    if inspect.iscoroutinefunction(found.observe):
+        raise ObjectFault("observe is a coroutine and is never awaited", "write `def observe`, without async")
     try:
         get_type_hints(found, include_extras=True)
     except NameError as error:

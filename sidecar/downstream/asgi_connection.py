@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -80,8 +81,13 @@ class AsgiConnection(ClientConnection):
 
     async def finish(self) -> None:
         """Wait until the server has accepted all writes. The last call for a request."""
-        if (writer := self._writer) is not None:
+        if (writer := self._writer) is None:
+            return
+        try:
             await asyncio.wait((writer,))
+        except asyncio.CancelledError:
+            writer.cancel()
+            raise
 
     def watch(self, on_disconnect: OnDisconnect) -> None:
         """See `ClientConnection.watch`."""
@@ -94,8 +100,9 @@ class AsgiConnection(ClientConnection):
     def unwatch(self) -> None:
         """See `ClientConnection.unwatch`."""
         self._on_disconnect = None
-        if self._watcher is not None:
-            self._watcher.cancel()
+        if (watcher := self._watcher) is not None:
+            self._watcher = None
+            watcher.cancel()
 
     async def _write(self) -> None:
         try:
@@ -111,13 +118,16 @@ class AsgiConnection(ClientConnection):
             self._writer = None
 
     async def _wait_for_disconnect(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+        with contextlib.suppress(Exception):  # a server whose `receive` fails has lost its client
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
         self._disconnect()
 
     def _disconnect(self) -> None:
         self._closed = True
         self._pending.clear()
+        if (writer := self._writer) is not None and writer is not asyncio.current_task():
+            writer.cancel()  # `send` may block although the client is gone
         self._set_writable()
         if (on_disconnect := self._on_disconnect) is not None:
             self._on_disconnect = None

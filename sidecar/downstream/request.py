@@ -42,6 +42,11 @@ class RequestIds:
         return f"{self._prefix}{next(self._numbers):08x}"
 
 
+def new_request_id() -> str:
+    """Return a random id of 32 hexadecimal digits, where no `RequestIds` is at hand."""
+    return token_hex(16)
+
+
 def request_id(given: bytes | None, new: Callable[[], str]) -> str:
     """Return the client's `x-request-id`, *given*, if it is a plain one, else a *new* one."""
     return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else new()

@@ -61,7 +61,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
             "method": self.method,
             "route": self.route,
             "status": status or CLIENT_CLOSED_REQUEST,
-            "ending": self._ending(outcome),
+            "ending": self._ending(outcome, status),
             "code": "" if error is None else error.code,
             "tenant": self.tenant,
             "ip": self.ip,
@@ -95,10 +95,13 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
             notes=tuple(call.notes),
         )
 
-    def _ending(self, outcome: Outcome | None) -> Ending:
-        """Return how the request ended: a deadline or a drain cancels the call, but for its client the call failed."""
+    def _ending(self, outcome: Outcome | None, status: int) -> Ending:
+        """Return how the request ended: a deadline or a drain cancels the call, but for its client the call failed.
+
+        A client that left without a status, while its call was settled, has cancelled it.
+        """
         if outcome is not None and outcome.ending is not Ending.CANCELLED:
-            return outcome.ending
+            return Ending.CANCELLED if not status and self.error is None else outcome.ending
         if self.error is None:
             return Ending.CANCELLED
-        return Ending.REJECTED if outcome is None else Ending.FAILED
+        return Ending.FAILED if outcome is not None or self.error.code == "internal_error" else Ending.REJECTED

@@ -90,7 +90,13 @@ class Route(ABC):
                 access.check(call)
             self._check_open(trail.method)
         except ClientDisconnected:
+            if connection.status:  # the server has answered a body that is not valid HTTP
+                trail.error = invalid_request("The request is not valid HTTP.", None)
             return None
+        except asyncio.CancelledError:  # the server ends this task: the time of a drain is over
+            trail.error = draining()
+            self._refuse(connection, trail.error, trail.request_id)
+            raise
         except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
             trail.error = _client_error(refusal)
         except Exception as error:  # noqa: BLE001  # an internal error must not end the connection without a response
@@ -164,9 +170,14 @@ class Route(ABC):
             with active:
                 active.error = await self._outcome(call, chain, response, active) or active.error
             await active.absorb_late_cancel()
-            if not active.left and active.error is not None:
+            if not active.left and active.error is not None and not response.ended:
                 trail.error = active.error
                 response.fail(active.error)
+        except asyncio.CancelledError:  # see `_prepared`
+            if not response.ended:
+                trail.error = draining()
+                response.fail(trail.error)
+            raise
         finally:
             if timer is not None:
                 timer.cancel()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from litestar import Litestar, Request, Response, asgi, get
+from litestar import HttpMethod, Litestar, Request, Response, asgi, route
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from policies.api.store import StoreDown
+from policies.engine.error_report import error_report
 from sidecar.downstream.asgi_connection import over_asgi
 from sidecar.downstream.client_errors import (
     ClientError,
@@ -22,12 +23,12 @@ from sidecar.downstream.client_errors import (
     openai_body,
 )
 from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelsRoute
-from sidecar.downstream.request import request_id
+from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, REQUEST_ID_HEADER, Route
 
 from .cors import Cors
 from .gateway import Gateway
-from .shortcut import past_router
+from .shortcut import ROUTED_KEY, past_router
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,15 @@ DATA_ROUTES: dict[str, type[Route]] = {
     COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
 }
-EXPOSED_HEADERS = ["x-request-id", "retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy"]
+EXPOSED_HEADERS = [
+    "x-request-id",
+    "x-should-retry",
+    "retry-after",
+    "retry-after-ms",
+    "ratelimit",
+    "ratelimit-policy",
+    *(f"x-ratelimit-{field}-{unit}" for unit in ("requests", "tokens") for field in ("limit", "remaining", "reset")),
+]
 
 
 class Application:
@@ -67,7 +76,11 @@ class Application:
 
     @asynccontextmanager
     async def _running(self, _: Litestar) -> AsyncIterator[None]:
-        self.gateway = gateway = self._make_gateway(self._settings)
+        try:
+            self.gateway = gateway = self._make_gateway(self._settings)
+        except Exception as error:  # its traceback, which uvicorn logs, may be cut before it names the cause
+            logging.getLogger("sidecar").error("cannot start: %s: %s", type(error).__name__, error)  # noqa: TRY400
+            raise
         self._routes.update((path, kind(gateway)) for path, kind in DATA_ROUTES.items())
         try:
             yield
@@ -80,6 +93,7 @@ class Application:
     def _data_route(self, path: str) -> Any:
         @asgi(path, copy_scope=False)
         async def serve(scope: Any, receive: Any, send: Any) -> None:
+            scope[ROUTED_KEY] = True
             await over_asgi(self._routes[path], scope, receive, send)
 
         return serve
@@ -91,7 +105,7 @@ class Application:
         return self.gateway
 
     def _health(self) -> Any:
-        @get("/healthz", sync_to_thread=False)
+        @route("/healthz", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
         def healthz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
             """Say that the process is alive."""
             return _json(request, 200, {"status": "ok"})
@@ -99,7 +113,7 @@ class Application:
         return healthz
 
     def _readiness(self) -> Any:
-        @get("/readyz")
+        @route("/readyz", http_method=[HttpMethod.GET, HttpMethod.HEAD])
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
             """Say whether calls can be served: the store answers, and the process is not on its way out.
 
@@ -117,21 +131,17 @@ class Application:
         return readyz
 
 
-def _name() -> str:
-    return token_hex(16)
-
-
 def _json(request: Request[Any, Any, Any], status: int, body: dict[str, Any]) -> Response[dict[str, Any]]:
     return Response(
         body,
         status_code=status,
-        headers={"x-request-id": request_id(dict(request.scope["headers"]).get(REQUEST_ID_HEADER), _name)},
+        headers={"x-request-id": request_id(dict(request.scope["headers"]).get(REQUEST_ID_HEADER), new_request_id)},
     )
 
 
 def _answer(request: Request[Any, Any, Any], fault: ClientError) -> Response[bytes]:
     headers = {name.decode(): value.decode() for name, value in fault.headers}
-    headers["x-request-id"] = request_id(dict(request.scope["headers"]).get(REQUEST_ID_HEADER), _name)
+    headers["x-request-id"] = request_id(dict(request.scope["headers"]).get(REQUEST_ID_HEADER), new_request_id)
     return Response(openai_body(fault), status_code=fault.status, media_type="application/json", headers=headers)
 
 
@@ -146,5 +156,5 @@ def _http_fault(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 
 def _own_fault(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    request.logger.error("request failed", exc_info=error) if request.app.logger else None
+    logging.getLogger("sidecar").error("%s failed: %s", request.url.path[:100], error_report(error))
     return _answer(request, internal_error())

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
+from sidecar.downstream.request import new_request_id, request_id
+from sidecar.downstream.route import REQUEST_ID_HEADER
 
 from .shortcut import recorded
 
@@ -80,7 +82,10 @@ class Cors:
             if requested:
                 allow[b"access-control-allow-headers"] = requested
             status, answer = PREFLIGHT_ALLOWED_STATUS, list(allow.items())
-        await send({"type": "http.response.start", "status": status, "headers": [*answer, (b"content-length", b"0")]})
+        if status == PREFLIGHT_DENIED_STATUS:
+            answer.append((b"content-length", b"0"))
+        answer.append((REQUEST_ID_HEADER, request_id(dict(headers).get(REQUEST_ID_HEADER), new_request_id).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": answer})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from policies.api.services import Services
 from policies.engine.chain import Chain
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import httpx
 
     from policies.api.store import StoreDown
+    from policies.records.observer import Observer, RunningObserver
     from sidecar.config.access import Profile
     from sidecar.config.log import LogLevel
     from sidecar.config.settings import Settings
@@ -70,7 +72,7 @@ class Gateway:
         )
         if log is not None:
             self.policy_services.state_changed = partial(_report_state, log.states)
-        started = [each.start() for each in settings.observers]
+        started = [_started(each) for each in settings.observers]
         receivers = started if log is None or log.access is None else [log.access, *started]
         self._observers = Observers(receivers, self.policy_services.log)
         self.observe: Observe | None = self._observers.observe if receivers else None
@@ -134,6 +136,16 @@ def _transport(choice: ResolvedUpstream) -> Transport:
     if choice.make_transport is not None:
         return HttpxTransport(choice.make_transport(), connect=choice.connect)
     return HttpTransport(connect=choice.connect, tls=choice.trust, proxy=choice.via, uds=choice.uds)
+
+
+def _started(observer: Observer) -> RunningObserver:
+    """Return what *observer* starts. Raises TypeError if it cannot receive records: the server does not start then."""
+    running: Any = observer.start()
+    observe, close = getattr(running, "observe", None), getattr(running, "close", None)
+    if not callable(observe) or inspect.iscoroutinefunction(observe) or not inspect.iscoroutinefunction(close):
+        msg = f"{type(observer).__name__}.start returned a {type(running).__name__}; return an object with `def observe` and `async def close`"
+        raise TypeError(msg)
+    return cast("RunningObserver", running)
 
 
 def _report_state(states: StateLog, subject: str, state: str, cause: str) -> None:

@@ -247,6 +247,8 @@ class HttpProtocol(HttpToolsProtocol):
             name = uuid4().hex
             head += b"x-should-retry: false\r\nx-request-id: %b\r\nconnection: close\r\n\r\n" % name.encode()
             self.transport.write(head + body)
-            if (record := self.app_state.get(BAD_REQUEST_STATE)) is not None:
+            if running is not None and not running.response_complete:
+                running.end_with_bad_request()  # the running request leaves the record
+            elif (record := self.app_state.get(BAD_REQUEST_STATE)) is not None:
                 record(name)
         self.transport.close()

@@ -26,6 +26,9 @@ CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 
 
+BAD_REQUEST_STATUS = 400
+
+
 class RequestCycle(RequestResponseCycle, ClientConnection):
     """One request and its response; writes the response directly to the transport. See `ClientConnection`.
 
@@ -94,6 +97,11 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         if (on_disconnect := self.on_disconnect) is not None:
             self.on_disconnect = None
             on_disconnect()
+
+    def end_with_bad_request(self) -> None:
+        """Note that the client got status 400, because its body is not valid HTTP, and end the request."""
+        self.status, self.disconnected = BAD_REQUEST_STATUS, True
+        self.client_left()
 
     def wake_receiver(self) -> None:
         """Wake the tasks that wait in `receive`, if there are any."""

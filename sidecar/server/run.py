@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -68,8 +69,10 @@ def run(settings: Settings) -> int:
 
 def _write_stderr(line: bytes) -> None:
     """Write a line of a process that does not serve: one that starts, or the parent of workers."""
-    with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), line)
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = sys.stderr.fileno()
+        if select.select([], [descriptor], [], 0)[1]:  # room for PIPE_BUF bytes, and no line is longer
+            os.write(descriptor, line)
 
 
 def _uvicorn_fits() -> bool:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
     DataRoute: TypeAlias = Callable[[Scope, ClientConnection], Awaitable[None]]
 
+ROUTED_KEY = "sidecar.routed"
+"""Set in the scope of a request that reached a data route through the router: the route leaves the record."""
 OPERATION_ROUTES = ("/healthz", "/readyz")
 UNKNOWN_ROUTE = "unknown"
 """The route in the record of a request whose path is not served: paths are chosen by clients."""
 BAD_REQUEST_STATE = "sidecar.bad_request"
 """The key in the lifespan state under which the server finds what records a request that is not valid HTTP."""
-FIRST_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED, BAD_REQUEST = 400, 404, 405, 400
+FIRST_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED, BAD_REQUEST, INTERNAL_ERROR = 400, 404, 405, 400, 500
 CODES_BY_STATUS = {BAD_REQUEST: "invalid_request", NOT_FOUND: "not_found", METHOD_NOT_ALLOWED: "method_not_allowed"}
 
 
@@ -66,23 +68,36 @@ async def recorded(app: AsgiApp, scope: Scope, receive: Receive, send: Send, obs
             name = dict(message.get("headers", ())).get(REQUEST_ID_HEADER, b"")
         await send(message)
 
+    own = scope.get("extensions", {}).get(CONNECTION_EXTENSION)
     try:
         await app(scope, receive, send_noting_head)
     finally:
-        path: str = scope["path"]
-        failed = not status or status >= FIRST_ERROR
-        observe(
-            Record(
+        if ROUTED_KEY not in scope:
+            path: str = scope["path"]
+            status = status or (0 if own is None else own.status)
+            ending, code = _end_of(status)
+            record = Record(
                 request_id=name.decode("latin-1"),
                 started_at=started_at,
                 total_seconds=time.monotonic() - begun,
                 method=scope["method"],
                 route=path if path in OPERATION_ROUTES else UNKNOWN_ROUTE,
                 status=status or CLIENT_CLOSED_REQUEST,
-                ending=Ending.REJECTED if failed else Ending.DONE,
-                code=CODES_BY_STATUS.get(status, "internal_error" if status >= 500 else "") if failed else "",  # noqa: PLR2004
+                ending=ending,
+                code=code,
             )
-        )
+            observe(record)
+
+
+def _end_of(status: int) -> tuple[Ending, str]:
+    """Return the ending and the code of a request that got *status*; 0 stands for none."""
+    if not status:
+        return Ending.CANCELLED, ""
+    if status == INTERNAL_ERROR:
+        return Ending.FAILED, "internal_error"
+    if status >= FIRST_ERROR:
+        return Ending.REJECTED, CODES_BY_STATUS.get(status, "")
+    return Ending.DONE, ""
 
 
 def _record_bad_request(name: str, observe: Observe | None) -> None:

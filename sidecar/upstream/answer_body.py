@@ -50,7 +50,8 @@ class AnswerBody:
         streams: bool,
     ) -> None:
         self._response, self._timeout, self._permit, self._asked_to_stream = response, timeout, permit, streams
-        self._request, self._secrets, self._idle = upstream.asked, upstream.secrets, upstream.settings.idle
+        self._call, self._upstream = call, upstream
+        self._request, self._idle = upstream.asked, upstream.settings.idle
         options = call.body.get("stream_options")
         self.reading = AnswerReader(
             shows_usage=options is not None and _asked_for_usage(options), answers=call.choices_returned
@@ -99,8 +100,12 @@ class AnswerBody:
             response.on_data = None
             if done.done() and not done.cancelled():
                 done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
-        if self._broken is not None:
-            raise self._broken
+        if (broken := self._broken) is not None:
+            self._broken = None  # else the traceback of the error would refer to the error: a reference cycle
+            try:
+                raise broken
+            finally:
+                del broken
 
     def _deliver_arrived(self, data: bytes, to: Deliver) -> bool:
         """Deliver *data* and, behind it, the end or failure of the body; return False if nothing more is to be delivered now."""
@@ -183,7 +188,8 @@ class AnswerBody:
         An error object before any output or usage report did no work; a malformed answer may have.
         """
         found, reported = self.reading.failure, self.reading.usage
-        failure = from_object(found, self._request, secrets=self._secrets)
+        secrets = self._upstream.secrets_of(self._call.forwarded_headers)
+        failure = from_object(found, self._request, secrets=secrets)
         worked = self.reading.has_output or bool(reported.input or reported.output)
         failure.worked = worked or isinstance(found, MalformedAnswer)
         return failure

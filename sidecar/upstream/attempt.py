@@ -114,7 +114,10 @@ class Attempt:
             style = other
             self._worked = False
             timeout.reset(head_limit)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else the traceback of the error would refer to the error: a reference cycle
 
     def _on_connected(self) -> None:
         self._worked = True
@@ -123,7 +126,9 @@ class Attempt:
         """Return the failure for a status other than 200, and the text of its body. Releases the connection."""
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
-            failure = self._upstream.failure(response, body, self._model)
+            failure = self._upstream.failure(
+                response, body, self._model, self._upstream.secrets_of(self._call.forwarded_headers)
+            )
         finally:
             self._response = None
             await response.aclose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import httpx
@@ -30,6 +30,10 @@ USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
 _STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "application/json")]
 _WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
+
+
+KEY_HEADERS = ("authorization", "api-key", "x-api-key")
+"""Headers of clients with their keys, where they are forwarded."""
 
 
 class UpstreamClient:
@@ -120,7 +124,7 @@ class UpstreamClient:
             async with asyncio.timeout(self.settings.head):
                 answer = await self.transport.send(self._listed, self._passed(headers), b"", _ignore_reached)
                 if answer.status != httpx.codes.OK:
-                    raise self.failure(answer, await read_error_body(answer))
+                    raise self.failure(answer, await read_error_body(answer), secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
@@ -146,12 +150,21 @@ class UpstreamClient:
             return headers.items()
         return [each for each in headers.items() if each[0] not in held]
 
-    def failure(self, answer: UpstreamResponse, body: bytes, model: str = "") -> UpstreamError:
+    def secrets_of(self, headers: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what no text of the server may show: its own secrets, and the client's keys in the forwarded *headers*."""
+        values = [headers[name] for name in KEY_HEADERS if name in headers]
+        return (*self.secrets, *values, *(value.rpartition(" ")[2] for value in values))
+
+    def failure(
+        self, answer: UpstreamResponse, body: bytes, model: str = "", secrets: Sequence[str] = ()
+    ) -> UpstreamError:
         """Return the failure of an answer with another status than 200 to a request for *model*.
 
         If the server does not have *model*, the list is read again before the next call that names none.
         """
-        error = from_status(answer.status, answer.headers, body, self.asked, secrets=self.secrets, now=self.clock())
+        error = from_status(
+            answer.status, answer.headers, body, self.asked, secrets=secrets or self.secrets, now=self.clock()
+        )
         if is_missing_model(error):
             self._listed_model.forget(model)
         return error

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PUMP_STOP_SECONDS = 1.0
 """Seconds that closing waits for the httpx response; it goes on closing behind that."""
 
+PIECES_PER_ITERATION = 32
+"""Pieces after which other tasks run: a transport that has its data in memory never suspends."""
+
 
 class HttpxTransport:
     """See `Transport`.  *connect* limits connecting, in seconds, if *transport* supports httpx's timeouts.
@@ -42,7 +45,14 @@ class HttpxTransport:
         request = httpx.Request(
             target.method, target.url, headers=fields, content=body or None, extensions=self._extensions
         )
-        response = HttpxResponse(await self._transport.handle_async_request(request))
+        try:
+            answer = await self._transport.handle_async_request(request)
+        except httpx.HTTPError:
+            raise
+        except Exception as error:
+            msg = f"the transport failed: {type(error).__name__}"
+            raise httpx.ReadError(msg) from error
+        response = HttpxResponse(answer)
         self._open.add(response)
         response.pump.add_done_callback(lambda _: self._open.discard(response))
         return response
@@ -90,7 +100,7 @@ class HttpxResponse(UpstreamResponse):
 
     def stop(self) -> None:
         """Close the httpx response, unless its body has ended and it is being closed already."""
-        if not self._stopped and self._started and not self.ended:
+        if not self._stopped and self._started and not self.ended and self.broken is None:
             self.pump.cancel()
         self._stopped = True  # a task that is cancelled before its first step would not close the response
 
@@ -116,7 +126,11 @@ class HttpxResponse(UpstreamResponse):
             await self._response.aclose()
 
     async def _read_ahead(self, pieces: AsyncIterator[bytes]) -> None:
+        count = 0
         async for piece in pieces:
+            count += 1
+            if count % PIECES_PER_ITERATION == 0:
+                await asyncio.sleep(0)
             if not piece:
                 continue
             self._pieces.append(piece)
