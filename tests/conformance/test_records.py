@@ -1,89 +1,26 @@
-"""Every request creates exactly one record, also a refused or aborted one, and the access log writes it."""
+"""Every request creates exactly one record, also a refused or aborted one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from process import program
-from scripts import truncated
-from serving import CHAT, Sidecar, settings_of, sidecar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, Upstream, eventually, sse, token, upstream
+from recording import HI, SERVERS, V1, recorded, says_ab
+from scripts import mid_stream, truncated
+from serving import CHAT
+from wire import TIMEOUT_SECONDS, Client, Connection, Script, eventually, upstream
 
-from policies import Call, Event, Lease, Observer, Policy, Record
-from sidecar.server.http_protocol import HttpProtocol
+from policies import Call, Event, Lease, Policy
 
 pytestmark = pytest.mark.anyio
 
-V1 = "/v1/chat/completions"
-SERVERS = pytest.mark.parametrize("protocol", [HttpProtocol, HttpToolsProtocol], ids=["own", "another"])
-HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hunter2"}], "stream": True}
 KEY = "sk-sidecar-secret"
 KEYS = f'[[key]]\ntenant = "acme"\nsha256 = "{sha256(KEY.encode()).hexdigest()}"\nmodels = ["m"]\n'
 PRICED = '[prices."*"]\ninput = 1.0\noutput = 2.0\n[[policy]]\nuse = "budget"\nusd = 5.0\n'
-USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
-STOP = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-
-
-class Keeps(Observer, frozen=True):
-    """Keeps all records."""
-
-    records: list[Record] = msgspec.field(default_factory=list)
-
-    def observe(self, record: Record) -> None:
-        self.records.append(record)
-
-
-class Recorded(msgspec.Struct):
-    """A running sidecar and the records of its requests."""
-
-    served: Sidecar
-    records: list[Record]
-
-    async def one(self) -> Record:
-        """Return the only record, once it exists."""
-        await eventually(lambda: bool(self.records))
-        (record,) = self.records
-        return record
-
-
-@asynccontextmanager
-async def recorded(
-    folder: Path,
-    up: Upstream,
-    text: str = "",
-    *,
-    protocol: type[asyncio.Protocol] = HttpProtocol,
-    policies: tuple[Policy, ...] = (),
-) -> AsyncIterator[Recorded]:
-    observer = Keeps()
-    settings = settings_of(folder, up.url, text)
-    if policies:
-        base = msgspec.structs.replace(settings.base, policies=policies)
-        settings = msgspec.structs.replace(settings, base=base)
-    async with sidecar(msgspec.structs.replace(settings, observers=(observer,)), protocol=protocol) as served:
-        yield Recorded(served, observer.records)
-
-
-async def says_ab(connection: Connection) -> None:
-    await connection.send(HEAD)
-    for data in (token("a"), token("b"), STOP, USAGE, b"data: [DONE]\n\n"):
-        await connection.chunk(data)
-    await connection.send(b"0\r\n\r\n")
-
-
-async def hangs(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    await connection.hang()
 
 
 def refuses(status: int, message: str) -> Script:
@@ -208,7 +145,7 @@ async def test_disconnect_is_recorded(
     tmp_path: Path, leave: Callable[[Client], None], protocol: type[asyncio.Protocol]
 ) -> None:
     """A call whose client disconnects in mid-stream is recorded as cancelled, with the tokens read until then."""
-    async with upstream(hangs) as up, recorded(tmp_path, up, protocol=protocol) as it:
+    async with upstream(mid_stream) as up, recorded(tmp_path, up, protocol=protocol) as it:
         client = await it.served.client()
         await client.post(V1, HI)
         await client.until(b'"a"')
@@ -291,7 +228,7 @@ async def test_truncated_stream_is_recorded_as_failed(tmp_path: Path) -> None:
 
 async def test_deadline_is_recorded_as_failed(tmp_path: Path) -> None:
     """A call that its deadline ends is recorded as failed, not as cancelled by its client."""
-    async with upstream(hangs) as up, recorded(tmp_path, up, "[server]\nchat_deadline = 0.2\n") as it:
+    async with upstream(mid_stream) as up, recorded(tmp_path, up, "[server]\nchat_deadline = 0.2\n") as it:
         await it.served.post("/api/chat", CHAT)
         record = await it.one()
 
@@ -334,85 +271,3 @@ async def test_failing_policy_is_recorded_without_the_prompt(
     assert "hunter2" not in repr(record)
     assert "hunter2" not in caplog.text
     assert "ValueError" in caplog.text
-
-
-class Fails(Observer, frozen=True):
-    """Cannot observe."""
-
-    def observe(self, record: Record) -> None:
-        raise RuntimeError("secret")
-
-
-async def test_failing_observer_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An observer that raises breaks no request and no other observer; the log names its class once."""
-    keeps = Keeps()
-    async with upstream(says_ab) as up:
-        settings = msgspec.structs.replace(settings_of(tmp_path, up.url), observers=(Fails(), keeps))
-        async with sidecar(settings) as served:
-            for _ in range(3):
-                status, _, _ = await served.post(V1, HI)
-                assert status == 200
-            await eventually(lambda: len(keeps.records) == 3)
-
-    assert caplog.text.count("Fails") == 1
-    assert "secret" not in caplog.text
-
-
-OBSERVERS = """
-import msgspec
-from policies import Observer, Record
-
-
-class ToFile(Observer, frozen=True):
-    path: str
-
-    def observe(self, record: Record) -> None:
-        with open(self.path, "ab") as file:
-            file.write(msgspec.json.encode(record) + b"\\n")
-"""
-
-
-def test_access_log_and_observer_of_the_program(tmp_path: Path) -> None:
-    """The program writes one access line a request to stderr, and hands the record to the observers of its configuration."""
-    (tmp_path / "seen.py").write_text(OBSERVERS)
-    config = tmp_path / "sidecar.toml"
-    config.write_text(
-        f'[store]\nurl = "memory://"\n[log]\nformat = "json"\n[[observer]]\nuse = "seen:ToFile"\npath = "{tmp_path / "out"}"\n'
-    )
-    log = tmp_path / "log"
-    serve = ["serve", "--config", str(config), "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
-    with program(*serve, folder=tmp_path, log=log) as running:
-        import httpx
-
-        answer = httpx.post(
-            f"http://127.0.0.1:{running.port}{V1}", json=HI, headers={"authorization": "Bearer sk-hidden"}
-        )
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    requests = [line for line in lines if line["event"] == "request"]
-
-    assert [(line["status"], line["request_id"]) for line in requests] == [
-        (answer.status_code, answer.headers["x-request-id"])
-    ]
-    assert [json.loads(line)["request_id"] for line in (tmp_path / "out").read_text().splitlines()] == [
-        requests[0]["request_id"]
-    ]
-    assert "hunter2" not in log.read_text()
-    assert "sk-hidden" not in log.read_text()
-    assert sum("upstream" in str(line) for line in lines) == 1, "one line for one failure"
-
-
-def test_access_log_can_be_switched_off(tmp_path: Path) -> None:
-    """With `access = false` a request is not logged, and a failure is one line beside state changes of the server."""
-    config = tmp_path / "sidecar.toml"
-    config.write_text('[store]\nurl = "memory://"\n[log]\naccess = false\n')
-    log = tmp_path / "log"
-    serve = ["serve", "--config", str(config), "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
-    with program(*serve, folder=tmp_path, log=log) as running:
-        import httpx
-
-        httpx.post(f"http://127.0.0.1:{running.port}{V1}", json={})
-        assert "request id=" not in log.read_text()
-        httpx.post(f"http://127.0.0.1:{running.port}{V1}", json=HI)
-    (line,) = [line for line in log.read_text().splitlines() if " state " not in line]
-
-    assert "failed: connect" in line
