@@ -94,6 +94,7 @@ class HttpTransport:
             except httpx.ReadError:
                 connection.abort()
                 if connection is not reused or connection.heard or self._clock() - sent_at >= STALE_REUSE_SECONDS:
+                    del connection, reused  # else the traceback of the error would refer to the error: a reference cycle
                     raise
             except BaseException:
                 connection.abort()
