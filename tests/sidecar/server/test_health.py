@@ -12,6 +12,8 @@ from wire import Client, upstream
 
 pytestmark = pytest.mark.anyio
 
+SECRET = "hunter2"
+
 
 @SERVERS
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -45,7 +47,7 @@ async def test_unexpected_error_of_the_store_is_logged_with_its_class(
     """A store that raises anything but `StoreDown` gives 500; the log names the class, not the text."""
 
     async def ping() -> None:
-        raise RuntimeError("hunter2")
+        raise RuntimeError(SECRET)
 
     async with upstream() as up, recorded(tmp_path, up, protocol=protocol) as it:
         monkeypatch.setattr(it.served.gateway.policy_services.store, "ping", ping)
@@ -57,4 +59,4 @@ async def test_unexpected_error_of_the_store_is_logged_with_its_class(
     assert record.request_id == headers["x-request-id"]
     assert "RuntimeError" in caplog.text
     assert "/readyz" in caplog.text
-    assert "hunter2" not in caplog.text
+    assert SECRET not in caplog.text
