@@ -42,6 +42,16 @@ async def refused(client: Client) -> None:
     await client.answer()
 
 
+async def models(client: Client) -> None:
+    client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+    await client.answer()
+
+
+async def cut_list(connection: Connection) -> None:
+    await connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
+    connection.close()
+
+
 async def fails(connection: Connection) -> None:
     await connection.answer(500, b'{"error": {"message": "no"}}')
 
@@ -61,6 +71,8 @@ async def error_behind_output(connection: Connection) -> None:
 
 CASES = [(answers, asks) for asks in (stream, plain, chat_nest, refused)]
 CASES += [(script, stream) for script in (fails, error_object, error_behind_output, truncated, closes)]
+CASES += [(script, models) for script in (fails, closes, cut_list)]
+CASES += [(cut_list, plain)]
 
 
 @SERVERS

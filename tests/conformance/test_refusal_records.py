@@ -152,6 +152,20 @@ async def test_body_that_is_not_valid_http_is_recorded_once(
     assert (record.ending, len(up.requests)) == ("rejected", 0)
 
 
+async def test_malformed_request_behind_an_early_answer_is_answered(tmp_path: Path) -> None:
+    """A malformed request is answered with 400 also if the one before was answered before its body arrived."""
+    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
+        client = await it.served.client()
+        client.writer.write(b"POST /nope HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        first, _, _ = await client.answer()
+        client.writer.write(b"{}nonsense\r\n\r\n")
+        second, _, _ = await client.answer()
+        await eventually(lambda: len(it.records) == 2)
+
+    assert (first, second) == (404, 400)
+    assert [(each.status, each.route) for each in it.records] == [(404, "unknown"), (400, "unknown")]
+
+
 @SERVERS
 async def test_internal_error_before_the_chain_is_recorded_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: type[asyncio.Protocol]

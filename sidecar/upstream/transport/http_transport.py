@@ -94,7 +94,6 @@ class HttpTransport:
             except httpx.ReadError:
                 connection.abort()
                 if connection is not reused or connection.heard or self._clock() - sent_at >= STALE_REUSE_SECONDS:
-                    del connection, reused  # they refer to the error, whose traceback refers to this frame: a cycle
                     raise
             except BaseException:
                 connection.abort()
