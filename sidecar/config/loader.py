@@ -121,7 +121,7 @@ def _store(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[Co
         path = "SIDECAR_STORE"
         store = single_field(StoreSettings, "url", url, path, faults)
     if store is not None and not _is_shared(store, path, faults) and flags.workers > 1:
-        problem = f"{store.url!r} cannot serve {flags.workers} workers: each would count separately"
+        problem = f"{store.location.redacted!r} cannot serve {flags.workers} workers: each would count separately"
         faults.append(ConfigFault(path, problem, "use 'sqlite:///FILE' or 'redis://HOST:PORT/DB', or one worker"))
     return store
 
