@@ -38,10 +38,6 @@ class _Started(msgspec.Struct, frozen=True, eq=False):
     policy: Policy
     running: RunningPolicy
 
-    async def stop(self) -> None:
-        """Stop the running object."""
-        await self.running.stop()
-
 
 class Members:
     """The policies of one chain, in file order, started with *services*.
@@ -83,7 +79,8 @@ class Members:
         running: RunningPolicy = policy
         if kind.start is not Policy.start:
             running = shared.start(lambda: policy.start(self._services), self)
-        self._own.append(running)
+        if not shared.holds(running):
+            self._own.append(running)
         return running
 
     async def stop(self) -> None:
@@ -92,15 +89,18 @@ class Members:
         An exception is logged; the others are stopped too.
         """
         own, self._own = self._own, []
-        for running in (*reversed(own), *self._services.shared_objects.release(self)):
-            stop = getattr(running, "stop", None)
-            if stop is None:
+        stopped: list[object] = []
+        shared = self._services.shared_objects
+        for running in (*reversed(own), *shared.release(self)):
+            target = running.running if isinstance(running, _Started) else running
+            stop = getattr(target, "stop", None)
+            if stop is None or any(target is each for each in stopped) or shared.holds(target):
                 continue
+            stopped.append(target)
             try:
                 await stop()
             except Exception as error:  # noqa: BLE001  # user code may raise anything
-                name = type(running.running if isinstance(running, _Started) else running).__name__
-                self._services.log.error("%s.stop failed: %s", name, error_report(error))  # noqa: TRY400
+                self._services.log.error("%s.stop failed: %s", type(target).__name__, error_report(error))  # noqa: TRY400
 
 
 def _check_names(policies: Sequence[Policy]) -> None:
