@@ -24,7 +24,7 @@ from .app import Application
 from .gateway import Gateway
 from .http_protocol import HttpProtocol
 from .listener import ACCEPT_BACKLOG, Listener
-from .workers import START_END_SIGNAL, STOP_SIGNALS, UNUSABLE, log_hangup
+from .workers import CANNOT_START_CODE, START_END_SIGNAL, STOP_SIGNALS, log_hangup
 
 if TYPE_CHECKING:
     from sidecar.config.settings import Settings
@@ -55,7 +55,7 @@ def serve(settings: Settings, listener: Listener, ready: Callable[[], None], con
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(application, listener, ready, settings.server.drain, control))
     except SystemExit as error:
-        return UNUSABLE if error.code == STARTUP_FAILURE else 1
+        return CANNOT_START_CODE if error.code == STARTUP_FAILURE else 1
     finally:
         log.close(LOG_CLOSE_SECONDS)
 

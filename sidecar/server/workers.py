@@ -21,7 +21,7 @@ DEATHS_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 START_END_SIGNAL = signal.SIGUSR2
 """Ends a worker that does not read its pipe yet. A serving one ignores it: SIGTERM would count as a second stop request."""
-UNUSABLE = 2
+CANNOT_START_CODE = 2
 """Exit code of a worker that can never serve: the others would fail in the same way."""
 PARENT_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 PID_FORMAT = struct.Struct("i")
@@ -138,8 +138,8 @@ class Workers:
             # A worker that was still starting dies of the signal itself; it had no calls.
             self._code = self._code or (0 if -code in (*STOP_SIGNALS, START_END_SIGNAL) else min(abs(code), 1))
             return
-        if code == UNUSABLE and not self._announced:
-            self._code = UNUSABLE
+        if code == CANNOT_START_CODE and not self._announced:
+            self._code = CANNOT_START_CODE
             self._stop()
             return
         _logger.error("worker %d ended with %d; starting another", child, code)
