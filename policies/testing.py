@@ -9,6 +9,7 @@ assert served.rejection is not None and served.rejection.code == "secret_in_prom
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
@@ -70,6 +71,15 @@ def make_services(
         sleep=clock.sleep,
         random=random.Random(0),  # noqa: S311  # not for secrets
     )
+
+
+def make_process(
+    *, clock: FakeClock | None = None, store: Store | None = None, upstreams: tuple[str, ...] = ("upstream-1",)
+) -> Services:
+    """Return `make_services(...)`, by its former name, with a `DeprecationWarning`."""
+    message = "policies.testing.make_process is now policies.testing.make_services"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return make_services(clock=clock, store=store, upstreams=upstreams)
 
 
 def make_call(

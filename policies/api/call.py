@@ -83,16 +83,11 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     def note(self, text: str) -> None:
         """Add a decision of a policy to the call's record, such as "kept 6 of 14 messages".
 
-        It must not quote prompts or keys. Characters that are not printable are removed. A call keeps its first 16
-        notes, 200 characters of each.
+        It must not quote prompts or keys. A call keeps its first 16 notes, 200 characters of each; the record has them
+        without characters that are not printable.
         """
-        if len(self.notes) >= MAX_NOTES:
-            return
-        text = text[:MAX_NOTE_LENGTH]
-        if not text.isprintable():
-            text = "".join(character for character in text if character.isprintable())
-        if text:
-            self.notes.append(text)
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(text[:MAX_NOTE_LENGTH])
 
     @property
     def has_completion(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import ClassVar
 
 import msgspec
 
@@ -70,17 +69,9 @@ class Lease:
 
     __slots__ = ()
 
-    makes_claims: ClassVar[bool] = False
-    """Whether the class overrides `claims`."""
-    acts_later: ClassVar[bool] = False
-    """Whether the class overrides an event hook or `settle`."""
-
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         check_hooks(cls, LEASE_HOOKS, LEASE_CURES)
-        cls.makes_claims = cls.claims is not Lease.claims
-        later = ("on_event", "flush", "settle")
-        cls.acts_later = any(getattr(cls, name) is not getattr(Lease, name) for name in later)
 
     def claims(self) -> Sequence[Claim]:
         """Return what the call takes from limits. Called once, after all policies have admitted.

@@ -51,11 +51,12 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Pattern = "*"
 
     def covers(self, call: MatchedCall) -> bool:
-        """Whether *call*, in its current state, matches all fields."""
-        return (
-            (self.path == "*" or _fits(call.path, self.path))
-            and (self.tenant == "*" or _fits(call.tenant, self.tenant))
-            and (self.model == "*" or _any_fits(call, self.model))
+        """Whether *call*, in its current state, matches all fields. Called about twice per policy and call."""
+        path = self.path
+        if path != "*" and not (_matches(call.path, path) if isinstance(path, str) else _fits(call.path, path)):
+            return False
+        return (self.tenant == "*" or _fits(call.tenant, self.tenant)) and (
+            self.model == "*" or _any_fits(call, self.model)
         )
 
 
@@ -78,10 +79,10 @@ def _any_fits(call: MatchedCall, pattern: Pattern) -> bool:
 
 def _fits(value: str, pattern: Pattern) -> bool:
     if isinstance(pattern, str):
-        return value == pattern or _matches(value, pattern)
-    return any(_fits(value, each) for each in pattern)
+        return _matches(value, pattern)
+    return any(_matches(value, each) for each in pattern)
 
 
 @functools.lru_cache(1024)
 def _matches(value: str, pattern: str) -> bool:
-    return fnmatchcase(value, pattern)
+    return value == pattern or fnmatchcase(value, pattern)

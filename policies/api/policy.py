@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -23,9 +23,16 @@ class RunningPolicy:
 
     __slots__ = ()
 
+    admit_returns_lease: ClassVar[bool] = False
+    """Whether `admit` returns a lease with claims for each call that a model answers: the lease is the limit.
+
+    True for `Rate` and `Budget`. The chain ends a call with status 500 if a subclass returns None. A subclass that exempts
+    calls sets it to False.
+    """
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        check_hooks(cls, POLICY_HOOKS, POLICY_CURES)
+        check_policy(cls)
 
     async def admit(self, call: Call) -> Lease | None:
         """Rewrite *call*, raise `Rejection`, or return a `Lease`.
@@ -54,11 +61,36 @@ class RunningPolicy:
         """Release resources. Called once, when the last chain that uses it is closed."""
 
 
+def check_policy(cls: type[RunningPolicy]) -> None:
+    """Raise `HookError` for a mistake in the hooks of *cls*. See `check_hooks`."""
+    check_hooks(cls, POLICY_HOOKS, POLICY_CURES)
+    if cls.admit_returns_lease and getattr(cls.admit, "__annotations__", {}).get("return", cls) in (None, "None"):
+        raise HookError(f"{cls.__name__}.admit returns None", LEASE_CURE)
+
+
 CALL_HOOKS = ("admit", "enter", "retry")
+LEASE_CURE = "return the lease of `await super().admit(call)`: it is the limit"
 _OLD_ATTRIBUTES = {"lowers": "tightened_by_profiles", "pinned": "fixed_in_profiles", "only": "match"}
 
 
-class Policy(msgspec.Struct, RunningPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _PolicyType(msgspec.StructMeta):
+    """Describes the mistake of a class with a field `only`, whose name in the file is that of the field `match`."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> _PolicyType:
+        """Create a policy class. Raises `HookError`."""
+        if "__module__" not in namespace and (frame := inspect.currentframe()) is not None and frame.f_back is not None:
+            namespace["__module__"] = frame.f_back.f_globals.get("__name__", "")  # as without this metaclass
+        try:
+            return super().__new__(cls, name, bases, namespace, **options)
+        except ValueError as error:
+            if "only" in namespace or "only" in namespace.get("__annotations__", {}):
+                raise HookError(f"{name}.only is the option of the field match", "it is now called match") from error
+            raise
+
+
+class Policy(
+    msgspec.Struct, RunningPolicy, metaclass=_PolicyType, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """One rule for calls: an immutable settings object. Its fields are its options in the configuration file.
 
     One instance serves all calls concurrently. State of a call belongs in a `Lease` or `call.state`; state of the

@@ -63,10 +63,17 @@ class SharedObjects:
             parts: list[Hashable] = []
             self._objects[key] = _Shared(self.start(factory, user, parts), parts, [])
         shared = self._objects[key]
-        for each in (shared, *(self._objects[part] for part in shared.parts)):
+        waiting = [shared]
+        while waiting:
+            each = waiting.pop()
             if not any(known is user for known in each.users):
                 each.users.append(user)
+                waiting += (self._objects[part] for part in each.parts)
         return cast("T", shared.value)
+
+    def holds(self, value: object) -> bool:
+        """Whether *value* is one of the shared objects. Then `release` returns it when it must be stopped."""
+        return any(each.value is value for each in self._objects.values())
 
     def start(self, factory: Callable[[], T], user: object, parts: list[Hashable] | None = None) -> T:
         """Return the result of *factory*.

@@ -50,6 +50,7 @@ class Budget(Policy, frozen=True):
     media: Annotated[int, msgspec.Meta(ge=1)] = MEDIA_TOKENS
     identities: Identities = DEFAULT_MAX_IDENTITIES
 
+    admit_returns_lease: ClassVar[bool] = True
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ("tokens", "usd", "answer")
     fixed_in_profiles: ClassVar[tuple[str, ...]] = (
         *Policy.fixed_in_profiles, "window", "timezone", "by", "prices", "media", "identities",

@@ -28,6 +28,7 @@ class Rate(Policy, frozen=True, kw_only=True):
     identities: Identities = DEFAULT_MAX_IDENTITIES
     when_store_fails: StoreFailure = "admit"
 
+    admit_returns_lease: ClassVar[bool] = True
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ("requests",)
     fixed_in_profiles: ClassVar[tuple[str, ...]] = (*Policy.fixed_in_profiles, "window", "by", "identities")
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from policies.api.call import Call
 from policies.api.event import Batch
 from policies.api.failure import Failure, GiveUp, Retry
-from policies.api.lease import Lease, Outcome, needs_charge
+from policies.api.lease import Lease, Outcome
 from policies.api.policy import Policy
 from policies.api.services import Services
 from policies.api.upstream import Stream, Upstream, UpstreamError
@@ -29,9 +29,10 @@ from policies.api.usage import Usage
 
 from .call_control import CallControl
 from .call_state import CANCELLED_END, DONE_END, CallState, end_by
-from .error_report import HookMisuse, error_report
+from .error_report import HookMisuse, error_report, not_configured, returned
 from .event_filters import EventFilters
-from .ledger import LeasedClaim, Ledger, Reservation
+from .leases import claims_of, keep, keep_entered
+from .ledger import Ledger, Reservation
 from .members import Member, Members
 from .retry_budget import RetryBudgets
 from .sink import BatchSink
@@ -105,25 +106,49 @@ class Chain:
             if member.match is not None and not member.match.covers(call):
                 not_covered.append(member)
             elif (lease := await member.running.admit(call)) is not None:
-                _keep(run, member, lease, claiming)
-        for member in not_covered:  # a later policy may have rewritten the call to one that it is for
-            if member.covers(call) and (lease := await member.running.admit(call)) is not None:
-                _keep(run, member, lease, claiming)
-        if claiming and (claims := _claims(call, claiming)):
+                keep(run, member, lease, claiming)
+            elif member.must_claim and call.has_completion:
+                raise HookMisuse(member.has_no_limit(None))
+        if not_covered:
+            await self._admit_late(run, not_covered, claiming)
+        if claiming and (claims := claims_of(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
         if admitted is not None:
             admitted()
         for member in self._members.entering:
             if member.covers(call) and (lease := await member.running.enter(call)) is not None:
-                _entered(run, member, lease)
+                keep_entered(run, member, lease)
+
+    @staticmethod
+    async def _admit_late(run: CallState, waiting: list[Member], claiming: list[tuple[Member, Lease]]) -> None:
+        """Let policies admit that did not apply to the call, but do since another one has rewritten it.
+
+        Each rewrite may bring in others, so it is repeated until none is left that applies. Each admits once.
+        """
+        call = run.call
+        while waiting:
+            skipped: list[Member] = []
+            for member in waiting:
+                if not member.covers(call):
+                    skipped.append(member)
+                elif (lease := await member.running.admit(call)) is not None:
+                    keep(run, member, lease, claiming)
+                elif member.must_claim and call.has_completion:
+                    raise HookMisuse(member.has_no_limit(None))
+            if len(skipped) == len(waiting):
+                return
+            waiting = skipped
 
     async def _forward(self, run: CallState, sink: BatchSink) -> Batch:
         """Make attempts until one gives output or no policy wants another; return the last batch."""
         filters = None  # a list of models has no events
         if run.leases and run.call.has_completion:
             filters = EventFilters.of(run.leases, run.call.choices_returned)
-        name = run.call.upstream or self._services.upstreams[0]
+        known = self._services.upstreams
+        name = run.call.upstream or known[0]
+        if name not in known:
+            raise HookMisuse(f"a policy set call.upstream to {not_configured(known)}")
         while True:
             run.begin_attempt(name)
             stream = run.stream = self._upstream.open(run.call, name)
@@ -206,11 +231,14 @@ class Chain:
             if not member.covers(call) or (decision := member.running.retry(call, failure)) is None:
                 continue
             if isinstance(decision, Retry):
+                if decision.upstream and decision.upstream not in (known := self._services.upstreams):
+                    what = f"a Retry with {not_configured(known)}"
+                    raise HookMisuse(f"{type(member.running).__name__}.retry returned {what}")
                 in_time = call.deadline is None or self._services.monotonic() + decision.after < call.deadline
                 return decision if in_time else None
             if isinstance(decision, GiveUp):
                 return None
-            raise HookMisuse(member.returned("retry", decision, "a Retry, GIVE_UP or None"))
+            raise HookMisuse(returned(member.running, "retry", decision, "a Retry, GIVE_UP or None"))
         return None
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
@@ -253,35 +281,3 @@ class Chain:
         size = run.call.size
         if size is not None and usage.input and run.attempts == 1:
             self._services.tokens.learn(run.call.model, size, usage.input)
-
-
-def _keep(run: CallState, member: Member, lease: Lease, claiming: list[tuple[Member, Lease]]) -> None:
-    """Keep a lease of `admit` where its class has something to do later."""
-    if not isinstance(lease, Lease):
-        raise HookMisuse(member.returned("admit", lease, "a Lease or None"))
-    if lease.makes_claims:
-        claiming.append((member, lease))
-    if lease.acts_later:
-        run.leases.append(lease)
-
-
-def _claims(call: Call, claiming: Sequence[tuple[Member, Lease]]) -> list[LeasedClaim]:
-    """Return the claims of all leases whose policy is for *call* as it has become."""
-    claims: list[LeasedClaim] = []
-    for member, lease in claiming:
-        if member.match is None or member.match.covers(call):
-            for claim in lease.claims():
-                if claim.unit == "usd" and type(lease).charge is Lease.charge:
-                    raise HookMisuse(needs_charge(lease))
-                claims.append((claim, lease, member.when_store_fails))
-    return claims
-
-
-def _entered(run: CallState, member: Member, lease: Lease) -> None:
-    """Keep a lease of `enter`. Its claims would come too late."""
-    if not isinstance(lease, Lease):
-        raise HookMisuse(member.returned("enter", lease, "a Lease or None"))
-    run.leases.append(lease)
-    if lease.makes_claims:
-        cure = "return a lease with claims from admit: all claims are reserved before any policy lets the call enter"
-        raise HookMisuse(f"{type(member.running).__name__}.enter returned a {type(lease).__name__} with claims; {cure}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from policies.api.event import Batch, Event, rebuilt_answer
 from policies.api.lease import Lease
 from policies.api.rejection import Stop
+
+from .error_report import HookMisuse, returned
 
 if TYPE_CHECKING:
     from typing import Self
@@ -103,13 +105,20 @@ class EventFilters:
             if kept is None:
                 return None
             kept = lease.on_event(kept)
+            if kept is not None and not isinstance(kept, Event):
+                raise HookMisuse(returned(lease, "on_event", kept, "an Event or None"))
         return kept
 
     def _flush(self) -> list[Event]:
         # Text that a lease flushes passes the leases between it and the client.
         flushed: list[Event] = []
         for at, lease in enumerate(self._leases):
-            for event in lease.flush():
+            events = lease.flush()
+            if not isinstance(events, Iterable):
+                raise HookMisuse(returned(lease, "flush", events, "a sequence of events"))
+            for event in events:
+                if not isinstance(event, Event):
+                    raise HookMisuse(returned(lease, "flush", event, "a sequence of events", is_item=True))
                 kept = self._filtered(event, self._leases[at + 1 :])
                 if kept is not None:
                     flushed.append(kept)

@@ -9,7 +9,16 @@ import msgspec
 
 from policies.api.hooks import HookError
 from policies.api.match import Match
-from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy, StoreFailure, is_shared, overrides
+from policies.api.policy import (
+    CALL_HOOKS,
+    LEASE_CURE,
+    Policy,
+    RunningPolicy,
+    StoreFailure,
+    check_policy,
+    is_shared,
+    overrides,
+)
 
 from .error_report import error_report
 
@@ -26,10 +35,13 @@ class Member(msgspec.Struct, frozen=True, eq=False):
     """Whether the policy applies to a call, whose fields may have been changed by earlier policies."""
     running: RunningPolicy
     when_store_fails: StoreFailure
+    must_claim: bool = False
+    """Whether `admit` must return a lease with claims. See `RunningPolicy.admit_returns_lease`."""
 
-    def returned(self, hook: str, value: object, expected: str) -> str:
-        """Return the message for a *hook* that returned *value* instead of *expected*. It contains class names only."""
-        return f"{type(self.running).__name__}.{hook} returned a {type(value).__name__}; return {expected}"
+    def has_no_limit(self, lease: object) -> str:
+        """Return the message for an `admit` that returned *lease*, which makes no claims. It contains class names only."""
+        kind = "None" if lease is None else f"a {type(lease).__name__} without claims"
+        return f"{type(self.running).__name__}.admit returned {kind}; {LEASE_CURE}"
 
 
 class _Started(msgspec.Struct, frozen=True, eq=False):
@@ -37,10 +49,6 @@ class _Started(msgspec.Struct, frozen=True, eq=False):
 
     policy: Policy
     running: RunningPolicy
-
-    async def stop(self) -> None:
-        """Stop the running object."""
-        await self.running.stop()
 
 
 class Members:
@@ -63,14 +71,22 @@ class Members:
 
     def _member(self, policy: Policy) -> Member:
         running = self._started(policy)
+        name = type(running).__name__
         if not isinstance(running, RunningPolicy):
-            returned = type(running).__name__
-            raise HookError(f"{type(policy).__name__}.start returned a {returned}", "return a RunningPolicy")
-        if not any(overrides(running, name) for name in CALL_HOOKS):
-            problem = f"{type(running).__name__} overrides none of {', '.join(CALL_HOOKS)}"
+            raise HookError(f"{type(policy).__name__}.start returned a {name}", "return a RunningPolicy")
+        check_policy(type(running))  # a base class may not have called `super().__init_subclass__()`
+        for hook in CALL_HOOKS:
+            if not overrides(running, hook) and callable(getattr(running, "__dict__", {}).get(hook)):
+                problem = f"{name}.{hook} is set on the object and never called"
+                raise HookError(problem, f"define {hook} in the class {name}")
+        if not any(overrides(running, hook) for hook in CALL_HOOKS):
+            problem = f"{name} overrides none of {', '.join(CALL_HOOKS)}"
             raise HookError(problem, "override one of them, or remove the policy")
+        must_claim = type(policy).admit_returns_lease
+        if must_claim and not overrides(running, "admit"):
+            raise HookError(f"{type(policy).__name__}.start returned a {name} without admit", LEASE_CURE)
         match = None if policy.match == Match() else policy.match
-        return Member(match, policy.match.covers, running, policy.when_store_fails)
+        return Member(match, policy.match.covers, running, policy.when_store_fails, must_claim)
 
     def _started(self, policy: Policy) -> RunningPolicy:
         kind, shared = type(policy), self._services.shared_objects
@@ -83,7 +99,8 @@ class Members:
         running: RunningPolicy = policy
         if kind.start is not Policy.start:
             running = shared.start(lambda: policy.start(self._services), self)
-        self._own.append(running)
+        if not shared.holds(running):
+            self._own.append(running)
         return running
 
     async def stop(self) -> None:
@@ -92,15 +109,18 @@ class Members:
         An exception is logged; the others are stopped too.
         """
         own, self._own = self._own, []
-        for running in (*reversed(own), *self._services.shared_objects.release(self)):
-            stop = getattr(running, "stop", None)
-            if stop is None:
+        stopped: list[object] = []
+        shared = self._services.shared_objects
+        for running in (*reversed(own), *shared.release(self)):
+            target = running.running if isinstance(running, _Started) else running
+            stop = getattr(target, "stop", None)
+            if stop is None or any(target is each for each in stopped) or shared.holds(target):
                 continue
+            stopped.append(target)
             try:
                 await stop()
             except Exception as error:  # noqa: BLE001  # user code may raise anything
-                name = type(running.running if isinstance(running, _Started) else running).__name__
-                self._services.log.error("%s.stop failed: %s", name, error_report(error))  # noqa: TRY400
+                self._services.log.error("%s.stop failed: %s", type(target).__name__, error_report(error))  # noqa: TRY400
 
 
 def _check_names(policies: Sequence[Policy]) -> None:

@@ -29,7 +29,8 @@ REDIS_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valke
 """Schemes that `RedisStore` serves, and what its client library calls them."""
 DEFAULT_KEY_PREFIX = "sidecar"
 _URL_REMEDY = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
-_URL_CREDENTIALS = re.compile("//[^/@]*@")
+_URL_CREDENTIALS = re.compile("//(.*)@", re.DOTALL)
+"""Everything up to the last `@`: a password with an unquoted `/`, `?` or `@` makes a URL that cannot be parsed."""
 
 
 class StoreFactory(Protocol):
@@ -88,11 +89,19 @@ class StoreUrl(msgspec.Struct, frozen=True):
     @property
     def has_password(self) -> bool:
         """Whether it holds a password, which belongs into the environment."""
-        return bool(urlsplit(self.text).password)
+        if self.scheme in REDIS_SCHEMES:
+            return bool(urlsplit(self.text).password)
+        credentials = _URL_CREDENTIALS.search(self.text) if self.scheme not in ("memory", "sqlite") else None
+        return credentials is not None and ":" in credentials[1]
 
     def file(self, folder: Path) -> Path | None:
         """Return the path of the SQLite file, a relative one in *folder*; None for a store that is no file."""
         return folder / self.text.removeprefix(SQLITE_PREFIX) if self.scheme == "sqlite" else None
+
+    @property
+    def redacted(self) -> str:
+        """The URL without credentials, options and fragment."""
+        return _without_secrets(self.text)
 
     def describe(self, folder: Path) -> str:
         """Return it for people: without credentials and options, and with the whole path of a file."""
@@ -100,8 +109,7 @@ class StoreUrl(msgspec.Struct, frozen=True):
             return self.for_file(path)
         if self.scheme == "memory":
             return f"{MEMORY_URL} (counters end with the process)"
-        parts = urlsplit(self.text)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        return self.redacted
 
 
 def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None, resident: bool = False) -> Store:
@@ -116,7 +124,7 @@ def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = No
     if (path := location.file(folder)) is not None:
         return SQLiteStore(path, clock=clock or time.time, resident=resident)
     if location.scheme not in REDIS_SCHEMES:
-        return _factory(location.scheme)(url, folder=folder, clock=clock)
+        return _opened(location, folder, clock)
     from policies.stores.redis.store import RedisStore  # noqa: PLC0415  # its client library takes 8 MB and 0.2 s to import
 
     parts = urlsplit(url)
@@ -130,9 +138,23 @@ def _check_redis(text: str, parts: SplitResult) -> None:
     if not (parts.path.strip("/").isdigit() or parts.path in ("", "/")):
         raise _invalid(text, "the database must be a number: 'redis://HOST:PORT/0'")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        is_key = value.isascii() and value.isprintable() and not set(value) & set("{}:")
-        if name != "prefix" or not is_key or not value:
-            raise _invalid(text, f"instead of the option {name!r} use 'prefix' with a name like 'sidecar'")
+        if name != "prefix":
+            shown = "" if "@" in parts.query else f" {name!r}"  # else it may be part of a password
+            raise _invalid(text, f"remove the option{shown}: the only one is 'prefix'")
+        if not value or not value.isascii() or not value.isprintable() or set(value) & set("{}:"):
+            raise _invalid(text, "give 'prefix' a name of printable ASCII without '{', '}' and ':', such as 'sidecar'")
+
+
+def _opened(location: StoreUrl, folder: Path, clock: Callable[[], float] | None) -> Store:
+    """Return the store of an installed scheme. Raises ValueError, as "problem; remedy", for any exception of its factory."""
+    try:
+        return _factory(location.scheme)(location.text, folder=folder, clock=clock)
+    except ValueError as error:
+        raise ValueError(_without_password(str(error), location.text)) from None
+    except Exception as error:
+        cause = type(error).__name__  # its message may contain the URL, and so a password
+        problem = f"store {location.scheme!r} cannot be opened: its package raised {cause}"
+        raise ValueError(f"{problem}; correct the URL, or repair the package") from error
 
 
 def _factory(scheme: str) -> StoreFactory:
@@ -148,4 +170,16 @@ def _factory(scheme: str) -> StoreFactory:
 
 
 def _invalid(text: str, remedy: str) -> ValueError:
-    return ValueError(f"invalid store URL {_URL_CREDENTIALS.sub('//', text)!r}; {remedy}")
+    return ValueError(f"invalid store URL {_without_secrets(text)!r}; {remedy}")
+
+
+def _without_password(message: str, text: str) -> str:
+    """Return *message* with asterisks in place of the password of the URL *text*."""
+    credentials = _URL_CREDENTIALS.search(text)
+    password = "" if credentials is None else credentials[1].partition(":")[2]
+    return message.replace(password, "***") if password else message
+
+
+def _without_secrets(text: str) -> str:
+    """Return the URL *text* without credentials, options and fragment."""
+    return re.split("[?#]", _URL_CREDENTIALS.sub("//", text), maxsplit=1)[0]

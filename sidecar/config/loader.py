@@ -48,7 +48,8 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     observers = read_observers(data.get("observer", []), folder, faults)
     choices = resolve_upstreams(data.get("upstream", []), folder, environ, flags, faults, need=need_upstream)
     entries = with_prices(data.get("policy", shipped["policy"]), data.get("prices"), faults)
-    check_module_names(folder, faults)
+    if path is not None:
+        check_module_names(folder, faults)
     base, broken = base_chain(entries, folder, faults)
     inherited = {} if "policy" in data else shipped["profile"]
     chains = read_profiles(data.get("profile", {}), inherited, base, broken, faults)
@@ -121,7 +122,7 @@ def _store(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[Co
         path = "SIDECAR_STORE"
         store = single_field(StoreSettings, "url", url, path, faults)
     if store is not None and not _is_shared(store, path, faults) and flags.workers > 1:
-        problem = f"{store.url!r} cannot serve {flags.workers} workers: each would count separately"
+        problem = f"{store.location.redacted!r} cannot serve {flags.workers} workers: each would count separately"
         faults.append(ConfigFault(path, problem, "use 'sqlite:///FILE' or 'redis://HOST:PORT/DB', or one worker"))
     return store
 

@@ -12,7 +12,7 @@ import msgspec
 
 from policies.api.hooks import HookError
 from policies.api.match import Match
-from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy
+from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy, check_policy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
@@ -138,7 +138,10 @@ def policy_class(use: str, folder: Path) -> type[Policy]:
 
 def _named(use: str, folder: Path) -> object:
     try:
-        return _imported(use, folder)
+        found = _imported(use, folder)
+        if isinstance(found, type) and issubclass(found, Policy):
+            check_policy(found)  # a base class may not have called `super().__init_subclass__()`
+        return found
     except HookError as error:
         raise ObjectFault(error.problem, error.cure) from None
 

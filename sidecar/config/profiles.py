@@ -128,8 +128,10 @@ def _tightened(
         if key not in known:
             faults.append(unknown_key(where, key, known.keys() - fixed))
         elif key in fixed:
-            shared = "they share one running object" if is_shared(type(policy)) else "they share one counter"
-            right = f"{shared}: set it in [[policy]] instead"
+            right = "they share one counter: set it in [[policy]] instead"
+            if is_shared(type(policy)):
+                cure = f"set it in [[policy]] instead, or give {type(policy).__name__} runs_once = False"
+                right = f"they share one running object: {cure}"
             faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
         else:
             found, field = len(faults), known[key]

@@ -19,9 +19,11 @@ from .upstream import ResolvedUpstream
 LABEL_WIDTH = 10
 SCOPE_FIELDS = ("window", "by")
 """Fields of built-in limits with the identity and window that they count."""
+LIMITING_POLICIES = (Rate, Budget)
 NO_LIMIT = "warning: no rate and no budget policy is active{where}: calls have no limit"
 PARTLY_LIMITED = (
-    "warning: the rate and budget policies{where} apply only to some calls, by `only`: other calls have no limit"
+    "warning: the rate and budget policies{where} apply only to some calls, by `only` or by `admit_returns_lease = False`:"
+    " other calls have no limit"
 )
 
 
@@ -104,9 +106,12 @@ def _warnings(settings: Settings) -> Iterator[str]:
                 continue
             seen.add(profile.name)
             where = f" in the profile {profile.name}" if profile.name else ""
-            partly = any(isinstance(policy, Rate | Budget) for policy in profile.policies)
+            partly = any(isinstance(policy, LIMITING_POLICIES) for policy in profile.policies)
             yield (PARTLY_LIMITED if partly else NO_LIMIT).format(where=where)
 
 
 def _limited(profile: Profile) -> bool:
-    return any(isinstance(policy, Rate | Budget) and policy.match == Match() for policy in profile.policies)
+    return any(
+        isinstance(policy, LIMITING_POLICIES) and policy.match == Match() and policy.admit_returns_lease
+        for policy in profile.policies
+    )

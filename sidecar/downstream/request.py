@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sidecar.config.access import Access
 from sidecar.wire.json_body import json_object, json_steps
 
-from .client_connection import ClientConnection, Receive, Scope
+from .client_connection import ClientConnection, Scope
 from .client_errors import ClientError, body_too_large, unsupported_media_type
 
 JSON_MEDIA_TYPE = b"application/json"
@@ -67,7 +67,7 @@ def check_json(headers: dict[bytes, bytes]) -> None:
         raise RequestRefused(unsupported_media_type())
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], limit: int) -> bytes:
     """Return the request's body of at most *limit* bytes, independent of its `content-length`.
 
     Raises `RequestRefused` (413) as soon as the body is known to be larger, `ClientDisconnected` if the client leaves.
@@ -75,6 +75,11 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise RequestRefused(body_too_large(limit))
+    if (whole := connection.whole_body()) is not None:
+        if len(whole) > limit:
+            raise RequestRefused(body_too_large(limit))
+        return whole
+    receive = connection.receive
     message = await receive()
     pieces, size = [], 0
     while message["type"] == "http.request":
@@ -109,7 +114,7 @@ async def read_object(request: IncomingRequest, limit: int) -> dict[str, Any]:
 
     Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
     """
-    raw = await read_body(request.connection.receive, request.headers, limit)
+    raw = await read_body(request.connection, request.headers, limit)
     if len(raw) <= LARGE_BODY_BYTES:
         return json_object(raw)
     steps = json_steps(raw)

@@ -92,7 +92,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
             cost_usd=control.cost_usd,
             upstream_after_seconds=control.upstream_after_seconds,
             first_output_seconds=outcome.seconds_to_first_output,
-            notes=tuple(call.notes),
+            notes=tuple(note for each in call.notes if (note := _printable(each))),
         )
 
     def _ending(self, outcome: Outcome | None, status: int) -> Ending:
@@ -105,3 +105,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
         if self.error is None:
             return Ending.CANCELLED
         return Ending.FAILED if outcome is not None or self.error.code == "internal_error" else Ending.REJECTED
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(character for character in text if character.isprintable())

@@ -85,10 +85,12 @@ class Route(ABC):
             trail.tenant, trail.ip = access.tenant, services.trusted_proxies.client(scope)
             request = IncomingRequest(scope, connection, headers, trail.request_id, access, trail.ip)
             call, chain, response = await self.prepare(request)
-            trail.note_call(call, headers.get(TRACE_PARENT_HEADER))
+            if services.observe is not None:
+                trail.note_call(call, headers.get(TRACE_PARENT_HEADER))
             if access.models is not None:
                 access.check(call)
-            self._check_open(trail.method)
+            if services.active_calls.draining:  # since the request began
+                raise RequestRefused(draining())
         except ClientDisconnected:
             if connection.status:  # the server has answered a body that is not valid HTTP
                 trail.error = invalid_request("The request is not valid HTTP.", None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
+from uvicorn.config import STARTUP_FAILURE
 
 from sidecar.downstream.client_errors import draining
 from sidecar.observers.process_log import ProcessLog
@@ -23,7 +24,7 @@ from .app import Application
 from .gateway import Gateway
 from .http_protocol import HttpProtocol
 from .listener import ACCEPT_BACKLOG, Listener
-from .workers import STOP_SIGNALS, log_hangup
+from .workers import CANNOT_START_CODE, START_END_SIGNAL, STOP_SIGNALS, log_hangup
 
 if TYPE_CHECKING:
     from sidecar.config.settings import Settings
@@ -53,6 +54,8 @@ def serve(settings: Settings, listener: Listener, ready: Callable[[], None], con
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(application, listener, ready, settings.server.drain, control))
+    except SystemExit as error:
+        return CANNOT_START_CODE if error.code == STARTUP_FAILURE else 1
     finally:
         log.close(LOG_CLOSE_SECONDS)
 
@@ -81,6 +84,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, log_hangup)
     if control is not None:
         loop.add_reader(control, stop.read_control, control)
+        loop.add_signal_handler(START_END_SIGNAL, lambda: None)  # the pipe carries the same request
     await server.serve(sockets=listener.sockets)
     return 1 if server.force_exit or not server.started else 0
 

@@ -109,6 +109,13 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             self.body_arrived = None
             body_arrived.set()
 
+    def whole_body(self) -> bytes | None:
+        """See `ClientConnection.whole_body`."""
+        if self.more_body or self.disconnected or self.response_complete:
+            return None
+        body, self.body, self.has_unread = bytes(self.body), b"", False
+        return body
+
     async def receive(self) -> ASGIReceiveEvent:
         """Return ASGI's next `http.request`, or `http.disconnect` if the client or the response has ended."""
         if self.waiting_for_100_continue and not self.transport.is_closing():

@@ -35,6 +35,7 @@ class UsedClass(msgspec.Struct, frozen=True):
 
 USED_NAMES: dict[str, tuple[str, ...]] = {
     "uvicorn": ("Config", "Server", "__version__"),
+    "uvicorn.config": ("STARTUP_FAILURE",),
     SERVER_MODULE: ("Server", "ServerState"),
     FLOW_CONTROL_MODULE: ("FlowControl", "HIGH_WATER_LIMIT"),
     HTTPTOOLS_MODULE: ("HttpToolsProtocol", "RequestResponseCycle", "STATUS_LINE"),

@@ -19,6 +19,10 @@ MAX_DEATHS = 5
 """When this many workers die within `DEATHS_SECONDS`, the parent stops all of them and gives up."""
 DEATHS_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+START_END_SIGNAL = signal.SIGUSR2
+"""Ends a worker that does not read its pipe yet. A serving one ignores it: SIGTERM would count as a second stop request."""
+CANNOT_START_CODE = 2
+"""Exit code of a worker that can never serve: the others would fail in the same way."""
 PARENT_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 PID_FORMAT = struct.Struct("i")
 """How a worker writes its process id to the parent."""
@@ -132,7 +136,11 @@ class Workers:
     def _ended(self, child: int, code: int, wakeup: Wakeup) -> None:
         if self._stopping:
             # A worker that was still starting dies of the signal itself; it had no calls.
-            self._code = self._code or (0 if -code in STOP_SIGNALS else min(abs(code), 1))
+            self._code = self._code or (0 if -code in (*STOP_SIGNALS, START_END_SIGNAL) else min(abs(code), 1))
+            return
+        if code == CANNOT_START_CODE and not self._announced:
+            self._code = CANNOT_START_CODE
+            self._stop()
             return
         _logger.error("worker %d ended with %d; starting another", child, code)
         now = self._clock()
@@ -152,7 +160,7 @@ class Workers:
             try:
                 os.write(control, b".")
                 if child not in self._serving:
-                    os.kill(child, signal.SIGTERM)
+                    os.kill(child, START_END_SIGNAL)
             except (BrokenPipeError, ProcessLookupError):
                 continue
 

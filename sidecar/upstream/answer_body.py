@@ -69,6 +69,17 @@ class AnswerBody:
         if not self._streams:
             to(await self._read_whole())
             return
+        if self._deliver_arrived(self._response.take(), to):
+            await self._deliver_arriving(to)
+        if (broken := self._broken) is not None:
+            self._broken = None  # else the traceback of the error would refer to the error: a reference cycle
+            try:
+                raise broken
+            finally:
+                del broken
+
+    async def _deliver_arriving(self, to: Deliver) -> None:
+        """Deliver batches in the event-loop iterations in which their bytes arrive, until *to* or the end stops that."""
         response = self._response
         done = asyncio.get_running_loop().create_future()
 
@@ -88,7 +99,6 @@ class AnswerBody:
         response.on_data = on_data
         try:
             with self._timeout:
-                on_data(response.take())
                 await done
         except TimeoutError as error:
             if not done.cancelled():
@@ -100,12 +110,6 @@ class AnswerBody:
             response.on_data = None
             if done.done() and not done.cancelled():
                 done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
-        if (broken := self._broken) is not None:
-            self._broken = None  # else the traceback of the error would refer to the error: a reference cycle
-            try:
-                raise broken
-            finally:
-                del broken
 
     def _deliver_arrived(self, data: bytes, to: Deliver) -> bool:
         """Deliver *data* and, behind it, the end or failure of the body; return False if nothing more is to be delivered now."""
@@ -143,7 +147,7 @@ class AnswerBody:
             return self._on_failure(error)
         if reading.outputs + reading.finishes != had and not reading.done:
             timeout, limit = self._timeout, FINISH_GRACE_SECONDS if reading.all_finished else self._idle
-            if limit == timeout.limit:
+            if timeout.waiting and limit == timeout.limit:
                 timeout.since = timeout.now()
             else:
                 timeout.reset(limit)

@@ -29,10 +29,10 @@ class ProgressTimeout:
         "_left",
         "_loop",
         "_task",
-        "_waiting",
         "limit",
         "now",
         "since",
+        "waiting",
     )
 
     def __init__(self, limit: float) -> None:
@@ -41,7 +41,7 @@ class ProgressTimeout:
         assert task is not None  # for the type: a coroutine runs in a task
         self._task, self._before = task, task.cancelling()
         self.now, self.limit, self.since = self._loop.time, limit, self._loop.time()
-        self._left, self._waiting, self._expired = self.since, False, False
+        self._left, self.waiting, self._expired = self.since, False, False
         self._at = self.since + limit
         self._handle = self._loop.call_at(self._at, self._fired)
 
@@ -51,7 +51,7 @@ class ProgressTimeout:
 
     def reset(self, limit: float) -> None:
         """Start a new wait of up to *limit* seconds until the next call."""
-        if self._waiting:
+        if self.waiting:
             self._left = self.now()
         self.since = self._left
         self.limit = limit
@@ -65,10 +65,10 @@ class ProgressTimeout:
 
     def _fired(self) -> None:
         now = self.now()
-        end = self.since + self.limit if self._waiting else now + self.limit - (self._left - self.since)
+        end = self.since + self.limit if self.waiting else now + self.limit - (self._left - self.since)
         if end > now:
             self._arm(end)
-        elif self._waiting:
+        elif self.waiting:
             self._expired = True
             self._task.cancel()
         else:
@@ -77,12 +77,12 @@ class ProgressTimeout:
     def __enter__(self) -> None:
         assert not self._handle.cancelled()  # without its timer it would wait forever
         self.since += self.now() - self._left
-        self._waiting = True
+        self.waiting = True
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting, self._left = False, self.now()
+        self.waiting, self._left = False, self.now()
         if not self._expired:
             return
         self._expired = False

@@ -19,6 +19,10 @@ opened = []
 def make(url, *, folder, clock):
     if url.endswith("wrong"):
         raise ValueError("invalid host in the URL; name another host")
+    if url.endswith("none"):
+        raise ValueError(f"no host {url.rpartition('u:')[2]!r}; name one")
+    if url.endswith("fails"):
+        raise RuntimeError(f"no answer from {url}")
     opened.append((url, folder, clock))
     return MemoryStore(clock=clock)
 

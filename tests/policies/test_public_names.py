@@ -9,6 +9,7 @@ import typing
 import pytest
 
 import policies
+from policies.testing import FakeClock, make_process
 
 NAMES = [name for name in policies.__all__ if isinstance(getattr(policies, name), type)]
 
@@ -55,3 +56,11 @@ def test_unknown_name_is_an_attribute_error() -> None:
     """A name that never was is an `AttributeError`."""
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         policies.Nothing  # noqa: B018  # the access is tested
+
+
+def test_old_name_of_the_test_services_warns() -> None:
+    """`make_process` of `policies.testing` still works, with a warning that names `make_services`."""
+    clock = FakeClock()
+    with pytest.warns(DeprecationWarning, match="make_process is now policies.testing.make_services"):
+        services = make_process(clock=clock)
+    assert services.clock is clock

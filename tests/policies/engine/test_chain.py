@@ -30,7 +30,7 @@ from policies import (
     UpstreamError,
 )
 from policies.engine.call_control import CallControl
-from policies.testing import Hang, ScriptedUpstream, make_call, serve
+from policies.testing import Hang, ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -184,7 +184,8 @@ async def test_first_decision_wins() -> None:
             return Retry(upstream="spare") if failure.attempt == 1 else GIVE_UP
 
     upstream = ScriptedUpstream([BROKEN])
-    served = await serve([Elsewhere(name="e"), RetryClassifier(name="r")], make_call("hi"), upstream)
+    call = make_call("hi", services=make_services(upstreams=("upstream-1", "spare")))
+    served = await serve([Elsewhere(name="e"), RetryClassifier(name="r")], call, upstream)
 
     assert (upstream.names, served.failure) == (["upstream-1", "spare"], BROKEN)
 

@@ -7,9 +7,11 @@ from typing import Any
 import openai
 import pytest
 
-from policies import Call, Decision, Failure, Policy, RetryClassifier, UpstreamError
+from policies import Call, Chain, Decision, Failure, Policy, Retry, RetryClassifier, UpstreamError
 from policies.api.failure import Cause
-from policies.testing import ScriptedUpstream, make_call, make_services, serve
+from policies.engine.call_control import CallControl
+from policies.engine.error_report import HookMisuse
+from policies.testing import CollectingSink, ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -46,3 +48,41 @@ async def test_wrong_decision_is_named_by_class(decision: Any, problem: str) -> 
 
     with pytest.raises(TypeError, match=f"Odd.retry {problem}; return a Retry, GIVE_UP or None"):
         await serve([Odd(name="o")], make_call("hi"), ScriptedUpstream([FAILED]))
+
+
+async def test_unknown_upstream_of_a_call_is_an_error() -> None:
+    """An upstream that is not configured ends the call before an attempt; the error names the configured ones only."""
+
+    class Route(Policy, frozen=True):
+        async def admit(self, call: Call) -> None:
+            call.upstream = "hunter2"
+
+    upstream, control = ScriptedUpstream(), CallControl()
+    services = make_services(upstreams=("main", "spare"))
+    chain = Chain([Route(name="r")], upstream, services)
+    with pytest.raises(HookMisuse) as caught:
+        await chain.run(make_call("hi", services=services), CollectingSink([]), control=control)
+
+    problem = "a policy set call.upstream to an upstream that is not configured; use one of 'main', 'spare'"
+    assert str(caught.value) == problem
+    assert control.outcome is not None
+    assert (control.outcome.upstream, control.outcome.attempts, upstream.names) == ("", 0, [])
+
+
+async def test_unknown_upstream_of_a_retry_is_an_error() -> None:
+    """A `Retry` at an upstream that is not configured ends the call; its record has only the upstream of the attempt."""
+
+    class Odd(Policy, frozen=True):
+        def retry(self, call: Call, failure: Failure) -> Decision | None:
+            return Retry(upstream="hunter2")
+
+    upstream, control = ScriptedUpstream([FAILED]), CallControl()
+    services = make_services(upstreams=("main", "spare"))
+    chain = Chain([Odd(name="o")], upstream, services)
+    with pytest.raises(HookMisuse) as caught:
+        await chain.run(make_call("hi", services=services), CollectingSink([]), control=control)
+
+    problem = "Odd.retry returned a Retry with an upstream that is not configured; use one of 'main', 'spare'"
+    assert str(caught.value) == problem
+    assert control.outcome is not None
+    assert (control.outcome.upstream, control.outcome.attempts, upstream.names) == ("main", 1, ["main"])

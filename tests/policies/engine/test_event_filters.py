@@ -9,8 +9,9 @@ import pytest
 from claims import totals
 from counting_store import services_with_counting_store
 
-from policies import Budget, Call, Event, Lease, Policy, Stop
-from policies.testing import ScriptedUpstream, make_call, piece, serve
+from policies import Batch, Budget, Call, Chain, Event, Lease, Policy, Stop
+from policies.engine.error_report import HookMisuse
+from policies.testing import CollectingSink, ScriptedUpstream, make_call, piece, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +79,35 @@ async def test_stop_ends_an_answer_cleanly() -> None:
     assert b'"finish_reason":"content_filter"' in served.batches[-1].raw
     assert upstream.open_attempts == 0
     assert await totals(store) == [(5 + 2, 0)]
+
+
+@pytest.mark.parametrize("wrong", ["hunter2", True, 1])
+async def test_wrong_event_is_named_by_class(wrong: Any) -> None:
+    """A value of `on_event` other than an event or None is an error that names the lease's class."""
+    with pytest.raises(
+        HookMisuse, match=rf"^FilterLease.on_event returned a {type(wrong).__name__}; return an Event or None$"
+    ):
+        await serve([Filter(lambda _: wrong, name="f")], make_call("hi"))
+
+
+@pytest.mark.parametrize(
+    ("flushed", "problem"),
+    [(None, "None"), (["hunter2"], "a sequence with a str"), ([b"data: x"], "a sequence with a bytes")],
+)
+async def test_wrong_flush_is_named_by_class(flushed: Any, problem: str) -> None:
+    """A value of `flush` other than events is an error that names the lease's class, and nothing of it is written."""
+
+    class Odd(Lease):
+        def flush(self) -> Sequence[Event]:
+            events: Sequence[Event] = flushed
+            return events
+
+    class Flushes(Policy, frozen=True):
+        async def admit(self, call: Call) -> Lease:
+            return Odd()
+
+    upstream, batches = ScriptedUpstream(["a"]), list[Batch]()
+    call = make_call("hi")
+    with pytest.raises(HookMisuse, match=f"^Odd.flush returned {problem}; return a sequence of events$"):
+        await Chain([Flushes(name="f")], upstream, call.services).run(call, CollectingSink(batches))
+    assert b"hunter2" not in b"".join(batch.raw for batch in batches)

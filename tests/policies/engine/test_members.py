@@ -211,3 +211,71 @@ async def test_running_policy_lives_as_long_as_its_chain() -> None:
     await chain.close()
 
     assert log == ["opened", "entered", "entered", "closed"]
+
+
+class CountsStops(RunningPolicy):
+    def __init__(self) -> None:
+        self.stops = 0
+
+    async def admit(self, call: Call) -> Lease | None:
+        return None
+
+    async def stop(self) -> None:
+        self.stops += 1
+
+
+class ReturnsShared(Policy, frozen=True):
+    made: Any
+    limit: int = 1
+
+    def start(self, services: Services) -> RunningPolicy:
+        return services.shared("shared.queue", self.make)
+
+    def make(self) -> CountsStops:
+        queue = self.made["queue"] = CountsStops()
+        return queue
+
+
+class ReturnsSharedPerChain(ReturnsShared, frozen=True):
+    runs_once = False
+
+
+@pytest.mark.parametrize("kind", [ReturnsShared, ReturnsSharedPerChain])
+async def test_shared_object_as_running_policy_stops_once(kind: type[ReturnsShared]) -> None:
+    """A running policy that is itself shared is stopped once, with the last chain that uses it."""
+    services, made = make_services(), dict[str, CountsStops]()
+    first, second = (chain(services, kind(name="q", made=made)) for _ in range(2))
+    await first.close()
+    assert made["queue"].stops == 0
+    await second.close()
+    assert made["queue"].stops == 1
+
+
+class Nests(Policy, frozen=True):
+    log: Any
+
+    def start(self, services: Services) -> RunningPolicy:
+        def outer() -> Slots:
+            services.shared("nest.inner", lambda: Slots(self.log))
+            return Slots(self.log)
+
+        services.shared("nest.outer", outer)
+        return self
+
+    async def admit(self, call: Call) -> Lease | None:
+        return None
+
+
+class NestsPerChain(Nests, frozen=True):
+    runs_once = False
+
+
+@pytest.mark.parametrize("kind", [Nests, NestsPerChain])
+async def test_parts_of_a_shared_object_live_as_long_as_it(kind: type[Nests]) -> None:
+    """An object that the factory of a shared object takes is stopped after the last chain that uses the latter."""
+    services, log = make_services(), list[str]()
+    first, second = (chain(services, kind(name="n", log=log)) for _ in range(2))
+    await first.close()
+    assert log == []
+    await second.close()
+    assert log == ["slots stop", "slots stop"]

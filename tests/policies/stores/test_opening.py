@@ -124,3 +124,53 @@ def test_broken_package_of_a_store(plugin: str, tmp_path: Path) -> None:
     """A package whose factory cannot be loaded is a ValueError with the cause."""
     with pytest.raises(ValueError, match="store 'broken' cannot be loaded: AttributeError: .*; repair or reinstall"):
         open_store("broken://h", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p/secret@h/0",
+        "redis://u:1/secret@h/0",
+        "redis://:secr?et/secret@h/x",
+        "redis://h/0?password=secret",
+        "redis://u:1?x=1&secret@h",
+        "postgres://u:secret@h",
+        "etcd+x://u:a/secret@h",
+    ],
+)
+def test_error_does_not_show_a_malformed_password(url: str) -> None:
+    """A password that is not quoted, or is an option, is not in the error either."""
+    with pytest.raises(ValueError, match="invalid store URL") as caught:
+        StoreUrl.parse(url)
+    assert "secr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("redis://h/0?prefix=", "give 'prefix' a name of printable ASCII without '{', '}' and ':', such as 'sidecar'"),
+        ("redis://h/0?prefix=a:b", "give 'prefix' a name of printable ASCII"),
+        ("redis://h/0?timeout=1", "remove the option 'timeout': the only one is 'prefix'"),
+    ],
+)
+def test_wrong_option_of_redis(url: str, remedy: str) -> None:
+    """The error about an option states what is wrong with it."""
+    with pytest.raises(ValueError, match="^invalid store URL 'redis://h/0'; ") as caught:
+        StoreUrl.parse(url)
+    assert remedy in str(caught.value)
+
+
+def test_failing_factory_of_an_installed_store(plugin: str, tmp_path: Path) -> None:
+    """An exception of a factory is a ValueError with its class and a remedy, without its message and the password."""
+    with pytest.raises(ValueError, match="^store 'etcd' cannot be opened: its package raised RuntimeError; ") as caught:
+        open_store("etcd://u:secret@fails", folder=tmp_path)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="^no host '\\*\\*\\*@h:none'; name one$"):
+        open_store("etcd://u:secret@h:none", folder=tmp_path)
+
+
+def test_credentials_of_an_installed_scheme(plugin: str) -> None:
+    """The URL of an installed scheme is described without credentials, and its password is noticed."""
+    location = StoreUrl.parse("etcd://u:se/cret@h/x?token=secret")
+    assert (location.describe(Path()), location.has_password) == ("etcd://h/x", True)
+    assert not StoreUrl.parse("etcd://h/x").has_password

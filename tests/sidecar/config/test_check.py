@@ -421,7 +421,8 @@ def test_one_running_object_for_all_profiles(folder: Path) -> None:
     (line,) = lines(folder, text)
 
     assert line.startswith("F: profile.x.Runs.most: cannot differ between profiles")
-    assert "they share one running object: set it in [[policy]] instead" in line
+    assert "they share one running object: set it in [[policy]] instead, or give " in line
+    assert line.endswith("runs_once = False")
 
 
 @pytest.mark.parametrize("name", ["policies.py", "sidecar.py"])

@@ -35,6 +35,8 @@ def test_several_workers_need_a_shared_store(tmp_path: Path) -> None:
     """A store that is not shared between processes cannot serve several workers."""
     with pytest.raises(ConfigError, match="'private://h' cannot serve 2 workers"):
         loaded_scheme(tmp_path, "private", 2)
+    with pytest.raises(ConfigError, match="'private://h' cannot serve 2 workers"):
+        load(None, environ={"SIDECAR_STORE": "private://u:secret@h"}, flags=Flags(upstream="http://h/v1", workers=2))
 
 
 def test_broken_package_of_a_store(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_no_limit(tmp_path: Path) -> None:
 def test_limit_of_some_calls(tmp_path: Path) -> None:
     """A chain whose limits leave some calls out is warned of."""
     (printed,) = warnings(tmp_path, RATE + 'only = { path = "/api/chat" }\n')
-    assert printed.startswith("warning: the rate and budget policies apply only to some calls, by `only`: ")
+    assert printed.startswith("warning: the rate and budget policies apply only to some calls, by `only` or ")
 
 
 def test_warned_once(tmp_path: Path) -> None:
@@ -102,3 +102,13 @@ async def test_printed_once(tmp_path: Path, workers: str) -> None:
     assert [line.split()[0] for line in rest if not line.startswith(" ")] == [
         "upstream", "store", "chain", "profiles", "keys", *(["workers"] if workers == "2" else []),
     ]  # fmt: skip
+
+
+def test_limit_that_exempts_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit whose `admit` may return no lease is not counted as a limit of all calls."""
+    module = f"exempting_{tmp_path.name.replace('-', '_')}"
+    text = "from policies import Rate\nclass Exempting(Rate, frozen=True):\n    admit_returns_lease = False\n"
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (printed,) = warnings(tmp_path, f'[[policy]]\nuse = "{module}:Exempting"\nrequests = 5\n')
+    assert "apply only to some calls" in printed

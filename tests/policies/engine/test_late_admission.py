@@ -1,0 +1,50 @@
+"""Policies admit a call that another policy has rewritten to one that they apply to."""
+
+from __future__ import annotations
+
+import pytest
+
+from policies import Budget, Call, Match, Policy
+from policies.testing import make_call, make_services, serve
+
+pytestmark = pytest.mark.anyio
+
+
+class Rename(Policy, frozen=True):
+    """Sets the model of a call to `to`, and counts."""
+
+    to: str
+    seen: list[str]
+
+    async def admit(self, call: Call) -> None:
+        self.seen.append(self.name)
+        call.model = self.to
+
+
+async def test_limit_applies_after_two_rewrites() -> None:
+    """A limit admits a call that a policy rewrote which itself applied only after the rewrite of another one."""
+    services, seen = make_services(), list[str]()
+    policies = [
+        Budget(name="expensive", tokens=100_000, match=Match(model="big*")),
+        Rename(name="second", to="big-1", seen=seen, match=Match(model="mini")),
+        Rename(name="first", to="mini", seen=seen),
+    ]
+    call = make_call("hi", services=services)
+    await serve(policies, call)
+
+    assert (call.model, seen) == ("big-1", ["first", "second"])
+    assert [claim.policy for claim, _ in call.standings] == ["expensive"]
+
+
+async def test_each_policy_admits_once() -> None:
+    """Policies that rewrite a call for each other admit it once each."""
+    seen: list[str] = []
+    policies = [
+        Rename(name="a", to="b", seen=seen, match=Match(model="a")),
+        Rename(name="b", to="a", seen=seen, match=Match(model="b")),
+        Rename(name="start", to="a", seen=seen),
+    ]
+    call = make_call("hi")
+    await serve(policies, call)
+
+    assert (call.model, seen) == ("a", ["start", "a", "b"])
