@@ -81,9 +81,9 @@ def test_check_refuses_an_observer_that_cannot_receive_records(
     ],
 )
 def test_start_names_why_an_observer_cannot_run(tmp_path: Path, name: str, cause: str) -> None:
-    """A server whose observer does not start fails; its log has the cause in one line."""
+    """A server whose observer does not start ends with exit code 2; its log has the cause in one line."""
     code, out, err = ran("serve", *configured(tmp_path, name), "--port", "0", folder=tmp_path)
 
-    assert code != 0
+    assert code == 2
     assert "listening" not in out
     assert [line for line in err.splitlines() if "cannot start: " in line and cause in line] != []
