@@ -170,9 +170,12 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Mark the body of the running request as complete."""
         cycle = self.cycle
-        if cycle is None or self._surplus >= 0 or self._offers_upgrade or cycle.response_complete:
+        if cycle is None or self._surplus >= 0 or self._offers_upgrade:
             return
-        cycle.more_body, cycle.has_unread = False, True
+        cycle.more_body = False
+        if cycle.response_complete:
+            return
+        cycle.has_unread = True
         if cycle.body_arrived is not None:
             cycle.wake_receiver()
 
@@ -241,7 +244,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._surplus >= 0:
             return
         running = self.cycle
-        if running is None or running.response_complete or not running.response_started:
+        answered = running is not None and running.response_complete and running.more_body  # the body of this request
+        if not answered and (running is None or running.response_complete or not running.response_started):
             body = openai_body(invalid_request(f"The request is not valid HTTP: {msg}", None))
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body)
             name = uuid4().hex

@@ -179,7 +179,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
                     self.chunked_encoding = False
             elif self.expected_content_length == 0:
                 self.expected_content_length = len(message.get("body", b""))
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and not self.disconnected:
             self.status = message["status"]
         await super().send(message)
         if self.response_complete:

@@ -74,7 +74,7 @@ async def recorded(app: AsgiApp, scope: Scope, receive: Receive, send: Send, obs
     finally:
         if ROUTED_KEY not in scope:
             path: str = scope["path"]
-            status = status or (0 if own is None else own.status)
+            status = status if own is None else own.status
             ending, code = _end_of(status)
             record = Record(
                 request_id=name.decode("latin-1"),

@@ -1,89 +1,24 @@
-"""Every request creates exactly one record, also a refused or aborted one, and the access log writes it."""
+"""Every request creates exactly one record, also a refused or aborted one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from hashlib import sha256
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from process import program
-from scripts import truncated
-from serving import CHAT, Sidecar, settings_of, sidecar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, Upstream, eventually, sse, token, upstream
+from recording import HI, SERVERS, V1, recorded, says_ab
+from scripts import mid_stream, truncated
+from serving import CHAT
+from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, eventually, sse, token, upstream
 
-from policies import Call, Event, Lease, Observer, Policy, Record
-from sidecar.server.http_protocol import HttpProtocol
+from policies import Call, Event, Lease, Policy
+from sidecar.observers.access_log import AccessLineFormat
 
 pytestmark = pytest.mark.anyio
 
-V1 = "/v1/chat/completions"
-SERVERS = pytest.mark.parametrize("protocol", [HttpProtocol, HttpToolsProtocol], ids=["own", "another"])
-HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hunter2"}], "stream": True}
-KEY = "sk-sidecar-secret"
-KEYS = f'[[key]]\ntenant = "acme"\nsha256 = "{sha256(KEY.encode()).hexdigest()}"\nmodels = ["m"]\n'
 PRICED = '[prices."*"]\ninput = 1.0\noutput = 2.0\n[[policy]]\nuse = "budget"\nusd = 5.0\n'
-USAGE = sse({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
-STOP = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-
-
-class Keeps(Observer, frozen=True):
-    """Keeps all records."""
-
-    records: list[Record] = msgspec.field(default_factory=list)
-
-    def observe(self, record: Record) -> None:
-        self.records.append(record)
-
-
-class Recorded(msgspec.Struct):
-    """A running sidecar and the records of its requests."""
-
-    served: Sidecar
-    records: list[Record]
-
-    async def one(self) -> Record:
-        """Return the only record, once it exists."""
-        await eventually(lambda: bool(self.records))
-        (record,) = self.records
-        return record
-
-
-@asynccontextmanager
-async def recorded(
-    folder: Path,
-    up: Upstream,
-    text: str = "",
-    *,
-    protocol: type[asyncio.Protocol] = HttpProtocol,
-    policies: tuple[Policy, ...] = (),
-) -> AsyncIterator[Recorded]:
-    observer = Keeps()
-    settings = settings_of(folder, up.url, text)
-    if policies:
-        base = msgspec.structs.replace(settings.base, policies=policies)
-        settings = msgspec.structs.replace(settings, base=base)
-    async with sidecar(msgspec.structs.replace(settings, observers=(observer,)), protocol=protocol) as served:
-        yield Recorded(served, observer.records)
-
-
-async def says_ab(connection: Connection) -> None:
-    await connection.send(HEAD)
-    for data in (token("a"), token("b"), STOP, USAGE, b"data: [DONE]\n\n"):
-        await connection.chunk(data)
-    await connection.send(b"0\r\n\r\n")
-
-
-async def hangs(connection: Connection) -> None:
-    await connection.send(HEAD)
-    await connection.chunk(token("a"))
-    await connection.hang()
 
 
 def refuses(status: int, message: str) -> Script:
@@ -111,74 +46,6 @@ async def test_record_of_a_stream_is_complete(tmp_path: Path, protocol: type[asy
     assert record.started_at > 1_700_000_000
 
 
-@SERVERS
-@pytest.mark.parametrize(
-    ("path", "body", "headers", "method", "expected"),
-    [
-        (V1, {}, (f"authorization: Bearer {KEY}",), "POST", (400, "invalid_request", "rejected", V1)),
-        (V1, HI, (), "POST", (401, "unauthorized", "rejected", V1)),
-        (V1, HI | {"model": "other"}, (f"authorization: Bearer {KEY}",), "POST", (403, "forbidden", "rejected", V1)),
-        ("/v1/none", HI, (), "POST", (404, "not_found", "rejected", "unknown")),
-        (V1, HI, (), "PUT", (405, "method_not_allowed", "rejected", V1)),
-        ("/api/chat", "x" * 2_000_000, (f"authorization: Bearer {KEY}",), "POST", (413, "body_too_large", "rejected", "/api/chat")),
-        ("/healthz", None, (), "GET", (200, "", "done", "/healthz")),
-    ],
-)  # fmt: skip
-async def test_request_refused_before_the_chain_is_recorded(
-    tmp_path: Path, path: str, body: object, headers: tuple[str, ...], method: str, expected: tuple[object, ...], protocol: type[asyncio.Protocol]
-) -> None:  # fmt: skip
-    """A request that is refused before any policy sees it is recorded, with its status and code."""
-    async with upstream(says_ab) as up, recorded(tmp_path, up, KEYS, protocol=protocol) as it:
-        client = await it.served.client()
-        raw = b"" if body is None else json.dumps(body).encode()
-        lines = [
-            f"{method} {path} HTTP/1.1",
-            "host: x",
-            "content-type: application/json",
-            f"content-length: {len(raw)}",
-        ]
-        client.writer.write("\r\n".join([*lines, *headers]).encode() + b"\r\n\r\n" + raw)
-        _, answer_headers, _ = await client.answer()
-        record = await it.one()
-
-    assert (record.status, record.code, record.ending, record.route) == expected
-    assert (record.method, record.attempts) == (method, 0)
-    assert record.request_id == answer_headers["x-request-id"]
-
-
-async def test_request_with_another_media_type_is_recorded(tmp_path: Path) -> None:
-    """A body that is not declared as JSON is recorded with 415."""
-    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
-        client = await it.served.client()
-        client.writer.write(
-            f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nhi".encode()
-        )
-        await client.answer()
-        record = await it.one()
-
-    assert (record.status, record.code) == (415, "unsupported_media_type")
-
-
-async def test_malformed_http_is_recorded(tmp_path: Path) -> None:
-    """Bytes that are not HTTP are recorded once with 400."""
-    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
-        client = await it.served.client()
-        client.writer.write(b"nonsense\r\n\r\n")
-        _, headers, _ = await client.answer()
-        record = await it.one()
-
-    assert (record.status, record.code, record.request_id) == (400, "invalid_request", headers["x-request-id"])
-
-
-async def test_preflight_is_recorded(tmp_path: Path) -> None:
-    """A CORS preflight is recorded."""
-    async with upstream() as up, recorded(tmp_path, up, '[server]\ncors_origins = ["*"]') as it:
-        await it.served.get(V1, "origin: http://a.example", "access-control-request-method: POST", method="OPTIONS")
-        record = await it.one()
-
-    assert (record.method, record.status, record.ending) == ("OPTIONS", 204, "done")
-
-
 async def test_refusal_by_a_limit_is_recorded(tmp_path: Path) -> None:
     """A refusal by a limit names the policy, its code and no attempt."""
     text = '[[policy]]\nuse = "rate"\nrequests = 1\nwindow = 60\n'
@@ -192,23 +59,13 @@ async def test_refusal_by_a_limit_is_recorded(tmp_path: Path) -> None:
     assert (record.rejected_by, record.attempts, record.tenant) == ("rate", 0, "default")
 
 
-async def test_request_while_draining_is_recorded(tmp_path: Path) -> None:
-    """A request to a server that drains is recorded with `draining`."""
-    async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
-        it.served.gateway.active_calls.draining = True
-        await it.served.post(V1, HI)
-        record = await it.one()
-
-    assert (record.status, record.code, record.ending) == (503, "draining", "rejected")
-
-
 @SERVERS
 @pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["FIN", "RST"])
 async def test_disconnect_is_recorded(
     tmp_path: Path, leave: Callable[[Client], None], protocol: type[asyncio.Protocol]
 ) -> None:
     """A call whose client disconnects in mid-stream is recorded as cancelled, with the tokens read until then."""
-    async with upstream(hangs) as up, recorded(tmp_path, up, protocol=protocol) as it:
+    async with upstream(mid_stream) as up, recorded(tmp_path, up, protocol=protocol) as it:
         client = await it.served.client()
         await client.post(V1, HI)
         await client.until(b'"a"')
@@ -291,7 +148,7 @@ async def test_truncated_stream_is_recorded_as_failed(tmp_path: Path) -> None:
 
 async def test_deadline_is_recorded_as_failed(tmp_path: Path) -> None:
     """A call that its deadline ends is recorded as failed, not as cancelled by its client."""
-    async with upstream(hangs) as up, recorded(tmp_path, up, "[server]\nchat_deadline = 0.2\n") as it:
+    async with upstream(mid_stream) as up, recorded(tmp_path, up, "[server]\nchat_deadline = 0.2\n") as it:
         await it.served.post("/api/chat", CHAT)
         record = await it.one()
 
@@ -336,83 +193,56 @@ async def test_failing_policy_is_recorded_without_the_prompt(
     assert "ValueError" in caplog.text
 
 
-class Fails(Observer, frozen=True):
-    """Cannot observe."""
-
-    def observe(self, record: Record) -> None:
-        raise RuntimeError("secret")
+CLIENT_KEY = "internalkey-9f8e7d6c5b"
 
 
-async def test_failing_observer_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An observer that raises breaks no request and no other observer; the log names its class once."""
-    keeps = Keeps()
-    async with upstream(says_ab) as up:
-        settings = msgspec.structs.replace(settings_of(tmp_path, up.url), observers=(Fails(), keeps))
-        async with sidecar(settings) as served:
-            for _ in range(3):
-                status, _, _ = await served.post(V1, HI)
-                assert status == 200
-            await eventually(lambda: len(keeps.records) == 3)
-
-    assert caplog.text.count("Fails") == 1
-    assert "secret" not in caplog.text
+async def refuses_the_key(connection: Connection) -> None:
+    await connection.answer(401, json.dumps({"error": {"message": f"bad key: {key_of(connection)}."}}).encode())
 
 
-OBSERVERS = """
-import msgspec
-from policies import Observer, Record
+async def names_the_key_as_code(connection: Connection) -> None:
+    error = {"message": f"bad key {key_of(connection)}", "code": key_of(connection), "type": key_of(connection)}
+    await connection.answer(401, json.dumps({"error": error}).encode())
 
 
-class ToFile(Observer, frozen=True):
-    path: str
-
-    def observe(self, record: Record) -> None:
-        with open(self.path, "ab") as file:
-            file.write(msgspec.json.encode(record) + b"\\n")
-"""
+async def revokes_the_key(connection: Connection) -> None:
+    await connection.send(HEAD)
+    await connection.chunk(token("a"))
+    await connection.chunk(sse({"error": {"message": f"key {key_of(connection)} was revoked"}}))
+    await connection.hang()
 
 
-def test_access_log_and_observer_of_the_program(tmp_path: Path) -> None:
-    """The program writes one access line a request to stderr, and hands the record to the observers of its configuration."""
-    (tmp_path / "seen.py").write_text(OBSERVERS)
-    config = tmp_path / "sidecar.toml"
-    config.write_text(
-        f'[store]\nurl = "memory://"\n[log]\nformat = "json"\n[[observer]]\nuse = "seen:ToFile"\npath = "{tmp_path / "out"}"\n'
-    )
-    log = tmp_path / "log"
-    serve = ["serve", "--config", str(config), "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
-    with program(*serve, folder=tmp_path, log=log) as running:
-        import httpx
-
-        answer = httpx.post(
-            f"http://127.0.0.1:{running.port}{V1}", json=HI, headers={"authorization": "Bearer sk-hidden"}
-        )
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    requests = [line for line in lines if line["event"] == "request"]
-
-    assert [(line["status"], line["request_id"]) for line in requests] == [
-        (answer.status_code, answer.headers["x-request-id"])
-    ]
-    assert [json.loads(line)["request_id"] for line in (tmp_path / "out").read_text().splitlines()] == [
-        requests[0]["request_id"]
-    ]
-    assert "hunter2" not in log.read_text()
-    assert "sk-hidden" not in log.read_text()
-    assert sum("upstream" in str(line) for line in lines) == 1, "one line for one failure"
+def key_of(connection: Connection) -> str:
+    return (connection.header("authorization") or "").split()[-1]
 
 
-def test_access_log_can_be_switched_off(tmp_path: Path) -> None:
-    """With `access = false` a request is not logged, and a failure is one line beside state changes of the server."""
-    config = tmp_path / "sidecar.toml"
-    config.write_text('[store]\nurl = "memory://"\n[log]\naccess = false\n')
-    log = tmp_path / "log"
-    serve = ["serve", "--config", str(config), "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
-    with program(*serve, folder=tmp_path, log=log) as running:
-        import httpx
+REFUSALS = (refuses_the_key, names_the_key_as_code)
+KEY_ECHOES = [(path, script) for path in (V1, "/api/chat") for script in (*REFUSALS, revokes_the_key)]
+KEY_ECHOES += [("/v1/models", script) for script in REFUSALS]
 
-        httpx.post(f"http://127.0.0.1:{running.port}{V1}", json={})
-        assert "request id=" not in log.read_text()
-        httpx.post(f"http://127.0.0.1:{running.port}{V1}", json=HI)
-    (line,) = [line for line in log.read_text().splitlines() if " state " not in line]
 
-    assert "failed: connect" in line
+@SERVERS
+@pytest.mark.parametrize(("path", "script"), KEY_ECHOES)
+@pytest.mark.parametrize("scheme", ["Bearer ", ""])
+async def test_clients_key_is_in_no_record(
+    tmp_path: Path,
+    path: str,
+    script: Script,
+    scheme: str,
+    caplog: pytest.LogCaptureFixture,
+    protocol: type[asyncio.Protocol],
+) -> None:
+    """A client's key that upstream repeats in an error is in no record, no log line and no answer."""
+    caplog.set_level("DEBUG", logger="sidecar")
+    async with upstream(script) as up, recorded(tmp_path, up, protocol=protocol) as it:
+        header = f"authorization: {scheme}{CLIENT_KEY}"
+        if path == "/v1/models":
+            _, _, answer = await it.served.get(path, header)
+        else:
+            _, _, answer = await it.served.post(path, CHAT if path == "/api/chat" else HI, header)
+        record = await it.one()
+        sent = key_of(up.requests[0])
+
+    lines = [AccessLineFormat(form).encode(record, "error").decode() for form in ("text", "json")]
+    assert (sent, record.ending) == (CLIENT_KEY, "failed")
+    assert CLIENT_KEY not in answer.decode() + repr(record) + "".join(lines) + caplog.text

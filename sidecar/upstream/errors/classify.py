@@ -136,8 +136,10 @@ def from_exception(error: Exception, request: httpx.Request, *, sent: bool) -> U
     """Return the failure of a transport that raised *error*.
 
     *sent*: the request may have gone out.  A server that sent nothing or cut the connection may have worked; one that was
-    never reached, or whose kept connection was stale, did not.
+    never reached, or whose kept connection was stale, did not.  *error* loses its traceback: its frames refer to a response,
+    and a broken response to *error*, so each failed call would leave a reference cycle.
     """
+    error.__traceback__ = None
     cause = error.__cause__
     reached = sent and isinstance(error, httpx.ReadTimeout | httpx.ReadError | httpx.RemoteProtocolError | TimeoutError)
     if isinstance(error, httpx.ConnectTimeout):

@@ -1,4 +1,4 @@
-"""The routes: the deadline of a call."""
+"""The routes: the deadline of a call, and the list of models."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from scripts import endless
-from serving import CHAT, events, settings_of, sidecar
-from wire import upstream
+from serving import CHAT, events, settings_of, sidecar, with_policies
+from wire import Connection, upstream
+
+from policies import Call, Event, Lease, Policy
 
 pytestmark = pytest.mark.anyio
 
@@ -32,3 +34,31 @@ async def test_deadline_ends_a_chat_nest_answer(tmp_path: Path) -> None:
     for answer in (events(body), events(chat_on_v1)):
         assert answer[1] == ("token", '"a"')
         assert json.loads(answer[-1][1])["code"] == "upstream_timeout"
+
+
+class Footer(Policy, frozen=True):
+    """Adds a text behind each answer."""
+
+    async def admit(self, call: Call) -> Lease:
+        return FooterLease()
+
+
+class FooterLease(Lease):
+    def flush(self) -> list[Event]:
+        return [Event(index=0, text="footer")]
+
+
+async def test_leases_do_not_change_the_list_of_models(tmp_path: Path) -> None:
+    """A list of models has no events: what a lease adds behind an answer is not added to it."""
+    listed = b'{"object":"list","data":[{"id":"m"}]}'
+
+    async def models(connection: Connection) -> None:
+        await connection.answer(200, listed)
+
+    async with (
+        upstream(models) as up,
+        sidecar(with_policies(settings_of(tmp_path, up.url), Footer(name="f"))) as served,
+    ):
+        status, _, body = await served.get("/v1/models")
+
+    assert (status, body) == (200, listed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recording import recorded
 from scripts import answers
 from serving import CHAT, Sidecar, settings_of, sidecar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -127,3 +128,40 @@ async def test_cors_headers_belong_to_one_request(tmp_path: Path) -> None:
 
     assert (first["access-control-allow-origin"], "access-control-allow-origin" in second) == (ORIGIN, False)
     assert json.loads(body.split(b"\n")[0][6:])["choices"]
+
+
+@SERVERS
+async def test_preflight_has_the_id_of_its_record(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+    """The 204 of a preflight has no content-length (RFC 9110, 8.6), and the request id of its record."""
+    async with upstream() as up, recorded(tmp_path, up, LISTED, protocol=protocol) as it:
+        allowed, headers = await preflight(it.served, ORIGIN)
+        record = await it.one()
+        it.records.clear()
+        denied, denied_headers = await preflight(it.served, "http://evil.example")
+        denied_record = await it.one()
+
+    assert (allowed, record.status, "content-length" in headers) == (204, 204, False)
+    assert (denied, denied_record.status, denied_headers["content-length"]) == (400, 400, "0")
+    assert record.request_id == headers["x-request-id"] != ""
+    assert denied_record.request_id == denied_headers["x-request-id"] != ""
+
+
+@SERVERS
+async def test_browsers_may_read_all_headers_for_retries(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+    """CORS exposes the request id and all headers that say when to try again."""
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, LISTED), protocol=protocol) as served:
+        _, headers, _ = await served.post(V1, HI, f"origin: {ORIGIN}")
+
+    exposed = {name.strip() for name in headers["access-control-expose-headers"].lower().split(",")}
+    limits = {
+        f"x-ratelimit-{field}-{unit}" for field in ("limit", "remaining", "reset") for unit in ("requests", "tokens")
+    }
+    assert exposed >= {
+        "x-request-id",
+        "x-should-retry",
+        "retry-after",
+        "retry-after-ms",
+        "ratelimit",
+        "ratelimit-policy",
+    }
+    assert exposed >= limits
