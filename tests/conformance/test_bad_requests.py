@@ -1,32 +1,18 @@
-"""Every invalid request gets a JSON error with the right status, and reaches no upstream."""
+"""Every invalid body gets a JSON error with the right status, and reaches no upstream."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import answers, hello
-from serving import Sidecar, settings_of, sidecar
-from wire import Client, Upstream, upstream
+from refused_requests import CHAT, HI, SMALL_BODIES, V1, error_of, small_limits
+from scripts import answers
+from serving import settings_of, sidecar
+from wire import upstream
 
 pytestmark = pytest.mark.anyio
-
-CHAT, V1 = "/api/chat", "/v1/chat/completions"
-SMALL_BODIES = "[server]\nchat_max_body = 2000\nmax_body = 2000\n"
-HI = [{"role": "user", "content": "hi"}]
-
-
-@asynccontextmanager
-async def small_limits(folder: Path) -> AsyncIterator[tuple[Upstream, Sidecar]]:
-    """Run an upstream, and a sidecar that accepts bodies of 2,000 bytes."""
-    async with upstream(hello) as up, sidecar(settings_of(folder, up.url, SMALL_BODIES)) as served:
-        yield up, served
-
 
 INVALID_MESSAGES: list[Any] = [
     {},
@@ -72,16 +58,6 @@ INVALID_BODIES = [
     b'{"a":' * 300 + b"1" + b"}" * 300,
     b'{"messages": [{"role": "user", "content": "hi"}], "x": ' + b"[" * 101 + b"]" * 101 + b"}",
 ]
-
-
-def error_of(path: str, body: bytes) -> dict[str, Any]:
-    """Return message and code of an error in the form of its path."""
-    data: dict[str, Any] = json.loads(body)
-    if path == CHAT:
-        assert set(data) >= {"error", "code"}
-        return {"message": data["error"], "code": data["code"]}
-    assert set(data["error"]) >= {"message", "type", "param", "code"}
-    return dict(data["error"])
 
 
 @pytest.mark.parametrize("path", [CHAT, V1])
@@ -172,95 +148,6 @@ async def test_invalid_content_part_names_its_place(tmp_path: Path, part: object
     async with small_limits(tmp_path) as (up, served):
         status, _, answer = await served.post(V1, {"messages": [{"role": "user", "content": [part]}]})
         assert (status, error_of(V1, answer)["param"]) == (400, "messages[0].content[0]")
-        assert not up.requests
-
-
-@pytest.mark.parametrize("path", [CHAT, V1])
-@pytest.mark.parametrize(
-    "header",
-    [
-        "content-type: text/plain",
-        "content-type: application/x-www-form-urlencoded",
-        "content-type: ",
-        "content-type: application/json; charset=latin-1",
-        "content-encoding: gzip",
-    ],
-)
-async def test_other_media_type_is_415(tmp_path: Path, path: str, header: str) -> None:
-    """A body that is not declared as unencoded JSON in UTF-8 is 415."""
-    async with small_limits(tmp_path) as (up, served):
-        status, _, answer = await served.post(path, {"messages": HI}, header)
-        assert (status, error_of(path, answer)["code"]) == (415, "unsupported_media_type")
-        assert not up.requests
-
-
-@pytest.mark.parametrize("path", [CHAT, V1])
-async def test_large_body_is_413(tmp_path: Path, path: str) -> None:
-    """A body over the limit is 413: by its content-length, and by its chunks if it has none."""
-    body = json.dumps({"messages": [{"role": "user", "content": "x" * 3000}]}).encode()
-    async with small_limits(tmp_path) as (up, served):
-        for chunked in (False, True):
-            client = await Client.to(served.port)
-            raw = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
-            await client.post(path, raw, *(["transfer-encoding: chunked"] if chunked else []))
-            status, _, answer = await client.answer()
-            client.close()
-            assert (status, error_of(path, answer)["code"]) == (413, "body_too_large")
-        assert not up.requests
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        ["content-length: 5"],
-        ["content-length: 5", "transfer-encoding: chunked"],
-        ["content-length: -1"],
-        ["content-length: 5", "content-length: 6"],
-        ["content-length: 99999999999999999999999"],
-        ["x-request-id: a\nevil: b\rc"],
-        ["transfer-encoding: gzip, chunked, nonsense"],
-    ],
-)
-async def test_malformed_http_is_refused(tmp_path: Path, headers: list[str]) -> None:
-    """A wrong length, or a header with a line break, gets a JSON error; the bytes behind it are no request."""
-    async with small_limits(tmp_path) as (up, served):
-        client = await served.client()
-        await client.post(CHAT, b'{"messages": []}   and more', *headers)
-        status, _, answer = await client.answer()
-        client.close()
-        assert status in (400, 413)
-        assert error_of(V1 if b'{"error":{' in answer else CHAT, answer)["code"] in (
-            "invalid_request",
-            "body_too_large",
-        )
-        assert not up.requests
-
-
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-@pytest.mark.parametrize("path", [CHAT, V1])
-async def test_other_method_is_405(tmp_path: Path, path: str, method: str) -> None:
-    """Another method is 405, with the allowed one in `allow`."""
-    async with small_limits(tmp_path) as (up, served):
-        status, headers, answer = await served.get(path, method=method)
-        assert (status, headers["allow"], error_of(path, answer)["code"]) == (405, "POST", "method_not_allowed")
-        assert not up.requests
-
-
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/chat/completions/x", "/api/chat/../x", "/%00"])
-async def test_unknown_path_is_404(tmp_path: Path, path: str) -> None:
-    """An unknown path is 404 in OpenAI's format."""
-    async with small_limits(tmp_path) as (up, served):
-        for status, headers, answer in (await served.get(path), await served.post(path, {"messages": HI})):
-            assert (status, error_of(V1, answer)["code"]) == (404, "not_found")
-            assert len(headers["x-request-id"]) == 32
-        assert not up.requests
-
-
-async def test_trailing_slash_is_the_same_route(tmp_path: Path) -> None:
-    """A path with a trailing slash is the same route, with the same checks."""
-    async with small_limits(tmp_path) as (up, served):
-        status, _, answer = await served.post("/api/chat/", {"messages": []})
-        assert (status, json.loads(answer)["error"]) == (400, "Invalid messages payload")
         assert not up.requests
 
 

@@ -1,22 +1,18 @@
-"""Faults that `sidecar check` reports, and configurations that it accepts."""
+"""Faults that `sidecar check` reports, one of each kind, and what it accepts of server and upstreams."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from checked_files import HERE, POLICY_MODULES, lines, loaded
+from importable_modules import folder_with_modules
 
 from sidecar.config.loader import load
-from sidecar.config.named_objects import ObjectFault
-from sidecar.config.policies import ENTRY_POINT_GROUP, policy_class
-from sidecar.config.settings import Flags, Settings
+from sidecar.config.settings import Flags
 from sidecar.config.tables import ConfigError
 from sidecar.config.upstream import ResolvedUpstream
 
-HERE = "http://127.0.0.1:1/v1"
 STORE_CURE = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
 URL_CURE = "write it like 'http://127.0.0.1:11434/v1'"
 ORIGIN_CURE = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"
@@ -27,62 +23,11 @@ CLASS_CURE = "derive the class from policies.Policy and override one of admit, e
 EXAMPLE_CURE = "see `sidecar config` for an example"
 NAME_CURE = "use printable ASCII without quotes, and not 'temperature': headers and profiles contain the name"
 
-POLICY_MODULE = """
-from typing import TYPE_CHECKING
-
-from policies import Call, Policy, RunningPolicy, Services
-
-if TYPE_CHECKING:
-    from decimal import Decimal
-
-
-class Empty(Policy, frozen=True):
-    async def _admit(self, call: Call) -> None:
-        pass
-
-
-class Runs(Policy, frozen=True):
-    runs_once = False
-    least: int = 1
-    most: int = 9
-
-    def __post_init__(self) -> None:
-        if self.least > self.most:
-            raise ValueError(f"least: {self.least} is more than most; lower it")
-
-    def start(self, services: Services) -> RunningPolicy:
-        return RunningPolicy()
-
-
-class Vague(Policy, frozen=True):
-    price: "Decimal"
-
-    async def admit(self, call: Call) -> None:
-        pass
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with policy modules; imports from it are undone after the test."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name, text in {"check_rules": POLICY_MODULE, "check_broken": "x = 1 / 0", "check_syntax": "def"}.items():
-        (tmp_path / f"{name}.py").write_text(text)
-        monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path
-
-
-def loaded(folder: Path, text: str, environ: dict[str, str] | None = None, **flags: Any) -> Settings:
-    (folder / "s.toml").write_text(text)
-    flags.setdefault("upstream", HERE)
-    return load(folder / "s.toml", environ=environ or {}, flags=Flags(**flags))
-
-
-def lines(folder: Path, text: str, environ: dict[str, str] | None = None, **flags: Any) -> list[str]:
-    with pytest.raises(ConfigError) as found:
-        loaded(folder, text, environ, **flags)
-    return [fault.line("F").replace(str(folder), "FOLDER") for fault in found.value.faults]
+    return folder_with_modules(tmp_path, monkeypatch, POLICY_MODULES)
 
 
 @pytest.mark.parametrize(
@@ -190,19 +135,6 @@ def test_every_value_of_a_mapping(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[[policy]]\nuse = 'fallback'\n[[policy]]\nuse = 'retry'\n",
-        "[[policy]]\nuse = 'retry'\nonly = { path = '/api/chat' }\n[[policy]]\nuse = 'fallback'\n",
-        "[[policy]]\nuse = 'retry'\nonly = { model = 'a' }\n[[policy]]\nuse = 'fallback'\nonly = { path = '/v1/*' }\n",
-    ],
-)
-def test_fallback_after_retry_for_other_calls(folder: Path, text: str) -> None:
-    """A fallback may follow a retry that applies to other calls only."""
-    assert len(loaded(folder, text).base.policies) == 2
-
-
 @pytest.mark.parametrize("field", ["headers", "headers_env"])
 @pytest.mark.parametrize(
     "header",
@@ -213,58 +145,6 @@ def test_connection_headers_cannot_be_configured(folder: Path, field: str, heade
     text = f"[[upstream]]\nbase_url = 'http://h/v1'\n{field} = {{ {header} = 'x' }}"
 
     assert lines(folder, text) == [f"F: upstream[0].{field}: the sidecar sets {header!r} itself; remove it"]
-
-
-def test_retry_accepts_failure_kinds_before_output(folder: Path) -> None:
-    """`on` accepts every failure class that occurs before output, every failure status and any code."""
-    some = ["timeout", "unavailable", "quota", "empty", "status:204", "status:302", "status:599", "code:x"]
-    (retry,) = loaded(folder, f"[[policy]]\nuse = 'retry'\non = {some}").base.policies
-
-    assert retry.on == tuple(some)  # type: ignore[attr-defined]  # a field of the built-in policy
-
-
-def test_policy_with_a_fault_is_not_absent(folder: Path) -> None:
-    """Overriding a policy that has a fault of its own is not reported as a second fault."""
-    text = "[[policy]]\nuse = 'trim'\nmax_messages = 0\n[profile.x]\ntrim = { max_messages = 3 }"
-
-    assert [line.split(": ")[1] for line in lines(folder, text)] == ["policy[0].max_messages"]
-
-
-def test_profile_may_add_a_limit(folder: Path) -> None:
-    """A profile may set a limit that the base chain lacks, and any field that is not a limit."""
-    text = "[[policy]]\nuse = 'max_tokens'\noutput = 9\n[[policy]]\nuse = 'retry'\n[profile.x]\nmax_tokens = { request = 999_999 }\nretry = { patience = 99 }\n"  # fmt: skip
-    _, retry = loaded(folder, text).profiles["x"].policies
-
-    assert loaded(folder, text).profiles["x"].policies[0].request == 999_999  # type: ignore[attr-defined]  # a field of the built-in policy
-    assert retry.patience == 99  # type: ignore[attr-defined]  # a field of the built-in policy
-
-
-def test_policy_with_a_running_object_only(folder: Path) -> None:
-    """A policy class may override no hook itself if it returns a running object that does."""
-    assert policy_class("check_rules:Runs", folder).__name__ == "Runs"
-
-
-def test_installed_modules_take_precedence(folder: Path) -> None:
-    """A module beside the file never shadows an installed one."""
-    (folder / "json.py").write_text("class Dumps: ...")
-    with pytest.raises(ObjectFault):
-        policy_class("json:Dumps", folder)
-
-    assert sys.path[-1] == str(folder)
-
-
-def test_entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed policy is found by its entry point name and imported only if it is used."""
-    dist = folder / "more_rules-1.dist-info"
-    dist.mkdir()
-    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: more-rules\nVersion: 1\n")
-    (dist / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nruns = check_rules:Runs\nbad = check_broken:X\n")
-    monkeypatch.syspath_prepend(str(folder))
-    importlib.invalidate_caches()
-    settings = loaded(folder, "[[policy]]\nuse = 'runs'\nleast = 3")
-
-    assert [(policy.name, type(policy).__name__) for policy in settings.base.policies] == [("runs", "Runs")]
-    assert lines(folder, "[[policy]]\nuse = 'bad'")[0].endswith("ZeroDivisionError: division by zero; fix the module")
 
 
 def test_replaced_upstreams(folder: Path) -> None:
@@ -343,15 +223,6 @@ def test_environment_is_checked(folder: Path, port: str) -> None:
     assert loaded(folder, "", empty) == loaded(folder, "")
 
 
-def test_profile_names_ignore_case(folder: Path) -> None:
-    """Profile names ignore case and spaces; a profile without a table is the base chain."""
-    settings = loaded(folder, "[profile.'My Own']\ntemperature = 1")
-
-    assert settings.default_access.profile(" my own ").temperature == 1
-    assert settings.default_access.profile("balanced").name == "balanced"
-    assert settings.default_access.profile("nope") is settings.default_access.profile("") is settings.base
-
-
 def test_byte_order_mark(folder: Path) -> None:
     """A UTF-8 byte order mark is accepted; another encoding is a fault."""
     (folder / "bom.toml").write_bytes(b"\xef\xbb\xbf[server]\nport = 3\n")
@@ -381,55 +252,3 @@ def test_missing_secrets_and_certificates(folder: Path) -> None:
     )
     assert empty[2].startswith("F: upstream[0].ca: cannot load certificates from 'not.pem': ")
     assert empty[2].endswith(cure)
-
-
-def test_upstream_models_need_prices(folder: Path) -> None:
-    """A budget in dollars needs a price for each model name configured at an upstream."""
-    text = "[[upstream]]\nbase_url = 'http://h/v1'\nmodel = 'a'\nmodels = { a = 'b', c = 'd' }\n"
-    text += "[[policy]]\nuse = 'budget'\nusd = 1\n[prices.d]\ninput = 1\noutput = 1\n"
-
-    cure = 'add [prices."b"] with input and output, in dollars per million tokens'
-    assert lines(folder, text, upstream=None) == [
-        f"F: prices: no price for model 'b', which the budget 'budget' needs; {cure}"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        ("    async def admitt(self, call): ...", "Rules.admitt is never called; did you mean admit?"),
-        ("    def admit(self, call): ...", "Rules.admit is awaited; write `async def admit`"),
-        ("    async def retry(self, call, failure): ...", "Rules.retry is called without await; write `def retry`, without async"),
-        ("    def open(self, services): ...", "Rules.open is never called; it is now called start"),
-        ("    lowers = ('x',)\n    async def admit(self, call): ...", "Rules.lowers has no effect; it is now called tightened_by_profiles"),
-    ],
-)  # fmt: skip
-def test_mistakes_of_a_policy_class(folder: Path, body: str, problem: str) -> None:
-    """A wrong method is a fault of the policy's `use`, with the cure."""
-    (folder / "check_rules.py").write_text(f"from policies import Policy\nclass Rules(Policy, frozen=True):\n{body}\n")
-    (line,) = lines(folder, "[[policy]]\nuse = 'check_rules:Rules'")
-
-    assert line.startswith("F: policy[0].use: ")
-    assert problem in line
-
-
-def test_one_running_object_for_all_profiles(folder: Path) -> None:
-    """A policy that runs once for all profiles cannot have other options in one of them."""
-    rules = POLICY_MODULE.replace("    runs_once = False\n", "")
-    (folder / "check_rules.py").write_text(rules)
-    text = "[[policy]]\nuse = 'check_rules:Runs'\n[profile.x]\nRuns = { most = 3 }"
-    (line,) = lines(folder, text)
-
-    assert line.startswith("F: profile.x.Runs.most: cannot differ between profiles")
-    assert "they share one running object: set it in [[policy]] instead, or give " in line
-    assert line.endswith("runs_once = False")
-
-
-@pytest.mark.parametrize("name", ["policies.py", "sidecar.py"])
-def test_files_with_our_names(folder: Path, name: str) -> None:
-    """A file beside the configuration that has the name of one of our packages is refused, with the cure."""
-    (folder / name).write_text("")
-    (line,) = lines(folder, "[[policy]]\nuse = 'rate'\nrequests = 1")
-
-    assert line.startswith(f"F: policy: {name} beside the configuration has the name of a package")
-    assert f"rename {name}, for example to my_{name}" in line

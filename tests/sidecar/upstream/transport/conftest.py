@@ -1,11 +1,14 @@
-"""Transports run on both event loops."""
+"""Transports run on both event loops; a suite that uses `transport` runs over each kind of transport."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import trustme
+from both_transports import AnyTransport, httpx_own, own
 from event_loops import BACKEND_NAMES, BACKENDS
 
 
@@ -19,3 +22,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
+
+
+@pytest.fixture(params=[own, httpx_own], ids=["http", "httpx"])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[AnyTransport]:
+    made = request.param()
+    yield made
+    await made.aclose()
+    assert made.open_count == 0
+    assert not [task for task in asyncio.all_tasks() if "_pump" in repr(task) or "_query" in repr(task)]
