@@ -84,9 +84,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         """Add a decision of a policy to the call's record, such as "kept 6 of 14 messages".
 
         It must not quote prompts or keys. A call keeps its first 16 notes, 200 characters of each; the record has them
-        without characters that are not printable.
+        without characters that are not printable. Raises `TypeError` for another type than a string.
         """
-        if len(self.notes) < MAX_NOTES:
+        if not isinstance(text, str):
+            msg = f"call.note got a {type(text).__name__}; pass a string"
+            raise TypeError(msg)
+        if len(self.notes) < MAX_NOTES and text.strip():
             self.notes.append(text[:MAX_NOTE_LENGTH])
 
     @property

@@ -69,7 +69,11 @@ class AnswerBody:
         if not self._streams:
             to(await self._read_whole())
             return
-        if self._deliver_arrived(self._response.take(), to):
+        try:
+            waits = self._deliver_arrived(self._response.take(), to)
+        except StopIteration as error:
+            raise _stop_iteration(error) from None
+        if waits:
             await self._deliver_arriving(to)
         if (broken := self._broken) is not None:
             self._broken = None  # else the traceback of the error would refer to the error: a reference cycle
@@ -90,8 +94,8 @@ class AnswerBody:
                 if self._deliver_arrived(data, to):
                     return
                 done.set_result(None)
-            except StopIteration as error:  # a future refuses it (PEP 479)
-                done.set_exception(RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__))
+            except StopIteration as error:
+                done.set_exception(_stop_iteration(error))
             except BaseException as error:  # noqa: BLE001  # raised by `await done` below
                 done.set_exception(error)
             response.on_data = None
@@ -204,6 +208,11 @@ class AnswerBody:
         if self.reading.has_output:
             return interrupted(self._request, str(error))
         return broken_off(error, self._request)
+
+
+def _stop_iteration(error: StopIteration) -> RuntimeError:
+    """Return what replaces the policy's *error*, which neither a future nor a coroutine passes on (PEP 479)."""
+    return RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__)
 
 
 def _decoder(response: UpstreamResponse, request: httpx.Request) -> Decode | None:

@@ -23,6 +23,17 @@ def test_notes_are_bounded() -> None:
     assert len(call.notes) == 16
 
 
+def test_note_is_a_string() -> None:
+    """A note of another type is an error of the policy that made it; an empty one is left out."""
+    call = make_call("hi")
+    with pytest.raises(TypeError, match=r"call\.note got a bytes; pass a string"):
+        call.note(b"kept 6 of 14 messages")  # type: ignore[arg-type]  # the mistake that is tested
+    for _ in range(100):
+        call.note("\n")
+    call.note("kept 6 of 14 messages")
+    assert call.notes == ["kept 6 of 14 messages"]
+
+
 def test_calls_share_no_state() -> None:
     """State and notes belong to one call."""
     first, second = make_call("hi"), make_call("hi")

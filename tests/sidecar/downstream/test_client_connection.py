@@ -168,26 +168,35 @@ async def test_stop_wins_over_an_upstream_error_behind_it(
 
 
 @KINDS
-async def test_failing_policy_is_an_internal_error(tmp_path: Path, kind: type[asyncio.Protocol]) -> None:
-    """An exception of a policy is reported as an internal error, not as one of upstream."""
+@pytest.mark.parametrize("late", [False, True], ids=["with the head", "later"])
+async def test_failing_policy_is_an_internal_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type[asyncio.Protocol], *, late: bool
+) -> None:
+    """An exception of a policy is reported as an internal error, not as one of upstream; the log names its function."""
     shown = asyncio.Event()
 
     async def pauses(connection: Connection) -> None:
-        await connection.send(HEAD)
-        await connection.chunk(token("a"))
-        await shown.wait()
-        await connection.chunk(token("c"))
+        if late:
+            await connection.send(HEAD)
+            await connection.chunk(token("a"))
+            await shown.wait()
+            await connection.chunk(token("c"))
+        else:
+            events = token("c")
+            await connection.send(HEAD + b"%x\r\n%b\r\n" % (len(events), events))
         await connection.hang()
 
     async with upstream(pauses) as up, stopping(tmp_path, up, kind) as served:
         client = await served.client()
         await client.post(V1, HI)
-        await client.until(b'"a"')
-        shown.set()
-        answer = await client.until(b"[DONE]")
+        if late:
+            await client.until(b'"a"')
+            shown.set()
+        answer = await client.until(b"internal_error")
         account = await served.account()
 
     assert (b"internal_error" in answer, len(up.requests), account.reserved) == (True, 1, 0)
+    assert "on_event" in caplog.text
 
 
 class Refuses(Policy, frozen=True):
