@@ -145,6 +145,16 @@ class ScriptedStream:
         self._upstream, self._call, self._script, self._reported = upstream, call, list(script), usage
         self.usage = Usage()
 
+    @property
+    def outputs(self) -> int:
+        """The pieces that were sent."""
+        return self.usage.output
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        """Return one event with the finish `length`."""
+        end = piece("", finish="length")
+        return Batch(events=[end], raw=end.raw, last=True)
+
     async def __aenter__(self) -> Self:
         self._upstream.calls.append(msgspec.json.decode(msgspec.json.encode(self._call.body)))
         self.usage = Usage(unreported=1)

@@ -69,6 +69,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     It is `base`, plus `per_token / scale` for each token of the longest possible answer, in tokens, requests or
     micro-dollars. The store may lower the call's ceiling, down to `floor`, to make the claim fit.
 
+    For a call without a ceiling, `answer` tokens of each answer are reserved, and for a stream the reservation grows by as
+    many tokens at a time; 0 reserves `base` alone.
+
     At most `max_identities` client-chosen identities per `identity_group` (the part of the identity that clients cannot
     choose) get their own counter; all others share one overflow counter. An open counter never moves there. 0 is no
     limit.
@@ -84,6 +87,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     floor: int = 0
     max_identities: int = 0
     identity_group: str = ""
+    answer: int = 0
 
     @property
     def scale(self) -> int:

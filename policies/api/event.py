@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from .rejection import Rejection
+
 
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One part of one answer. Do not modify events: `with_text` and `with_payload` return changed copies.
@@ -114,12 +116,15 @@ class Batch:
 
     Most answers are forwarded unchanged, as `raw`. If *events* is a function, it is called on the first use of the
     events.
+
+    `refusal` is set on the last batch of an answer that a limit ended early: its choices have the finish `length`.
     """
 
-    __slots__ = ("_events", "last", "raw")
+    __slots__ = ("_events", "last", "raw", "refusal")
 
     def __init__(self, *, events: list[Event] | Made, raw: bytes = b"", last: bool = False) -> None:
         self._events, self.raw, self.last = events, raw, last
+        self.refusal: Rejection | None = None
 
     @property
     def events(self) -> list[Event]:

@@ -137,13 +137,14 @@ class Policy(
         unit: Unit = "requests",
         per_token: int = 0,
         floor: int = 0,
+        answer: int = 0,
         max_identities: int = DEFAULT_MAX_IDENTITIES,
     ) -> Claim:
         """Return a claim of *amount* for *call* on the limit of this policy, to be returned by `Lease.claims`.
 
         Units are requests, tokens, or micro-dollars with `unit="usd"` (*limit* too). *by* selects the identity that is
         limited. The claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling
-        down to *floor*. Beyond *max_identities* values that clients choose (addresses, models, users), further ones
+        down to *floor*. For a call without a ceiling *answer* tokens are reserved at a time. Beyond *max_identities* values that clients choose (addresses, models, users), further ones
         share one counter.
         """
         name, group = (call.tenant, None) if by == "tenant" else identity(call, by)
@@ -156,6 +157,7 @@ class Policy(
             base=amount,
             per_token=per_token,
             floor=floor,
+            answer=answer,
             max_identities=0 if group is None else max_identities,
             identity_group=group or "",
         )

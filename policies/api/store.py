@@ -99,7 +99,8 @@ class Store(Protocol):
 
         After success, `spent + reserved <= limit` holds for each counter. The ceiling is lowered to `Claim.floor` at most,
         or to *ceiling* itself where that is less. A second call with the same id and *part* reserves nothing and returns the
-        ceiling of the first. Parts after the first add to the same reservation; they raise `ReservationGone` without one.
+        ceiling of the first. Parts after the first (0) add to the same reservation, in the calendar windows that it was made
+        in, also after those have ended; they raise `ReservationGone` without one.
 
         Call it before anything is sent upstream. After a cancellation everything is reserved, or nothing. Raises `StoreDown`.
         """

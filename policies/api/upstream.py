@@ -77,6 +77,20 @@ class Stream(Protocol):
         """The usage of this attempt so far; readable at any time, also before it is entered and after it failed."""
         ...
 
+    @property
+    def outputs(self) -> int:
+        """The output tokens that were read so far, over all choices; an estimate. Read for each batch: it must be cheap."""
+        ...
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        """Return the last batch of an answer that ends here: the finish `length` for each open choice, and the usage.
+
+        *sample* is the JSON object of an event of this answer, whose id and model are used. *prompt_tokens* is the estimate
+        for an upstream that has not reported them. The usage is there only if the client asked for it. The caller delivers
+        nothing else afterwards, and closes the attempt.
+        """
+        ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(

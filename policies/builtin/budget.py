@@ -10,6 +10,7 @@ import msgspec
 from policies.api.call import Call
 from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities
 from policies.api.lease import Lease
+from policies.api.match import longest_match
 from policies.api.policy import Policy
 from policies.api.prompt_size import size_of
 from policies.api.rejection import Rejection
@@ -20,15 +21,25 @@ from policies.api.window import Calendar, Period, zone_of
 
 from .prices import Price, price_of
 
+DEFAULT_ANSWER_TOKENS = 2_048
+MIN_BOUND_TOKENS = 64
+"""Smallest `answer` that `reserve = "bound"` sets as a ceiling: a shorter answer is rarely of use."""
+
+AnswerTokens = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class Budget(Policy, frozen=True):
-    """Reserve the worst case before the call, and charge the actual usage after it.
+    """Reserve the expected cost before the call, and charge the actual usage after it.
 
     The reservation is the prompt plus the ceiling of each requested answer, in tokens, or in dollars by `prices`. A
     model without a price is refused; if upstreams know it by several names, the most expensive one counts.
 
-    If less than that is left, the answer's ceiling is lowered, but not below `floor`: then the call is refused. A call
-    without a ceiling gets `answer`.
+    If less than that is left, the answer's ceiling is lowered, but not below `floor`: then the call is refused.
+
+    A call without a ceiling reserves `answer` tokens (a number, or a table by model). With `reserve = "estimate"` a stream
+    keeps no ceiling: its reservation grows by `answer` tokens at a time, and the stream ends with `length` where there is no
+    room for `floor` more. A call without `stream` gets a ceiling only if less than `answer` is left. With `"bound"` every such
+    call gets `answer` as its ceiling.
 
     With `reserve = "bound"` the prompt counts as the maximum of tokens that any tokenizer can make of it, so spending
     never exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image
@@ -46,12 +57,12 @@ class Budget(Policy, frozen=True):
     by: By = "tenant"
     floor: Annotated[int, msgspec.Meta(ge=1)] = 64
     reserve: Literal["estimate", "bound"] = "estimate"
-    answer: Annotated[int, msgspec.Meta(ge=1)] = 16_384
+    answer: AnswerTokens | dict[str, AnswerTokens] = DEFAULT_ANSWER_TOKENS
     media: Annotated[int, msgspec.Meta(ge=1)] = MEDIA_TOKENS
     identities: Identities = DEFAULT_MAX_IDENTITIES
 
     admit_returns_lease: ClassVar[bool] = True
-    tightened_by_profiles: ClassVar[tuple[str, ...]] = ("tokens", "usd", "answer")
+    tightened_by_profiles: ClassVar[tuple[str, ...]] = ("tokens", "usd")
     fixed_in_profiles: ClassVar[tuple[str, ...]] = (
         *Policy.fixed_in_profiles, "window", "timezone", "by", "prices", "media", "identities",
     )  # fmt: skip
@@ -69,15 +80,27 @@ class Budget(Policy, frozen=True):
         if self.usd is None and self.prices:
             msg = "prices: only a budget in `usd` uses prices; set `usd`, or remove them"
             raise ValueError(msg)
+        least = min([self.answer] if isinstance(self.answer, int) else self.answer.values(), default=MIN_BOUND_TOKENS)
+        if self.reserve == "bound" and least < MIN_BOUND_TOKENS:
+            msg = f'answer: {least} is too short for an answer with reserve = "bound"; use at least {MIN_BOUND_TOKENS}'
+            raise ValueError(msg)
 
     async def admit(self, call: Call) -> Lease | None:
-        """Set a ceiling if the client set none, because the cost would have no bound. Return the lease that claims."""
+        """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""
         if not call.has_completion:
             return None
-        if call.max_tokens is None:
-            call.max_tokens = self.answer
-            call.note(f"set the answer's ceiling to {self.answer} tokens")
+        if self.reserve == "bound" and call.max_tokens is None:
+            call.max_tokens = ceiling = self.expected_answer(call)
+            call.note(f"set the answer's ceiling to {ceiling} tokens")
         return _TokenLease(self, call) if self.usd is None else _DollarLease(self, call)
+
+    def expected_answer(self, call: Call) -> int:
+        """Return `answer` in tokens: that of the longest pattern that matches the model; the largest for several models."""
+        if isinstance(self.answer, int):
+            return self.answer
+        patterns = [longest_match(model, self.answer) for model in call.served_models]
+        any_model = self.answer.get("*", DEFAULT_ANSWER_TOKENS)
+        return max((any_model if pattern is None else self.answer[pattern] for pattern in patterns), default=any_model)
 
 
 class _BudgetLease(Lease):
@@ -124,6 +147,7 @@ class _TokenLease(_BudgetLease):
                 unit="tokens",
                 per_token=call.choices_generated,
                 floor=policy.floor,
+                answer=policy.expected_answer(call),
                 max_identities=policy.identities,
             ),
         )
@@ -150,6 +174,7 @@ class _DollarLease(_BudgetLease):
                 unit="usd",
                 per_token=call.choices_generated * max(price.per_output for price in prices),
                 floor=policy.floor,
+                answer=policy.expected_answer(call),
                 max_identities=policy.identities,
             ),
         )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from policies.api.upstream import Stream
 
     from .call_control import CallControl
-    from .ledger import Reservation
+    from .growth import Growth
+    from .reservation import Reservation
 
 
 NO_USAGE = Usage()
@@ -37,6 +38,11 @@ class End(NamedTuple):
 
 DONE_END = End(Ending.DONE, 200)
 CANCELLED_END = End(Ending.CANCELLED)
+
+
+def end_of_cut(refusal: Rejection) -> End:
+    """Return the end of an answer that was complete up to where *refusal*, of a limit, ended it."""
+    return End(Ending.DONE, 200, refusal.code, "", refusal.message)
 
 
 def end_by(error: Exception) -> End:
@@ -68,6 +74,8 @@ class CallState(msgspec.Struct, eq=False):
     counted: set[str] = set()
     leases: list[Lease] = []
     """Those that look at events or are settled."""
+    growth: Growth | None = None
+    """Reserves the rest of a stream without a ceiling; None for any other call."""
     stream: Stream | None = None
     attempt_begun: float = 0.0
     """When the attempt that runs began, by `services.monotonic`."""

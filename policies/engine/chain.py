@@ -24,16 +24,19 @@ from policies.api.failure import Failure, GiveUp, Retry
 from policies.api.lease import Lease, Outcome
 from policies.api.policy import Policy
 from policies.api.services import Services
-from policies.api.upstream import Stream, Upstream, UpstreamError
+from policies.api.upstream import Upstream, UpstreamError
 from policies.api.usage import Usage
 
 from .call_control import CallControl
-from .call_state import CANCELLED_END, DONE_END, CallState, end_by
+from .call_state import CANCELLED_END, DONE_END, CallState, end_by, end_of_cut
+from .delivery import deliver
 from .error_report import HookMisuse, error_report, not_configured, returned
 from .event_filters import EventFilters
+from .growth import Growth
 from .leases import claims_of, keep, keep_entered
-from .ledger import Ledger, Reservation
+from .ledger import Ledger
 from .members import Member, Members
+from .reservation import Reservation
 from .retry_budget import RetryBudgets
 from .sink import BatchSink
 
@@ -76,11 +79,13 @@ class Chain:
         try:
             await self._admit(run, admitted)
             last = await self._forward(run, sink)
-            end = DONE_END
+            end = DONE_END if last.refusal is None else end_of_cut(last.refusal)
         except Exception as error:
             end = end_by(error)
             raise
         finally:
+            if run.growth is not None:
+                run.growth.close()
             outcome = run.outcome(end)
             if control is None:
                 await self._settle(run, outcome)
@@ -114,6 +119,8 @@ class Chain:
         if claiming and (claims := claims_of(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
+            if run.hold.step:
+                run.growth = Growth(run.hold, self._ledger.grow, self._services)
         if admitted is not None:
             admitted()
         for member in self._members.entering:
@@ -155,7 +162,7 @@ class Chain:
             try:
                 async with stream:
                     self._count(run)
-                    return await self._deliver(run, stream, filters, sink)
+                    return await deliver(run, stream, filters, sink)
             except UpstreamError as error:
                 spent = run.bank()
                 if error.kind != "unavailable":
@@ -168,42 +175,6 @@ class Chain:
                 run.attempt_failed(error)
                 name, wait = verdict.upstream or name, verdict.after
             await self._services.sleep(wait)
-
-    @staticmethod
-    async def _deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
-        """Write the batches of one attempt to *sink*, through *filters*; return the last one unwritten."""
-        last: Batch | None = None
-        paused = False
-
-        def write(batch: Batch) -> bool:
-            nonlocal last, paused
-            shown = filters.apply(batch) if filters else batch
-            if not run.started:
-                run.started, run.first_output = True, run.services.monotonic()
-            if shown.last:
-                last = shown
-                return False
-            paused = not sink.write_nowait(shown)
-            return not paused
-
-        try:
-            while True:
-                paused = False
-                try:
-                    await stream.deliver(write)
-                except UpstreamError:
-                    if last is None:  # else a policy had ended the answer before upstream failed
-                        raise
-                if last is not None:
-                    return last
-                if not paused:
-                    msg = "the upstream's stream ended without a last batch"
-                    raise RuntimeError(msg)
-                await sink.drain()
-        except (UpstreamError, anyio.get_cancelled_exc_class()):
-            if filters and run.started and last is None and (held := filters.flush()) is not None:
-                sink.write_nowait(held)
-            raise
 
     def _count(self, run: CallState) -> None:
         """Let the call pay into its upstream's retry budget: once, and not where the breaker never let it through."""

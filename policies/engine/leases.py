@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from policies.api.call import Call
 
     from .call_state import CallState
-    from .ledger import LeasedClaim
     from .members import Member
+    from .reservation import LeasedClaim
 
 MAX_LEASE_CLASSES = 1_024
 """Classes of leases that are remembered; a policy may create classes as it runs."""

@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
 from policies.api.lease import Ending, Lease, Outcome
-from policies.api.policy import StoreFailure
 from policies.api.rejection import Rejection
 from policies.api.store import Grant, StoreDown
 from policies.api.window import Calendar, Sliding
 
 from .error_report import error_report
+from .reservation import LeasedClaim, Reservation, claims_of_leased
 from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
-    from policies.api.call import Call
     from policies.api.services import Services
     from policies.api.usage import Usage
 
 MAX_SENSIBLE_WAIT = 60.0
 """Seconds up to which waiting for a rate is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
 
-_CLAIM_OF_LEASED = itemgetter(0)
-
-
-LeasedClaim: TypeAlias = tuple[Claim, Lease, StoreFailure]
-"""One claim, the lease that charges and refuses it, and what its policy does while the store is down."""
-
-
-class Reservation(msgspec.Struct, eq=False):
-    """What one call has reserved."""
-
-    call: Call
-    claims: Sequence[LeasedClaim]
-    parts: int = 1
-    cost_usd: float | None = None
-    """What the call cost in dollars, set by its settlement; None if no claim of it is in dollars."""
+MAX_LIMIT = 2**53 - 1
+"""A limit that no counter exceeds: a claim with it always fits."""
 
 
 class Ledger:
@@ -63,12 +48,13 @@ class Ledger:
         reservation that may have reached the store nevertheless is released later.
         """
         call = hold.call
+        claims: list[Claim] = claims_of_leased(hold.claims)
         ceiling = call.max_tokens or 0
+        expected = ceiling or expected_answer(claims)
         if self._settlements.pending:
             await self._settlements.catch_up()
-        claims: list[Claim] = list(map(_CLAIM_OF_LEASED, hold.claims))
         try:
-            grant = await self._store.reserve(call.id, claims, ceiling)
+            grant = await self._store.reserve(call.id, claims, expected)
         except StoreDown as error:
             if error.taken:
                 self._settlements.add(Settlement(call.id, None))
@@ -76,7 +62,8 @@ class Ledger:
             return
         call.standings = list(zip(claims, grant.standings, strict=True))
         if grant.refused is not None:
-            raise _refusal(hold, grant, grant.refused)
+            raise _refusal(hold.claims, grant, grant.refused)
+        hold.ceiling = grant.ceiling
         if ceiling:
             # Set also if nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
@@ -84,6 +71,31 @@ class Ledger:
                 call.note(
                     f"lowered the answer's ceiling from {ceiling} to {grant.ceiling} tokens, which the limits have left"
                 )
+        elif expected and call.stream:
+            hold.step = expected
+        elif grant.ceiling < expected:
+            call.max_tokens = grant.ceiling
+            call.note(f"set the answer's ceiling to {grant.ceiling} tokens, which the limits have left")
+
+    async def grow(self, hold: Reservation) -> Rejection | int:
+        """Reserve up to `hold.step` more output tokens, over all answers together; return how many, or the refusal.
+
+        They are reserved from all limits that depend on the answer's length, in the windows of the first reservation. A
+        repeated call after an error reserves nothing twice. Raises `StoreDown`, or `ReservationGone` if the store has charged
+        the reservation.
+        """
+        many = hold.call.choices_generated
+        growing = [
+            (msgspec.structs.replace(claim, base=0, per_token=-(-claim.per_token // many)), lease, when_store_fails)
+            for claim, lease, when_store_fails in hold.claims
+            if claim.per_token
+        ]
+        claims = claims_of_leased(growing)
+        grant = await self._store.reserve(hold.call.id, claims, hold.step, part=hold.parts)
+        if grant.refused is not None:
+            return _refusal(growing, grant, grant.refused)
+        hold.later_parts.append((claims, grant.ceiling))
+        return grant.ceiling
 
     async def top_up(self, hold: Reservation, broken: Usage) -> bool:
         """Reserve what a *broken* attempt has cost, at least the prompt, in addition to what the next one may cost.
@@ -101,8 +113,10 @@ class Ledger:
             grant = await self._store.reserve(hold.call.id, claims, part=hold.parts)
         except StoreDown:
             return False
-        hold.parts += grant.refused is None
-        return grant.refused is None
+        if grant.refused is not None:
+            return False
+        hold.later_parts.append((claims, 0))
+        return True
 
     async def settle(self, hold: Reservation, outcome: Outcome) -> None:
         """Settle *hold*: a call that was refused before its first attempt costs nothing, any other what it used."""
@@ -126,6 +140,30 @@ class Ledger:
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
         await self._settlements.send(call.id, charges, refund=usage.exact)
+        if hold.is_charged:
+            await self._charge_rest(hold, charges)
+
+    async def _charge_rest(self, hold: Reservation, charges: dict[str, int]) -> None:
+        """Charge what exceeds a reservation that the store has charged already, by a reservation of its own.
+
+        The settlement before it had no effect. What the store does not take is logged and lost.
+        """
+        reserved = hold.amounts
+        rest = {key: more for key, charge in charges.items() if (more := charge - reserved.get(key, 0)) > 0}
+        claims = [
+            msgspec.structs.replace(claim, base=rest[claim.key], per_token=0, limit=MAX_LIMIT)
+            for claim, _, _ in hold.claims
+            if claim.key in rest
+        ]
+        if not claims:
+            return
+        name = f"{hold.call.id}.rest"
+        try:
+            await self._store.reserve(name, claims)
+            await self._settlements.send(name, rest)
+        except StoreDown as error:
+            lost = ", ".join(f"{claim.base} {claim.unit}" for claim in claims)
+            self._services.log.error("call %s: its last %s could not be charged: %s", hold.call.id, lost, error)  # noqa: TRY400
 
     def _charge(self, hold: Reservation, lease: Lease, claim: Claim, usage: Usage) -> int:
         """Return what *usage* costs, or what was reserved for it where `charge` fails."""
@@ -148,8 +186,13 @@ class Ledger:
         hold.claims = ()
 
 
-def _refusal(hold: Reservation, grant: Grant, index: int) -> Rejection:
-    claim, lease, _ = hold.claims[index]
+def expected_answer(claims: Sequence[Claim]) -> int:
+    """Return the tokens to reserve for each answer of a call without a ceiling; 0 if no claim depends on its length."""
+    return min((claim.answer for claim in claims if claim.answer and claim.per_token), default=0)
+
+
+def _refusal(claims: Sequence[LeasedClaim], grant: Grant, index: int) -> Rejection:
+    claim, lease, _ = claims[index]
     standing = grant.standings[index]
     rejection = lease.refusal(claim, standing)
     wait = max(0.0, standing.resets_at - grant.now)

@@ -126,6 +126,9 @@ class MemoryStore(CounterStore[_Row]):
         parts = self._reservations.setdefault(call_id, {})
         return parts.setdefault(part, (ceiling, taken))[1] is taken
 
+    def _first_part(self, call_id: str) -> Sequence[Taken]:
+        return self._reservations.get(call_id, {}).get(0, (0, ()))[1]
+
     def _recorded_ceiling(self, call_id: str, part: int) -> int | None:
         recorded = self._reservations.get(call_id, {}).get(part)
         return None if recorded is None else recorded[0]

@@ -14,7 +14,7 @@ from sidecar.wire.limit_headers import Header, limit_headers
 from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, PING_EVENT, START_EVENT, token_event
 
 from .client_connection import Head
-from .client_errors import chat_body, chat_event, chat_status, openai_body, openai_event
+from .client_errors import chat_body, chat_event, chat_status, error_for_rejection, openai_body, openai_event
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -155,7 +155,9 @@ class ChatNestResponse(EventStreamResponse):
                 if event.index == self._index:
                     tokens.append(token_event(text))
         body = b"".join(tokens)
-        return body + DONE_EVENT if batch.last else body
+        if not batch.last:
+            return body
+        return body + (DONE_EVENT if batch.refusal is None else chat_event(error_for_rejection(batch.refusal)))
 
     def _error_events(self, error: ClientError) -> bytes:
         return chat_event(error)

@@ -10,6 +10,7 @@ from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_exception, timed_out, unavailable
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
+from sidecar.wire.answer_end import cut_batch
 
 from .answer_body import AnswerBody, Deliver
 from .circuit_breaker import BreakerOpen
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from policies.api.call import Call
+    from policies.api.event import Batch
     from sidecar.upstream.transport.response import UpstreamResponse
 
     from .circuit_breaker import Permit
@@ -68,6 +70,18 @@ class Attempt:
         usage = PROMPT_ONLY if body is None else body.reading.usage
         exact = self._streams or self._failed or (body is not None and body.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
+
+    @property
+    def outputs(self) -> int:
+        """See `policies.api.upstream.Stream.outputs`."""
+        return 0 if self._body is None else self._body.reading.outputs
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        """See `policies.api.upstream.Stream.cut_off`."""
+        assert self._body is not None  # for the type: an answer that is cut off has begun
+        reading = self._body.reading
+        usage = reading.usage if reading.shows_usage else None
+        return cut_batch(sample, reading.open_choices, usage, prompt_tokens)
 
     async def __aenter__(self) -> Self:
         try:

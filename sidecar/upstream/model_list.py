@@ -25,9 +25,14 @@ class ModelListAttempt:
     """See `policies.api.upstream.Stream`: one batch, the JSON list as upstream sent it."""
 
     usage = Usage()
+    outputs = 0
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        """Raise `NotImplementedError`: a list is one batch and reserves no tokens."""
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

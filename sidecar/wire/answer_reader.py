@@ -85,6 +85,11 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         return bool(self._seen) and len(self._finished) == len(self._seen)
 
     @property
+    def open_choices(self) -> list[int]:
+        """The indices of the choices that have not finished, also of those that have not begun."""
+        return sorted((self._seen | set(range(self.answers))) - self._finished)
+
+    @property
     def usage(self) -> Usage:
         """Upstream's report where there is one, else the tokens read; a broken stream's report is a lower bound."""
         return self._report.usage(self.outputs, complete=self.done or self.finished)

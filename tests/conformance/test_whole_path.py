@@ -131,7 +131,7 @@ async def test_plain_answer_is_upstreams_body(tmp_path: Path) -> None:
 
     assert (status, headers["content-type"]) == (200, "application/json")
     assert json.loads(body)["odd"] == 1
-    assert asked == HI | {"logit_bias": {"50256": -100}, "max_tokens": 16384}
+    assert asked == HI | {"logit_bias": {"50256": -100}}
 
 
 async def test_header_selects_chat_nest_events(tmp_path: Path) -> None:
@@ -248,7 +248,8 @@ async def test_refused_fields_are_left_out(tmp_path: Path) -> None:
         else:
             await connection.stream("ok")
 
-    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+    bound = '[[policy]]\nuse = "budget"\ntokens = 100_000\nreserve = "bound"\nanswer = 16_384'
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, bound)) as served:
         for _ in range(2):
             status, _, body = await served.post("/v1/chat/completions", HI | {"stream": True})
             assert (status, body.count(b"ok")) == (200, 1)

@@ -58,7 +58,7 @@ class CounterStore(ABC, Generic[RowT]):
         return round(self._clock() * MICROSECONDS_PER_SECOND)
 
     def _reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int, now: int) -> Grant:
-        counters = self._claimed_counters(claims, now)
+        counters = self._claimed_counters(claims, now, self._first_part(call_id) if part else ())
         distinct = len(set(map(_COUNTER_KEY, counters))) == len(counters)
         granted, refused = fitting_ceiling(counters, ceiling, distinct=distinct)
         seconds = now / MICROSECONDS_PER_SECOND
@@ -81,7 +81,10 @@ class CounterStore(ABC, Generic[RowT]):
                 each.used += amount
         return Grant(granted, self._standings(counters, now), seconds)
 
-    def _claimed_counters(self, claims: Sequence[Claim], now: int) -> Sequence[ClaimedCounter[RowT]]:
+    def _claimed_counters(
+        self, claims: Sequence[Claim], now: int, first: Sequence[Taken] = ()
+    ) -> Sequence[ClaimedCounter[RowT]]:
+        """Return the counter of each of *claims*. Those that the *first* part took from are counted where it was."""
         counters: list[ClaimedCounter[RowT]] = []
         rows, missing = self._rows, False
         for claim in claims:
@@ -94,6 +97,8 @@ class CounterStore(ABC, Generic[RowT]):
             row = rows.get((key, start))
             missing = missing or row is None
             counters.append(ClaimedCounter(claim, key, key, start, ends, now, now, row))
+        if first:
+            self._move_to_first(counters, first)
         if missing:
             self._load_rows([each for each in counters if each.row is None])
         for counter in counters:
@@ -105,6 +110,15 @@ class CounterStore(ABC, Generic[RowT]):
                 if counter.start == SLIDING_START:
                     self._advance(counter, row, counter.ends - now)
         return counters
+
+    def _move_to_first(self, counters: Sequence[ClaimedCounter[RowT]], first: Sequence[Taken]) -> None:
+        """Point calendar *counters* at the counter and the window that the *first* part of the reservation took from."""
+        taken = {key: (counter, start) for key, counter, start, _, _ in first if start != SLIDING_START}
+        for each in counters:
+            at = taken.get(each.claim_key)
+            if at is None or (row := self._find_row(*at)) is None:
+                continue
+            (each.counter, each.start), each.row, each.ends = at, row, row.ends
 
     def _assign_counter(self, counter: ClaimedCounter[RowT], now: int) -> RowT | None:
         """Give an identity without a counter one of its own, or the overflow counter of its group; return its row."""
@@ -211,6 +225,10 @@ class CounterStore(ABC, Generic[RowT]):
     @abstractmethod
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
         """Record a part of a reservation; return False if it is recorded already."""
+
+    @abstractmethod
+    def _first_part(self, call_id: str) -> Sequence[Taken]:
+        """Return what the first part of a reservation took; nothing where there is no reservation."""
 
     @abstractmethod
     def _recorded_ceiling(self, call_id: str, part: int) -> int | None:

@@ -2,6 +2,7 @@
 -- ARGV: now or '', owner, call, part, ceiling, number of claims; for each its key, start of the window (or -1), end of the
 -- window (or length of the sliding one), limit, base, per_token, scale, floor, bucket (of a sliding window, or 0),
 -- max_identities (or 0), group key, overflow key.
+-- Calendar claims of a further part are counted in the counters and windows that the first part took from.
 -- Returns 0, now, ceiling, index of the refused claim (from 0, or -1), then used and resets_at of each claim;
 -- or 1, now if a window is not the current one; or 2, now if the call has ended.
 local now, owner, call, part = current_time(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
@@ -143,15 +144,34 @@ local function answer(claims, granted, refused)
   return reply
 end
 
-local claims = {}
-for index = 0, count - 1 do
-  local claim = claim_at(index)
-  if claim.start ~= SLIDING and (now < claim.start or now >= claim.ends) then return {1, now} end
-  claims[#claims + 1] = claim
+-- The counter and the window of each calendar claim of the first part, by the claim's key. One whose counter has expired is
+-- left out: it is counted in the current window.
+local function first_part(packed)
+  local found = {}
+  for _, took in ipairs(packed and cmsgpack.unpack(packed)[2] or {}) do
+    if took[3] ~= SLIDING then
+      local ends = redis.call('HGET', calendar_key(took[3], took[2]), 'e')
+      if ends then found[took[1]] = {counter = took[2], start = took[3], ends = tonumber(ends)} end
+    end
+  end
+  return found
 end
+
 local reservation = P .. 'h:' .. call
 if redis.call('EXISTS', P .. 'x:' .. call) == 1 or (part ~= '0' and redis.call('EXISTS', reservation) == 0) then
   return {2, now}
+end
+local first = part == '0' and {} or first_part(redis.call('HGET', reservation, '0'))
+local claims = {}
+for index = 0, count - 1 do
+  local claim = claim_at(index)
+  local taken = claim.start ~= SLIDING and first[claim.key]
+  if taken then
+    claim.counter, claim.start, claim.ends, claim.max_identities = taken.counter, taken.start, taken.ends, 0
+  elseif claim.start ~= SLIDING and (now < claim.start or now >= claim.ends) then
+    return {1, now}
+  end
+  claims[#claims + 1] = claim
 end
 for _, claim in ipairs(claims) do read(claim) end
 local known = redis.call('HGET', reservation, part)

@@ -78,10 +78,9 @@ class SQLiteStore(CounterStore[SQLiteRow]):
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         arguments = call_id, claims, ceiling, part
-        grant: Grant | None
         group = self._group_commit
         if group.queued or (self._running and group.should_queue()):
-            grant = await group.submit(self._reserve_in_file, arguments)
+            grant: Grant | None = await group.submit(self._reserve_in_file, arguments)
         else:
             grant = self._execute_now(self._reserve_in_file, arguments)
         if grant is None:
@@ -242,9 +241,12 @@ class SQLiteStore(CounterStore[SQLiteRow]):
             self._reservations[call_id] = part + 1, [*cached, *taken]
         return True
 
+    def _first_part(self, call_id: str) -> Sequence[Taken]:
+        row = self._database.execute("SELECT took FROM hold WHERE call = ? AND part = 0", (call_id,)).fetchone()
+        return () if row is None else _TAKEN_DECODER.decode(row[0])
+
     def _recorded_ceiling(self, call_id: str, part: int) -> int | None:
-        select = "SELECT ceiling FROM hold WHERE call = ? AND part = ?"
-        row = self._database.execute(select, (call_id, part)).fetchone()
+        row = self._database.execute("SELECT ceiling FROM hold WHERE call = ? AND part = ?", (call_id, part)).fetchone()
         return None if row is None else row[0]
 
     def _remove_reservation(self, call_id: str) -> Sequence[Taken]:

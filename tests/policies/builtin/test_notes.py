@@ -29,5 +29,5 @@ async def test_built_in_policies_note_their_changes() -> None:
     assert call.notes == []
 
     call = make_call("hi")
-    await serve([Budget(name="b", tokens=80_000)], call)
-    assert call.notes == ["set the answer's ceiling to 16384 tokens"]
+    await serve([Budget(name="b", tokens=80_000, reserve="bound")], call)
+    assert call.notes == ["set the answer's ceiling to 2048 tokens"]

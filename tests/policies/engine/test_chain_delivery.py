@@ -182,9 +182,13 @@ class Callbacks:
     """The attempt of `FromAnotherContext`."""
 
     usage = Usage(output=1)
+    outputs = 0
 
     def __init__(self, texts: list[str], context: Context) -> None:
         self._texts, self._context = texts, context
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

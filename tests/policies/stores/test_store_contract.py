@@ -126,6 +126,22 @@ async def test_settlement_charges_the_window_of_the_reservation(store: Store, cl
     assert await totals(store) == [(50, 0)]
 
 
+async def test_further_part_is_counted_in_the_window_of_the_first(store: Store, clock: FakeClock) -> None:
+    """A part that is reserved after midnight takes from the day of the first part, and the settlement charges that day."""
+    clock.advance(DAY_SECONDS - clock.now % DAY_SECONDS - 600)
+    await reserve(store, "1", budget(100, 60))
+    clock.advance(1200)
+    assert (await reserve(store, "2", budget(100, 90))).refused is None
+    assert (await reserve(store, "1", budget(100, 41), part=1)).refused == 0
+    grant = await reserve(store, "1", budget(100, 0, per_token=1), ceiling=50, part=1)
+    assert (grant.refused, grant.ceiling, grant.standings[0].used) == (None, 40, 100)
+    assert await totals(store) == [(0, 90)]
+    await store.settle("1", {budget(1).key: 95})
+    assert await totals(store) == [(0, 90)]
+    clock.advance(-1200)
+    assert await totals(store) == [(95, 0)]
+
+
 async def test_release_gives_everything_back(store: Store) -> None:
     """A release gives back all that was reserved, from sliding windows too."""
     await reserve(store, "1", rate(1), budget(100, 100))

@@ -71,11 +71,14 @@ class StoreMachine(RuleBasedStateMachine):
     def minute(self) -> float:
         return self.clock.now // 60 * 60
 
-    def reserved(self) -> int:
-        return sum(size for parts in self.reservations.values() for minute, size in parts if minute == self.minute)
+    def reserved(self, of: float) -> int:
+        return sum(size for parts in self.reservations.values() for minute, size in parts if minute == of)
 
     def used(self) -> int:
-        return self.reserved() + self.spent.get(self.minute, 0)
+        return self.used_in(self.minute)
+
+    def used_in(self, minute: float) -> int:
+        return self.reserved(minute) + self.spent.get(minute, 0)
 
     def recent(self) -> int:
         return sum(1 for moment in self.moments.values() if moment > self.clock.now - WINDOW)
@@ -106,13 +109,13 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), base=st.integers(0, 40))
     def top_up(self, data: st.DataObject, base: int) -> None:
-        """Add a part to a reservation."""
+        """Add a part to a reservation, in the minute of its first part."""
         call = data.draw(st.sampled_from(sorted(self.reservations)))
-        part = len(self.reservations[call])
+        part, first = len(self.reservations[call]), self.reservations[call][0][0]
         grant = self.run(self.store.reserve(call, [budget(base)], part=part))
-        assert (grant.refused is None) == (self.used() + base <= LIMIT)
+        assert (grant.refused is None) == (self.used_in(first) + base <= LIMIT)
         if grant.refused is None:
-            self.reservations[call].append((self.minute, base))
+            self.reservations[call].append((first, base))
 
     @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), charge=st.integers(0, 150), refund=st.booleans())
@@ -180,7 +183,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         now = [(x.spent, x.reserved) for x in self.run(self.store.accounts())]
         spent = self.spent.get(self.minute, 0)
-        assert now in ([(spent, self.reserved())], [] if self.reserved() == spent == 0 else None)
+        assert now in ([(spent, self.reserved(self.minute))], [] if self.reserved(self.minute) == spent == 0 else None)
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):

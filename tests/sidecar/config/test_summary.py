@@ -37,7 +37,7 @@ def test_shipped_settings(tmp_path: Path) -> None:
         'chain     rate: requests = 60, window = 60, by = "tenant"',
         '          trim: max_messages = 20, only = { path = "/api/chat" }',
         '          max_tokens: output = 4_096, request = 16_000, only = { path = "/api/chat" }',
-        '          budget: tokens = 500_000, answer = 16_384, window = "day", by = "tenant"',
+        '          budget: tokens = 500_000, window = "day", by = "tenant"',
         "          fallback",
         "          retry: attempts = 3",
         "profiles  balanced, constrained, expanded",

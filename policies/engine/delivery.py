@@ -1,0 +1,100 @@
+"""Write the batches of one attempt to the client: through the leases' filters, within the growing reservation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from policies.api.rejection import Rejection
+from policies.api.upstream import UpstreamError
+
+from .growth import Next
+
+if TYPE_CHECKING:
+    from policies.api.event import Batch
+    from policies.api.upstream import Stream
+
+    from .call_state import CallState
+    from .event_filters import EventFilters
+    from .growth import Growth
+    from .sink import BatchSink
+
+
+async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
+    """Write the batches of *stream* to *sink*, through *filters*; return the last one unwritten.
+
+    An answer whose reservation is used up, and cannot grow, is ended there. Raises `UpstreamError`, what a lease raises, and
+    `Rejection` if the store does not answer. After a cancellation or an error, text that a lease holds back is written.
+    """
+    last: Batch | None = None
+    paused = False
+    growth, next_step, newest = run.growth, Next.GO_ON, None
+
+    def write(batch: Batch) -> bool:
+        nonlocal last, paused, next_step, newest
+        shown = filters.apply(batch) if filters else batch
+        if not run.started:
+            run.started, run.first_output = True, run.services.monotonic()
+        if shown.last:
+            last = shown
+            return False
+        paused = not sink.write_nowait(shown)
+        if growth is not None and stream.outputs >= growth.ask_at:
+            next_step, newest = growth.advance(stream.outputs), batch
+            return next_step is Next.GO_ON and not paused
+        return not paused
+
+    def flush_held() -> None:
+        if filters and run.started and last is None and (held := filters.flush()) is not None:
+            sink.write_nowait(held)
+
+    try:
+        while True:
+            paused = False
+            try:
+                await stream.deliver(write)
+            except UpstreamError:
+                if last is None:  # else a policy had ended the answer before upstream failed
+                    raise
+            if last is not None:
+                return last
+            if growth is not None and next_step is not Next.GO_ON:
+                assert newest is not None  # for the type: it is set with `next_step`
+                try:
+                    goes_on = await _may_go_on(growth, stream, next_step)
+                except Rejection:
+                    flush_held()
+                    raise
+                if not goes_on:
+                    return _cut_off(run, stream, newest, filters)
+                next_step = Next.GO_ON
+            elif not paused:
+                msg = "the upstream's stream ended without a last batch"
+                raise RuntimeError(msg)
+            await sink.drain()
+    except (UpstreamError, anyio.get_cancelled_exc_class()):
+        flush_held()
+        raise
+
+
+async def _may_go_on(growth: Growth, stream: Stream, next_step: Next) -> bool:
+    """Wait where the reservation must grow first; return False if it cannot. Raises `Rejection`."""
+    while next_step is Next.WAIT:
+        await growth.wait()
+        next_step = growth.advance(stream.outputs) if stream.outputs >= growth.ask_at else Next.GO_ON
+    return next_step is Next.GO_ON
+
+
+def _cut_off(run: CallState, stream: Stream, newest: Batch, filters: EventFilters | None) -> Batch:
+    """Return the last batch of an answer that ends after the *newest* one, because a limit has no room for more."""
+    assert run.growth is not None  # for the type: only a growing reservation can be used up
+    call, size = run.call, run.call.size
+    prompt = 0 if size is None else run.services.tokens.estimate(call.model, size)
+    sample = next((event.payload for event in reversed(newest.events) if event.payload), b"")
+    cut = stream.cut_off(sample, prompt)
+    shown = filters.apply(cut) if filters else cut
+    shown.refusal = refusal = run.growth.refusal
+    refusal.final, refusal.retry_after = True, None
+    call.note("ended the answer: the limits have no room for more")
+    return shown
