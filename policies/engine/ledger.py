@@ -188,7 +188,12 @@ class Ledger:
 
 def expected_answer(claims: Sequence[Claim]) -> int:
     """Return the tokens to reserve for each answer of a call without a ceiling; 0 if no claim depends on its length."""
-    return min((claim.answer for claim in claims if claim.answer and claim.per_token), default=0)
+    expected = 0
+    for claim in claims:  # a generator costs more
+        answer = claim.answer
+        if answer and claim.per_token and (not expected or answer < expected):
+            expected = answer
+    return expected
 
 
 def _refusal(claims: Sequence[LeasedClaim], grant: Grant, index: int) -> Rejection:

@@ -7,7 +7,7 @@ import anyio.lowlevel
 import pytest
 from growing import PROMPT, Gate, PartStore, budget, finish_of, running, streamed
 
-from policies import Batch, Budget, StoreDown
+from policies import Batch, Budget, RetryClassifier, StoreDown, UpstreamError
 from policies.builtin.prices import Price
 from policies.engine import growth
 from policies.engine.chain import Chain
@@ -237,3 +237,14 @@ async def test_bound_sets_a_ceiling() -> None:
         Budget(name="b", tokens=90_000, reserve="bound", answer=63)
     with pytest.raises(ValueError, match="answer: 63 is too short"):
         Budget(name="b", tokens=90_000, reserve="bound", answer={"*": 2_048, "small": 63})
+
+
+async def test_stream_grows_after_a_retry(store: PartStore, clock: FakeClock) -> None:
+    """A stream whose first attempt cost its prompt grows beside what that attempt has reserved."""
+    failed = UpstreamError(RuntimeError("cut"), "server", worked=True)
+    services = make_services(clock=clock, store=store)
+    upstream = ScriptedUpstream([failed], ["x"] * 60)
+    served = await serve([budget(1_000), RetryClassifier(name="r")], make_call("hi", services=services), upstream)
+    assert (len(served.text), finish_of(served)) == (60, "stop")
+    assert store.ceilings == [20, 0, 20, 20, 20]
+    assert await store.totals() == (2 * PROMPT + 60, 0)
