@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from policies.api.match import longest_match
+from sidecar.wire.client_headers import SECRET_HEADERS, forwarding_fault, is_header_name
 
 from .proxies import Proxy, has_password, parse_proxy
 
@@ -20,20 +21,9 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Files = Annotated[list[Text], msgspec.Meta(min_length=2, max_length=2)]
 """Two files.  Not a fixed-length tuple: in a union, msgspec 0.22 crashes on a list of another length."""
 
+HeaderNames = Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)]
+
 AUTHORIZATION_HEADER = "authorization"
-SECRET_HEADERS = frozenset(
-    {
-        AUTHORIZATION_HEADER,
-        "proxy-authorization",
-        "cookie",
-        "api-key",
-        "x-api-key",
-        "apikey",
-        "x-goog-api-key",
-        "x-auth-token",
-    }
-)
-"""Headers with secret values: these come from the environment (`headers_env`), never from the file."""
 CONNECTION_HEADERS = frozenset(
     {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive"}
     | {"te", "trailer", "upgrade", "expect", "accept", "accept-encoding"}
@@ -44,7 +34,6 @@ SOCKET_SCHEME = "http+unix://"
 MAX_SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux, in bytes."""
 _SOCKET_URL = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +62,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     *transport* is "module:factory" of an httpx transport that replaces the built-in one.
 
     *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
-    sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header.
+    sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header;
+    where it is set, also `api-key` and `x-api-key`.  *forward_headers* are further headers of clients that are forwarded.
     """
 
     base_url: str
@@ -83,6 +73,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass_authorization: bool | None = None
     headers: dict[str, str] = {}
     headers_env: dict[str, str] = {}
+    forward_headers: HeaderNames = ()
     query: dict[str, str] = {}
     ca: Text | None = None
     client_cert: Text | Files | None = None
@@ -126,6 +117,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.api_key_env is None and self.api_key_header.lower() != AUTHORIZATION_HEADER:
             msg = "api_key_header: no key is configured; name its environment variable in api_key_env, or remove api_key_header"
             raise ValueError(msg)
+        self._check_forwarded_headers()
         self._check_names_of_mappings()
 
     def _check_url(self) -> None:
@@ -208,6 +200,17 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise ValueError(msg)
                 seen.add(header.lower())
 
+    def _check_forwarded_headers(self) -> None:
+        seen = {name.lower() for name in (*self.headers, *self.headers_env, self.api_key_header)}
+        for at, name in enumerate(self.forward_headers):
+            fault = forwarding_fault(name)
+            if fault is None and name.lower() in seen:
+                fault = f"{name!r} is set twice (header names ignore case); remove one of them"
+            if fault is not None:
+                msg = f"forward_headers[{at}]: {fault}"
+                raise ValueError(msg)
+            seen.add(name.lower())
+
     def _check_names_of_mappings(self) -> None:
         if "" in self.query:
             msg = "query: a parameter has an empty name; write it like `query = { name = 'value' }`"
@@ -236,6 +239,8 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
     """Proxy of the setting or of the environment; None for a direct connection."""
     uds: str | None = None
     """Absolute path of the Unix socket; None for TCP."""
+    pass_key_headers: bool = False
+    """Whether the client's key is also forwarded in the headers `api-key` and `x-api-key`."""
     make_transport: Callable[[], Any] | None = None
     """Factory of an httpx transport; None for the built-in one."""
 
@@ -266,7 +271,7 @@ def fits_header(value: str) -> bool:
 
 
 def _check_header(field: str, header: str) -> None:
-    if not _HEADER_NAME.fullmatch(header):
+    if not is_header_name(header):
         msg = f"{field}: {header!r} is not a header name; use letters, digits and dashes"
         raise ValueError(msg)
     if header.lower() in CONNECTION_HEADERS:

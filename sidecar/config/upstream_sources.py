@@ -164,11 +164,12 @@ def _resolved(settings: UpstreamSettings, model: str | None, *, first: bool = Tr
     fields = msgspec.structs.asdict(settings) | {
         "base_url": settings.base_url.rstrip("/"),
         "name": settings.name or "upstream-1",
+        "forward_headers": tuple(name.lower() for name in settings.forward_headers),
         "model": model or settings.model or (OPENAI_UPSTREAM.model if _is_openai(settings) else None),
         # The client's key is meant for the first upstream; it is not sent to others unless the operator asks for it.
         "pass_authorization": first and not own if configured is None else configured,
     }
-    return ResolvedUpstream(**fields, **more)
+    return ResolvedUpstream(**fields, **more, pass_key_headers=configured is True)
 
 
 def _is_openai(settings: UpstreamSettings) -> bool:

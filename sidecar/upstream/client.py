@@ -15,7 +15,7 @@ from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
-from sidecar.wire.client_headers import ACCOUNT_HEADERS
+from sidecar.wire.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
@@ -32,14 +32,11 @@ _STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "applicatio
 _WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
 
 
-KEY_HEADERS = ("authorization", "api-key", "x-api-key")
-"""Headers of clients with their keys, where they are forwarded."""
-
-
 class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls.
 
-    *clock* is in seconds since 1970, *monotonic* in seconds.
+    *clock* is in seconds since 1970, *monotonic* in seconds.  *withheld* are client headers that only other upstreams name
+    in their `forward_headers`.
     """
 
     def __init__(
@@ -50,6 +47,7 @@ class UpstreamClient:
         clock: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
         breaker: Breaker | None = None,
+        withheld: frozenset[str] = frozenset(),
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
@@ -62,7 +60,11 @@ class UpstreamClient:
             header = settings.api_key_header.lower()
             headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION_HEADER else settings.key))
         own = frozenset(name.lower() for name, _ in headers)
-        self._held = own if settings.pass_authorization else own | ACCOUNT_HEADERS
+        self._held = own | withheld
+        if not settings.pass_authorization:
+            self._held |= ACCOUNT_HEADERS
+        if not settings.pass_key_headers:
+            self._held |= OTHER_KEY_HEADERS
         """Headers of clients that are not forwarded."""
         if USER_AGENT not in own:
             headers.append((USER_AGENT, "chatnest-sidecar"))
