@@ -26,7 +26,7 @@ from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelsRout
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, REQUEST_ID_HEADER, Route
 
-from .cors import Cors
+from .cors import EXPOSED_HEADERS, Cors
 from .gateway import Gateway
 from .shortcut import ROUTED_KEY, past_router
 
@@ -41,15 +41,6 @@ DATA_ROUTES: dict[str, type[Route]] = {
     COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
 }
-EXPOSED_HEADERS = [
-    "x-request-id",
-    "x-should-retry",
-    "retry-after",
-    "retry-after-ms",
-    "ratelimit",
-    "ratelimit-policy",
-    *(f"x-ratelimit-{field}-{unit}" for unit in ("requests", "tokens") for field in ("limit", "remaining", "reset")),
-]
 
 
 class Application:
@@ -71,7 +62,7 @@ class Application:
         self.asgi: Any = past_router(litestar, self._routes, self._observed)
         if origins:
             self.asgi = Cors(
-                self.asgi, CORSConfig(allow_origins=origins, expose_headers=EXPOSED_HEADERS), self._observed
+                self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._observed
             )
 
     @asynccontextmanager

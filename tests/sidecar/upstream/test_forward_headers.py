@@ -42,9 +42,9 @@ async def test_each_upstream_gets_the_headers_that_it_names(tmp_path: Path) -> N
 
 async def test_headers_are_forwarded_with_the_list_of_models(tmp_path: Path) -> None:
     """The list of models is requested with the same headers as a completion."""
-    async with upstream(lists) as up:
-        async with sidecar(settings_of(tmp_path, None, table(up.url, "forward_headers = ['x-session-id']"))) as served:
-            await served.get("/v1/models", "x-session-id: s1")
+    more = "forward_headers = ['x-session-id']"
+    async with upstream(lists) as up, sidecar(settings_of(tmp_path, None, table(up.url, more))) as served:
+        await served.get("/v1/models", "x-session-id: s1")
 
     assert sent(up.requests[0], "x-session-id") == ["s1"]
 
