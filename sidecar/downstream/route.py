@@ -147,6 +147,7 @@ class Route(ABC):
             ip=request.ip,
             headers=ClientHeaders(request.headers),
             forwarded_headers=forwarded,
+            permitted_models=request.access.models,
             is_client_retry=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
             **more,
         )

@@ -22,9 +22,10 @@ from sidecar.downstream.client_errors import (
     not_found,
     openai_body,
 )
-from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelsRoute
+from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelRoute, ModelsRoute
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, REQUEST_ID_HEADER, Route
+from sidecar.wire.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
 from .gateway import Gateway
@@ -40,6 +41,7 @@ DATA_ROUTES: dict[str, type[Route]] = {
     CHAT_PATH: ChatRoute,
     COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
+    MODEL_ROUTE: ModelRoute,
 }
 
 
@@ -51,7 +53,7 @@ class Application:
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES]
+        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` serves that one
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],

@@ -119,12 +119,15 @@ class UpstreamClient:
         """The model of calls that name none: configured, else listed first; empty while it is unknown."""
         return self.settings.model or self._listed_model.name
 
-    async def models(self, headers: Mapping[str, str]) -> bytes:
-        """Return the JSON list of the server's models.  Raises `UpstreamError`."""
-        answer = None
+    async def models(self, headers: Mapping[str, str], path: str = "") -> bytes:
+        """Return the JSON list of the server's models, or what it has at *path*, percent-encoded.  Raises `UpstreamError`."""
+        answer, target = None, self._listed
+        if path:
+            query = dict(self.settings.query) or None
+            target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), target.headers)
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.transport.send(self._listed, self._passed(headers), b"", _ignore_reached)
+                answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
                 if answer.status != httpx.codes.OK:
                     raise self.failure(answer, await read_error_body(answer), secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)
