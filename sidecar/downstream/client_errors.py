@@ -204,9 +204,9 @@ def forbidden(message: str, param: str | None) -> ClientError:
     return ClientError(status=403, code="forbidden", message=message, param=param)
 
 
-def not_found(path: str) -> ClientError:
-    """Return the 404 for *path*, of which at most 100 characters are quoted."""
-    return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}.")
+def not_found(path: str, advice: str = ".") -> ClientError:
+    """Return the 404 for *path*, of which at most 100 characters are quoted; *advice* is the rest of the message."""
+    return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}{advice}")
 
 
 def method_not_allowed(allow: str) -> ClientError:

@@ -16,6 +16,7 @@ from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResp
 from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
 
 SCHEMA_HEADER = b"x-event-schema"
+NO_MODEL_ID = ": no model has such an id."
 
 
 PROFILE_HEADER = b"x-profile"
@@ -94,7 +95,7 @@ class ModelRoute(ModelsRoute):
         """See `Route`."""
         scope = request.scope
         if (name := model_id(scope["path"])) is None:
-            raise RequestRefused(not_found(scope["path"]))
+            raise RequestRefused(not_found(scope["path"], NO_MODEL_ID))
         call, chain, response = await super().prepare(request)
         call.model = name
         if b"%2f" in (scope.get("raw_path") or b"").lower():

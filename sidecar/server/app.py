@@ -24,7 +24,16 @@ from sidecar.downstream.client_errors import (
 )
 from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelRoute, ModelsRoute
 from sidecar.downstream.request import new_request_id, request_id
-from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, REQUEST_ID_HEADER, Route
+from sidecar.downstream.route import (
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    HEALTH_PATH,
+    MODELS_PATH,
+    READY_PATH,
+    REQUEST_ID_HEADER,
+    Route,
+)
+from sidecar.downstream.unknown_path import advice, origin_of
 from sidecar.wire.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
@@ -98,7 +107,7 @@ class Application:
         return self.gateway
 
     def _health(self) -> Any:
-        @route("/healthz", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
+        @route(HEALTH_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
         def healthz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
             """Say that the process is alive."""
             return _json(request, 200, {"status": "ok"})
@@ -106,7 +115,7 @@ class Application:
         return healthz
 
     def _readiness(self) -> Any:
-        @route("/readyz", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+        @route(READY_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD])
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
             """Say whether calls can be served: the store answers, and the process is not on its way out.
 
@@ -140,7 +149,8 @@ def _answer(request: Request[Any, Any, Any], fault: ClientError) -> Response[byt
 
 def _http_fault(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     if isinstance(error, NotFoundException):
-        return _answer(request, not_found(request.url.path))
+        scope: Any = request.scope
+        return _answer(request, not_found(scope["path"], advice(scope["path"], origin_of(scope))))
     if isinstance(error, MethodNotAllowedException):
         return _answer(request, method_not_allowed((error.headers or {}).get("Allow", "GET")))
     if error.status_code < 500:  # noqa: PLR2004  # the line between the client's faults and ours

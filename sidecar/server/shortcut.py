@@ -10,7 +10,7 @@ from policies.records.record import Record
 from sidecar.downstream.asgi_connection import over_asgi
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.request_record import CLIENT_CLOSED_REQUEST
-from sidecar.downstream.route import REQUEST_ID_HEADER
+from sidecar.downstream.route import HEALTH_PATH, READY_PATH, REQUEST_ID_HEADER
 from sidecar.wire.openai_request import MODEL_PREFIX, MODEL_ROUTE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROUTED_KEY = "sidecar.routed"
 """Set in the scope of a request that reached a data route through the router: the route leaves the record."""
-OPERATION_ROUTES = ("/healthz", "/readyz")
+OPERATION_ROUTES = (HEALTH_PATH, READY_PATH)
 UNKNOWN_ROUTE = "unknown"
 """The route in the record of a request whose path is not served: paths are chosen by clients."""
 BAD_REQUEST_STATE = "sidecar.bad_request"
