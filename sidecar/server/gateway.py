@@ -109,6 +109,7 @@ class Gateway:
             clock=services.clock,
             monotonic=services.monotonic,
             breaker=breaker,
+            warn=services.log.warning,
             withheld=self.settings.forward_headers.difference(choice.forward_headers),
         )
 

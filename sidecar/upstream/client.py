@@ -20,6 +20,7 @@ from sidecar.wire.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel
+from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -36,7 +37,7 @@ class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls.
 
     *clock* is in seconds since 1970, *monotonic* in seconds.  *withheld* are client headers that only other upstreams name
-    in their `forward_headers`.
+    in their `forward_headers`.  *warn* writes a line of the log.
     """
 
     def __init__(
@@ -48,13 +49,15 @@ class UpstreamClient:
         monotonic: Callable[[], float] = time.monotonic,
         breaker: Breaker | None = None,
         withheld: frozenset[str] = frozenset(),
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
         self.dialect = Dialect(settings.limit_field)
+        self.routes = MissingRoute(settings.name, settings.base_url, warn or _ignore_warning)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
-        chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
+        chat_url = httpx.URL(f"{settings.endpoint}{CHAT_ROUTE}", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
@@ -70,7 +73,7 @@ class UpstreamClient:
             headers.append((USER_AGENT, "chatnest-sidecar"))
         self._streamed = Target("POST", chat_url, [*headers, *_STREAM_HEADERS])
         self._at_once = Target("POST", chat_url, [*headers, *_WHOLE_HEADERS])
-        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}/models", params=query), headers)
+        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
         self.asked = httpx.Request("POST", chat_url)
         """The request that exceptions of the OpenAI SDK name."""
@@ -129,7 +132,10 @@ class UpstreamClient:
             async with asyncio.timeout(self.settings.head):
                 answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
                 if answer.status != httpx.codes.OK:
-                    raise self.failure(answer, await read_error_body(answer), secrets=self.secrets_of(headers))
+                    body = await read_error_body(answer)
+                    if not path:
+                        self.routes.note_refusal("GET", LIST_ROUTE, answer.status, body, "")
+                    raise self.failure(answer, body, secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
@@ -189,4 +195,8 @@ def _first_model(body: bytes) -> str:
 
 
 def _ignore_reached() -> None:
+    return
+
+
+def _ignore_warning(_: str) -> None:
     return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 FORWARDED_HEADERS = frozenset(
     {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
@@ -73,8 +73,29 @@ def is_header_name(name: str) -> bool:
     return len(name) <= MAX_HEADER_NAME_LENGTH and _HEADER_NAME.fullmatch(name) is not None
 
 
-def forwarding_fault(name: str) -> str | None:
-    """Return why the client's header *name* must not be forwarded, as `problem; cure`; None if it may be.
+def is_header_value(value: str) -> bool:
+    """Whether *value* can be sent as the value of a header: printable ASCII."""
+    return value.isascii() and value.isprintable()
+
+
+def forwarding_fault(names: Iterable[str], own: Collection[str]) -> str | None:
+    """Return why a client header in *names* must not be forwarded, as `[1]: problem; cure`; None if all may be.
+
+    *own* are the headers that the sidecar sends to the same upstream, in lower case.
+    """
+    seen = set(own)
+    for at, name in enumerate(names):
+        fault = _fault_of(name)
+        if fault is None and name.lower() in seen:
+            fault = f"{name!r} is set twice (header names ignore case); remove one of them"
+        if fault is not None:
+            return f"[{at}]: {fault}"
+        seen.add(name.lower())
+    return None
+
+
+def _fault_of(name: str) -> str | None:
+    """Return why no upstream may receive the client's header *name*.
 
     Underscores count as dashes: CGI and WSGI servers make no difference between them.
     """
@@ -119,7 +140,7 @@ def forwardable_headers(fields: Iterable[tuple[bytes, bytes]], names: frozenset[
         if name not in names:
             continue
         value = raw.decode("latin-1")
-        if not (value.isascii() and value.isprintable()):
+        if not is_header_value(value):
             continue
         key = name.decode()
         if name not in _FIXED_NAMES:
