@@ -20,24 +20,24 @@ _VERSION_SEGMENT = re.compile(r"/v\d", re.IGNORECASE)
 
 
 class MissingRoute:
-    """Logs once that the upstream *name* has no route below *base_url*.  *warn* writes a line of the log."""
+    """Logs once for each path that the upstream *name* has no route there, below *base_url*.  *warn* writes to the log."""
 
     def __init__(self, name: str, base_url: str, warn: Callable[[str], None]) -> None:
         self._name, self._base_url, self._warn = name, base_url, warn
-        self._logged = False
+        self._logged: set[str] = set()
 
     def note_refusal(self, method: str, path: str, status: int, body: bytes, model: str) -> None:
         """Note that a request for *model* with *method* to *path* below the base URL got *status* and *body*."""
-        if not self._logged and lacks_route(status, body, model):
+        if path not in self._logged and lacks_route(status, body, model):
             self._log(method, path, str(status))
 
     def note_error(self, message: str) -> None:
         """Note the *message* of an error object under status 200 to a chat request: LM Studio reports unknown paths so."""
-        if not self._logged and CHAT_ROUTE in message and _NAMES_A_MODEL.search(message) is None:
+        if CHAT_ROUTE not in self._logged and CHAT_ROUTE in message and _NAMES_A_MODEL.search(message) is None:
             self._log("POST", CHAT_ROUTE, "200 with an error")
 
     def _log(self, method: str, path: str, answer: str) -> None:
-        self._logged = True
+        self._logged.add(path)
         has_version = _VERSION_SEGMENT.search(self._base_url.partition("://")[2]) is not None
         cure = "check base_url" if has_version else "does base_url lack '/v1'?"
         self._warn(f"upstream {self._name!r}: {method} {self._base_url}{path} answered {answer}; {cure}")

@@ -93,14 +93,19 @@ async def test_url_is_logged_once(
 
 
 async def test_url_with_a_version_is_to_be_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A base URL that has a version is named without the guess; a failed list of models counts too."""
+    """A base URL that has a version is named without the guess; the list of models has a line of its own."""
     async with upstream(plays(404, b"404 page not found")) as up:
         with caplog.at_level(logging.WARNING, logger="sidecar"):
             async with sidecar(settings_of(tmp_path, up.url, model=None)) as served:
-                await served.post("/api/chat", CHAT)
+                for _ in range(2):
+                    await served.post("/api/chat", CHAT)
+                    await served.post(V1, {"model": "m1", **HI})
 
     lines = [record.getMessage() for record in caplog.records if "base_url" in record.getMessage()]
-    assert lines == [f"upstream 'upstream-1': GET {up.url}/models answered 404; check base_url"]
+    assert lines == [
+        f"upstream 'upstream-1': GET {up.url}/models answered 404; check base_url",
+        f"upstream 'upstream-1': POST {up.url}/chat/completions answered 404; check base_url",
+    ]
 
 
 async def test_missing_model_leaves_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
