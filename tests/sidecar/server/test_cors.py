@@ -151,14 +151,14 @@ async def test_preflight_has_the_id_of_its_record(tmp_path: Path, protocol: type
 
 @SERVERS
 async def test_web_pages_may_read_all_documented_headers(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
-    """CORS exposes every header that docs/failures.md describes, apart from the challenge of a 401, and upstream's own ids."""
+    """CORS exposes every header that docs/failures.md describes, apart from the challenge of a 401, and upstream's own."""
     async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, LISTED), protocol=protocol) as served:
         _, headers, _ = await served.post(V1, HI, f"origin: {ORIGIN}")
         _, refused, _ = await served.post(V1, {}, f"origin: {ORIGIN}")
 
     exposed = [name.strip() for name in headers["access-control-expose-headers"].lower().split(",")]
     assert refused["access-control-expose-headers"] == headers["access-control-expose-headers"]
-    assert {*documented_headers(), "x-upstream-request-id", "openai-processing-ms"} == set(exposed)
+    assert {*documented_headers(), "x-upstream-request-id", "openai-processing-ms"} <= set(exposed)
     assert len(exposed) == len(set(exposed))
 
 
