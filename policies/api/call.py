@@ -49,7 +49,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     services: Services
     """Clocks, randomness, the log. See `Services`."""
     operation: Operation = "chat"
-    """The kind of request: a completion, or the list of models."""
+    """The kind of request: a completion, or models (the list, or `model` alone)."""
     tenant: str = "default"
     """The tenant of the client's API key."""
     ip: str = ""
@@ -61,6 +61,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The client's headers, read only; names in lower case, without credentials and cookies."""
     forwarded_headers: dict[str, str] = {}
     """Client headers that are sent upstream in addition to those of the sidecar; names in lower case."""
+    permitted_models: Sequence[str] | None = None
+    """Patterns of the models that the client's key may use; None permits all."""
     upstream: str = ""
     """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
     state: dict[str, object] = {}

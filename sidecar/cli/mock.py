@@ -83,11 +83,9 @@ class Mock:
             case "POST", "/v1/chat/completions":
                 await self._chat(receive, send)
             case "GET", "/v1/models":
-                listed = {
-                    "object": "list",
-                    "data": [{"id": "mock", "object": "model", "created": CREATED_AT, "owned_by": "mock"}],
-                }
-                await _json(send, 200, listed)
+                await _json(send, 200, {"object": "list", "data": [_entry("mock")]})
+            case "GET", path if path.startswith("/v1/models/"):
+                await _json(send, 200, _entry(path.removeprefix("/v1/models/")))
             case _:
                 await _json(send, 404, _error(f"Unknown request URL: {scope['path']}", "not_found"))
 
@@ -226,6 +224,10 @@ def _end_chunks(plan: Plan) -> bytes:
 
 def _error(message: str, code: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+
+
+def _entry(model: str) -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": CREATED_AT, "owned_by": "mock"}
 
 
 async def _json(send: Any, status: int, data: dict[str, Any]) -> None:

@@ -76,8 +76,11 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         raise Forbidden(f"This key may not use the profile {wanted[:100]!r}.", "profile")
 
     def check(self, call: Call) -> None:
-        """Raise `Forbidden` unless the key may use every candidate model of *call*, fallbacks included."""
-        if self.models is None or call.operation == "models":
+        """Raise `Forbidden` unless the key may use every candidate model of *call*, fallbacks included.
+
+        A list of models names none: it is reduced to those that the key may use.
+        """
+        if self.models is None or (call.operation == "models" and not call.model):
             return
         for model in call.candidate_models:
             if not any(fnmatchcase(model, pattern) for pattern in self.models):

@@ -1,7 +1,7 @@
 """Read `[[key]]`: the clients that may call, their tenants, and what each may use.
 
-Without keys every client belongs to the tenant `default`.  With keys a request needs `Authorization: Bearer KEY`.  The file
-holds only the SHA-256 of each key, so reading the file does not let anyone call.
+Without keys every client belongs to the tenant `default`.  With keys a request needs one, in `Authorization`, `api-key` or
+`x-api-key`.  The file holds only the SHA-256 of each key: reading the file is not enough to make calls.
 """
 
 from __future__ import annotations

@@ -110,6 +110,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
 
     @property
+    def forward_headers(self) -> frozenset[str]:
+        """Client headers that at least one upstream names in its `forward_headers`."""
+        return frozenset(name for upstream in self.upstreams for name in upstream.forward_headers)
+
+    @property
     def default_access(self) -> Access:
         """Permissions of every client when there are no keys."""
         return Access(tenant=DEFAULT_TENANT, base=self.base, profiles=self.profiles)

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from policies.api.match import longest_match
+from sidecar.wire.client_headers import SECRET_HEADERS, forwarding_fault, is_header_name, is_header_value
 
 from .proxies import Proxy, has_password, parse_proxy
 
@@ -20,20 +21,9 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Files = Annotated[list[Text], msgspec.Meta(min_length=2, max_length=2)]
 """Two files.  Not a fixed-length tuple: in a union, msgspec 0.22 crashes on a list of another length."""
 
+HeaderNames = Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)]
+
 AUTHORIZATION_HEADER = "authorization"
-SECRET_HEADERS = frozenset(
-    {
-        AUTHORIZATION_HEADER,
-        "proxy-authorization",
-        "cookie",
-        "api-key",
-        "x-api-key",
-        "apikey",
-        "x-goog-api-key",
-        "x-auth-token",
-    }
-)
-"""Headers with secret values: these come from the environment (`headers_env`), never from the file."""
 CONNECTION_HEADERS = frozenset(
     {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive"}
     | {"te", "trailer", "upgrade", "expect", "accept", "accept-encoding"}
@@ -41,10 +31,16 @@ CONNECTION_HEADERS = frozenset(
 """Headers that the sidecar sets itself for each request or connection (RFC 9110, 7.6.1)."""
 SOCKET_SCHEME = "http+unix://"
 """Prefix of a `base_url` that names a Unix socket."""
+ENDPOINT_PATH = re.compile(
+    r"(?P<native>/api/(?:chat|generate|tags|embed|embeddings))/*$"
+    r"|(?P<added>/(?:(?:chat/)?completions|responses|embeddings|messages|moderations|rerank|realtime|(?:images|audio)/\w+))/*$"
+    r"|/v\d\w*(?P<listed>/models)/*$",
+    re.IGNORECASE,
+)
+"""Paths of endpoints at the end of a `base_url`.  `/models` alone is the base of Azure's `…services.ai.azure.com/models`."""
 MAX_SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux, in bytes."""
 _SOCKET_URL = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +69,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     *transport* is "module:factory" of an httpx transport that replaces the built-in one.
 
     *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
-    sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header.
+    sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header;
+    where it is set, also `api-key` and `x-api-key`.  *forward_headers* are further headers of clients that are forwarded.
     """
 
     base_url: str
@@ -83,6 +80,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass_authorization: bool | None = None
     headers: dict[str, str] = {}
     headers_env: dict[str, str] = {}
+    forward_headers: HeaderNames = ()
     query: dict[str, str] = {}
     ca: Text | None = None
     client_cert: Text | Files | None = None
@@ -114,7 +112,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if header.lower() in {*SECRET_HEADERS, self.api_key_header.lower()}:
                 msg = f"headers: {header!r} is a secret header; keep secrets out of files: name its environment variable in headers_env"
                 raise ValueError(msg)
-            if not fits_header(value):
+            if not is_header_value(value):
                 msg = f"headers: invalid value for {header!r}; use printable ASCII"
                 raise ValueError(msg)
         for header, variable in self.headers_env.items():
@@ -126,22 +124,38 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.api_key_env is None and self.api_key_header.lower() != AUTHORIZATION_HEADER:
             msg = "api_key_header: no key is configured; name its environment variable in api_key_env, or remove api_key_header"
             raise ValueError(msg)
+        sent = {name.lower() for name in (*self.headers, *self.headers_env, self.api_key_header)}
+        if (forwarding := forwarding_fault(self.forward_headers, sent)) is not None:
+            msg = f"forward_headers{forwarding}"
+            raise ValueError(msg)
         self._check_names_of_mappings()
 
     def _check_url(self) -> None:
+        problems: list[str] = []
+        cures: list[str] = []
         if self.base_url.startswith(SOCKET_SCHEME):
             self._check_socket()
-            return
-        parts = parts_of(self.base_url)
-        if parts is not None and (parts.query or parts.fragment):
-            msg = 'base_url: contains a query or a fragment; put parameters into `query = { name = "value" }`'
-            raise ValueError(msg)
-        if parts is None or parts.scheme not in ("http", "https"):
-            cure = "write it like 'http://127.0.0.1:11434/v1'"
-            msg = f"base_url: {self.base_url!r} is not an http:// or https:// URL; {cure}"
-            raise ValueError(msg)
-        if parts.username is not None:
-            msg = "base_url: contains a user name or password; name the environment variable of the key in api_key_env"
+            path = urlsplit(self.endpoint).path
+        else:
+            parts = parts_of(self.base_url)
+            if parts is None or parts.scheme not in ("http", "https"):
+                cure = "write it like 'http://127.0.0.1:11434/v1'"
+                shown = re.sub("//[^/]*@", "//", self.base_url.partition("?")[0])
+                msg = f"base_url: {shown!r} is not an http:// or https:// URL; {cure}"
+                raise ValueError(msg)
+            if parts.username is not None:
+                msg = "base_url: contains a user name or password; name the environment variable of the key in api_key_env"
+                raise ValueError(msg)
+            path = parts.path
+            if parts.query or parts.fragment:
+                problems.append("contains a query or a fragment")
+                cures.append('put parameters into `query = { name = "value" }`')
+        if (found := ENDPOINT_PATH.search(path)) is not None:
+            ending = found["native"] or found["added"] or found["listed"]
+            problems.append(f"ends in {ending!r}, the path of one endpoint")
+            cures.append(f"write '/v1' instead of {ending!r}" if found["native"] else f"remove {ending!r}")
+        if problems:
+            msg = f"base_url: {' and '.join(problems)}; {', and '.join(cures)}"
             raise ValueError(msg)
 
     def _check_socket(self) -> None:
@@ -236,6 +250,8 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
     """Proxy of the setting or of the environment; None for a direct connection."""
     uds: str | None = None
     """Absolute path of the Unix socket; None for TCP."""
+    pass_key_headers: bool = False
+    """Whether the client's key is also forwarded in the headers `api-key` and `x-api-key`."""
     make_transport: Callable[[], Any] | None = None
     """Factory of an httpx transport; None for the built-in one."""
 
@@ -260,13 +276,8 @@ def parts_of(url: str) -> SplitResult | None:
         return None
 
 
-def fits_header(value: str) -> bool:
-    """Return whether *value* can be sent as a header value."""
-    return value.isascii() and value.isprintable()
-
-
 def _check_header(field: str, header: str) -> None:
-    if not _HEADER_NAME.fullmatch(header):
+    if not is_header_name(header):
         msg = f"{field}: {header!r} is not a header name; use letters, digits and dashes"
         raise ValueError(msg)
     if header.lower() in CONNECTION_HEADERS:

@@ -11,7 +11,8 @@ import msgspec
 
 from policies.api.policy import Policy
 from policies.builtin.fallback import Fallback
-from sidecar.config.upstream import MAX_SOCKET_BYTES, ResolvedUpstream, UpstreamSettings, fits_header
+from sidecar.config.upstream import MAX_SOCKET_BYTES, ResolvedUpstream, UpstreamSettings
+from sidecar.wire.client_headers import is_header_value
 
 from .connections import factory_of, proxy_of, tls_of
 from .settings import Flags
@@ -152,7 +153,7 @@ def _key_of_single_upstream(
 def _secret(variable: str, path: str, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
     """Return the secret in *variable* without surrounding white space; None if it is not set or empty."""
     key = environ.get(variable, "").strip()
-    if not fits_header(key):
+    if not is_header_value(key):
         faults.append(ConfigFault(path, f"the value of {variable} cannot be sent in a header", "use printable ASCII"))
         return None
     return key or None
@@ -164,11 +165,12 @@ def _resolved(settings: UpstreamSettings, model: str | None, *, first: bool = Tr
     fields = msgspec.structs.asdict(settings) | {
         "base_url": settings.base_url.rstrip("/"),
         "name": settings.name or "upstream-1",
+        "forward_headers": tuple(name.lower() for name in settings.forward_headers),
         "model": model or settings.model or (OPENAI_UPSTREAM.model if _is_openai(settings) else None),
         # The client's key is meant for the first upstream; it is not sent to others unless the operator asks for it.
         "pass_authorization": first and not own if configured is None else configured,
     }
-    return ResolvedUpstream(**fields, **more)
+    return ResolvedUpstream(**fields, **more, pass_key_headers=configured is True)
 
 
 def _is_openai(settings: UpstreamSettings) -> bool:

@@ -7,13 +7,21 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from sidecar.config.access import Access
+from sidecar.wire.client_headers import OTHER_KEY_HEADERS
 
 DIGEST_PREFIX_BYTES = 8
 """Bytes of a key's SHA-256 by which it is looked up; the rest is compared in constant time."""
 
 
+_OTHER_NAMES = tuple(sorted(name.encode() for name in OTHER_KEY_HEADERS))
+
+
 class UnknownKey(Exception):
     """The request has no API key, or one that is not configured."""
+
+
+class AmbiguousKeys(UnknownKey):
+    """The request has several configured API keys, each in a header of its own."""
 
 
 class KeyTable:
@@ -26,17 +34,34 @@ class KeyTable:
             self._by_prefix.setdefault(access.digest[:DIGEST_PREFIX_BYTES], []).append(access)
 
     def access(self, headers: Mapping[bytes, bytes]) -> Access:
-        """Return the access of the key in the `Authorization` header. Raises `UnknownKey`. Called once per request.
+        """Return the access of the request's key. Raises `UnknownKey` or `AmbiguousKeys`. Called once per request.
 
-        The key's digest is looked up by its prefix and compared in constant time: the timing of the look-up reveals a
-        part of the digest, from which the key cannot be derived.
+        The key is the bearer token of `Authorization`, or the value of `api-key` (Azure's clients) or `x-api-key`
+        (Anthropic's). Some clients send a token for a proxy in another of these headers, so a value that is no
+        configured key is ignored where another one is. Two different configured keys are refused: an order of
+        precedence would let a client override the key that a proxy in front of the sidecar has added.
         """
         if self._default_access is not None:
             return self._default_access
         scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
-        digest = sha256(token.strip()).digest()
-        if scheme.lower() == b"bearer" and token:
-            for access in self._by_prefix.get(digest[:DIGEST_PREFIX_BYTES], ()):
-                if compare_digest(access.digest, digest):
-                    return access
-        raise UnknownKey
+        found = self._known(token.strip()) if scheme.lower() == b"bearer" else None
+        for name in _OTHER_NAMES:
+            if name in headers and (access := self._known(headers[name].strip())) is not None:
+                if found is not None and found is not access:
+                    raise AmbiguousKeys
+                found = access
+        if found is None:
+            raise UnknownKey
+        return found
+
+    def _known(self, token: bytes) -> Access | None:
+        """Return the access of the key *token*; None if it is not configured.
+
+        Its digest is looked up by its prefix and compared in constant time: the timing of the look-up reveals a part of
+        the digest, from which the key cannot be derived.
+        """
+        digest = sha256(token).digest()
+        for access in self._by_prefix.get(digest[:DIGEST_PREFIX_BYTES], ()):
+            if token and compare_digest(access.digest, digest):
+                return access
+        return None

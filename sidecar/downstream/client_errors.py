@@ -189,9 +189,13 @@ def invalid_request(message: str, param: str | None) -> ClientError:
     return ClientError(status=400, code="invalid_request", message=message, param=param)
 
 
-def unauthorized() -> ClientError:
-    """Return the 401 for a missing or unknown API key."""
-    message = "The API key is missing or unknown. Send it as 'Authorization: Bearer KEY'."
+def unauthorized(*, ambiguous: bool = False) -> ClientError:
+    """Return the 401 for a missing or unknown API key; *ambiguous*: for two different ones."""
+    message = (
+        "The API key is missing or unknown. Send it as 'Authorization: Bearer KEY', 'api-key: KEY' or 'x-api-key: KEY'."
+    )
+    if ambiguous:
+        message = "The headers carry different API keys. Send one key."
     return ClientError(status=401, code="unauthorized", message=message, challenge="Bearer")
 
 
@@ -200,9 +204,9 @@ def forbidden(message: str, param: str | None) -> ClientError:
     return ClientError(status=403, code="forbidden", message=message, param=param)
 
 
-def not_found(path: str) -> ClientError:
-    """Return the 404 for *path*, of which at most 100 characters are quoted."""
-    return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}.")
+def not_found(path: str, advice: str = ".") -> ClientError:
+    """Return the 404 for *path*, of which at most 100 characters are quoted; *advice* is the rest of the message."""
+    return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}{advice}")
 
 
 def method_not_allowed(allow: str) -> ClientError:

@@ -8,13 +8,15 @@ from policies.api.call import Call
 from policies.engine.chain import Chain
 from sidecar.wire.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.json_body import BadRequest
-from sidecar.wire.openai_request import check_openai
+from sidecar.wire.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id
 
-from .request import IncomingRequest, check_json, read_object
+from .client_errors import not_found
+from .request import IncomingRequest, RequestRefused, check_json, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
 from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
 
 SCHEMA_HEADER = b"x-event-schema"
+NO_MODEL_ID = ": no model has such an id."
 
 
 PROFILE_HEADER = b"x-profile"
@@ -82,6 +84,23 @@ class ModelsRoute(Route):
         profile = request.access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
         call = self.call(request, {}, operation="models", profile=profile.name)
         return call, self.services.chains[profile.owner, profile.name], self.response(JSONResponse, request)
+
+
+class ModelRoute(ModelsRoute):
+    """`GET /v1/models/{id}`: upstream's entry of one model, under the same limits of requests."""
+
+    path = MODEL_ROUTE
+
+    async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
+        """See `Route`."""
+        scope = request.scope
+        if (name := model_id(scope["path"])) is None:
+            raise RequestRefused(not_found(scope["path"], NO_MODEL_ID))
+        call, chain, response = await super().prepare(request)
+        call.model = name
+        if b"%2f" in (scope.get("raw_path") or b"").lower():
+            call.state[ENCODED_SLASH_STATE] = True
+        return call, chain, response
 
 
 def _wants_chat_nest(headers: dict[bytes, bytes]) -> bool:

@@ -12,11 +12,11 @@ from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
-from sidecar.wire.client_headers import ClientHeaders, forwardable_headers
+from sidecar.wire.client_headers import ClientHeaders, forwardable_headers, forwardable_names
 from sidecar.wire.json_body import BadRequest
 
 from .active_calls import ActiveCall
-from .authentication import UnknownKey
+from .authentication import AmbiguousKeys, UnknownKey
 from .client_connection import ClientConnection, Scope
 from .client_errors import (
     ClientError,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CHAT_PATH = "/api/chat"
 COMPLETIONS_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
+HEALTH_PATH, READY_PATH = "/healthz", "/readyz"
 REQUEST_ID_HEADER = b"x-request-id"
 TRACE_PARENT_HEADER = b"traceparent"
 RETRY_COUNT_HEADER = b"x-stainless-retry-count"
@@ -54,6 +55,12 @@ class Route(ABC):
 
     def __init__(self, services: RouteServices) -> None:
         self.services = services
+        settings = services.settings
+        self._forwardable = forwardable_names(
+            settings.forward_headers,
+            keyed=bool(settings.keys),
+            passes_other_keys=any(each.pass_key_headers for each in settings.upstreams),
+        )
 
     async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
         """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
@@ -130,7 +137,7 @@ class Route(ABC):
 
     def call(self, request: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
         """Return the call for *body*. Its id never comes from the client: reservations are identified by it."""
-        forwarded = forwardable_headers(request.headers, keyed=bool(self.services.settings.keys))
+        forwarded = forwardable_headers(request.scope["headers"], self._forwardable)
         forwarded["x-request-id"] = request.name
         return Call(
             id=self.services.request_ids() if REQUEST_ID_HEADER in request.headers else request.name,
@@ -141,6 +148,7 @@ class Route(ABC):
             ip=request.ip,
             headers=ClientHeaders(request.headers),
             forwarded_headers=forwarded,
+            permitted_models=request.access.models,
             is_client_retry=request.headers.get(RETRY_COUNT_HEADER, b"0") != b"0",
             **more,
         )
@@ -219,5 +227,5 @@ def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -
     if isinstance(error, Forbidden):
         return forbidden(error.message, error.param)
     if isinstance(error, UnknownKey):
-        return unauthorized()
+        return unauthorized(ambiguous=isinstance(error, AmbiguousKeys))
     return invalid_request(error.message, error.param)

@@ -22,11 +22,21 @@ from sidecar.downstream.client_errors import (
     not_found,
     openai_body,
 )
-from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelsRoute
+from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelRoute, ModelsRoute
 from sidecar.downstream.request import new_request_id, request_id
-from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, REQUEST_ID_HEADER, Route
+from sidecar.downstream.route import (
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    HEALTH_PATH,
+    MODELS_PATH,
+    READY_PATH,
+    REQUEST_ID_HEADER,
+    Route,
+)
+from sidecar.downstream.unknown_path import advice, origin_of
+from sidecar.wire.openai_request import MODEL_ROUTE
 
-from .cors import Cors
+from .cors import EXPOSED_HEADERS, Cors
 from .gateway import Gateway
 from .shortcut import ROUTED_KEY, past_router
 
@@ -40,16 +50,8 @@ DATA_ROUTES: dict[str, type[Route]] = {
     CHAT_PATH: ChatRoute,
     COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
+    MODEL_ROUTE: ModelRoute,
 }
-EXPOSED_HEADERS = [
-    "x-request-id",
-    "x-should-retry",
-    "retry-after",
-    "retry-after-ms",
-    "ratelimit",
-    "ratelimit-policy",
-    *(f"x-ratelimit-{field}-{unit}" for unit in ("requests", "tokens") for field in ("limit", "remaining", "reset")),
-]
 
 
 class Application:
@@ -60,7 +62,7 @@ class Application:
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES]
+        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` serves that one
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],
@@ -71,7 +73,7 @@ class Application:
         self.asgi: Any = past_router(litestar, self._routes, self._observed)
         if origins:
             self.asgi = Cors(
-                self.asgi, CORSConfig(allow_origins=origins, expose_headers=EXPOSED_HEADERS), self._observed
+                self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._observed
             )
 
     @asynccontextmanager
@@ -105,7 +107,7 @@ class Application:
         return self.gateway
 
     def _health(self) -> Any:
-        @route("/healthz", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
+        @route(HEALTH_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
         def healthz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
             """Say that the process is alive."""
             return _json(request, 200, {"status": "ok"})
@@ -113,7 +115,7 @@ class Application:
         return healthz
 
     def _readiness(self) -> Any:
-        @route("/readyz", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+        @route(READY_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD])
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
             """Say whether calls can be served: the store answers, and the process is not on its way out.
 
@@ -147,7 +149,8 @@ def _answer(request: Request[Any, Any, Any], fault: ClientError) -> Response[byt
 
 def _http_fault(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     if isinstance(error, NotFoundException):
-        return _answer(request, not_found(request.url.path))
+        scope: Any = request.scope
+        return _answer(request, not_found(scope["path"], advice(scope["path"], origin_of(scope))))
     if isinstance(error, MethodNotAllowedException):
         return _answer(request, method_not_allowed((error.headers or {}).get("Allow", "GET")))
     if error.status_code < 500:  # noqa: PLR2004  # the line between the client's faults and ours

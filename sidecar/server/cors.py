@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import REQUEST_ID_HEADER
+from sidecar.wire.limit_headers import OPENAI_HEADERS
 
 from .shortcut import recorded
 
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 
     AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "x-upstream-request-id",
+    "openai-processing-ms",
+    "openai-version",
+    "x-envoy-upstream-service-time",
+    "fireworks-server-processing-time",
+    "x-should-retry",
+    "retry-after",
+    "retry-after-ms",
+    "ratelimit",
+    "ratelimit-policy",
+    *(header.decode() for names in OPENAI_HEADERS.values() for header in names),
+)
+"""Response headers that scripts of web pages may read (Fetch Standard, 3.2.3): all that docs/failures.md describes."""
 PREFLIGHT_ALLOWED_STATUS, PREFLIGHT_DENIED_STATUS = 204, 400
 
 

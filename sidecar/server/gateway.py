@@ -104,7 +104,13 @@ class Gateway:
 
         breaker = Breaker(choice.breaker, services.monotonic, on_change=on_change)
         return UpstreamClient(
-            choice, over or _transport(choice), clock=services.clock, monotonic=services.monotonic, breaker=breaker
+            choice,
+            over or _transport(choice),
+            clock=services.clock,
+            monotonic=services.monotonic,
+            breaker=breaker,
+            warn=services.log.warning,
+            withheld=self.settings.forward_headers.difference(choice.forward_headers),
         )
 
     def _built(self, profile: Profile) -> Chain:

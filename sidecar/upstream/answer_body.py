@@ -197,6 +197,8 @@ class AnswerBody:
         """
         found, reported = self.reading.failure, self.reading.usage
         secrets = self._upstream.secrets_of(self._call.forwarded_headers)
+        if isinstance(found, dict):
+            self._upstream.routes.note_error(found.get("message") or "")
         failure = from_object(found, self._request, secrets=secrets)
         worked = self.reading.has_output or bool(reported.input or reported.output)
         failure.worked = worked or isinstance(found, MalformedAnswer)

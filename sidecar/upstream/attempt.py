@@ -14,6 +14,7 @@ from sidecar.wire.answer_end import cut_batch
 
 from .answer_body import AnswerBody, Deliver
 from .circuit_breaker import BreakerOpen
+from .missing_route import CHAT_ROUTE
 from .progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Attempt:
         """Return the failure for a status other than 200, and the text of its body. Releases the connection."""
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
+            self._upstream.routes.note_refusal("POST", CHAT_ROUTE, response.status, body, self._model)
             failure = self._upstream.failure(
                 response, body, self._model, self._upstream.secrets_of(self._call.forwarded_headers)
             )

@@ -15,11 +15,12 @@ from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
-from sidecar.wire.client_headers import ACCOUNT_HEADERS
+from sidecar.wire.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel
+from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -32,14 +33,11 @@ _STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "applicatio
 _WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
 
 
-KEY_HEADERS = ("authorization", "api-key", "x-api-key")
-"""Headers of clients with their keys, where they are forwarded."""
-
-
 class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls.
 
-    *clock* is in seconds since 1970, *monotonic* in seconds.
+    *clock* is in seconds since 1970, *monotonic* in seconds.  *withheld* are client headers that only other upstreams name
+    in their `forward_headers`.  *warn* writes a line of the log.
     """
 
     def __init__(
@@ -50,25 +48,32 @@ class UpstreamClient:
         clock: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
         breaker: Breaker | None = None,
+        withheld: frozenset[str] = frozenset(),
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
         self.dialect = Dialect(settings.limit_field)
+        self.routes = MissingRoute(settings.name, settings.base_url, warn or _ignore_warning)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
-        chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
+        chat_url = httpx.URL(f"{settings.endpoint}{CHAT_ROUTE}", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
         if settings.key:
             header = settings.api_key_header.lower()
             headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION_HEADER else settings.key))
         own = frozenset(name.lower() for name, _ in headers)
-        self._held = own if settings.pass_authorization else own | ACCOUNT_HEADERS
+        self._held = own | withheld
+        if not settings.pass_authorization:
+            self._held |= ACCOUNT_HEADERS
+        if not settings.pass_key_headers:
+            self._held |= OTHER_KEY_HEADERS
         """Headers of clients that are not forwarded."""
         if USER_AGENT not in own:
             headers.append((USER_AGENT, "chatnest-sidecar"))
         self._streamed = Target("POST", chat_url, [*headers, *_STREAM_HEADERS])
         self._at_once = Target("POST", chat_url, [*headers, *_WHOLE_HEADERS])
-        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}/models", params=query), headers)
+        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
         self.asked = httpx.Request("POST", chat_url)
         """The request that exceptions of the OpenAI SDK name."""
@@ -117,14 +122,20 @@ class UpstreamClient:
         """The model of calls that name none: configured, else listed first; empty while it is unknown."""
         return self.settings.model or self._listed_model.name
 
-    async def models(self, headers: Mapping[str, str]) -> bytes:
-        """Return the JSON list of the server's models.  Raises `UpstreamError`."""
-        answer = None
+    async def models(self, headers: Mapping[str, str], path: str = "") -> bytes:
+        """Return the JSON list of the server's models, or what it has at *path*, percent-encoded.  Raises `UpstreamError`."""
+        answer, target = None, self._listed
+        if path:
+            query = dict(self.settings.query) or None
+            target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), target.headers)
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.transport.send(self._listed, self._passed(headers), b"", _ignore_reached)
+                answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
                 if answer.status != httpx.codes.OK:
-                    raise self.failure(answer, await read_error_body(answer), secrets=self.secrets_of(headers))
+                    body = await read_error_body(answer)
+                    if not path:
+                        self.routes.note_refusal("GET", LIST_ROUTE, answer.status, body, "")
+                    raise self.failure(answer, body, secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
@@ -184,4 +195,8 @@ def _first_model(body: bytes) -> str:
 
 
 def _ignore_reached() -> None:
+    return
+
+
+def _ignore_warning(_: str) -> None:
     return

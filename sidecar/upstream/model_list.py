@@ -1,4 +1,4 @@
-"""The list of models as an attempt, so that it passes the same chain as every other call.
+"""Models as an attempt, so that they pass the same chain as every other call: the list of all, or the entry of one.
 
 It bypasses the circuit breaker in both directions. A server that lists its models may still be unable to run one, so a
 list does not close the breaker. And an open breaker must not fail clients that list models before their first call.
@@ -6,11 +6,19 @@ list does not close the breaker. And an open breaker must not fail clients that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
 
 from policies.api.event import Batch, Event
 from policies.api.usage import Usage
+from sidecar.upstream.errors.classify import from_object
+from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,9 +28,16 @@ if TYPE_CHECKING:
 
     from .client import UpstreamClient
 
+MAX_LISTED_VALUES = 100_000
+"""Values of a list that is reduced for a client: OpenRouter's list of 400 models has 25,000."""
+ENTRIES_PER_ITERATION = 500
+
 
 class ModelListAttempt:
-    """See `policies.api.upstream.Stream`: one batch, the JSON list as upstream sent it."""
+    """See `policies.api.upstream.Stream`: one batch, the JSON as upstream sent it.
+
+    For a client that may use some models only, the list is reduced to these.
+    """
 
     usage = Usage()
     outputs = 0
@@ -43,6 +58,72 @@ class ModelListAttempt:
         return None
 
     async def deliver(self, to: Callable[[Batch], bool]) -> None:
-        """Request the list and deliver it as one batch. Raises `UpstreamError`."""
-        body = await self._upstream.models(self._call.forwarded_headers)
+        """Request the list or the model and deliver it as one batch. Raises `UpstreamError`."""
+        body = await (self._one() if self._call.path == MODEL_ROUTE else self._listed())
         to(Batch(events=[Event(index=-1, raw=body)], raw=body, last=True))
+
+    async def _one(self) -> bytes:
+        call, upstream = self._call, self._upstream
+        path = _encoded(upstream.settings.named(call.model), encodes_slashes=ENCODED_SLASH_STATE in call.state)
+        return await upstream.models(call.forwarded_headers, f"/models/{path}")
+
+    async def _listed(self) -> bytes:
+        call, upstream = self._call, self._upstream
+        body = await upstream.models(call.forwarded_headers)
+        if call.permitted_models is None:
+            return body
+        try:
+            return await permitted_list(body, call.permitted_models, upstream.settings.models)
+        except ValueError:
+            malformed = MalformedAnswer("the list of models is not as OpenAI defines it, or too long")
+            raise from_object(malformed, upstream.asked) from None
+
+
+class _List(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _Entry(msgspec.Struct):
+    id: str
+
+
+def _encoded(name: str, *, encodes_slashes: bool) -> str:
+    """Return *name* percent-encoded.  Servers differ in which form of a slash they accept, so the client's is kept."""
+    return quote(name, safe=":@" if encodes_slashes else ":@/")
+
+
+async def permitted_list(body: bytes, patterns: Sequence[str], aliases: Mapping[str, str]) -> bytes:
+    """Return the list of models in *body* with those that *patterns* permit; raise `ValueError` if it is no list.
+
+    *aliases* are the clients' names of the server's models, or patterns of names.  A name that is permitted and listed is
+    added with the fields of the server's entry; a server's name that is an alias of another model is not a client's name.
+    A long list is read in several event-loop iterations.
+    """
+
+    def permits(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    if body.count(b",") > MAX_LISTED_VALUES:
+        msg = "the list of models is too long"
+        raise ValueError(msg)
+    names = {alias: name for alias, name in aliases.items() if alias != name and not _is_pattern(alias)}
+    targets = frozenset(names.values())
+    entries: dict[str, msgspec.Raw] = {}
+    shown = []
+    for at, raw in enumerate(msgspec.json.decode(body, type=_List).data, start=1):
+        name = msgspec.json.decode(raw, type=_Entry).id
+        if name in targets:
+            entries[name] = raw
+        if name not in names and permits(name):
+            shown.append(raw)
+        if at % ENTRIES_PER_ITERATION == 0:
+            await asyncio.sleep(0)
+    for alias, name in names.items():
+        if name in entries and permits(alias):
+            fields = msgspec.json.decode(entries[name], type=dict[str, msgspec.Raw])
+            shown.append(msgspec.Raw(msgspec.json.encode({**fields, "id": alias})))
+    return msgspec.json.encode({"object": "list", "data": shown})
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")

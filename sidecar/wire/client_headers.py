@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 FORWARDED_HEADERS = frozenset(
     {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
 )
-"""Request headers that are always forwarded.  Cookies and all others are not."""
+"""Request headers that are always forwarded.  Cookies and all others are not, unless an upstream names them."""
+KEY_HEADERS = ("authorization", "api-key", "x-api-key")
+"""Headers in which clients send their API key: OpenAI's, Azure's and Anthropic's."""
+OTHER_KEY_HEADERS = frozenset(KEY_HEADERS[1:])
 ACCOUNT_HEADERS = frozenset({"authorization", "openai-organization", "openai-project"})
 """Headers that name the account at the upstream: forwarded only where the sidecar has no key of its own."""
-_FORWARDABLE_NAMES = frozenset(name.encode() for name in FORWARDED_HEADERS | ACCOUNT_HEADERS)
-HIDDEN_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"})
-"""Headers that hold credentials: policies identify callers by tenant."""
+SECRET_HEADERS = frozenset({*KEY_HEADERS, "proxy-authorization", "cookie", "apikey", "x-goog-api-key", "x-auth-token"})
+"""Headers that hold credentials.  Policies do not see them: they identify callers by tenant."""
+MAX_FORWARDED_VALUE_LENGTH = 8_192
+"""Characters of a header that an upstream names; a longer value is not forwarded."""
+MAX_HEADER_NAME_LENGTH = 100
+
+_FIXED_NAMES = frozenset(name.encode() for name in (*FORWARDED_HEADERS, *ACCOUNT_HEADERS, *KEY_HEADERS))
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_NAME = re.compile(
+    r"host|accept|accept-encoding|content-.+|expect|connection|keep-alive|te|trailer|transfer-encoding|upgrade"
+    r"|proxy-connection|http2-settings|user-agent|x-request-id|x-profile|x-event-schema"
+)
+"""Headers that the sidecar sets itself or reads, for each request or connection (RFC 9110, 7.6.1 and 8)."""
+_ROUTING_NAME = re.compile(
+    r"forwarded|via|x-forwarded-.+|x-real-ip|.*client-ip|.*connecting-ip|x-original-.+|x-rewrite-.+|x-(http-)?method(-.+)?"
+    r"|range|if-.+|max-forwards"
+)
+"""Headers by which servers believe another address, path or method, or answer with a part or nothing."""
+_CREDENTIAL_NAME = re.compile(
+    r".*(authori[sz]ation|authenticat|cookie|api-?key|-?jwt-?).*"
+    r"|(.+-)?(subscription|functions|access|secret|private|master|auth|account)-key"
+    r"|(.+-)?(token|secret|password|passwd|credentials?|auth)"
+)
+_ACCOUNT_NAME = re.compile(r"openai-organi[sz]ation|openai-project|x-goog-user-project|chatgpt-account-id")
 
 
 class ClientHeaders(Mapping[str, str]):
@@ -28,13 +53,13 @@ class ClientHeaders(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         name = name.lower()
-        if name in HIDDEN_HEADERS:
+        if name in SECRET_HEADERS:
             raise KeyError(name)
         return self._raw[name.encode("latin-1", "replace")].decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
         names = (name.decode("latin-1") for name in self._raw)
-        return (name for name in names if name not in HIDDEN_HEADERS)
+        return (name for name in names if name not in SECRET_HEADERS)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -43,16 +68,84 @@ class ClientHeaders(Mapping[str, str]):
         return f"<ClientHeaders: {len(self)} names>"
 
 
-def forwardable_headers(headers: Mapping[bytes, bytes], *, keyed: bool) -> dict[str, str]:
-    """Return the request *headers* that may be forwarded, names in lower case; only printable ASCII values.
+def is_header_name(name: str) -> bool:
+    """Whether *name* can be the name of a header (RFC 9110, 5.6.2)."""
+    return len(name) <= MAX_HEADER_NAME_LENGTH and _HEADER_NAME.fullmatch(name) is not None
 
-    *keyed*: clients authenticate at the sidecar, so their `authorization` is not forwarded.
+
+def is_header_value(value: str) -> bool:
+    """Whether *value* can be sent as the value of a header: printable ASCII."""
+    return value.isascii() and value.isprintable()
+
+
+def forwarding_fault(names: Iterable[str], own: Collection[str]) -> str | None:
+    """Return why a client header in *names* must not be forwarded, as `[1]: problem; cure`; None if all may be.
+
+    *own* are the headers that the sidecar sends to the same upstream, in lower case.
     """
-    found = {}
-    for name, raw in headers.items():
-        if name not in _FORWARDABLE_NAMES or (keyed and name == b"authorization"):
+    seen = set(own)
+    for at, name in enumerate(names):
+        fault = _fault_of(name)
+        if fault is None and name.lower() in seen:
+            fault = f"{name!r} is set twice (header names ignore case); remove one of them"
+        if fault is not None:
+            return f"[{at}]: {fault}"
+        seen.add(name.lower())
+    return None
+
+
+def _fault_of(name: str) -> str | None:
+    """Return why no upstream may receive the client's header *name*.
+
+    Underscores count as dashes: CGI and WSGI servers make no difference between them.
+    """
+    if any(character in name for character in "*?["):
+        return f"{name!r} contains a wildcard; name each header"
+    if not is_header_name(name):
+        return f"{name!r} is not a header name; use letters, digits and dashes"
+    canonical = name.lower().replace("_", "-")
+    if _OWN_NAME.fullmatch(canonical):
+        return f"the sidecar sets or reads {name!r} itself; remove it"
+    if _ROUTING_NAME.fullmatch(canonical):
+        return f"{name!r} changes how servers route or answer a request; remove it"
+    if _ACCOUNT_NAME.fullmatch(canonical):
+        return f"{name!r} names the account at the upstream; set it in `headers`, or use pass_authorization"
+    if _CREDENTIAL_NAME.fullmatch(canonical):
+        return f"{name!r} carries credentials of the client; remove it, and name your own secret in headers_env"
+    return None
+
+
+def forwardable_names(configured: Iterable[str], *, keyed: bool, passes_other_keys: bool) -> frozenset[bytes]:
+    """Return the names of all headers that may be forwarded to some upstream.
+
+    *configured* are those that upstreams name, in lower case.  *keyed*: clients authenticate at the sidecar, so no header
+    with their key is forwarded.  *passes_other_keys*: an upstream takes the clients' keys also from `OTHER_KEY_HEADERS`.
+    """
+    names = {*FORWARDED_HEADERS, *ACCOUNT_HEADERS, *configured}
+    if passes_other_keys:
+        names |= OTHER_KEY_HEADERS
+    if keyed:
+        names.difference_update(KEY_HEADERS)
+    return frozenset(name.encode() for name in names)
+
+
+def forwardable_headers(fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
+    """Return those of the request's header *fields* that are in *names*, in lower case; only printable ASCII values.
+
+    Of a repeated header the last value counts.  The values of one that only an upstream names are joined (RFC 9110, 5.3), up
+    to `MAX_FORWARDED_VALUE_LENGTH` characters.
+    """
+    found: dict[str, str] = {}
+    for name, raw in fields:
+        if name not in names:
             continue
         value = raw.decode("latin-1")
-        if value.isascii() and value.isprintable():
-            found[name.decode()] = value
+        if not is_header_value(value):
+            continue
+        key = name.decode()
+        if name not in _FIXED_NAMES:
+            value = f"{found[key]}, {value}" if key in found else value
+            if len(value) > MAX_FORWARDED_VALUE_LENGTH:
+                continue
+        found[key] = value
     return found

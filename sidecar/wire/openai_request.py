@@ -1,7 +1,8 @@
-"""Check the body of an OpenAI chat completion request, as far as limits depend on it."""
+"""Check OpenAI requests: the body of a chat completion, as far as limits depend on it, and the path of one model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -22,6 +23,13 @@ STREAM_OPTIONS = frozenset({"include_usage"})
 MESSAGE_FIELDS = frozenset({"role", "content", "type", "text"})
 """Checked fields of a message and of its parts."""
 COUNT_FIELDS, OPTIONAL_FIELDS = frozenset({*LIMIT_FIELDS, *MANY_FIELDS}), frozenset({"user", "stream_options"})
+MODEL_ROUTE, MODEL_PREFIX = "/v1/models/{id}", "/v1/models/"
+"""The route of one model, as calls and records name it, and the start of its paths. It is not a path itself."""
+ENCODED_SLASH_STATE = "sidecar.encoded_slash"
+"""The key in a call's `state` that is set where the client has percent-encoded the slashes of a model's id."""
+MAX_MODEL_ID_LENGTH = 256
+_ID_SEGMENT = re.compile(r"(?!\.+$)[\w.:@+~,=()\- ]+")
+"""A part of an id between slashes.  Parts of dots alone, `%`, `;`, `?`, `#` and `\\` could lead a server to another path."""
 
 
 def check_openai(body: dict[str, Any]) -> None:
@@ -120,3 +128,13 @@ def _is_part(part: object) -> bool:
     if not isinstance(part, dict) or not isinstance(part_type := part.get("type"), str):
         return False
     return isinstance(part.get("text", None if part_type == "text" else ""), str)
+
+
+def model_id(path: str) -> str | None:
+    """Return the id in *path*, the decoded path of a request for one model; None if no model can have it.
+
+    Ids may have slashes, as `meta-llama/Llama-3.1-8B`, and colons, as `qwen3:8b`.
+    """
+    name = path.removeprefix(MODEL_PREFIX).removesuffix("/")
+    is_id = len(name) <= MAX_MODEL_ID_LENGTH and all(map(_ID_SEGMENT.fullmatch, name.split("/")))
+    return name if is_id else None

@@ -62,6 +62,7 @@ def test_openai_client_asks_without_streaming(client: openai.OpenAI) -> None:
     assert [choice.message.content for choice in answer.choices] == [" tok0 tok1"] * 2
     assert answer.choices[0].finish_reason == "length"
     assert [model.id for model in client.models.list()] == ["mock"]
+    assert [client.models.retrieve(name).id for name in ("mock", "org/mock:8b")] == ["mock", "org/mock:8b"]
 
 
 def test_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from scripts import hello
+from scripts import answers, hello
 from serving import CHAT, events, settings_of, sidecar
 from wire import Connection, upstream
 
@@ -172,3 +172,22 @@ async def test_all_that_a_call_may_cost_is_reserved(tmp_path: Path, asked: dict[
 
     ceiling = min(limit for limit in (body.get("max_tokens"), body.get("max_completion_tokens")) if limit)
     assert account.reserved == 5 + body.get("n", 1) * ceiling
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_limits_are_in_the_headers_of_streams_too(tmp_path: Path, *, stream: bool) -> None:
+    """Streams and whole answers report requests and tokens by OpenAI's headers, and rates alone by `RateLimit`."""
+    text = '[[policy]]\nuse = "rate"\nrequests = 5\n[[policy]]\nuse = "budget"\ntokens = 9000\n'
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        seen = [await served.post("/v1/chat/completions", HI | {"stream": stream})]
+        if stream:
+            seen.append(await served.post("/api/chat", CHAT))
+
+    for status, headers, _ in seen:
+        assert (status, headers["ratelimit-policy"]) == (200, '"rate";q=5;w=60')
+        assert headers["ratelimit"].startswith('"rate";r=')
+        assert "budget" not in headers["ratelimit"]
+        assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-limit-tokens"]) == ("5", "9000")
+        assert int(headers["x-ratelimit-remaining-tokens"]) < 9000
+        assert headers["x-ratelimit-reset-requests"]
+        assert headers["x-ratelimit-reset-tokens"]

@@ -81,7 +81,7 @@ async def test_profile_sets_its_limits(
     assert (body["max_tokens"], body["temperature"]) == (output, temperature)
     assert [message["content"] for message in body["messages"]] == [f"{at}" for at in range(30 - kept, 30)]
     assert headers["x-ratelimit-limit-tokens"] == str(tokens)
-    assert headers["ratelimit-policy"] == f'"rate";q={requests};w=60, "budget";q={tokens};w=86400'
+    assert headers["ratelimit-policy"] == f'"rate";q={requests};w=60'
 
 
 async def test_client_lowers_its_own_budget(tmp_path: Path) -> None:

@@ -53,8 +53,7 @@ async def test_call_is_charged_by_its_price(tmp_path: Path) -> None:
 
     assert status == 200
     assert (account.unit, account.spent, account.reserved) == ("usd", 136, 0)  # 0.15 + 75 + 60.6, rounded up
-    assert headers["ratelimit-policy"] == '"budget";q=1000;w=86400'
-    assert headers["ratelimit"].startswith('"budget";r=879;')  # 5 tokens and 200 at the price: 0.75 and 120
+    assert not any("ratelimit" in name for name in headers), "neither the draft nor OpenAI has a unit for dollars"
 
 
 async def test_ceiling_is_what_the_budget_can_pay(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("[[upstream]]\nbase_url = 'http://h:0/v1'", "upstream[0].base_url: 'http://h:0/v1' is not an http:// or https:// URL; " + URL_CURE),
         ("[[upstream]]\nbase_url = 'http://[::1/v1'", "upstream[0].base_url: 'http://[::1/v1' is not an http:// or https:// URL; " + URL_CURE),
         ("[[upstream]]\nbase_url = 'http://h/v1?k=1'", 'upstream[0].base_url: contains a query or a fragment; put parameters into `query = { name = "value" }`'),
+        ("[[upstream]]\nbase_url = 'http://h/v1/chat/completions?api-version=1'", 'upstream[0].base_url: contains a query or a fragment and ends in \'/chat/completions\', the path of one endpoint; put parameters into `query = { name = "value" }`, and remove \'/chat/completions\''),
+        ("[[upstream]]\nbase_url = 'ftp://me:secret@h/v1?k=secret'", "upstream[0].base_url: 'ftp://h/v1' is not an http:// or https:// URL; " + URL_CURE),
         ("[[upstream]]\nbase_url = 'http://h/v1'\nca = 'ca.pem'", "upstream[0].ca: base_url is not https, so there is no certificate to verify; write https:// in base_url, or remove ca"),
         ("[[upstream]]\nbase_url = 'http://h/v1'\nheaders = { Api-Key = 'k' }", "upstream[0].headers: 'Api-Key' is a secret header; keep secrets out of files: name its environment variable in headers_env"),
         ("[[upstream]]\nbase_url = 'http://h/v1'\napi_key_header = 'x-mine'\nheaders = { X-Mine = 'k' }", "upstream[0].headers: 'X-Mine' is a secret header; keep secrets out of files: name its environment variable in headers_env"),
@@ -123,6 +125,42 @@ def test_fault(folder: Path, text: str, line: str) -> None:
     """Each fault is one line: file, key path, problem and cure."""
     environ = {"SIDECAR_UPSTREAM": HERE}
     assert lines(folder, text, environ, upstream=None) == [f"F: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "ending", "cure"),
+    [
+        ("http://h/v1/chat/completions", "/chat/completions", "remove '/chat/completions'"),
+        ("http://h/v1/chat/completions/", "/chat/completions", "remove '/chat/completions'"),
+        ("https://h/CHAT/Completions", "/CHAT/Completions", "remove '/CHAT/Completions'"),
+        ("http://h/v1/responses", "/responses", "remove '/responses'"),
+        ("http://h/v1/completions", "/completions", "remove '/completions'"),
+        ("http://h/v1/embeddings", "/embeddings", "remove '/embeddings'"),
+        ("http://h/v1/messages", "/messages", "remove '/messages'"),
+        ("http://h/api/v1/models", "/models", "remove '/models'"),
+        ("http://h/v1/images/generations", "/images/generations", "remove '/images/generations'"),
+        ("http://h:11434/api/chat", "/api/chat", "write '/v1' instead of '/api/chat'"),
+        ("http://h:11434/api/generate", "/api/generate", "write '/v1' instead of '/api/generate'"),
+        ("http+unix:///run/e.sock/v1/chat/completions", "/chat/completions", "remove '/chat/completions'"),
+    ],
+)
+def test_base_url_that_ends_in_an_endpoint_is_refused(folder: Path, url: str, ending: str, cure: str) -> None:
+    """A `base_url` with the path of an endpoint is refused in the file, in the variable and in the flag, with the cure."""
+    fault = f"ends in '{ending}', the path of one endpoint; {cure}"
+    text = f"[[upstream]]\nbase_url = '{url}'"
+
+    assert lines(folder, text, upstream=None) == [f"F: upstream[0].base_url: {fault}"]
+    assert lines(folder, "", {"SIDECAR_UPSTREAM": url}, upstream=None) == [f"F: SIDECAR_UPSTREAM: {fault}"]
+    assert lines(folder, "", upstream=url) == [f"F: --upstream: {fault}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/v1", "http://h/v1/", "http://h/v1//", "http://h", "http://messages", "https://x.services.ai.azure.com/models", "https://h/openai/deployments/chat", "http+unix:///run/messages/e.sock/v1/", "https://h/api/v1/responses-proxy"],
+)  # fmt: skip
+def test_other_base_url_is_accepted(folder: Path, url: str) -> None:
+    """A base URL may end in slashes, which are removed, and in a segment that is no endpoint."""
+    assert loaded(folder, "", upstream=url).upstreams[0].base_url == url.rstrip("/")
 
 
 def test_every_value_of_a_mapping(folder: Path) -> None:

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 from api_keys import key
+from msgspec.structs import replace
 from scripts import hello
 from serving import CHAT, settings_of, sidecar
+from upstream_tables import lists
 from wire import upstream
+
+from policies import Call, Policy
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +32,7 @@ BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1000\n'
 
 @pytest.mark.parametrize(
     "header",
-    ["x: y", "authorization: Bearer", "authorization: Bearer ", "authorization: Bearer nope", "authorization: Basic secret-a", "authorization: secret-a", f"authorization: Bearer {sha256(b'secret-a').hexdigest()}"],
+    ["x: y", "api-key: nope", "x-api-key: ", "api-key: Bearer secret-a", "x-goog-api-key: secret-a", "authorization: Bearer", "authorization: Bearer ", "authorization: Bearer nope", "authorization: Basic secret-a", "authorization: secret-a", f"authorization: Bearer {sha256(b'secret-a').hexdigest()}"],
 )  # fmt: skip
 async def test_unknown_key_is_401(tmp_path: Path, header: str) -> None:
     """With configured keys, a call without one of them is 401 in the format of its path, and reaches no upstream."""
@@ -57,6 +61,59 @@ async def test_call_counts_for_the_tenant_of_its_key(tmp_path: Path) -> None:
     assert accounts.keys() == {"a", "b"}
     assert accounts["a"] == 2 * accounts["b"]
     assert sent == [None, None, None], "a key of the sidecar is never sent to upstream"
+
+
+@pytest.mark.parametrize("path", [V1, "/api/chat", "/v1/models"])
+@pytest.mark.parametrize("name", ["api-key", "X-API-Key", "authorization"])
+async def test_key_is_accepted_in_the_headers_of_azure_and_anthropic(tmp_path: Path, name: str, path: str) -> None:
+    """A key is accepted in `api-key` and `x-api-key` too; like every key it reaches neither upstream nor policies."""
+    seen: list[Any] = []
+
+    class Sees(Policy, frozen=True):
+        async def admit(self, call: Call) -> None:
+            seen.append([*call.headers.items(), *call.forwarded_headers.items(), call.tenant])
+
+    header = bearer("secret-b") if name == "authorization" else f"{name}: secret-b"
+    text = key("secret-a", "a") + key("secret-b", "b")
+    async with upstream(lists) as up:
+        settings = settings_of(tmp_path, up.url, text)
+        base = replace(settings.base, policies=(Sees(),))
+        accesses = tuple(replace(each, base=base, profiles={}) for each in settings.keys)
+        async with sidecar(replace(settings, keys=accesses)) as served:
+            status, _, _ = (
+                await served.get(path, header) if path == "/v1/models" else await served.post(path, HI, header)
+            )
+
+    assert status == 200
+    assert "secret-b" not in str(seen)
+    assert seen[0][-1] == "b"
+    assert b"secret-b" not in up.requests[0].head
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (("authorization: Bearer secret-a", "x-api-key: secret-a", "api-key: secret-a"), 200),
+        (("authorization: Bearer for-a-proxy", "x-api-key: secret-a"), 200),
+        (("authorization: Basic dTpw", "api-key: secret-a"), 200),
+        (("authorization: Bearer secret-a", "api-key: placeholder"), 200),
+        (("authorization: Bearer secret-a", "x-api-key: secret-b"), 401),
+        (("api-key: secret-b", "x-api-key: secret-a"), 401),
+        (("authorization: Bearer nope", "x-api-key: neither"), 401),
+    ],
+)  # fmt: skip
+async def test_two_different_keys_are_refused(tmp_path: Path, headers: tuple[str, ...], expected: int) -> None:
+    """A value that is no configured key is ignored beside one that is; two different configured keys are refused."""
+    text = key("secret-a", "a") + key("secret-b", "b")
+    async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        status, _, body = await served.post(V1, HI, *headers)
+        sent = b"".join(request.head for request in up.requests)
+
+    assert status == expected
+    assert b"secret-" not in sent
+    if expected != 200:
+        ambiguous = "secret-a" in str(headers)
+        assert ("different API keys" in json.loads(body)["error"]["message"]) == ambiguous
 
 
 async def test_key_is_limited_to_its_profiles(tmp_path: Path) -> None:
@@ -115,11 +172,11 @@ async def test_limits_of_a_key_replace_those_of_the_chain(tmp_path: Path) -> Non
         for name in ("rich", "poor"):
             for profile in ("", "small"):
                 _, headers, _ = await served.post(V1, HI, bearer(name), f"x-profile: {profile}")
-                limits[name, profile] = headers["ratelimit-policy"]
+                limits[name, profile] = [headers[f"x-ratelimit-limit-{unit}"] for unit in ("requests", "tokens")]
 
     assert limits == {
-        ("rich", ""): '"rate";q=9;w=60, "budget";q=5000;w=86400',
-        ("rich", "small"): '"rate";q=4;w=60, "budget";q=400;w=86400',
-        ("poor", ""): '"rate";q=5;w=60, "budget";q=300;w=86400',
-        ("poor", "small"): '"rate";q=4;w=60, "budget";q=300;w=86400',
+        ("rich", ""): ["9", "5000"],
+        ("rich", "small"): ["4", "400"],
+        ("poor", ""): ["5", "300"],
+        ("poor", "small"): ["4", "300"],
     }

@@ -16,18 +16,26 @@ SECRET = "hunter2"
 
 
 @SERVERS
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_head_is_answered_without_a_body(tmp_path: Path, path: str, protocol: type[asyncio.Protocol]) -> None:
-    """HEAD has the status and the headers of GET, and no body: load balancers probe with it."""
+@pytest.mark.parametrize(
+    ("path", "route", "expected"),
+    [("/healthz", "/healthz", 200), ("/readyz", "/readyz", 200), ("/", "unknown", 404), ("/v1/x", "unknown", 404), ("/v1/models", "/v1/models", 405)],
+)  # fmt: skip
+async def test_head_is_answered_without_a_body(
+    tmp_path: Path, path: str, route: str, expected: int, protocol: type[asyncio.Protocol]
+) -> None:
+    """HEAD has the status and the headers of GET, and no body, on errors too: load balancers and SDKs probe with it."""
     async with upstream() as up, recorded(tmp_path, up, protocol=protocol) as it:
         client = await it.served.client()
         client.writer.write(f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         status, headers = await client.head()
         await client_reads_next_answer(client)
+        whole = b"" if expected == 405 else (await it.served.get(path))[2]
         record = next(each for each in it.records if each.method == "HEAD")
 
-    assert (status, int(headers["content-length"]) > 0) == (200, True)
-    assert (record.route, record.status, record.ending) == (path, 200, "done")
+    assert (status, int(headers["content-length"]) > 0) == (expected, True)
+    assert not whole or int(headers["content-length"]) == len(whole)
+    assert (record.route, record.status, record.ending) == (route, expected, "done" if expected == 200 else "rejected")
+    assert up.requests == []
 
 
 async def client_reads_next_answer(client: Client) -> None:

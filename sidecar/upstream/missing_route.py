@@ -1,0 +1,54 @@
+"""Tell a server that does not have a route from one that does not have a model, and log the former once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from sidecar.upstream.errors.error_body import MAX_CLASSIFIED_BYTES, parse_error_body
+
+CHAT_ROUTE, LIST_ROUTE = "/chat/completions", "/models"
+"""Paths of requests below the base URL."""
+MISSING_ROUTE_STATUSES = frozenset({404, 405})
+"""Statuses of servers for a path that they do not have: many web pages accept only GET."""
+_NAMES_A_MODEL = re.compile(r"\bmodels?\b|deployment|\bengine|endpoints found|\bfunction '", re.IGNORECASE)
+"""Words about the model in refusals: OpenAI and most others; Azure; OpenRouter; NVIDIA.
+
+Samples are in the test of this module.
+"""
+_VERSION_SEGMENT = re.compile(r"/v\d", re.IGNORECASE)
+
+
+class MissingRoute:
+    """Logs once for each path that the upstream *name* has no route there, below *base_url*.  *warn* writes to the log."""
+
+    def __init__(self, name: str, base_url: str, warn: Callable[[str], None]) -> None:
+        self._name, self._base_url, self._warn = name, base_url, warn
+        self._logged: set[str] = set()
+
+    def note_refusal(self, method: str, path: str, status: int, body: bytes, model: str) -> None:
+        """Note that a request for *model* with *method* to *path* below the base URL got *status* and *body*."""
+        if path not in self._logged and lacks_route(status, body, model):
+            self._log(method, path, str(status))
+
+    def note_error(self, message: str) -> None:
+        """Note the *message* of an error object under status 200 to a chat request: LM Studio reports unknown paths so."""
+        if CHAT_ROUTE not in self._logged and CHAT_ROUTE in message and _NAMES_A_MODEL.search(message) is None:
+            self._log("POST", CHAT_ROUTE, "200 with an error")
+
+    def _log(self, method: str, path: str, answer: str) -> None:
+        self._logged.add(path)
+        has_version = _VERSION_SEGMENT.search(self._base_url.partition("://")[2]) is not None
+        cure = "check base_url" if has_version else "does base_url lack '/v1'?"
+        self._warn(f"upstream {self._name!r}: {method} {self._base_url}{path} answered {answer}; {cure}")
+
+
+def lacks_route(status: int, body: bytes, model: str) -> bool:
+    """Whether *status* and *body* mean that a server has nothing at a path, rather than that it does not have *model*."""
+    if status not in MISSING_ROUTE_STATUSES:
+        return False
+    error, text = parse_error_body(body[:MAX_CLASSIFIED_BYTES])
+    if text.lstrip("\ufeff \t\r\n").startswith("<"):
+        return True
+    words = " ".join([text, *(str(error[key]) for key in ("code", "type", "param", "detail") if key in error)])
+    return not (model and model.lower() in words.lower()) and _NAMES_A_MODEL.search(words) is None
