@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,19 +12,17 @@ from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
 from policies.api.lease import Ending, Lease, Outcome
 from policies.api.policy import StoreFailure
 from policies.api.rejection import Rejection
-from policies.api.store import Grant, StoreDown
-from policies.api.window import Calendar, Sliding
+from policies.api.store import StoreDown
+from policies.api.window import Sliding
 
 from .error_report import error_report
+from .refusals import CallDurations, refusal_of
 from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.services import Services
     from policies.api.usage import Usage
-
-MAX_SENSIBLE_WAIT = 60.0
-"""Seconds up to which waiting for a rate is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
 
 _CLAIM_OF_LEASED = itemgetter(0)
 
@@ -50,6 +47,8 @@ class Ledger:
     def __init__(self, services: Services) -> None:
         self._services, self._store = services, services.store
         self._settlements = SettlementQueue(services)
+        self.durations = CallDurations(services.random)
+        """How long calls hold what they have reserved, for the wait of a call that has no room meanwhile."""
 
     @property
     def pending_settlements(self) -> int:
@@ -76,7 +75,8 @@ class Ledger:
             return
         call.standings = list(zip(claims, grant.standings, strict=True))
         if grant.refused is not None:
-            raise _refusal(hold, grant, grant.refused)
+            claim, lease, _ = hold.claims[grant.refused]
+            raise refusal_of(claim, lease, grant.standings[grant.refused], grant, self.durations)
         if ceiling:
             # Set also if nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling
@@ -125,6 +125,8 @@ class Ledger:
             except Exception as error:  # noqa: BLE001  # of a policy: it must not keep the others from being charged
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
+        if charges:
+            self.durations.add(outcome.seconds)
         await self._settlements.send(call.id, charges, refund=usage.exact)
 
     def _charge(self, hold: Reservation, lease: Lease, claim: Claim, usage: Usage) -> int:
@@ -146,24 +148,3 @@ class Ledger:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
         hold.claims = ()
-
-
-def _refusal(hold: Reservation, grant: Grant, index: int) -> Rejection:
-    claim, lease, _ = hold.claims[index]
-    standing = grant.standings[index]
-    rejection = lease.refusal(claim, standing)
-    wait = max(0.0, standing.resets_at - grant.now)
-    rejection.retry_after = wait
-    rejection.final = rejection.final if isinstance(claim.window, Calendar) else wait > MAX_SENSIBLE_WAIT
-    rejection.details = {
-        "policy": claim.policy,
-        "limit": _in_units(claim, claim.limit),
-        "used": _in_units(claim, standing.used),
-        "resets_at": math.ceil(standing.resets_at),
-        **rejection.details,
-    }
-    return rejection
-
-
-def _in_units(claim: Claim, amount: int) -> float:
-    return amount / MICRO_DOLLARS_PER_DOLLAR if claim.unit == "usd" else amount

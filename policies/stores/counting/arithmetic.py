@@ -42,9 +42,9 @@ def fitting_ceiling(counters: Sequence[ClaimedCounter[Any]], ceiling: int, *, di
 
 
 class RefusedClaim(NamedTuple):
-    """The claim that a refusal names: its index, the least that it needs, and when that fits, in microseconds."""
+    """The claim that a refusal names: its index `at`, the least that it needs, and when that fits, in microseconds."""
 
-    index: int
+    at: int
     needed: int
     resets_at: int
 

@@ -66,7 +66,7 @@ class CounterStore(ABC, Generic[RowT]):
             recorded = self._recorded_ceiling(call_id, part)
             if recorded is None:
                 longest = longest_refusal(counters, ceiling, self._fits_at)
-                return Grant(ceiling, self._standings(counters, now, longest), seconds, longest.index)
+                return Grant(ceiling, self._standings(counters, now, longest), seconds, longest.at)
             return Grant(recorded, self._standings(counters, now), seconds)
         taken: list[Taken] = []
         for each in counters:  # a comprehension is a function call of its own
@@ -145,7 +145,7 @@ class CounterStore(ABC, Generic[RowT]):
         standings = []
         for at, counter in enumerate(counters):
             needed = 0
-            if refused is not None and at == refused.index:
+            if refused is not None and at == refused.at:
                 needed, resets_at = refused.needed, refused.resets_at
             elif counter.start != SLIDING_START:
                 resets_at = counter.ends
