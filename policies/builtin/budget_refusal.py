@@ -22,10 +22,6 @@ def budget_refusal(claim: Claim, standing: Standing) -> Rejection:
     assert isinstance(window, Calendar)  # for the type: a budget has no other windows
     amount = f"{amount_text(claim.unit, claim.limit)} {ARTICLES_OF_PERIODS.get(window.period, 'a')} {window.period}"
     final = standing.case == "never_fits" or (standing.case == "spent" and not resets_soon(window))
-    return Rejection(
-        429,
-        "budget_exceeded",
-        f"Budget {claim.policy!r} of {amount}: {refusal_reason(claim, standing)}",
-        error_type="insufficient_quota" if final else None,
-        final=final,
-    )
+    msg = f"Budget {claim.policy!r} of {amount}: {refusal_reason(claim, standing)}"
+    kind = "insufficient_quota" if final else None
+    return Rejection(429, "budget_exceeded", msg, error_type=kind, final=final)
