@@ -153,13 +153,13 @@ def refusal_reason(claim: Claim, standing: Standing) -> str:
         cure = "shorten the prompt" if claim.base > claim.limit else "shorten the prompt or lower max_tokens"
         return f"{needs}, which is more than the whole limit: {cure}."
     spent = f"{number_text(unit, standing.spent)} {_verb(claim, standing.spent)} spent"
-    wait = f"retry in about {math.ceil(standing.retry_after or 0)} s"
+    wait = "" if standing.retry_after is None else f"; retry in about {math.ceil(standing.retry_after)} s"
     if standing.case == "held":
         held = f"{number_text(unit, standing.held)} {_verb(claim, standing.held)} reserved by calls that run now"
-        return f"{needs}, {spent} and {held}; {wait}."
+        return f"{needs}, {spent} and {held}{wait}."
     if isinstance(claim.window, Calendar):
-        wait = f"it resets at {datetime.fromtimestamp(math.ceil(standing.resets_at), UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return f"{needs} and {spent}; {wait}."
+        wait = f"; it resets at {datetime.fromtimestamp(math.ceil(standing.resets_at), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{needs} and {spent}{wait}."
 
 
 def _verb(claim: Claim, amount: int) -> str:

@@ -76,7 +76,7 @@ class Ledger:
         call.standings = list(zip(claims, grant.standings, strict=True))
         if grant.refused is not None:
             claim, lease, _ = hold.claims[grant.refused]
-            raise refusal_of(claim, lease, grant.standings[grant.refused], grant, self.durations)
+            raise refusal_of(claim, lease, grant, self.durations)
         if ceiling:
             # Set also if nothing was lowered: a client may send several fields, and servers differ in which they obey.
             call.max_tokens = grant.ceiling

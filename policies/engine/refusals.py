@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim
-from policies.api.store import Grant, Standing, refusal_case
+from policies.api.store import Grant, refusal_case
 from policies.api.window import MAX_SENSIBLE_WAIT, Calendar, resets_soon
 
 if TYPE_CHECKING:
@@ -53,27 +53,31 @@ class CallDurations:
         return min(max(MIN_HELD_WAIT, average), MAX_HELD_WAIT) * (1 + HELD_WAIT_SPREAD * self._random.random())
 
 
-def refusal_of(claim: Claim, lease: Lease, standing: Standing, grant: Grant, durations: CallDurations) -> Rejection:
-    """Return the refusal of *claim*, in the words of its *lease*, with the numbers of its *standing*."""
+def refusal_of(claim: Claim, lease: Lease, grant: Grant, durations: CallDurations, *, runs: bool = False) -> Rejection:
+    """Return the refusal of *claim* by *grant*, in the words of its *lease*, with the numbers of its standing.
+
+    If the call *runs* already, the refused claim is a further part of its reservation. Then its answer ends: the refusal is
+    final and has no wait, because a repeated call would be a new answer.
+    """
+    assert grant.refused is not None  # for the type: it was refused
+    standing = grant.standings[grant.refused]
     # A store of a deployment may not report what is needed.
     needed = standing.needed or claim.needs(min(claim.floor, grant.ceiling))
     case = refusal_case(claim.limit, standing.spent, needed)
     until_reset = max(0.0, standing.resets_at - grant.now)
     wait: float | None = until_reset
-    if case == "never_fits":
+    if runs or case == "never_fits":
         wait = None
     elif case == "held":
         wait = min(until_reset, durations.held_wait())
     rejection = lease.refusal(claim, msgspec.structs.replace(standing, needed=needed, retry_after=wait))
     rejection.retry_after = wait
-    if case == "spent":
-        window = claim.window
-        if isinstance(window, Calendar):
-            rejection.final = rejection.final and not resets_soon(window)
-        else:
-            rejection.final = until_reset > MAX_SENSIBLE_WAIT
+    if wait is None or case == "held":
+        rejection.final = wait is None
+    elif isinstance(claim.window, Calendar):
+        rejection.final = rejection.final and not resets_soon(claim.window)
     else:
-        rejection.final = case == "never_fits"
+        rejection.final = wait > MAX_SENSIBLE_WAIT
     rejection.details = {
         "policy": claim.policy,
         "limit": _in_units(claim, claim.limit),

@@ -134,9 +134,7 @@ async def test_held_wait_ends_with_the_window() -> None:
     """A limit whose window resets sooner than running calls end is worth a try at its reset."""
     standing = Standing(100, 90, NOW + 1.5, held=90, needed=20)
     claim = budget(100, 20)
-    rejection = refusal_of(
-        claim, ClaimLease(claim), standing, Grant(0, [standing], NOW, 0), CallDurations(FixedRandom(0))
-    )
+    rejection = refusal_of(claim, ClaimLease(claim), Grant(0, [standing], NOW, 0), CallDurations(FixedRandom(0)))
     assert (rejection.retry_after, rejection.final) == (1.5, False)
 
 
@@ -144,9 +142,7 @@ async def test_store_without_held_amounts_is_told_as_spent() -> None:
     """A store of a deployment that reports only what is used is taken as spent, and what is needed is computed."""
     standing = Standing(100, 90, NOW + 1000)
     claim = budget(100, 10, per_token=1, floor=20)
-    rejection = refusal_of(
-        claim, ClaimLease(claim), standing, Grant(15, [standing], NOW, 0), CallDurations(FixedRandom(0))
-    )
+    rejection = refusal_of(claim, ClaimLease(claim), Grant(15, [standing], NOW, 0), CallDurations(FixedRandom(0)))
     assert (rejection.details["case"], rejection.details["needed"], rejection.retry_after) == ("spent", 25, 1000)
 
 
@@ -191,3 +187,14 @@ async def test_calls_without_a_reservation_do_not_count() -> None:
     policies = [limits[1], Takes(name="t", seconds=20)]
     await serve([], make_call("hi", services=services), chain=Chain(policies, slow, services, ledger=ledger))
     assert 20 <= ledger.durations.held_wait() <= 30
+
+
+@pytest.mark.parametrize(("spent", "held"), [(95, 0), (5, 90)])
+def test_refusal_of_a_running_call_is_final(spent: int, held: int) -> None:
+    """A running call that gets no further part ends: the refusal is final without a wait, whatever the case."""
+    claim = budget(100, 10, name="b")
+    standing = Standing(100, spent + held, NOW + 1.5, held, 10)
+    durations = CallDurations(FixedRandom(0))
+    rejection = refusal_of(claim, ClaimLease(claim), Grant(0, [standing], NOW, 0), durations, runs=True)
+    assert (rejection.retry_after, rejection.final, rejection.details["held"]) == (None, True, held)
+    assert "retry" not in rejection.message
