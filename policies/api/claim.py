@@ -63,6 +63,20 @@ def counter_key(policy: str, identity: str, unit: Unit, window: Window) -> str:
     return KEY_SEPARATOR.join((policy, identity, unit, window.key))
 
 
+def amount_text(unit: Unit, amount: int) -> str:
+    """Return *amount* for a message, with its unit: `1,200 tokens`, `1 request`, `$0.0012`."""
+    if unit == "usd":
+        return number_text(unit, amount)
+    return f"{number_text(unit, amount)} {unit.removesuffix('s') if amount == 1 else unit}"
+
+
+def number_text(unit: Unit, amount: int) -> str:
+    """Return *amount* for a message, without the noun of its unit: `1,200`, `$0.0012`."""
+    if unit != "usd":
+        return f"{amount:,}"
+    return "$" + f"{amount / MICRO_DOLLARS_PER_DOLLAR:,.6f}".rstrip("0").rstrip(".")
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The amount that one call takes from one limit. `Policy.claim` creates one.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import msgspec
 
-from .claim import Claim
+from .claim import Claim, amount_text, number_text
 from .event import Event
 from .hooks import LEASE_CURES, LEASE_HOOKS, check_hooks
 from .rejection import Rejection
 from .store import Standing
 from .usage import Usage
+from .window import Calendar
 
 
 class Ending(StrEnum):
@@ -98,9 +101,11 @@ class Lease:
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:
         """Return the refusal of a claim that did not fit; *standing* is the limit as the store has it.
 
-        The chain adds limit, use, reset time and `Retry-After`.
+        `standing.case` is why it did not fit, `standing.needed` the least that the call needs, `standing.retry_after` the wait. The
+        chain adds all numbers, the case, `Retry-After`, and whether SDKs should retry.
         """
-        return Rejection(429, "rate_limit_exceeded", f"The limit {claim.policy!r} is used up.")
+        limit = f"Limit {claim.policy!r} of {amount_text(claim.unit, claim.limit)}"
+        return Rejection(429, "rate_limit_exceeded", f"{limit}: {refusal_reason(claim, standing)}")
 
     def on_event(self, event: Event) -> Event | None:
         """Return the event as it goes on: unchanged, changed (`with_text`, `with_payload`), or None to drop it.
@@ -137,6 +142,28 @@ class ClaimLease(Lease):
     def claims(self) -> Sequence[Claim]:
         """Return the claims that it was made with."""
         return self._claims
+
+
+def refusal_reason(claim: Claim, standing: Standing) -> str:
+    """Return why *claim* did not fit, in numbers, and what to do: the second half of a refusal's message."""
+    unit, needs = claim.unit, f"this call needs at least {amount_text(claim.unit, standing.needed)}"
+    if standing.case == "never_fits":
+        if unit == "requests":
+            return f"{needs}, which is more than the whole limit."
+        cure = "shorten the prompt" if claim.base > claim.limit else "shorten the prompt or lower max_tokens"
+        return f"{needs}, which is more than the whole limit: {cure}."
+    spent = f"{number_text(unit, standing.spent)} {_verb(claim, standing.spent)} spent"
+    wait = "" if standing.retry_after is None else f"; retry in about {math.ceil(standing.retry_after)} s"
+    if standing.case == "held":
+        held = f"{number_text(unit, standing.held)} {_verb(claim, standing.held)} reserved by calls that run now"
+        return f"{needs}, {spent} and {held}{wait}."
+    if isinstance(claim.window, Calendar):
+        wait = f"; it resets at {datetime.fromtimestamp(math.ceil(standing.resets_at), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{needs} and {spent}{wait}."
+
+
+def _verb(claim: Claim, amount: int) -> str:
+    return "is" if claim.unit == "usd" or amount == 1 else "are"
 
 
 def needs_charge(lease: Lease) -> str:

@@ -13,7 +13,7 @@ may have cost that much. A store that cannot be reached raises `StoreDown`; the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,19 @@ class ReservationGone(StoreDown):
         super().__init__(f"call {call_id} has no reservation any more")
 
 
+RefusalCase: TypeAlias = Literal["held", "spent", "never_fits"]
+"""Why a claim does not fit: what running calls have reserved is missing, or what is spent, or the limit is too small."""
+CASES_BY_DURATION: tuple[RefusalCase, ...] = ("held", "spent", "never_fits")
+"""A later case keeps a call out for longer: seconds, until the window resets, for ever."""
+
+
+def refusal_case(limit: int, spent: int, needed: int) -> RefusalCase:
+    """Return why a claim that needs at least *needed* does not fit into *limit*, of which *spent* is spent."""
+    if needed > limit:
+        return "never_fits"
+    return "spent" if spent + needed > limit else "held"
+
+
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """The state of one limit. `used` is what is spent and reserved; `resets_at` is in seconds since 1970.
 
@@ -45,15 +58,34 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     limit: int
     used: int
     resets_at: float
+    held: int = 0
+    """The part of `used` that running calls have reserved. A sliding window counts at once, so it holds nothing."""
+    needed: int = 0
+    """The smallest amount with which the refused call would be admitted; 0 for a claim that was not refused."""
+    retry_after: float | None = None
+    """Seconds after which the refused call may fit; None if waiting does not help. The chain sets it for `Lease.refusal`."""
 
     @property
     def left(self) -> int:
         """The remainder of the limit, at least 0."""
         return max(0, self.limit - self.used)
 
+    @property
+    def spent(self) -> int:
+        """The part of `used` that stays until the window resets."""
+        return self.used - self.held
+
+    @property
+    def case(self) -> RefusalCase:
+        """Why the claim was refused. Without meaning for a claim that was not."""
+        return refusal_case(self.limit, self.spent, self.needed)
+
 
 class Grant(msgspec.Struct, frozen=True):
-    """The result of `reserve`. `refused` is the index of the first claim that did not fit; None if all are reserved.
+    """The result of `reserve`. `refused` is the index of a claim that did not fit; None if all are reserved.
+
+    Of several that do not fit it is the one that keeps the call out for longest: one that never fits, else one whose limit
+    is spent (of several the last to have room), else one whose limit is held; of equal ones the first.
 
     `ceiling` is the one that was asked for, or the lower one that fits. `standings` are in the order of the claims, and
     include this call if it was admitted. `now` is the store's clock, in seconds since 1970.

@@ -10,6 +10,7 @@ from .claim import Calendar, Period, Sliding, Window
 
 __all__ = [
     "MAX_EXACT_LIMIT",
+    "MAX_SENSIBLE_WAIT",
     "MICROSECONDS_PER_SECOND",
     "PERIOD_SECONDS",
     "Calendar",
@@ -17,12 +18,15 @@ __all__ = [
     "Sliding",
     "Window",
     "bucket_seconds",
+    "resets_soon",
     "span_of",
     "zone_of",
 ]
 
 PERIOD_SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000}
 MICROSECONDS_PER_SECOND = 1_000_000
+MAX_SENSIBLE_WAIT = 60.0
+"""Seconds up to which waiting for a limit is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
 MAX_EXACT_LIMIT = 1_024
 """Up to this limit a sliding window has an entry for each request; above, requests within 1/1024 of the window share one."""
 
@@ -47,6 +51,11 @@ def span_of(window: Calendar, now: float) -> tuple[float, float]:
         first = midnight.replace(day=1)
         after = (first + timedelta(days=32)).replace(day=1)
     return _timestamp(first, zone), _timestamp(after, zone)
+
+
+def resets_soon(window: Calendar) -> bool:
+    """Return whether a client can wait for the end of any such window."""
+    return PERIOD_SECONDS[window.period] <= MAX_SENSIBLE_WAIT
 
 
 @functools.lru_cache(1024)

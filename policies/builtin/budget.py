@@ -19,6 +19,7 @@ from policies.api.tokens import MEDIA_TOKENS
 from policies.api.usage import Usage
 from policies.api.window import Calendar, Period, zone_of
 
+from .budget_refusal import budget_refusal
 from .prices import Price, price_of
 
 DEFAULT_ANSWER_TOKENS = 2_048
@@ -123,11 +124,8 @@ class _BudgetLease(Lease):
             self._prompt = call.services.tokens.estimate(model, size, policy.media)
         return self._prompt
 
-    def _refused(self, amount: str) -> Rejection:
-        """Return the 429 for this limit. Clients that know OpenAI's type `insufficient_quota` do not retry."""
-        policy = self._policy
-        msg = f"Budget {policy.name!r} of {amount} a {policy.window} has no room for this call."
-        return Rejection(429, "budget_exceeded", msg, error_type="insufficient_quota", final=True)
+    def refusal(self, claim: Claim, standing: Standing) -> Rejection:
+        return budget_refusal(claim, standing)
 
 
 class _TokenLease(_BudgetLease):
@@ -151,9 +149,6 @@ class _TokenLease(_BudgetLease):
                 max_identities=policy.identities,
             ),
         )
-
-    def refusal(self, claim: Claim, standing: Standing) -> Rejection:
-        return self._refused(f"{claim.limit} tokens")
 
 
 class _DollarLease(_BudgetLease):
@@ -182,9 +177,6 @@ class _DollarLease(_BudgetLease):
     def charge(self, claim: Claim, usage: Usage) -> int:
         """Return the cost in micro-dollars. A prompt whose size upstream did not report costs its reserved tokens."""
         return sum(self._cost(part) for part in usage.each)
-
-    def refusal(self, claim: Claim, standing: Standing) -> Rejection:
-        return self._refused(f"${claim.limit / MICRO_DOLLARS_PER_DOLLAR:.10g}")
 
     def _cost(self, usage: Usage) -> int:
         # With fallback models, or without a known model, any of the models may have served the attempt.

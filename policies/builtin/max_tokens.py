@@ -42,9 +42,7 @@ class MaxTokens(Policy, frozen=True):
             return
         wanted = -(-call.characters // 4) + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
-            msg = (
-                f"The request is too large: prompt and answer may have {limit} tokens in all, this one needs {wanted}."
-            )
-            raise Rejection(
-                400, "request_too_large", msg, details={"policy": self.name, "limit": limit, "used": wanted}
-            )
+            bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"
+            msg = f"The request is too large: {bounds}; shorten the prompt or lower max_tokens."
+            details = {"policy": self.name, "limit": limit, "needed": wanted, "case": "never_fits"}
+            raise Rejection(400, "request_too_large", msg, details=details)

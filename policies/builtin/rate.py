@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from policies.api.call import Call
-from policies.api.claim import DEFAULT_MAX_IDENTITIES, By, Claim, Identities
+from policies.api.claim import DEFAULT_MAX_IDENTITIES, By, Claim, Identities, amount_text
 from policies.api.lease import Lease
 from policies.api.policy import Policy, StoreFailure
 from policies.api.rejection import Rejection
@@ -58,5 +59,6 @@ class _RateLease(Lease):
 
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:
         policy = self._policy
-        msg = f"Rate limit {policy.name!r} exceeded: {policy.requests} requests in {policy.window:g} s."
+        limit = f"{amount_text('requests', claim.limit)} in {policy.window:g} s"
+        msg = f"Rate limit {policy.name!r} exceeded: {limit}; retry in {math.ceil(standing.retry_after or 0)} s."
         return Rejection(429, "rate_limit_exceeded", msg, error_type="requests")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,19 +10,17 @@ import msgspec
 from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
 from policies.api.lease import Ending, Lease, Outcome
 from policies.api.rejection import Rejection
-from policies.api.store import Grant, StoreDown
-from policies.api.window import Calendar, Sliding
+from policies.api.store import StoreDown
+from policies.api.window import Sliding
 
 from .error_report import error_report
-from .reservation import LeasedClaim, Reservation, claims_of_leased
+from .refusals import CallDurations, refusal_of
+from .reservation import Reservation, claims_of_leased
 from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
     from policies.api.services import Services
     from policies.api.usage import Usage
-
-MAX_SENSIBLE_WAIT = 60.0
-"""Seconds up to which waiting for a rate is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
 
 MAX_LIMIT = 2**53 - 1
 """A limit that no counter exceeds: a claim with it always fits."""
@@ -35,6 +32,8 @@ class Ledger:
     def __init__(self, services: Services) -> None:
         self._services, self._store = services, services.store
         self._settlements = SettlementQueue(services)
+        self.durations = CallDurations(services.random)
+        """How long calls hold what they have reserved, for the wait of a call that has no room meanwhile."""
 
     @property
     def pending_settlements(self) -> int:
@@ -62,7 +61,8 @@ class Ledger:
             return
         call.standings = list(zip(claims, grant.standings, strict=True))
         if grant.refused is not None:
-            raise _refusal(hold.claims, grant, grant.refused)
+            claim, lease, _ = hold.claims[grant.refused]
+            raise refusal_of(claim, lease, grant, self.durations)
         hold.ceiling = grant.ceiling
         if ceiling:
             # Set also if nothing was lowered: a client may send several fields, and servers differ in which they obey.
@@ -93,7 +93,8 @@ class Ledger:
         claims = claims_of_leased(growing)
         grant = await self._store.reserve(hold.call.id, claims, hold.step, part=hold.parts)
         if grant.refused is not None:
-            return _refusal(growing, grant, grant.refused)
+            claim, lease, _ = growing[grant.refused]
+            return refusal_of(claim, lease, grant, self.durations, runs=True)
         hold.later_parts.append((claims, grant.ceiling))
         return grant.ceiling
 
@@ -139,6 +140,8 @@ class Ledger:
             except Exception as error:  # noqa: BLE001  # of a policy: it must not keep the others from being charged
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
+        if charges:
+            self.durations.add(outcome.seconds)
         await self._settlements.send(call.id, charges, refund=usage.exact)
         if hold.is_charged:
             await self._charge_rest(hold, charges)
@@ -194,24 +197,3 @@ def expected_answer(claims: Sequence[Claim]) -> int:
         if answer and claim.per_token and (not expected or answer < expected):
             expected = answer
     return expected
-
-
-def _refusal(claims: Sequence[LeasedClaim], grant: Grant, index: int) -> Rejection:
-    claim, lease, _ = claims[index]
-    standing = grant.standings[index]
-    rejection = lease.refusal(claim, standing)
-    wait = max(0.0, standing.resets_at - grant.now)
-    rejection.retry_after = wait
-    rejection.final = rejection.final if isinstance(claim.window, Calendar) else wait > MAX_SENSIBLE_WAIT
-    rejection.details = {
-        "policy": claim.policy,
-        "limit": _in_units(claim, claim.limit),
-        "used": _in_units(claim, standing.used),
-        "resets_at": math.ceil(standing.resets_at),
-        **rejection.details,
-    }
-    return rejection
-
-
-def _in_units(claim: Claim, amount: int) -> float:
-    return amount / MICRO_DOLLARS_PER_DOLLAR if claim.unit == "usd" else amount

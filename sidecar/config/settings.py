@@ -44,6 +44,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_deadline: NonNegativeSeconds = 28.0
     chat_roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)] = ("user", "assistant")
     chat_system_prompt: Literal["ignore", "use"] = "ignore"
+    chat_refusals: Literal["status", "event"] = "status"
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"

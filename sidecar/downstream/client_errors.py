@@ -104,7 +104,8 @@ CHAT_MESSAGES = {
     "budget_exceeded": (429, "Daily AI budget exceeded. Try again tomorrow."),
 }
 """Status and message on `/api/chat` that differ from `/v1`, as Chat Nest's own server sends them; by code."""
-FIRST_SERVER_ERROR, BAD_GATEWAY = 500, 502
+METHOD_NOT_ALLOWED, FIRST_SERVER_ERROR, BAD_GATEWAY = 405, 500, 502
+CLIENT_ERROR_STATUSES = range(400, 500)
 ERROR_STATUSES = range(400, 600)
 """Statuses of failures in HTTP. Servers also invent others, which are replaced."""
 
@@ -114,7 +115,7 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
 
     *kind* is OpenAI's error type; empty stands for the type of the status. *retryable* is the field of Chat Nest's
     `error` event. *final* sends `x-should-retry: false`. *wait* is `Retry-After` in seconds, None where waiting does
-    not help. *details* are further fields of the error object. *allow* and *challenge* are the headers `Allow` and
+    not help. *detail* is the precise text where *message* is a fixed one. *details* are further fields of the error object. *allow* and *challenge* are the headers `Allow` and
     `WWW-Authenticate`.
     """
 
@@ -126,6 +127,7 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool = False
     final: bool = True
     wait: float | None = None
+    detail: str = ""
     details: dict[str, Any] = {}
     allow: str = ""
     challenge: str = ""
@@ -184,9 +186,9 @@ def error_for_upstream(error: UpstreamError) -> ClientError:
     )
 
 
-def invalid_request(message: str, param: str | None) -> ClientError:
+def invalid_request(message: str, param: str | None, detail: str = "") -> ClientError:
     """Return the 400 for a body that does not follow the schema; *param* names the field."""
-    return ClientError(status=400, code="invalid_request", message=message, param=param)
+    return ClientError(status=400, code="invalid_request", message=message, param=param, detail=detail)
 
 
 def unauthorized(*, ambiguous: bool = False) -> ClientError:
@@ -211,7 +213,9 @@ def not_found(path: str, advice: str = ".") -> ClientError:
 
 def method_not_allowed(allow: str) -> ClientError:
     """Return the 405 that names the methods in *allow*."""
-    return ClientError(status=405, code="method_not_allowed", message=f"Use {allow} for this path.", allow=allow)
+    return ClientError(
+        status=METHOD_NOT_ALLOWED, code="method_not_allowed", message=f"Use {allow} for this path.", allow=allow
+    )
 
 
 def body_too_large(limit: int) -> ClientError:
@@ -244,9 +248,14 @@ def deadline_passed(seconds: float) -> ClientError:
 
 
 def chat_body(fault: ClientError) -> bytes:
-    """Return the JSON body of a refusal on `/api/chat`."""
-    _, message = CHAT_MESSAGES.get(fault.code, (0, fault.message))
-    return msgspec.json.encode({"error": message, "code": fault.code, **fault.details})
+    """Return the JSON body of a refusal on `/api/chat`; where `error` is a fixed text, `detail` is the precise one."""
+    body = {"error": fault.message, "code": fault.code, **fault.details}
+    detail = fault.detail
+    if (fixed := CHAT_MESSAGES.get(fault.code)) is not None:
+        body["error"], detail = fixed[1], fault.message
+    if detail:
+        body["detail"] = detail
+    return msgspec.json.encode(body)
 
 
 def chat_status(fault: ClientError) -> int:
@@ -268,9 +277,16 @@ def openai_body(fault: ClientError) -> bytes:
 
 
 def chat_event(fault: ClientError) -> bytes:
-    """Return the `error` event that ends a Chat Nest stream."""
-    _, message = CHAT_MESSAGES.get(fault.code, (0, fault.message))
-    return error_event(message, fault.code, retryable=fault.retryable)
+    """Return the `error` event that ends a Chat Nest stream, with the precise message: the client shows it."""
+    return error_event(fault.detail or fault.message, fault.code, retryable=fault.retryable, details=fault.details)
+
+
+def chat_refusal_event(fault: ClientError) -> bytes:
+    """Return the `error` event of a call that was refused; its wait, which would be a header, is `retry_after` in seconds."""
+    if fault.wait is None:
+        return chat_event(fault)
+    details = {"retry_after": math.ceil(fault.wait * 1000) / 1000, **fault.details}
+    return chat_event(msgspec.structs.replace(fault, details=details))
 
 
 def openai_event(fault: ClientError) -> bytes:

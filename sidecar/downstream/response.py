@@ -7,14 +7,15 @@ then on the last event of the stream. Each write holds whole events, so a ping i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.wire.limit_headers import Header, limit_headers
 from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, PING_EVENT, START_EVENT, token_event
 
 from .client_connection import Head
-from .client_errors import chat_body, chat_event, chat_status, error_for_rejection, openai_body, openai_event
+from .client_errors import chat_event, error_for_rejection, openai_event
+from .refusal_form import EVENT_STREAM_HEADERS, JSON_HEADER
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
 
     from .client_connection import ClientConnection
     from .client_errors import ClientError
-
-EVENT_STREAM_HEADERS: Sequence[Header] = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
-JSON_HEADER: Header = (b"content-type", b"application/json")
+    from .refusal_form import RefusalForm
 
 
 class ClientResponse(ABC):
@@ -38,10 +33,10 @@ class ClientResponse(ABC):
     """Whether it writes an event when its call is `admitted`."""
 
     def __init__(
-        self, connection: ClientConnection, request_id: str, *, chat_path: bool, clock: Callable[[], float]
+        self, connection: ClientConnection, request_id: str, *, refusals: RefusalForm, clock: Callable[[], float]
     ) -> None:
         self._connection, self._request_id = connection, request_id
-        self._chat_path, self._clock = chat_path, clock
+        self._refusals, self._clock = refusals, clock
         self.last_sent_at = clock()
         self.call: Call | None = None
         self.closing = False
@@ -63,7 +58,7 @@ class ClientResponse(ABC):
         """End the response with *error*, as a response of its own. No effect on one that has ended."""
         if not self.ended:
             self.ended = True
-            write_error(self._connection, error, self._headers(JSON_HEADER), chat_path=self._chat_path)
+            write_error(self._connection, error, self._headers(), self._refusals)
 
     def ping(self) -> None:  # noqa: B027  # one JSON object cannot have one
         """Write a ping, if the form of the response has one and the connection has room."""
@@ -83,7 +78,7 @@ class JSONResponse(ClientResponse):
     def write_nowait(self, batch: Batch) -> bool:
         """Write the object."""
         self.ended = True
-        write_json(self._connection, 200, self._headers(JSON_HEADER), batch.raw)
+        write_whole(self._connection, 200, self._headers(JSON_HEADER), batch.raw)
         return True
 
 
@@ -173,12 +168,12 @@ class OpenAIResponse(EventStreamResponse):
         return openai_event(error) + OPENAI_DONE_EVENT
 
 
-def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], *, chat_path: bool) -> None:
-    """Write *error* as a response of its own, in the form of its path."""
-    status, body = (chat_status(error), chat_body(error)) if chat_path else (error.status, openai_body(error))
-    write_json(connection, status, [*headers, *error.headers], body)
+def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], form: RefusalForm) -> None:
+    """Write *error* as a response of its own, in the *form* of its path."""
+    encoded = form.encoded(error)
+    write_whole(connection, encoded.status, [*headers, *encoded.headers], encoded.body)
 
 
-def write_json(connection: ClientConnection, status: int, headers: list[Header], body: bytes) -> None:
-    """Write one JSON object as a response."""
+def write_whole(connection: ClientConnection, status: int, headers: list[Header], body: bytes) -> None:
+    """Write a response whose body is complete."""
     connection.write_nowait(Head(status, [*headers, (b"content-length", b"%d" % len(body))]), body, more=False)

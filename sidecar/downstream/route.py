@@ -30,9 +30,10 @@ from .client_errors import (
     method_not_allowed,
     unauthorized,
 )
+from .refusal_form import RefusalForm
 from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
-from .response import JSON_HEADER, ClientResponse, write_error
+from .response import ClientResponse, write_error
 
 if TYPE_CHECKING:
     from .services import RouteServices
@@ -61,6 +62,10 @@ class Route(ABC):
             keyed=bool(settings.keys),
             passes_other_keys=any(each.pass_key_headers for each in settings.upstreams),
         )
+        self._refusals = RefusalForm.OPENAI
+        if self.path == CHAT_PATH:
+            as_events = services.settings.server.chat_refusals == "event"
+            self._refusals = RefusalForm.CHAT_EVENT if as_events else RefusalForm.CHAT_STATUS
 
     async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
         """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
@@ -130,10 +135,10 @@ class Route(ABC):
         """
 
     def _refuse(self, connection: ClientConnection, error: ClientError, name: str) -> None:
-        headers = [JSON_HEADER, (REQUEST_ID_HEADER, name.encode())]
+        headers = [(REQUEST_ID_HEADER, name.encode())]
         if self.services.active_calls.draining:
             headers.append((b"connection", b"close"))
-        write_error(connection, error, headers, chat_path=self.path == CHAT_PATH)
+        write_error(connection, error, headers, self._refusals)
 
     def call(self, request: IncomingRequest, body: dict[str, Any], **more: Any) -> Call:
         """Return the call for *body*. Its id never comes from the client: reservations are identified by it."""
@@ -155,8 +160,7 @@ class Route(ABC):
 
     def response(self, form: type[ClientResponse], request: IncomingRequest) -> ClientResponse:
         """Return a response of this *form* to *request*."""
-        clock = self.services.loop.time
-        return form(request.connection, request.name, chat_path=self.path == CHAT_PATH, clock=clock)
+        return form(request.connection, request.name, refusals=self._refusals, clock=self.services.loop.time)
 
     async def _serve(
         self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse, trail: RequestTrail
@@ -228,4 +232,4 @@ def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -
         return forbidden(error.message, error.param)
     if isinstance(error, UnknownKey):
         return unauthorized(ambiguous=isinstance(error, AmbiguousKeys))
-    return invalid_request(error.message, error.param)
+    return invalid_request(error.message, error.param, error.detail)

@@ -17,14 +17,19 @@ def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Mes
     """Return the messages in the form that upstream accepts; *roles* are allowed.  Raises `BadRequest`."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise BadRequest(INVALID_MESSAGES, "messages")
+        raise BadRequest(INVALID_MESSAGES, "messages", "'messages' must be a non-empty list.")
     kept = []
-    for message in messages:
+    for at, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise BadRequest(INVALID_MESSAGES, "messages")
+            raise BadRequest(
+                INVALID_MESSAGES, "messages", f"messages[{at}] must be an object with 'role' and 'content'."
+            )
         role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str) or role not in roles or not isinstance(content, str):
-            raise BadRequest(INVALID_MESSAGES, "messages")
+        if not isinstance(role, str) or role not in roles:
+            detail = f"messages[{at}].role must be one of: {', '.join(roles)}."
+            raise BadRequest(INVALID_MESSAGES, "messages", detail)
+        if not isinstance(content, str):
+            raise BadRequest(INVALID_MESSAGES, "messages", f"messages[{at}].content must be a string.")
         kept.append({"role": role, "content": content})
     return kept
 

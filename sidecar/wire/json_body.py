@@ -35,11 +35,14 @@ _BODY_DECODER = msgspec.json.Decoder(float_hook=_number)
 
 
 class BadRequest(Exception):
-    """A request that is not as specified: *message* names the fault and the cure, *param* the field."""
+    """A request that is not as specified: *message* names the fault and the cure, *param* the field.
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    *detail* names them where *message* is a fixed text.
+    """
+
+    def __init__(self, message: str, param: str | None = None, detail: str = "") -> None:
         super().__init__(message)
-        self.message, self.param = message, param
+        self.message, self.param, self.detail = message, param, detail
 
 
 def json_object(raw: bytes) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 START_EVENT = b"event: start\ndata: \n\n"
@@ -21,9 +23,10 @@ def token_event(text: str) -> bytes:
     return b"event: token\ndata: " + data + b"\n\n"
 
 
-def error_event(message: str, code: str, *, retryable: bool) -> bytes:
-    """Return Chat Nest's last event of a failed answer."""
-    data = msgspec.json.encode({"message": message, "code": code, "retryable": retryable})
+def error_event(message: str, code: str, *, retryable: bool, details: Mapping[str, object] | None = None) -> bytes:
+    """Return Chat Nest's last event of a failed answer; *details* are further fields, and replace none of these three."""
+    known = {"message": message, "code": code, "retryable": retryable}
+    data = msgspec.json.encode({**known, **details, **known} if details else known)
     return b"event: error\ndata: " + data + b"\n\n"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from policies.api.claim import TOKEN_SCALES
+from policies.api.store import CASES_BY_DURATION, refusal_case
 
 if TYPE_CHECKING:
     from .rows import ClaimedCounter
@@ -38,6 +39,37 @@ def fitting_ceiling(counters: Sequence[ClaimedCounter[Any]], ceiling: int, *, di
                 return ceiling, at
             highest = min(highest, fits)
     return highest, None
+
+
+class RefusedClaim(NamedTuple):
+    """The claim that a refusal names: its index `at`, the least that it needs, and when that fits, in microseconds."""
+
+    at: int
+    needed: int
+    resets_at: int
+
+
+def longest_refusal(
+    counters: Sequence[ClaimedCounter[Any]], ceiling: int, fits_at: Callable[[ClaimedCounter[Any], int], int]
+) -> RefusedClaim:
+    """Return the claim that keeps a refused call out for longest; see `Grant` for the order.
+
+    *fits_at* returns when there will be room for an amount in a counter. A call has few claims, so comparing each with each
+    is cheap.
+    """
+    found = []
+    for at, counter in enumerate(counters):
+        claim = counter.claim
+        same = [other.claim for other in counters if other.counter == counter.counter]
+        base, per_token = sum(other.base for other in same), sum(other.per_token for other in same)
+        needed = base - (-per_token * min(claim.floor, ceiling) // TOKEN_SCALES.get(claim.unit, 1))
+        if counter.used + needed > claim.limit:
+            case = refusal_case(claim.limit, counter.used - counter.held, needed)
+            resets_at = fits_at(counter, needed)
+            waits_until = resets_at if case == "spent" else 0
+            found.append((CASES_BY_DURATION.index(case), waits_until, -at, needed, resets_at))
+    _, _, negative_index, needed, resets_at = max(found)
+    return RefusedClaim(-negative_index, needed, resets_at)
 
 
 def charge_for(claim_key: str, reserved: int, charges: Mapping[str, int], *, refund: bool) -> int:

@@ -15,7 +15,7 @@ from policies.api.claim import Claim, counter_key
 from policies.api.store import Grant, Standing
 from policies.api.window import MICROSECONDS_PER_SECOND, Calendar, Sliding, bucket_seconds, span_of
 
-from .arithmetic import charge_for, fitting_ceiling, split_charge
+from .arithmetic import RefusedClaim, charge_for, fitting_ceiling, longest_refusal, split_charge
 from .rows import SLIDING_START, ClaimedCounter, RowT, Taken
 
 CLEANUP_INTERVAL_MICROSECONDS = 60 * MICROSECONDS_PER_SECOND
@@ -65,7 +65,8 @@ class CounterStore(ABC, Generic[RowT]):
         if refused is not None:
             recorded = self._recorded_ceiling(call_id, part)
             if recorded is None:
-                return Grant(ceiling, self._standings(counters, now, refused, ceiling), seconds, refused)
+                longest = longest_refusal(counters, ceiling, self._fits_at)
+                return Grant(ceiling, self._standings(counters, now, longest), seconds, longest.at)
             return Grant(recorded, self._standings(counters, now), seconds)
         taken: list[Taken] = []
         for each in counters:  # a comprehension is a function call of its own
@@ -79,6 +80,8 @@ class CounterStore(ABC, Generic[RowT]):
                 if not each.used:
                     each.oldest = claimed.time
                 each.used += amount
+                if start != SLIDING_START:
+                    each.held += amount
         return Grant(granted, self._standings(counters, now), seconds)
 
     def _claimed_counters(
@@ -106,6 +109,7 @@ class CounterStore(ABC, Generic[RowT]):
             if row is None and counter.claim.max_identities:
                 row = self._assign_counter(counter, now)
             if row is not None:
+                counter.held = row.held
                 counter.used = row.spent + row.held
                 if counter.start == SLIDING_START:
                     self._advance(counter, row, counter.ends - now)
@@ -150,28 +154,34 @@ class CounterStore(ABC, Generic[RowT]):
                 counter.entry_start = newest
 
     def _standings(
-        self, counters: Sequence[ClaimedCounter[RowT]], now: int, refused: int = -1, ceiling: int = 0
+        self, counters: Sequence[ClaimedCounter[RowT]], now: int, refused: RefusedClaim | None = None
     ) -> list[Standing]:
         standings = []
         for at, counter in enumerate(counters):
-            if counter.start != SLIDING_START:
+            needed = 0
+            if refused is not None and at == refused.at:
+                needed, resets_at = refused.needed, refused.resets_at
+            elif counter.start != SLIDING_START:
                 resets_at = counter.ends
             elif not counter.used:
                 resets_at = now
-            elif at == refused:
-                resets_at = self._fits_at(counter, ceiling)
             else:
                 resets_at = counter.oldest + counter.ends - counter.time
-            standings.append(Standing(counter.claim.limit, counter.used, max(now, resets_at) / MICROSECONDS_PER_SECOND))
+            seconds = max(now, resets_at) / MICROSECONDS_PER_SECOND
+            standings.append(Standing(counter.claim.limit, counter.used, seconds, counter.held, needed))
         return standings
 
-    def _fits_at(self, counter: ClaimedCounter[RowT], ceiling: int) -> int:
-        """Return when enough entries will have expired for a claim that was refused."""
-        claim, left, fits_at, length = counter.claim, counter.used, 0, counter.ends - counter.time
-        wanted = claim.needs(min(claim.floor, ceiling))
-        for last, amount in self._entries(counter.counter):
+    def _fits_at(self, counter: ClaimedCounter[RowT], needed: int) -> int:
+        """Return when a counter will have room for *needed*; where it never has, when it is empty.
+
+        A calendar counter has room at the end of its window, a sliding one when enough entries have expired.
+        """
+        if counter.start != SLIDING_START:
+            return counter.ends
+        left, fits_at, length = counter.used, 0, counter.ends - counter.time
+        for last, amount in self._entries(counter.counter) if left else ():
             left, fits_at = left - amount, last + length
-            if left + wanted <= claim.limit:
+            if left + needed <= counter.claim.limit:
                 break
         return fits_at
 

@@ -42,7 +42,7 @@ class ClaimedCounter(msgspec.Struct, Generic[RowT], eq=False):
     """The counter of one claim, as it is before the operation; times are in microseconds.
 
     `counter` is the key of the counter that the claim is counted in: `claim_key`, or the overflow counter of its group.
-    `time` is now, but never before the newest entry of the counter. `entry_start` is the start of the entry that the claim
+    `held` is the reserved part of `used`. `time` is now, but never before the newest entry of the counter. `entry_start` is the start of the entry that the claim
     is added to. `joins_group` is the group whose number of counters grows with this one; empty for none.
     """
 
@@ -55,5 +55,6 @@ class ClaimedCounter(msgspec.Struct, Generic[RowT], eq=False):
     entry_start: int
     row: RowT | None
     used: int = 0
+    held: int = 0
     oldest: int = 0
     joins_group: str = ""

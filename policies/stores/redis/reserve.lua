@@ -3,7 +3,7 @@
 -- window (or length of the sliding one), limit, base, per_token, scale, floor, bucket (of a sliding window, or 0),
 -- max_identities (or 0), group key, overflow key.
 -- Calendar claims of a further part are counted in the counters and windows that the first part took from.
--- Returns 0, now, ceiling, index of the refused claim (from 0, or -1), then used and resets_at of each claim;
+-- Returns 0, now, ceiling, index of the refused claim (from 0, or -1), then used, held, needed and resets_at of each claim;
 -- or 1, now if a window is not the current one; or 2, now if the call has ended.
 local now, owner, call, part = current_time(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local ceiling, count = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -15,7 +15,7 @@ local function claim_at(index)
   claim.start, claim.ends, claim.limit = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   claim.base, claim.per_token, claim.scale = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
   claim.floor, claim.bucket, claim.max_identities = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
-  claim.used, claim.oldest, claim.time, claim.first = 0, 0, now, now
+  claim.used, claim.held, claim.oldest, claim.time, claim.first = 0, 0, 0, now, now
   return claim
 end
 
@@ -73,7 +73,8 @@ local function read(claim)
   if claim.start == SLIDING then return read_sliding(claim) end
   local found = redis.call('HMGET', calendar_key(claim.start, claim.counter), 's', 'h')
   claim.new = not found[1]
-  claim.used = tonumber(found[1] or 0) + tonumber(found[2] or 0)
+  claim.held = tonumber(found[2] or 0)
+  claim.used = tonumber(found[1] or 0) + claim.held
 end
 
 local function fit(claims)
@@ -121,25 +122,62 @@ local function slide(claim, amount)
   redis.call('PEXPIRE', list, life)
 end
 
-local function resets_at(claim, refused)
+-- When a counter will have room for an amount; where it never has, when it is empty.
+local function fits_at(claim, needed)
   if claim.start ~= SLIDING then return claim.ends end
-  if claim.used == 0 then return now end
-  if not refused then return math.max(now, claim.oldest + claim.length) end
   local left, at = claim.used, now
-  local wanted = needs(claim, math.min(claim.floor, ceiling))
+  if left == 0 then return now end
   for _, logged in ipairs(redis.call('LRANGE', P .. 'e:' .. claim.counter, 0, -1)) do
     local _, last, amount = parsed(logged)
     left, at = left - amount, last + claim.length
-    if left + wanted <= claim.limit then break end
+    if left + needed <= claim.limit then break end
   end
   return math.max(now, at)
+end
+
+-- The least that a claim needs, together with the others on its counter.
+local function least(claims, claim)
+  local base, per_token = 0, 0
+  for _, other in ipairs(claims) do
+    if other.counter == claim.counter then base, per_token = base + other.base, per_token + other.per_token end
+  end
+  return base + math.ceil(per_token * math.min(claim.floor, ceiling) / claim.scale)
+end
+
+-- The index of the claim that keeps the call out for longest: one that never fits, else one whose limit is spent (of several
+-- the last to have room), else one whose limit is held; of equal ones the first.  `first` is the first that does not fit.
+local function longest_refusal(claims, first)
+  local chosen, best, latest = first, -1, 0
+  for at, claim in ipairs(claims) do
+    local needed = least(claims, claim)
+    if claim.used + needed > claim.limit or at - 1 == first then
+      local severity, waits_until = 0, 0
+      if needed > claim.limit then
+        severity = 2
+      elseif claim.used - claim.held + needed > claim.limit then
+        severity, waits_until = 1, fits_at(claim, needed)
+      end
+      if severity > best or (severity == best and waits_until > latest) then
+        chosen, best, latest = at - 1, severity, waits_until
+      end
+    end
+  end
+  return chosen
+end
+
+local function resets_at(claim)
+  if claim.start ~= SLIDING then return claim.ends end
+  return claim.used == 0 and now or math.max(now, claim.oldest + claim.length)
 end
 
 local function answer(claims, granted, refused)
   local reply = {0, now, granted, refused}
   for at, claim in ipairs(claims) do
+    local needed = at - 1 == refused and least(claims, claim) or 0
     reply[#reply + 1] = claim.used
-    reply[#reply + 1] = resets_at(claim, at - 1 == refused)
+    reply[#reply + 1] = claim.held
+    reply[#reply + 1] = needed
+    reply[#reply + 1] = at - 1 == refused and fits_at(claim, needed) or resets_at(claim)
   end
   return reply
 end
@@ -177,7 +215,7 @@ for _, claim in ipairs(claims) do read(claim) end
 local known = redis.call('HGET', reservation, part)
 if known then return answer(claims, cmsgpack.unpack(known)[1], -1) end
 local granted, refused = fit(claims)
-if refused >= 0 then return answer(claims, ceiling, refused) end
+if refused >= 0 then return answer(claims, ceiling, longest_refusal(claims, refused)) end
 local took = {}
 for at, claim in ipairs(claims) do
   local amount = needs(claim, granted)
@@ -191,6 +229,7 @@ for at, claim in ipairs(claims) do
     if other.counter == claim.counter then
       if other.used == 0 then other.oldest = claim.time end
       other.used, other.new = other.used + amount, false
+      if claim.start ~= SLIDING then other.held = other.held + amount end
     end
   end
 end

@@ -111,8 +111,10 @@ class RedisStore:
             msg = f"{self._address}: its clock jumps; see that the servers keep time"
             raise StoreDown(msg)
         standings = [
-            Standing(claim.limit, used, resets_at / MICROSECONDS_PER_SECOND)
-            for claim, used, resets_at in zip(claims, reply[4::2], reply[5::2], strict=True)
+            Standing(claim.limit, used, resets_at / MICROSECONDS_PER_SECOND, held, needed)
+            for claim, used, held, needed, resets_at in zip(
+                claims, reply[4::4], reply[5::4], reply[6::4], reply[7::4], strict=True
+            )
         ]
         refused = None if reply[3] < 0 else reply[3]
         return Grant(reply[2], standings, reply[1] / MICROSECONDS_PER_SECOND, refused)

@@ -80,6 +80,19 @@ class StoreMachine(RuleBasedStateMachine):
     def used_in(self, minute: float) -> int:
         return self.reserved(minute) + self.spent.get(minute, 0)
 
+    def refused(self, needed: int) -> int | None:
+        """Return the index of the claim that keeps a call out for longest: of the budget (0), or of the rate (1)."""
+        fits, has_room = self.used() + needed <= LIMIT, self.recent() < RATE
+        if fits or has_room:
+            return None if fits and has_room else 0 if has_room else 1
+        if needed > LIMIT:
+            return 0
+        is_spent = self.spent.get(self.minute, 0) + needed > LIMIT
+        return 0 if is_spent and self.minute + 60 >= self.oldest() + WINDOW else 1
+
+    def oldest(self) -> float:
+        return min(moment for moment in self.moments.values() if moment > self.clock.now - WINDOW)
+
     def recent(self) -> int:
         return sum(1 for moment in self.moments.values() if moment > self.clock.now - WINDOW)
 
@@ -89,22 +102,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.count += 1
         call, wanted = f"c{self.count}", [budget(base, each, floor), rate()]
         best = min(ceiling, (LIMIT - self.used() - base) // each) if each else ceiling
-        within = self.used() + base <= LIMIT and (not each or best >= min(floor, ceiling))
-        fits = within and self.recent() < RATE
+        needed = base + each * min(floor, ceiling)
+        refused = self.refused(needed)
         for _ in range(2):
             grant = self.run(self.store.reserve(call, wanted, ceiling))
-            assert grant.refused == (None if fits else 1 if within else 0)
+            assert grant.refused == refused
             assert grant.now == self.clock.now
-        if fits:
+        if refused is None:
             assert grant.ceiling == best
             self.reservations[call] = [(self.minute, base + each * best)]
             self.moments[call] = self.clock.now
             assert self.used() <= LIMIT
         assert [standing.used for standing in grant.standings] == [self.used(), self.recent()]
+        assert [standing.held for standing in grant.standings] == [self.reserved(self.minute), 0]
+        assert [standing.needed for standing in grant.standings] == [needed * (refused == 0), refused == 1]
         assert grant.standings[0].resets_at == self.minute + 60
         if self.recent():
-            oldest = min(moment for moment in self.moments.values() if moment > self.clock.now - WINDOW)
-            assert grant.standings[1].resets_at == pytest.approx(oldest + WINDOW, abs=1e-5)
+            assert grant.standings[1].resets_at == pytest.approx(self.oldest() + WINDOW, abs=1e-5)
 
     @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), base=st.integers(0, 40))

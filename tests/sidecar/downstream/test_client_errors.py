@@ -20,6 +20,7 @@ from sidecar.downstream.client_errors import (
     openai_body,
     openai_event,
 )
+from sidecar.downstream.refusal_form import RefusalForm
 from sidecar.upstream.errors.classify import empty, from_exception, from_object, interrupted
 
 
@@ -80,3 +81,41 @@ def test_rejection_keeps_its_code_and_details() -> None:
     assert error_for_rejection(Rejection(403, "no", "no")).headers == [(b"x-should-retry", b"false")]
     assert chat_status(error_for_rejection(Rejection(400, "request_too_large", "x"))) == 429
     assert draining().headers[0] == (b"retry-after", b"1")
+
+
+BUDGET = Rejection(429, "budget_exceeded", "precise", retry_after=2.3, final=False, details={"case": "held", "held": 7})
+
+
+def test_chat_body_keeps_the_fixed_text_beside_the_precise_one() -> None:
+    """On /api/chat a limit has Chat Nest's own text in `error`; its case and its precise message are beside it."""
+    body = json.loads(chat_body(error_for_rejection(BUDGET)))
+    assert body["error"] == "Daily AI budget exceeded. Try again tomorrow."
+    assert (body["code"], body["case"], body["held"], body["detail"]) == ("budget_exceeded", "held", 7, "precise")
+
+
+def test_chat_event_has_the_precise_message() -> None:
+    """An `error` event has the precise message and the fields of the refusal, because the client shows the message."""
+    event = json.loads(chat_event(error_for_rejection(BUDGET)).decode().split("data: ")[1])
+    assert event == {"message": "precise", "code": "budget_exceeded", "retryable": True, "case": "held", "held": 7}
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 415, 422, 429, 451, 405, 500, 502, 503, 504, 200])
+def test_only_a_final_status_becomes_an_event(status: int) -> None:
+    """As an event, a 4xx has status 200 and no headers that are about its status; a 405 and a 5xx stay as they are."""
+    error = error_for_rejection(Rejection(status, "c", "m", retry_after=0.0101))
+    plain, event = RefusalForm.CHAT_STATUS.encoded(error), RefusalForm.CHAT_EVENT.encoded(error)
+    assert (plain.status, plain.body) == (status, b'{"error":"m","code":"c"}')
+    if status in (405, 500, 502, 503, 504, 200):
+        assert event == plain
+    else:
+        assert (event.status, dict(event.headers)[b"content-type"]) == (200, b"text/event-stream")
+        assert b"x-should-retry" not in dict(event.headers)
+        assert json.loads(event.body.decode().split("data: ")[1])["retry_after"] == 0.011
+
+
+def test_forms_agree_on_the_fault() -> None:
+    """OpenAI's form and both of Chat Nest's have the same code and fields."""
+    error = error_for_rejection(BUDGET)
+    openai_form = json.loads(RefusalForm.OPENAI.encoded(error).body)["error"]
+    assert (openai_form["code"], openai_form["message"], openai_form["held"]) == ("budget_exceeded", "precise", 7)
+    assert (b"retry-after", b"3") in RefusalForm.OPENAI.encoded(error).headers

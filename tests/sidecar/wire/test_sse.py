@@ -223,6 +223,14 @@ def test_lone_surrogate_is_replaced(text: str, expected: str) -> None:
     assert json.loads(token_event(text).removeprefix(b"event: token\ndata: ")) == expected
 
 
+def test_error_event_keeps_its_own_fields() -> None:
+    """Details of a refusal are further fields of the `error` event; they replace none of its own."""
+    details = {"case": "held", "message": "other", "code": "other", "retryable": True}
+    event = error_event("m", "c", retryable=False, details=details)
+    data = json.loads(event.decode().removeprefix("event: error\ndata: "))
+    assert data == {"message": "m", "code": "c", "retryable": False, "case": "held"}
+
+
 def test_error_event_has_one_line_of_json() -> None:
     """An error event has its message in one line of JSON, in either schema."""
     event = error_event("two\nlines", "upstream_error", retryable=True)

@@ -1,0 +1,95 @@
+"""Turn a claim that did not fit into the refusal that the client gets: which limit, by how much, and when to try again.
+
+- `never_fits`: one call needs more than the whole limit. Waiting does not help, so there is no `Retry-After`.
+- `spent`: the limit has room again when its window resets. A long wait is final for SDKs.
+- `held`: running calls have reserved what is missing, and give back what they do not use as they end. That takes about as
+  long as calls took lately.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim
+from policies.api.store import Grant, refusal_case
+from policies.api.window import MAX_SENSIBLE_WAIT, Calendar, resets_soon
+
+if TYPE_CHECKING:
+    import random
+
+    from policies.api.lease import Lease
+    from policies.api.rejection import Rejection
+
+UNKNOWN_CALL_SECONDS = 2.0
+"""Assumed duration of a call in a process in which none has ended yet."""
+NEWEST_CALL_WEIGHT = 0.1
+"""Share of the newest call in the moving average: about the last twenty calls count."""
+MIN_HELD_WAIT, MAX_HELD_WAIT = 0.25, 30.0
+"""Bounds of the average, in seconds, before it is spread."""
+HELD_WAIT_SPREAD = 0.5
+"""Largest share by which a wait is longer than the average, at random, so that refused calls do not return all at once."""
+
+
+class CallDurations:
+    """A moving average of how long the calls of this process held their reservations, in seconds."""
+
+    __slots__ = ("_average", "_random")
+
+    def __init__(self, random: random.Random) -> None:
+        self._random = random
+        self._average: float | None = None
+
+    def add(self, seconds: float) -> None:
+        """Count a call that has ended after *seconds*."""
+        known = self._average
+        self._average = seconds if known is None else known + (seconds - known) * NEWEST_CALL_WEIGHT
+
+    def held_wait(self) -> float:
+        """Return after how many seconds running calls are expected to have ended: bounded, and spread at random."""
+        average = UNKNOWN_CALL_SECONDS if self._average is None else self._average
+        return min(max(MIN_HELD_WAIT, average), MAX_HELD_WAIT) * (1 + HELD_WAIT_SPREAD * self._random.random())
+
+
+def refusal_of(claim: Claim, lease: Lease, grant: Grant, durations: CallDurations, *, runs: bool = False) -> Rejection:
+    """Return the refusal of *claim* by *grant*, in the words of its *lease*, with the numbers of its standing.
+
+    If the call *runs* already, the refused claim is a further part of its reservation. Then its answer ends: the refusal is
+    final and has no wait, because a repeated call would be a new answer.
+    """
+    assert grant.refused is not None  # for the type: it was refused
+    standing = grant.standings[grant.refused]
+    # A store of a deployment may not report what is needed.
+    needed = standing.needed or claim.needs(min(claim.floor, grant.ceiling))
+    case = refusal_case(claim.limit, standing.spent, needed)
+    until_reset = max(0.0, standing.resets_at - grant.now)
+    wait: float | None = until_reset
+    if runs or case == "never_fits":
+        wait = None
+    elif case == "held":
+        wait = min(until_reset, durations.held_wait())
+    rejection = lease.refusal(claim, msgspec.structs.replace(standing, needed=needed, retry_after=wait))
+    rejection.retry_after = wait
+    if wait is None or case == "held":
+        rejection.final = wait is None
+    elif isinstance(claim.window, Calendar):
+        rejection.final = rejection.final and not resets_soon(claim.window)
+    else:
+        rejection.final = wait > MAX_SENSIBLE_WAIT
+    rejection.details = {
+        "policy": claim.policy,
+        "limit": _in_units(claim, claim.limit),
+        "used": _in_units(claim, standing.spent),
+        "held": _in_units(claim, standing.held),
+        "needed": _in_units(claim, needed),
+        "resets_at": math.ceil(standing.resets_at),
+        "case": case,
+        **rejection.details,
+    }
+    return rejection
+
+
+def _in_units(claim: Claim, amount: int) -> float:
+    return amount / MICRO_DOLLARS_PER_DOLLAR if claim.unit == "usd" else amount
