@@ -20,6 +20,8 @@ pytestmark = pytest.mark.anyio
 
 V1 = "/v1/chat/completions"
 PROMPT_TOKENS = 5
+LIMIT, STEP = 12_000, 100
+"""Tokens that 40 endless streams share, and by which each of them grows."""
 CALL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 CHAIN = """
 [[policy]]
@@ -39,7 +41,7 @@ async def endless(connection: Connection) -> None:
         delta = {"index": at % many, "delta": {"content": "x"}, "finish_reason": None}
         await connection.chunk(sse({"id": "c1", "created": 7, "model": "m-1", "choices": [delta]}))
         at += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.002)
 
 
 def chunks_of(body: bytes) -> list[dict[str, Any]]:
@@ -134,7 +136,7 @@ async def test_client_that_leaves_is_charged_what_was_read(tmp_path: Path) -> No
     assert 60 + PROMPT_TOKENS <= account.spent < 20_000
 
 
-async def check_processes(ports: list[int], url: str, folder: Path, limit: int) -> None:
+async def check_processes(ports: list[int], url: str, folder: Path) -> None:
     """Run 40 endless streams; each ends cleanly, and what was sent equals what was charged."""
 
     async def stream(port: int) -> tuple[int, int]:
@@ -170,27 +172,27 @@ async def check_processes(ports: list[int], url: str, folder: Path, limit: int) 
     sent = sum(count + PROMPT_TOKENS for status, count in answers if status == 200)
     assert streams >= 5
     assert (account.spent, account.reserved) == (sent, 0)
-    assert largest <= limit
+    assert largest <= LIMIT
     # Each stream exceeds its reservation by what arrived while its last question was answered.
-    assert limit - 40 * 10 <= sent <= limit + streams * 40
+    assert LIMIT - 40 * 10 <= sent <= LIMIT + streams * STEP
 
 
 async def test_four_workers_share_the_limit(tmp_path: Path) -> None:
     """Endless streams of four workers on one SQLite file end when the limit that they share is used up."""
-    text = '[store]\nurl = "sqlite:///s.db"\n' + CHAIN.format(limit="tokens = 8_000", answer=40)
+    text = '[store]\nurl = "sqlite:///s.db"\n' + CHAIN.format(limit=f"tokens = {LIMIT}", answer=STEP)
     (tmp_path / "s.toml").write_text(text)
     async with upstream(endless) as up:
         serve = ("serve", "--config", "s.toml", "--upstream", up.url, "--port", "0", "--workers", "4")
         with program(*serve, folder=tmp_path) as running:
-            await check_processes([running.port], "sqlite:///s.db", tmp_path, 8_000)
+            await check_processes([running.port], "sqlite:///s.db", tmp_path)
 
 
 async def test_two_nodes_share_the_limit(redis: RedisServer, tmp_path: Path) -> None:
     """Endless streams of two servers that share only a Redis end when the limit that they share is used up."""
     url = with_own_prefix(redis.url)
-    (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n' + CHAIN.format(limit="tokens = 8_000", answer=40))
+    (tmp_path / "s.toml").write_text(f'[store]\nurl = "{url}"\n' + CHAIN.format(limit=f"tokens = {LIMIT}", answer=STEP))
     async with AsyncExitStack() as stack:
         up = await stack.enter_async_context(upstream(endless))
         serve = ("serve", "--config", "s.toml", "--upstream", up.url, "--port", "0")
         nodes = [stack.enter_context(program(*serve, folder=tmp_path)) for _ in range(2)]
-        await check_processes([node.port for node in nodes], url, tmp_path, 8_000)
+        await check_processes([node.port for node in nodes], url, tmp_path)
