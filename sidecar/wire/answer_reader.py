@@ -34,8 +34,7 @@ from .error_object import (
     find_error,
     without_error,
 )
-from .least_tokens import least_tokens
-from .reported_usage import Report
+from .reported_usage import Report, least_tokens_of
 from .sse_reader import utf8
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
             self.has_output = True
         elif tokens:
             self._add_output(choice, tokens)
-        else:
+        elif self.has_output:
             self._may_report = True
         if not finish:
             return
@@ -224,7 +223,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         if tokens:
             self.outputs += tokens
             self.has_output = True
-            self._report.excess += max(0, tokens - least_tokens(choice))
+            self._report.excess += max(0, tokens - least_tokens_of(choice))
 
     def held(self) -> Batch:
         """Return the events that were held back, if any, as a batch."""

@@ -9,7 +9,7 @@ The charge follows three rules:
    total alone counts (Gemini, xAI). A total below prompt plus completion is ignored.
 3. **A report below the least that was read is false, and the larger of the two counts.** Pieces are not tokens: what was
    read is an estimate, exact for the pieces of one token that most servers send, too high for some long pieces and for
-   most tool calls. `least` is the number of tokens that the output has with any tokenizer (see `least_tokens`). A report of at
+   most tool calls. `least` is the number of tokens that the output has with any tokenizer (see `least_tokens_of`). A report of at
    least that is believed, even where it is below the estimate.
 
 A prompt that was not reported counts as its estimate. Cached tokens are at most the prompt.
@@ -17,11 +17,17 @@ A prompt that was not reported counts as its estimate. Cached tokens are at most
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from policies.api.tokens import least_tokens
 from policies.api.usage import Usage
 
 from .usage_fields import Reported, figures_of, reports_beside
+
+if TYPE_CHECKING:
+    from .chunk import Choice
 
 
 class Report(msgspec.Struct, eq=False, gc=False):
@@ -55,7 +61,7 @@ class Report(msgspec.Struct, eq=False, gc=False):
 
     def take_all(self, usage: Reported | None, payload: bytes, read: int) -> None:
         """Merge the reports in all places of the JSON object *payload*; its own *usage* is the most reliable one."""
-        for report in reports_beside(payload):
+        for report in reports_beside(payload, has_usage=usage is not None):
             self.take(report, read)
         if usage is not None:
             self.take(usage, read)
@@ -69,3 +75,16 @@ class Report(msgspec.Struct, eq=False, gc=False):
                 output = max(output, read)
         prompt = self.prompt or max(0, self.total - output)
         return Usage(prompt, output, min(prompt, self.cached), 0 if prompt else 1)
+
+
+def least_tokens_of(choice: Choice) -> int:
+    """Return the fewest tokens that the output of *choice* can be: at least 1, because a piece of a stream is a token."""
+    part, whole = choice.delta, False
+    if part is None:
+        part, whole = choice.message, True
+    if part is None:
+        return 1
+    texts = [part.content, part.refusal, part.reasoning]
+    if part.reasoning_content != part.reasoning:
+        texts.append(part.reasoning_content)
+    return max(1, sum(least_tokens(text, whole=whole) for text in texts if text))

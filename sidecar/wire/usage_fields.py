@@ -30,8 +30,6 @@ MAX_NUMBER_CHARACTERS = 20
 """Longest string that is read as a number."""
 TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_REPORTED_TOKENS)]
 """A number of tokens. A negative one must not make a call free; a report with another number is read by `read_report`."""
-REPORT_KEYS = (b'"usage"', b'"timings"', b'eval_count"')
-"""Bytes of a chunk that may report usage outside of its own `usage` field."""
 
 
 class TokenDetails(msgspec.Struct, gc=False):
@@ -134,12 +132,16 @@ def _number(value: object) -> int | None:
     return math.ceil(value)
 
 
-def reports_beside(payload: bytes) -> Sequence[Reported]:
+def reports_beside(payload: bytes, *, has_usage: bool) -> Sequence[Reported]:
     """Return the reports in the JSON object *payload* outside of its own `usage`, the most reliable one last.
 
-    Empty where there is none, or where *payload* cannot be decoded.
+    Empty where there is none, or where *payload* cannot be decoded. *has_usage*: it has a `usage` of its own; then only those
+    are read that may say more.
     """
-    if not any(key in payload for key in REPORT_KEYS):
+    if has_usage:
+        if b'"timings"' not in payload and b'"x_groq"' not in payload:
+            return ()
+    elif b'"usage"' not in payload and b'"timings"' not in payload and b'eval_count"' not in payload:
         return ()
     try:
         places = _decode_places(payload)

@@ -77,6 +77,20 @@ async def test_answer_with_usage_alone_is_charged_once(
         assert json.loads(received) == answer
 
 
+async def test_usage_that_was_not_asked_for_is_not_shown(tmp_path: Path) -> None:
+    """A client that did not ask for usage gets the end of an answer without choices, and pays for it once."""
+    answer = {"id": "1", "choices": [], "usage": REPORT}
+    async with (
+        upstream(sends(answer, as_stream=True)) as up,
+        sidecar(settings_of(tmp_path, up.url, LIMITS, model=None)) as served,
+    ):
+        status, _, received = await served.post(V1, HI | {"stream": True})
+        account = await served.account()
+
+    assert (status, received, len(up.requests)) == (200, b"data: [DONE]\n\n", 1)
+    assert (account.spent, account.reserved) == (42, 0)
+
+
 @pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}])
 @pytest.mark.parametrize("streams", [False, True])
 async def test_answer_without_choices_and_usage_is_repeated(
