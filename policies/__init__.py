@@ -7,7 +7,7 @@ from policies.api.claim import By, Calendar, Claim, Identities, Sliding, Window
 from policies.api.event import Batch, Event
 from policies.api.failure import GIVE_UP, Decision, Failure, GiveUp, Retry
 from policies.api.hooks import HookError
-from policies.api.lease import ClaimLease, Ending, Lease, Outcome
+from policies.api.lease import ClaimLease, Ending, ExactCharge, Lease, Outcome
 from policies.api.match import Match
 from policies.api.policy import Policy, RunningPolicy
 from policies.api.rejection import Rejection, Stop
@@ -39,6 +39,7 @@ __all__ = [
     "Decision",
     "Ending",
     "Event",
+    "ExactCharge",
     "FailedAttempt",
     "Failure",
     "Fallback",

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from fractions import Fraction
+from typing import Self
 
 import msgspec
 
@@ -63,6 +65,22 @@ class Outcome(msgspec.Struct, frozen=True):
         return None if self.first_output_at is None else self.first_output_at - self.started_at
 
 
+class ExactCharge(int):
+    """A charge of a fraction of a unit. The integer is the charge rounded up, `exact` the charge itself.
+
+    Stores count whole units. `Lease.charge` may return an `ExactCharge`: then fractions of several calls add up, and less
+    than one unit in all is charged too much for each counter and process. A result of arithmetic is a plain integer.
+    """
+
+    exact: Fraction
+
+    def __new__(cls, exact: Fraction) -> Self:
+        """Return the charge of *exact* units."""
+        charge = super().__new__(cls, math.ceil(exact))
+        charge.exact = exact
+        return charge
+
+
 class Lease:
     """The part of a policy that belongs to one call, from its admission to its end. Override the hooks you need.
 
@@ -85,7 +103,7 @@ class Lease:
         return ()
 
     def charge(self, claim: Claim, usage: Usage) -> int:
-        """Return what *usage* of the call costs, in the claim's unit.
+        """Return what *usage* of the call costs, in the claim's unit; an `ExactCharge` where that is a fraction.
 
         Called once when the call has ended, and before that for each failed attempt that another one follows. A claim of
         requests costs its `base`, a claim of tokens what was used (a prompt whose size upstream did not report costs

@@ -12,6 +12,12 @@ PART_TOKENS = 2
 MEDIA_TOKENS = 1_600
 SHORT_PIECE = 12
 """Bytes up to which a streamed piece counts as one token; longer tokens are rare in every vocabulary."""
+MAX_TOKEN_CHARACTERS = 128
+"""Longest token of the common vocabularies, a run of one character (cl100k, o200k)."""
+MAX_TOKEN_EXTRA_BYTES = 32
+"""Most bytes beyond one per character in one token: 16 characters of Chinese, 32 of Cyrillic, 10 emojis."""
+MAX_SPLIT_CHARACTERS = 65_536
+"""Characters of one text whose words are counted; a longer text is bounded by its size from there on."""
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -42,6 +48,20 @@ def streamed_tokens(piece: str, *, whole: bool = False) -> int:
     """
     size = len(piece) if piece.isascii() else len(piece.encode())
     return -(-size // 4) if whole or size > SHORT_PIECE else 1
+
+
+def least_tokens(text: str, *, whole: bool = False) -> int:
+    """Return the fewest tokens that *text* can be, a piece of a stream or a *whole* answer; 0 for a short piece.
+
+    Each word is at least one token: tokenizers split at white space before they merge (GPT, Llama, Qwen, Gemma). The first
+    word of a piece may be the end of a token that began in the piece before.
+    """
+    size = len(text)
+    if not whole and size <= SHORT_PIECE:
+        return 0
+    words = len(text[:MAX_SPLIT_CHARACTERS].split())
+    extra = 0 if text.isascii() else len(text.encode("utf-8", "replace")) - size
+    return max(words if whole else words - 1, size // MAX_TOKEN_CHARACTERS, extra // MAX_TOKEN_EXTRA_BYTES)
 
 
 class Estimator:

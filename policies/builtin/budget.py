@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from policies.api.call import Call
 from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities
-from policies.api.lease import Lease
+from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
 from policies.api.policy import Policy
 from policies.api.prompt_size import size_of
@@ -176,14 +177,14 @@ class _DollarLease(_BudgetLease):
 
     def charge(self, claim: Claim, usage: Usage) -> int:
         """Return the cost in micro-dollars. A prompt whose size upstream did not report costs its reserved tokens."""
-        return sum(self._cost(part) for part in usage.each)
+        return ExactCharge(sum(map(self._cost, usage.each), Fraction()))
 
-    def _cost(self, usage: Usage) -> int:
+    def _cost(self, usage: Usage) -> Fraction:
         # With fallback models, or without a known model, any of the models may have served the attempt.
         is_sure = usage.model and not self._call.fallback_models
         models = [usage.model] if is_sure else self._call.served_models
         unreported = usage.unreported * self._prompt
-        return max(price.cost(usage) + price.prompt(unreported) for price in self._prices(models))
+        return max(price.cost(usage, unreported=unreported) for price in self._prices(models))
 
     def _prices(self, models: Sequence[str]) -> list[Price]:
         """Return the price of each of *models*. Raises `Rejection` if one has no price."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated
 
 import msgspec
@@ -41,13 +42,13 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the cost of a prompt of *tokens*, in micro-dollars, rounded up."""
         return -(-tokens * round(self.input * MICRO_DOLLARS_PER_DOLLAR) // TOKENS_PER_PRICE)
 
-    def cost(self, usage: Usage) -> int:
-        """Return the cost of *usage*, in micro-dollars; only the sum is rounded up."""
+    def cost(self, usage: Usage, *, unreported: int = 0) -> Fraction:
+        """Return the exact cost of *usage* and of *unreported* prompt tokens, in micro-dollars."""
         cached = min(usage.cached, usage.input)
         of_cached = self.input if self.cached_input is None else self.cached_input
-        total = (usage.input - cached) * round(self.input * MICRO_DOLLARS_PER_DOLLAR)
+        total = (usage.input - cached + unreported) * round(self.input * MICRO_DOLLARS_PER_DOLLAR)
         total += cached * round(of_cached * MICRO_DOLLARS_PER_DOLLAR) + usage.output * self.per_output
-        return -(-total // TOKENS_PER_PRICE)
+        return Fraction(total, TOKENS_PER_PRICE)
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:

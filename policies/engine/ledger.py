@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
-from policies.api.lease import Ending, Lease, Outcome
+from policies.api.lease import Ending, ExactCharge, Lease, Outcome
 from policies.api.rejection import Rejection
 from policies.api.store import StoreDown
 from policies.api.window import Sliding
@@ -16,6 +17,7 @@ from policies.api.window import Sliding
 from .error_report import error_report
 from .refusals import CallDurations, refusal_of
 from .reservation import Reservation, claims_of_leased
+from .rounding import Rounding
 from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Ledger:
 
     def __init__(self, services: Services) -> None:
         self._services, self._store = services, services.store
-        self._settlements = SettlementQueue(services)
+        self._settlements, self._rounding = SettlementQueue(services), Rounding()
         self.durations = CallDurations(services.random)
         """How long calls hold what they have reserved, for the wait of a call that has no room meanwhile."""
 
@@ -134,9 +136,11 @@ class Ledger:
             key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
                 charge = lease.charge(claim, usage)
-                charges[key] = charges.get(key, 0) + charge
+                units = self._rounding.whole(call, claim, charge, exact=usage.exact)
+                charges[key] = charges.get(key, 0) + units
                 if claim.unit == "usd":
-                    hold.cost_usd = max(hold.cost_usd or 0.0, charge / MICRO_DOLLARS_PER_DOLLAR)
+                    cost = charge.exact if isinstance(charge, ExactCharge) else charge
+                    hold.cost_usd = max(hold.cost_usd or 0.0, float(cost / MICRO_DOLLARS_PER_DOLLAR))
             except Exception as error:  # noqa: BLE001  # of a policy: it must not keep the others from being charged
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
@@ -171,7 +175,7 @@ class Ledger:
     def _charge(self, hold: Reservation, lease: Lease, claim: Claim, usage: Usage) -> int:
         """Return what *usage* costs, or what was reserved for it where `charge` fails."""
         try:
-            return lease.charge(claim, usage)
+            return math.ceil(lease.charge(claim, usage))
         except Exception as error:  # noqa: BLE001  # of a policy
             self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
             return claim.needs(hold.call.max_tokens or 0)

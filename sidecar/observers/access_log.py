@@ -125,7 +125,7 @@ def _usage_and_times(record: Record) -> str:
         if record.cached_tokens:
             text += f" cached={record.cached_tokens}"
     if record.cost_usd is not None:
-        text += f" cost=${f'{record.cost_usd:.6f}'.rstrip('0').rstrip('.')}"
+        text += f" cost=${f'{record.cost_usd:.12f}'.rstrip('0').rstrip('.')}"
     if record.first_output_seconds is not None:
         text += f" first={record.first_output_seconds:.3f}s"
     return f"{text} total={record.total_seconds:.3f}s"

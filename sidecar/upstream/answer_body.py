@@ -170,7 +170,7 @@ class AnswerBody:
         reading = self.reading
         last = batch or reading.held()
         last.last = True
-        if reading.has_output or reading.says_why:
+        if reading.has_output or reading.says_why or reading.is_answered_without_choices:
             return last
         self._broken = empty(self._request, last if reading.finished else None)
         return None
@@ -186,7 +186,7 @@ class AnswerBody:
         if batch is None:
             raise self._failure()
         self.over = True
-        if reading.has_output or reading.says_why:
+        if reading.has_output or reading.says_why or reading.is_answered_without_choices:
             return batch
         raise empty(self._request, batch)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policies.api.event import Batch
+from policies.api.event import Batch, Event
 from policies.api.tokens import SHORT_PIECE, streamed_tokens
 from policies.api.usage import Usage
 
@@ -34,7 +34,7 @@ from .error_object import (
     find_error,
     without_error,
 )
-from .reported_usage import Report
+from .reported_usage import Report, least_tokens_of
 from .sse_reader import utf8
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     _seen: set[int] = set()
     _finished: set[int] = set()
     _report: Report = msgspec.field(default_factory=Report)
+    _may_report: bool = False  # the chunk has a finish or a choice without output: usage may be anywhere in it
 
     @property
     def finished(self) -> bool:
@@ -91,8 +92,13 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def usage(self) -> Usage:
-        """Upstream's report where there is one, else the tokens read; a broken stream's report is a lower bound."""
-        return self._report.usage(self.outputs, complete=self.done or self.finished)
+        """Upstream's report and the tokens read, by the rules of `reported_usage`."""
+        return self._report.usage(self.outputs)
+
+    @property
+    def is_answered_without_choices(self) -> bool:
+        """Whether upstream reported that it worked, and sent no choice: another attempt would be charged once more."""
+        return not self._seen and self._report.is_known
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """Take the frames of one network read and return their batch; None before the first output.
@@ -157,49 +163,57 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
                 self._count(choice)
                 items.append((choice, own, payload))
             raws.append(raw)
-        elif chunk.usage is None or self.shows_usage:
-            items.append((None, raw, payload))
-            raws.append(raw)
-        if chunk.usage is not None:
+        else:
+            self._may_report = True
+            if chunk.usage is None or self.shows_usage:
+                items.append((None, raw, payload))
+                raws.append(raw)
+        if self._may_report:
+            self._may_report = False
+            self._report.take_all(chunk.usage, payload, self.outputs)
+        elif chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take a chunk that may be an error."""
         if (error := find_error(chunk, payload)) is None:
             self._take_chunk(chunk, raw, payload, items, raws)
-            return
-        self._take_failed(chunk, payload, error, items, raws)
-        if chunk.usage is not None:
-            self._report.take(chunk.usage, self.outputs)
+        else:
+            self._take_failed(chunk, payload, error, items, raws)
 
     def _take_failed(
         self, chunk: Chunk, payload: bytes, error: dict[str, Any], items: list[Item], raws: list[bytes]
     ) -> None:
-        """Take *error*, and the output beside it as a chunk without the error."""
+        """Take *error*, the output beside it as a chunk without the error, and the usage beside it."""
         choices = chunk.choices or ()
-        if not self._fail(error) or not any(event_of(choice, b"", b"").is_output for choice in choices):
-            return
+        has_output = self._fail(error) and any(event_of(choice, b"", b"").is_output for choice in choices)
         try:
-            payload = without_error(payload)
+            rest = without_error(payload) if has_output else b""
         except ValueError:
-            return
-        raw = b"data: " + payload + b"\n\n"
-        for choice in choices:
-            items.append((choice, raw if len(choices) == 1 else b"", payload))
-            self.outputs += _tokens_of(choice)
-        self.has_output = True
-        raws.append(raw)
+            rest = b""
+        if rest:
+            raws.append(raw := b"data: " + rest + b"\n\n")
+            for choice in choices:
+                items.append((choice, raw if len(choices) == 1 else b"", rest))
+                self._add_output(choice, _tokens_of(choice))
+        self._report.take_all(chunk.usage, payload, self.outputs)
 
     def _count(self, choice: Choice) -> None:
         index, finish = choice.index, choice.finish_reason
         if index not in self._seen:
             self._seen.add(index)
             self.all_finished = False
-        if tokens := _tokens_of(choice):
-            self.outputs += tokens
+        tokens = _tokens_of(choice)
+        if tokens == 1:  # nearly every piece of a stream
+            self.outputs += 1
             self.has_output = True
+        elif tokens:
+            self._add_output(choice, tokens)
+        elif self.has_output:
+            self._may_report = True
         if not finish:
             return
+        self._may_report = True
         if finish == "error":
             self._fail(MODEL_FAILED)
         else:
@@ -208,6 +222,13 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
                 self._finished.add(index)
                 self.finishes += index < self.answers
                 self.all_finished = len(self._seen) == len(self._finished) >= self.answers
+
+    def _add_output(self, choice: Choice, tokens: int) -> None:
+        """Count output of several *tokens*, an estimate; 0 for none."""
+        if tokens:
+            self.outputs += tokens
+            self.has_output = True
+            self._report.excess += max(0, tokens - least_tokens_of(choice))
 
     def held(self) -> Batch:
         """Return the events that were held back, if any, as a batch."""
@@ -227,22 +248,22 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         except ValueError:
             self.failure = error_of_list(body) or MalformedAnswer("the answer is not JSON")
             return None
-        self.failure = find_error(chunk, payload)
-        if self.failure is not None:
-            return None
-        if not chunk.choices:
-            self.failure = MalformedAnswer("the answer has no choices")
-            return None
-        events = [event_of(choice, b"", payload) for choice in chunk.choices]
+        failure: dict[str, Any] | MalformedAnswer | None = find_error(chunk, payload)
+        choices = chunk.choices or () if failure is None else ()
+        events = [event_of(choice, b"", payload) for choice in choices]
         if as_stream:
             number_choices(events)
-        for event, choice in zip(events, chunk.choices, strict=True):
+        for event, choice in zip(events, choices, strict=True):
             choice.index = event.index
             self._count(choice)
-        if chunk.usage is not None:
-            self._report.take(chunk.usage, self.outputs)
+        self._report.take_all(chunk.usage, payload, self.outputs)
         if any(event.finish == "error" for event in events):
-            self.failure = MODEL_FAILED
+            failure = MODEL_FAILED
+        elif not choices and failure is None:
+            events = [] if as_stream else [Event(raw=body, payload=payload, index=-1, whole=True)]
+            failure = None if self._report.is_known else MalformedAnswer("the answer has no choices")
+        self.failure = failure
+        if failure is not None:
             return None
         self.done = True
         if not as_stream:

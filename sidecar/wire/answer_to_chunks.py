@@ -21,7 +21,8 @@ def chunks_of(events: Sequence[Event], data: dict[str, Any], *, usage: bool) -> 
     """Return the chunks of the answer *data*, whose choices are *events*, in order; *usage*: add a chunk with its usage."""
     head: dict[str, Any] = {key: data[key] for key in ("id", "created", "model") if key in data}
     head["object"] = "chat.completion.chunk"
-    choices = [choice for choice in data["choices"] if isinstance(choice, dict)]
+    listed = data.get("choices")
+    choices = [choice for choice in listed if isinstance(choice, dict)] if isinstance(listed, list) else []
     for event, choice in zip(events, choices, strict=True):
         streamed = {**choice, "index": event.index}
         streamed["delta"] = _delta(streamed.pop("message", None), streamed.get("delta"))

@@ -10,7 +10,7 @@ import msgspec
 
 from policies.api.event import Event
 
-from .reported_usage import Reported, read_report
+from .usage_fields import Reported, read_report
 
 MAX_CHOICES = 1_024
 """A choice with an index from here on is counted as choice 0."""

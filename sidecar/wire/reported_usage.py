@@ -1,89 +1,90 @@
-"""Usage that upstream reports: read field by field, merged over all reports of an answer, and bounded."""
+"""The usage of one answer: upstream's reports, merged, beside the output that was read.
+
+The charge follows three rules:
+
+1. **A report counts as the last one of its kind.** Servers that report with each chunk (vLLM, Gemini) report running totals, so
+   reports are never added up. A field that is zero, negative, no number or above `MAX_REPORTED_TOKENS` says nothing: an
+   earlier value stays. Output that is read after a report is added to it.
+2. **Output is the larger of `completion_tokens` and `total_tokens` minus the prompt**, so reasoning that a server reports in the
+   total alone counts (Gemini, xAI). A total below prompt plus completion is ignored.
+3. **A report below the least that was read is false, and the larger of the two counts.** Pieces are not tokens: what was
+   read is an estimate, exact for the pieces of one token that most servers send, too high for some long pieces and for
+   most tool calls. `least` is the number of tokens that the output has with any tokenizer (see `least_tokens_of`). A report of at
+   least that is believed, even where it is below the estimate.
+
+A prompt that was not reported counts as its estimate. Cached tokens are at most the prompt.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from policies.api.tokens import least_tokens
 from policies.api.usage import Usage
 
-MAX_REPORTED_TOKENS = 10_000_000
-"""Larger numbers are ignored: no model has such a context, and one such report would exhaust a tenant's budget."""
-MAX_TOKEN_DIGITS = 20
+from .usage_fields import Reported, figures_of, reports_beside
 
-
-class PromptDetails(msgspec.Struct, gc=False):
-    """`prompt_tokens_details` of a report."""
-
-    cached_tokens: int | None = None
-
-
-class Reported(msgspec.Struct, gc=False):
-    """The `usage` object of one chunk or answer."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: PromptDetails | None = None
-
-
-def read_report(value: object) -> Reported | None:
-    """Return the report in *value*, decoded JSON, None if it is not an object; a field that is not a number is absent."""
-    if not isinstance(value, dict):
-        return None
-    details = value.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Reported(
-        prompt_tokens=_number(value.get("prompt_tokens")),
-        completion_tokens=_number(value.get("completion_tokens")),
-        prompt_tokens_details=PromptDetails(_number(cached)),
-    )
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, float) and math.isfinite(value):
-        return math.ceil(value) if value >= 0 else None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_TOKEN_DIGITS:
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _valid(number: int | None, known: int | None) -> int | None:
-    return number if number is not None and 0 <= number <= MAX_REPORTED_TOKENS else known
+if TYPE_CHECKING:
+    from .chunk import Choice
 
 
 class Report(msgspec.Struct, eq=False, gc=False):
-    """All reports of one answer, merged: each field is the last valid number reported.
+    """All reports of one answer, merged; 0 where a figure was not reported."""
 
-    Negative numbers are ignored: they must not make a call free.
-    """
-
-    prompt: int | None = None
-    completion: int | None = None
-    cached: int | None = None
+    prompt: int = 0
+    output: int = 0
+    cached: int = 0
+    total: int = 0
+    """The total of a report that has no field for the prompt."""
     read: int = 0
-    """Output tokens that had been read when `completion` was reported."""
+    """Output tokens that had been read when `output` was reported."""
+    excess: int = 0
+    """Output tokens by which what was read may be too high: the estimate minus the least."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether upstream reported any tokens, so that it has worked."""
+        return bool(self.prompt or self.output or self.total)
 
     def take(self, report: Reported, read: int) -> None:
         """Merge *report*, which arrived after *read* output tokens."""
-        self.prompt = _valid(report.prompt_tokens, self.prompt)
-        details = report.prompt_tokens_details
-        if details is not None:
-            self.cached = _valid(details.cached_tokens, self.cached)
-        completion = _valid(report.completion_tokens, None)
-        if completion is not None:
-            self.completion, self.read = completion, read
+        prompt, output, cached, total, has_prompt_field = figures_of(report)
+        self.prompt, self.cached = prompt or self.prompt, cached or self.cached
+        if self.prompt:
+            output = max(output, total - self.prompt)
+        elif not has_prompt_field:
+            self.total = total or self.total
+        if output > 0:
+            self.output, self.read = output, read
 
-    def usage(self, read: int, *, complete: bool) -> Usage:
-        """Return the usage of the answer after *read* output tokens.
+    def take_all(self, usage: Reported | None, payload: bytes, read: int) -> None:
+        """Merge the reports in all places of the JSON object *payload*; its own *usage* is the most reliable one."""
+        for report in reports_beside(payload, has_usage=usage is not None):
+            self.take(report, read)
+        if usage is not None:
+            self.take(usage, read)
 
-        The last report of a *complete* answer is exact, output read after it is added, and a broken stream's report is a
-        lower bound.
-        """
-        prompt, unreported = (0, 1) if self.prompt is None else (self.prompt, 0)
+    def usage(self, read: int) -> Usage:
+        """Return the usage of the answer after *read* output tokens, complete or not."""
         output = read
-        if self.completion is not None:
-            since = read - self.read
-            output = self.completion if complete and not since else max(read, self.completion + since)
-        return Usage(prompt, output, min(prompt, self.cached or 0), unreported)
+        if self.output:
+            output = self.output + read - self.read
+            if output < read - self.excess:
+                output = max(output, read)
+        prompt = self.prompt or max(0, self.total - output)
+        return Usage(prompt, output, min(prompt, self.cached), 0 if prompt else 1)
+
+
+def least_tokens_of(choice: Choice) -> int:
+    """Return the fewest tokens that the output of *choice* can be: at least 1, because a piece of a stream is a token."""
+    part, whole = choice.delta, False
+    if part is None:
+        part, whole = choice.message, True
+    if part is None:
+        return 1
+    texts = [part.content, part.refusal, part.reasoning]
+    if part.reasoning_content != part.reasoning:
+        texts.append(part.reasoning_content)
+    return max(1, sum(least_tokens(text, whole=whole) for text in texts if text))

@@ -55,6 +55,14 @@ def test_text_line_has_all_fields() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("cost", "shown"), [(0.2e-6, "$0.0000002"), (1e-12, "$0.000000000001"), (0.0, "$0"), (2.5, "$2.5")]
+)
+def test_small_cost_is_shown(cost: float, shown: str) -> None:
+    """A cost below a micro-dollar is not shown as 0."""
+    assert f" cost={shown} " in line_of(make_record(cost_usd=cost))
+
+
 def test_refusal_line_omits_what_does_not_apply() -> None:
     """A request refused before the chain has no tenant, model, upstream or tokens in its line."""
     record = Record(

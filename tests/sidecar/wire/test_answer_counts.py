@@ -52,19 +52,14 @@ def test_answer_is_finished_once_every_choice_is(events: list[dict[str, Any]], f
     assert read(sse(*events))[0].finished is finished
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [
-        {"prompt_tokens": 10, "completion_tokens": 0},
-        {"prompt_tokens": 10, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 99}},
-    ],
-)
-def test_reported_zero_is_zero(usage: dict[str, Any]) -> None:
-    """A reported zero is zero, not "not reported" (BerriAI/litellm#37992); cached tokens are at most the prompt's."""
-    reading, _ = read(sse(delta(content="a"), delta(finish="stop"), {"choices": [], "usage": usage}))
+def test_reported_zero_is_no_report() -> None:
+    """A reported zero never undercuts the output that was read; cached tokens are at most the prompt's."""
+    for details in ({}, {"prompt_tokens_details": {"cached_tokens": 99}}):
+        usage = {"prompt_tokens": 10, "completion_tokens": 0, **details}
+        reading, _ = read(sse(delta(content="a"), delta(finish="stop"), {"choices": [], "usage": usage}))
 
-    assert (reading.usage.input, reading.usage.output, reading.usage.unreported) == (10, 0, 0)
-    assert reading.usage.cached in (0, 10)
+        assert (reading.usage.input, reading.usage.output, reading.usage.unreported) == (10, 1, 0)
+        assert reading.usage.cached == (10 if details else 0)
 
 
 def test_report_in_mid_stream_is_a_lower_bound() -> None:
