@@ -165,7 +165,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         """The number of answers that upstream generates, each up to the ceiling; at least 1."""
         if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
-        return max(1, *(many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)))
+        many = (self.body.get(field) for field in MANY_FIELDS)
+        return max(1, max((each for each in many if isinstance(each, int)), default=1))
 
     @property
     def choices_returned(self) -> int:
@@ -173,7 +174,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
         many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
-        return max(1, *(each for each in many if isinstance(each, int)))
+        return max(1, max((each for each in many if isinstance(each, int)), default=1))
 
     @property
     def max_tokens(self) -> int | None:

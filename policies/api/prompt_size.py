@@ -31,6 +31,12 @@ _READABLE_TYPES = (str, list, dict)
 _PLAIN_KEYS = frozenset({"role", "content"})
 
 
+_FRAMED_ROLES = frozenset(
+    {"system", "developer", "user", "assistant", "tool", "function", "control", "ipython", "model", None}
+)
+"""Roles that the frame of a message covers. Chat templates print the role, so another one counts as text."""
+
+
 _TEXT_PART_KEYS = frozenset({"type", "text"})
 
 
@@ -61,16 +67,10 @@ def size_of(call: Call) -> Size:
             pieces = parts_of(message)
             parts += len(pieces) - 1
             for part in pieces:
-                if (
-                    type(part) is dict
-                    and len(part) == 2
-                    and part.get("type") == "text"
-                    and type(part.get("text")) is str
-                ):  # noqa: PLR2004  # a plain text, the usual part
-                    size += _bytes(part["text"])
-                    continue
                 read, of_file, is_media = _part(part)
                 size, files, media = size + read, files + of_file, media + is_media
+        if (role := message.get("role")) not in _FRAMED_ROLES:
+            size += len(msgspec.json.encode(role))
         if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
             size += len(msgspec.json.encode(beside))
     for field, value in call.body.items():
@@ -89,6 +89,8 @@ def _bytes(text: str) -> int:
 
 def _part(part: Any) -> tuple[int, int, bool]:
     """Return the bytes of one part of a message that a model reads, the further bytes of a file, and whether it is media."""
+    if type(part) is dict and part.keys() == _TEXT_PART_KEYS and part["type"] == "text" and type(part["text"]) is str:
+        return _bytes(part["text"]), 0, False
     if isinstance(part, str):
         return _bytes(part), 0, False
     kind = part_kind(part)

@@ -31,7 +31,7 @@ def newest_window(talk: Sequence[Message], keep: int) -> int:
     """Keep at most *keep* messages, the newest, and more only where the last turn of the user is longer."""
     places = beginnings(talk)
     if not places:
-        return _without_user(talk, keep)
+        return without_results(talk, max(0, len(talk) - keep))
     return places[min(bisect_left(places, len(talk) - keep), len(places) - 1)]
 
 
@@ -44,7 +44,7 @@ def stable_window(talk: Sequence[Message], keep: int) -> int:
     """
     places = beginnings(talk)
     if not places:
-        return _without_user(talk, keep)
+        return without_results(talk, max(0, len(talk) - keep))
     first, staying = 0, -(-keep // SHARE_THAT_STAYS)
     while len(talk) - first > keep:
         last_that_leaves_enough = bisect_right(places, first + keep + 1 - staying) - 1
@@ -56,18 +56,26 @@ def stable_window(talk: Sequence[Message], keep: int) -> int:
 
 
 def beginnings(talk: Sequence[Message]) -> list[int]:
-    """Return the places of the user's messages behind which no tool result lacks its call (BerriAI/litellm#10696)."""
-    places, lacks_call = [], False
+    """Return the places of the user's messages in front of which no tool result behind them has its call.
+
+    The last message of the user stands for them where there is none (BerriAI/litellm#10696).
+    """
+    places: list[int] = []
+    users_before_result: list[int] = []
+    lacks_call, last_user = False, None
     for at in reversed(range(len(talk))):
         role = role_of(talk[at])
         if role in RESULT_ROLES or (role == "user" and _has_result(talk[at])):
             lacks_call = True
         elif role != "user":
+            users_before_result.clear()  # this message may be the call
             lacks_call = False
-        elif not lacks_call:
-            places.append(at)
+        else:
+            last_user = at if last_user is None else last_user
+            (users_before_result if lacks_call else places).append(at)
+    places += users_before_result
     places.reverse()
-    return places
+    return places or [last_user] if last_user is not None else []
 
 
 def _has_result(message: Message) -> bool:
@@ -77,9 +85,8 @@ def _has_result(message: Message) -> bool:
     return any(isinstance(part, dict) and part.get("type") == "tool_result" for part in parts_of(message))
 
 
-def _without_user(talk: Sequence[Message], keep: int) -> int:
-    """Keep the newest messages of a conversation without a beginning, and no tool result in front of the first call."""
-    first = max(0, len(talk) - keep)
+def without_results(talk: Sequence[Message], first: int) -> int:
+    """Return the place of the first message from *first* on that is no tool result."""
     while first < len(talk) and role_of(talk[first]) in RESULT_ROLES:
         first += 1
     return first

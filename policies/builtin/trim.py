@@ -9,7 +9,7 @@ import msgspec
 from policies.api.call import Call, Message
 from policies.api.policy import Policy
 
-from .message_window import INSTRUCTION_ROLES, newest_window, role_of, stable_window
+from .message_window import INSTRUCTION_ROLES, newest_window, role_of, stable_window, without_results
 
 CHAT_NEST_PATH = "/api/chat"
 """The path whose clients send the newest messages only, so that their prompts share no beginning."""
@@ -48,9 +48,10 @@ def trimmed(messages: list[Message], keep: int, *, stable: bool = False) -> list
     There are more where the last turn of the user is longer, and fewer with *stable*: see `stable_window`.
     """
     places = [at for at, message in enumerate(messages) if role_of(message) not in INSTRUCTION_ROLES]
-    if len(places) <= keep:
-        return messages
     talk = [messages[at] for at in places]
-    first = stable_window(talk, keep) if stable else newest_window(talk, keep)
+    if len(talk) <= keep:
+        first = without_results(talk, 0)
+    else:
+        first = stable_window(talk, keep) if stable else newest_window(talk, keep)
     begin = places[first] if first < len(places) else len(messages)
     return [message for message in messages[:begin] if role_of(message) in INSTRUCTION_ROLES] + messages[begin:]

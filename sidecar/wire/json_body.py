@@ -35,7 +35,7 @@ def _number(text: str) -> float:
     return number
 
 
-_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+_DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)
 _BODY_DECODER = msgspec.json.Decoder(float_hook=_number)
 
 
@@ -56,7 +56,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
     if _is_small(raw):
         try:
             value = _decoded(raw)
-        except _UNDECODABLE:
+        except _DECODING_ERRORS:
             pass  # the steps replace lone surrogates, or name the fault
         else:
             if isinstance(value, dict):
@@ -105,7 +105,7 @@ def _decode(raw: bytes) -> Generator[None, None, object]:
     """Return the value in *raw*, with U+FFFD for lone surrogates; raises `BadRequest`."""
     try:
         return _decoded(raw)
-    except _UNDECODABLE as error:
+    except _DECODING_ERRORS as error:
         fault: Exception = error
     if isinstance(fault, msgspec.MsgspecError) and has_surrogates(raw):
         yield
@@ -116,7 +116,7 @@ def _decode(raw: bytes) -> Generator[None, None, object]:
         if replaced is not None:
             try:
                 return _decoded(replaced)
-            except _UNDECODABLE as error:
+            except _DECODING_ERRORS as error:
                 fault = error
     raise BadRequest(json_fault(raw, fault))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_PLACE = re.compile(r"\(byte (\d+)\)")
+_NAMED_PLACE = re.compile(r"\(byte (\d+)\)")
 _NOT_JSON = (b"NaN", b"-Infinity", b"Infinity")
 """Numbers that Python's `json.dumps` writes and JSON does not have."""
 
@@ -14,7 +14,7 @@ def json_fault(raw: bytes, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return _encoding_fault(raw)
     text = str(error)
-    if (place := _PLACE.search(text)) is not None:
+    if (place := _NAMED_PLACE.search(text)) is not None:
         at = int(place[1])
         # The decoder names the first letter, behind a minus.
         start = at - raw[at - 1 : at].count(b"-")

@@ -15,12 +15,14 @@ MAX_REPLACED = 10_000
 SEARCHED_BYTES = 65_536
 """Bytes that are searched at once. Measured: 0.5 ms, and 4.6 ms where all of them are lone surrogates."""
 _PAIR_BYTES = 12
-_REPLACEMENT = b"\\ufffd"
+_REPLACEMENT_ESCAPE = b"\\ufffd"
 """As long as the escape that it replaces, so that places in error messages stay true."""
-_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_WITHOUT_LONE = re.compile(rb"(?:[^\\]++|\\[^u]|\\u[^dD]|\\u[dD][^89a-fA-F]|%b%b)*+" % (_HIGH, _LOW), re.DOTALL)
+_HIGH_SURROGATE, _LOW_SURROGATE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_WITHOUT_LONE = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u[^dD]|\\u[dD][^89a-fA-F]|%b%b)*+" % (_HIGH_SURROGATE, _LOW_SURROGATE), re.DOTALL
+)
 """Bytes up to the next lone surrogate, or the next malformed escape that looks like one."""
-_LONE = re.compile(rb"%b|%b" % (_HIGH, _LOW))
+_LONE_SURROGATE = re.compile(rb"%b|%b" % (_HIGH_SURROGATE, _LOW_SURROGATE))
 
 
 def has_surrogates(raw: bytes) -> bool:
@@ -41,13 +43,13 @@ def replace_lone_surrogates(raw: bytes) -> Generator[None, None, bytes | None]:
             at = stopped.end() if stopped is not None else at
             if at == end or (end < size and end - at < _PAIR_BYTES):
                 break  # the rest of a pair may lie behind this step
-            if _LONE.match(raw, at, end) is None:
+            if _LONE_SURROGATE.match(raw, at, end) is None:
                 return None
             if count == MAX_REPLACED:
                 msg = f"The body has more than {MAX_REPLACED} lone surrogates, the last one at byte {at}."
                 raise ValueError(msg)
-            replaced[at : at + len(_REPLACEMENT)] = _REPLACEMENT
-            at += len(_REPLACEMENT)
+            replaced[at : at + len(_REPLACEMENT_ESCAPE)] = _REPLACEMENT_ESCAPE
+            at += len(_REPLACEMENT_ESCAPE)
             count += 1
         yield
     return bytes(replaced) if count else None

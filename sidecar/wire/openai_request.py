@@ -83,6 +83,8 @@ def _settle_stream_options(body: dict[str, Any]) -> None:
     The sidecar asks upstream for the usage of every stream, so the client's value decides only what the client gets.
     """
     options = body["stream_options"]
+    if options is None:
+        return
     if not isinstance(options, dict):
         del body["stream_options"]
         return

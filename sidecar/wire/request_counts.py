@@ -21,7 +21,7 @@ from .json_body import BadRequest
 MAX_SAFE_INTEGER = 2**53 - 1
 """A larger ceiling is no limit at any server. Above it, floats do not hold every integer."""
 MAX_REQUESTED_CHOICES = 128
-_DECIMAL = re.compile(r"\s{0,9}\+?(\d{1,15})(?:\.0{0,15})?\s{0,9}", re.ASCII)
+_DECIMAL_NUMBER = re.compile(r"\s{0,9}\+?(\d{1,15})(?:\.0{0,15})?\s{0,9}", re.ASCII)
 _TRUE_WORDS = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "0"})
 """What pydantic reads as booleans, in any case."""
@@ -72,6 +72,6 @@ def _positive(value: object) -> int | None:
         return value if value > 0 else None
     if type(value) is float:
         return math.ceil(value) if value > 0 else None
-    if type(value) is str and (digits := _DECIMAL.fullmatch(value)) is not None:
+    if type(value) is str and (digits := _DECIMAL_NUMBER.fullmatch(value)) is not None:
         return int(digits[1]) or None
     return None
