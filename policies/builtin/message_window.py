@@ -3,79 +3,127 @@
 Two rules choose among these beginnings. `newest_window` keeps the newest messages. `stable_window` moves seldom: an
 engine keeps what it computed for a prompt (its prefix cache), and can use it as long as the next prompt begins alike.
 
-Both take a conversation without its instructions, and return the place of the first message to keep.
+Instructions, which are kept anyway, do not count. Messages are counted from the end.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias
 
 from policies.api.call import Message, parts_of
 
-INSTRUCTION_ROLES = frozenset({"system", "developer", "control"})
-"""Roles whose messages are kept and do not count. `control` switches the reasoning of IBM's Granite models."""
-RESULT_ROLES = frozenset({"tool", "function", "ipython"})
-"""Roles of tool results; `ipython` is Llama's."""
+Kind: TypeAlias = Literal["user", "instruction", "result"]
 SHARE_THAT_STAYS = 4
 """A stable window that moves keeps at least its maximum divided by this number."""
 
 
-def role_of(message: Message) -> str:
-    """Return the role in lower case, as SGLang and Ollama compare it; empty for a message without one."""
-    role = message.get("role")
-    return role.lower() if isinstance(role, str) else ""
+def _spellings(kind: Kind, roles: Iterable[str]) -> dict[object, Kind]:
+    """Return *roles* in the spellings that SGLang and Ollama accept too: they compare in lower case."""
+    return {spelt: kind for role in roles for spelt in (role, role.capitalize(), role.upper())}
 
 
-def newest_window(talk: Sequence[Message], keep: int) -> int:
-    """Keep at most *keep* messages, the newest, and more only where the last turn of the user is longer."""
-    places = beginnings(talk)
-    if not places:
-        return without_results(talk, max(0, len(talk) - keep))
-    return places[min(bisect_left(places, len(talk) - keep), len(places) - 1)]
+_KINDS_BY_ROLE = {
+    **_spellings("user", ["user"]),
+    **_spellings("instruction", ["system", "developer", "control"]),
+    **_spellings("result", ["tool", "function", "ipython"]),
+}
+"""What a message is by its role; the others, the assistant's, may hold calls.
+
+`control` switches the reasoning of IBM's Granite models, `ipython` is Llama's role for tool results.
+"""
 
 
-def stable_window(talk: Sequence[Message], keep: int) -> int:
-    """Keep at most *keep* messages as `newest_window` does, with a beginning that stays the same for several turns.
+Beginning: TypeAlias = tuple[int, int]
+"""A place where a window may begin: its index, and how many messages there are from it on, without instructions."""
 
-    It is found in steps from the start of the conversation. Each time that a window would exceed *keep* messages, the
-    next one begins at the last place that leaves a quarter of them, rounded up; where turns are too long for that, at the
-    next place. A step depends only on the messages up to its end, so a longer conversation has the same steps.
+
+def is_instruction(message: Message) -> bool:
+    """Whether *message* is an instruction (system, developer)."""
+    return _KINDS_BY_ROLE.get(message.get("role")) == "instruction"
+
+
+def newest_window(messages: Sequence[Message], keep: int) -> int | None:
+    """Return where the newest *keep* messages begin, and more only where the last turn of the user is longer.
+
+    None for a conversation without a user.
     """
-    places = beginnings(talk)
-    if not places:
-        return without_results(talk, max(0, len(talk) - keep))
-    first, staying = 0, -(-keep // SHARE_THAT_STAYS)
-    while len(talk) - first > keep:
-        last_that_leaves_enough = bisect_right(places, first + keep + 1 - staying) - 1
-        following = bisect_right(places, first)
-        if following == len(places):
-            break  # all of it is the last turn
-        first = places[max(last_that_leaves_enough, following)]
+    first = None
+    for place, counted in beginnings(messages):
+        if first is not None and counted > keep:
+            break
+        first = place
     return first
 
 
-def beginnings(talk: Sequence[Message]) -> list[int]:
-    """Return the places of the user's messages in front of which no tool result behind them has its call.
+def stable_window(messages: Sequence[Message], keep: int, size: int) -> int | None:
+    """Return a beginning that stays the same for several turns, with at most *keep* messages as in `newest_window`.
 
-    The last message of the user stands for them where there is none (BerriAI/litellm#10696).
+    *size* is the number of messages without instructions, more than *keep*. None for a conversation without a user.
+
+    The beginning is found in steps from the start of the conversation. Each time that a window would exceed *keep*
+    messages, the next one begins at the last place that leaves a quarter of them, rounded up; where turns are too long for
+    that, at the next place. A step depends only on the messages up to its end, so a longer conversation has the same steps.
     """
-    places: list[int] = []
-    users_before_result: list[int] = []
-    lacks_call, last_user = False, None
-    for at in reversed(range(len(talk))):
-        role = role_of(talk[at])
-        if role in RESULT_ROLES or (role == "user" and _has_result(talk[at])):
+    found = list(beginnings(messages))[::-1]
+    if not found:
+        return None
+    numbers = [size - counted for _, counted in found]
+    at, first, staying = 0, 0, -(-keep // SHARE_THAT_STAYS)
+    while size - first > keep:
+        following = bisect_right(numbers, first)
+        if following == len(numbers):
+            break  # all of it is the last turn
+        at = max(bisect_right(numbers, first + keep + 1 - staying) - 1, following)
+        first = numbers[at]
+    return found[at][0]
+
+
+def beginnings(messages: Sequence[Message]) -> Iterator[Beginning]:
+    """Yield the user's messages in front of which no tool result behind them has its call, the last one first.
+
+    Where there is none, the last message of the user stands for them (BerriAI/litellm#10696).
+    """
+    counted, lacks_call = 0, False
+    uncertain: list[Beginning] = []
+    last_user: Beginning | None = None
+    found = False
+    for at in range(len(messages) - 1, -1, -1):
+        kind = _KINDS_BY_ROLE.get((message := messages[at]).get("role"))
+        if kind == "instruction":
+            continue
+        counted += 1
+        if kind is None:
+            if lacks_call:  # this message may be the call
+                lacks_call = False
+                uncertain.clear()
+        elif kind == "result" or _has_result(message):
             lacks_call = True
-        elif role != "user":
-            users_before_result.clear()  # this message may be the call
-            lacks_call = False
         else:
-            last_user = at if last_user is None else last_user
-            (users_before_result if lacks_call else places).append(at)
-    places += users_before_result
-    places.reverse()
-    return places or [last_user] if last_user is not None else []
+            if last_user is None:
+                last_user = at, counted
+            if lacks_call:
+                uncertain.append((at, counted))
+            else:
+                found = True
+                yield at, counted
+    if uncertain or found:
+        yield from uncertain  # no message before them has a call
+    elif last_user is not None:
+        yield last_user
+
+
+def after_results(messages: Sequence[Message], keep: int) -> int:
+    """Return where the newest *keep* messages begin, without tool results in front of the first call."""
+    first = counted = 0
+    for first in range(len(messages), -1, -1):
+        if counted == keep or first == 0:
+            break
+        counted += not is_instruction(messages[first - 1])
+    while first < len(messages) and _KINDS_BY_ROLE.get(messages[first].get("role")) in ("result", "instruction"):
+        first += 1
+    return first
 
 
 def _has_result(message: Message) -> bool:
@@ -83,10 +131,3 @@ def _has_result(message: Message) -> bool:
     if isinstance(message.get("content"), str):
         return False
     return any(isinstance(part, dict) and part.get("type") == "tool_result" for part in parts_of(message))
-
-
-def without_results(talk: Sequence[Message], first: int) -> int:
-    """Return the place of the first message from *first* on that is no tool result."""
-    while first < len(talk) and role_of(talk[first]) in RESULT_ROLES:
-        first += 1
-    return first

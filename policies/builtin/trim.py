@@ -9,7 +9,7 @@ import msgspec
 from policies.api.call import Call, Message
 from policies.api.policy import Policy
 
-from .message_window import INSTRUCTION_ROLES, newest_window, role_of, stable_window, without_results
+from .message_window import after_results, is_instruction, newest_window, stable_window
 
 CHAT_NEST_PATH = "/api/chat"
 """The path whose clients send the newest messages only, so that their prompts share no beginning."""
@@ -47,11 +47,12 @@ def trimmed(messages: list[Message], keep: int, *, stable: bool = False) -> list
 
     There are more where the last turn of the user is longer, and fewer with *stable*: see `stable_window`.
     """
-    places = [at for at, message in enumerate(messages) if role_of(message) not in INSTRUCTION_ROLES]
-    talk = [messages[at] for at in places]
-    if len(talk) <= keep:
-        first = without_results(talk, 0)
-    else:
-        first = stable_window(talk, keep) if stable else newest_window(talk, keep)
-    begin = places[first] if first < len(places) else len(messages)
-    return [message for message in messages[:begin] if role_of(message) in INSTRUCTION_ROLES] + messages[begin:]
+    size = sum(1 for message in messages if not is_instruction(message))
+    first = None
+    if size > keep:
+        first = stable_window(messages, keep, size) if stable else newest_window(messages, keep)
+    if first is None:
+        first = after_results(messages, keep)
+    if size == len(messages):
+        return messages[first:]
+    return [message for message in messages[:first] if is_instruction(message)] + messages[first:]

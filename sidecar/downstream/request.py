@@ -17,6 +17,7 @@ from .client_connection import ClientConnection, Scope
 from .client_errors import ClientError, body_too_large, unsupported_encoding, unsupported_media_type
 
 JSON_MEDIA_TYPE = b"application/json"
+_UTF_8_CHARSET = re.compile(rb"charset=utf-?8(?![^;])")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -62,7 +63,7 @@ def check_json(headers: dict[bytes, bytes]) -> None:
         return
     kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
-    if kind.strip() != JSON_MEDIA_TYPE or (b"charset=" in charset and b"charset=utf-8" not in charset):
+    if kind.strip() != JSON_MEDIA_TYPE or (b"charset=" in charset and not _UTF_8_CHARSET.search(charset)):
         raise RequestRefused(unsupported_media_type())
     if (coding := content_coding(headers)) and coding not in REQUEST_CODINGS:
         raise RequestRefused(unsupported_encoding())

@@ -112,3 +112,14 @@ async def test_chat_sends_no_empty_answer(tmp_path: Path) -> None:
         {"role": "assistant", "content": "2"},
         {"role": "user", "content": "3\n\n4\n\n5\n\n6"},
     ]
+
+
+@pytest.mark.parametrize(
+    "parameters", ["; charset=utf-8", ';charset="UTF-8"', "; charset=utf8", "; x=y; charset=UTF8", ";"]
+)
+async def test_utf_8_is_accepted_in_any_spelling(tmp_path: Path, parameters: str) -> None:
+    """The media type of JSON may name UTF-8 in any of its spellings."""
+    async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        body = {"model": "m", "messages": HI}
+        assert (await served.post(V1, body, f"content-type: application/json{parameters}"))[0] == 200
+        assert (await served.post(V1, body, "content-type: application/json; charset=utf-80"))[0] == 415
