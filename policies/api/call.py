@@ -20,6 +20,17 @@ LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_
 """Fields that servers read as the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
 MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 """Fields for the number of answers: `best_of` are generated, `n` of them are returned; `n_cmpl` is llama.cpp's own."""
+UNTYPED_PART_FIELDS = (
+    "image_url",
+    "image",
+    "video_url",
+    "audio_url",
+    "input_image",
+    "input_audio",
+    "file",
+    "input_file",
+)
+"""Fields by which servers recognise the kind of a part that names none."""
 _LIMIT_FIELD_SET, _MANY_FIELD_SET = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
 
 MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
@@ -121,9 +132,9 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def user(self) -> str:
-        """The end user that the client names; unique only within its tenant."""
+        """The end user that the client names; unique only within its tenant. A number is read as its digits."""
         name = self.body.get("user")
-        return name if isinstance(name, str) else ""
+        return name if isinstance(name, str) else str(name) if type(name) is int else ""
 
     @property
     def stream(self) -> bool:
@@ -153,10 +164,11 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def choices_generated(self) -> int:
-        """The number of answers that upstream generates, each up to the ceiling."""
+        """The number of answers that upstream generates, each up to the ceiling; at least 1."""
         if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
-        return max((many for field in MANY_FIELDS if isinstance(many := self.body.get(field), int)), default=1)
+        many = (self.body.get(field) for field in MANY_FIELDS)
+        return max(1, max((each for each in many if isinstance(each, int)), default=1))
 
     @property
     def choices_returned(self) -> int:
@@ -164,30 +176,36 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         if _MANY_FIELD_SET.isdisjoint(self.body):
             return 1
         many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
-        return max((each for each in many if isinstance(each, int)), default=1)
+        return max(1, max((each for each in many if isinstance(each, int)), default=1))
 
     @property
     def max_tokens(self) -> int | None:
         """The ceiling of one answer in tokens; the lowest if the client sends several fields.
 
-        None without a ceiling.
+        None without a ceiling: -1, 0 and null are none, because servers generate without a limit then.
         """
         lowest = None
         for field in _LIMIT_FIELD_SET.intersection(self.body):
             limit = self.body[field]
-            if isinstance(limit, int) and (lowest is None or limit < lowest):
+            if type(limit) is int and limit > 0 and (lowest is None or limit < lowest):
                 lowest = limit
         return lowest
 
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:
-        body = self.body
-        is_set = False
+        # Fields that are null stay: some servers refuse two ceilings. All others are replaced, also a -1 beside a number.
+        body, is_set = self.body, False
         for field in _LIMIT_FIELD_SET.intersection(body):
-            if isinstance(body[field], int):
-                body[field], is_set = ceiling, True
+            limit = body[field]
+            if limit is not None:
+                body[field], is_set = ceiling, is_set or (type(limit) is int and limit > 0)
         if not is_set:
             self.ceiling_is_ours, body[LIMIT_FIELDS[0]] = True, ceiling
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts of all messages that are objects, such as images, in order, whatever the form of the content."""
+        return [part for message in self.messages for part in parts_of(message) if isinstance(part, dict)]
 
     @property
     def text(self) -> str:
@@ -204,11 +222,40 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return [piece for message in self.messages for piece in texts(message)]
 
 
+def parts_of(message: Message) -> list[Any]:
+    """Return the parts of one message's content: one for an object, a string or a number, none for null."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return content
+    return [] if content is None else [content]
+
+
 def texts(message: Message) -> list[str]:
-    """Return the texts of one message: its content, or the text parts of its content."""
+    """Return the texts of one message: its content, or the texts of its parts.
+
+    A part of no known kind, and content that is no text, is its JSON.
+    """
     content = message.get("content")
     if isinstance(content, str):
         return [content]
-    if not isinstance(content, list):
-        return []
-    return [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    found = []
+    for part in parts_of(message):
+        if isinstance(part, dict) and isinstance(text := part.get("text"), str):
+            found.append(text)
+        elif isinstance(part, str):
+            found.append(part)
+        elif part_kind(part) is None:
+            found.append(msgspec.json.encode(part).decode())
+    return found
+
+
+def part_kind(part: object) -> str | None:
+    """Return the kind of one part: its type, else the first known field of a part without type, as vLLM finds it.
+
+    None for a part that has neither.
+    """
+    if not isinstance(part, dict):
+        return None
+    if isinstance(kind := part.get("type"), str):
+        return kind
+    return next((field for field in UNTYPED_PART_FIELDS if field in part), None)

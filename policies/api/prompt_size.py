@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .call import LIMIT_FIELDS, MANY_FIELDS, Call, Message
+from .call import LIMIT_FIELDS, MANY_FIELDS, Call, Message, part_kind, parts_of
 from .tokens import Size
 
 SOUND_BYTES_PER_TOKEN = 100
@@ -31,7 +31,19 @@ _READABLE_TYPES = (str, list, dict)
 _PLAIN_KEYS = frozenset({"role", "content"})
 
 
+_FRAMED_ROLES = frozenset(
+    {"system", "developer", "user", "assistant", "tool", "function", "control", "ipython", "model", None}
+)
+"""Roles that the frame of a message covers. Chat templates print the role, so another one counts as text."""
+
+
 _TEXT_PART_KEYS = frozenset({"type", "text"})
+
+
+_TEXT_PART_TYPES = frozenset(
+    {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_reference"}
+)
+"""Types of parts that hold text, in `text` or in a field of their own; a part of an unknown type may be media."""
 
 
 _MEDIA_PART_TYPES = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
@@ -51,11 +63,14 @@ def size_of(call: Call) -> Size:
         content = message.get("content")
         if isinstance(content, str):
             size += len(content) if content.isascii() else _bytes(content)
-        elif isinstance(content, list):
-            parts += len(content) - 1
-            for part in content:
+        elif content:
+            pieces = parts_of(message)
+            parts += len(pieces) - 1
+            for part in pieces:
                 read, of_file, is_media = _part(part)
                 size, files, media = size + read, files + of_file, media + is_media
+        if (role := message.get("role")) not in _FRAMED_ROLES:
+            size += len(msgspec.json.encode(role))
         if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
             size += len(msgspec.json.encode(beside))
     for field, value in call.body.items():
@@ -74,17 +89,23 @@ def _bytes(text: str) -> int:
 
 def _part(part: Any) -> tuple[int, int, bool]:
     """Return the bytes of one part of a message that a model reads, the further bytes of a file, and whether it is media."""
-    if not isinstance(part, dict):
-        return len(msgspec.json.encode(part)), 0, False
-    text, kind = part.get("text"), part.get("type")
+    if type(part) is dict and part.keys() == _TEXT_PART_KEYS and part["type"] == "text" and type(part["text"]) is str:
+        return _bytes(part["text"]), 0, False
+    if isinstance(part, str):
+        return _bytes(part), 0, False
+    kind = part_kind(part)
+    text = part.get("text") if isinstance(part, dict) else None
+    is_media = kind is not None and kind not in _TEXT_PART_TYPES
     if isinstance(text, str):
         rest = 0 if part.keys() <= _TEXT_PART_KEYS else len(msgspec.json.encode(part)) - len(msgspec.json.encode(text))
-        return _bytes(text) + rest, 0, kind != "text"
-    if kind in _MEDIA_PART_TYPES:
+        return _bytes(text) + rest, 0, is_media
+    if kind in _MEDIA_PART_TYPES and kind == part.get("type"):
         return 0, 0, True
     size = len(msgspec.json.encode(part))
+    if kind in _MEDIA_PART_TYPES:  # named by its field alone: a server may read the other fields instead
+        return size - len(msgspec.json.encode(part[kind])), 0, True
     read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND_PART_TYPES else size
-    return read, size - read if kind in _FILE_PART_TYPES else 0, True
+    return read, size - read if kind in _FILE_PART_TYPES else 0, is_media
 
 
 def _beside_content(message: Message) -> dict[str, Any]:

@@ -9,16 +9,22 @@ import msgspec
 from policies.api.call import Call, Message
 from policies.api.policy import Policy
 
-INSTRUCTION_ROLES = frozenset({"system", "developer"})
-NEVER_FIRST_ROLES = INSTRUCTION_ROLES | {"tool", "function"}
-"""Roles that the kept part of a conversation does not begin with; instructions are kept anyway."""
+from .message_window import after_results, is_instruction, newest_window, stable_window
+
+CHAT_NEST_PATH = "/api/chat"
+"""The path whose clients send the newest messages only, so that their prompts share no beginning."""
+MIN_STABLE_MESSAGES = 12
+"""From this `max_messages` up the window moves in steps; the quarter of less is too short for an answer."""
 
 
 class Trim(Policy, frozen=True):
-    """Keep the last `max_messages` messages.
+    """Keep at most `max_messages` messages, the newest, from one of the user on.
 
-    Instructions (system, developer) are kept and do not count. A tool result is dropped with the call it answers
-    (BerriAI/litellm#10696), and the last user message is always kept.
+    Instructions (system, developer) are kept and do not count. A tool result is dropped with the call it answers, and
+    the last user message is always kept with all that follows.
+
+    From `max_messages = 12` up, the oldest kept message stays the same for several turns, and then several turns are
+    dropped at once, at most three quarters: engines reuse the prompt's beginning. `/api/chat` always gets the newest messages.
     """
 
     max_messages: Annotated[int, msgspec.Meta(ge=1)]
@@ -29,23 +35,24 @@ class Trim(Policy, frozen=True):
         """Drop the oldest messages of *call* beyond the limit."""
         messages = call.messages
         if len(messages) > self.max_messages:
-            kept = trimmed(messages, self.max_messages)
+            stable = self.max_messages >= MIN_STABLE_MESSAGES and call.path != CHAT_NEST_PATH
+            kept = trimmed(messages, self.max_messages, stable=stable)
             if len(kept) < len(messages):
                 call.messages = kept
                 call.note(f"kept {len(kept)} of {len(messages)} messages")
 
 
-def trimmed(messages: list[Message], keep: int) -> list[Message]:
-    """Return the last *keep* of *messages* in order, and all instructions.
+def trimmed(messages: list[Message], keep: int, *, stable: bool = False) -> list[Message]:
+    """Return the last *keep* of *messages* in order, from one of the user on, and all instructions.
 
-    There are fewer where the kept part would start with a tool result, and more where the last user message is older.
+    There are more where the last turn of the user is longer, and fewer with *stable*: see `stable_window`.
     """
-    first, counted = len(messages), 0
-    while first and counted < keep:
-        first -= 1
-        counted += messages[first].get("role") not in INSTRUCTION_ROLES
-    while first < len(messages) and messages[first].get("role") in NEVER_FIRST_ROLES:
-        first += 1
-    last_user = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "user"), first)
-    first = min(first, last_user)
-    return [message for message in messages[:first] if message.get("role") in INSTRUCTION_ROLES] + messages[first:]
+    size = sum(1 for message in messages if not is_instruction(message))
+    first = None
+    if size > keep:
+        first = stable_window(messages, keep, size) if stable else newest_window(messages, keep)
+    if first is None:
+        first = after_results(messages, keep)
+    if size == len(messages):
+        return messages[first:]
+    return [message for message in messages[:first] if is_instruction(message)] + messages[first:]

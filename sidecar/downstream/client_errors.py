@@ -224,8 +224,14 @@ def body_too_large(limit: int) -> ClientError:
 
 
 def unsupported_media_type() -> ClientError:
-    """Return the 415 for a body that is not declared as uncompressed JSON in UTF-8."""
-    message = "Send JSON in UTF-8, uncompressed, with the header 'content-type: application/json'."
+    """Return the 415 for a body that is not declared as JSON in UTF-8."""
+    message = "Send JSON in UTF-8 with the header 'content-type: application/json'."
+    return ClientError(status=415, code="unsupported_media_type", message=message)
+
+
+def unsupported_encoding() -> ClientError:
+    """Return the 415 for a body in an unknown content encoding, or in several."""
+    message = "Send the body uncompressed, or with the header 'content-encoding: gzip' or 'deflate'."
     return ClientError(status=415, code="unsupported_media_type", message=message)
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import count
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sidecar.config.access import Access
+from sidecar.wire.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
 from sidecar.wire.json_body import json_object, json_steps
 
 from .client_connection import ClientConnection, Scope
-from .client_errors import ClientError, body_too_large, unsupported_media_type
+from .client_errors import ClientError, body_too_large, unsupported_encoding, unsupported_media_type
 
 JSON_MEDIA_TYPE = b"application/json"
+_UTF_8_CHARSET = re.compile(rb"charset=utf-?8(?![^;])")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -53,7 +55,7 @@ def request_id(given: bytes | None, new: Callable[[], str]) -> str:
 
 
 def check_json(headers: dict[bytes, bytes]) -> None:
-    """Raise `RequestRefused` (415) unless the body is announced as uncompressed JSON in UTF-8.
+    """Raise `RequestRefused` (415) unless the body is announced as JSON in UTF-8, uncompressed or in one known coding.
 
     A browser sends that type to another origin only after a preflight, so a web page cannot spend a budget without one.
     """
@@ -61,10 +63,18 @@ def check_json(headers: dict[bytes, bytes]) -> None:
         return
     kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = parameters.replace(b" ", b"").replace(b'"', b"")
-    if kind.strip() != JSON_MEDIA_TYPE or (b"charset=" in charset and b"charset=utf-8" not in charset):
+    if kind.strip() != JSON_MEDIA_TYPE or (b"charset=" in charset and not _UTF_8_CHARSET.search(charset)):
         raise RequestRefused(unsupported_media_type())
-    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
-        raise RequestRefused(unsupported_media_type())
+    if (coding := content_coding(headers)) and coding not in REQUEST_CODINGS:
+        raise RequestRefused(unsupported_encoding())
+
+
+def content_coding(headers: dict[bytes, bytes]) -> bytes:
+    """Return the coding of the body in lower case; empty for none, a list for several."""
+    if b"content-encoding" not in headers:
+        return b""
+    names = (name.strip().lower() for name in headers[b"content-encoding"].split(b","))
+    return b", ".join(name for name in names if name not in (b"", b"identity"))
 
 
 async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], limit: int) -> bytes:
@@ -112,17 +122,33 @@ class IncomingRequest(NamedTuple):
 async def read_object(request: IncomingRequest, limit: int) -> dict[str, Any]:
     """Return the JSON object in the body of *request*; a large one is decoded in several event-loop iterations.
 
+    *limit* bounds the bytes that were sent, and those that they inflate to.
+
     Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
     """
     raw = await read_body(request.connection, request.headers, limit)
+    if coding := content_coding(request.headers):
+        try:
+            raw = await _stepwise(inflate_steps(raw, coding, limit))
+        except InflatedTooLarge:
+            raise RequestRefused(body_too_large(limit)) from None
     if len(raw) <= LARGE_BODY_BYTES:
         return json_object(raw)
-    steps = json_steps(raw)
+    await asyncio.sleep(0)
+    found = await _stepwise(json_steps(raw))
+    await asyncio.sleep(0)
+    return found
+
+
+_Made = TypeVar("_Made")
+
+
+async def _stepwise(steps: Generator[None, None, _Made]) -> _Made:
+    """Return what *steps* make, with an event-loop iteration between them."""
     while True:
-        await asyncio.sleep(0)
         try:
             next(steps)
         except StopIteration as end:
-            found: dict[str, Any] = end.value
-            await asyncio.sleep(0)
-            return found
+            made: _Made = end.value
+            return made
+        await asyncio.sleep(0)

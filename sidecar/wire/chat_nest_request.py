@@ -11,10 +11,15 @@ from .json_body import BadRequest
 from .openai_request import check_type, positive_integer
 
 INVALID_MESSAGES = "Invalid messages payload"
+JOINED_BY = "\n\n"
+"""Between messages of the user that become one: models read it as the end of a paragraph."""
 
 
 def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Message]:
-    """Return the messages in the form that upstream accepts; *roles* are allowed.  Raises `BadRequest`."""
+    """Return the messages in the form that upstream accepts, without empty answers; *roles* are allowed.
+
+    Raises `BadRequest`.
+    """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest(INVALID_MESSAGES, "messages", "'messages' must be a non-empty list.")
@@ -31,7 +36,35 @@ def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Mes
         if not isinstance(content, str):
             raise BadRequest(INVALID_MESSAGES, "messages", f"messages[{at}].content must be a string.")
         kept.append({"role": role, "content": content})
-    return kept
+    return without_empty_answers(kept)
+
+
+def without_empty_answers(messages: list[Message]) -> list[Message]:
+    """Return *messages*, whose contents are strings, without empty ones of the assistant.
+
+    After an error, Chat Nest's hook keeps the empty answer that it was filling, and sends it with each further message.
+    Some models refuse an empty answer, others two messages of the user in a row, so the messages of the user around it
+    become one. *messages* of empty answers alone are returned as they are.
+    """
+    if not any(_is_empty_answer(message) for message in messages):
+        return messages
+    kept: list[tuple[str, list[str]]] = []
+    is_behind_empty = False
+    for message in messages:
+        if _is_empty_answer(message):
+            is_behind_empty = True
+            continue
+        if is_behind_empty and message["role"] == "user" and kept and kept[-1][0] == "user":
+            kept[-1][1].append(message["content"])
+        else:
+            kept.append((message["role"], [message["content"]]))
+        is_behind_empty = False
+    return [{"role": role, "content": JOINED_BY.join(pieces)} for role, pieces in kept] or messages
+
+
+def _is_empty_answer(message: Message) -> bool:
+    content = message["content"]
+    return message["role"] == "assistant" and (not content or content.isspace())
 
 
 def chat_nest_caps(body: dict[str, Any]) -> Caps:

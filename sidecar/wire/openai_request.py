@@ -1,4 +1,8 @@
-"""Check OpenAI requests: the body of a chat completion, as far as limits depend on it, and the path of one model."""
+"""Check OpenAI requests: the body of a chat completion, as far as limits depend on it, and the path of one model.
+
+Upstream decides about everything else: a server may accept what OpenAI refuses. Where servers read one value in several
+ways, the body is changed so that there is one (see `request_counts`).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,8 @@ from typing import Any
 from policies.api.call import LIMIT_FIELDS, MANY_FIELDS
 
 from .json_body import BadRequest
+from .request_counts import MAX_SAFE_INTEGER, as_switch, settle_ceilings, settle_choices
 
-MAX_SAFE_INTEGER = 2**53 - 1
-MAX_REQUESTED_CHOICES = 128
-MESSAGE_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 CHECKED_FIELDS = frozenset(
     {*LIMIT_FIELDS, *MANY_FIELDS, "messages", "model", "models", "stream", "stream_options", "user"}
 )
@@ -22,7 +24,7 @@ COMMON_FIELDS = CHECKED_FIELDS | {"temperature", "top_p", "stop", "tools", "tool
 STREAM_OPTIONS = frozenset({"include_usage"})
 MESSAGE_FIELDS = frozenset({"role", "content", "type", "text"})
 """Checked fields of a message and of its parts."""
-COUNT_FIELDS, OPTIONAL_FIELDS = frozenset({*LIMIT_FIELDS, *MANY_FIELDS}), frozenset({"user", "stream_options"})
+_CEILING_FIELDS, _CHOICE_FIELDS = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
 MODEL_ROUTE, MODEL_PREFIX = "/v1/models/{id}", "/v1/models/"
 """The route of one model, as calls and records name it, and the start of its paths. It is not a path itself."""
 ENCODED_SLASH_STATE = "sidecar.encoded_slash"
@@ -33,7 +35,7 @@ _ID_SEGMENT = re.compile(r"(?!\.+$)[\w.:@+~,=()\- ]+")
 
 
 def check_openai(body: dict[str, Any]) -> None:
-    """Raise `BadRequest` unless *body* is a chat completion request as far as limits depend on it."""
+    """Raise `BadRequest` unless policies can govern *body*, and write its numbers and switches as all servers read them."""
     if not body.keys() <= COMMON_FIELDS:
         _check_spelling(body, CHECKED_FIELDS)
     messages = body.get("messages")
@@ -42,34 +44,19 @@ def check_openai(body: dict[str, Any]) -> None:
         raise BadRequest(msg, "messages")
     for at, message in enumerate(messages):
         _check_message(message, at)
-    if not COUNT_FIELDS.isdisjoint(body):
-        _check_counts(body)
+    if not _CEILING_FIELDS.isdisjoint(body):
+        settle_ceilings(body)
+    if not _CHOICE_FIELDS.isdisjoint(body):
+        settle_choices(body)
     if not isinstance(body.get("stream", False), bool):
-        check_type(body, "stream", bool, "true or false")
-    if not isinstance(body.get("model", ""), str):
-        check_type(body, "model", str, "a string")
-    if not OPTIONAL_FIELDS.isdisjoint(body):
-        _check_options(body)
-
-
-def _check_counts(body: dict[str, Any]) -> None:
-    for field in LIMIT_FIELDS:
-        positive_integer(body.get(field), field)
-    for field in MANY_FIELDS:
-        if (positive_integer(body.get(field), field) or 1) > MAX_REQUESTED_CHOICES:
-            msg = f"'{field}' must be from 1 to {MAX_REQUESTED_CHOICES}."
-            raise BadRequest(msg, field)
-
-
-def _check_options(body: dict[str, Any]) -> None:
-    check_type(body, "user", str, "a string")
-    check_type(body, "stream_options", dict, "an object")
-    options = body.get("stream_options") or {}
-    if not options.keys() <= STREAM_OPTIONS:
-        _check_spelling(options, STREAM_OPTIONS, "stream_options.")
-    if not isinstance(options.get("include_usage", False), bool | None):
-        msg = "'stream_options.include_usage' must be true or false."
-        raise BadRequest(msg, "stream_options.include_usage")
+        _settle_stream(body)
+    model = body.get("model")
+    if model is not None and (not isinstance(model, str) or "\0" in model):
+        raise _unreadable_name(model, "model")
+    if "models" in body:
+        _check_models(body["models"])
+    if "stream_options" in body:
+        _settle_stream_options(body)
 
 
 def positive_integer(value: object, field: str) -> int | None:
@@ -88,10 +75,61 @@ def check_type(body: dict[str, Any], field: str, expected: type, description: st
         raise BadRequest(msg, field)
 
 
+def _settle_stream(body: dict[str, Any]) -> None:
+    """Write `stream` as a boolean; null stays, and is false. Raises `BadRequest` where servers differ about its meaning."""
+    if body["stream"] is None:
+        return
+    if (stream := as_switch(body["stream"])) is None:
+        msg = "'stream' must be true or false."
+        raise BadRequest(msg, "stream")
+    body["stream"] = stream
+
+
+def _settle_stream_options(body: dict[str, Any]) -> None:
+    """Write `include_usage` as a boolean where servers agree about it, and drop `stream_options` that are no object.
+
+    The sidecar asks upstream for the usage of every stream, so the client's value decides only what the client gets.
+    """
+    options = body["stream_options"]
+    if options is None:
+        return
+    if not isinstance(options, dict):
+        del body["stream_options"]
+        return
+    if not options.keys() <= STREAM_OPTIONS:
+        _check_spelling(options, STREAM_OPTIONS, "stream_options.")
+    shown = options.get("include_usage")
+    if shown is not None and not isinstance(shown, bool) and (shown := as_switch(shown)) is not None:
+        options["include_usage"] = shown
+
+
+def _check_models(models: object) -> None:
+    """Raise `BadRequest` unless the fallbacks of a router are a list of names that allow-lists and prices can read."""
+    if models is None:
+        return
+    if not isinstance(models, list):
+        msg = "'models' must be a list of names."
+        raise BadRequest(msg, "models")
+    for at, model in enumerate(models):
+        if not isinstance(model, str) or "\0" in model:
+            raise _unreadable_name(model, f"models[{at}]")
+
+
+def _unreadable_name(model: object, field: str) -> BadRequest:
+    if isinstance(model, str):
+        msg = f"'{field}' has a NUL character (\\u0000). Remove it: some servers cut the name there."
+    else:
+        msg = f"'{field}' must be a string."
+    return BadRequest(msg, field)
+
+
 def _check_spelling(data: dict[str, Any], fields: Collection[str], where: str = "") -> None:
-    """Raise `BadRequest` for a key that equals one of *fields* except for case: servers in Go accept it as that field."""
+    """Raise `BadRequest` for a key that equals one of *fields* except for case, or up to a NUL character.
+
+    Servers in Go accept the one as that field, servers in C the other.
+    """
     for key in data.keys() - fields:
-        if (right := key.casefold()) in fields:
+        if (right := key.partition("\0")[0].casefold()) in fields:
             msg = f"'{where}{key}' must be spelt '{where}{right}': to some servers it is the same field, to others not."
             raise BadRequest(msg, where + key)
 
@@ -102,32 +140,18 @@ def _check_message(message: object, at: int) -> None:
         raise BadRequest(msg, f"messages[{at}]")
     if not message.keys() <= MESSAGE_FIELDS:
         _check_spelling(message, MESSAGE_FIELDS, f"messages[{at}].")
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or role not in MESSAGE_ROLES:
-        msg = f"'messages[{at}].role' must be one of {', '.join(sorted(MESSAGE_ROLES))}."
+    if not isinstance(message.get("role", ""), str) and message["role"] is not None:
+        msg = f"'messages[{at}].role' must be a string."
         raise BadRequest(msg, f"messages[{at}].role")
-    if isinstance(content, str) or (content is None and role == "assistant"):
+    content = message.get("content")
+    if isinstance(content, str):
         return
-    if not isinstance(content, list) or not content:
-        msg = f"'messages[{at}].content' must be a string or a list of parts."
-        raise BadRequest(msg, f"messages[{at}].content")
-    for number, part in enumerate(content):
-        if not _is_part(part) or not part.keys() <= MESSAGE_FIELDS:
-            _check_part(part, f"messages[{at}].content[{number}]")
-
-
-def _check_part(part: object, where: str) -> None:
-    if isinstance(part, dict):
-        _check_spelling(part, MESSAGE_FIELDS, f"{where}.")
-    if not _is_part(part):
-        msg = f"'{where}' must be an object with 'type', and a string 'text' if it is a text."
-        raise BadRequest(msg, where)
-
-
-def _is_part(part: object) -> bool:
-    if not isinstance(part, dict) or not isinstance(part_type := part.get("type"), str):
-        return False
-    return isinstance(part.get("text", None if part_type == "text" else ""), str)
+    if isinstance(content, list):
+        for number, part in enumerate(content):
+            if isinstance(part, dict) and not part.keys() <= MESSAGE_FIELDS:
+                _check_spelling(part, MESSAGE_FIELDS, f"messages[{at}].content[{number}].")
+    elif isinstance(content, dict) and not content.keys() <= MESSAGE_FIELDS:
+        _check_spelling(content, MESSAGE_FIELDS, f"messages[{at}].content.")
 
 
 def model_id(path: str) -> str | None:

@@ -20,11 +20,15 @@ pytestmark = pytest.mark.anyio
         "content-type: application/x-www-form-urlencoded",
         "content-type: ",
         "content-type: application/json; charset=latin-1",
-        "content-encoding: gzip",
+        "content-encoding: br",
+        "content-encoding: zstd",
+        "content-encoding: gzip, gzip",
+        "content-encoding: deflate, gzip",
+        "content-encoding: gzip, br",
     ],
 )
 async def test_other_media_type_is_415(tmp_path: Path, path: str, header: str) -> None:
-    """A body that is not declared as unencoded JSON in UTF-8 is 415."""
+    """A body that is not declared as JSON in UTF-8, or that has an unknown encoding or several, is 415."""
     async with small_limits(tmp_path) as (up, served):
         status, _, answer = await served.post(path, {"messages": HI}, header)
         assert (status, error_of(path, answer)["code"]) == (415, "unsupported_media_type")

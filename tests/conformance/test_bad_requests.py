@@ -23,16 +23,21 @@ INVALID_MESSAGES: list[Any] = [
     {"messages": ["hi"]},
     {"messages": [None]},
     {"messages": [[]]},
+    {"messages": [{"role": 1, "content": "hi"}]},
+    {"messages": [{"role": ["user"], "content": "hi"}]},
+]
+"""Invalid on each path; the other ones only on `/api/chat`: on `/v1`, upstream decides about them."""
+INVALID_CHAT_MESSAGES: list[Any] = [
     {"messages": [{}]},
     {"messages": [{"role": "user"}]},
     {"messages": [{"content": "hi"}]},
     {"messages": [{"role": "wizard", "content": "hi"}]},
-    {"messages": [{"role": 1, "content": "hi"}]},
-    {"messages": [{"role": ["user"], "content": "hi"}]},
     {"messages": [{"role": "user", "content": 1}]},
     {"messages": [{"role": "user", "content": True}]},
     {"messages": [{"role": "user", "content": {"text": "hi"}}]},
+    {"messages": [{"role": "user", "content": ["hi"]}]},
     {"messages": [{"role": "user", "content": None}]},
+    {"messages": [{"role": "assistant", "content": None}]},
 ]
 INVALID_LIMITS: list[Any] = [-1, 0, 1.5, "10", True, False, 2**53, 10**30, -(10**30), [], {}, [5]]
 INVALID_BODIES = [
@@ -47,11 +52,7 @@ INVALID_BODIES = [
     b'"text"',
     b"\xff\xfe",
     b'{"messages": [{"role": "user", "content": "\xff"}]}',
-    b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
-    b'{"messages": [{"role": "user", "content": "\\udc00 \\ud83d"}]}',
     b'{"messages": [{"role": "user", "content": "a\x00b"}]}',
-    b'{"messages": [{"role": "user", "content": "a\\u0000b"}]}',
-    b'{"messages": [{"role": "user", "content": "hi"}], "x\\u0000": 1}',
     b'{"messages": [{"role": "user", "content": "hi"}], "x": NaN}',
     b'{"messages": [{"role": "user", "content": "hi"}]} trailing',
     b"[" * 900 + b"]" * 900,
@@ -62,7 +63,7 @@ INVALID_BODIES = [
 
 @pytest.mark.parametrize("path", [CHAT, V1])
 async def test_invalid_json_is_400(tmp_path: Path, path: str) -> None:
-    """A body that is not a JSON object in valid UTF-8, or that holds NUL, NaN or deep nesting, is 400."""
+    """A body that is not a JSON object in valid UTF-8, or that holds a bare NUL, NaN or deep nesting, is 400."""
     async with small_limits(tmp_path) as (up, served):
         for body in INVALID_BODIES:
             status, headers, answer = await served.post(path, body)
@@ -75,7 +76,7 @@ async def test_invalid_json_is_400(tmp_path: Path, path: str) -> None:
 async def test_invalid_messages_are_400(tmp_path: Path, path: str) -> None:
     """Invalid messages are 400: on /api/chat with the message that its clients expect, on /v1 with their place."""
     async with small_limits(tmp_path) as (up, served):
-        for body in INVALID_MESSAGES:
+        for body in [*INVALID_MESSAGES, *(INVALID_CHAT_MESSAGES if path == CHAT else [])]:
             status, _, answer = await served.post(path, body)
             error = error_of(path, answer)
             assert (status, error["code"]) == (400, "invalid_request"), body
@@ -87,11 +88,11 @@ async def test_invalid_messages_are_400(tmp_path: Path, path: str) -> None:
         assert not up.requests
 
 
-@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n"])
-async def test_invalid_limit_names_its_field(tmp_path: Path, field: str) -> None:
-    """A token limit, or n, that is not a positive integer up to 2^53 - 1 is 400, with the name of the field."""
+@pytest.mark.parametrize("field", ["n", "best_of"])
+async def test_invalid_number_of_answers_names_its_field(tmp_path: Path, field: str) -> None:
+    """A number of answers that cannot be counted, or above 128, is 400, with the name of the field."""
     async with small_limits(tmp_path) as (up, served):
-        for value in [*INVALID_LIMITS, *([129] if field == "n" else [])]:
+        for value in [-1, 129, "129", "ten", 2**53, 10**30, -(10**30), [], {}, [5]]:
             status, _, answer = await served.post(V1, {"model": "m", "messages": HI, field: value})
             assert (status, error_of(V1, answer)["param"]) == (400, field), value
         assert not up.requests
@@ -122,38 +123,24 @@ async def test_large_limit_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("stream", "yes"),
-        ("stream", 1),
+        ("stream", "maybe"),
+        ("stream", 2),
         ("stream", []),
         ("model", 7),
-        ("user", {}),
-        ("stream_options", True),
-        ("stream_options", {"include_usage": "x"}),
+        ("models", "m"),
     ],
 )
 async def test_field_of_a_wrong_type_is_400(tmp_path: Path, field: str, value: object) -> None:
-    """A field that limits depend on is 400 if it has a wrong type."""
+    """A field that limits depend on is 400 if servers may read its value in several ways."""
     async with small_limits(tmp_path) as (up, served):
         status, _, answer = await served.post(V1, {"model": "m", "messages": HI, field: value})
         assert (status, error_of(V1, answer)["code"]) == (400, "invalid_request")
         assert not up.requests
 
 
-@pytest.mark.parametrize(
-    "part",
-    ["hi", 1, None, {}, {"type": 1}, {"type": "text"}, {"type": "text", "text": 1}, {"type": "image_url", "text": []}],
-)
-async def test_invalid_content_part_names_its_place(tmp_path: Path, part: object) -> None:
-    """A content part without a type, or a text part without a string, is 400 with its place."""
-    async with small_limits(tmp_path) as (up, served):
-        status, _, answer = await served.post(V1, {"messages": [{"role": "user", "content": [part]}]})
-        assert (status, error_of(V1, answer)["param"]) == (400, "messages[0].content[0]")
-        assert not up.requests
-
-
 FIELD_VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2**53 - 1, 2**64, 10**40, 1.5, 1e300, "", "x", "user", "\u2028", "\u00e9" * 300, [], {}, ["a"],
-    {"a": 1}, [{"type": "text", "text": "t"}], [{"role": "user", "content": "hi"}], {"include_usage": True},
+    {"a": 1}, "\0", "9", 20.0, [[]], [None], {"text": 1}, [{"type": "text", "text": "t"}], [{"role": "user", "content": "hi"}], {"include_usage": True},
 ]  # fmt: skip
 FIELDS = ["messages", "model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "user", "tools", "functions", "response_format", "prediction", "temperature", "profile", "aiUsageProfile", "dailyTokenLimit", "maxTokensPerRequest", "systemPrompt"]  # fmt: skip
 LIMITS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ V1 = "/v1/chat/completions"
 LIMIT = 2_000
 CEILINGS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
 CHOICE_COUNTS = ("n", "best_of", "n_cmpl", "num_return_sequences")
+ODD_CEILINGS: list[Any] = [-1, -2, 0, None, 600.0, 600.5, 0.5, -1.5, 1e9, 1e300, "600", "600.0", "-1", "1_0", "1e3", "no", "", True, False, 2**31 - 1, 2**32 - 1, 2**63 - 1, 10**30, [], [5], {}]  # fmt: skip
+"""Ceilings that a server may accept, or read as another one than the next server."""
 BUDGET = f"""
 [[policy]]
 use = "budget"
@@ -27,10 +30,26 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "f", "description": "d" * 5_000, "parameters": {}}}
 
 
+UNLIMITED = 10**6
+"""Tokens that a server generates without a ceiling."""
+
+
+def most_in(ceiling: Any) -> int:
+    """Return the most tokens that any server generates for the value of one field."""
+    if isinstance(ceiling, int | float) and not isinstance(ceiling, bool) and ceiling > 0:
+        return math.ceil(ceiling)
+    return UNLIMITED  # llama.cpp reads a string as no limit
+
+
+def answers_in(number: Any) -> int:
+    """Return the most answers that any server generates for the value of one field."""
+    return max(1, math.ceil(float(number or 0)))
+
+
 def tokens_of(body: dict[str, Any]) -> int:
     """Return the tokens of all text in *body* by the worst tokenizer: one per byte."""
     beside = ("model", "stream", "stream_options", *CEILINGS, *CHOICE_COUNTS)
-    texts = [part for message in body["messages"] for part in message.values()]
+    texts = [part for message in body["messages"] for part in message.values() if part]
     everything = [*texts, *(value for key, value in body.items() if key not in (*beside, "messages"))]
     return sum(len(text if isinstance(text, str) else json.dumps(text)) for text in everything)
 
@@ -38,13 +57,14 @@ def tokens_of(body: dict[str, Any]) -> int:
 async def greedy(connection: Connection) -> None:
     """Report the most tokens that any server could generate by the limits in the request."""
     body = connection.body
-    ceiling = max(body[field] for field in CEILINGS if body.get(field) is not None)
-    answers = max(body.get(field) or 1 for field in CHOICE_COUNTS)
+    ceiling = max((most_in(body[field]) for field in CEILINGS if body.get(field) is not None), default=UNLIMITED)
+    answers = max(answers_in(body.get(field)) for field in CHOICE_COUNTS)
     usage = {"prompt_tokens": min(tokens_of(body), 10**6), "completion_tokens": ceiling * answers}
     if body.get("stream"):
         await connection.send(HEAD)
         choices = [
-            {"index": at, "delta": {"content": "x"}, "finish_reason": "length"} for at in range(body.get("n") or 1)
+            {"index": at, "delta": {"content": "x"}, "finish_reason": "length"}
+            for at in range(answers_in(body.get("n")))
         ]
         await connection.chunk(sse({"choices": choices}))
         if body["stream_options"]["include_usage"]:
@@ -99,6 +119,42 @@ async def greedy(connection: Connection) -> None:
         {"stream_options": None},
         {"stream": False, "n": 20},
         {"stream": None},
+        *({"max_tokens": ceiling} for ceiling in ODD_CEILINGS),
+        *({field: -1} for field in CEILINGS),
+        {"max_tokens": 600, "n_predict": -1},
+        {"max_tokens": -1, "max_completion_tokens": 600},
+        {"max_tokens": 0, "max_completion_tokens": 600.0},
+        {"max_tokens": "600", "max_new_tokens": True},
+        {"n": None, "max_tokens": 600},
+        {"n": 0, "max_tokens": 600},
+        {"n": True, "max_tokens": 600},
+        {"n": 20.0, "max_tokens": 600},
+        {"n": 19.5, "max_tokens": 600},
+        {"n": "20", "max_tokens": 600},
+        {"n": 0, "best_of": "20", "max_tokens": 600},
+        {"stream_options": "x"},
+        {"stream_options": []},
+        {"stream_options": {"include_usage": "no"}},
+        {"stream": 1},
+        {"stream": "true"},
+        {"messages": [{"role": "user", "content": {"x": "d" * 5_000}}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": {"type": "text", "text": "d" * 5_000}}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": ["d" * 5_000]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"text": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"x": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": None, "x": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [[["d" * 5_000]]]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ["d" * 5_000]}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"image_url": "u", "text": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"image_url": "u", "x": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"type": 1, "image_url": "u", "x": "d" * 5_000}]}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": [{"image_url": {"url": "http://x/y.png"}}] * 9}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": 10**600}] * 9, "max_tokens": 1},
+        {"messages": [{"role": "control" * 1_000, "content": None}], "max_tokens": 1},
+        {"messages": [{"role": "d" * 5_000}], "max_tokens": 1},
+        {"messages": [{"content": "d" * 5_000}], "max_tokens": 1},
+        {"messages": [{"role": "tool", "content": None, "output": "d" * 5_000}], "max_tokens": 1},
+        {"messages": [{"role": "user", "content": "\0d" * 2_500}], "max_tokens": 1},
     ],
     ids=lambda body: json.dumps(body)[:60],
 )  # fmt: skip
@@ -117,39 +173,79 @@ async def test_no_body_exceeds_the_budget(tmp_path: Path, body: dict[str, Any]) 
     assert sum(account.spent for account in accounts) <= LIMIT
 
 
+CLAMP = """
+[[policy]]
+use = "max_tokens"
+output = 50
+"""
+
+
+@pytest.mark.parametrize("ceiling", ODD_CEILINGS, ids=repr)
+@pytest.mark.parametrize(
+    "other", [{}, {"max_completion_tokens": 20}, {"n_predict": None}, {"max_new_tokens": 10**9}], ids=json.dumps
+)
+async def test_no_ceiling_exceeds_the_clamp(tmp_path: Path, ceiling: object, other: dict[str, Any]) -> None:
+    """Whatever field a server obeys, it reads no ceiling above the configured one, and none above the client's lowest."""
+    body = {"model": "m", "messages": MESSAGES, "stream": True, "max_tokens": ceiling} | other
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, CLAMP)) as served:
+        status, _, _ = await served.post(V1, body)
+
+    sent = {field: up.requests[0].body[field] for field in CEILINGS if up.requests[0].body.get(field) is not None}
+    assert status == 200
+    assert max(map(most_in, sent.values())) <= min(50, other.get("max_completion_tokens") or 50)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["x" * 800, {"x": "x" * 800}, ["x" * 800], [{"x": "x" * 800}], [["x" * 800]], 10**630],
+    ids=["text", "object", "string part", "unknown part", "list part", "number"],
+)
+async def test_odd_content_counts_in_a_request(tmp_path: Path, content: object) -> None:
+    """Content in a form that OpenAI does not have counts in the size of a request, as its JSON."""
+    messages = [{"role": "user", "content": content}]
+    async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, CLAMP + "request = 200")) as served:
+        status, _, answer = await served.post(V1, {"model": "m", "messages": messages})
+        assert not up.requests
+
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "request_too_large")
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        {"max_tokens": -1},
-        {"max_tokens": 0},
-        {"max_tokens": 1.5},
-        {"max_tokens": "9"},
-        {"max_tokens": True},
-        {"max_tokens": 10**30},
-        {"max_completion_tokens": -1},
-        {"n_predict": -1},
-        {"max_new_tokens": -2},
-        {"n": 0},
         {"n": -1},
+        {"n": -1.5},
         {"n": 129},
-        {"n": 1.5},
-        {"n": "2"},
+        {"n": 129.0},
+        {"n": 1e300},
+        {"n": 10**30},
+        {"n": "129"},
+        {"n": "two"},
+        {"n": "1_0"},
+        {"n": ""},
+        {"n": []},
+        {"n": [2]},
+        {"n": {}},
         {"best_of": -1},
         {"best_of": 10**6},
         {"n_cmpl": 129},
-        {"n_cmpl": "2"},
+        {"n_cmpl": "-2"},
         {"num_return_sequences": -1},
-        {"stream": 1},
-        {"stream": "true"},
-        {"stream_options": "x"},
-        {"stream_options": {"include_usage": "no"}},
-        {"messages": [{"role": "user", "content": [1]}]},
-        {"messages": [{"role": "user", "content": {"text": "x"}}]},
+        {"stream": 2},
+        {"stream": "maybe"},
+        {"stream": []},
+        {"stream": {}},
+        {"model": 7},
+        {"model": ["gpt-4o"]},
+        {"model": "gpt-4o\0x"},
+        {"models": "gpt-4o"},
+        {"models": [["gpt-4o"]]},
+        {"models": ["gpt-4o\0x"]},
     ],
     ids=json.dumps,
 )
-async def test_invalid_limit_is_refused(tmp_path: Path, body: dict[str, Any]) -> None:
-    """A limit that is not a positive number is refused with its name, and never read as no limit."""
+async def test_ungovernable_field_is_refused(tmp_path: Path, body: dict[str, Any]) -> None:
+    """A field that servers may read as more than any number that could be counted is refused with its name."""
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         status, _, answer = await served.post(V1, {"model": "m", "messages": MESSAGES, "stream": True} | body)
         assert not up.requests
@@ -168,6 +264,10 @@ async def test_invalid_limit_is_refused(tmp_path: Path, body: dict[str, Any]) ->
         ({"MODEL": "dear"}, "MODEL", "model"),
         ({"Models": ["dear"]}, "Models", "models"),
         ({"USER": "ann"}, "USER", "user"),
+        ({"max_tokens\0": 100_000}, "max_tokens\0", "max_tokens"),
+        ({"N\0x": 50}, "N\0x", "n"),
+        ({"messages": [{"role": "user", "content": "hi", "content\0": "d"}]}, "messages[0].content\0", "messages[0].content"),
+        ({"messages": [{"role": "user", "content": {"Text": "d"}}]}, "messages[0].content.Text", "messages[0].content.text"),
         ({"Stream": False}, "Stream", "stream"),
         ({"Messages": MESSAGES}, "Messages", "messages"),
         ({"stream_options": {"Include_Usage": False}}, "stream_options.Include_Usage", "stream_options.include_usage"),

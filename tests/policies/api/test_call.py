@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,36 @@ def test_call_reads_null_fields_and_keeps_unknown_ones() -> None:
     assert json.loads(json.dumps(call.body))["odd"] == {"x": [1]}
     assert isinstance(call, Call)
     assert call.model == "other"
+
+
+def test_text_has_all_texts_of_any_form() -> None:
+    """The text of a call has the texts of strings, parts and objects, and the JSON of what has no known kind."""
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": ["b", {"type": "text", "text": "c"}, {"text": "d"}, {"x": "e"}]},
+        {"role": "user", "content": {"type": "text", "text": "f"}},
+        {"role": "tool", "content": {"y": "g"}},
+        {"role": "tool", "content": 3},
+        {"role": "tool", "content": None},
+        {"role": "tool"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": "i"}, {"image_url": "j"}]},
+    ]
+    call = make_call(messages=messages)
+    assert call.text == 'a b c d {"x":"e"} f {"y":"g"} 3'
+    assert call.characters == len(call.text)
+
+
+def test_parts_are_found_in_any_form_of_content() -> None:
+    """A policy about parts sees those of lists and one that stands alone, and nothing that is no object."""
+    image: dict[str, Any] = {"type": "image_url", "image_url": {"url": "u"}}
+    text = {"text": "t"}
+    call = make_call(
+        messages=[{"content": [image, "x", None, text]}, {"content": image}, {"content": "x"}, {"content": 5}, {}]
+    )
+    assert call.parts == [image, text, image]
+
+
+@pytest.mark.parametrize(("user", "read"), [("ann", "ann"), (42, "42"), (None, ""), (True, ""), (1.5, ""), ({}, "")])
+def test_user_is_a_name_or_a_number(user: object, read: str) -> None:
+    """A number as the user is the same user as its digits; other types name none."""
+    assert make_call("hi", body={"user": user}).user == read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from policies.api.prompt_size import size_of
 from policies.testing import make_call
 from sidecar.wire.json_body import MAX_DIGITS, MAX_VALUES, BadRequest, json_object, json_steps
+from sidecar.wire.lone_surrogates import MAX_REPLACED, SEARCHED_BYTES
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
@@ -86,16 +88,80 @@ def test_values_beside_strings_count(text: str) -> None:
     assert refusal(json.dumps(body).encode()) == "The body has more than 250000 values."
 
 
+@pytest.mark.parametrize("text", ["\\u0000", "\\\\u0000", "\\\\\\u0000"])
+def test_escaped_nul_is_a_character(text: str) -> None:
+    """An escaped NUL is a character of a text or a key, as for servers; a bare one is not JSON."""
+    for raw in (f'{{"x": "a{text}"}}', f'{{"a{text}": 1}}', f'{{"x": [{{"y": "{text}"}}]}}'):
+        assert json_object(raw.encode()) == json.loads(raw)
+    assert "invalid character (byte 8)" in refusal(b'{"x": "a\0"}')
+
+
+ESCAPES = [
+    "\\ud83d",
+    "\\uDE00",
+    "\\uD800",
+    "\\udc00",
+    "\\\\",
+    '\\"',
+    "\\n",
+    "\\u0041",
+    "\\uffff",
+    "ud800",
+    "\\\\u",
+    "é",
+    "a",
+]
+
+
+@given(pieces=st.lists(st.sampled_from(ESCAPES), max_size=9), searched=st.sampled_from([13, 16, 24, SEARCHED_BYTES]))
+def test_lone_surrogates_are_replaced(pieces: list[str], searched: int) -> None:
+    """Each half of a surrogate pair becomes U+FFFD, as in servers in Go, wherever a step of the search ends."""
+    raw = f'{{"{"".join(pieces)}": ["{"".join(pieces)}"]}}'
+    whole = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(json.loads(raw), ensure_ascii=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sidecar.wire.lone_surrogates.SEARCHED_BYTES", searched)
+        assert json_object(raw.encode()) == json.loads(whole)
+
+
+def test_text_cut_inside_an_emoji_is_read() -> None:
+    """A text that a client cut inside an emoji is read with U+FFFD at its end."""
+    assert json_object(b'{"x": "wave \\ud83d"}') == {"x": "wave \ufffd"}
+
+
+def test_lone_surrogates_are_limited() -> None:
+    """Up to 10,000 lone surrogates are replaced; more are refused, with the place of the next one."""
+    most = b'{"x": "%b"}' % (b"\\ud83d" * MAX_REPLACED)
+    assert json_object(most) == {"x": "\ufffd" * MAX_REPLACED}
+    assert refusal(most.replace(b'"}', b'\\ud83d"}')) == (
+        f"The body has more than {MAX_REPLACED} lone surrogates, the last one at byte {7 + 6 * MAX_REPLACED}."
+    )
+
+
 @pytest.mark.parametrize(
-    ("escaped", "nul"), [("\\u0000", True), ("\\\\u0000", False), ("\\\\\\u0000", True), ('\\"\\\\\\\\u0000', False)]
+    ("raw", "fault"),
+    [
+        (b'{"x": NaN}', "The body has NaN at byte 6"),
+        (b'{"x": [Infinity]}', "The body has Infinity at byte 7"),
+        (b'{"x": -Infinity}', "The body has -Infinity at byte 6"),
+        (b'{"x": "a\xff"}', "The body is not valid UTF-8: byte 0xff at place 8."),
+        (b'{"\xed\xa0\x80": 1}', "The body is not valid UTF-8: byte 0xed at place 2."),
+        (b'{"x": "\\ud83d", "y": NaN}', "The body has NaN at byte 21"),
+        (b'{"x": "\\ud83d", "y": "\xff"}', "The body is not valid UTF-8: byte 0xff at place 22."),
+        (b'{"x": "\\ud83d"', "The body is not valid JSON: Input data was truncated"),
+        (b'{"x": "\\ud8zz"}', "The body is not valid JSON: JSON is malformed: invalid character in unicode escape"),
+        (b'{"x": "\\ud83d\\ud8zz"}', "The body is not valid JSON: JSON is malformed"),
+        (b'{"x": Nothing}', "The body is not valid JSON: JSON is malformed: invalid character (byte 6)"),
+    ],
 )
-def test_nul_is_refused(escaped: str, nul: bool) -> None:  # noqa: FBT001  # a column of the table
-    """A NUL is refused, also in keys; an escaped backslash before `u0000` is not one."""
-    for raw in (f'{{"x": "a{escaped}"}}', f'{{"a{escaped}": 1}}', f'{{"x": [{{"y": "{escaped}"}}]}}'):
-        if nul:
-            assert "NUL" in refusal(raw.encode())
-        else:
-            assert json_object(raw.encode()) == json.loads(raw)
+def test_fault_names_its_kind_and_place(raw: bytes, fault: str) -> None:
+    """What is not JSON is named with its place: numbers that Python writes, bad UTF-8, a truncated body."""
+    assert refusal(raw).startswith(fault)
+
+
+def test_byte_order_mark_is_skipped() -> None:
+    """A byte order mark in front of the body is skipped; the body after it is still required."""
+    assert json_object(b'\xef\xbb\xbf{"x": 1}') == {"x": 1}
+    assert "no body" in refusal(b"\xef\xbb\xbf ")
 
 
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[1, {"b": [], "a":', "}]")])
@@ -111,6 +177,7 @@ def test_large_body_is_decoded_in_steps() -> None:
     """A large body or one with many values is decoded in several steps, also if it is refused."""
     plain = json.dumps({"messages": [{"role": "user", "content": "hi"}] * 1000}).encode()
     assert steps(json_steps(plain)) == 3
+    assert steps(json_steps(b'{"x": "\\ud83d%b"}' % (b"\\n" * SEARCHED_BYTES))) == 3 + 3
     assert steps(json_steps(b'{"x": "%b"}' % (b'[\\",' * MAX_VALUES))) == 7
     assert steps(json_steps(b'{"x": [%b]}' % b",".join([b'""'] * MAX_VALUES))) == 2
 

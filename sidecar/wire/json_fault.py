@@ -1,0 +1,35 @@
+"""Say what is wrong with a body that is not JSON: the fault, its place in bytes, and the remedy."""
+
+from __future__ import annotations
+
+import re
+
+_NAMED_PLACE = re.compile(r"\(byte (\d+)\)")
+_NOT_JSON = (b"NaN", b"-Infinity", b"Infinity")
+"""Numbers that Python's `json.dumps` writes and JSON does not have."""
+
+
+def json_fault(raw: bytes, error: Exception) -> str:
+    """Return the message for *raw*, which the decoder refused with *error*. It quotes no text of the body."""
+    if isinstance(error, UnicodeDecodeError):
+        return _encoding_fault(raw)
+    text = str(error)
+    if (place := _NAMED_PLACE.search(text)) is not None:
+        at = int(place[1])
+        # The decoder names the first letter, behind a minus.
+        start = at - raw[at - 1 : at].count(b"-")
+        for number in _NOT_JSON:
+            if raw.startswith(number, start):
+                return (
+                    f"The body has {number.decode()} at byte {start}, which JSON does not have. "
+                    "Send a number or null, or leave the field out."
+                )
+    return f"The body is not valid JSON: {text}"
+
+
+def _encoding_fault(raw: bytes) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as fault:
+        return f"The body is not valid UTF-8: byte 0x{raw[fault.start]:02x} at place {fault.start}."
+    return "The body is not valid UTF-8."
