@@ -53,7 +53,7 @@ class UpstreamClient:
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
-        self.dialect = Dialect(settings.limit_field)
+        self.dialect = Dialect(settings.limit_field, monotonic)
         self.secrets = settings.secrets
         query = dict(settings.query) or None
         chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
