@@ -84,6 +84,13 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Whether the client's SDK marked it as a retry; such a call adds nothing to the retry budget."""
     ceiling_is_ours: bool = False
     """Whether a policy set the answer's ceiling because the client set none."""
+    ceiling_was_lowered: bool = False
+    """Whether a policy lowered the ceiling, so that it is not the client's any more. Upstream's refusal of it is adapted."""
+    ceiling_may_be_dropped: bool = False
+    """Whether the policies that set the ceiling need it only as a saving, so that the request may be sent without it.
+
+    It is sent without one where upstream refuses lower ones too. The client's own ceiling is never dropped.
+    """
     size: Size | None = None
     """The prompt's size as reserved; None if no policy counts tokens."""
     substituted_model: str = ""
@@ -194,13 +201,18 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:
         # Fields that are null stay: some servers refuse two ceilings. All others are replaced, also a -1 beside a number.
-        body, is_set = self.body, False
+        body, is_set, is_lower = self.body, False, True
         for field in _LIMIT_FIELD_SET.intersection(body):
             limit = body[field]
-            if limit is not None:
-                body[field], is_set = ceiling, is_set or (type(limit) is int and limit > 0)
+            if limit is None:
+                continue
+            if type(limit) is int and limit > 0:
+                is_set, is_lower = True, is_lower and limit > ceiling
+            body[field] = ceiling
         if not is_set:
             self.ceiling_is_ours, body[LIMIT_FIELDS[0]] = True, ceiling
+        elif is_lower:
+            self.ceiling_was_lowered = True
 
     @property
     def parts(self) -> list[dict[str, Any]]:

@@ -71,6 +71,10 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
     "unavailable": FailureClass(why="The circuit breaker is open, so nothing was sent. Another upstream may succeed."),
     "quota": FailureClass(why="The account's quota is used up; waiting within a call does not help."),
     "context": FailureClass(why="The same prompt will be too long again."),
+    "too_large": FailureClass(
+        why="One call exceeds the whole rate of the account; only a smaller one, or another upstream, can succeed.",
+        family="context",
+    ),
     "auth": FailureClass(why="The same key will be refused again."),
     "request": FailureClass(why="The same request will be refused again."),
     "interrupted": FailureClass(

@@ -11,7 +11,7 @@ from policies.api.failure import Failure, Retry
 from policies.api.failure_kinds import among, check_classes
 from policies.api.policy import Policy
 
-TAKEN_OVER_KINDS = ("connect", "timeout", "rate", "overloaded", "server", "unavailable", "quota")
+TAKEN_OVER_KINDS = ("connect", "timeout", "rate", "overloaded", "server", "unavailable", "quota", "too_large")
 """Kinds of failure after which another upstream is tried by default."""
 
 

@@ -11,7 +11,7 @@ from policies.api.failure import GIVE_UP, Decision, Failure, Retry
 from policies.api.failure_kinds import RETRYABLE_KINDS, among, check_classes
 from policies.api.policy import Policy
 
-FINAL_KINDS = frozenset({"context", "unavailable"})
+FINAL_KINDS = frozenset({"context", "too_large", "unavailable"})
 """Never retried, not even with `x-should-retry: true`."""
 MAX_EXTRA_WAIT_SHARE = 0.05
 """Upper limit of the jitter added to a wait that upstream requested, so that its clients do not all return at once."""

@@ -80,6 +80,9 @@ MESSAGES_BY_KIND = {
     "context": ClientMessage(
         "BadRequestError", 400, "upstream_error", False, "The conversation is too long for the model."
     ),
+    "too_large": ClientMessage(
+        "RateLimitError", 429, "upstream_error", False, "The conversation is too large for the model's rate limit."
+    ),
     "auth": ClientMessage(
         "AuthenticationError", 502, "upstream_error", False, "The model refused the service's credentials."
     ),
@@ -88,9 +91,9 @@ MESSAGES_BY_KIND = {
         "APIConnectionError", 502, "stream_interrupted", True, "The answer was interrupted before it was complete."
     ),
 }
-PASSES_UPSTREAM_MESSAGE = frozenset({"context", "request"})
+PASSES_UPSTREAM_MESSAGE = frozenset({"context", "too_large", "request"})
 """Kinds whose upstream message is useful to the client, and is sent to it."""
-PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "auth", "request"})
+PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "too_large", "auth", "request"})
 """Final kinds: upstream's code, type and param are kept, because programs match `context_length_exceeded`."""
 
 ERROR_TYPES_BY_STATUS = {

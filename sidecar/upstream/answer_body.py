@@ -199,7 +199,7 @@ class AnswerBody:
         secrets = self._upstream.secrets_of(self._call.forwarded_headers)
         if isinstance(found, dict):
             self._upstream.routes.note_error(found.get("message") or "")
-        failure = from_object(found, self._request, secrets=secrets)
+        failure = from_object(found, self._request, secrets=secrets, now=self._upstream.clock())
         worked = self.reading.has_output or bool(reported.input or reported.output)
         failure.worked = worked or isinstance(found, MalformedAnswer)
         return failure

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_exception, timed_out, unavailable
+from sidecar.upstream.errors.error_body import refusal_text
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 from sidecar.wire.answer_end import cut_batch
 
 from .answer_body import AnswerBody, Deliver
 from .circuit_breaker import BreakerOpen
+from .dialect import ADAPTED_STATUSES
 from .missing_route import CHAT_ROUTE
 from .progress_timeout import ProgressTimeout
 
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 STATUS_OK = 200
 LARGE_PROMPT_BYTES = 262_144
-MAX_REWRITES = 3
-"""Limit of requests per attempt; a request is rewritten while a server refuses a field that the sidecar added."""
+MAX_REPEATS = 3
+"""Repeats per attempt: a request is rewritten while a server refuses a field or a ceiling that the sidecar added."""
 TIMER_SLACK_SECONDS = 0.05
 """Timers of the event loop may fire this early."""
 PROMPT_ONLY = Usage(unreported=1)
@@ -106,7 +108,7 @@ class Attempt:
         # A server that does not stream sends its head together with its whole answer.
         head_limit = limits.head if streams else limits.whole
         timeout = self._timeout = ProgressTimeout(head_limit)
-        for _ in range(MAX_REWRITES):
+        for left in range(MAX_REPEATS, -1, -1):
             if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
             try:
@@ -117,13 +119,15 @@ class Attempt:
                 raise from_exception(error, upstream.asked, sent=True) from error
             if response.status == STATUS_OK:
                 if style is not known:
-                    upstream.dialect.learn(model, known, style)
+                    upstream.dialect.learn(model, known, style, call)
                 if streams:
                     timeout.reset(limits.first_token)
                 self._body = AnswerBody(upstream, call, response, timeout, self._permit, streams=streams)
                 return
             failure, text = await self._read_refusal(response)
-            other = upstream.dialect.after_refusal(call, style, response.status, text)
+            if not left:
+                break
+            other = upstream.dialect.after_refusal(call, style, response.status, text, is_last=left == 1)
             if other is None:
                 break
             style = other
@@ -138,7 +142,7 @@ class Attempt:
         self._worked = True
 
     async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
-        """Return the failure for a status other than 200, and the text of its body. Releases the connection."""
+        """Return the failure for a status other than 200, and its text where the request may be adapted. Releases the connection."""
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             self._upstream.routes.note_refusal("POST", CHAT_ROUTE, response.status, body, self._model)
@@ -148,7 +152,7 @@ class Attempt:
         finally:
             self._response = None
             await response.aclose()
-        return failure, body.decode("utf-8", "replace")
+        return failure, refusal_text(body) if response.status in ADAPTED_STATUSES else ""
 
     def deliver(self, to: Deliver) -> Coroutine[Any, Any, None]:
         """See `policies.api.upstream.Stream.deliver`."""

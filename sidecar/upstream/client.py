@@ -53,7 +53,7 @@ class UpstreamClient:
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
-        self.dialect = Dialect(settings.limit_field)
+        self.dialect = Dialect(settings.limit_field, monotonic)
         self.routes = MissingRoute(settings.name, settings.base_url, warn or _ignore_warning)
         self.secrets = settings.secrets
         query = dict(settings.query) or None

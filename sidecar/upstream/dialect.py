@@ -1,33 +1,46 @@
-"""Per-upstream request adjustments: fields an upstream rejected are omitted or renamed from then on."""
+"""Per-upstream request adjustments: fields and ceilings an upstream refused are omitted, renamed or lowered from then on."""
 
 from __future__ import annotations
 
-import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from policies.api.call import LIMIT_FIELDS, Call
+from sidecar.upstream.errors.fitted_ceiling import (
+    REFUSED_CEILING_STATUSES,
+    UNCHANGED_CEILING,
+    FittedCeiling,
+    after_refused_ceiling,
+    is_of_policies,
+    lesson,
+    sent_words,
+)
+from sidecar.upstream.errors.token_limits import TokenLimits
 
 MAX_LEARNT_MODELS = 256
+CEILING_LESSON_SECONDS = 3_600.0
+"""How long a model's ceiling is remembered: an upstream may be restarted with other limits."""
 MAX_TOKENS_FIELD, MAX_COMPLETION_FIELD = LIMIT_FIELDS[:2]
-REFUSAL_STATUSES = frozenset({400, 422})
-_CONTEXT_SIZE = re.compile(r"maximum context length is (\d{1,9})\b")
-_PROMPT_SIZE = re.compile(r"\b(\d{1,9}) (?:input tokens|in the messages|tokens from the input)")
+REFUSED_FIELD_STATUSES = frozenset({400, 422})
+ADAPTED_STATUSES = REFUSED_FIELD_STATUSES | REFUSED_CEILING_STATUSES
+"""Statuses whose text is read for what the request should be."""
 
 
 class RequestStyle(msgspec.Struct, frozen=True):
     """How a request is written: fields that the sidecar adds, and their names.  The client's own ceiling fields keep their names.
 
-    `plain_usage`: usage is not requested.  `modern_limit`: the ceiling is sent as `max_completion_tokens`.  `room`: the
-    ceiling is lowered to this many tokens; 0 leaves it.  A client's field for ceilings that the server may ignore
+    `plain_usage`: usage is not requested.  `modern_limit`: the ceiling is sent as `max_completion_tokens`.  `ceiling` fits
+    a ceiling of policies to the model; None leaves it.  A client's field for ceilings that the server may ignore
     (ollama/ollama#7125) is accompanied by one that it obeys, except with `alone`.
     """
 
     plain_usage: bool = False
     modern_limit: bool = False
     alone: bool = False
-    room: int = 0
+    ceiling: FittedCeiling | None = None
 
     @property
     def limit_field(self) -> str:
@@ -41,18 +54,22 @@ DEFAULT_STYLE = RequestStyle()
 class Dialect:
     """Request styles learnt for one upstream, for at most 256 of its models; the oldest entry is dropped.
 
-    A style is kept only after a request in that style was accepted.  A refusal's text alone, which may quote what a client
-    sent, changes no other call.
+    A style is kept only after a request in that style was accepted, and only where the refusal did not quote the client.
+    *monotonic* is a clock in seconds.
     """
 
-    def __init__(self, limit_field: str | None = None) -> None:
+    def __init__(self, limit_field: str | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._initial = RequestStyle(modern_limit=limit_field == MAX_COMPLETION_FIELD)
         self._may_rename = limit_field is None
         self._styles: dict[str, RequestStyle] = {}
 
     def style(self, model: str) -> RequestStyle:
         """Return the style learnt for *model*, or the initial one."""
-        return self._styles.get(model, self._initial)
+        style = self._styles.get(model, self._initial)
+        if style.ceiling is not None and self._monotonic() >= style.ceiling.until:
+            style = self._styles[model] = msgspec.structs.replace(style, ceiling=None)
+        return style
 
     def body(self, call: Call, model: str, style: RequestStyle = DEFAULT_STYLE, *, streams: bool) -> dict[str, Any]:
         """Return the request body for upstream: the call's own, with *model* and the fields that usage and ceilings need."""
@@ -62,51 +79,78 @@ class Dialect:
         if streams and not style.plain_usage:
             options = body.get("stream_options") or {}
             body = {**body, "stream_options": {**options, "include_usage": True}}
+        ceiling = style.ceiling if style.ceiling is not None and is_of_policies(call) else None
+        if ceiling is not None:
+            body = ceiling.applied(call, body)
         if not call.ceiling_is_ours:
-            return {**body, style.limit_field: call.max_tokens} if _adds(call, style) else body
-        if style.room:
-            body = {**body, **{field: style.room for field in LIMIT_FIELDS if field in body}}
+            if not _adds(call, style):
+                return body
+            return {**body, style.limit_field: call.max_tokens if ceiling is None else ceiling.tokens(call)}
         if style.modern_limit and MAX_TOKENS_FIELD in body:
             body = {**body, MAX_COMPLETION_FIELD: body[MAX_TOKENS_FIELD]}
             del body[MAX_TOKENS_FIELD]
         return body
 
-    def after_refusal(self, call: Call, style: RequestStyle, status: int, text: str) -> RequestStyle | None:
-        """Return the style for the next request after *style* was refused; None if no field that the sidecar added caused it.
+    def after_refusal(
+        self, call: Call, style: RequestStyle, status: int, text: str, *, is_last: bool = False
+    ) -> RequestStyle | None:
+        """Return the style for the next request after *style* was refused; None if nothing that the sidecar added caused it.
 
         *status* and *text* are the refusal's.  A refusal did no work upstream, so the next request is not a retry.
+        *is_last*: no further repeat follows the next one.
         """
-        if status not in REFUSAL_STATUSES:
+        if status not in ADAPTED_STATUSES:
             return None
+        is_field_status, replace = status in REFUSED_FIELD_STATUSES, msgspec.structs.replace
         added_usage = call.stream and call.body.get("stream_options") is None and not style.plain_usage
-        if added_usage and ("stream_options" in text or "include_usage" in text):
-            return msgspec.structs.replace(style, plain_usage=True)
-        if not call.ceiling_is_ours:
-            blamed = _adds(call, style) and style.limit_field in text
-            return msgspec.structs.replace(style, alone=True) if blamed else None
-        context, prompt = _CONTEXT_SIZE.search(text), _PROMPT_SIZE.search(text)
-        if context is not None:
-            # vLLM refuses a ceiling that leaves no room for the prompt, and names both numbers.
-            room = int(context[1]) - int(prompt[1]) if prompt is not None else 0
-            fits = 0 < room < (style.room or call.max_tokens or 0)
-            return msgspec.structs.replace(style, room=room) if fits else None
-        renamed = (
-            self._may_rename
+        if is_field_status and added_usage and ("stream_options" in text or "include_usage" in text):
+            return replace(style, plain_usage=True)
+        if call.max_tokens is None:
+            return None
+        limits = TokenLimits(text)
+        if not is_of_policies(call):
+            return self._without_own_field(call, style, text, limits) if is_field_status else None
+        is_renamed = self._is_renamed(call, style, text) and is_field_status
+        if is_renamed and limits.allowance(call.max_tokens) is None:
+            return replace(style, modern_limit=True)
+        ceiling = after_refused_ceiling(call, style.ceiling or UNCHANGED_CEILING, status, limits, is_last=is_last)
+        if ceiling is not None:
+            return replace(style, ceiling=ceiling)
+        return self._without_own_field(call, style, text, limits) if is_field_status else None
+
+    def _is_renamed(self, call: Call, style: RequestStyle, text: str) -> bool:
+        """Whether *text* asks for the other field for ceilings."""
+        return (
+            call.ceiling_is_ours
+            and self._may_rename
             and not style.modern_limit
             and MAX_COMPLETION_FIELD in text
             and MAX_TOKENS_FIELD in text.replace(MAX_COMPLETION_FIELD, "")
         )
-        return msgspec.structs.replace(style, modern_limit=True) if renamed else None
 
-    def learn(self, model: str, first: RequestStyle, accepted: RequestStyle) -> None:
-        """Keep for *model* what differs in the *accepted* style from the *first* one of the same attempt.
+    @staticmethod
+    def _without_own_field(call: Call, style: RequestStyle, text: str, limits: TokenLimits) -> RequestStyle | None:
+        """Return *style* without the field that accompanies the client's, if *text* blames it and not its number."""
+        if call.ceiling_is_ours or not _adds(call, style) or style.limit_field not in text:
+            return None
+        return None if limits.names_excess(call.max_tokens or 0) else msgspec.structs.replace(style, alone=True)
 
-        `room` is not kept: it belongs to one prompt.
+    def learn(self, model: str, first: RequestStyle, accepted: RequestStyle, call: Call) -> None:
+        """Keep for *model* what differs in the *accepted* style of *call* from the *first* one of the same attempt.
+
+        What belongs to one prompt is not kept, and nothing of which the refusal may have quoted the client.
         """
         if accepted is first:
             return
-        fields = ("plain_usage", "modern_limit", "alone")
-        learnt = {field: True for field in fields if getattr(accepted, field) and not getattr(first, field)}
+        evidence = {"plain_usage": b"stream_options", "modern_limit": b"max_completion_tokens", "alone": b"max_"}
+        changed = [field for field in evidence if getattr(accepted, field) and not getattr(first, field)]
+        sent = sent_words(call) if changed else b""
+        learnt: dict[str, Any] = {field: True for field in changed if evidence[field] not in sent}
+        if accepted.ceiling is not None and accepted.ceiling is not first.ceiling:
+            call.note(accepted.ceiling.describe(call))
+            ceiling = lesson(call, accepted.ceiling)
+            if ceiling is not UNCHANGED_CEILING:
+                learnt["ceiling"] = msgspec.structs.replace(ceiling, until=self._monotonic() + CEILING_LESSON_SECONDS)
         if not learnt:
             return
         style = msgspec.structs.replace(self.style(model), **learnt)

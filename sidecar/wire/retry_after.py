@@ -1,4 +1,4 @@
-"""Read how long an upstream asks clients to wait."""
+"""Read how long an upstream asks clients to wait: in headers, in an error object, or in its words."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 _DECIMAL_NUMBER = re.compile(r"[ \t]*-?\d{1,15}(\.\d{1,9})?[ \t]*", re.ASCII)
 _RESET_DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
 )
+_WAIT_IN_WORDS = re.compile(
+    r"\b(?:try(?: it)? again|retry|retrying|wait)(?: your request| the request)? (?:in|after|for)(?: about| at least)? "
+    r"(?:(?P<amount>\d{1,9}(?:\.\d{1,9})?) ?(?P<unit>milliseconds?|seconds?|secs?|minutes?|mins?|hours?|days?)\b"
+    r"|(?P<duration>(?:\d{1,9}(?:\.\d{1,9})?(?:h|ms|m|s)){1,4})(?!\w))",
+    re.IGNORECASE,
+)
+"""OpenAI and Groq: "Please try again in 12m3.5s", Azure: "Please retry after 26 seconds", Gemini: "Please retry in 17.2s"."""
+_SECONDS_BY_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+MAX_BODY_WAIT_SECONDS = 7 * 86_400.0
+"""A longer wait in an error object is a mistake, such as a point in time read as a duration."""
+MAX_BODY_ENTRIES, MAX_TEXT_LENGTH = 32, 4_096
+"""Entries of a list or an object, and characters of a text, that are read."""
 _RATELIMIT_T = re.compile(r";\s*t\s*=\s*(\d{1,9})")
 FIRST_TIMESTAMP, FIRST_TIMESTAMP_MS = 1e9, 1e12
 """Numbers from here on are points in time since 1970, in seconds or milliseconds, and not durations."""
@@ -32,6 +45,44 @@ def wait_asked(headers: Mapping[str, str], now: float, *, hints: bool) -> float 
         return None
     resets = [read(value, headers, now) for name, read in _RESET_HEADERS if (value := headers.get(name)) is not None]
     return max((wait for wait in resets if wait is not None and wait > 0), default=None)
+
+
+def wait_in_error(error: Mapping[str, Any], text: str, now: float) -> float | None:
+    """Return the seconds that the object *error* asks to wait, None where it does not; at most seven days are believed.
+
+    The first match wins: Google's `RetryInfo.retryDelay` (google.rpc.error_details), the headers of a provider that
+    OpenRouter quotes, and the words of *text*, such as "Please try again in 6m0s".
+    """
+    waits = (_google_delay(error.get("details")), _quoted_headers(error.get("metadata"), now), _wait_in_words(text))
+    return next((wait for wait in waits if wait is not None and 0 < wait <= MAX_BODY_WAIT_SECONDS), None)
+
+
+def _google_delay(details: object) -> float | None:
+    for detail in details[:MAX_BODY_ENTRIES] if isinstance(details, list) else ():
+        if isinstance(detail, dict) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
+            delay = detail.get("retryDelay")
+            if isinstance(delay, str) and (match := _RESET_DURATION.fullmatch(delay.strip())) and any(match.groups()):
+                return _seconds(match)
+    return None
+
+
+def _quoted_headers(metadata: object, now: float) -> float | None:
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    if not isinstance(headers, dict) or len(headers) > MAX_BODY_ENTRIES:
+        return None
+    named = {str(name).lower(): value for name, value in headers.items() if isinstance(value, str)}
+    return wait_asked(named, now, hints=True)
+
+
+def _wait_in_words(text: str) -> float | None:
+    found = _WAIT_IN_WORDS.search(text[:MAX_TEXT_LENGTH])
+    if found is None:
+        return None
+    if found["amount"] is not None:
+        unit = found["unit"].lower()
+        return float(found["amount"]) * (0.001 if unit.startswith("milli") else _SECONDS_BY_UNIT[unit[0]])
+    duration = _RESET_DURATION.match(found["duration"])
+    return _seconds(duration) if duration is not None and any(duration.groups()) else None
 
 
 def _number(value: str) -> float | None:
@@ -71,7 +122,11 @@ def _reset(value: str, _headers: Mapping[str, str], now: float) -> float | None:
     match = _RESET_DURATION.fullmatch(value.strip())
     if match is None or not any(match.groups()):
         return None
-    hours, minutes, seconds, millis = (float(group or 0) for group in match.groups())
+    return _seconds(match)
+
+
+def _seconds(duration: re.Match[str]) -> float:
+    hours, minutes, seconds, millis = (float(group or 0) for group in duration.groups())
     return hours * 3600 + minutes * 60 + seconds + millis / 1000
 
 

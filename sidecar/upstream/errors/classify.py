@@ -11,11 +11,13 @@ from policies.api.event import Batch
 from policies.api.failure_kinds import FAILURE_CLASSES
 from policies.api.upstream import UpstreamError
 from sidecar.wire.error_object import MalformedAnswer, error_object
-from sidecar.wire.retry_after import wait_asked
+from sidecar.wire.retry_after import wait_asked, wait_in_error
 
-from .error_body import parse_error_body
+from .error_body import full_text, parse_error_body, provider_error
+from .hopeless import has_no_credit, kind_of_code, kind_of_limit
 from .redact import public_fields, redact
 from .sdk import FIRST_SERVER_ERROR, api_error, connection_error, status_error, timeout_error
+from .token_limits import TokenLimits
 
 BY_CODE = {
     "insufficient_quota": "quota",
@@ -68,12 +70,10 @@ BY_STATUS = {
     501: "request",
 }
 FIRST_CLIENT_ERROR, FIRST_REDIRECT = 400, 300
+WAITING_KINDS = frozenset({"rate", "overloaded"})
+"""Kinds for which a wait in the words of an error counts."""
 
 BY_TEXT = (
-    ("maximum context length", "context"),
-    ("exceed context window", "context"),
-    ("context window of", "context"),
-    ("exceeds the available context size", "context"),
     ("maximum pending requests exceeded", "overloaded"),
     ("timed out waiting for a concurrent request slot", "overloaded"),
     ("loading model", "overloaded"),
@@ -81,7 +81,11 @@ BY_TEXT = (
 """Phrases of servers that send no code → failure kind."""
 TOO_MANY_REQUESTS = 429
 CONTEXT_STATUSES = frozenset({400, 413, 422, 500})
-"""Statuses under which a phrase about the context is believed."""
+"""Statuses under which a text about the context is believed."""
+LIMIT_STATUSES = frozenset({413, 429})
+"""Statuses under which a text about the limit of an account is believed."""
+CREDIT_STATUSES = frozenset({400, 403, 429})
+"""Statuses under which a text about an account without credit is believed."""
 
 
 def from_status(
@@ -94,15 +98,17 @@ def from_status(
     """
     error, text = parse_error_body(body)
     message = redact(error.get("message") or "", secrets) or f"The upstream answered with status {status}."
-    kind = _kind(error, text, status)
+    kind, is_certain = _kind(error, text, status)
     if status == httpx.codes.PAYMENT_REQUIRED and _is_in_flight_limit(error) and "retry-after" in headers:
         kind = "rate"
+    wait = wait_asked(headers, now, hints=False) or _wait_in(error, text, kind, now)
+    wait = wait or wait_asked(headers, now, hints=kind == "rate")
     return UpstreamError(
         status_error(status, message, headers, public_fields(error, secrets), request),
-        kind,
-        retry_after=wait_asked(headers, now, hints=kind == "rate"),
+        _unless_daily(kind, wait, error, text),
+        retry_after=wait,
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
-        kind_is_certain=status >= FIRST_CLIENT_ERROR and bool(_kinds_by_code(error)),
+        kind_is_certain=status >= FIRST_CLIENT_ERROR and is_certain,
     )
 
 
@@ -112,23 +118,27 @@ def is_missing_model(error: UpstreamError) -> bool:
 
 
 def from_object(
-    error: object, request: httpx.Request, *, secrets: Sequence[str] = (), worked: bool = False
+    error: object, request: httpx.Request, *, secrets: Sequence[str] = (), worked: bool = False, now: float = 0.0
 ) -> UpstreamError:
     """Return the failure of an answer under status 200 that is an *error* object: it counts like the status that it names.
 
     *error* may also be a `MalformedAnswer`, whose text becomes the message, or any other decoded JSON.  An error object did
-    no work, unless output or usage came before it (*worked*); a malformed answer may have.
+    no work, unless output or usage came before it (*worked*); a malformed answer may have.  *now* is in seconds since 1970.
     """
     is_malformed = isinstance(error, MalformedAnswer)
     found = {"message": str(error)} if is_malformed else error_object(error)
     text = found.get("message") or ""
     message = redact(text, secrets) or "The upstream sent an error."
     status = _status(found.get("code") or found.get("status") or found.get("status_code")) or FIRST_SERVER_ERROR
+    text = full_text(found)
+    kind, is_certain = _kind(found, text, status)
+    wait = _wait_in(found, text, kind, now)
     return UpstreamError(
         api_error(message, public_fields(found, secrets), request),
-        _kind(found, text, status),
+        _unless_daily(kind, wait, found, text),
+        retry_after=wait,
         worked=worked or is_malformed,
-        kind_is_certain=bool(_kinds_by_code(found)),
+        kind_is_certain=is_certain,
     )
 
 
@@ -189,19 +199,46 @@ def _codes(error: Mapping[str, Any]) -> list[str]:
 
 
 def _kinds_by_code(error: Mapping[str, Any]) -> list[str]:
-    return [BY_CODE[code] for code in _codes(error) if code in BY_CODE and code not in VAGUE_CODES]
+    """Return the kinds of the specific codes in *error*, and in that of the provider behind it."""
+    found = []
+    for each in (error, provider_error(error)):
+        codes = [code for code in _codes(each) if code not in VAGUE_CODES]
+        found += [kind for code in codes if (kind := BY_CODE.get(code) or kind_of_code(code, each)) is not None]
+    return found
 
 
-def _kind(error: Mapping[str, Any], text: str, status: int) -> str:
-    """Return the failure kind: by a specific code, else a known phrase, a status (named or real), or a general code."""
+def _kind(error: Mapping[str, Any], text: str, status: int) -> tuple[str, bool]:
+    """Return the failure kind, and whether it follows from a code or from numbers.
+
+    A limit that this request alone exceeds comes first, then a specific code, a known text, a status (named or real), and a
+    general code.
+    """
     codes = _codes(error)
-    if certain := _kinds_by_code(error):
-        return next((kind for kind in certain if not FAILURE_CLASSES[kind].retry), certain[0])
     named = [number for code in codes if (number := _status(code))]
-    named_status, lowered = (named or [status])[0], text.lower()
+    meant = (named or [status])[0]
+    certain = _kinds_by_code(error)
+    final = next((kind for kind in certain if not FAILURE_CLASSES[kind].retry), None)
+    if final is not None:
+        return final, True
+    if meant in LIMIT_STATUSES:
+        limit = kind_of_limit(error, TokenLimits(text), is_rate=meant == TOO_MANY_REQUESTS)
+        if limit is not None:
+            return limit, True
+    if meant in CREDIT_STATUSES and has_no_credit(text, meant):
+        return "quota", True
+    if certain:
+        return certain[0], True
+    lowered = text.lower()
     for phrase, kind in BY_TEXT:
-        if phrase in lowered and _is_believed(kind, named_status):
-            return kind
+        if phrase in lowered and (meant == TOO_MANY_REQUESTS or meant >= FIRST_SERVER_ERROR):
+            return kind, False
+    if meant in CONTEXT_STATUSES and TokenLimits(text).is_overflow:
+        return "context", False
+    return _kind_by_status(codes, named, status), False
+
+
+def _kind_by_status(codes: Sequence[str], named: Sequence[int], status: int) -> str:
+    """Return the kind of a status that is *named* in the error object, else of a real one, else of a general code."""
     for number in (*named, status):
         if number in BY_STATUS:
             return BY_STATUS[number]
@@ -211,11 +248,20 @@ def _kind(error: Mapping[str, Any], text: str, status: int) -> str:
     return "request" if is_refusal else "server"
 
 
-def _is_believed(kind: str, status: int) -> bool:
-    """Whether a phrase counts under *status*: servers quote requests, so a client can put any phrase into an error text."""
-    return (
-        status in CONTEXT_STATUSES if kind == "context" else status == TOO_MANY_REQUESTS or status >= FIRST_SERVER_ERROR
-    )
+def _wait_in(error: Mapping[str, Any], text: str, kind: str, now: float) -> float | None:
+    """Return the wait that the error object asks for; None for an account without quota, where Google's is too short."""
+    if kind == "quota":
+        return None
+    return wait_in_error(error, text if kind in WAITING_KINDS else "", now)
+
+
+def _unless_daily(kind: str, wait: float | None, error: Mapping[str, Any], text: str) -> str:
+    """Return *kind*, or `quota` for a rate per day that names no *wait*: its end is out of reach of a call."""
+    if kind != "rate" or wait is not None:
+        return kind
+    metadata = error.get("metadata")
+    source = metadata.get("limit_source") if isinstance(metadata, dict) else None
+    return "quota" if TokenLimits(f"{text} {source or ''}").is_per_day else kind
 
 
 def _is_in_flight_limit(error: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from wire import HEAD, Connection, eventually, sse, token, upstream
 
 from policies.testing import make_call
 from sidecar.upstream.dialect import MAX_LEARNT_MODELS, Dialect, RequestStyle
+from sidecar.upstream.errors.fitted_ceiling import FittedCeiling
 
 pytestmark = pytest.mark.anyio
 
@@ -150,20 +151,22 @@ def test_configured_field_is_kept() -> None:
 @pytest.mark.parametrize(
     "words", ["maximum context length is " + "9" * 5000 + " tokens, 5 input tokens", "maximum context length is ²"]
 )
-def test_hostile_number_changes_nothing(words: str) -> None:
-    """Text that is not a number, or has thousands of digits, changes nothing and raises nothing."""
+def test_hostile_number_is_not_read(words: str) -> None:
+    """Text that is not a number, or has thousands of digits, is no limit and raises nothing: the ceiling is halved."""
     call = make_call("hi")
-    call.max_tokens = 5
+    call.max_tokens = 500
 
-    assert Dialect().after_refusal(call, RequestStyle(), 400, words) is None
+    style = Dialect().after_refusal(call, RequestStyle(), 400, words)
+
+    assert style is None or style == RequestStyle(ceiling=FittedCeiling(room=250, is_guess=True))
 
 
 def test_learnt_styles_add_up() -> None:
     """A call that started before a style was learnt does not undo it."""
-    dialect = Dialect()
-    dialect.learn("m", RequestStyle(), RequestStyle(plain_usage=True))
-    dialect.learn("m", RequestStyle(), RequestStyle(modern_limit=True))
-    dialect.learn("m", RequestStyle(), RequestStyle())
+    dialect, call = Dialect(), make_call("hi")
+    dialect.learn("m", RequestStyle(), RequestStyle(plain_usage=True), call)
+    dialect.learn("m", RequestStyle(), RequestStyle(modern_limit=True), call)
+    dialect.learn("m", RequestStyle(), RequestStyle(), call)
 
     assert dialect.style("m") == RequestStyle(plain_usage=True, modern_limit=True)
 
@@ -208,7 +211,7 @@ def test_learnt_models_are_bounded() -> None:
     """At most 256 models are remembered; the oldest is dropped."""
     dialect = Dialect()
     for at in range(MAX_LEARNT_MODELS + 1):
-        dialect.learn(f"m{at}", RequestStyle(), RequestStyle(plain_usage=True, room=9))
+        dialect.learn(f"m{at}", RequestStyle(), RequestStyle(plain_usage=True), make_call("hi"))
 
     assert dialect.style("m0") == RequestStyle()
     assert dialect.style(f"m{MAX_LEARNT_MODELS}") == RequestStyle(plain_usage=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from policies import Retry, RetryClassifier, UpstreamError
 from policies.testing import make_call
 from sidecar.upstream.errors.classify import from_status
-from sidecar.wire.retry_after import wait_asked
+from sidecar.wire.retry_after import wait_asked, wait_in_error
 
 REQUEST = httpx.Request("POST", "http://up.example/v1/chat/completions")
 NOW = 1_800_000_000.0
@@ -117,3 +117,48 @@ def test_waits_never_raise(headers: dict[str, str]) -> None:
     """No header value raises, and every wait is positive."""
     wait = wait_asked(headers, NOW, hints=True)
     assert wait is None or wait > 0
+
+
+def retry_info(delay: object) -> dict[str, Any]:
+    return {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}]}
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "wait"),
+    [
+        (retry_info("17s"), "", 17),
+        (retry_info("17.202848161s"), "", 17.202848161),
+        (retry_info("0s"), "", None),
+        (retry_info("-3s"), "", None),
+        (retry_info("9999999s"), "", None),
+        (retry_info(17), "", None),
+        (retry_info("soon"), "", None),
+        ({"details": [None, "x", {"@type": "google.rpc.Help", "retryDelay": "5s"}]}, "", None),
+        ({"details": "17s"}, "", None),
+        ({"details": [{}] * 100 + retry_info("17s")["details"]}, "", None),
+        ({"metadata": {"headers": {"Retry-After": "4"}}}, "", 4),
+        ({"metadata": {"headers": {"X-RateLimit-Reset": str(int((NOW + 60) * 1000))}}}, "", 60),
+        ({"metadata": {"headers": {"X-RateLimit-Reset": 5, "Retry-After": None}}}, "", None),
+        ({"metadata": {"headers": {str(at): "x" for at in range(100)} | {"Retry-After": "4"}}}, "", None),
+        ({}, "Please try again in 20s. Visit", 20),
+        ({}, "Please try again in 1.2s.", 1.2),
+        ({}, "Please try again in 6m0s.", 360),
+        ({}, "Please try again in 886ms.", 0.886),
+        ({}, "Please try again in 1h12m3.5s", 4323.5),
+        ({}, "Please retry after 26 seconds.", 26),
+        ({}, "please try again after 1 seconds", 1),
+        ({}, "Retry in 2 minutes", 120),
+        ({}, "retry after 500 milliseconds", 0.5),
+        ({}, "Please retry in 25.465784708s.", 25.465784708),
+        ({}, "try again in 8 days", None),
+        ({}, "try again in 1 day", 86_400),
+        ({}, "try again in 20", None),
+        ({}, "try again in 20x", None),
+        ({}, "try again in 99999999999s", None),
+        ({}, "x" * 4096 + " try again in 20s", None),
+        (retry_info("17s"), "try again in 20s", 17),
+    ],
+)
+def test_wait_of_an_error_object_is_read(error: dict[str, Any], text: str, wait: float | None) -> None:
+    """Google's `RetryInfo`, quoted headers and the words of the message name a wait, of seven days at most."""
+    assert wait_in_error(error, text, NOW) == (None if wait is None else pytest.approx(wait))

@@ -1,0 +1,156 @@
+"""Lower the ceiling that policies set where an upstream refuses it, and remember what the upstream accepts.
+
+A ceiling that the client sent and no policy lowered stays as it is: the client gets the refusal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from httpx import codes
+
+from policies.api.call import LIMIT_FIELDS, Call
+from policies.api.prompt_size import size_of
+from policies.api.tokens import BYTES_PER_TOKEN, MEDIA_TOKENS, MESSAGE_TOKENS, PART_TOKENS
+
+from .sdk import FIRST_SERVER_ERROR
+from .token_limits import TokenLimits
+
+REFUSED_CEILING_STATUSES = frozenset({400, 402, 413, 416, 422, 429, 500})
+"""Statuses of servers that refuse a ceiling; 402: more than the account can pay, 429: with numbers alone."""
+PROMPT_MARGIN = 1.1
+"""Factor for the estimated prompt where the answer gets the rest of the context."""
+MIN_CONTEXT_SHARE = 8
+"""The estimate lowers a ceiling no further than to this part of the context; the upstream's own count does."""
+
+
+class FittedCeiling(msgspec.Struct, frozen=True):
+    """How the ceiling of policies is fitted to one model of an upstream.
+
+    `most` is the longest answer of the model, in tokens, `context` its context, 0 where they are not known.  These two last.
+    `room` is the longest answer to one prompt.  `dropped`: the request has no ceiling, where policies allow that; it lasts
+    only with `is_model_rule`.  `is_guess`: the server named no number, so `most` and `room` are halves of what it refused.
+    `until` is the time of a monotonic clock, in seconds, at which the lasting ones are forgotten.
+    """
+
+    most: int = 0
+    context: int = 0
+    room: int = 0
+    dropped: bool = False
+    is_model_rule: bool = False
+    is_guess: bool = False
+    until: float = 0.0
+
+    def tokens(self, call: Call) -> int | None:
+        """Return the ceiling that is sent for *call*; None for none."""
+        wanted = call.max_tokens
+        if wanted is None or (self.dropped and may_drop(call)):
+            return None
+        limits = [wanted, *filter(None, (self.most, self.room))]
+        if self.context and not self.room:
+            rest = self.context - estimated_prompt(call)
+            if rest > self.context // MIN_CONTEXT_SHARE:
+                limits.append(rest)
+        return min(limits)
+
+    def applied(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
+        """Return *body* with the fitted ceiling in each field for ceilings that *call* has."""
+        tokens = self.tokens(call)
+        if tokens == call.max_tokens:
+            return body
+        fields = [field for field in LIMIT_FIELDS if body.get(field) is not None]
+        if tokens is None:
+            return {field: value for field, value in body.items() if field not in fields}
+        return {**body, **dict.fromkeys(fields, tokens)}
+
+    def describe(self, call: Call) -> str:
+        """Return the note for the record of *call*."""
+        tokens = self.tokens(call)
+        sent = "no ceiling" if tokens is None else f"a ceiling of {tokens} tokens"
+        return f"sent {sent}, because the upstream refused {call.max_tokens}"
+
+
+UNCHANGED_CEILING = FittedCeiling()
+
+
+def is_of_policies(call: Call) -> bool:
+    """Whether the ceiling of *call* is not the client's own."""
+    return call.ceiling_is_ours or call.ceiling_was_lowered
+
+
+def may_drop(call: Call) -> bool:
+    """Whether the request may be sent without a ceiling."""
+    return call.ceiling_is_ours and call.ceiling_may_be_dropped
+
+
+def estimated_prompt(call: Call) -> int:
+    """Return the prompt's tokens, rather too many than too few."""
+    size = call.size or size_of(call)
+    frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media
+    return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + 1
+
+
+def after_refused_ceiling(
+    call: Call, known: FittedCeiling, status: int, limits: TokenLimits, *, is_last: bool
+) -> FittedCeiling | None:
+    """Return how to fit the ceiling after *known* was refused; None where no other ceiling helps, or none was refused.
+
+    First comes the number that the refusal names, then half, then none where the policies allow it.  *is_last*: no
+    further repeat follows the next one.
+    """
+    sent = known.tokens(call)
+    if sent is None or status not in REFUSED_CEILING_STATUSES:
+        return None
+    allowed, replace = limits.allowance(sent), msgspec.structs.replace
+    if status == codes.TOO_MANY_REQUESTS and (allowed is None or allowed.of_context or not limits.exceeds_rate):
+        return None  # a wait helps, and not a smaller request
+    if allowed is not None:
+        if not allowed.ceiling:
+            return None
+        tokens = allowed.ceiling
+        if allowed.of_context:
+            tokens = max(tokens - estimated_prompt(call), tokens // 2)
+        if allowed.lasting and status != codes.PAYMENT_REQUIRED:
+            return replace(known, most=tokens, is_guess=False)
+        return replace(known, room=tokens, context=allowed.context or known.context)
+    if limits.rejects_field:
+        return replace(known, dropped=True, is_model_rule=True) if may_drop(call) else None
+    if status == codes.PAYMENT_REQUIRED or not limits.blames_ceiling:
+        return None
+    lasts = limits.is_about_model and status < FIRST_SERVER_ERROR  # a server may have failed for another reason
+    if may_drop(call) and (is_last or known.is_guess):
+        return replace(known, dropped=True, is_model_rule=lasts)
+    half = sent // 2
+    if not half:
+        return None
+    return replace(known, most=half, is_guess=True) if lasts else replace(known, room=half, is_guess=True)
+
+
+def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
+    """Return what of *accepted*, which fitted *call*, holds for other calls: `UNCHANGED_CEILING` for nothing.
+
+    A number or a word that the client itself sent is no lesson: the server may have quoted it.
+    """
+    if not (accepted.most or accepted.context or (accepted.dropped and accepted.is_model_rule)):
+        return UNCHANGED_CEILING
+    sent = sent_words(call)
+    guessed_from = accepted.is_guess or accepted.dropped
+    if guessed_from and b"tok" in sent.lower():
+        return UNCHANGED_CEILING
+    return FittedCeiling(
+        most=0 if _has_number(sent, accepted.most) else accepted.most,
+        context=0 if _has_number(sent, accepted.context) else accepted.context,
+        dropped=accepted.dropped and accepted.is_model_rule,
+        is_model_rule=accepted.dropped and accepted.is_model_rule,
+    )
+
+
+def sent_words(call: Call) -> bytes:
+    """Return everything in the body of *call* that a server may quote, except for its ceilings and its model."""
+    left_out = (*LIMIT_FIELDS, "model", "stream_options")
+    return msgspec.json.encode({key: value for key, value in call.body.items() if key not in left_out})
+
+
+def _has_number(sent: bytes, number: int) -> bool:
+    return bool(number) and (b"%d" % number in sent or f"{number:,}".encode() in sent)
