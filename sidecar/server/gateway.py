@@ -104,7 +104,12 @@ class Gateway:
 
         breaker = Breaker(choice.breaker, services.monotonic, on_change=on_change)
         return UpstreamClient(
-            choice, over or _transport(choice), clock=services.clock, monotonic=services.monotonic, breaker=breaker
+            choice,
+            over or _transport(choice),
+            clock=services.clock,
+            monotonic=services.monotonic,
+            breaker=breaker,
+            keyed=bool(self.settings.keys),
         )
 
     def _built(self, profile: Profile) -> Chain:

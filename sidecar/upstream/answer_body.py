@@ -197,7 +197,7 @@ class AnswerBody:
         """
         found, reported = self.reading.failure, self.reading.usage
         secrets = self._upstream.secrets_of(self._call.forwarded_headers)
-        failure = from_object(found, self._request, secrets=secrets)
+        failure = from_object(found, self._request, secrets=secrets, own_key=self._upstream.own_key)
         worked = self.reading.has_output or bool(reported.input or reported.output)
         failure.worked = worked or isinstance(found, MalformedAnswer)
         return failure

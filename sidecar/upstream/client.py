@@ -39,7 +39,8 @@ KEY_HEADERS = ("authorization", "api-key", "x-api-key")
 class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls.
 
-    *clock* is in seconds since 1970, *monotonic* in seconds.
+    *clock* is in seconds since 1970, *monotonic* in seconds. *keyed*: clients have keys of the sidecar's, which are not
+    forwarded.
     """
 
     def __init__(
@@ -50,11 +51,14 @@ class UpstreamClient:
         clock: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
         breaker: Breaker | None = None,
+        keyed: bool = False,
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
         self.dialect = Dialect(settings.limit_field)
         self.secrets = settings.secrets
+        self.own_key = keyed or not settings.pass_authorization
+        """Whether requests have the sidecar's credentials, or none, and never the client's."""
         query = dict(settings.query) or None
         chat_url = httpx.URL(f"{settings.endpoint}/chat/completions", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
@@ -163,7 +167,13 @@ class UpstreamClient:
         If the server does not have *model*, the list is read again before the next call that names none.
         """
         error = from_status(
-            answer.status, answer.headers, body, self.asked, secrets=secrets or self.secrets, now=self.clock()
+            answer.status,
+            answer.headers,
+            body,
+            self.asked,
+            secrets=secrets or self.secrets,
+            own_key=self.own_key,
+            now=self.clock(),
         )
         if is_missing_model(error):
             self._listed_model.forget(model)
