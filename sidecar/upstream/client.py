@@ -15,6 +15,7 @@ from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
+from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.client_headers import ACCOUNT_HEADERS
 
 from .circuit_breaker import Breaker
@@ -121,12 +122,14 @@ class UpstreamClient:
         """The model of calls that name none: configured, else listed first; empty while it is unknown."""
         return self.settings.model or self._listed_model.name
 
-    async def models(self, headers: Mapping[str, str]) -> bytes:
-        """Return the JSON list of the server's models.  Raises `UpstreamError`."""
+    async def models(self, headers: Mapping[str, str], call: Call | None = None) -> bytes:
+        """Return the JSON list of the server's models, for *call* if a client asked for it.  Raises `UpstreamError`."""
         answer = None
         try:
             async with asyncio.timeout(self.settings.head):
                 answer = await self.transport.send(self._listed, self._passed(headers), b"", _ignore_reached)
+                if call is not None:
+                    call.upstream_headers = passed_headers(answer.fields, self.secrets)
                 if answer.status != httpx.codes.OK:
                     raise self.failure(answer, await read_error_body(answer), secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)

@@ -39,5 +39,5 @@ class ModelListAttempt:
 
     async def deliver(self, to: Callable[[Batch], bool]) -> None:
         """Request the list and deliver it as one batch. Raises `UpstreamError`."""
-        body = await self._upstream.models(self._call.forwarded_headers)
+        body = await self._upstream.models(self._call.forwarded_headers, self._call)
         to(Batch(events=[Event(index=-1, raw=body)], raw=body, last=True))
