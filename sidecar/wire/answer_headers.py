@@ -41,7 +41,11 @@ def passed_headers(fields: Iterable[Header], secrets: Sequence[str] = ()) -> Seq
     values = dict(reversed(found))
     headers = []
     for name in REQUEST_ID_NAMES:
-        if (value := values.get(name)) is not None and _PRINTABLE_ID.fullmatch(value) and not _holds_secret(value, secrets):
+        if (
+            (value := values.get(name)) is not None
+            and _PRINTABLE_ID.fullmatch(value)
+            and not _holds_secret(value, secrets)
+        ):
             headers.append((UPSTREAM_REQUEST_ID, value))
             break
     times = [(name, values[name]) for name in TIMING_NAMES if name in values]
