@@ -95,6 +95,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The prompt's size as reserved; None if no policy counts tokens."""
     substituted_model: str = ""
     """The default model that was set for a client that named none; an upstream with its own model replaces it."""
+    upstream_headers: Sequence[tuple[bytes, bytes]] = ()
+    """Headers for the client, from the answer of the attempt that ends the call: upstream's request id and its times."""
     standings: list[tuple[Claim, Standing]] = []
     """The limits of the call as the store returned them, for the response's limit headers."""
     notes: list[str] = []

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
+
+GiveUpReason: TypeAlias = Literal["spent", "declined", "useless"]
+"""Why a call ends with its failure: `spent` (it was repeated, without success), `declined` (a repeat was possible, and was
+not made), `useless` (no repeat of the same request can succeed). Clients get `x-should-retry: false` unless it is `declined`."""
+GIVE_UP_REASONS: Final[tuple[GiveUpReason, ...]] = get_args(GiveUpReason)
 
 
 class Cause(Exception):
     """Lazy stand-in for an exception of the OpenAI SDK: its fields are available at once, `error` imports the SDK.
 
-    *make* returns the exception. *error_fields* are code, type and param of the server's error object. *origin* becomes
-    the exception's `__cause__`.
+    *make* returns the exception. *error_fields* is the server's error object as clients may see it, empty without one;
+    `code`, `type` and `param` are its fields as strings. *origin* becomes the exception's `__cause__`.
     """
 
     def __init__(
@@ -22,15 +27,15 @@ class Cause(Exception):
         message: str = "",
         *,
         status: int | None = None,
-        error_fields: Mapping[str, str] = {},
+        error_fields: Mapping[str, object] = {},
         origin: BaseException | None = None,
     ) -> None:
         super().__init__(name)
         self._make = make
         self._error: Exception | None = None
         self.name, self.message, self.status_code, self.__cause__ = name, message, status, origin
-        fields = error_fields
-        self.code, self.type, self.param = fields.get("code"), fields.get("type"), fields.get("param")
+        self.error_fields = error_fields
+        self.code, self.type, self.param = (_text(error_fields.get(key)) for key in ("code", "type", "param"))
 
     @classmethod
     def of(cls, error: Exception) -> Cause:
@@ -40,16 +45,15 @@ class Cause(Exception):
         name, origin = type(error).__name__, error.__cause__
         if not type(error).__module__.startswith("openai"):
             return cls(lambda: error, name, origin=origin)  # its message must not reach clients
-        error_fields = {
-            key: str(value) for key in ("code", "type", "param") if (value := getattr(error, key, None)) is not None
-        }
-        message, status = getattr(error, "message", ""), getattr(error, "status_code", None)
+        given, status = getattr(error, "message", ""), getattr(error, "status_code", None)
+        message = given if isinstance(given, str) else ""
+        named = {key: value for key in ("type", "param", "code") if (value := getattr(error, key, None)) is not None}
         return cls(
             lambda: error,
             name,
-            message if isinstance(message, str) else "",
+            message,
             status=status if isinstance(status, int) else None,
-            error_fields=error_fields,
+            error_fields={"message": message, **named} if message and named else named,
             origin=origin,
         )
 
@@ -60,6 +64,10 @@ class Cause(Exception):
             self._error = self._make()
             self._error.__cause__ = self.__cause__
         return self._error
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,8 +132,17 @@ class Retry(msgspec.Struct, frozen=True):
             raise ValueError(f"after: {self.after} is not a number of seconds >= 0; return GIVE_UP to end the call")
 
 
-class GiveUp(msgspec.Struct, frozen=True):
-    """Make no other attempt. Policies return `GIVE_UP`."""
+class GiveUp(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """Make no other attempt. Policies return `GIVE_UP`, or a `GiveUp` with the *reason*, which clients are told.
+
+    Without a reason it follows from the failure. See `policies.api.failure_kinds.give_up_reason`.
+    """
+
+    reason: GiveUpReason | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason is not None and self.reason not in GIVE_UP_REASONS:
+            raise ValueError(f"reason: {self.reason!r} is unknown; use one of {', '.join(GIVE_UP_REASONS)}, or None")
 
 
 GIVE_UP: Final = GiveUp()

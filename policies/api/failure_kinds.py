@@ -1,6 +1,6 @@
 """The classes of upstream failures, and whether another attempt can succeed after each.
 
-Policies list them in `on` and `never`; `sidecar/downstream/client_errors.py` has the message of each for clients.
+Policies list them in `on` and `never`; `sidecar/downstream/upstream_failures.py` has the message of each for clients.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from .failure import Failure
+from .failure import Failure, GiveUpReason
 
 TIMEOUT_FAMILY: Final = "timeout"
 STATUS_PREFIX, CODE_PREFIX = "status:", "code:"
@@ -23,12 +23,14 @@ FAILURE_STATUSES: Final = frozenset(map(str, range(201, 600)))
 class FailureClass(msgspec.Struct, frozen=True, kw_only=True):
     """One class of failures, with the reason in `why`.
 
-    `retry`: another attempt at the same upstream may succeed. `sick`: it counts as a failure for the circuit breaker.
-    `late`: no other attempt is possible, at any upstream. `family` is a name for several classes.
+    `retry`: another attempt at the same upstream may succeed. `final`: no repeat of the same request can succeed there.
+    `sick`: it counts as a failure for the circuit breaker. `late`: no other attempt is possible, at any upstream.
+    `family` is a name for several classes.
     """
 
     why: str
     retry: bool = False
+    final: bool = False
     sick: bool = False
     late: bool = False
     family: str = ""
@@ -69,14 +71,15 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         retry=True,
     ),
     "unavailable": FailureClass(why="The circuit breaker is open, so nothing was sent. Another upstream may succeed."),
-    "quota": FailureClass(why="The account's quota is used up; waiting within a call does not help."),
-    "context": FailureClass(why="The same prompt will be too long again."),
+    "quota": FailureClass(why="The account's quota is used up; waiting within a call does not help.", final=True),
+    "context": FailureClass(why="The same prompt will be too long again.", final=True),
     "too_large": FailureClass(
         why="One call exceeds the whole rate of the account; only a smaller one, or another upstream, can succeed.",
         family="context",
+        final=True,
     ),
-    "auth": FailureClass(why="The same key will be refused again."),
-    "request": FailureClass(why="The same request will be refused again."),
+    "auth": FailureClass(why="The same key will be refused again.", final=True),
+    "request": FailureClass(why="The same request will be refused again.", final=True),
     "interrupted": FailureClass(
         why="The client has received output: an answer is never started twice.", sick=True, late=True
     ),
@@ -106,6 +109,30 @@ def _fault_of(name: str) -> str | None:
     near = difflib.get_close_matches(name, FAILURE_CLASSES, n=1)
     cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(CLASS_NAMES)}"
     return f"is not a class of failures; {cure}"
+
+
+def is_useless(failure: Failure) -> bool:
+    """Whether no repeat of the same request can succeed: by upstream's `x-should-retry`, else by the class of *failure*.
+
+    Upstream's `x-should-retry: true` overrides a class that follows from a status or a text.
+    """
+    if failure.should_retry is False:
+        return True
+    known = FAILURE_CLASSES.get(failure.kind)
+    return known is not None and known.final and (failure.kind_is_certain or failure.should_retry is not True)
+
+
+def give_up_reason(failure: Failure) -> GiveUpReason:
+    """Return why the call ends with *failure*, where no policy gave a reason.
+
+    A call that was repeated is `spent`, unless its last upstream asked for a wait and was not asked again.
+    """
+    if is_useless(failure):
+        return "useless"
+    known = FAILURE_CLASSES.get(failure.kind)
+    could_repeat = known is None or known.retry or known.final
+    obeyed = failure.retry_after is None or failure.attempts_here > 1
+    return "spent" if could_repeat and obeyed and failure.attempt > 1 else "declined"
 
 
 def among(names: Sequence[str], failure: Failure) -> bool:

@@ -8,7 +8,8 @@ from typing import Protocol, Self
 
 from .call import Call
 from .event import Batch
-from .failure import Cause, Failure
+from .failure import Cause, Failure, GiveUpReason
+from .failure_kinds import give_up_reason
 from .usage import Usage
 
 
@@ -19,6 +20,9 @@ class UpstreamError(Exception):
     *retry_after* is the wait in seconds that upstream asked for. *worked*: upstream may have read the prompt, so the
     prompt is charged. *kind_is_certain*: *kind* follows from a known error code, not from the status or a text.
     *instead* is a complete answer without output, which the client gets if no policy decides for another attempt.
+    *wait_is_hint*: *retry_after* is when a limit resets, so a retry may succeed earlier; clients do not get it.
+    *is_private*: upstream refused credentials that are not the client's, so the client must not see its error.
+    `give_up_reason` says why no other attempt followed; the chain sets it.
     """
 
     def __init__(
@@ -31,11 +35,15 @@ class UpstreamError(Exception):
         worked: bool = False,
         kind_is_certain: bool = False,
         instead: Batch | None = None,
+        is_private: bool = False,
+        wait_is_hint: bool = False,
     ) -> None:
         super().__init__(kind, error)
         self.cause = Cause.of(error)
         self.kind, self.worked, self.instead = kind, worked, instead
         self.retry_after, self.should_retry, self.kind_is_certain = retry_after, should_retry, kind_is_certain
+        self.is_private, self.wait_is_hint = is_private, wait_is_hint
+        self.give_up_reason: GiveUpReason = give_up_reason(self.failure())
 
     @property
     def error(self) -> Exception:

@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from policies.api.call import Call
-from policies.api.failure import GIVE_UP, Decision, Failure, Retry
-from policies.api.failure_kinds import RETRYABLE_KINDS, among, check_classes
+from policies.api.failure import GIVE_UP, Decision, Failure, GiveUp, Retry
+from policies.api.failure_kinds import RETRYABLE_KINDS, among, check_classes, is_useless
 from policies.api.policy import Policy
 
+DECLINED_RETRY = GiveUp("declined")
 FINAL_KINDS = frozenset({"context", "too_large", "unavailable"})
 """Never retried, not even with `x-should-retry: true`."""
 MAX_EXTRA_WAIT_SHARE = 0.05
@@ -51,13 +52,18 @@ class RetryClassifier(Policy, frozen=True):
             raise ValueError(msg)
 
     def retry(self, call: Call, failure: Failure) -> Decision:
-        """Return the wait before the next attempt, or `GIVE_UP`, by the class of *failure* and the attempts so far."""
+        """Return the wait before the next attempt, or a `GiveUp`, by the class of *failure* and the attempts so far.
+
+        A class that the options exclude and a wait beyond `patience` are `declined`: the client may retry them itself.
+        """
         last = 1 if failure.kind == "empty" else self.attempts - 1
-        if not self._wanted(failure) or failure.attempts_here > min(last, self.attempts - 1):
+        if not self._wanted(failure):
+            return GIVE_UP if is_useless(failure) else DECLINED_RETRY
+        if failure.attempts_here > min(last, self.attempts - 1):
             return GIVE_UP
         random, requested_wait = call.services.random, failure.retry_after or 0.0
         if requested_wait > self.patience:
-            return GIVE_UP
+            return DECLINED_RETRY
         if requested_wait > 0:
             return Retry(requested_wait * random.uniform(1, 1 + MAX_EXTRA_WAIT_SHARE))
         return Retry(random.uniform(0, min(self.cap, self.base * 2 ** (failure.attempts_here - 1))))

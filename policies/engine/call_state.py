@@ -103,7 +103,8 @@ class CallState(msgspec.Struct, eq=False):
         self.attempt_begun = self.services.monotonic()
 
     def attempt_failed(self, error: UpstreamError) -> None:
-        """Note that the attempt failed and that another one follows."""
+        """Note that the attempt failed and that another one follows, whose headers the client gets."""
+        self.call.upstream_headers = ()
         self.failed_attempts.append(
             FailedAttempt(
                 upstream=self.tried[-1],

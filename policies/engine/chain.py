@@ -16,11 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import anyio
-from msgspec.structs import replace
 
 from policies.api.call import Call
 from policies.api.event import Batch
-from policies.api.failure import Failure, GiveUp, Retry
 from policies.api.lease import Lease, Outcome
 from policies.api.policy import Policy
 from policies.api.services import Services
@@ -30,7 +28,7 @@ from policies.api.usage import Usage
 from .call_control import CallControl
 from .call_state import CANCELLED_END, DONE_END, CallState, end_by, end_of_cut
 from .delivery import deliver
-from .error_report import HookMisuse, error_report, not_configured, returned
+from .error_report import HookMisuse, error_report, not_configured
 from .event_filters import EventFilters
 from .growth import Growth
 from .leases import claims_of, keep, keep_entered
@@ -38,6 +36,7 @@ from .ledger import Ledger
 from .members import Member, Members
 from .reservation import Reservation
 from .retry_budget import RetryBudgets
+from .retry_decision import RetryDecisions
 from .sink import BatchSink
 
 Admitted: TypeAlias = Callable[[], None]
@@ -63,6 +62,7 @@ class Chain:
         self._ledger = ledger or Ledger(services)
         self._retries = retries or RetryBudgets(services.monotonic)
         self._members = Members(policies, services)
+        self._decisions = RetryDecisions(self._members, services, self._retries)
 
     async def run(
         self, call: Call, sink: BatchSink, *, admitted: Admitted | None = None, control: CallControl | None = None
@@ -167,7 +167,7 @@ class Chain:
                 spent = run.bank()
                 if error.kind != "unavailable":
                     self._count(run)
-                verdict = self._judge(run, error)
+                verdict = self._decisions.decide(run, error)
                 if verdict is None or (spent.paid_prompt and not await self._ledger.top_up(run.hold, spent)):
                     if error.instead is None or run.started:
                         raise
@@ -182,35 +182,6 @@ class Chain:
         if name not in run.counted and not run.call.is_client_retry:
             run.counted.add(name)
             (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
-
-    def _judge(self, run: CallState, error: UpstreamError) -> Retry | None:
-        if run.started:
-            return None
-        failure = error.failure(attempt=run.attempts, upstream=run.tried[-1], tried=tuple(run.tried))
-        verdict = self._verdict(run.call, failure)
-        if verdict is not None:
-            name = verdict.upstream or failure.upstream
-            if name not in run.tried or self._retries.of(name).withdraw():
-                return verdict
-        verdict = self._verdict(run.call, replace(failure, can_retry_here=False))
-        elsewhere = verdict is not None and verdict.upstream is not None and verdict.upstream not in run.tried
-        return verdict if elsewhere else None
-
-    def _verdict(self, call: Call, failure: Failure) -> Retry | None:
-        """Return the retry that the first policy with an opinion wants, if there is time for it."""
-        for member in self._members.judging:
-            if not member.covers(call) or (decision := member.running.retry(call, failure)) is None:
-                continue
-            if isinstance(decision, Retry):
-                if decision.upstream and decision.upstream not in (known := self._services.upstreams):
-                    what = f"a Retry with {not_configured(known)}"
-                    raise HookMisuse(f"{type(member.running).__name__}.retry returned {what}")
-                in_time = call.deadline is None or self._services.monotonic() + decision.after < call.deadline
-                return decision if in_time else None
-            if isinstance(decision, GiveUp):
-                return None
-            raise HookMisuse(returned(member.running, "retry", decision, "a Retry, GIVE_UP or None"))
-        return None
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
         # In a cancelled scope of anyio every further await is cancelled too, hence the shield. A lease that hangs is cancelled

@@ -1,100 +1,16 @@
-"""All errors that clients receive: status, code, message, and whether a retry can help."""
+"""Errors as clients receive them, and those of the sidecar itself. `upstream_failures` has those for failed upstreams."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from policies.api.rejection import Rejection
-from policies.api.upstream import UpstreamError
 from sidecar.wire.limit_headers import Header
 from sidecar.wire.sse_writer import error_event, openai_error_event
-
-
-class ClientMessage(NamedTuple):
-    """The error that a client gets for one kind of upstream failure (`policies.api.failure_kinds` lists the kinds).
-
-    *raises* is the exception of the OpenAI SDK for such a failure. *status* is sent where upstream sent none.
-    *retryable* is the field of Chat Nest's `error` event, and decides whether upstream's `Retry-After` is forwarded.
-    """
-
-    raises: str
-    status: int
-    code: str
-    retryable: bool
-    message: str
-
-
-MESSAGES_BY_KIND = {
-    "connect": ClientMessage(
-        "APIConnectionError",
-        502,
-        "upstream_unavailable",
-        True,
-        "The model cannot be reached. Please try again.",
-    ),
-    "connect_timeout": ClientMessage(
-        "APITimeoutError",
-        504,
-        "upstream_timeout",
-        True,
-        "The model's server did not accept a connection in time. Please try again.",
-    ),
-    "head_timeout": ClientMessage(
-        "APITimeoutError", 504, "upstream_timeout", True, "The model did not start to answer in time. Please try again."
-    ),
-    "first_token_timeout": ClientMessage(
-        "APITimeoutError", 504, "upstream_timeout", True, "The model sent no first token in time. Please try again."
-    ),
-    "idle_timeout": ClientMessage(
-        "APITimeoutError", 504, "stream_interrupted", True, "The model stopped sending before its answer was complete."
-    ),
-    "total_timeout": ClientMessage(
-        "APITimeoutError", 504, "upstream_timeout", True, "The answer took longer than {seconds:g} seconds."
-    ),
-    "timeout": ClientMessage(
-        "APIStatusError", 504, "upstream_timeout", True, "The model did not answer in time. Please try again."
-    ),
-    "rate": ClientMessage(
-        "RateLimitError", 429, "upstream_error", True, "The model is busy. Please try again in a moment."
-    ),
-    "overloaded": ClientMessage(
-        "InternalServerError", 503, "upstream_error", True, "The model is overloaded. Please try again in a moment."
-    ),
-    "server": ClientMessage(
-        "InternalServerError", 502, "upstream_error", True, "The model failed to answer. Please try again."
-    ),
-    "empty": ClientMessage(
-        "APIError", 502, "upstream_error", True, "The model sent an empty answer. Please try again."
-    ),
-    "unavailable": ClientMessage(
-        "APIConnectionError",
-        502,
-        "upstream_unavailable",
-        True,
-        "The model is temporarily unavailable. Please try again in a moment.",
-    ),
-    "quota": ClientMessage("RateLimitError", 429, "upstream_error", False, "The model's own quota is used up."),
-    "context": ClientMessage(
-        "BadRequestError", 400, "upstream_error", False, "The conversation is too long for the model."
-    ),
-    "too_large": ClientMessage(
-        "RateLimitError", 429, "upstream_error", False, "The conversation is too large for the model's rate limit."
-    ),
-    "auth": ClientMessage(
-        "AuthenticationError", 502, "upstream_error", False, "The model refused the service's credentials."
-    ),
-    "request": ClientMessage("BadRequestError", 400, "upstream_error", False, "The model refused the request."),
-    "interrupted": ClientMessage(
-        "APIConnectionError", 502, "stream_interrupted", True, "The answer was interrupted before it was complete."
-    ),
-}
-PASSES_UPSTREAM_MESSAGE = frozenset({"context", "too_large", "request"})
-"""Kinds whose upstream message is useful to the client, and is sent to it."""
-PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "too_large", "auth", "request"})
-"""Final kinds: upstream's code, type and param are kept, because programs match `context_length_exceeded`."""
 
 ERROR_TYPES_BY_STATUS = {
     401: "authentication_error",
@@ -107,10 +23,8 @@ CHAT_MESSAGES = {
     "budget_exceeded": (429, "Daily AI budget exceeded. Try again tomorrow."),
 }
 """Status and message on `/api/chat` that differ from `/v1`, as Chat Nest's own server sends them; by code."""
-METHOD_NOT_ALLOWED, FIRST_SERVER_ERROR, BAD_GATEWAY = 405, 500, 502
+METHOD_NOT_ALLOWED, FIRST_SERVER_ERROR = 405, 500
 CLIENT_ERROR_STATUSES = range(400, 500)
-ERROR_STATUSES = range(400, 600)
-"""Statuses of failures in HTTP. Servers also invent others, which are replaced."""
 
 
 class ClientError(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,8 +32,9 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
 
     *kind* is OpenAI's error type; empty stands for the type of the status. *retryable* is the field of Chat Nest's
     `error` event. *final* sends `x-should-retry: false`. *wait* is `Retry-After` in seconds, None where waiting does
-    not help. *detail* is the precise text where *message* is a fixed one. *details* are further fields of the error object. *allow* and *challenge* are the headers `Allow` and
-    `WWW-Authenticate`.
+    not help. *detail* is the precise text where *message* is a fixed one. *details* are further fields of the error object.
+    *upstream_object* is upstream's own error object, which `/v1` shows in place of the fields that it has. *allow* and
+    *challenge* are the headers `Allow` and `WWW-Authenticate`.
     """
 
     status: int
@@ -132,6 +47,7 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
     wait: float | None = None
     detail: str = ""
     details: dict[str, Any] = {}
+    upstream_object: Mapping[str, object] = {}
     allow: str = ""
     challenge: str = ""
 
@@ -163,29 +79,6 @@ def error_for_rejection(rejection: Rejection) -> ClientError:
         final=rejection.final,
         wait=rejection.retry_after,
         details=rejection.details,
-    )
-
-
-def error_for_upstream(error: UpstreamError) -> ClientError:
-    """Return the error for a failed upstream, by its kind.
-
-    It is `final`: the sidecar has made its own retries, so the client's SDK should not retry.
-    """
-    known, cause = MESSAGES_BY_KIND.get(error.kind, MESSAGES_BY_KIND["server"]), error.cause
-    status = known.status
-    if cause.status_code is not None:
-        status = cause.status_code if cause.status_code in ERROR_STATUSES else BAD_GATEWAY
-    passed = cause if error.kind in PASSES_UPSTREAM_CODE else None
-    code = passed.code if passed is not None and passed.code and not passed.code.isdigit() else known.code
-    message = cause.message if cause.message and error.kind in PASSES_UPSTREAM_MESSAGE else known.message
-    return ClientError(
-        status=status,
-        code=code,
-        message=message,
-        kind=(passed.type if passed is not None and passed.type else None) or "upstream_error",
-        param=passed.param if passed is not None else None,
-        retryable=known.retryable,
-        wait=error.retry_after if known.retryable else None,
     )
 
 
@@ -249,13 +142,6 @@ def draining() -> ClientError:
     return ClientError(status=503, code="draining", message=message, retryable=True, final=False, wait=1.0)
 
 
-def deadline_passed(seconds: float) -> ClientError:
-    """Return the 504 for an answer that took longer than *seconds* in all."""
-    known = MESSAGES_BY_KIND["total_timeout"]
-    message = known.message.format(seconds=seconds)
-    return ClientError(status=known.status, code=known.code, message=message, retryable=known.retryable)
-
-
 def chat_body(fault: ClientError) -> bytes:
     """Return the JSON body of a refusal on `/api/chat`; where `error` is a fixed text, `detail` is the precise one."""
     body = {"error": fault.message, "code": fault.code, **fault.details}
@@ -277,7 +163,10 @@ def openai_error(fault: ClientError) -> dict[str, Any]:
     kind = fault.kind or ERROR_TYPES_BY_STATUS.get(
         fault.status, "server_error" if fault.status >= FIRST_SERVER_ERROR else "invalid_request_error"
     )
-    return {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code, **fault.details}
+    ours = {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code, **fault.details}
+    if not (shown := fault.upstream_object):
+        return ours
+    return {**shown, **{name: value for name, value in ours.items() if name not in shown}}
 
 
 def openai_body(fault: ClientError) -> bytes:

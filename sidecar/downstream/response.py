@@ -65,8 +65,10 @@ class ClientResponse(ABC):
 
     def _headers(self, *headers: Header) -> list[Header]:
         head = [*headers, (b"x-request-id", self._request_id.encode())]
-        if self.call is not None and self.call.standings:
-            head += limit_headers(self.call.standings, self.call.services.clock())
+        if (call := self.call) is not None:
+            head += call.upstream_headers
+            if call.standings:
+                head += limit_headers(call.standings, call.services.clock())
         if self.closing:
             head.append((b"connection", b"close"))
         return head

@@ -20,10 +20,8 @@ from .authentication import AmbiguousKeys, UnknownKey
 from .client_connection import ClientConnection, Scope
 from .client_errors import (
     ClientError,
-    deadline_passed,
     draining,
     error_for_rejection,
-    error_for_upstream,
     forbidden,
     internal_error,
     invalid_request,
@@ -34,6 +32,7 @@ from .refusal_form import RefusalForm
 from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
 from .response import ClientResponse, write_error
+from .upstream_failures import deadline_passed, error_for_upstream
 
 if TYPE_CHECKING:
     from .services import RouteServices

@@ -111,6 +111,7 @@ class Gateway:
             breaker=breaker,
             warn=services.log.warning,
             withheld=self.settings.forward_headers.difference(choice.forward_headers),
+            keyed=bool(self.settings.keys),
         )
 
     def _built(self, profile: Profile) -> Chain:

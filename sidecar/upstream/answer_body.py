@@ -199,7 +199,8 @@ class AnswerBody:
         secrets = self._upstream.secrets_of(self._call.forwarded_headers)
         if isinstance(found, dict):
             self._upstream.routes.note_error(found.get("message") or "")
-        failure = from_object(found, self._request, secrets=secrets, now=self._upstream.clock())
+        upstream = self._upstream
+        failure = from_object(found, self._request, secrets=secrets, own_key=upstream.own_key, now=upstream.clock())
         worked = self.reading.has_output or bool(reported.input or reported.output)
         failure.worked = worked or isinstance(found, MalformedAnswer)
         return failure

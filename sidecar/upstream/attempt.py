@@ -12,6 +12,7 @@ from sidecar.upstream.errors.classify import from_exception, timed_out, unavaila
 from sidecar.upstream.errors.error_body import refusal_text
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 from sidecar.wire.answer_end import cut_batch
+from sidecar.wire.answer_headers import passed_headers
 
 from .answer_body import AnswerBody, Deliver
 from .circuit_breaker import BreakerOpen
@@ -117,6 +118,7 @@ class Attempt:
                     response = self._response = await sending
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
+            call.upstream_headers = passed_headers(response.fields, upstream.secrets)
             if response.status == STATUS_OK:
                 if style is not known:
                     upstream.dialect.learn(model, known, style, call)

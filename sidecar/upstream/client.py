@@ -15,6 +15,7 @@ from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
+from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 
 from .circuit_breaker import Breaker
@@ -37,7 +38,8 @@ class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls.
 
     *clock* is in seconds since 1970, *monotonic* in seconds.  *withheld* are client headers that only other upstreams name
-    in their `forward_headers`.  *warn* writes a line of the log.
+    in their `forward_headers`.  *warn* writes a line of the log.  *keyed*: clients have keys of the sidecar, which are not
+    forwarded.
     """
 
     def __init__(
@@ -50,12 +52,15 @@ class UpstreamClient:
         breaker: Breaker | None = None,
         withheld: frozenset[str] = frozenset(),
         warn: Callable[[str], None] | None = None,
+        keyed: bool = False,
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
         self.dialect = Dialect(settings.limit_field, monotonic)
         self.routes = MissingRoute(settings.name, settings.base_url, warn or _ignore_warning)
         self.secrets = settings.secrets
+        self.own_key = keyed or not (settings.pass_authorization or settings.pass_key_headers)
+        """Whether requests have the sidecar's credentials, or none, and never the client's."""
         query = dict(settings.query) or None
         chat_url = httpx.URL(f"{settings.endpoint}{CHAT_ROUTE}", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
@@ -122,8 +127,11 @@ class UpstreamClient:
         """The model of calls that name none: configured, else listed first; empty while it is unknown."""
         return self.settings.model or self._listed_model.name
 
-    async def models(self, headers: Mapping[str, str], path: str = "") -> bytes:
-        """Return the JSON list of the server's models, or what it has at *path*, percent-encoded.  Raises `UpstreamError`."""
+    async def models(self, headers: Mapping[str, str], path: str = "", call: Call | None = None) -> bytes:
+        """Return the JSON list of the server's models, or what it has at *path*, percent-encoded.  Raises `UpstreamError`.
+
+        *call* is the one of a client that asked for it.
+        """
         answer, target = None, self._listed
         if path:
             query = dict(self.settings.query) or None
@@ -131,6 +139,8 @@ class UpstreamClient:
         try:
             async with asyncio.timeout(self.settings.head):
                 answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
+                if call is not None:
+                    call.upstream_headers = passed_headers(answer.fields, self.secrets)
                 if answer.status != httpx.codes.OK:
                     body = await read_error_body(answer)
                     if not path:
@@ -174,7 +184,13 @@ class UpstreamClient:
         If the server does not have *model*, the list is read again before the next call that names none.
         """
         error = from_status(
-            answer.status, answer.headers, body, self.asked, secrets=secrets or self.secrets, now=self.clock()
+            answer.status,
+            answer.headers,
+            body,
+            self.asked,
+            secrets=secrets or self.secrets,
+            own_key=self.own_key,
+            now=self.clock(),
         )
         if is_missing_model(error):
             self._listed_model.forget(model)

@@ -65,11 +65,11 @@ class ModelListAttempt:
     async def _one(self) -> bytes:
         call, upstream = self._call, self._upstream
         path = _encoded(upstream.settings.named(call.model), encodes_slashes=ENCODED_SLASH_STATE in call.state)
-        return await upstream.models(call.forwarded_headers, f"/models/{path}")
+        return await upstream.models(call.forwarded_headers, f"/models/{path}", call)
 
     async def _listed(self) -> bytes:
         call, upstream = self._call, self._upstream
-        body = await upstream.models(call.forwarded_headers)
+        body = await upstream.models(call.forwarded_headers, call=call)
         if call.permitted_models is None:
             return body
         try:

@@ -4,6 +4,7 @@ Accepted shapes, all of them seen in the field:
 
 - `{"error": {"message": …, "type": …, "code": …}}`: OpenAI and most others; also with a second `error` inside;
 - `{"error": "text"}` (Ollama), `{"error": true, "message": …}`, `{"message": …}`, `{"msg": …}`;
+- `{"message": {"detail": …}}` (Mistral), an object in `message`;
 - `{"detail": "text"}` and `{"detail": [{"loc": […], "msg": …}, …]}` (FastAPI);
 - `[{"error": {…}}]` (Google's OpenAI endpoint), of which the first item counts.
 """
@@ -25,6 +26,12 @@ MAX_VALIDATION_FAULTS = 5
 """FastAPI faults that are quoted in one message."""
 
 
+class PlainText(str):
+    """A text that upstream sent where an error object belongs. It is classified, but not shown to clients."""
+
+    __slots__ = ()
+
+
 class MalformedAnswer(str):
     """Why an answer under status 200 is not an answer; upstream may have processed the prompt all the same."""
 
@@ -43,6 +50,8 @@ def error_object(value: object) -> dict[str, Any]:
     """
     if isinstance(value, list):
         value = value[0] if value else None
+    if isinstance(value, str):
+        return {"message": PlainText(value)}
     if isinstance(value, dict) and (inner := value.get("error")) and isinstance(inner, dict | list):
         value = inner
     return _unwrapped(value, MAX_ERROR_NESTING)
@@ -65,6 +74,8 @@ def _unwrapped(value: object, depth: int) -> dict[str, Any]:
         inner = value.get(key)
         if isinstance(inner, str | dict | list) and (found := _unwrapped(inner, depth - 1)):
             return fields | found
+    if depth and isinstance(inner := value.get("message"), dict | list):
+        return {**fields, "message": _unwrapped(inner, depth - 1).get("message", "")}
     return {**fields, "message": ""}
 
 
@@ -87,7 +98,7 @@ def decode_error(payload: bytes) -> dict[str, Any] | None:
 def error_of_event(payload: bytes) -> dict[str, Any]:
     """Return the error object in the data of an `event: error`; text that is not JSON becomes its message."""
     found = decode_error(payload)
-    return {"message": payload.decode("utf-8", "replace")} if found is None else found
+    return {"message": PlainText(payload.decode("utf-8", "replace"))} if found is None else found
 
 
 def error_of_list(payload: bytes) -> dict[str, Any] | None:

@@ -257,6 +257,7 @@ async def test_gateway_accepts_an_httpx_transport(
             found, headers, answer = await served.post(V1, HI)
             account = await served.account()
 
-    assert (found, json.loads(answer)["error"]["code"], headers["x-should-retry"]) == (shown, code, "false")
+    again = None if status == httpx.codes.SERVICE_UNAVAILABLE else "false"
+    assert (found, json.loads(answer)["error"]["code"], headers.get("x-should-retry")) == (shown, code, again)
     assert json.loads(route.calls[0].request.content)["stream_options"] == {"include_usage": True}
     assert (account.spent, account.reserved) == (0, 0)

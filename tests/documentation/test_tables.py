@@ -21,6 +21,7 @@ from sidecar.config.policies import BUILT_IN
 from sidecar.config.settings import Flags, ServerSettings, StoreSettings
 from sidecar.config.upstream import UpstreamSettings
 from sidecar.downstream import client_errors
+from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
@@ -146,7 +147,7 @@ def test_every_refusal_is_documented() -> None:
 def test_codes_of_upstream_failures_are_documented() -> None:
     """docs/failures.md names the codes that clients get for failures of upstreams."""
     text = FAILURES.split("Codes that clients receive:")[1].split("\n\n")[0]
-    codes = {each.code for each in client_errors.MESSAGES_BY_KIND.values()}
+    codes = {each.code for each in MESSAGES_BY_KIND.values()}
     assert codes <= set(re.findall(r"`(\w+)`", text))
 
 

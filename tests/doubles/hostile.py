@@ -29,7 +29,8 @@ KEY = "sk-our-own-key-123456"
 class Case(NamedTuple):
     """*text*: what a client receives before the end. *error*: the code of its error event, None for a complete answer.
 
-    *status*: what OpenAI clients receive for a failure without output. *finish*: the last finish reason they receive.
+    *shown*: the code that OpenAI clients receive, where upstream's is another than *error*. *status*: what they receive for
+    a failure without output. *finish*: the last finish reason they receive.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     error: str | None = None
     status: int = 502
     finish: str | None = "stop"
+    shown: str | None = None
 
 
 def event(delta: Any = None, finish: str | None = None, index: int = 0, **more: Any) -> bytes:
@@ -199,22 +201,22 @@ BEFORE_OUTPUT = (
     Case("503, loading", error_answer(b"503 X", message="Loading model", type="unavailable_error"), error="upstream_error", status=503),
     Case("529", error_answer(b"529 X", type="overloaded_error", message="Overloaded"), error="upstream_error", status=529),
     Case("quota", error_answer(b"429 X", code="insufficient_quota", message="no more"), error="insufficient_quota", status=429),
-    Case("key in the text", error_answer(b"401 X", code="invalid_api_key", message=f"wrong key {KEY}"), error="invalid_api_key", status=401),
+    Case("key in the text", error_answer(b"401 X", code="invalid_api_key", message=f"wrong key {KEY}"), error="upstream_error"),
     Case("a stream under 201", chunked(AB, head=b"HTTP/1.1 201 X\r\n" + STREAM + CHUNKED), error="upstream_error"),
     Case("key as code, type and param", error_answer(b"400 X", code=KEY, type=f"at http://h/{KEY}", param=f"/srv/{KEY}", message="no"), error="upstream_error", status=400),
-    Case("a code that is no number", error_answer(b"400 X", code="\u00b2\u00b3\u00b9", message="no"), error="upstream_error", status=400),
-    Case("501", error_answer(b"501 X", code=501, type="not_supported_error", message="no"), error="upstream_error", status=501),
+    Case("a code that is no number", error_answer(b"400 X", code="\u00b2\u00b3\u00b9", message="no"), error="upstream_error", status=400, shown="\u00b2\u00b3\u00b9"),
+    Case("501", error_answer(b"501 X", code=501, type="not_supported_error", message="no"), error="upstream_error", status=501, shown="501"),
     Case("204", (b"HTTP/1.1 204 No Content\r\n\r\n",), error="upstream_error"),
     Case("redirect to another host", plain(b"", b"location: http://127.0.0.2:9/v1", status=b"307 X"), error="upstream_error"),
     Case("empty stream", chunked(), error="upstream_error"),
     Case("only the end mark", chunked(DONE), error="upstream_error"),
     Case("only comments, then cut", cut(b": x\n\n"), error="upstream_error"),
-    Case("error object first", chunked(ERROR, DONE), error="upstream_error"),
+    Case("error object first", chunked(ERROR, DONE), error="upstream_error", shown="502"),
     Case("error as a string", chunked(b'data: {"error": "boom"}\n\n'), error="upstream_error"),
-    Case("error field first", chunked(b'error: {"code": 500, "message": "boom"}\n\n'), error="upstream_error"),
+    Case("error field first", chunked(b'error: {"code": 500, "message": "boom"}\n\n'), error="upstream_error", shown="500"),
     Case("error with empty choices", chunked(b'data: {"choices": [], "error": {"message": "boom"}}\n\n', DONE), error="upstream_error"),
-    Case("bare error object first", chunked(BARE, DONE), error="upstream_error"),
-    Case("bare error object as JSON under a 200", plain(BARE[6:-2], JSON.strip()), error="upstream_error"),
+    Case("bare error object first", chunked(BARE, DONE), error="upstream_error", shown="500"),
+    Case("bare error object as JSON under a 200", plain(BARE[6:-2], JSON.strip()), error="upstream_error", shown="500"),
     Case("error event of nothing", chunked(b"event: error\ndata: null\n\n", A, STOP, DONE), error="upstream_error"),
     Case("finish for error, and no text", chunked(event({"role": "assistant"}), event(finish="error"), DONE), error="upstream_error"),
     Case("JSON that finishes for error", plain(whole("ab").replace(b'"stop"', b'"error"'), JSON.strip()), error="upstream_error"),
@@ -228,7 +230,7 @@ BEFORE_OUTPUT = (
     Case("a number", chunked(b"data: 42\n\n", A, STOP, DONE), error="upstream_error"),
     Case("a page under a 200", plain(b"<html>", b"content-type: text/html"), error="upstream_error"),
     Case("a page as a stream", chunked(b"<html>\n<body>\n\n"), error="upstream_error"),
-    Case("an error as JSON under a 200", plain(b'{"error": {"message": "boom", "code": 500}}', JSON.strip()), error="upstream_error"),
+    Case("an error as JSON under a 200", plain(b'{"error": {"message": "boom", "code": 500}}', JSON.strip()), error="upstream_error", shown="500"),
     Case("JSON without choices", plain(b'{"object": "x"}', JSON.strip()), error="upstream_error"),
     Case("JSON cut", (OK + JSON + b"content-length: 999\r\n\r\n" + whole("ab"), CUT), error="upstream_error"),
     Case("an unknown encoding", chunked(AB, head=OK + STREAM + b"content-encoding: zz\r\n" + CHUNKED), error="upstream_error"),
@@ -259,18 +261,18 @@ AFTER_OUTPUT = tuple(
 ERROR_AFTER_OUTPUT = tuple(
     case._replace(text="ab", error="upstream_error", finish=None)
     for case in (
-        Case("error object", chunked(A, B, ERROR, DONE)),
-        Case("error object in the same read", chunked(A + B + ERROR + DONE)),
-        Case("named error event", chunked(A, B, b"event: error\n" + ERROR)),
-        Case("error field", chunked(A, B, b'error: {"code": 500, "message": "boom"}\n\n')),
+        Case("error object", chunked(A, B, ERROR, DONE), shown="502"),
+        Case("error object in the same read", chunked(A + B + ERROR + DONE), shown="502"),
+        Case("named error event", chunked(A, B, b"event: error\n" + ERROR), shown="502"),
+        Case("error field", chunked(A, B, b'error: {"code": 500, "message": "boom"}\n\n'), shown="500"),
         Case("finish for error", chunked(A, B, event(finish="error"), DONE)),
         Case("finish for error with text", chunked(A, event({"content": "b"}, "error"), DONE)),
         Case("finish for error with all the text", chunked(event({"content": "ab"}, "error"), DONE)),
-        Case("error object beside text", chunked(A, mixed("b"), DONE)),
-        Case("error object beside all the text", chunked(mixed("ab", "error"), DONE)),
-        Case("error object beside text and a finish", chunked(A, mixed("b", "stop"), DONE)),
-        Case("named error event with text", chunked(A, b"event: error\n" + mixed("b"), DONE)),
-        Case("bare error object", chunked(A, B, BARE, DONE)),
+        Case("error object beside text", chunked(A, mixed("b"), DONE), shown="502"),
+        Case("error object beside all the text", chunked(mixed("ab", "error"), DONE), shown="502"),
+        Case("error object beside text and a finish", chunked(A, mixed("b", "stop"), DONE), shown="502"),
+        Case("named error event with text", chunked(A, b"event: error\n" + mixed("b"), DONE), shown="502"),
+        Case("bare error object", chunked(A, B, BARE, DONE), shown="500"),
         Case("bare error with a type", chunked(A, B, b'data: {"message": "boom", "type": "server_error"}\n\n', DONE)),
         Case("malformed", chunked(A, B, b"data: {nonsense\n\n", STOP, DONE)),
         Case("malformed in the same read", chunked(A + B + b"data: nonsense\n\n" + STOP + DONE)),

@@ -10,12 +10,14 @@ import httpx
 from policies.api.event import Batch
 from policies.api.failure_kinds import FAILURE_CLASSES
 from policies.api.upstream import UpstreamError
-from sidecar.wire.error_object import MalformedAnswer, error_object
+from sidecar.wire.error_object import MODEL_FAILED, MalformedAnswer, error_object
 from sidecar.wire.retry_after import wait_asked, wait_in_error
 
 from .error_body import full_text, parse_error_body, provider_error
 from .hopeless import has_no_credit, kind_of_code, kind_of_limit
-from .redact import public_fields, redact
+from .key_refusal import is_about_key
+from .public_object import public_object
+from .redact import redact
 from .sdk import FIRST_SERVER_ERROR, api_error, connection_error, status_error, timeout_error
 from .token_limits import TokenLimits
 
@@ -89,26 +91,40 @@ CREDIT_STATUSES = frozenset({400, 403, 429})
 
 
 def from_status(
-    status: int, headers: httpx.Headers, body: bytes, request: httpx.Request, *, secrets: Sequence[str] = (), now: float
+    status: int,
+    headers: httpx.Headers,
+    body: bytes,
+    request: httpx.Request,
+    *,
+    secrets: Sequence[str] = (),
+    own_key: bool = False,
+    now: float,
 ) -> UpstreamError:
     """Return the failure of an answer with another status than 200.
 
-    *body* is its first 64 kB, *now* in seconds since 1970.  Such an answer did no work.  Only the message of an error object
-    reaches clients: an HTML page, plain text and an answer under a wrong status do not.
+    *body* is its first 64 kB, *now* in seconds since 1970.  Such an answer did no work.  Only an error object reaches
+    clients: an HTML page, plain text and an answer under a wrong status do not.  *own_key*: the request had the sidecar's
+    key, so a refusal of it is not the client's concern.
     """
     error, text = parse_error_body(body)
-    message = redact(error.get("message") or "", secrets) or f"The upstream answered with status {status}."
+    shown = public_object(error, secrets)
+    message = shown.get("message") or redact(error.get("message") or "", secrets)
     kind, is_certain = _kind(error, text, status)
     if status == httpx.codes.PAYMENT_REQUIRED and _is_in_flight_limit(error) and "retry-after" in headers:
         kind = "rate"
+    about_key = is_about_key(error, kind, status)
+    if about_key:
+        kind = "auth"
     wait = wait_asked(headers, now, hints=False) or _wait_in(error, text, kind, now)
-    wait = wait or wait_asked(headers, now, hints=kind == "rate")
+    hint = None if wait or kind != "rate" else wait_asked(headers, now, hints=True)
     return UpstreamError(
-        status_error(status, message, headers, public_fields(error, secrets), request),
-        _unless_daily(kind, wait, error, text),
-        retry_after=wait,
+        status_error(status, message or f"The upstream answered with status {status}.", headers, shown, request),
+        _unless_daily(kind, wait or hint, error, text),
+        retry_after=wait or hint,
+        wait_is_hint=hint is not None,
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
         kind_is_certain=status >= FIRST_CLIENT_ERROR and is_certain,
+        is_private=own_key and about_key,
     )
 
 
@@ -118,27 +134,39 @@ def is_missing_model(error: UpstreamError) -> bool:
 
 
 def from_object(
-    error: object, request: httpx.Request, *, secrets: Sequence[str] = (), worked: bool = False, now: float = 0.0
+    error: object,
+    request: httpx.Request,
+    *,
+    secrets: Sequence[str] = (),
+    own_key: bool = False,
+    worked: bool = False,
+    now: float = 0.0,
 ) -> UpstreamError:
     """Return the failure of an answer under status 200 that is an *error* object: it counts like the status that it names.
 
     *error* may also be a `MalformedAnswer`, whose text becomes the message, or any other decoded JSON.  An error object did
-    no work, unless output or usage came before it (*worked*); a malformed answer may have.  *now* is in seconds since 1970.
+    no work, unless output or usage came before it (*worked*); a malformed answer may have.  *own_key* as in `from_status`,
+    *now* in seconds since 1970.
     """
     is_malformed = isinstance(error, MalformedAnswer)
     found = {"message": str(error)} if is_malformed else error_object(error)
     text = found.get("message") or ""
-    message = redact(text, secrets) or "The upstream sent an error."
+    shown = {} if is_malformed or error is MODEL_FAILED else public_object(found, secrets)
+    message = shown.get("message") or redact(text, secrets) or "The upstream sent an error."
     status = _status(found.get("code") or found.get("status") or found.get("status_code")) or FIRST_SERVER_ERROR
     text = full_text(found)
     kind, is_certain = _kind(found, text, status)
+    about_key = is_about_key(found, kind, status)
+    if about_key:
+        kind = "auth"
     wait = _wait_in(found, text, kind, now)
     return UpstreamError(
-        api_error(message, public_fields(found, secrets), request),
+        api_error(message, shown, request),
         _unless_daily(kind, wait, found, text),
         retry_after=wait,
         worked=worked or is_malformed,
         kind_is_certain=is_certain,
+        is_private=own_key and about_key,
     )
 
 

@@ -30,9 +30,9 @@ def load() -> Any:
 
 
 def status_error(
-    status: int, message: str, headers: httpx.Headers, error_fields: Mapping[str, str], request: httpx.Request
+    status: int, message: str, headers: httpx.Headers, error_fields: Mapping[str, object], request: httpx.Request
 ) -> Cause:
-    """Return the cause of an answer with another status than 200; *error_fields*: `code`, `type`, `param` of its error object."""
+    """Return the cause of an answer with another status than 200; *error_fields*: its error object as clients may see it."""
     name = _CLASS_BY_STATUS.get(status, "InternalServerError" if status >= FIRST_SERVER_ERROR else "APIStatusError")
 
     def make() -> Exception:
@@ -42,7 +42,7 @@ def status_error(
     return Cause(make, name, message, status=status, error_fields=error_fields)
 
 
-def api_error(message: str, error_fields: Mapping[str, str], request: httpx.Request) -> Cause:
+def api_error(message: str, error_fields: Mapping[str, object], request: httpx.Request) -> Cause:
     """Return the cause `APIError`: an answer under status 200 that is an error; *error_fields* as in `status_error`."""
     make = partial(_exception, "APIError", message, request=request, body=error_fields or None)
     return Cause(make, "APIError", message, error_fields=error_fields)

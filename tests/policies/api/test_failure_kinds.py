@@ -10,7 +10,7 @@ from places import ROOT
 
 from policies import Fallback, RetryClassifier
 from policies.api.failure_kinds import FAILURE_CLASSES
-from sidecar.downstream.client_errors import MESSAGES_BY_KIND
+from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
 from sidecar.upstream.errors.classify import BY_CODE, BY_STATUS, BY_TEXT
 
 FAILURES = (ROOT / "docs" / "failures.md").read_text()

@@ -4,72 +4,17 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import pytest
-from upstream_errors import REQUEST, classified, error_body
 
 from policies.api.rejection import Rejection
-from policies.api.upstream import UpstreamError
 from sidecar.downstream.client_errors import (
     chat_body,
     chat_event,
     chat_status,
     draining,
     error_for_rejection,
-    error_for_upstream,
-    openai_body,
-    openai_event,
 )
 from sidecar.downstream.refusal_form import RefusalForm
-from sidecar.upstream.errors.classify import empty, from_exception, from_object, interrupted
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "code", "retryable"),
-    [
-        (from_exception(httpx.ConnectError("x"), REQUEST, sent=True), 502, "upstream_unavailable", True),
-        (from_exception(httpx.ReadTimeout("x"), REQUEST, sent=True), 504, "upstream_timeout", True),
-        (empty(REQUEST, None), 502, "upstream_error", True),
-        (interrupted(REQUEST, "cut"), 502, "stream_interrupted", True),
-        (from_object({"message": "m", "code": 500}, REQUEST), 502, "upstream_error", True),
-        (classified(429, error_body(code="rate_limit_exceeded"), {"retry-after": "7"}), 429, "upstream_error", True),
-        (classified(429, error_body(code="insufficient_quota")), 429, "insufficient_quota", False),
-        (classified(400, error_body(code="context_length_exceeded")), 400, "context_length_exceeded", False),
-        (classified(500, error_body()), 500, "upstream_error", True),
-        (classified(599, error_body()), 599, "upstream_error", True),
-        (classified(600, error_body()), 502, "upstream_error", True),
-        (classified(999, error_body()), 502, "upstream_error", True),
-    ],
-)
-def test_upstream_error_has_the_same_code_in_each_format(
-    error: UpstreamError, status: int, code: str, *, retryable: bool
-) -> None:
-    """An upstream error has the same code as a response and as an event of each format; SDKs must not retry it."""
-    fault = error_for_upstream(error)
-    envelope = json.loads(openai_body(fault))["error"]
-    event = json.loads(chat_event(fault).decode().split("data: ")[1])
-
-    assert (fault.status, envelope["code"], event["code"], event["retryable"]) == (status, code, code, retryable)
-    assert set(envelope) == {"message", "type", "param", "code"}
-    assert envelope["message"]
-    assert (b"x-should-retry", b"false") in fault.headers
-    assert json.loads(openai_event(fault).decode().removeprefix("data: ")) == {"error": envelope}
-
-
-@pytest.mark.parametrize(
-    ("headers", "sent"),
-    [
-        ({"retry-after": "7"}, [(b"retry-after", b"7")]),
-        ({"retry-after-ms": "250"}, [(b"retry-after", b"1")]),
-        ({"retry-after": "600"}, [(b"retry-after", b"600")]),
-        ({}, []),
-    ],
-)
-def test_retry_after_of_upstream_reaches_the_client(headers: dict[str, str], sent: list[tuple[bytes, bytes]]) -> None:
-    """`retry-after` of upstream reaches the client in whole seconds; without one there is none; SDKs must not retry."""
-    for status in (429, 503, 529):
-        fault = error_for_upstream(classified(status, error_body(message="Loading model"), headers))
-        assert fault.headers == [*sent, (b"x-should-retry", b"false")]
 
 
 def test_rejection_keeps_its_code_and_details() -> None:

@@ -226,7 +226,9 @@ async def test_outage_opens_the_breaker_until_a_probe_succeeds(
     assert seen < 100, "50 at once before it opens, their retries, some probes"
     unasked = next(each for each in answers if each[0] == 502)
     assert json.loads(unasked[2])["error"]["code"] == "upstream_unavailable"
-    assert (unasked[1]["retry-after"], unasked[1]["x-should-retry"]) == ("1", "false")
+    assert (unasked[1]["retry-after"], "x-should-retry" in unasked[1]) == ("1", False), (
+        "an SDK may retry after the probe"
+    )
     assert (ready["status"], ready["upstreams"], closed["upstreams"]) == (
         "ready",
         {"upstream-1": "open"},

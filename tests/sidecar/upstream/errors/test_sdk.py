@@ -22,7 +22,7 @@ import sys
 import httpx
 import sidecar.server.process
 from policies.api.failure_kinds import among
-from sidecar.downstream.client_errors import error_for_upstream
+from sidecar.downstream.upstream_failures import error_for_upstream
 from sidecar.upstream.errors.classify import from_exception, from_status
 request = httpx.Request("POST", "http://upstream/v1")
 for error in (
