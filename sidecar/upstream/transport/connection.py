@@ -64,9 +64,12 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         self.on_body = self._pieces.append
         """Take one piece of the body.  A builtin, because it is called for every chunk, often once per token."""
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        # Some servers end lines with LF alone.
+        # Some servers end lines with LF alone, and some send a length beside `Transfer-Encoding`, which overrides it.
         self._parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+            lenient_headers=True,
+            lenient_chunked_length=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
         )
         self.should_close = self._paused = False
         self._head: asyncio.Future[None] | None = None
@@ -217,6 +220,8 @@ class Connection(asyncio.Protocol, UpstreamResponse):
                 coding = value
             has_length = has_length or name == b"content-length"
         if coding:
+            # RFC 9112, 6.3: the length is ignored, and the connection is closed: its next bytes may be smuggled.
+            self.should_close = self.should_close or has_length
             self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
         else:
             self._until_close = not has_length
