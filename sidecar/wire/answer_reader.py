@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policies.api.event import Batch
-from policies.api.tokens import SHORT_PIECE, streamed_tokens
 from policies.api.usage import Usage
 
 from .answer_to_chunks import chunks_of, number_choices
+from .choice_index import ChoiceIndexes
 from .chunk import (
     Choice,
     Chunk,
-    Delta,
     Item,
     decode_chunk,
     decode_object,
     event_of,
     events_of,
-    has_content,
+    other_outputs,
     read_repaired,
+    with_index,
 )
 from .error_object import (
     MODEL_FAILED,
@@ -34,6 +34,7 @@ from .error_object import (
     find_error,
     without_error,
 )
+from .output_tokens import tokens_of
 from .reported_usage import Report
 from .sse_reader import utf8
 
@@ -43,11 +44,6 @@ if TYPE_CHECKING:
 DONE_MARKER = b"[DONE]"
 MAX_HELD_BYTES, MAX_HELD_EVENTS = 1_000_000, 1_000
 """Limits of what is held back before the first output."""
-TOOL_PIECE_BYTES_PER_TOKEN = 16
-"""Bytes per token of a streamed piece of a tool call, most of which is JSON syntax; also of audio."""
-TOOL_CALL_BYTES_PER_TOKEN = 4
-"""Bytes per token of a tool call in a whole answer."""
-
 EMPTY_CHUNK = Chunk()
 
 __all__ = ["AnswerReader", "MalformedAnswer"]
@@ -56,7 +52,7 @@ __all__ = ["AnswerReader", "MalformedAnswer"]
 class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     """The state of one answer.
 
-    Batches are returned from the first output (text, reasoning, a tool call) on, so that an attempt that fails earlier
+    Batches are returned from the first output on (anything but a role in a `delta`), so that an attempt that fails earlier
     can be repeated.  `shows_usage`: the client gets the usage chunk.  `answers`: choices that the client gets.
     `failure`: the error object that upstream sent, or why its answer is malformed.  `says_why`: a choice ended for
     another reason than `stop`.  `all_finished`: at least `answers` choices have finished, and all that were seen; a
@@ -75,14 +71,14 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     _held: list[Item] = []
     _held_raw: list[bytes] = []
     _held_bytes: int = 0
-    _seen: set[int] = set()
-    _finished: set[int] = set()
+    _indexes: ChoiceIndexes = msgspec.field(default_factory=ChoiceIndexes)
     _report: Report = msgspec.field(default_factory=Report)
 
     @property
     def finished(self) -> bool:
         """Whether every choice that was seen has finished: the end of the stream is then not a cut."""
-        return bool(self._seen) and len(self._finished) == len(self._seen)
+        indexes = self._indexes
+        return bool(indexes.seen) and len(indexes.finished) == len(indexes.seen)
 
     @property
     def usage(self) -> Usage:
@@ -148,10 +144,16 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
             if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
                 return
             own = raw if len(choices) == 1 else b""
+            is_silent = False
             for choice in choices:
-                self._count(choice)
+                if choice.index not in self._indexes.steady:
+                    payload = self._take_index(choice, payload, can_rise=bool(own) and self.answers == 1)
+                if not self._count(choice):
+                    is_silent = True
                 items.append((choice, own, payload))
             raws.append(raw)
+            if is_silent:
+                self._count_others(choices, payload)
         elif chunk.usage is None or self.shows_usage:
             items.append((None, raw, payload))
             raws.append(raw)
@@ -172,37 +174,58 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
     ) -> None:
         """Take *error*, and the output beside it as a chunk without the error."""
         choices = chunk.choices or ()
-        if not self._fail(error) or not any(event_of(choice, b"", b"").is_output for choice in choices):
+        outputs = [tokens_of(choice) for choice in choices]
+        if not any(outputs) and choices:
+            outputs = other_outputs(payload)
+        if not self._fail(error) or not any(outputs):
             return
         try:
             payload = without_error(payload)
         except ValueError:
             return
         raw = b"data: " + payload + b"\n\n"
-        for choice in choices:
-            items.append((choice, raw if len(choices) == 1 else b"", payload))
-            self.outputs += _tokens_of(choice)
+        own = raw if len(choices) == 1 else b""
+        items += [(choice, own, payload) for choice in choices]
+        self.outputs += sum(outputs)
         self.has_output = True
         raws.append(raw)
 
-    def _count(self, choice: Choice) -> None:
-        index, finish = choice.index, choice.finish_reason
-        if index not in self._seen:
-            self._seen.add(index)
+    def _take_index(self, choice: Choice, payload: bytes, *, can_rise: bool) -> bytes:
+        """Note the index of *choice*; return *payload*, with index 0 where the server's index counts chunks."""
+        indexes, sent = self._indexes, choice.index
+        known = len(indexes.seen)
+        choice.index = indexes.take(sent, can_rise=can_rise)
+        if len(indexes.seen) > known:
             self.all_finished = False
-        if tokens := _tokens_of(choice):
+        return payload if choice.index == sent else with_index(payload, choice.index)
+
+    def _count(self, choice: Choice) -> int:
+        """Count the output of *choice* and note its finish; return the tokens, 0 if it has no output in known fields."""
+        finish = choice.finish_reason
+        if tokens := tokens_of(choice):
             self.outputs += tokens
             self.has_output = True
         if not finish:
-            return
+            return tokens
         if finish == "error":
             self._fail(MODEL_FAILED)
         else:
             self.says_why = self.says_why or finish != "stop"
-            if index not in self._finished:
-                self._finished.add(index)
-                self.finishes += index < self.answers
-                self.all_finished = len(self._seen) == len(self._finished) >= self.answers
+            seen, finished = self._indexes.seen, self._indexes.finished
+            if choice.index not in finished:
+                finished.add(choice.index)
+                self.finishes += choice.index < self.answers
+                self.all_finished = len(seen) == len(finished) >= self.answers
+        return tokens
+
+    def _count_others(self, choices: Sequence[Choice], payload: bytes) -> None:
+        """Count the output of *choices*, those of *payload*, in fields that `Delta` does not have."""
+        if choices[0].finish_reason and b'"delta":{}' in payload and payload.count(b'"delta"') == 1:
+            return  # nearly every last chunk
+        for choice, tokens in zip(choices, other_outputs(payload), strict=False):
+            if tokens and not tokens_of(choice):
+                self.outputs += tokens
+                self.has_output = True
 
     def held(self) -> Batch:
         """Return the events that were held back, if any, as a batch."""
@@ -231,9 +254,13 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         events = [event_of(choice, b"", payload) for choice in chunk.choices]
         if as_stream:
             number_choices(events)
+        is_silent = False
         for event, choice in zip(events, chunk.choices, strict=True):
             choice.index = event.index
-            self._count(choice)
+            self._indexes.seen.add(choice.index)
+            is_silent = not self._count(choice) or is_silent
+        if is_silent:
+            self._count_others(chunk.choices, payload)
         if chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
         if any(event.finish == "error" for event in events):
@@ -244,34 +271,3 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
             return Batch(events=events, raw=body, last=True)
         events = chunks_of(events, data, usage=self.shows_usage)
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
-
-
-def _tokens_of(choice: Choice) -> int:
-    """Estimate the tokens of a choice: of its `message` as a whole answer, else of its `delta` as a piece of a stream."""
-    part, whole = choice.delta, False
-    if part is None:
-        if (part := choice.message) is None:
-            return 0
-        whole = True
-    content = part.content
-    if not content:
-        tokens = 0
-    elif not whole and len(content) <= SHORT_PIECE and content.isascii():
-        tokens = 1  # nearly every piece of a stream
-    else:
-        tokens = streamed_tokens(content, whole=whole)
-    if part.refusal:
-        tokens += streamed_tokens(part.refusal, whole=whole)
-    if part.reasoning:
-        tokens += streamed_tokens(part.reasoning, whole=whole)
-    # Some servers send the same text under both names, for old and new clients: it is counted once.
-    if part.reasoning_content and part.reasoning_content != part.reasoning:
-        tokens += streamed_tokens(part.reasoning_content, whole=whole)
-    if part.tool_calls is not None or part.function_call is not None or part.audio is not None:
-        tokens += _tool_tokens(part, TOOL_CALL_BYTES_PER_TOKEN if whole else TOOL_PIECE_BYTES_PER_TOKEN)
-    return tokens
-
-
-def _tool_tokens(part: Delta, size: int) -> int:
-    pieces = ((part.tool_calls, size), (part.function_call, size), (part.audio, TOOL_PIECE_BYTES_PER_TOKEN))
-    return sum(1 + len(bytes(raw)) // per_token for raw, per_token in pieces if raw is not None and has_content(raw))
