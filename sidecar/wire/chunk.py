@@ -14,7 +14,7 @@ from policies.api.event import MAX_CHOICES, Event, choice_index, content_texts, 
 
 from .reported_usage import Reported, read_report
 
-_CONSTANT = re.compile(rb"-?Infinity|NaN")
+_NOT_FINITE = re.compile(rb"-?Infinity|NaN")
 MAX_CONSTANTS = 100_000
 """Constants that are replaced in one event or answer; more are an event that is not JSON."""
 _EMPTY_JSON_BYTES = b"[]{}, \t\r\nnul"
@@ -136,7 +136,7 @@ def _without_constants(payload: bytes) -> bytes:
     """Return *payload* with null for each `NaN` and `Infinity` outside of a string; in linear time."""
     masked = payload.replace(b"\\\\", b"__").replace(b'\\"', b"__")
     pieces, start, counted, in_string = [], 0, 0, False
-    for at, found in enumerate(_CONSTANT.finditer(masked)):
+    for at, found in enumerate(_NOT_FINITE.finditer(masked)):
         if at == MAX_CONSTANTS:
             break
         begin, end = found.span()
