@@ -22,6 +22,7 @@ from .client_errors import (
     ClientError,
     deadline_passed,
     draining,
+    empty_answer,
     error_for_rejection,
     error_for_upstream,
     forbidden,
@@ -156,7 +157,7 @@ class Route(ABC):
         """Run *call* through *chain* while its client waits, and end the response."""
         services, connection = self.services, request.connection
         response.call = call
-        trail.control = active = ActiveCall(response, services.loop)
+        trail.control = response.control = active = ActiveCall(response, services.loop)
         services.active_calls.add(active)
         services.heartbeats.watch(response)
         timer: asyncio.TimerHandle | None = None
@@ -175,6 +176,8 @@ class Route(ABC):
             if not active.left and active.error is not None and not response.ended:
                 trail.error = active.error
                 response.fail(active.error)
+            else:
+                trail.error = response.error
         except asyncio.CancelledError:  # see `_prepared`
             if not response.ended:
                 trail.error = draining()
@@ -201,7 +204,8 @@ class Route(ABC):
         except UpstreamError as error:
             if services.observe is None:
                 services.policy_services.log.warning("call %s failed: %s (%s)", call.id, error.kind, error.reason)
-            return error_for_upstream(error)
+            is_empty = error.kind == "empty" and response.sends_start_event
+            return empty_answer() if is_empty else error_for_upstream(error)
         except Exception as error:  # noqa: BLE001  # of a policy, or ours; its message may hold a prompt
             services.policy_services.log.error("call %s failed: %s", call.id, error_report(error))  # noqa: TRY400
             return internal_error()

@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import httptools
 import httpx
 
-from .response import UpstreamResponse
+from .response import Alive, UpstreamResponse
 
 READ_AHEAD_BYTES = 65_536
 """Bytes of a body that may wait for their reader before reading pauses.  One network read may exceed it."""
@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         "_loop",
         "_message_complete",
         "_non_body_bytes",
+        "_on_alive",
         "_parser",
         "_paused",
         "_pieces",
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         )
         self.should_close = self._paused = False
         self._head: asyncio.Future[None] | None = None
+        self._on_alive: Alive | None = None
         self._begin()
         self._requested = False
 
@@ -86,13 +88,15 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         self._pieces.clear()
         self._non_body_bytes = 0
 
-    def request(self, data: bytes) -> asyncio.Future[None]:
+    def request(self, data: bytes, on_alive: Alive | None = None) -> asyncio.Future[None]:
         """Send *data*, a whole request; return a future that is done when the head of the response has arrived.
 
+        *on_alive* is called for each read before that.
         Where the connection breaks before that, the future is done too: then `status` is 0 and `broken` is set.
         """
         assert self.transport is not None  # for the type checker: the pool hands out open connections
         self._begin()
+        self._on_alive = on_alive
         self._head = head = self._loop.create_future()
         self.transport.write(data)
         return head
@@ -249,5 +253,10 @@ class Connection(asyncio.Protocol, UpstreamResponse):
 
     def _wake(self) -> None:
         """End the wait for the head if it has arrived, or cannot arrive any more."""
-        if (self.status or self.broken is not None) and (head := self._head) is not None and not head.done():
+        if (head := self._head) is None or head.done():
+            return
+        if self.status or self.broken is not None:
+            self._on_alive = None
             head.set_result(None)
+        elif self._on_alive is not None:
+            self._on_alive()
