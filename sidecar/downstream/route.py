@@ -189,6 +189,7 @@ class Route(ABC):
             services.active_calls.remove(active)
             services.heartbeats.forget(response)
             connection.unwatch()
+            response.control = None  # else the two would refer to each other: a reference cycle
 
     async def _outcome(
         self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
