@@ -122,7 +122,8 @@ class AnswerReader(msgspec.Struct, kw_only=True, eq=False):
         try:
             return read_repaired(payload)
         except ValueError:
-            self._fail(error_of_event(payload) if frame.event == "error" else error_of_list(payload) or NOT_JSON)
+            found = error_of_event(payload) if frame.event == "error" else error_of_list(payload)
+            self._fail(NOT_JSON if found is None else found)
             return EMPTY_CHUNK, payload
 
     def _fail(self, failure: dict[str, Any] | MalformedAnswer) -> bool:
