@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
 from .rejection import Rejection
+from .tokens import names_reasoning, value_tokens
+
+MAX_CHOICES = 1_024
+"""A choice with an index from here on is counted as choice 0."""
+TOOL_FIELDS = ("tool_calls", "function_call", "audio")
+NO_OTHER_FIELDS = frozenset({"role", *TOOL_FIELDS})
+TEXT_KEYS = ("text", "refusal")
+"""Fields of a part of `content` that hold its text."""
+REASONING_KEYS = ("thinking", "reasoning", "text", "content", "summary")
+"""Fields of a reasoning part that hold its text, the first one that has any."""
+MAX_PART_NESTING = 8
 
 
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
@@ -16,7 +27,7 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
     `raw` is the server-sent event for an OpenAI client, framing included; empty for an event that was created or
     changed here. `payload` is the JSON object of the event. `index` is the number of its choice; -1 for a frame without
     one (usage, the result of a filter). The answer to a call without `stream` is one event per choice, with `whole`
-    set.
+    set. If `content` is a list of parts, `text` joins the text of its parts, and `reasoning` that of its thinking parts.
     """
 
     raw: bytes = b""
@@ -36,11 +47,24 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
     @property
     def is_output(self) -> bool:
-        """Whether it has text, reasoning or a tool call; a role is no output."""
-        return bool(self.text or self.reasoning or self.tool)
+        """Whether it has text, reasoning, a tool call, or anything in another field; a role is no output."""
+        return bool(self.text or self.reasoning or self.tool) or self._other_tokens() > 0
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether it has output other than reasoning."""
+        return bool(self.text or self.tool) or self._other_tokens(reasoning=False) > 0
+
+    def _other_tokens(self, *, reasoning: bool = True) -> int:
+        choice = _choice_of(self.data, self.index) if self.index >= 0 else None
+        part = None if choice is None else choice.get("message" if self.whole else "delta")
+        return other_tokens(part, whole=self.whole, reasoning=reasoning) if isinstance(part, dict) else 0
 
     def with_text(self, text: str) -> Event:
-        """Return this event with other text. An event with empty text stays in the stream."""
+        """Return this event with other text. An event with empty text stays in the stream.
+
+        In a list of parts, the first part with text gets it all, and other parts with text are removed.
+        """
         return msgspec.structs.replace(self, text=text, raw=b"")
 
     def with_payload(self, data: dict[str, Any]) -> Event:
@@ -56,13 +80,14 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         part = choice.get("message" if self.whole else "delta")
         part = part if isinstance(part, dict) else {}
         finish = choice.get("finish_reason")
+        text, reasoning = texts_of(part)
         return msgspec.structs.replace(
             self,
             raw=b"",
             payload=msgspec.json.encode(data),
-            text=_text(part, "content", "refusal"),
-            reasoning=_text(part, "reasoning", "reasoning_content"),
-            tool=any(_is_filled(part.get(field)) for field in ("tool_calls", "function_call", "audio")),
+            text=text,
+            reasoning=reasoning,
+            tool=any(_is_filled(part.get(field)) for field in TOOL_FIELDS),
             finish=finish if isinstance(finish, str) and finish else None,
         )
 
@@ -85,14 +110,72 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         return data
 
 
+def choice_index(value: object) -> int:
+    """Return the index of a choice that upstream sent as *value*; 0 for an impossible one."""
+    return value if type(value) is int and 0 <= value < MAX_CHOICES else 0
+
+
 def _choice_of(data: dict[str, Any], index: int) -> dict[str, Any] | None:
     choices = data.get("choices")
     found = (each for each in choices if isinstance(each, dict)) if isinstance(choices, list) else ()
-    return next((each for each in found if each.get("index", 0) == index), None)
+    return next((each for each in found if choice_index(each.get("index")) == index), None)
 
 
-def _text(part: dict[str, Any], *fields: str) -> str:
-    return next((text for field in fields if isinstance(text := part.get(field), str) and text), "")
+def texts_of(part: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the text and the reasoning of *part*, a `delta` or a `message` of any shape."""
+    text, thoughts = content_texts(part.get("content"))
+    reasoning = (reasoning_text(part.get(field)) for field in ("reasoning", "reasoning_content"))
+    return text or _string(part.get("refusal")), next(filter(None, reasoning), thoughts)
+
+
+def other_tokens(part: Mapping[str, Any], *, whole: bool, reasoning: bool = True) -> int:
+    """Estimate the tokens in the fields of *part*, a `delta` or a `message` without text, reasoning or tool calls.
+
+    Above 0 if one of them holds anything.  *reasoning*: count fields and parts that are named after it.
+    """
+    fields = {field: value for field, value in part.items() if value and field not in NO_OTHER_FIELDS}
+    return value_tokens(fields, whole=whole, reasoning=reasoning) if fields else 0
+
+
+def content_texts(content: object) -> tuple[str, str]:
+    """Return the text and the reasoning in a `content`: a string, a part, or a list of parts (Mistral, Databricks)."""
+    if isinstance(content, str):
+        return content, ""
+    parts = content if isinstance(content, list) else [content]
+    texts = [_part_text(part) for part in parts if not _is_reasoning(part)]
+    return "".join(texts), "".join(reasoning_text(part) for part in parts if _is_reasoning(part))
+
+
+def _is_reasoning(part: object) -> bool:
+    """Whether *part* of a `content` is reasoning: by its type, or by its fields where it has none."""
+    if not isinstance(part, dict):
+        return False
+    kind = part.get("type")
+    return not _part_text(part) and any(map(names_reasoning, part)) if kind is None else names_reasoning(kind)
+
+
+def _part_text(part: object) -> str:
+    if not isinstance(part, dict):
+        return _string(part)
+    for key in TEXT_KEYS:
+        text = part.get(key)
+        if text := _string(text.get("value") if isinstance(text, dict) else text):
+            return text
+    return ""
+
+
+def reasoning_text(value: object, depth: int = MAX_PART_NESTING) -> str:
+    """Return the text in *value*, a reasoning field or part of any shape, down to *depth* levels of nesting."""
+    if isinstance(value, list) and depth:
+        return "".join(reasoning_text(each, depth - 1) for each in value)
+    if isinstance(value, dict) and depth:
+        found = (reasoning_text(value.get(key), depth - 1) for key in REASONING_KEYS)
+        return next(filter(None, found), "")
+    return _string(value)
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _is_filled(value: object) -> bool:
@@ -103,9 +186,33 @@ def _is_filled(value: object) -> bool:
 
 
 def _put_text(part: dict[str, Any], text: str) -> None:
-    field = "refusal" if not part.get("content") and part.get("refusal") else "content"
+    content = part.get("content")
+    if isinstance(content, list | dict):
+        if text != content_texts(content)[0]:
+            part["content"] = _with_text(content if isinstance(content, list) else [content], text)
+        return
+    field = "refusal" if not content and part.get("refusal") else "content"
     if text or part.get(field) is not None:
         part[field] = text
+
+
+def _with_text(parts: list[Any], text: str) -> list[Any]:
+    """Return *parts* with *text* in the first one that has text, without the others that have text."""
+    made: list[Any] = []
+    for part in parts:
+        if _is_reasoning(part) or not _part_text(part):
+            made.append(part)
+        elif text:
+            made.append(_changed_part(part, text))
+            text = ""
+    return [*made, {"type": "text", "text": text}] if text else made
+
+
+def _changed_part(part: Any, text: str) -> Any:
+    if not isinstance(part, dict):
+        return text
+    key = "text" if _part_text({"text": part.get("text")}) else "refusal"
+    return {**part, key: {**part[key], "value": text} if isinstance(part[key], dict) else text}
 
 
 Made: TypeAlias = Callable[[], "list[Event]"]
@@ -146,7 +253,7 @@ def rebuilt_answer(payload: bytes, events: Sequence[Event]) -> bytes:
 
 
 def _rebuilt_choice(choice: dict[str, Any], payload: bytes, events: Sequence[Event]) -> dict[str, Any]:
-    index = choice.get("index", 0)
+    index = choice_index(choice.get("index"))
     own = [event for event in events if event.index == index]
     changed = next((event for event in own if event.whole and event.payload != payload), None)
     if changed is not None:

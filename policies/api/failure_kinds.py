@@ -67,7 +67,8 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         why="It failed before any output: 500, 502, a truncated or malformed answer.", retry=True, sick=True
     ),
     "empty": FailureClass(
-        why="The answer is complete without output. Retried once, because some servers send that for an over-long prompt.",
+        why="The answer is complete without output or reported output tokens. Retried once, because some servers send that "
+        "for an over-long prompt.",
         retry=True,
     ),
     "unavailable": FailureClass(why="The circuit breaker is open, so nothing was sent. Another upstream may succeed."),

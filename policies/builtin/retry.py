@@ -30,9 +30,9 @@ class RetryClassifier(Policy, frozen=True):
     Backoff And Jitter").
 
     Upstream's `x-should-retry` is obeyed; true overrides a status, but not an error code that is known to be final. An
-    empty answer is retried once, because some servers send one for an over-long prompt. Classes are those of
-    `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for all of its
-    classes.
+    empty answer without reported output tokens is retried once, because some servers send one for an over-long prompt.
+    Classes are those of `policies.api.failure_kinds`, `status:425`, or `code:warming_up`; a family (`timeout`) stands for
+    all of its classes.
     """
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3

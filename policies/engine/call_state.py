@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .call_control import CallControl
     from .growth import Growth
-    from .reservation import Reservation
+    from .reservations.reservation import Reservation
 
 
 NO_USAGE = Usage()

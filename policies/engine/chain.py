@@ -24,6 +24,7 @@ from policies.api.policy import Policy
 from policies.api.services import Services
 from policies.api.upstream import Upstream, UpstreamError
 from policies.api.usage import Usage
+from policies.engine.reservations.reservation import Reservation
 
 from .call_control import CallControl
 from .call_state import CANCELLED_END, DONE_END, CallState, end_by, end_of_cut
@@ -34,7 +35,6 @@ from .growth import Growth
 from .leases import claims_of, keep, keep_entered
 from .ledger import Ledger
 from .members import Member, Members
-from .reservation import Reservation
 from .retry_budget import RetryBudgets
 from .retry_decision import RetryDecisions
 from .sink import BatchSink

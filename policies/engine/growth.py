@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from policies.api.services import Services
 
-    from .reservation import Reservation
+    from .reservations.reservation import Reservation
 
 MAX_PAUSE_SECONDS = 2.0
 """Longest time for which a stream waits for the store when it has used one step more than it has reserved."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .call_state import CallState
     from .members import Member
-    from .reservation import LeasedClaim
+    from .reservations.reservation import LeasedClaim
 
 MAX_LEASE_CLASSES = 1_024
 """Classes of leases that are remembered; a policy may create classes as it runs."""

@@ -13,12 +13,12 @@ from policies.api.lease import Ending, ExactCharge, Lease, Outcome
 from policies.api.rejection import Rejection
 from policies.api.store import StoreDown
 from policies.api.window import Sliding
+from policies.engine.reservations.refusals import CallDurations, refusal_of
+from policies.engine.reservations.reservation import Reservation, claims_of_leased
+from policies.engine.reservations.rounding import Rounding
+from policies.engine.reservations.settlement_queue import Settlement, SettlementQueue
 
 from .error_report import error_report
-from .refusals import CallDurations, refusal_of
-from .reservation import Reservation, claims_of_leased
-from .rounding import Rounding
-from .settlement_queue import Settlement, SettlementQueue
 
 if TYPE_CHECKING:
     from policies.api.services import Services

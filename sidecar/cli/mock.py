@@ -23,8 +23,8 @@ from policies.api.prompt_size import size_of
 from policies.api.services import Services
 from policies.api.tokens import Estimator
 from policies.stores.memory import MemoryStore
-from sidecar.wire.json_body import BadRequest, json_object
-from sidecar.wire.openai_request import check_openai
+from sidecar.wire.request.json_body import BadRequest, json_object
+from sidecar.wire.request.openai_request import check_openai
 
 CREATED_AT = 1_700_000_000
 MAX_BURST_TOKENS = 256

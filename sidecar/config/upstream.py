@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from policies.api.match import longest_match
-from sidecar.wire.client_headers import SECRET_HEADERS, forwarding_fault, is_header_name, is_header_value
+from sidecar.wire.request.client_headers import SECRET_HEADERS, forwarding_fault, is_header_name, is_header_value
 
 from .proxies import Proxy, has_password, parse_proxy
 
@@ -61,7 +61,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[upstream]]`: an OpenAI-compatible server.
 
     Timeouts are in seconds: *connect*; *head*, from the request to the response headers of a stream; *first_token*, from
-    there to the first output; *idle*, between two outputs; *whole*, for a response that is not a stream.
+    there to the first output; *idle*, between two outputs; *whole*, for a response that is not a stream.  Keep-alive bytes
+    of the server before its first output extend these waits, except *connect*, up to twelvefold.
 
     *base_url* may name a Unix socket, as "http+unix:///run/engine.sock/v1"; with two slashes the path is relative to the
     file.  *ca* is a PEM file of certificate authorities that replaces the system's.  *client_cert* is a PEM file with a

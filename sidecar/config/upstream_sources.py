@@ -12,7 +12,7 @@ import msgspec
 from policies.api.policy import Policy
 from policies.builtin.fallback import Fallback
 from sidecar.config.upstream import MAX_SOCKET_BYTES, ResolvedUpstream, UpstreamSettings
-from sidecar.wire.client_headers import is_header_value
+from sidecar.wire.request.client_headers import is_header_value
 
 from .connections import factory_of, proxy_of, tls_of
 from .settings import Flags

@@ -7,7 +7,7 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from sidecar.config.access import Access
-from sidecar.wire.client_headers import OTHER_KEY_HEADERS
+from sidecar.wire.request.client_headers import OTHER_KEY_HEADERS
 
 DIGEST_PREFIX_BYTES = 8
 """Bytes of a key's SHA-256 by which it is looked up; the rest is compared in constant time."""

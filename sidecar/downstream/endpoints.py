@@ -6,9 +6,9 @@ from typing import Any
 
 from policies.api.call import Call
 from policies.engine.chain import Chain
-from sidecar.wire.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
-from sidecar.wire.json_body import BadRequest
-from sidecar.wire.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id
+from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
+from sidecar.wire.request.json_body import BadRequest
+from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id
 
 from .client_errors import not_found
 from .request import IncomingRequest, RequestRefused, check_json, read_object

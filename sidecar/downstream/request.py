@@ -10,8 +10,8 @@ from secrets import token_hex
 from typing import Any, NamedTuple, TypeVar
 
 from sidecar.config.access import Access
-from sidecar.wire.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
-from sidecar.wire.json_body import json_object, json_steps
+from sidecar.wire.request.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
+from sidecar.wire.request.json_body import json_object, json_steps
 
 from .client_connection import ClientConnection, Scope
 from .client_errors import ClientError, body_too_large, unsupported_encoding, unsupported_media_type

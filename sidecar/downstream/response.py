@@ -16,14 +16,20 @@ from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, 
 from .client_connection import Head
 from .client_errors import chat_event, error_for_rejection, openai_event
 from .refusal_form import EVENT_STREAM_HEADERS, JSON_HEADER
+from .upstream_failures import empty_answer, output_exhausted
 
 if TYPE_CHECKING:
     from policies.api.call import Call
-    from policies.api.event import Batch
+    from policies.api.event import Batch, Event
+    from policies.engine.call_control import CallControl
 
     from .client_connection import ClientConnection
     from .client_errors import ClientError
     from .refusal_form import RefusalForm
+
+CEILING_FINISHES = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+"""Finish reasons, in lower case, of an answer that reached its ceiling: OpenAI's, Anthropic's and Gemini's, Mistral's."""
+FILTER_FINISHES = frozenset({"content_filter", "safety"})
 
 
 class ClientResponse(ABC):
@@ -39,6 +45,9 @@ class ClientResponse(ABC):
         self._refusals, self._clock = refusals, clock
         self.last_sent_at = clock()
         self.call: Call | None = None
+        self.control: CallControl | None = None
+        self.error: ClientError | None = None
+        """The error that it made of a complete answer, because its form has no other end for it."""
         self.closing = False
         """Whether the server is draining: the connection is not kept."""
         self.ended = False
@@ -128,11 +137,16 @@ class ChatNestResponse(EventStreamResponse):
     """`start` when the call is admitted, then a `token` for each piece of text, then `done` or `error`.
 
     Chat Nest's events have no choice index: of several choices that upstream sends unasked, the first with text is shown.
+    A complete answer without text ends with `error`, unless it has other output than reasoning, such as a tool call.
     """
 
     ping_event = PING_EVENT
     sends_start_event = True
     _index = -1
+    _has_answer = False
+    """Whether there was other output than text and reasoning."""
+    _has_reasoning = False
+    _finish = ""
 
     def admitted(self) -> None:
         """Write the head and `start`."""
@@ -151,10 +165,35 @@ class ChatNestResponse(EventStreamResponse):
                     self._index = event.index
                 if event.index == self._index:
                     tokens.append(token_event(text))
+            elif self._index < 0:
+                self._note_without_text(event)
         body = b"".join(tokens)
         if not batch.last:
             return body
-        return body + (DONE_EVENT if batch.refusal is None else chat_event(error_for_rejection(batch.refusal)))
+        return body + (self._end() if batch.refusal is None else chat_event(error_for_rejection(batch.refusal)))
+
+    def _note_without_text(self, event: Event) -> None:
+        """Note what *event* has beside text, as long as there was no text."""
+        if event.reasoning:
+            self._has_reasoning = True
+        self._finish = event.finish or self._finish
+        self._has_answer = self._has_answer or event.tool or (not event.reasoning and event.has_answer)
+
+    def _end(self) -> bytes:
+        """Return the event that ends a complete answer."""
+        if self._index >= 0 or self._has_answer:
+            return DONE_EVENT
+        finish = self._finish.lower()
+        if finish in CEILING_FINISHES:
+            outcome = None if self.control is None else self.control.outcome
+            self.error = output_exhausted(0 if outcome is None else outcome.usage.each[-1].output)
+        elif finish in FILTER_FINISHES:
+            self.error = empty_answer("The answer was withheld by a content filter.")
+        elif self._has_reasoning:
+            self.error = empty_answer("The model ended its answer after reasoning, without any text.")
+        else:
+            self.error = empty_answer()
+        return chat_event(self.error)
 
     def _error_events(self, error: ClientError) -> bytes:
         return chat_event(error)

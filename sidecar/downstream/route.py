@@ -12,8 +12,8 @@ from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
-from sidecar.wire.client_headers import ClientHeaders, forwardable_headers, forwardable_names
-from sidecar.wire.json_body import BadRequest
+from sidecar.wire.request.client_headers import ClientHeaders, forwardable_headers, forwardable_names
+from sidecar.wire.request.json_body import BadRequest
 
 from .active_calls import ActiveCall
 from .authentication import AmbiguousKeys, UnknownKey
@@ -32,7 +32,7 @@ from .refusal_form import RefusalForm
 from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
 from .response import ClientResponse, write_error
-from .upstream_failures import deadline_passed, error_for_upstream
+from .upstream_failures import deadline_passed, empty_answer, error_for_upstream
 
 if TYPE_CHECKING:
     from .services import RouteServices
@@ -167,7 +167,7 @@ class Route(ABC):
         """Run *call* through *chain* while its client waits, and end the response."""
         services, connection = self.services, request.connection
         response.call = call
-        trail.control = active = ActiveCall(response, services.loop)
+        trail.control = response.control = active = ActiveCall(response, services.loop)
         services.active_calls.add(active)
         services.heartbeats.watch(response)
         timer: asyncio.TimerHandle | None = None
@@ -186,6 +186,8 @@ class Route(ABC):
             if not active.left and active.error is not None and not response.ended:
                 trail.error = active.error
                 response.fail(active.error)
+            else:
+                trail.error = response.error
         except asyncio.CancelledError:  # see `_prepared`
             if not response.ended:
                 trail.error = draining()
@@ -197,6 +199,7 @@ class Route(ABC):
             services.active_calls.remove(active)
             services.heartbeats.forget(response)
             connection.unwatch()
+            response.control = None  # else the two would refer to each other: a reference cycle
 
     async def _outcome(
         self, call: Call, chain: Chain, response: ClientResponse, active: ActiveCall
@@ -212,7 +215,8 @@ class Route(ABC):
         except UpstreamError as error:
             if services.observe is None:
                 services.policy_services.log.warning("call %s failed: %s (%s)", call.id, error.kind, error.reason)
-            return error_for_upstream(error)
+            is_empty = error.kind == "empty" and response.sends_start_event
+            return empty_answer() if is_empty else error_for_upstream(error)
         except Exception as error:  # noqa: BLE001  # of a policy, or ours; its message may hold a prompt
             services.policy_services.log.error("call %s failed: %s", call.id, error_report(error))  # noqa: TRY400
             return internal_error()

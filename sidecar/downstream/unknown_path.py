@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from sidecar.wire.openai_request import MODEL_ROUTE
+from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .client_connection import Scope
 from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH

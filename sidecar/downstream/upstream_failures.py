@@ -138,3 +138,15 @@ def deadline_passed(seconds: float) -> ClientError:
     return ClientError(
         status=known.status, code=known.code, message=message, retryable=known.retryable, final=not known.retryable
     )
+
+
+def output_exhausted(tokens: int) -> ClientError:
+    """Return Chat Nest's error for an answer that reached its ceiling, of *tokens* (0: unknown), before any text."""
+    message = "The model reached its limit of output tokens before it wrote an answer"
+    used = f": all {tokens} tokens were used for reasoning." if tokens else "."
+    return ClientError(status=BAD_GATEWAY, code="output_exhausted", message=message + used, kind="upstream_error")
+
+
+def empty_answer(reason: str = "The model sent an empty answer.") -> ClientError:
+    """Return Chat Nest's error for an answer that is complete and has no text, because of *reason*, a sentence."""
+    return ClientError(status=BAD_GATEWAY, code="empty_answer", message=reason, kind="upstream_error")

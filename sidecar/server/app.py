@@ -34,7 +34,7 @@ from sidecar.downstream.route import (
     Route,
 )
 from sidecar.downstream.unknown_path import advice, origin_of
-from sidecar.wire.openai_request import MODEL_ROUTE
+from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
 from .gateway import Gateway

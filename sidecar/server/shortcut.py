@@ -11,7 +11,7 @@ from sidecar.downstream.asgi_connection import over_asgi
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.request_record import CLIENT_CLOSED_REQUEST
 from sidecar.downstream.route import HEALTH_PATH, READY_PATH, REQUEST_ID_HEADER
-from sidecar.wire.openai_request import MODEL_PREFIX, MODEL_ROUTE
+from sidecar.wire.request.openai_request import MODEL_PREFIX, MODEL_ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

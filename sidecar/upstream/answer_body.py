@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import httpx
@@ -13,19 +13,20 @@ from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.classify import broken_off, empty, from_object, interrupted, timed_out
 from sidecar.upstream.transport.content_encoding import Decode, decoder
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
+from sidecar.wire.answer_form import MAX_ANSWER_BYTES, AnswerForm
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.sse_reader import EventTooLarge, SSEReader
+from sidecar.wire.sse_reader import EventTooLarge
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.upstream.transport.response import UpstreamResponse
+    from sidecar.wire.sse_reader import Frame, SSEReader
 
     from .circuit_breaker import Permit
     from .client import UpstreamClient
     from .progress_timeout import ProgressTimeout
 
-MAX_ANSWER_BYTES = 67_108_864
 EVENT_STREAM = b"text/event-stream"
 FINISH_GRACE_SECONDS = 10.0
 """Seconds that a server gets to end a stream after the last finish, for its usage chunk and end mark."""
@@ -34,8 +35,9 @@ Deliver: TypeAlias = Callable[[Batch], bool]
 
 
 class AnswerBody:
-    """The body of one answer; it can be read once. *streams*: a stream was requested, and may have come.
+    """The body of one answer; it can be read once. *streams*: a stream was requested.
 
+    Its first bytes tell whether a stream has come: some servers send one under another type, or one JSON object instead.
     `over` is True once the last batch was delivered. `reading` holds the usage and the output so far.
     """
 
@@ -49,7 +51,7 @@ class AnswerBody:
         *,
         streams: bool,
     ) -> None:
-        self._response, self._timeout, self._permit, self._asked_to_stream = response, timeout, permit, streams
+        self._response, self._timeout, self._permit, self._streams = response, timeout, permit, streams
         self._call, self._upstream = call, upstream
         self._request, self._idle = upstream.asked, upstream.settings.idle
         options = call.body.get("stream_options")
@@ -57,11 +59,12 @@ class AnswerBody:
             shows_usage=options is not None and _asked_for_usage(options), answers=call.choices_returned
         )
         self.over = False
-        self._reader = SSEReader()
         self._broken: UpstreamError | None = None
         fields = dict(reversed(response.fields))  # the first one of a repeated field
         kind = fields.get(b"content-type", b"")
-        self._streams = streams and (kind == EVENT_STREAM or kind.partition(b";")[0].strip().lower() == EVENT_STREAM)
+        declared = kind == EVENT_STREAM or kind.partition(b";")[0].strip().lower() == EVENT_STREAM
+        self._form = AnswerForm(declared=declared)
+        self._reader: SSEReader | None = None
         self._decode = _decoder(response, self._request) if b"content-encoding" in fields else None
 
     async def deliver(self, to: Deliver) -> None:
@@ -143,10 +146,15 @@ class AnswerBody:
         """Return the batch that *data* completes; empty *data* is the end of the body. None if there is nothing to deliver."""
         reading = self.reading
         had, over = reading.outputs + reading.finishes, not data
+        frames: Sequence[Frame] = ()
         try:
-            if self._decode is not None and data:
-                data = self._decode(data)
-            batch = reading.take(self._reader.end() if over else self._reader.feed(data))
+            if over:
+                batch = self._take_end()
+            else:
+                if self._decode is not None:
+                    data = self._decode(data)
+                frames = self._first_frames(data) if self._reader is None else self._reader.feed(data)
+                batch = reading.take(frames)
         except (EventTooLarge, *READ_ERRORS) as error:
             return self._on_failure(error)
         if reading.outputs + reading.finishes != had and not reading.done:
@@ -157,6 +165,8 @@ class AnswerBody:
                 timeout.reset(limit)
             if self._permit is not None and self._permit.probe and reading.has_output and reading.failure is None:
                 self._permit.succeeded()
+        elif not reading.has_output and self._form.whole is None and (not frames or _has_comment(data)):
+            self._timeout.extend()  # the server has sent a comment or a blank line
         if reading.failure is not None:
             self._broken = self._failure()
             return batch
@@ -166,27 +176,39 @@ class AnswerBody:
             self._broken = self._cut(EOFError("the stream ended before it was complete"))
         return batch
 
+    def _first_frames(self, data: bytes) -> list[Frame]:
+        """Take *data* while the answer is not known to be a stream."""
+        frames, self._reader = self._form.feed(data), self._form.reader
+        return frames
+
+    def _take_end(self) -> Batch | None:
+        """Take the end of the body."""
+        frames, reading = self._form.end(), self.reading
+        if (whole := self._form.whole) is not None:
+            return reading.take_whole(b"".join(whole), as_stream=True)
+        return reading.take(frames)
+
     def _ended(self, batch: Batch | None) -> Batch | None:
         reading = self.reading
         last = batch or reading.held()
         last.last = True
-        if reading.has_output or reading.says_why or reading.is_answered_without_choices:
+        if reading.has_output or reading.says_why or reading.is_answered:
             return last
-        self._broken = empty(self._request, last if reading.finished else None)
+        self._broken = empty(self._request, last if reading.finished or self._form.whole is not None else None)
         return None
 
     async def _read_whole(self) -> Batch:
         reading = self.reading
         try:
             with self._timeout:
-                body = await read_limited(self._response, MAX_ANSWER_BYTES)
+                body = await read_limited(self._response, MAX_ANSWER_BYTES, self._timeout.extend)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
-        batch = reading.take_whole(body, as_stream=self._asked_to_stream)
+        batch = reading.take_whole(body, as_stream=False)
         if batch is None:
             raise self._failure()
         self.over = True
-        if reading.has_output or reading.says_why or reading.is_answered_without_choices:
+        if reading.has_output or reading.says_why or reading.is_answered:
             return batch
         raise empty(self._request, batch)
 
@@ -223,6 +245,11 @@ def _decoder(response: UpstreamResponse, request: httpx.Request) -> Decode | Non
         return decoder(response.header(b"content-encoding"))
     except httpx.DecodingError as error:
         raise broken_off(error, request) from error
+
+
+def _has_comment(data: bytes) -> bool:
+    """Whether a line of *data* is a comment: such a byte behind a line ending is not part of a JSON string."""
+    return data.startswith(b":") or b"\n:" in data or b"\r:" in data
 
 
 def _asked_for_usage(options: object) -> bool:

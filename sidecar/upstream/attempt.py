@@ -114,7 +114,7 @@ class Attempt:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
             try:
                 with timeout:
-                    sending = upstream.send(call, model, style, self._on_connected, streams=streams)
+                    sending = upstream.send(call, model, style, self._on_connected, self._on_alive, streams=streams)
                     response = self._response = await sending
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
@@ -142,6 +142,11 @@ class Attempt:
 
     def _on_connected(self) -> None:
         self._worked = True
+
+    def _on_alive(self) -> None:
+        """Extend the wait for the head: the server has sent something before it."""
+        if self._timeout is not None:
+            self._timeout.extend()
 
     async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
         """Return the failure for a status other than 200, and its text where the request may be adapted. Releases the connection."""

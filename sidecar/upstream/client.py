@@ -16,7 +16,7 @@ from sidecar.upstream.errors.classify import from_exception, from_status, is_mis
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
-from sidecar.wire.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
+from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
@@ -26,7 +26,7 @@ from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute
 if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.config.upstream import ResolvedUpstream
-    from sidecar.upstream.transport.response import Connected, Headers, Transport, UpstreamResponse
+    from sidecar.upstream.transport.response import Alive, Connected, Headers, Transport, UpstreamResponse
 
 USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
@@ -154,16 +154,17 @@ class UpstreamClient:
                 await answer.aclose()
 
     def send(
-        self, call: Call, model: str, style: RequestStyle, on_connected: Connected, *, streams: bool
+        self, call: Call, model: str, style: RequestStyle, on_connected: Connected, on_alive: Alive, *, streams: bool
     ) -> Awaitable[UpstreamResponse]:
         """Request *model* for *call* in *style*, and return the answer, body unread.
 
-        *streams*: the answer is to be a stream.  *on_connected* is called before the first byte is sent.  Raises one of
-        `READ_ERRORS`; cancellation closes the socket.
+        *streams*: the answer is to be a stream.  *on_connected* is called before the first byte is sent, *on_alive* for
+        what arrives before the head is complete.  Raises one of `READ_ERRORS`; cancellation closes the socket.
         """
         headers = self._passed(call.forwarded_headers)
         body = self.chat_body(call, model, style, streams=streams)
-        return self.transport.send(self._streamed if streams else self._at_once, headers, body, on_connected)
+        target = self._streamed if streams else self._at_once
+        return self.transport.send(target, headers, body, on_connected, on_alive)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

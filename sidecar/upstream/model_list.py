@@ -18,7 +18,7 @@ from policies.api.event import Batch, Event
 from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_object
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE
+from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from policies.api.event import Event
+from policies.api.event import MAX_CHOICES, Event, choice_index, content_texts, other_tokens, reasoning_text
 
 from .usage_fields import Reported, read_report
 
-MAX_CHOICES = 1_024
-"""A choice with an index from here on is counted as choice 0."""
+_NOT_FINITE = re.compile(rb"-?Infinity|NaN")
+MAX_CONSTANTS = 100_000
+"""Constants that are replaced in one event or answer; more are an event that is not JSON."""
 _EMPTY_JSON_BYTES = b"[]{}, \t\r\nnul"
 """Bytes of JSON without content, such as `[{}]` or `[null]`."""
 
@@ -52,12 +55,45 @@ class Chunk(msgspec.Struct, gc=False):
     error: msgspec.Raw | None = None
 
 
+class _Fields(msgspec.Struct, gc=False):
+    delta: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
+
+
+class _AllFields(msgspec.Struct, gc=False):
+    choices: list[_Fields] = []
+
+
 Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
 """An event that is not built yet: its choice (None for a frame without one), its own bytes, its frame's JSON."""
 
 EMPTY_DELTA = Delta()
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 """Decode one chunk.  A builtin, because it is called for every token; `read_repaired` reads what it refuses."""
+_decode_all_fields = msgspec.json.Decoder(_AllFields).decode
+
+
+def other_outputs(payload: bytes) -> list[int]:
+    """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` does not have; 0 if all are empty.
+
+    To be asked only where `Delta` has found no output: the same output often stands in two fields.  Empty where *payload*
+    cannot be decoded.
+    """
+    try:
+        choices = _decode_all_fields(payload).choices
+    except (msgspec.MsgspecError, RecursionError):
+        try:
+            found = [each for each in _list(decode_object(payload).get("choices")) if isinstance(each, dict)]
+        except ValueError:  # for example a number out of range
+            return []
+        choices = [_Fields(_object(each.get("delta")), _object(each.get("message"))) for each in found]
+    return [_other_tokens(fields) for fields in choices]
+
+
+def _other_tokens(fields: _Fields) -> int:
+    if (part := fields.delta) is not None:
+        return other_tokens(part, whole=False) if part else 0
+    return other_tokens(fields.message, whole=True) if fields.message else 0
 
 
 def has_content(raw: msgspec.Raw | None) -> bool:
@@ -80,15 +116,36 @@ def read_chunk(payload: bytes) -> Chunk:
 
 
 def read_repaired(payload: bytes) -> tuple[Chunk, bytes]:
-    """Return the chunk in *payload*, and *payload*, with lone surrogates replaced.
+    """Return the chunk in *payload*, and *payload* as valid JSON.
 
-    Raises `ValueError` unless *payload* is a JSON object.
+    Lone surrogates are replaced, and `NaN` and `Infinity`, which servers in Python write as log probabilities, become
+    null (sgl-project/sglang#4097).  Raises `ValueError` unless *payload* is a JSON object otherwise.
     """
     try:
         return read_chunk(payload), payload
     except ValueError:
+        if b"NaN" in payload or b"Infinity" in payload:
+            payload = _without_constants(payload)
+            with contextlib.suppress(ValueError):
+                return read_chunk(payload), payload
         payload = _without_lone_surrogates(payload)
     return read_chunk(payload), payload
+
+
+def _without_constants(payload: bytes) -> bytes:
+    """Return *payload* with null for each `NaN` and `Infinity` outside of a string; in linear time."""
+    masked = payload.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    pieces, start, counted, in_string = [], 0, 0, False
+    for at, found in enumerate(_NOT_FINITE.finditer(masked)):
+        if at == MAX_CONSTANTS:
+            break
+        begin, end = found.span()
+        in_string ^= masked.count(b'"', counted, begin) % 2 == 1
+        counted = begin
+        if not in_string:
+            pieces += [payload[start:begin], b"null"]
+            start = end
+    return b"".join([*pieces, payload[start:]]) if pieces else payload
 
 
 def _without_lone_surrogates(payload: bytes) -> bytes:
@@ -137,11 +194,11 @@ def _read_leniently(payload: bytes) -> Chunk:
 
 
 def _choice(data: dict[str, Any]) -> Choice:
-    index, finish = data.get("index"), data.get("finish_reason")
+    finish = data.get("finish_reason")
     return Choice(
         delta=_delta(data.get("delta")),
         message=_delta(data.get("message")),
-        index=index if type(index) is int and 0 <= index < MAX_CHOICES else 0,
+        index=choice_index(data.get("index")),
         finish_reason=finish if isinstance(finish, str) else None,
     )
 
@@ -149,10 +206,11 @@ def _choice(data: dict[str, Any]) -> Choice:
 def _delta(data: object) -> Delta | None:
     if not isinstance(data, dict):
         return None
+    content, thoughts = content_texts(data.get("content"))
     return Delta(
-        content=_text(data.get("content")),
-        reasoning=_text(data.get("reasoning")),
-        reasoning_content=_text(data.get("reasoning_content")),
+        content=content or None,
+        reasoning=reasoning_text(data.get("reasoning")) or thoughts or None,
+        reasoning_content=reasoning_text(data.get("reasoning_content")) or None,
         refusal=_text(data.get("refusal")),
         tool_calls=_raw(data.get("tool_calls")),
         function_call=_raw(data.get("function_call")),
@@ -170,6 +228,22 @@ def _raw(value: object) -> msgspec.Raw | None:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def with_index(payload: bytes, index: int) -> bytes:
+    """Return the chunk in *payload* with *index* for its only choice; *payload* itself where it cannot be decoded."""
+    try:
+        data = decode_object(payload)
+    except ValueError:
+        return payload
+    for choice in _list(data.get("choices")):
+        if isinstance(choice, dict):
+            choice["index"] = index
+    return msgspec.json.encode(data)
 
 
 def event_of(choice: Choice, raw: bytes, payload: bytes) -> Event:

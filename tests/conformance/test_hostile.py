@@ -37,9 +37,10 @@ async def test_chat_nest_client_gets_one_correct_end(tmp_path: Path, case: Case)
     seen = events(body)
     text = "".join(json.loads(data) for name, data in seen if name == "token")
     assert (status, text) == (200, case.text)
-    assert [name for name, _ in seen if name not in ("token", "ping")] == ["start", "error" if case.error else "done"]
-    if case.error:
-        assert json.loads(seen[-1][1])["code"] == case.error
+    error = case.chat_error or case.error
+    assert [name for name, _ in seen if name not in ("token", "ping")] == ["start", "error" if error else "done"]
+    if error:
+        assert json.loads(seen[-1][1])["code"] == error
     assert KEY.encode() not in body
     assert account.reserved == 0
     assert len(up.requests) == 1

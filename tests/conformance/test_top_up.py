@@ -28,7 +28,7 @@ DOLLARS = "usd = {}e-6\nprices = {{ m = {{ input = 1, output = 1 }} }}"
 
 
 async def empty(connection: Connection) -> None:
-    """Report that all tokens are used, without any text."""
+    """Report that all tokens are used, without any text: such an answer is not asked for again."""
     await connection.send(HEAD)
     await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
     await connection.chunk(sse({"choices": [], "usage": USAGE}))
@@ -42,6 +42,14 @@ async def cut(connection: Connection) -> None:
     choices = [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]
     await connection.chunk(sse({"choices": choices, "usage": USAGE}))
     connection.close()
+
+
+async def fails(connection: Connection) -> None:
+    """Report that all tokens are used, and an error before any text."""
+    await connection.send(HEAD)
+    await connection.chunk(sse({"choices": [], "usage": USAGE}))
+    await connection.chunk(sse({"error": {"message": "boom", "code": 500}}))
+    await connection.send(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize("limit", [TOKENS, DOLLARS], ids=["tokens", "dollars"])
@@ -58,7 +66,7 @@ async def test_no_retry_without_budget_for_it(tmp_path: Path, broken: Script, li
 
 
 @pytest.mark.parametrize("limit", [TOKENS, DOLLARS], ids=["tokens", "dollars"])
-@pytest.mark.parametrize("broken", [empty, cut])
+@pytest.mark.parametrize("broken", [cut, fails])
 async def test_failed_attempts_stay_reserved_beside_the_next(tmp_path: Path, broken: Script, limit: str) -> None:
     """While an attempt runs, the cost of failed ones is reserved beside all that it may cost itself."""
     held, running = list[int](), list[Sidecar]()

@@ -30,7 +30,8 @@ class Case(NamedTuple):
     """*text*: what a client receives before the end. *error*: the code of its error event, None for a complete answer.
 
     *shown*: the code that OpenAI clients receive, where upstream's is another than *error*. *status*: what they receive for
-    a failure without output. *finish*: the last finish reason they receive.
+    a failure without output. *finish*: the last finish reason they receive. *chat_error*: the code that Chat Nest's client
+    receives where it differs.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case(NamedTuple):
     status: int = 502
     finish: str | None = "stop"
     shown: str | None = None
+    chat_error: str | None = None
 
 
 def event(delta: Any = None, finish: str | None = None, index: int = 0, **more: Any) -> bytes:
@@ -155,7 +157,7 @@ COMPLETE = (
     Case("last event without its blank line", chunked(A, B, STOP.rstrip()), "ab"),
     Case("a megabyte in one event", chunked(token(MEGABYTE), STOP, DONE), MEGABYTE),
     Case("5,000 events in one read", chunked(A * 5_000 + STOP + DONE), "a" * 5_000),
-    Case("only a role and a finish", chunked(event({"role": "assistant"}), STOP, DONE)),
+    Case("only a role and a finish", chunked(event({"role": "assistant"}), STOP, DONE), chat_error="empty_answer"),
     Case("reasoning first", chunked(event({"reasoning_content": "hm"}), A, B, STOP, DONE), "ab"),
     Case("JSON for a stream", plain(whole("ab"), JSON.strip()), "ab"),
     Case("media type in capitals", chunked(AB, head=OK + b"Content-Type: Text/Event-Stream; Charset=UTF-8\r\n" + CHUNKED), "ab"),
@@ -186,6 +188,20 @@ COMPLETE = (
     Case("a chunk with an error behind the finish", chunked(A, B, STOP, mixed("c", "error"), event({"content": "c"}, "error")), "ab"),
     Case("a filter's result behind the finish", chunked(A, B, STOP, event(content_filter_results={}), DONE), "ab"),
     Case("JSON with invalid UTF-8", plain(whole("ab").replace(b'"1"', b'"\xff"'), JSON.strip()), "ab"),
+    Case("JSON under the type of events", plain(whole("ab"), STREAM.strip()), "ab"),
+    Case("indented JSON under the type of events", plain(json.dumps(json.loads(whole("ab")), indent=1).encode(), STREAM.strip()), "ab"),
+    Case("JSON behind blank lines, under the type of events", plain(b"\n \r\n" + whole("ab"), STREAM.strip()), "ab"),
+    *(
+        Case(f"events under {kind.decode() or 'no type'}", chunked(AB, head=OK + (kind and b"content-type: " + kind + b"\r\n") + CHUNKED), "ab")
+        for kind in (b"text/plain; charset=utf-8", b"application/octet-stream", b"application/json", b"application/x-ndjson", b"")
+    ),
+    Case("events under another type, a byte at a time", chunked(*(bytes([each]) for each in b"\xef\xbb\xbf\r\n\r\n: x\n\n" + AB), head=OK + JSON + CHUNKED), "ab"),
+    Case("events under another type in gzip", chunked(gzip.compress(AB), head=OK + GZIP + CHUNKED), "ab"),
+    Case("an event with an id first, under another type", chunked(b"id: 1\n" + AB, head=OK + JSON + CHUNKED), "ab"),
+    Case("a retry time first, under another type", chunked(b"retry: 10\n\n" + AB, head=OK + JSON + CHUNKED), "ab"),
+    Case("a length beside chunked", chunked(AB, head=OK + STREAM + b"content-length: 5\r\n" + CHUNKED), "ab"),
+    Case("NaN", chunked(A, event({"content": "b"}, logprobs=float("nan"), x=float("-inf")), STOP, DONE), "ab"),
+    Case("JSON with NaN", plain(whole("ab").replace(b'"1"', b"NaN"), JSON.strip()), "ab"),
     Case("JSON in gzip", plain(gzip.compress(whole("ab")), JSON.strip(), GZIP.strip()), "ab"),
 )  # fmt: skip
 
@@ -209,7 +225,7 @@ BEFORE_OUTPUT = (
     Case("204", (b"HTTP/1.1 204 No Content\r\n\r\n",), error="upstream_error"),
     Case("redirect to another host", plain(b"", b"location: http://127.0.0.2:9/v1", status=b"307 X"), error="upstream_error"),
     Case("empty stream", chunked(), error="upstream_error"),
-    Case("only the end mark", chunked(DONE), error="upstream_error"),
+    Case("only the end mark", chunked(DONE), error="upstream_error", chat_error="empty_answer"),
     Case("only comments, then cut", cut(b": x\n\n"), error="upstream_error"),
     Case("error object first", chunked(ERROR, DONE), error="upstream_error", shown="502"),
     Case("error as a string", chunked(b'data: {"error": "boom"}\n\n'), error="upstream_error"),

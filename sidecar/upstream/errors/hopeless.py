@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .token_limits import TokenLimits
-from .token_numbers import MAX_READ_LENGTH
+from .token_numbers import MAX_LIMIT_TEXT_LENGTH
 
 MAX_CODE_LENGTH, MAX_DETAILS = 64, 16
 """Characters of a code, and entries of Google's lists, that are read."""
@@ -52,7 +52,7 @@ def kind_of_code(code: str, error: Mapping[str, Any]) -> str | None:
 
 def has_no_credit(text: str, status: int) -> bool:
     """Whether *text*, under *status*, says that the account has no credit left."""
-    found = _NO_CREDIT.search(text[:MAX_READ_LENGTH].lower())
+    found = _NO_CREDIT.search(text[:MAX_LIMIT_TEXT_LENGTH].lower())
     return found is not None and (status in QUOTA_STATUSES or found.start() <= MAX_OWN_WORDS_LENGTH)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from .token_numbers import MAX_READ_LENGTH, OUTPUT_FIELD, Noun, Part, nouns_in, token_numbers
+from .token_numbers import MAX_LIMIT_TEXT_LENGTH, OUTPUT_FIELD, Noun, Part, nouns_in, token_numbers
 
 SMALLEST_LIMIT = 2
 """A smaller number is the lower end of a range, such as [1, 8192]."""
@@ -86,7 +86,7 @@ class TokenLimits:
     """
 
     def __init__(self, text: str) -> None:
-        shortened = _QUOTED_WORDS.sub(_without_sentence, _NOISE_TEXT.sub(" ", text[:MAX_READ_LENGTH]))
+        shortened = _QUOTED_WORDS.sub(_without_sentence, _NOISE_TEXT.sub(" ", text[:MAX_LIMIT_TEXT_LENGTH]))
         self._text = shortened.lower()
         self._numbers = token_numbers(self._text)
         self._nouns = nouns_in(self._text)

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-MAX_READ_LENGTH = 4_096
+MAX_LIMIT_TEXT_LENGTH = 4_096
 """Characters of an error text that are read."""
 MAX_NUMBERS = 32
 """Numbers of an error text that are read."""

@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import httptools
 import httpx
 
-from .response import UpstreamResponse
+from .response import Alive, UpstreamResponse
 
 READ_AHEAD_BYTES = 65_536
 """Bytes of a body that may wait for their reader before reading pauses.  One network read may exceed it."""
@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         "_loop",
         "_message_complete",
         "_non_body_bytes",
+        "_on_alive",
         "_parser",
         "_paused",
         "_pieces",
@@ -64,12 +65,16 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         self.on_body = self._pieces.append
         """Take one piece of the body.  A builtin, because it is called for every chunk, often once per token."""
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        # Some servers end lines with LF alone.
+        # Some servers end lines with LF alone, and some send a length beside `Transfer-Encoding`, which overrides it.
         self._parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+            lenient_headers=True,
+            lenient_chunked_length=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
         )
         self.should_close = self._paused = False
         self._head: asyncio.Future[None] | None = None
+        self._on_alive: Alive | None = None
         self._begin()
         self._requested = False
 
@@ -83,13 +88,15 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         self._pieces.clear()
         self._non_body_bytes = 0
 
-    def request(self, data: bytes) -> asyncio.Future[None]:
+    def request(self, data: bytes, on_alive: Alive | None = None) -> asyncio.Future[None]:
         """Send *data*, a whole request; return a future that is done when the head of the response has arrived.
 
+        *on_alive* is called for each read before that.
         Where the connection breaks before that, the future is done too: then `status` is 0 and `broken` is set.
         """
         assert self.transport is not None  # for the type checker: the pool hands out open connections
         self._begin()
+        self._on_alive = on_alive
         self._head = head = self._loop.create_future()
         self.transport.write(data)
         return head
@@ -217,6 +224,8 @@ class Connection(asyncio.Protocol, UpstreamResponse):
                 coding = value
             has_length = has_length or name == b"content-length"
         if coding:
+            # RFC 9112, 6.3: the length is ignored, and the connection is closed: its next bytes may be smuggled.
+            self.should_close = self.should_close or has_length
             self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
         else:
             self._until_close = not has_length
@@ -244,5 +253,10 @@ class Connection(asyncio.Protocol, UpstreamResponse):
 
     def _wake(self) -> None:
         """End the wait for the head if it has arrived, or cannot arrive any more."""
-        if (self.status or self.broken is not None) and (head := self._head) is not None and not head.done():
+        if (head := self._head) is None or head.done():
+            return
+        if self.status or self.broken is not None:
+            self._on_alive = None
             head.set_result(None)
+        elif self._on_alive is not None:
+            self._on_alive()

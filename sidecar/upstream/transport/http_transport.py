@@ -19,7 +19,7 @@ from .pool import ConnectionPool
 
 if TYPE_CHECKING:
     from .connection import Connection
-    from .response import Connected, Headers, Target
+    from .response import Alive, Connected, Headers, Target
 
 STALE_REUSE_SECONDS = 0.25
 """A reused connection that closes within this time without a byte had been closed by the server before the request."""
@@ -68,7 +68,9 @@ class HttpTransport:
         """The number of idle connections."""
         return sum(pool.idle_count for pool in self._pools.values())
 
-    async def send(self, target: Target, headers: Headers, body: bytes, on_connected: Connected) -> Connection:
+    async def send(
+        self, target: Target, headers: Headers, body: bytes, on_connected: Connected, on_alive: Alive | None = None
+    ) -> Connection:
         """See `Transport.send`.
 
         A reused connection that the server had closed is replaced once, by a new one, with the same request.
@@ -87,7 +89,7 @@ class HttpTransport:
         while True:
             sent_at = self._clock()
             try:
-                await connection.request(data)
+                await connection.request(data, on_alive)
                 if connection.status or connection.broken is None:
                     return connection
                 raise connection.broken

@@ -13,7 +13,7 @@ from .connection import READ_AHEAD_BYTES, READ_AHEAD_PIECES
 from .response import UpstreamResponse
 
 if TYPE_CHECKING:
-    from .response import Connected, Headers, Target
+    from .response import Alive, Connected, Headers, Target
 
 PUMP_STOP_SECONDS = 1.0
 """Seconds that closing waits for the httpx response; it goes on closing behind that."""
@@ -38,7 +38,14 @@ class HttpxTransport:
         """The number of responses that are not closed."""
         return len(self._open)
 
-    async def send(self, target: Target, headers: Headers, body: bytes, on_connected: Connected) -> HttpxResponse:
+    async def send(
+        self,
+        target: Target,
+        headers: Headers,
+        body: bytes,
+        on_connected: Connected,
+        on_alive: Alive | None = None,  # httpx does not report what comes before the head
+    ) -> HttpxResponse:
         """See `Transport.send`."""
         on_connected()
         fields = [*target.headers, *headers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httpx
@@ -23,8 +24,11 @@ class ResponseTooLarge(Exception):
     """A response is larger than the limit for responses in memory."""
 
 
-async def read_limited(response: UpstreamResponse, limit: int) -> bytes:
-    """Return the whole decoded body.  Raise `ResponseTooLarge` beyond *limit* bytes, or one of `READ_ERRORS`."""
+async def read_limited(response: UpstreamResponse, limit: int, on_blank: Callable[[], None] | None = None) -> bytes:
+    """Return the whole decoded body.  Raise `ResponseTooLarge` beyond *limit* bytes, or one of `READ_ERRORS`.
+
+    *on_blank* is called for each read of white space before the first other byte: servers keep connections alive by it.
+    """
     pieces, size, decode = [], 0, decoder(response.header(b"content-encoding"))
     while raw := await response.read():
         data = raw if decode is None else decode(raw)
@@ -33,6 +37,11 @@ async def read_limited(response: UpstreamResponse, limit: int) -> bytes:
             msg = f"the response has more than {limit} bytes"
             raise ResponseTooLarge(msg)
         pieces.append(data)
+        if on_blank is not None and data:
+            if data.isspace():
+                on_blank()
+            else:
+                on_blank = None
     return b"".join(pieces)
 
 

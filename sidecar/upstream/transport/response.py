@@ -12,6 +12,7 @@ import msgspec
 
 Headers: TypeAlias = Collection[tuple[str, str]]
 Connected: TypeAlias = Callable[[], None]
+Alive: TypeAlias = Callable[[], None]
 OnData: TypeAlias = Callable[[bytes], None]
 
 HEADER_TEXT = "utf-8", "surrogateescape"
@@ -97,10 +98,14 @@ class UpstreamResponse(ABC):
 class Transport(Protocol):
     """Sends requests to one upstream server."""
 
-    async def send(self, target: Target, headers: Headers, body: bytes, on_connected: Connected) -> UpstreamResponse:
+    async def send(
+        self, target: Target, headers: Headers, body: bytes, on_connected: Connected, on_alive: Alive | None = None
+    ) -> UpstreamResponse:
         """Send a request and return its response as soon as the head has arrived.
 
         *headers* are those of this request alone.  *on_connected* is called once, before the first byte is sent.
+        *on_alive* is called for each read before the head is complete (`102 Processing`, blank lines), where the
+        transport knows of it.
         Raise `httpx.ConnectError` or `httpx.ConnectTimeout` if the server received nothing, another `httpx.HTTPError` if it
         may have.  Cancellation closes the connection.
         """

@@ -105,3 +105,64 @@ def test_whole_answer_is_joined_from_its_choices() -> None:
     }
     assert made["choices"][1]["message"]["tool_calls"] == TOOL["tool_calls"]
     assert made["usage"] == {"total_tokens": 3}
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "expected"),
+    [
+        ([{"type": "text", "text": "a"}], "b", [{"type": "text", "text": "b"}]),
+        (
+            [THINKING, {"type": "text", "text": "a", "x": 1}, PICTURE, {"type": "text", "text": "c"}],
+            "b",
+            [THINKING, {"type": "text", "text": "b", "x": 1}, PICTURE],
+        ),
+        ([{"type": "text", "text": "a"}, PICTURE], "", [PICTURE]),
+        ([THINKING], "b", [THINKING, {"type": "text", "text": "b"}]),
+        ([], "b", [{"type": "text", "text": "b"}]),
+        (["a", "c"], "b", ["b"]),
+        ({"type": "text", "text": "a"}, "b", [{"type": "text", "text": "b"}]),
+        ([{"type": "refusal", "refusal": "no"}], "b", [{"type": "refusal", "refusal": "b"}]),
+        ([{"text": {"value": "a", "annotations": []}}], "b", [{"text": {"value": "b", "annotations": []}}]),
+    ],
+)
+def test_text_of_parts_is_changed_in_its_part(content: object, text: str, expected: object) -> None:
+    """Other text of a list of parts stands in its first part with text; other parts stay as they were."""
+    changed = event({"content": content}).with_text(text)
+
+    assert delta_of(changed) == {"content": expected}
+    payload = msgspec.json.encode({"choices": [{"index": 0, "message": {"content": content}}]})
+    whole = event({"content": content}, part="message").with_text(text)
+    answer = msgspec.json.decode(rebuilt_answer(payload, [whole]))
+    assert answer["choices"][0]["message"] == {"content": expected}
+
+
+def test_unchanged_parts_are_kept() -> None:
+    """An event whose text did not change keeps its parts as they were, when another field of it is changed."""
+    parts = [{"type": "text", "text": "a"}, THINKING, {"type": "text", "text": "c"}]
+    was = event({"content": parts})
+
+    assert delta_of(was.with_payload(was.data)) == {"content": parts}
+    assert (was.text, was.reasoning) == ("ac", "hm")
+
+
+@pytest.mark.parametrize("delta", [{"images": [PICTURE]}, {"content": [PICTURE]}, {"vendor": {"a": ["b"]}}])
+def test_other_output_stays_in_a_changed_event(delta: dict[str, Any]) -> None:
+    """Output in other fields stays in an event whose text is changed, and counts as output."""
+    changed = event({"role": "assistant", **delta}).with_text("")
+
+    assert (changed.is_output, changed.has_answer, changed.text) == (True, True, "")
+    assert delta_of(changed) == {"role": "assistant", **delta}
+
+
+def test_deep_nesting_is_bounded() -> None:
+    """Parts nested too deeply have no text, and raise nothing."""
+    deep: Any = "hm"
+    for _ in range(400):
+        deep = [deep]
+    found = event({"content": [{"type": "thinking", "thinking": deep}], "reasoning": deep})
+
+    assert (found.reasoning, found.text, found.is_output) == ("", "", True)

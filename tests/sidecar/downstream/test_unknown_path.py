@@ -16,7 +16,7 @@ from wire import upstream
 from sidecar.downstream.unknown_path import SERVED_PATHS, advice, origin_of
 from sidecar.server.app import DATA_ROUTES
 from sidecar.server.shortcut import OPERATION_ROUTES
-from sidecar.wire.openai_request import MODEL_ROUTE
+from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 pytestmark = pytest.mark.anyio
 

@@ -225,15 +225,27 @@ async def test_finished_stream_is_complete(tmp_path: Path, first: Script) -> Non
     assert b"\r" not in body
 
 
-async def test_empty_answer_is_retried_once(tmp_path: Path) -> None:
-    """A finished answer without output is retried once and then delivered as it is."""
-    nothing = sends(STOP, b"data: [DONE]\n\n")
-    async with upstream(nothing) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+@pytest.mark.parametrize("nothing", [STOP + b"data: [DONE]\n\n", STOP, b"data: [DONE]\n\n"])
+async def test_empty_answer_is_retried_once(tmp_path: Path, nothing: bytes) -> None:
+    """A finished answer without output is retried once; then it is an error for Chat Nest's client, not to be repeated."""
+    async with upstream(sends(nothing)) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
         _, _, chat = await served.post("/api/chat", CHAT)
         account = await served.account()
 
-    assert events(chat) == [("start", ""), ("done", "")]
+    start, (name, data) = events(chat)
+    assert (start, name) == (("start", ""), "error")
+    expected = {"message": "The model sent an empty answer.", "code": "empty_answer", "retryable": False}
+    assert json.loads(data) == expected
     assert (len(up.requests), account.spent, account.reserved) == (2, 16, 0)
+
+
+async def test_empty_answer_is_delivered_as_it_is(tmp_path: Path) -> None:
+    """After its retry, OpenAI's clients get a finished answer without output as it is."""
+    nothing = STOP + b"data: [DONE]\n\n"
+    async with upstream(sends(nothing)) as up, sidecar(settings_of(tmp_path, up.url, QUICK)) as served:
+        status, _, body = await served.post("/v1/chat/completions", HI)
+
+    assert (status, body, len(up.requests)) == (200, nothing, 2)
 
 
 async def test_upstream_error_text_is_redacted(tmp_path: Path) -> None:

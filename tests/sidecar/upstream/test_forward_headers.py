@@ -11,7 +11,7 @@ from serving import settings_of, sidecar
 from upstream_tables import FALLBACK, HI, busy, good, lists, table
 from wire import Connection, upstream
 
-from sidecar.wire.client_headers import MAX_FORWARDED_VALUE_LENGTH, forwardable_headers, forwardable_names
+from sidecar.wire.request.client_headers import MAX_FORWARDED_VALUE_LENGTH, forwardable_headers, forwardable_names
 
 pytestmark = pytest.mark.anyio
 

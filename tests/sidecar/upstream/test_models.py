@@ -18,7 +18,7 @@ from upstream_tables import FALLBACK, busy, table
 from wire import Connection, upstream
 
 from sidecar.upstream.model_list import ENTRIES_PER_ITERATION, permitted_list
-from sidecar.wire.openai_request import MODEL_PREFIX, model_id
+from sidecar.wire.request.openai_request import MODEL_PREFIX, model_id
 
 pytestmark = pytest.mark.anyio
 

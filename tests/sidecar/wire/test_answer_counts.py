@@ -25,7 +25,7 @@ from sidecar.wire.sse_reader import SSEReader
         (delta(function_call={"name": "f"}), True),
         (delta(role="assistant"), False),
         (delta(content=None), False),
-        (delta(content=["odd"]), False),
+        (delta(content=["odd"]), True),
         ({"choices": [{"delta": None}]}, False),
         ({"choices": [{"index": "0", "delta": {"content": "a"}}]}, True),
         ({"choices": {}, "usage": []}, False),
@@ -33,7 +33,7 @@ from sidecar.wire.sse_reader import SSEReader
     ],
 )
 def test_which_fields_are_output(chunk: dict[str, Any], output: bool) -> None:  # noqa: FBT001  # a column of the table
-    """Text, reasoning, a refusal and a tool call are output; fields of unexpected types are read as absent."""
+    """Text, reasoning, a refusal and a tool call are output; choices of unexpected types are read as absent."""
     assert read(sse(chunk))[0].has_output is output
 
 

@@ -119,6 +119,7 @@ def test_any_bytes_are_a_chunk_or_a_value_error(payload: bytes) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["choices", "delta", "content", "index", "usage", "error", "message", "finish_reason"]), x, max_size=4), max_leaves=12))  # fmt: skip
 @example({"choices": [None, {}]})
 @example([{"error": "boom"}])
+@example([{"error": [None]}])
 def test_any_json_is_read_without_an_exception(value: object) -> None:
     """Any JSON in a stream is an event, an error or malformed; reading it never raises."""
     reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")

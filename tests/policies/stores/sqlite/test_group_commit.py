@@ -15,7 +15,7 @@ from claims import budget
 from stored import query
 
 from policies.api.store import Grant, ReservationGone, StoreDown
-from policies.engine.settlement_queue import Settlement, SettlementQueue
+from policies.engine.reservations.settlement_queue import Settlement, SettlementQueue
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock, make_services
 

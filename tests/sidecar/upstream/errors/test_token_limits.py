@@ -15,7 +15,7 @@ from upstream_errors import REQUEST, classified
 from sidecar.upstream.errors.classify import from_object
 from sidecar.upstream.errors.error_body import refusal_text
 from sidecar.upstream.errors.token_limits import Allowance, TokenLimits
-from sidecar.upstream.errors.token_numbers import MAX_NUMBERS, MAX_READ_LENGTH, token_numbers
+from sidecar.upstream.errors.token_numbers import MAX_LIMIT_TEXT_LENGTH, MAX_NUMBERS, token_numbers
 
 
 def body_of(text: str, fields: Mapping[str, Any] = {}) -> dict[str, Any]:
@@ -132,7 +132,10 @@ def test_any_order_of_known_words_is_read(words: list[str], ceiling: int) -> Non
 
 def test_text_and_numbers_are_bounded() -> None:
     """Only the first 4,096 characters and 32 numbers of a text are read."""
-    text = "x " * (MAX_READ_LENGTH // 2) + "max_tokens is too large. This model supports at most 4096 completion tokens"
+    text = (
+        "x " * (MAX_LIMIT_TEXT_LENGTH // 2)
+        + "max_tokens is too large. This model supports at most 4096 completion tokens"
+    )
 
     assert TokenLimits(text).allowance(16384) is None
     assert len(token_numbers("prompt 5 " * 1000)) == MAX_NUMBERS

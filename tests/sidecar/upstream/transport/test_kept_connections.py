@@ -266,3 +266,21 @@ async def test_closed_transport_sends_nothing(transport: HttpTransport) -> None:
             with pytest.raises(httpx.ConnectError, match="closed"):
                 await ask(transport, url)
         assert len(up.requests) == 1
+
+
+async def test_connection_with_two_framings_is_not_kept(transport: HttpTransport) -> None:
+    """A response with `Content-Length` beside `Transfer-Encoding` is read as chunked, and its connection is closed.
+
+    RFC 9112, 6.3: such a message may be an attempt at request smuggling or response splitting.
+    """
+
+    async def both(connection: Connection) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+        await connection.send(head + b"3\r\nown\r\n0\r\n\r\n")
+
+    async with upstream(both, own) as up:
+        assert await whole(await ask(transport, up.url)) == b"own"
+        await eventually(lambda: up.open == 0)
+        assert transport.idle_count == 0
+        assert await whole(await ask(transport, up.url)) == b"own"
+        assert len(up.requests) == 2

@@ -13,6 +13,7 @@ from sidecar.upstream.transport.limited_read import ResponseTooLarge, read_error
 
 pytestmark = pytest.mark.anyio
 
+BOTH_FRAMINGS = HEAD.replace(b"transfer-encoding", b"content-length: 7\r\ntransfer-encoding")
 CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in range(0, len(BODY), 3)) + LAST
 
 
@@ -23,11 +24,22 @@ CHUNKED = HEAD + b"".join(b"%x\r\n%b\r\n" % (3, BODY[at : at + 3]) for at in ran
         ([fixed(BODY)], False),
         ([CHUNKED], False),
         ([CHUNKED[at : at + 700] for at in range(0, len(CHUNKED), 700)], False),
+        ([BOTH_FRAMINGS, CHUNKED.removeprefix(HEAD)], False),
+        ([CHUNKED.replace(b"\r\n\r\n", b"\r\ncontent-length: 999999\r\n\r\n", 1)], False),
         ([b"HTTP/1.1 200 OK\r\n\r\n", BODY], True),
         ([b"HTTP/1.0 200 OK\r\n\r\n" + BODY], True),
         ([b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", fixed(BODY)], False),
     ],
-    ids=["length", "chunked", "cut anywhere", "until close", "HTTP/1.0", "informational first"],
+    ids=[
+        "length",
+        "chunked",
+        "cut anywhere",
+        "a length before chunked",
+        "a length behind chunked",
+        "until close",
+        "HTTP/1.0",
+        "informational first",
+    ],
 )
 async def test_body_arrives_complete(transport: AnyTransport, parts: list[bytes], read: Read, *, close: bool) -> None:
     """A body arrives complete for any framing and split, pushed or read."""

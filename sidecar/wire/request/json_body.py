@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from .json_fault import json_fault
-from .lone_surrogates import has_surrogates, replace_lone_surrogates
+from sidecar.wire.lone_surrogates import has_surrogates, replace_lone_surrogates
+from sidecar.wire.request.json_fault import json_fault
 
 MAX_DEPTH = 100
 MAX_VALUES = 250_000

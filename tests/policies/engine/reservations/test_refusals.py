@@ -14,7 +14,13 @@ from policies import Budget, Calendar, Call, Claim, ClaimLease, Grant, Lease, Po
 from policies.api.services import Services
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
-from policies.engine.refusals import MAX_HELD_WAIT, MIN_HELD_WAIT, UNKNOWN_CALL_SECONDS, CallDurations, refusal_of
+from policies.engine.reservations.refusals import (
+    MAX_HELD_WAIT,
+    MIN_HELD_WAIT,
+    UNKNOWN_CALL_SECONDS,
+    CallDurations,
+    refusal_of,
+)
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio

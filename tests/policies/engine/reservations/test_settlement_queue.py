@@ -10,7 +10,7 @@ from claims import budget, totals
 from failing_store import FailingStore
 
 from policies.api.store import StoreDown
-from policies.engine.settlement_queue import MAX_PENDING_SETTLEMENTS, Settlement, SettlementQueue
+from policies.engine.reservations.settlement_queue import MAX_PENDING_SETTLEMENTS, Settlement, SettlementQueue
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, make_services
 

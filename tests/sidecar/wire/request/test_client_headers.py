@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.wire.client_headers import ClientHeaders
+from sidecar.wire.request.client_headers import ClientHeaders
 
 RAW = {b"x-team": b"blue", b"authorization": b"Bearer sk-1", b"cookie": b"a=b", b"x-name": "J\xf6rg".encode("latin-1")}
 RAW |= dict.fromkeys((b"api-key", b"x-api-key", b"x-goog-api-key", b"proxy-authorization"), b"sk-1")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from policies.api.prompt_size import size_of
 from policies.testing import make_call
-from sidecar.wire.json_body import MAX_DIGITS, MAX_VALUES, BadRequest, json_object, json_steps
 from sidecar.wire.lone_surrogates import MAX_REPLACED, SEARCHED_BYTES
+from sidecar.wire.request.json_body import MAX_DIGITS, MAX_VALUES, BadRequest, json_object, json_steps
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(

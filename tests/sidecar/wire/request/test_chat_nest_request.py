@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.wire.chat_nest_request import chat_nest_messages
-from sidecar.wire.json_body import BadRequest
+from sidecar.wire.request.chat_nest_request import chat_nest_messages
+from sidecar.wire.request.json_body import BadRequest
 
 ROLES = ("user", "assistant", "system")
 NAMES = {"u": "user", "a": "assistant", "s": "system"}

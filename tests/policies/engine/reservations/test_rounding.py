@@ -34,7 +34,7 @@ from policies import (
 from policies.builtin.prices import Price
 from policies.engine.call_control import CallControl
 from policies.engine.ledger import Ledger
-from policies.engine.rounding import MAX_ROUNDED_COUNTERS, Rounding
+from policies.engine.reservations.rounding import MAX_ROUNDED_COUNTERS, Rounding
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services
 

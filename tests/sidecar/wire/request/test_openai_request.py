@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from policies.testing import make_call
-from sidecar.wire.json_body import BadRequest
-from sidecar.wire.openai_request import check_openai
+from sidecar.wire.request.json_body import BadRequest
+from sidecar.wire.request.openai_request import check_openai
 
 HI = [{"role": "user", "content": "hi"}]
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]

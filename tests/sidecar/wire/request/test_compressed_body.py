@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.wire.compressed_body import COMPRESSED_BYTES, INFLATED_BYTES, InflatedTooLarge, inflate_steps
-from sidecar.wire.json_body import BadRequest
+from sidecar.wire.request.compressed_body import COMPRESSED_BYTES, INFLATED_BYTES, InflatedTooLarge, inflate_steps
+from sidecar.wire.request.json_body import BadRequest
 
 LIMIT = 1_000_000
 PLAIN = b'{"messages": []}' * 9

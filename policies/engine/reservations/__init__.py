@@ -1,0 +1,1 @@
+"""What calls have reserved: the amounts, their refusals, and how they are settled."""

@@ -1,0 +1,1 @@
+"""Requests of clients: their headers and bodies, checked and decoded."""
