@@ -103,10 +103,12 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         asked = next((request[name] for name in CEILING_FIELDS if request.get(name)), 0)
         if self.field:
             return self._answer(self.body.encode()) if self.field in request else None
+        numbers = {"<asked>": asked, "<prompt>": PROMPT_TOKENS, "<total>": asked + PROMPT_TOKENS}
         for above, text in ((self.above, self.body), (self.then_above, self.then_body)):
             if above and asked > above:
-                numbers = {"asked": asked, "prompt": PROMPT_TOKENS, "total": asked + PROMPT_TOKENS}
-                return self._answer(re.sub("<(asked|prompt|total)>", lambda m: str(numbers[m[1]]), text).encode())
+                for mark, number in numbers.items():
+                    text = text.replace(mark, str(number))  # noqa: PLW2901  # three short replacements
+                return self._answer(text.encode())
         return None
 
     def _answer(self, body: bytes) -> tuple[bytes, ...]:
@@ -149,9 +151,10 @@ def plays_sample(sample: Sample) -> Script:
 
 def load_samples() -> list[Sample]:
     """Return the samples of all files. Raises `msgspec.ValidationError` for an unknown or missing field."""
-    found = []
-    for path in sorted(VENDORS.glob("*.toml")):
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        for each in data["sample"]:
-            found.append(msgspec.convert({**each, "server": data["server"]}, Sample))
-    return found
+    return [sample for path in sorted(VENDORS.glob("*.toml")) for sample in read_samples(path.read_text("utf-8"))]
+
+
+def read_samples(text: str) -> list[Sample]:
+    """Return the samples in the TOML *text* of one server."""
+    data = tomllib.loads(text)
+    return [msgspec.convert({**each, "server": data["server"]}, Sample) for each in data["sample"]]

@@ -6,14 +6,27 @@ The samples are in the TOML files of this folder; README.md says how to add one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
+from places import VENDORS
 from recording import V1, Recorded, recorded
 from serving import CHAT, events
-from vendor_samples import CEILING_ASKED, CEILING_FIELDS, SOURCES, Expected, ExpectedError, Sample, load_samples, plays_sample
+from vendor_samples import (
+    CEILING_ASKED,
+    CEILING_FIELDS,
+    SOURCES,
+    Expected,
+    ExpectedError,
+    Sample,
+    load_samples,
+    plays_sample,
+    read_samples,
+)
 from wire import Upstream, eventually, upstream
 
 from policies import Record
@@ -23,9 +36,10 @@ pytestmark = pytest.mark.anyio
 SAMPLES = load_samples()
 ANSWERS = [sample for sample in SAMPLES if sample.kind != "ceiling"]
 CEILINGS = [sample for sample in SAMPLES if sample.kind == "ceiling"]
-BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
 RETRY = '[[policy]]\nuse = "retry"\nattempts = 3\nbase = 0\ncap = 0\npatience = 0\n'
-BOUND = f'{BUDGET}reserve = "bound"\nanswer = {CEILING_ASKED}\n'
+BUDGET = '[[policy]]\nuse = "budget"\ntokens = 1_000_000_000\n'
+ESTIMATE = RETRY + BUDGET
+BOUND = f'{RETRY}{BUDGET}reserve = "bound"\nanswer = {CEILING_ASKED}\n'
 
 
 class Call(NamedTuple):
@@ -39,8 +53,34 @@ class Call(NamedTuple):
     requests: list[dict[str, Any]]
 
 
-async def call(it: Recorded, up: Upstream, schema: str, more: dict[str, Any]) -> Call:
-    """Make a call in *schema*; on `/v1` with the fields *more*, and a model of its own."""
+class Running(NamedTuple):
+    """A sidecar that keeps its records, and the upstream behind it."""
+
+    up: Upstream
+    it: Recorded
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Run the tests of this module in one event loop, that of the shared sidecar."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """Yield a sidecar for all samples that make one request: to start one takes longer than a call.
+
+    The others get one of their own, because retries share a budget and lessons stay.
+    """
+    async with upstream() as up:
+        breaks = f"[[upstream]]\nbase_url = '{up.url}'\nmodel = 'm-chat'\nbreaker = {{ calls = 0 }}\n"
+        async with recorded(tmp_path_factory.mktemp("vendors"), None, breaks + ESTIMATE) as it:
+            yield Running(up, it)
+
+
+async def call(running: Running, schema: str, more: dict[str, Any]) -> Call:
+    """Make a call in *schema*; on `/v1` with the fields *more*, and with a model for each schema."""
+    up, it = running
     asked, recorded_before = len(up.requests), len(it.records)
     spent = sum(each.spent for each in await it.served.gateway.policy_services.store.accounts())
     body = CHAT if schema == "chat" else {"model": f"m-{schema}", **CHAT, "stream": schema == "stream", **more}
@@ -61,49 +101,67 @@ def test_table_is_complete() -> None:
         assert (sample.status >= 400) == (sample.kind in ("error", "ceiling")), sample
 
 
+def test_example_in_the_readme_is_a_sample() -> None:
+    """The README's example can be appended to a file as it is; a misspelt field is refused."""
+    (example,) = re.findall(r"```toml\n(.*?)```", (VENDORS / "README.md").read_text("utf-8"), re.DOTALL)
+    (sample,) = read_samples('server = "Example"\n' + example)
+    assert str(sample) == "Example: prompt too long"
+    with pytest.raises(msgspec.ValidationError, match="unknown field `knd`"):
+        read_samples('server = "Example"\n' + example.replace('kind = "error"', 'kind = "error"\nknd = 1'))
+
+
 @pytest.mark.parametrize("sample", ANSWERS, ids=str)
 async def test_answer_reaches_clients_and_is_charged(
-    tmp_path: Path, sample: Sample, subtests: pytest.Subtests
+    tmp_path: Path, sample: Sample, shared: Running, subtests: pytest.Subtests
 ) -> None:
     """In each schema, clients receive the sample's text and end, and its usage is charged."""
-    expected = sample.expect
-    async with upstream(plays_sample(sample)) as up, recorded(tmp_path, up, BUDGET + RETRY) as it:
-        for schema in sample.asked_as:
-            with subtests.test(schema):
-                made = await call(it, up, schema, sample.request)
-                if schema == "chat":
-                    check_chat(made, expected)
-                elif expected.status != 200:
-                    check_failure(made, expected)
-                elif schema == "stream":
-                    check_stream(made, sample)
-                else:
-                    check_whole(made, sample)
-                check_charge(made, expected)
-                assert len(made.requests) == expected.requests
-                if expected.kind:
-                    assert made.record.error_kind == expected.kind
-                for secret in expected.error.hides if expected.error else ():
-                    assert secret.encode() not in made.body
+    if sample.expect.requests == 1:
+        shared.up.play(plays_sample(sample))
+        await check_answer(shared, sample, subtests)
+    else:
+        async with upstream(plays_sample(sample)) as up, recorded(tmp_path, up, ESTIMATE) as it:
+            await check_answer(Running(up, it), sample, subtests)
 
 
 @pytest.mark.parametrize("sample", CEILINGS, ids=str)
 async def test_refused_ceiling_is_adapted(tmp_path: Path, sample: Sample, subtests: pytest.Subtests) -> None:
     """What the sidecar wrote into a call and a server refuses is adapted; the next call needs one request."""
     expected = sample.expect
-    async with upstream(plays_sample(sample)) as up, recorded(tmp_path, up, BOUND + RETRY) as it:
+    async with upstream(plays_sample(sample)) as up, recorded(tmp_path, up, BOUND) as it:
         for schema in sample.asked_as:
             with subtests.test(schema):
-                first = await call(it, up, schema, sample.request)
+                first = await call(Running(up, it), schema, sample.request)
                 assert text_of(first, schema) == "ok"
                 assert sent_ceiling(first.requests[0]) == CEILING_ASKED
                 if expected.requests_at_most:
                     assert 2 <= len(first.requests) <= expected.requests_at_most
                 else:
                     assert len(first.requests) == expected.requests
-                second = await call(it, up, schema, sample.request)
+                second = await call(Running(up, it), schema, sample.request)
                 assert text_of(second, schema) == "ok"
                 assert len(second.requests) == 1
+
+
+async def check_answer(running: Running, sample: Sample, subtests: pytest.Subtests) -> None:
+    """Make a call in each schema of *sample*, and check what followed from it."""
+    expected = sample.expect
+    for schema in sample.asked_as:
+        with subtests.test(schema):
+            made = await call(running, schema, sample.request)
+            if schema == "chat":
+                check_chat(made, expected)
+            elif expected.status != 200:
+                check_failure(made, expected)
+            elif schema == "stream":
+                check_stream(made, sample)
+            else:
+                check_whole(made, sample)
+            check_charge(made, expected)
+            assert len(made.requests) == expected.requests
+            if expected.kind:
+                assert made.record.error_kind == expected.kind
+            for secret in expected.error.hides if expected.error else ():
+                assert secret.encode() not in made.body
 
 
 def check_stream(made: Call, sample: Sample) -> None:
