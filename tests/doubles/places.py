@@ -9,4 +9,5 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
 README = ROOT / "README.md"
 NODE = ROOT / "tests" / "conformance" / "node"
+VENDORS = ROOT / "tests" / "conformance" / "vendors"
 DOUBLES = ROOT / "tests" / "doubles"

@@ -51,16 +51,19 @@ class Recorded(msgspec.Struct):
 @asynccontextmanager
 async def recorded(
     folder: Path,
-    up: Upstream | str,
+    up: Upstream | str | None,
     text: str = "",
     *,
     protocol: type[asyncio.Protocol] = HttpProtocol,
     policies: tuple[Policy, ...] = (),
     make_gateway: Callable[[Settings], Gateway] = Gateway,
 ) -> AsyncIterator[Recorded]:
-    """Run a sidecar in front of *up*, or of a base URL, that keeps its records; *policies* replace those of the profile."""
+    """Run a sidecar that keeps its records, in front of *up*, a base URL or (None) the upstreams that *text* lists.
+
+    *policies* replace those of the profile.
+    """
     observer = Keeps()
-    settings = settings_of(folder, up if isinstance(up, str) else up.url, text)
+    settings = settings_of(folder, up.url if isinstance(up, Upstream) else up, text)
     if policies:
         base = msgspec.structs.replace(settings.base, policies=policies)
         settings = msgspec.structs.replace(settings, base=base)
