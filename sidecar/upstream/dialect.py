@@ -23,6 +23,8 @@ from sidecar.upstream.errors.token_limits import TokenLimits
 MAX_LEARNT_MODELS = 256
 CEILING_LESSON_SECONDS = 3_600.0
 """How long a model's ceiling is remembered: an upstream may be restarted with other limits."""
+CREDIT_LESSON_SECONDS = 60.0
+"""How long the ceiling is remembered that an account can pay."""
 MAX_TOKENS_FIELD, MAX_COMPLETION_FIELD = LIMIT_FIELDS[:2]
 REFUSED_FIELD_STATUSES = frozenset({400, 422})
 ADAPTED_STATUSES = REFUSED_FIELD_STATUSES | REFUSED_CEILING_STATUSES
@@ -150,7 +152,8 @@ class Dialect:
             call.note(accepted.ceiling.describe(call))
             ceiling = lesson(call, accepted.ceiling)
             if ceiling is not UNCHANGED_CEILING:
-                learnt["ceiling"] = msgspec.structs.replace(ceiling, until=self._monotonic() + CEILING_LESSON_SECONDS)
+                seconds = CREDIT_LESSON_SECONDS if ceiling.is_credit else CEILING_LESSON_SECONDS
+                learnt["ceiling"] = msgspec.structs.replace(ceiling, until=self._monotonic() + seconds)
         if not learnt:
             return
         style = msgspec.structs.replace(self.style(model), **learnt)

@@ -67,7 +67,7 @@ CEILING_REFUSALS = [
     CeilingRefusal("OpenRouter, provider", 400, "Provider returned error", 16384, 4096, "anomalyco/opencode#24462 has the form", lasting=True, fields={"code": 400, "metadata": {"raw": '{"error":{"message":"max_tokens is too large: 16384. This model supports at most 4096 completion tokens, whereas you provided 16384.","param":"max_tokens"}}', "provider_name": "Azure"}}),
     CeilingRefusal("Bedrock", 400, "The maximum tokens you requested exceeds the model limit of 4096. Try again with a maximum tokens value that is lower than 4096.", 16384, 4096, "memory", lasting=True),
     CeilingRefusal("Cohere", 400, "too many tokens: max tokens must be less than or equal to 4096, the maximum output length for this model - received 16384.", 16384, 4096, "memory", lasting=True),
-    CeilingRefusal("Fireworks", 400, "Requests with max_tokens > 4096 must have stream=true", 16384, 4096, "UKGovernmentBEIS/inspect_ai#3029 has the rule"),
+    CeilingRefusal("Fireworks", 400, "Requests with max_tokens > 4096 must have stream=true", 16384, 4096, "UKGovernmentBEIS/inspect_ai#3029 has the rule", lasting=True),
     CeilingRefusal("Pydantic", 422, "body.max_tokens: ensure this value is less than or equal to 1024", 16384, 1024, "pydantic 1", lasting=True),
     CeilingRefusal("Pydantic 2", 422, "body.max_tokens: Input should be less than or equal to 1,024", 16384, 1024, "pydantic 2", lasting=True),
     CeilingRefusal("llama-cpp-python", 400, "This model's maximum context length is 2048 tokens, however you requested 2060 tokens (1036 in your prompt; 1024 for the completion). Please reduce your prompt; or completion length.", 1024, 1012, "abetlen/llama-cpp-python, server/errors.py", context=2048, fields={"code": "context_length_exceeded"}),

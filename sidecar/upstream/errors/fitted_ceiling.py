@@ -19,8 +19,8 @@ from .token_limits import TokenLimits
 
 REFUSED_CEILING_STATUSES = frozenset({400, 402, 413, 416, 422, 429, 500})
 """Statuses of servers that refuse a ceiling; 402: more than the account can pay, 429: with numbers alone."""
-PROMPT_MARGIN = 1.1
-"""Factor for the estimated prompt where the answer gets the rest of the context."""
+PROMPT_MARGIN, TEMPLATE_TOKENS = 1.1, 32
+"""Factor for the estimated prompt where the answer gets the rest of the context, and tokens that a chat template may add."""
 MIN_CONTEXT_SHARE = 8
 """The estimate lowers a ceiling no further than to this part of the context; the upstream's own count does."""
 
@@ -31,6 +31,7 @@ class FittedCeiling(msgspec.Struct, frozen=True):
     `most` is the longest answer of the model, in tokens, `context` its context, 0 where they are not known.  These two last.
     `room` is the longest answer to one prompt.  `dropped`: the request has no ceiling, where policies allow that; it lasts
     only with `is_model_rule`.  `is_guess`: the server named no number, so `most` and `room` are halves of what it refused.
+    `is_credit`: `most` is what the account can pay.  `whole_only`: `most` does not hold for streams.
     `until` is the time of a monotonic clock, in seconds, at which the lasting ones are forgotten.
     """
 
@@ -40,6 +41,8 @@ class FittedCeiling(msgspec.Struct, frozen=True):
     dropped: bool = False
     is_model_rule: bool = False
     is_guess: bool = False
+    is_credit: bool = False
+    whole_only: bool = False
     until: float = 0.0
 
     def tokens(self, call: Call) -> int | None:
@@ -47,7 +50,8 @@ class FittedCeiling(msgspec.Struct, frozen=True):
         wanted = call.max_tokens
         if wanted is None or (self.dropped and may_drop(call)):
             return None
-        limits = [wanted, *filter(None, (self.most, self.room))]
+        most = 0 if self.whole_only and call.stream else self.most
+        limits = [wanted, *filter(None, (most, self.room))]
         if self.context and not self.room:
             rest = self.context - estimated_prompt(call)
             if rest > self.context // MIN_CONTEXT_SHARE:
@@ -88,7 +92,7 @@ def estimated_prompt(call: Call) -> int:
     """Return the prompt's tokens, rather too many than too few."""
     size = call.size or size_of(call)
     frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media
-    return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + 1
+    return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + TEMPLATE_TOKENS
 
 
 def after_refused_ceiling(
@@ -111,8 +115,10 @@ def after_refused_ceiling(
         tokens = allowed.ceiling
         if allowed.of_context:
             tokens = max(tokens - estimated_prompt(call), tokens // 2)
-        if allowed.lasting and status != codes.PAYMENT_REQUIRED:
-            return replace(known, most=tokens, is_guess=False)
+        whole_only = limits.is_about_streaming
+        if allowed.lasting and not (whole_only and call.stream):
+            is_credit = status == codes.PAYMENT_REQUIRED
+            return replace(known, most=tokens, is_guess=False, is_credit=is_credit, whole_only=whole_only)
         return replace(known, room=tokens, context=allowed.context or known.context)
     if limits.rejects_field:
         return replace(known, dropped=True, is_model_rule=True) if may_drop(call) else None
@@ -143,6 +149,8 @@ def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
         context=0 if _has_number(sent, accepted.context) else accepted.context,
         dropped=accepted.dropped and accepted.is_model_rule,
         is_model_rule=accepted.dropped and accepted.is_model_rule,
+        is_credit=accepted.is_credit,
+        whole_only=accepted.whole_only,
     )
 
 

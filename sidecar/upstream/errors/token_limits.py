@@ -174,7 +174,12 @@ class TokenLimits:
 
     @property
     def _lasts(self) -> bool:
-        return Noun.PROMPT not in self._nouns and not _ONLY_STREAMED.search(self._text) and not self.names_rate
+        return Noun.PROMPT not in self._nouns and not self.names_rate
+
+    @property
+    def is_about_streaming(self) -> bool:
+        """Whether the limit depends on whether the answer is a stream."""
+        return _ONLY_STREAMED.search(self._text) is not None
 
     @property
     def prompt_overflows(self) -> bool:

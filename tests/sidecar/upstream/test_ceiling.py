@@ -15,7 +15,7 @@ from wire import Connection, Script, Upstream, upstream
 from policies.api.call import Call
 from policies.api.policy import Policy
 from policies.testing import make_call
-from sidecar.upstream.dialect import CEILING_LESSON_SECONDS, Dialect, RequestStyle
+from sidecar.upstream.dialect import CEILING_LESSON_SECONDS, CREDIT_LESSON_SECONDS, Dialect, RequestStyle
 from sidecar.upstream.errors.fitted_ceiling import FittedCeiling
 
 pytestmark = pytest.mark.anyio
@@ -156,15 +156,15 @@ async def test_model_maximum_is_remembered(tmp_path: Path, row: CeilingRefusal) 
         assert known - 64 < next_one <= known, "what the model's context leaves after a prompt of 2 bytes"
 
 
-async def test_vllm_is_adapted_with_two_repeats_and_then_with_none(tmp_path: Path) -> None:
-    """The context of vLLM is named first, and then the prompt; later calls fit their own prompts, without a repeat."""
+async def test_context_that_is_named_fits_later_prompts(tmp_path: Path) -> None:
+    """Of a context that vLLM names, the estimated prompt is taken off; later calls fit their own prompts, without a repeat."""
     async with upstream(vllm(4096)) as up, sidecar(settings_of(tmp_path, up.url, clamps(16384))) as served:
         first = await status_of(served, asks())
         learnt = len(up.requests)
         second = await status_of(served, asks("a longer prompt " * 100))
 
     assert (first, second) == (200, 200)
-    assert (learnt, len(up.requests)) == (3, 4)
+    assert (learnt, len(up.requests)) == (2, 3)
 
 
 async def test_long_prompt_gets_the_room_that_the_server_counts(tmp_path: Path) -> None:
@@ -318,8 +318,8 @@ async def test_usage_name_and_number_fit_into_three_repeats(tmp_path: Path) -> N
     assert up.requests[-1].body["max_completion_tokens"] == 4096
 
 
-async def test_affordable_ceiling_is_not_remembered(tmp_path: Path) -> None:
-    """What an account can afford changes with each call, so it holds for one call; one that affords nothing is not repeated."""
+async def test_affordable_ceiling_is_remembered_for_a_minute(tmp_path: Path) -> None:
+    """What an account can afford is kept for the next calls of a minute; one that affords nothing is not repeated."""
 
     def says(sent: int) -> str:
         return f"This request requires more credits, or fewer max_tokens. You requested up to {sent} tokens, but can only afford 3919. To increase, visit https://openrouter.ai/settings/credits and upgrade to a paid account"
@@ -331,7 +331,7 @@ async def test_affordable_ceiling_is_not_remembered(tmp_path: Path) -> None:
         last = await status_of(served, asks())
 
     assert (statuses, last) == ([200, 200], 402)
-    assert ceilings(up) == [16384, 3919, 16384, 3919, 16384]
+    assert ceilings(up) == [16384, 3919, 3919, 3919]
 
 
 async def test_ceiling_beyond_the_whole_rate_is_adapted(tmp_path: Path) -> None:
@@ -432,6 +432,24 @@ def test_lesson_about_a_ceiling_expires() -> None:
     now = CEILING_LESSON_SECONDS
     assert sent() == 16384
     assert dialect.style("m") == RequestStyle(plain_usage=True)
+
+
+def test_lesson_about_credit_expires_after_a_minute() -> None:
+    """What an account can pay changes, so the ceiling that follows a 402 is forgotten after a minute."""
+    now = 0.0
+    dialect, call = Dialect(monotonic=lambda: now), make_call("hi")
+    call.max_tokens = 16384
+    text = "You requested up to 16384 tokens, but can only afford 3919. Send fewer max_tokens."
+    style = dialect.after_refusal(call, RequestStyle(), 402, text)
+    assert style is not None
+    dialect.learn("m", RequestStyle(), style, call)
+
+    def sent() -> Any:
+        return dialect.body(call, "m", dialect.style("m"), streams=True)["max_tokens"]
+
+    assert sent() == 3919
+    now = CREDIT_LESSON_SECONDS
+    assert sent() == 16384
 
 
 def test_adapted_ceiling_is_noted() -> None:
