@@ -76,7 +76,7 @@ class Ledger:
         elif expected and call.stream:
             hold.step = expected
         elif grant.ceiling < expected:
-            call.max_tokens = grant.ceiling
+            call.max_tokens, call.ceiling_may_be_dropped = grant.ceiling, True
             call.note(f"set the answer's ceiling to {grant.ceiling} tokens, which the limits have left")
 
     async def grow(self, hold: Reservation) -> Rejection | int:

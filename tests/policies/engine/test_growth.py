@@ -225,6 +225,14 @@ async def test_plain_call_gets_a_ceiling_only_where_little_is_left(store: PartSt
     assert upstream.calls[1]["max_tokens"] == 11
 
 
+async def test_ceiling_of_a_low_headroom_may_be_dropped() -> None:
+    """Where an upstream refuses every ceiling, one that follows from low headroom alone may be left out: the excess is debt."""
+    low, bound = make_call("hi", body={"stream": False}), make_call("hi", body={"stream": False})
+    await serve([budget(PROMPT + 11)], low, ScriptedUpstream(["x"]))
+    await serve([Budget(name="b", tokens=400, reserve="bound")], bound, ScriptedUpstream(["x"]))
+    assert (low.ceiling_may_be_dropped, bound.ceiling_may_be_dropped) == (True, False)
+
+
 async def test_bound_sets_a_ceiling() -> None:
     """With `bound` a call without a ceiling gets `answer`, by the longest matching pattern of a table."""
     upstream = ScriptedUpstream(["x"])
