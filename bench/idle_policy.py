@@ -36,8 +36,6 @@ class Ready:
     def open(self, call: Call, name: str | None = None) -> Self:
         return self
 
-    outputs = 0
-
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         raise NotImplementedError
 

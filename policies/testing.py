@@ -145,11 +145,6 @@ class ScriptedStream:
         self._upstream, self._call, self._script, self._reported = upstream, call, list(script), usage
         self.usage = Usage()
 
-    @property
-    def outputs(self) -> int:
-        """The pieces that were sent."""
-        return self.usage.output
-
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """Return one event with the finish `length`."""
         end = piece("", finish="length")
@@ -191,6 +186,7 @@ class ScriptedStream:
         if isinstance(step, Batch):
             seen = sum(1 for event in step.events if event.is_output)
             self.usage += Usage(output=seen)
+            step.outputs = self.usage.output
             step.raw = step.raw or b"".join(event.encode() for event in step.events)
             return step
         msg = f"{step!r} is not a step of a script: use a string, a Batch, an UpstreamError or Hang()"

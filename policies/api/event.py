@@ -224,13 +224,15 @@ class Batch:
     Most answers are forwarded unchanged, as `raw`. If *events* is a function, it is called on the first use of the
     events.
 
+    `outputs` are the output tokens of the answer up to this batch, over all choices; an estimate.
+
     `refusal` is set on the last batch of an answer that a limit ended early: its choices have the finish `length`.
     """
 
-    __slots__ = ("_events", "last", "raw", "refusal")
+    __slots__ = ("_events", "last", "outputs", "raw", "refusal")
 
-    def __init__(self, *, events: list[Event] | Made, raw: bytes = b"", last: bool = False) -> None:
-        self._events, self.raw, self.last = events, raw, last
+    def __init__(self, *, events: list[Event] | Made, raw: bytes = b"", last: bool = False, outputs: int = 0) -> None:
+        self._events, self.raw, self.last, self.outputs = events, raw, last, outputs
         self.refusal: Rejection | None = None
 
     @property

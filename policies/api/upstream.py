@@ -85,11 +85,6 @@ class Stream(Protocol):
         """The usage of this attempt so far; readable at any time, also before it is entered and after it failed."""
         ...
 
-    @property
-    def outputs(self) -> int:
-        """The output tokens that were read so far, over all choices; an estimate. Read for each batch: it must be cheap."""
-        ...
-
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """Return the last batch of an answer that ends here: the finish `length` for each open choice, and the usage.
 

@@ -31,7 +31,7 @@ from .call_state import CANCELLED_END, DONE_END, CallState, end_by, end_of_cut
 from .delivery import deliver
 from .error_report import HookMisuse, error_report, not_configured
 from .event_filters import EventFilters
-from .growth import Growth
+from .growth import growth_of
 from .leases import claims_of, keep, keep_entered
 from .ledger import Ledger
 from .members import Member, Members
@@ -120,7 +120,7 @@ class Chain:
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
             if run.hold.step:
-                run.growth = Growth(run.hold, self._ledger.grow, self._services)
+                run.growth = growth_of(run.hold, self._ledger.grow, self._services)
         if admitted is not None:
             admitted()
         for member in self._members.entering:

@@ -40,14 +40,10 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
             last = shown
             return False
         paused = not sink.write_nowait(shown)
-        if growth is not None and stream.outputs >= growth.ask_at:
-            next_step, newest = growth.advance(stream.outputs), batch
+        if growth is not None and batch.outputs >= growth.ask_at:
+            next_step, newest = growth.advance(batch.outputs), batch
             return next_step is Next.GO_ON and not paused
         return not paused
-
-    def flush_held() -> None:
-        if filters and run.started and last is None and (held := filters.flush()) is not None:
-            sink.write_nowait(held)
 
     try:
         while True:
@@ -62,9 +58,9 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
             if growth is not None and next_step is not Next.GO_ON:
                 assert newest is not None  # for the type: it is set with `next_step`
                 try:
-                    goes_on = await _may_go_on(growth, stream, next_step)
+                    goes_on = await _may_go_on(growth, newest.outputs, next_step)
                 except Rejection:
-                    flush_held()
+                    _flush_held(run, filters, sink)
                     raise
                 if not goes_on:
                     return _cut_off(run, stream, newest, filters)
@@ -74,15 +70,22 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 raise RuntimeError(msg)
             await sink.drain()
     except (UpstreamError, anyio.get_cancelled_exc_class()):
-        flush_held()
+        if last is None:
+            _flush_held(run, filters, sink)
         raise
 
 
-async def _may_go_on(growth: Growth, stream: Stream, next_step: Next) -> bool:
-    """Wait where the reservation must grow first; return False if it cannot. Raises `Rejection`."""
+def _flush_held(run: CallState, filters: EventFilters | None, sink: BatchSink) -> None:
+    """Write the text that leases hold back of an answer that has not ended well."""
+    if filters and run.started and (held := filters.flush()) is not None:
+        sink.write_nowait(held)
+
+
+async def _may_go_on(growth: Growth, read: int, next_step: Next) -> bool:
+    """Wait where the reservation must grow first, after *read* tokens; return False if it cannot. Raises `Rejection`."""
     while next_step is Next.WAIT:
         await growth.wait()
-        next_step = growth.advance(stream.outputs) if stream.outputs >= growth.ask_at else Next.GO_ON
+        next_step = growth.advance(read) if read >= growth.ask_at else Next.GO_ON
     return next_step is Next.GO_ON
 
 

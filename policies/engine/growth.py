@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
+import msgspec
 
 from policies.api.rejection import Rejection
 from policies.api.store import ReservationGone, StoreDown
@@ -45,22 +46,23 @@ class Next(Enum):
     """End the answer: there is no room for more."""
 
 
-class Growth:
+class Growth(msgspec.Struct, eq=False):
     """The growing reservation of one stream. One per call that has no ceiling; `close` it before the settlement.
 
     `ask_at` is the number of output tokens from which on `advance` must be called. A stream exceeds its reservation by one step
     at most while the store does not answer, and by the batch in which it is used up.
     """
 
-    __slots__ = ("_gave_up", "_grow", "_hold", "_is_over", "_refusal", "_reserved", "_services", "_task", "ask_at")
-
-    def __init__(self, hold: Reservation, grow: Grow, services: Services) -> None:
-        self._hold, self._grow, self._services = hold, grow, services
-        first = hold.ceiling * hold.call.choices_generated
-        self._reserved, self.ask_at = first, first - first // 2
-        self._task: asyncio.Task[None] | None = None
-        self._refusal: Rejection | None = None
-        self._is_over = self._gave_up = False
+    hold: Reservation
+    grow: Grow
+    services: Services
+    reserved: int
+    """Output tokens that are reserved, over all answers."""
+    ask_at: int
+    _task: asyncio.Task[None] | None = None
+    _refusal: Rejection | None = None
+    _is_over: bool = False
+    _gave_up: bool = False
 
     @property
     def refusal(self) -> Rejection:
@@ -75,7 +77,7 @@ class Growth:
         """
         if self._is_over:
             return Next.END
-        debt_at = self._reserved + self._hold.step
+        debt_at = self.reserved + self.hold.step
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._ask(read))
             self.ask_at = debt_at
@@ -93,7 +95,7 @@ class Growth:
                 await asyncio.wait([task])
             if task.done():
                 return
-        if any(when_store_fails == "refuse" for claim, _, when_store_fails in self._hold.claims if claim.per_token):
+        if any(when_store_fails == "refuse" for claim, _, when_store_fails in self.hold.claims if claim.per_token):
             msg = "The limits cannot be checked just now, so the answer ends here. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0)
         self.ask_at = sys.maxsize
@@ -107,25 +109,31 @@ class Growth:
         """Ask the store for the next step until it answers, and set `ask_at`."""
         while True:
             try:
-                granted = await self._grow(self._hold)
+                granted = await self.grow(self.hold)
             except ReservationGone:
-                self._hold.is_charged = self._gave_up = True
+                self.hold.is_charged = self._gave_up = True
                 return
             except StoreDown as error:
-                self._services.state_changed("store", "down", str(error))
-                await self._services.sleep(REPEAT_SECONDS)
+                self.services.state_changed("store", "down", str(error))
+                await self.services.sleep(REPEAT_SECONDS)
             except Exception as error:  # noqa: BLE001  # of a store or a policy: it must not leave the task
                 report = error_report(error)
-                self._services.log.error("call %s: its reservation cannot grow: %s", self._hold.call.id, report)  # noqa: TRY400
+                self.services.log.error("call %s: its reservation cannot grow: %s", self.hold.call.id, report)  # noqa: TRY400
                 self._gave_up = True
                 return
             else:
                 break
         self._task = None
         if isinstance(granted, int):
-            self._reserved += granted
-            self.ask_at = self._reserved - granted // 2
+            self.reserved += granted
+            self.ask_at = self.reserved - granted // 2
         else:
             # Another call may give room back before the reservation is used up, so the store is asked once more then.
-            self._refusal, self._is_over = granted, read >= self._reserved
-            self.ask_at = 0 if self._is_over else self._reserved
+            self._refusal, self._is_over = granted, read >= self.reserved
+            self.ask_at = 0 if self._is_over else self.reserved
+
+
+def growth_of(hold: Reservation, grow: Grow, services: Services) -> Growth:
+    """Return the growing reservation of *hold*, whose first part is reserved; half of it may be used before the next step."""
+    first = hold.ceiling * hold.call.choices_generated
+    return Growth(hold, grow, services, first, first - first // 2)

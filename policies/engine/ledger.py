@@ -136,7 +136,9 @@ class Ledger:
             key = counter_key(claim.policy, claim.identity, claim.unit, claim.window)
             try:
                 charge = lease.charge(claim, usage)
-                units = self._rounding.whole(call, claim, charge, exact=usage.exact)
+                units = charge
+                if type(charge) is not int:
+                    units = self._rounding.whole(call, claim, charge, exact=usage.exact)
                 charges[key] = charges.get(key, 0) + units
                 if claim.unit == "usd":
                     cost = charge.exact if isinstance(charge, ExactCharge) else charge

@@ -117,7 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._idle_since = None
         raw_path, _, query = url.partition(b"?")
-        if url[:1] != b"/" or url[:2] == b"//" or b"#" in url:  # absolute form, among others (RFC 9112, 3.2)
+        if url[:1] != b"/" or url[:2] == b"//" or url.find(b"#") >= 0:  # absolute form, among others (RFC 9112, 3.2)
             parsed = httptools.parse_url(url)
             raw_path, query = parsed.path, parsed.query or b""
         path = raw_path.decode("ascii")

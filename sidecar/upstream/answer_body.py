@@ -249,7 +249,7 @@ def _decoder(response: UpstreamResponse, request: httpx.Request) -> Decode | Non
 
 def _has_comment(data: bytes) -> bool:
     """Whether a line of *data* is a comment: such a byte behind a line ending is not part of a JSON string."""
-    return data.startswith(b":") or b"\n:" in data or b"\r:" in data
+    return data.startswith(b":") or data.find(b"\n:") >= 0 or data.find(b"\r:") >= 0
 
 
 def _asked_for_usage(options: object) -> bool:

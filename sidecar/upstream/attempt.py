@@ -75,11 +75,6 @@ class Attempt:
         exact = self._streams or self._failed or (body is not None and body.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
-    @property
-    def outputs(self) -> int:
-        """See `policies.api.upstream.Stream.outputs`."""
-        return 0 if self._body is None else self._body.reading.outputs
-
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """See `policies.api.upstream.Stream.cut_off`."""
         assert self._body is not None  # for the type: an answer that is cut off has begun

@@ -40,7 +40,6 @@ class ModelListAttempt:
     """
 
     usage = Usage()
-    outputs = 0
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call

@@ -102,7 +102,7 @@ class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
 
     def _count_others(self, choices: Sequence[Choice], payload: bytes) -> None:
         """Count the output of *choices*, those of *payload*, in fields that `Delta` does not have."""
-        if choices[0].finish_reason and b'"delta":{}' in payload and payload.count(b'"delta"') == 1:
+        if choices[0].finish_reason and payload.find(b'"delta":{}') >= 0 and payload.count(b'"delta"') == 1:
             return  # nearly every last chunk
         for choice, tokens in zip(choices, other_outputs(payload), strict=False):
             if not tokens_of(choice):

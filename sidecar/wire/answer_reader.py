@@ -77,7 +77,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         if not self.has_output or not items:
             return None
         self._held, self._held_raw = [], []
-        return Batch(events=partial(events_of, items), raw=b"".join(raws))
+        return Batch(events=partial(events_of, items), raw=b"".join(raws), outputs=self.outputs)
 
     def _read_unusual(self, frame: Frame) -> tuple[Chunk, bytes]:
         """Return the chunk and the payload of *frame*, with its faults repaired; the empty chunk where that has failed."""

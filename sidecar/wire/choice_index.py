@@ -38,6 +38,10 @@ class ChoiceIndexes(msgspec.Struct, eq=False):
             self._first = self._last = index
             self.seen.add(0)
             return 0
+        elif index == self._last == self._rises == 0:  # the second chunk of nearly every answer
+            self._rises = -1
+            self.steady.add(0)
+            return 0
         if self._rises < 0:
             return self._own(index)
         if self._rises < CERTAIN_RISES:

@@ -43,7 +43,7 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
                 self._begun = True
             else:
                 data = self._without_bom(data)
-        if self._after_cr or b"\r" in data:
+        if self._after_cr or data.find(b"\r") >= 0:  # 52 ns; `in` takes 96 ns, because it tries an integer first
             data = self._with_lf(data)
         rest = self._rest
         if not rest and data.endswith(b"\n\n"):

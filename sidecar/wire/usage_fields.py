@@ -138,11 +138,13 @@ def reports_beside(payload: bytes, *, has_usage: bool) -> Sequence[Reported]:
     Empty where there is none, or where *payload* cannot be decoded. *has_usage*: it has a `usage` of its own; then only those
     are read that may say more.
     """
-    if has_usage:
-        if b'"timings"' not in payload and b'"x_groq"' not in payload:
+    find = payload.find  # `in` takes twice as long: it tries an integer first
+    if find(b'"timings"') < 0:
+        if has_usage:
+            if find(b'"x_groq"') < 0:
+                return ()
+        elif find(b'"usage"') < 0 and find(b'eval_count"') < 0:
             return ()
-    elif b'"usage"' not in payload and b'"timings"' not in payload and b'eval_count"' not in payload:
-        return ()
     try:
         places = _decode_places(payload)
     except msgspec.ValidationError:

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Iterator
 from struct import Struct
 
+import msgspec
+
 from policies.stores.counting.rows import CounterRow
 
 from .database import Execute
@@ -25,7 +27,7 @@ COUNTER_COLUMNS = "spent, held, oldest, ends, key, start, head, tail, crowd"
 """The columns of a counter, in the order of the fields of `SQLiteRow`; `crowd` is its group of identities."""
 SELECT_COUNTER = f"SELECT {COUNTER_COLUMNS} FROM counter WHERE key = ? AND start = ?"  # noqa: S608  # constants only
 UPSERT_COUNTER = (
-    f"INSERT INTO counter ({COUNTER_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"  # noqa: S608  # as above
+    f"INSERT INTO counter ({COUNTER_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, nullif(?9, ''))"  # noqa: S608  # as above
     " ON CONFLICT DO UPDATE SET spent = ?1, held = ?2, oldest = ?3, ends = ?4, head = ?7, tail = ?8"
 )
 
@@ -38,6 +40,14 @@ class SQLiteRow(CounterRow, eq=False):
     head: bytes = b""
     tail: bytes = b""
     group: str | None = None
+
+    def values(self) -> tuple[object, ...]:
+        """Return the parameters of `UPSERT_COUNTER`.
+
+        Without bytes and None: for these `sqlite3` looks for an adapter first, which takes 0.2 µs each.
+        """
+        spent, held, oldest, ends, key, start, head, tail, group = msgspec.structs.astuple(self)
+        return spent, held, oldest, ends, key, start, bytearray(head), bytearray(tail), group or ""
 
     def expire(self, until: int, execute: Execute) -> bool:
         """Remove the entries whose last request came at *until* or before; return whether the table was changed."""

@@ -179,7 +179,7 @@ class SQLiteStore(CounterStore[SQLiteRow]):
 
     def _write_changed(self) -> None:
         if self._changed:
-            self._database.execute_many(UPSERT_COUNTER, map(msgspec.structs.astuple, self._changed))
+            self._database.execute_many(UPSERT_COUNTER, map(SQLiteRow.values, self._changed))
             self._changed = []
 
     def _find_row(self, counter: str, start: int) -> SQLiteRow | None:
@@ -233,7 +233,7 @@ class SQLiteStore(CounterStore[SQLiteRow]):
         )
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
-        row = (call_id, part, self._owner, ceiling, _TAKEN_ENCODER.encode(taken))
+        row = (call_id, part, self._owner, ceiling, bytearray(_TAKEN_ENCODER.encode(taken)))
         if not self._database.execute("INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
             return False
         parts, cached = self._reservations.get(call_id, (0, []))

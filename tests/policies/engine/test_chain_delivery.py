@@ -182,7 +182,6 @@ class Callbacks:
     """The attempt of `FromAnotherContext`."""
 
     usage = Usage(output=1)
-    outputs = 0
 
     def __init__(self, texts: list[str], context: Context) -> None:
         self._texts, self._context = texts, context
