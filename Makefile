@@ -99,4 +99,4 @@ test-clients: $(VENV)/.ready $(CLIENTS)/.ready ## Compare what unmodified client
 	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -rs tests/clients -o addopts= -p no:cacheprovider
 
 clean: ## Remove the files that other targets create
-	rm -rf $(VENV) $(ENGINE) $(CLIENTS) $(NODE_CLIENTS)/node_modules .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(ENGINE) $(CLIENTS) tests/*/node/node_modules .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info

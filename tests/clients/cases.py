@@ -71,16 +71,16 @@ class Case:
     operation: str
     scripts: tuple[Script, ...] = (answers.answers,)
     shows: str = "Zoë"
-    """Text that the application must have received on both ways: without it, two equal failures would pass."""
-    fails: bool | None = False
-    """Whether the operation ends with an error when direct; None where clients differ."""
+    """Text that the application must have received: without it, two equal failures would pass."""
+    fails: tuple[bool | None, bool | None] = (False, False)
+    """Whether the operation ends with an error, direct and through the sidecar; None where clients differ."""
     closes: bool = False
     """Whether the client leaves, so that upstream's connection must be closed."""
 
 
 def failure(name: str, status: int, error: dict[str, Any], *, operation: str = "plain") -> Case:
     """Return the case of an upstream that answers *error* to every request."""
-    return Case(name, operation, (answers.fails(status, error),), shows=error["message"], fails=True)
+    return Case(name, operation, (answers.fails(status, error),), shows=error["message"], fails=(True, True))
 
 
 def recovery(name: str, operation: str, status: int, error: dict[str, Any], *headers: str) -> Case:
@@ -95,7 +95,7 @@ CASES = (
     Case("stream with usage", "stream_usage", shows="11"),
     Case("stream with reasoning", "stream", (answers.reasons,)),
     Case("stream with comments", "stream", (answers.comments,)),
-    Case("stream of a refusal", "stream", (answers.refuses,), shows="", fails=None),
+    Case("stream of a refusal", "stream", (answers.refuses,), shows="", fails=(None, None)),
     Case("tools", "tools", shows="Oslo"),
     Case("tools in a stream", "tools_stream", shows="Oslo"),
     Case("structured output", "structured", shows="Ada Lovelace"),
@@ -110,10 +110,10 @@ CASES = (
     recovery("rate limit, then a stream", "stream", 429, RATE, "retry-after: 1"),
     recovery("server error, then an answer", "plain", 500, SERVER),
     recovery("server error, then a stream", "stream", 500, SERVER),
-    Case("error, then a stream", "stream", (answers.starts_with(OVERLOADED), answers.answers), shows="", fails=None),
-    Case("error in a stream", "stream", (answers.breaks(SERVER),), shows=SERVER["message"], fails=True),
-    Case("stream that is cut", "stream", (answers.cut,), fails=True),
-    Case("stream that ends early", "stream", (answers.ends_early,), fails=None),
+    Case("error, then a stream", "stream", (answers.starts_with(OVERLOADED), answers.answers), fails=(None, False)),
+    Case("error in a stream", "stream", (answers.breaks(SERVER),), shows=SERVER["message"], fails=(True, True)),
+    Case("stream that is cut", "stream", (answers.cut,), fails=(True, True)),
+    Case("stream that ends early", "stream", (answers.ends_early,), fails=(None, True)),
     failure("unavailable to the end", 503, OVERLOADED),  # after the cases that need the sidecar's retry budget
     Case("cancel", "cancel", (answers.stalls,), shows="Hello", closes=True),
 )

@@ -9,7 +9,8 @@ from typing import Any
 from cases import INTERRUPTED, VENDOR, Case
 from sides import Client, Outcome, Side
 
-AI_SDK_ATTEMPTS = 3
+SIDECAR_ATTEMPTS = 3
+"""Attempts of the sidecar for one request of a client, `retry.attempts` of the shipped configuration."""
 
 
 def equal(direct: Any, through: Any) -> bool:
@@ -95,7 +96,7 @@ def not_more(client: Client, direct: int, through: int) -> bool:
 
 
 def as_attempts_multiply(client: Client, direct: int, through: int) -> bool:
-    return through <= direct * (AI_SDK_ATTEMPTS if client.name.startswith("@ai-sdk/") else 1)
+    return through <= direct * (SIDECAR_ATTEMPTS if client.retries_itself else 1)
 
 
 def one_more(client: Client, direct: int, through: int) -> bool:
@@ -105,8 +106,8 @@ def one_more(client: Client, direct: int, through: int) -> bool:
 REQUESTS = {
     "quota spent": Requests("a spent quota is final: `x-should-retry: false` stops clients that read it", not_more),
     "unavailable to the end": Requests(
-        "the sidecar makes the attempts; the AI SDK ignores `x-should-retry`, so that its attempts multiply them until "
-        "the retry budget is empty",
+        "the sidecar makes the attempts; the AI SDK and LlamaIndex repeat the call without a look at `x-should-retry`, "
+        "which multiplies the attempts until the retry budget is empty",
         as_attempts_multiply,
     ),
     "error, then a stream": Requests("the sidecar repeats what most clients raise", one_more),

@@ -14,25 +14,26 @@ CLIENTS_PYTHON = os.environ.get("CLIENTS_PYTHON", "")
 NODE = shutil.which("node") or ""
 
 
-def python(name: str, script: str, interpreter: str = CLIENTS_PYTHON) -> Client:
-    return Client(name, (interpreter and str(Path(interpreter).absolute()), str(HERE / "python" / script)))
+def python(name: str, script: str, interpreter: str = CLIENTS_PYTHON, *, retries_itself: bool = False) -> Client:
+    program = interpreter and str(Path(interpreter).absolute())
+    return Client(name, (program, str(HERE / "python" / script)), retries_itself)
 
 
-def node(name: str, script: str, *arguments: str) -> Client:
-    return Client(name, (NODE, str(HERE / "node" / script), *arguments))
+def node(name: str, script: str, *arguments: str, retries_itself: bool = False) -> Client:
+    return Client(name, (NODE, str(HERE / "node" / script), *arguments), retries_itself)
 
 
 CLIENTS = (
     python("openai", "openai_sdk.py"),
     python("openai of the sidecar", "openai_sdk.py", sys.executable),
     python("langchain-openai", "langchain_chat.py"),
-    python("llama-index-llms-openai-like", "llama_index_chat.py"),
+    python("llama-index-llms-openai-like", "llama_index_chat.py", retries_itself=True),
     python("pydantic-ai-slim", "pydantic_ai_agent.py"),
     python("litellm", "litellm_chat.py"),
     python("instructor", "instructor_chat.py"),
     node("openai for Node", "openai_sdk.mjs"),
-    node("@ai-sdk/openai", "ai_sdk.mjs", "@ai-sdk/openai"),
-    node("@ai-sdk/openai-compatible", "ai_sdk.mjs", "@ai-sdk/openai-compatible"),
+    node("@ai-sdk/openai", "ai_sdk.mjs", "@ai-sdk/openai", retries_itself=True),
+    node("@ai-sdk/openai-compatible", "ai_sdk.mjs", "@ai-sdk/openai-compatible", retries_itself=True),
 )
 
 
@@ -42,5 +43,6 @@ def missing(client: Client) -> str:
     if script.endswith(".mjs"):
         if not program:
             return "Node is not installed: the npm clients are skipped"
-        return "" if (HERE / "node" / "node_modules").is_dir() else "npm is not installed: the npm clients are skipped"
+        ready = (HERE / "node" / "node_modules" / ".ready").exists()
+        return "" if ready else "node_modules is missing: `make test-clients` installs the npm clients, if npm is there"
     return "" if program else "CLIENTS_PYTHON names no interpreter: `make test-clients` sets it"

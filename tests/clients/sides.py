@@ -20,8 +20,9 @@ ANSWER_TIMEOUT_SECONDS = 60
 """Seconds after which a client that has not finished a case fails its tests."""
 UNREACHABLE_PROXY = "http://127.0.0.1:1"
 CLIENT_ENVIRONMENT = {
-    "NO_PROXY": "127.0.0.1",
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), UNREACHABLE_PROXY),
+    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), UNREACHABLE_PROXY),
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LANGSMITH_TRACING": "false",
     "DO_NOT_TRACK": "1",
@@ -32,10 +33,12 @@ CLIENT_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Client:
-    """A client library: the command of its script."""
+    """A client library, and the command of its script."""
 
     name: str
     command: tuple[str, ...]
+    retries_itself: bool = False
+    """Whether it repeats failed calls in a loop of its own, which does not read `x-should-retry`."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,19 @@ async def running(command: tuple[str, ...], folder: Path, log: Path) -> AsyncIte
         await process.wait()
 
 
+def log_end(log: Path) -> str:
+    return log.read_text()[-3000:]
+
+
 async def read_line(process: Process, log: Path) -> dict[str, Any]:
     """Return the next JSON line of *process*."""
     assert process.stdout is not None
-    async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-        line = await process.stdout.readline()
-    assert line, f"the client has ended: {log.read_text()[-3000:]}"
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            line = await process.stdout.readline()
+    except TimeoutError:
+        raise AssertionError(f"the client has printed nothing for {ANSWER_TIMEOUT_SECONDS} s: {log_end(log)}") from None
+    assert line, f"the client has ended: {log_end(log)}"
     decoded: dict[str, Any] = json.loads(line)
     return decoded
 
@@ -96,7 +106,7 @@ async def play(case: Case, process: Process, served: Upstream, log: Path) -> Out
     seen = await read_line(process, log)
     requests = served.requests[before:]
     if case.closes:
-        await eventually(lambda: all(each.gone.is_set() for each in requests))  # the client process still runs
+        await eventually(lambda: all(each.gone.is_set() for each in requests))  # while the client process still runs
     return Outcome(seen, [received(each) for each in requests])
 
 

@@ -86,7 +86,7 @@ async def cancel(seen: Seen) -> None:
                 begun.set()
 
     reading = asyncio.create_task(read())
-    await begun.wait()
+    await asyncio.wait([reading, asyncio.create_task(begun.wait())], return_when=asyncio.FIRST_COMPLETED)
     reading.cancel()
     await asyncio.wait([reading])
     seen["cancelled"] = reading.cancelled()
