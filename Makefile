@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ENGINE := .venv-engine
+CLIENTS := .venv-clients
+NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel drill lint format format-check typecheck check build smoke bench test-engine clean
+.PHONY: help demo test test-kill soak cancel drill lint format format-check typecheck check build smoke bench test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,5 +83,20 @@ $(ENGINE)/.ready: constraints-engine.txt
 test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test against a real engine, llama.cpp (builds it first, which takes minutes)
 	ENGINE_PYTHON=$(ENGINE)/bin/python $(BIN)/python -m pytest -q -rs tests/real_engine -o addopts=
 
+$(CLIENTS)/.ready: constraints-clients.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-clients.txt
+	@touch $@
+
+# No scripts of packages run, and no lock file is written: package.json pins exact versions.
+$(NODE_CLIENTS)/node_modules/.ready: $(NODE_CLIENTS)/package.json
+	cd $(NODE_CLIENTS) && npm install --silent --no-package-lock --ignore-scripts
+	@touch $@
+
+test-clients: $(VENV)/.ready $(CLIENTS)/.ready ## Compare what unmodified client libraries see direct and through the sidecar (installs them first)
+	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_CLIENTS)/node_modules/.ready; \
+	else echo "node and npm are not both installed: the npm clients (openai, the AI SDK) are skipped"; fi
+	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -rs tests/clients -o addopts= -p no:cacheprovider
+
 clean: ## Remove the files that other targets create
-	rm -rf $(VENV) $(ENGINE) .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(ENGINE) $(CLIENTS) tests/*/node/node_modules .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info

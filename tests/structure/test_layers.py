@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -153,9 +154,8 @@ def test_folder_has_at_most_18_modules() -> None:
 
 
 def test_constraints() -> None:
-    """What is installed is pinned by name and version alone, and everything that we name is among it."""
+    """Everything that the project names is pinned."""
     lines = (ROOT / "constraints.txt").read_text().split()
-    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[A-Za-z0-9_.+\-]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
@@ -165,6 +165,20 @@ def test_constraints() -> None:
         ">=3.11",
         {"sidecar": "sidecar.cli.main:main"},
     )
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("constraints*.txt")), ids=lambda path: path.name)
+def test_python_packages_are_pinned(path: Path) -> None:
+    """A file of constraints has names and versions alone: no hashes, addresses or ranges."""
+    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[A-Za-z0-9_.+\-]+", line) for line in path.read_text().splitlines())
+
+
+def test_npm_packages_are_pinned() -> None:
+    """Each npm package has an exact version, and no lock file is kept: it would name addresses of downloads."""
+    for path in ROOT.glob("tests/*/node/package.json"):
+        versions = json.loads(path.read_text())["dependencies"].values()
+        assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions)
+        assert not path.with_name("package-lock.json").exists()
 
 
 def test_nothing_of_a_machine() -> None:

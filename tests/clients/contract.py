@@ -1,0 +1,145 @@
+"""Where the sidecar's contract makes a difference, case by case and with the reason, and what must hold then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cases import INTERRUPTED, VENDOR, Case
+from sides import Client, Outcome, Side
+
+SIDECAR_ATTEMPTS = 3
+"""Attempts of the sidecar for one request of a client, `retry.attempts` of the shipped configuration."""
+
+
+def equal(direct: Any, through: Any) -> bool:
+    """Whether an application saw the same.
+
+    `"usage": null` is ignored: OpenAI puts it into each chunk of a stream whose usage is asked for, which the sidecar
+    does, and events pass unchanged but for the last one with the usage.
+    """
+    return bool(without_null_usage(direct) == without_null_usage(through))
+
+
+def without_null_usage(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: each for name, each in value.items() if (name, each) != ("usage", None)}
+        return {name: without_null_usage(each) for name, each in kept.items()}
+    return [without_null_usage(each) for each in value] if isinstance(value, list) else value
+
+
+def contains(through: Any, direct: Any) -> bool:
+    """Whether *through* has all that *direct* has; a text may be the repr of an object with further fields."""
+    if isinstance(direct, dict):
+        return isinstance(through, dict) and all(contains(through.get(name), each) for name, each in direct.items())
+    if isinstance(direct, str) and VENDOR["message"] in direct:
+        return isinstance(through, str) and VENDOR["message"] in through
+    return direct is None or bool(direct == through)
+
+
+def text_of(seen: dict[str, Any]) -> dict[str, Any]:
+    """Return what was seen before the end of a stream."""
+    ends = ("error", "finish", "usage")
+    return {name: each for name, each in without_null_usage(seen).items() if name not in ends}
+
+
+def error_has_all_fields(direct: Side, through: Side, case: Case) -> bool:
+    return contains(through.outcomes[case.name].seen, direct.outcomes[case.name].seen)
+
+
+def recovers(direct: Side, through: Side, case: Case) -> bool:
+    return equal(direct.outcomes["stream"].seen, through.outcomes[case.name].seen)
+
+
+def is_interrupted(direct: Side, through: Side, case: Case) -> bool:
+    before, after = direct.outcomes[case.name].seen, through.outcomes[case.name].seen
+    return text_of(before) == text_of(after) and INTERRUPTED in after.get("error", {}).get("message", "")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference that the contract asks for: in favour of the application, and never in what it received before."""
+
+    reason: str
+    holds: Callable[[Side, Side, Case], bool]
+
+
+DIFFERENCES = {
+    "error of another vendor": Difference(
+        "OpenAI's four fields are always there; upstream's own fields keep their values (DESIGN 1.4)",
+        error_has_all_fields,
+    ),
+    "error, then a stream": Difference(
+        "an error before the first output is retried by the sidecar; most clients raise it (DESIGN rule 4)", recovers
+    ),
+    "stream that is cut": Difference(
+        "an error object instead of the HTTP library's own exception (DESIGN rule 6)", is_interrupted
+    ),
+    "stream that ends early": Difference(
+        "an error where most clients take the part of an answer for all of it (DESIGN rule 6)", is_interrupted
+    ),
+}
+"""By the name of the case; all other cases are equal."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Another number of requests at upstream."""
+
+    reason: str
+    allowed: Callable[[Client, int, int], bool]
+
+
+def not_more(client: Client, direct: int, through: int) -> bool:
+    return through <= direct
+
+
+def as_attempts_multiply(client: Client, direct: int, through: int) -> bool:
+    return through <= direct * (SIDECAR_ATTEMPTS if client.retries_itself else 1)
+
+
+def one_more(client: Client, direct: int, through: int) -> bool:
+    return direct <= through == 2
+
+
+REQUESTS = {
+    "quota spent": Requests("a spent quota is final: `x-should-retry: false` stops clients that read it", not_more),
+    "unavailable to the end": Requests(
+        "the sidecar makes the attempts; the AI SDK and LlamaIndex repeat the call without a look at `x-should-retry`, "
+        "which multiplies the attempts until the retry budget is empty",
+        as_attempts_multiply,
+    ),
+    "error, then a stream": Requests("the sidecar repeats what most clients raise", one_more),
+}
+"""By the name of the case; in all other cases the numbers are equal."""
+
+
+def expected_body(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what the sidecar sends upstream for *body*: the usage of a stream is always asked for."""
+    if not body.get("stream"):
+        return body
+    return body | {"stream_options": (body.get("stream_options") or {}) | {"include_usage": True}}
+
+
+def verdict(case: Case, direct: Side, through: Side) -> str:
+    """Return `equal`, `by contract` or `different`."""
+    before, after = direct.outcomes[case.name], through.outcomes[case.name]
+    if equal(before.seen, after.seen):
+        return "equal"
+    difference = DIFFERENCES.get(case.name)
+    return "by contract" if difference is not None and difference.holds(direct, through, case) else "different"
+
+
+def requests_differ(client: Client, case: Case, direct: Outcome, through: Outcome) -> str:
+    """Return what is wrong with the requests at upstream, empty if nothing is."""
+    counts = len(direct.requests), len(through.requests)
+    rule = REQUESTS.get(case.name)
+    allowed = rule.allowed(client, *counts) if rule else counts[0] == counts[1]
+    if not allowed or not all(counts):
+        return f"{counts[0]} requests direct, {counts[1]} through the sidecar"
+    for at, request in enumerate(through.requests):
+        sent = direct.requests[min(at, counts[0] - 1)]
+        if request != sent | {"body": expected_body(sent["body"])}:
+            return f"direct {sent}, through the sidecar {request}"
+    return ""
