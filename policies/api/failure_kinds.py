@@ -6,7 +6,7 @@ Policies list them in `on` and `never`; `sidecar/downstream/upstream_failures.py
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -91,12 +91,11 @@ RETRYABLE_KINDS: Final = tuple(
 )
 
 
-def check_classes(field: str, names: Sequence[str]) -> None:
-    """Raise `ValueError`, worded for the author of the file, if *names* in *field* has an unusable class."""
+def class_faults(field: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield a message, worded for the author of the file, for each unusable class of *names* in *field*."""
     for at, name in enumerate(names):
         if (fault := _fault_of(name)) is not None:
-            msg = f"{field}[{at}]: {name!r} {fault}"
-            raise ValueError(msg)
+            yield f"{field}[{at}]: {name!r} {fault}"
 
 
 def _fault_of(name: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
@@ -21,6 +21,7 @@ from policies.api.usage import Usage
 from policies.api.window import Calendar, Period, zone_of
 
 from .budget_refusal import budget_refusal
+from .option_checks import raise_faults
 from .prices import Price, price_of
 
 DEFAULT_ANSWER_TOKENS = 2_048
@@ -70,22 +71,26 @@ class Budget(Policy, frozen=True):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        zone_of(self.timezone)
+        raise_faults(self._zone_faults(), self._unit_faults(), self._answer_faults())
+
+    def _zone_faults(self) -> Iterator[str]:
+        try:
+            zone_of(self.timezone)
+        except ValueError as error:
+            yield f"timezone: {error}"
+
+    def _unit_faults(self) -> Iterator[str]:
         if (self.tokens is None) == (self.usd is None):
-            msg = "a budget needs either `tokens` or `usd`; set one of them"
-            raise ValueError(msg)
-        if self.usd is not None and not self.prices:
-            msg = (
-                'prices: a budget in `usd` needs prices; add [prices."MODEL"] with input and output per million tokens'
-            )
-            raise ValueError(msg)
-        if self.usd is None and self.prices:
-            msg = "prices: only a budget in `usd` uses prices; set `usd`, or remove them"
-            raise ValueError(msg)
+            yield "a budget needs either `tokens` or `usd`; set one of them"
+        elif self.usd is not None and not self.prices:
+            yield 'prices: a budget in `usd` needs prices; add [prices."MODEL"] with input and output per million tokens'
+        elif self.usd is None and self.prices:
+            yield "prices: only a budget in `usd` uses prices; set `usd`, or remove them"
+
+    def _answer_faults(self) -> Iterator[str]:
         least = min([self.answer] if isinstance(self.answer, int) else self.answer.values(), default=MIN_BOUND_TOKENS)
         if self.reserve == "bound" and least < MIN_BOUND_TOKENS:
-            msg = f'answer: {least} is too short for an answer with reserve = "bound"; use at least {MIN_BOUND_TOKENS}'
-            raise ValueError(msg)
+            yield f'answer: {least} is too short for an answer with reserve = "bound"; use at least {MIN_BOUND_TOKENS}'
 
     async def admit(self, call: Call) -> Lease | None:
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""

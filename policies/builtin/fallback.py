@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
 from policies.api.call import Call
 from policies.api.failure import Failure, Retry
-from policies.api.failure_kinds import among, check_classes
+from policies.api.failure_kinds import among, class_faults
 from policies.api.policy import Policy
+
+from .option_checks import raise_faults
 
 TAKEN_OVER_KINDS = ("connect", "timeout", "rate", "overloaded", "server", "unavailable", "quota", "too_large")
 """Kinds of failure after which another upstream is tried by default."""
@@ -32,10 +35,11 @@ class Fallback(Policy, frozen=True):
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
 
     def __post_init__(self) -> None:
-        check_classes("on", self.on)
+        raise_faults(class_faults("on", self.on), self._target_faults())
+
+    def _target_faults(self) -> Iterator[str]:
         if len(set(self.to)) < len(self.to):
-            msg = "to: an upstream is listed twice; list each once, in the order in which to try them"
-            raise ValueError(msg)
+            yield "to: an upstream is listed twice; list each once, in the order in which to try them"
 
     def retry(self, call: Call, failure: Failure) -> Retry | None:
         """Return a retry at the next upstream that was not tried; None if there is none or *failure* is not in `on`."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from policies.api.call import Call
 from policies.api.failure import GIVE_UP, Decision, Failure, GiveUp, Retry
-from policies.api.failure_kinds import RETRYABLE_KINDS, among, check_classes, is_useless
+from policies.api.failure_kinds import RETRYABLE_KINDS, among, class_faults, is_useless
 from policies.api.policy import Policy
+
+from .option_checks import raise_faults
 
 DECLINED_RETRY = GiveUp("declined")
 FINAL_KINDS = frozenset({"context", "too_large", "unavailable"})
@@ -45,11 +48,11 @@ class RetryClassifier(Policy, frozen=True):
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ("attempts",)
 
     def __post_init__(self) -> None:
-        check_classes("on", self.on)
-        check_classes("never", self.never)
+        raise_faults(class_faults("on", self.on), class_faults("never", self.never), self._backoff_faults())
+
+    def _backoff_faults(self) -> Iterator[str]:
         if self.base > self.cap:
-            msg = f"base: {self.base:g} is more than cap ({self.cap:g}); lower base, or raise cap"
-            raise ValueError(msg)
+            yield f"base: {self.base:g} is more than cap ({self.cap:g}); lower base, or raise cap"
 
     def retry(self, call: Call, failure: Failure) -> Decision:
         """Return the wait before the next attempt, or a `GiveUp`, by the class of *failure* and the attempts so far.

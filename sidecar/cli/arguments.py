@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from sidecar import __version__
 
@@ -20,6 +21,22 @@ CONFIGURED_COMMANDS = frozenset({"serve", "usage", "check"})
 """Commands that read the configuration."""
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
+
+
+class InvalidFlag(NamedTuple):
+    """Stands for the value of a flag that is invalid, so that the other flags are checked too."""
+
+    message: str
+
+
+def take_faults(options: argparse.Namespace) -> list[str]:
+    """Return a line for each flag of *options* with an invalid value, and set those flags to None."""
+    program, lines = f"sidecar {options.command}", []
+    for name, value in vars(options).items():
+        if isinstance(value, InvalidFlag):
+            lines.append(f"{program}: argument --{name.replace('_', '-')}: {value.message}; see `{program} --help`")
+            setattr(options, name, None)
+    return lines
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,7 +82,7 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog=f"{examples}\n{environment}\n{texts.EXIT_CODES}",
         )
-        command.set_defaults(run=commands[name])
+        command.set_defaults(run=commands[name], command=name)
         return command
 
     serve = add("serve", "run the sidecar", texts.SERVE_DESCRIPTION, texts.SERVE_EXAMPLES)
@@ -86,8 +103,10 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_mock_flags(mock)
     for command in (usage, check):
         _add_config(command)
+    check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the file to validate, like --config")
+    _add_store(usage)
     usage.add_argument("--tenant", type=_text, metavar="T", help="show this tenant only (default: all)")
-    usage.add_argument("--json", action="store_true", help="print JSON: a list with one object for each counter")
+    usage.add_argument("--json", action="store_true", help="print JSON: a list with one object for each budget counter")
     tenant_help = "tenant of the key (default: %(default)s)"
     new.add_argument("--tenant", type=_text, default="default", metavar="T", help=tenant_help)
     for command in (serve, config, check):
@@ -107,6 +126,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--model", type=_text, metavar="NAME", help=model_help)
     serve.add_argument("--host", type=_text, metavar="H", help=f"address to listen on (default: {DEFAULT_HOST})")
     serve.add_argument("--port", type=_port, metavar="P", help=PORT_HELP % {"default": DEFAULT_PORT})
+    _add_store(serve)
     serve.add_argument("--workers", type=_positive, default=1, metavar="N", help=workers_help)
 
 
@@ -127,45 +147,42 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help=file_help)
 
 
-def _text(text: str) -> str:
-    if not text.strip():
-        msg = "the value is empty: omit the flag, or give a value"
-        raise argparse.ArgumentTypeError(msg)
-    return text
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    store_help = (
+        "store of the limits: sqlite:///FILE, redis://HOST:PORT/DB or memory:// (default: `store.url` of the file)"
+    )
+    parser.add_argument("--store", type=_text, metavar="URL", help=store_help)
 
 
-def _number(text: str, expected: str) -> int:
+def _text(text: str) -> str | InvalidFlag:
+    return text if text.strip() else InvalidFlag("the value is empty: omit the flag, or give a value")
+
+
+def _port(text: str) -> int | InvalidFlag:
+    return _number(text, range(MAX_PORT + 1), f"a whole number from 0 to {MAX_PORT}")
+
+
+def _positive(text: str) -> int | InvalidFlag:
+    return _number(text, range(1, sys.maxsize), "a whole number >= 1")
+
+
+def _number(text: str, allowed: range, expected: str) -> int | InvalidFlag:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
-        raise _invalid(text, expected) from None
+        return _invalid(text, expected)
+    return number if number in allowed else _invalid(text, expected)
 
 
-def _port(text: str) -> int:
-    expected = f"a whole number from 0 to {MAX_PORT}"
-    port = _number(text, expected)
-    if not 0 <= port <= MAX_PORT:
-        raise _invalid(text, expected)
-    return port
-
-
-def _positive(text: str) -> int:
-    expected = "a whole number >= 1"
-    number = _number(text, expected)
-    if number < 1:
-        raise _invalid(text, expected)
-    return number
-
-
-def _milliseconds(text: str) -> float:
+def _milliseconds(text: str) -> float | InvalidFlag:
     try:
         number = float(text)
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise _invalid(text, "a number of milliseconds >= 0")
+        return _invalid(text, "a number of milliseconds >= 0")
     return number
 
 
-def _invalid(text: str, expected: str) -> argparse.ArgumentTypeError:
-    return argparse.ArgumentTypeError(f"invalid value {text!r}: expected {expected}")
+def _invalid(text: str, expected: str) -> InvalidFlag:
+    return InvalidFlag(f"invalid value {text!r}: expected {expected}")

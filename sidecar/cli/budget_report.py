@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,13 +16,24 @@ from policies.builtin.budget import Budget
 from policies.stores.opening import open_store
 from sidecar.config.settings import Settings
 
+from .limit_report import RateLine, UnknownTenant, columns, known_tenants, limit_of, rates_of, shown_amount
+
+MAX_LISTED_TENANTS = 10
 TABLE_HEADER = ("budget", "for", "window", "limit", "spent", "reserved", "left", "resets at")
+
+
+class ProfileLimit(msgspec.Struct, frozen=True):
+    """The limit of a budget in one profile, and what it leaves of the counter that all profiles share."""
+
+    limit: float
+    left: float
 
 
 class BudgetLine(msgspec.Struct, frozen=True):
     """One counter of one budget: amounts in tokens or dollars (*unit*), *resets_at* in seconds since 1970.
 
-    *counts* maps each kind of identity that the budget counts by (tenant, user, model, ip) to its name.
+    *counts* maps each kind of identity that the budget counts by (tenant, user, model, ip) to its name.  *rates* are those
+    that the same calls pass.
     """
 
     policy: str
@@ -34,21 +46,29 @@ class BudgetLine(msgspec.Struct, frozen=True):
     reserved: float
     left: float
     resets_at: int
+    profiles: dict[str, ProfileLimit]
+    rates: list[RateLine]
 
 
 class StoreNotReadable(Exception):
-    """Raised for a store that other processes cannot read."""
+    """Raised for a store that does not exist, or that other processes cannot read."""
 
 
 async def read_budgets(settings: Settings, *, tenant: str | None, now: float) -> list[BudgetLine]:
     """Return a line for each counter of the budgets in the base chain, or only for those of *tenant*.
 
-    Unused counters of known tenants are included.  *now* is in seconds since 1970.  Raises `StoreDown`, and
-    `StoreNotReadable` for a store in memory.
+    Unused counters of known tenants are included.  *now* is in seconds since 1970.  Raises `StoreDown`, `UnknownTenant`, and
+    `StoreNotReadable` for a store in memory and for one that does not exist.
     """
     accounts = await _accounts(settings)
     budgets = [policy for policy in settings.base.policies if isinstance(policy, Budget)]
     found = [line for budget in budgets for line in _lines(budget, settings, accounts, now)]
+    known = known_tenants(settings) | {line.tenant for line in found if line.tenant is not None}
+    if tenant is not None and tenant not in known:
+        names = sorted(known)
+        shown = ", ".join(names[:MAX_LISTED_TENANTS]) + (", ..." if len(names) > MAX_LISTED_TENANTS else "")
+        msg = f"unknown tenant {tenant!r}: no [[key]] has it and no budget has counted it; known tenants: {shown}"
+        raise UnknownTenant(msg)
     wanted = [line for line in found if tenant is None or line.tenant == tenant]
     return sorted(wanted, key=lambda line: (line.policy, list(line.counts.values())))
 
@@ -57,11 +77,19 @@ async def _accounts(settings: Settings) -> Sequence[Account]:
     location = settings.store.location
     try:
         if not location.is_shared_between_processes:
-            msg = "memory:// is private to the process that uses it; use a sqlite:/// or redis:// store"
+            msg = (
+                f"{location.redacted} cannot be read from outside: its counters are in the process of `sidecar serve` and"
+                " end with it; use a sqlite:/// or redis:// store"
+            )
             raise StoreNotReadable(msg)
         file = location.file(settings.folder)
-        if file is not None and not file.exists():
-            return ()
+        if file is not None and not _is_filled(file):
+            problem = "is an empty file" if file.exists() else "does not exist"
+            msg = (
+                f"{location.describe(settings.folder)} {problem}; name the store with --store, or the configuration"
+                " of the sidecar with --config, and start the sidecar before"
+            )
+            raise StoreNotReadable(msg)
         store: Store = open_store(settings.store.url, folder=settings.folder)
     except ValueError as error:  # an installed store that cannot be loaded
         raise StoreNotReadable(str(error)) from error
@@ -69,6 +97,14 @@ async def _accounts(settings: Settings) -> Sequence[Account]:
         return await store.accounts()
     finally:
         await store.aclose()
+
+
+def _is_filled(file: Path) -> bool:
+    """Return whether there is something at *file* that is not an empty file: opening that would make a store of it."""
+    try:
+        return file.stat().st_size > 0 or not file.is_file()
+    except OSError:
+        return False
 
 
 def _lines(budget: Budget, settings: Settings, accounts: Iterable[Account], now: float) -> Iterator[BudgetLine]:
@@ -87,22 +123,29 @@ def _lines(budget: Budget, settings: Settings, accounts: Iterable[Account], now:
 
 def _line(budget: Budget, settings: Settings, account: Account) -> BudgetLine:
     counts = _counts(budget, account.identity)
-    limit = _limit(budget, settings, counts.get("tenant"))
-    amounts = (limit, account.spent, account.reserved, max(0, limit - account.spent - account.reserved))
-    limit_shown, spent, reserved, left = (
-        amounts if budget.usd is None else (amount / MICRO_DOLLARS_PER_DOLLAR for amount in amounts)
-    )
+    tenant = counts.get("tenant")
+
+    def amount(micro: float) -> float:
+        return micro if budget.usd is None else micro / MICRO_DOLLARS_PER_DOLLAR
+
+    def within(profile: str) -> ProfileLimit:
+        limit = limit_of(settings, budget, tenant, profile)
+        return ProfileLimit(amount(limit), amount(max(0, limit - account.spent - account.reserved)))
+
+    chain = within("")
     return BudgetLine(
         policy=budget.name,
-        tenant=counts.get("tenant"),
+        tenant=tenant,
         counts=counts,
         unit=account.unit,
         window=budget.window,
-        limit=limit_shown,
-        spent=spent,
-        reserved=reserved,
-        left=left,
+        limit=chain.limit,
+        spent=amount(account.spent),
+        reserved=amount(account.reserved),
+        left=chain.left,
         resets_at=round(account.resets_at),
+        profiles={name: within(name) for name in sorted(settings.profiles)},
+        rates=rates_of(settings, tenant),
     )
 
 
@@ -118,22 +161,6 @@ def _counts(budget: Budget, identity: str) -> dict[str, str]:
     }
 
 
-def _limit(budget: Budget, settings: Settings, tenant: str | None) -> int:
-    """Return the budget's limit for *tenant*: the highest among its keys, or that of the chain."""
-    of_keys = [
-        policy
-        for access in settings.keys
-        if access.tenant == tenant
-        for policy in access.base.policies
-        if isinstance(policy, Budget) and policy.name == budget.name
-    ]
-    return max(_amount(each) for each in of_keys or [budget])
-
-
-def _amount(budget: Budget) -> int:
-    return round((budget.usd or 0) * MICRO_DOLLARS_PER_DOLLAR) if budget.tokens is None else budget.tokens
-
-
 def as_json(lines: Sequence[BudgetLine]) -> str:
     """Return *lines* as a JSON list of objects."""
     return msgspec.json.format(msgspec.json.encode(lines)).decode()
@@ -145,17 +172,17 @@ def as_table(lines: Sequence[BudgetLine], settings: Settings) -> str:
         policy.name: zone_of(policy.timezone) for policy in settings.base.policies if isinstance(policy, Budget)
     }
     rows = [TABLE_HEADER, *(_row(line, zones.get(line.policy, UTC)) for line in lines)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(TABLE_HEADER))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return columns(rows)
 
 
 def _row(line: BudgetLine, zone: Any) -> tuple[str, ...]:
-    def shown(amount: float) -> str:
-        return f"{amount:,}" if line.unit == "tokens" else f"${amount:,.6f}"
-
     who = ", ".join(f"{kind} {name}" if kind != "tenant" else name for kind, name in line.counts.items())
     amounts = (line.limit, line.spent, line.reserved, line.left)
     resets_at = datetime.fromtimestamp(line.resets_at, zone).strftime("%Y-%m-%d %H:%M %Z")
-    return (line.policy, who or "all callers", line.window, *map(shown, amounts), resets_at)
+    return (
+        line.policy,
+        who or "all callers",
+        line.window,
+        *(shown_amount(amount, line.unit) for amount in amounts),
+        resets_at,
+    )

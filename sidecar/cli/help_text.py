@@ -10,12 +10,13 @@ shipped defaults; an empty variable counts as not set):
   SIDECAR_MODEL         model of calls that name none, like --model
   SIDECAR_HOST          address to listen on, like --host
   SIDECAR_PORT          port to listen on, like --port
-  SIDECAR_STORE         URL of the store: sqlite:///FILE, redis://HOST:PORT/DB or memory://
+  SIDECAR_STORE         URL of the store, like --store; for a URL with a password
   SIDECAR_UPSTREAM_KEY  key for the upstream of --upstream or SIDECAR_UPSTREAM
   OPENAI_API_KEY        key for api.openai.com; with no upstream configured, calls go there
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
                         HTTP proxy to the upstreams, unless the file sets `proxy`
-  The variables that a file names (api_key_env, headers_env) hold the keys of its upstreams.
+  The variables that a file names (api_key_env, headers_env) hold the keys of its upstreams. Only `serve`
+  needs them.
 """
 
 NO_ENVIRONMENT = """\
@@ -26,7 +27,8 @@ EXIT_CODES = """\
 exit codes:
   0    success; for `serve`, also a drained stop after SIGTERM or SIGINT
   1    the command failed while it ran, for example because the port is in use
-  2    invalid flags or configuration; each fault is one line on stderr
+  2    invalid flags or configuration; each fault is one line on stderr; for `usage`, also a store that does
+       not exist or cannot be read from outside, and an unknown tenant
   130  interrupted by Ctrl+C
 """
 
@@ -35,12 +37,13 @@ examples:
   sidecar demo                                        try it, with nothing to configure
   sidecar serve --upstream http://127.0.0.1:11434/v1  put it in front of Ollama
   sidecar config > sidecar.toml                       write a configuration file to edit
-  sidecar check --config sidecar.toml                 validate the file
+  sidecar check sidecar.toml                          validate the file
   sidecar serve --config sidecar.toml                 run with it
 """
 
 SERVE_DESCRIPTION = """\
-Run the sidecar until SIGTERM or SIGINT. The first line on stdout is `sidecar listening on URL`.
+Run the sidecar until SIGTERM or SIGINT. The first line on stdout is `sidecar listening on URL`; a
+summary of upstreams, store, policies, profiles and keys follows, with a warning if nothing limits calls.
 Without --config it runs with the shipped configuration, which `sidecar config` prints.
 """
 
@@ -49,6 +52,7 @@ examples:
   sidecar serve --upstream http://127.0.0.1:11434/v1 --model llama3.2
   SIDECAR_UPSTREAM_KEY=sk-... sidecar serve --upstream https://llm.example/v1
   sidecar serve --config sidecar.toml --host 0.0.0.0 --port 8787 --workers 4
+  sidecar serve --upstream https://llm.example/v1 --store redis://127.0.0.1:6379/0
 """
 
 DEMO_DESCRIPTION = """\
@@ -85,23 +89,26 @@ examples:
 
 CHECK_DESCRIPTION = """\
 Validate a configuration, with the environment. Every fault is one line on stderr:
-`FILE: key.path: problem; cure`. Needs no upstream and does not open the store.
+`FILE: key.path: problem; cure`. Needs no upstream and no secret, and does not open the store. A secret
+that is set, or a key file that exists, must be usable.
 """
 
 CHECK_EXAMPLES = """\
 examples:
-  sidecar check --config sidecar.toml
+  sidecar check sidecar.toml
 """
 
 USAGE_DESCRIPTION = """\
-Show limit, spent, reserved and left amount and the reset time of each budget, read from the store
-of the configuration. Works while sidecars run.
+Show limit, spent, reserved and left amount and the reset time of each budget, read from the store of
+the configuration, and the limits of each profile, rates included. The first line names the store (with
+--json on stderr). A store that does not exist is refused. Works while sidecars run; needs no secret.
 """
 
 USAGE_EXAMPLES = """\
 examples:
   sidecar usage --config sidecar.toml
   sidecar usage --config sidecar.toml --tenant acme --json
+  sidecar usage --store redis://127.0.0.1:6379/0
 """
 
 NEW_KEY_DESCRIPTION = """\

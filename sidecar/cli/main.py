@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import make_parser
+from .arguments import CONFIGURED_COMMANDS, make_parser, take_faults
 
 if TYPE_CHECKING:
     from sidecar.config.settings import Settings
@@ -39,6 +39,11 @@ def _run(argv: Sequence[str] | None) -> int:
         options = make_parser(COMMAND_FUNCTIONS).parse_args(argv)
     except SystemExit as end:
         return int(end.code or 0)
+    if lines := take_faults(options):
+        print(*lines, sep="\n", file=sys.stderr)
+        if options.command in CONFIGURED_COMMANDS:
+            _settings(options, need_upstream=False)  # prints the faults of file and environment too
+        return 2
     code: int = options.run(options)
     return code
 
@@ -49,7 +54,8 @@ def _settings(options: argparse.Namespace, *, need_upstream: bool) -> Settings |
     from sidecar.config.tables import ConfigError
 
     environ = os.environ
-    path: Path | None = options.config or (Path(name) if (name := environ.get("SIDECAR_CONFIG")) else None)
+    file: Path | None = getattr(options, "file", None)
+    path = file or options.config or (Path(name) if (name := environ.get("SIDECAR_CONFIG")) else None)
     given = {name: value for name in Flags.__struct_fields__ if (value := getattr(options, name, None)) is not None}
     try:
         return load(path, environ=environ, flags=Flags(**given), need_upstream=need_upstream)
@@ -97,13 +103,23 @@ def _usage(options: argparse.Namespace) -> int:
     from policies.api.store import StoreDown
 
     from .budget_report import StoreNotReadable, as_json, as_table, read_budgets
+    from .limit_report import UnknownTenant, limits_table
 
     try:
         lines = asyncio.run(read_budgets(settings, tenant=options.tenant, now=time.time()))
     except (StoreDown, StoreNotReadable) as error:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
         return 2 if isinstance(error, StoreNotReadable) else 1
-    print(as_json(lines) if options.json else as_table(lines, settings))
+    except UnknownTenant as error:
+        print(f"sidecar: --tenant: {error}", file=sys.stderr)
+        return 2
+    store = f"store: {settings.store.location.describe(settings.folder)}"
+    if options.json:
+        print(store, file=sys.stderr)
+        print(as_json(lines))
+    else:
+        parts = [store, as_table(lines, settings), limits_table(settings, options.tenant)]
+        print("\n\n".join(filter(None, parts)))
     return 0
 
 
@@ -122,6 +138,10 @@ def _config(_: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.file and options.config and options.file.resolve() != options.config.resolve():
+        problem = f"two files: {str(options.file)!r} and --config {str(options.config)!r}; name one of them"
+        print(f"sidecar check: {problem}", file=sys.stderr)
+        return 2
     settings = _settings(options, need_upstream=False)
     if settings is None:
         return 2

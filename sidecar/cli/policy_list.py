@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 
-from sidecar.config.policies import BUILT_IN, ENTRY_POINT_GROUP
+from sidecar.config.policies import BUILT_IN, DEFAULTS_USE, ENTRY_POINT_GROUP
 
 NAME_WIDTH = 14
 LINE_WIDTH = 100
@@ -26,6 +26,7 @@ def policy_lines() -> str:
 
 
 def _summaries() -> Iterator[tuple[str, str]]:
+    yield DEFAULTS_USE, "The shipped chain at this place; it keeps the shipped profiles too."
     for name, policy in BUILT_IN.items():
         yield name, _first_line(policy)
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):

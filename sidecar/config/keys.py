@@ -7,7 +7,7 @@ Without keys every client belongs to the tenant `default`.  With keys a request 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from secrets import token_urlsafe
 from typing import Annotated, Any
@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import msgspec
 
 from policies.api.claim import MAX_IDENTITY_LENGTH
+from policies.api.policy import Policy
+from policies.builtin.option_checks import raise_faults
 
 from .access import Access, Profile
 from .profiles import apply_key_limits
@@ -39,20 +41,27 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        raise_faults(self._tenant_faults(), self._hash_faults())
+
+    def _tenant_faults(self) -> Iterator[str]:
         if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= MAX_IDENTITY_LENGTH):
-            msg = f"tenant: invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
-            raise ValueError(msg)
+            yield f"tenant: invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
+
+    def _hash_faults(self) -> Iterator[str]:
         if not SHA256_PATTERN.fullmatch(self.sha256):
-            msg = "sha256: not a SHA-256 (64 hexadecimal digits); create key and hash with `sidecar key new`"
-            raise ValueError(msg)
+            yield "sha256: not a SHA-256 (64 hexadecimal digits); create key and hash with `sidecar key new`"
 
 
 def read_keys(
-    entries: object, base: Profile, profiles: Mapping[str, Profile], broken: frozenset[str], faults: list[ConfigFault]
+    entries: object,
+    base: Profile,
+    profiles: Mapping[str, Profile],
+    broken: Mapping[str, type[Policy] | None],
+    faults: list[ConfigFault],
 ) -> tuple[Access, ...]:
     """Return the permissions of each `[[key]]` of *entries*; add faults to *faults*.
 
-    *profiles* are the chains by name.  Limits on a policy in *broken* are not checked: that policy has a fault of its own.
+    *profiles* are the chains by name, *broken* the policies that have a fault of their own.
     """
     if not isinstance(entries, list):
         faults.append(ConfigFault("key", "expected a list of tables", "write each key below [[key]]"))
@@ -83,11 +92,16 @@ def _access(
     base: Profile,
     profiles: Mapping[str, Profile],
     *,
-    broken: frozenset[str],
+    broken: Mapping[str, type[Policy] | None],
     faults: list[ConfigFault],
 ) -> Access | None:
     settings = to_struct(KeySettings, entry, path, faults)
     if settings is None:
+        names, limits = (entry.get("profiles"), entry.get("limits")) if isinstance(entry, dict) else (None, None)
+        if isinstance(names, list):
+            tuple(_allowed([name for name in names if isinstance(name, str)], profiles, path, faults))
+        if isinstance(limits, dict):
+            apply_key_limits(base, base, limits, path, broken=broken, faults=faults)
         return None
     allowed = None if settings.profiles is None else tuple(_allowed(settings.profiles, profiles, path, faults))
     own_base = apply_key_limits(base, base, settings.limits, path, broken=broken, faults=faults)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from .access import Profile
+from policies.api.policy import Policy
+
+from .access import Access, Profile
 from .keys import read_keys
 from .log import LogSettings
+from .named_objects import hiding_modules
 from .observers import read_observers
-from .policies import base_chain
+from .policies import BaseChain, base_chain, uses_defaults
 from .prices import check_prices, with_prices
 from .profiles import read_profiles
 from .settings import Flags, ServerSettings, Settings, StoreSettings
-from .shadowing import check_module_names
 from .tables import SEE_EXAMPLE, ConfigError, ConfigFault, single_field, to_struct, unknown_key
 from .upstream_sources import check_fallback_targets, resolve_upstreams
 
 KNOWN_SECTIONS = ("server", "store", "log", "upstream", "key", "policy", "profile", "prices", "observer")
 SHIPPED_NAME = "defaults"
+STORE_VARIABLE = "SIDECAR_STORE"
 
 
 def default_text() -> str:
@@ -34,29 +37,33 @@ def default_text() -> str:
 def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_upstream: bool = True) -> Settings:
     """Return the settings of the file *path*, or the shipped ones if it is None.
 
-    *flags* override *environ*, which overrides the file.  With *need_upstream*, having no upstream is a fault.  Raises
-    `ConfigError` with all faults.
+    *flags* override *environ*, which overrides the file.  With *need_upstream*, having no upstream is a fault, and so is a
+    secret that is not set: a process that only reads the settings needs neither.  Raises `ConfigError` with all faults.
     """
     source = SHIPPED_NAME if path is None else str(path)
     shipped = tomllib.loads(default_text())
-    data = shipped if path is None else _read(path)
+    faults: list[ConfigFault] = []
+    read = shipped if path is None else _read(path, faults)
+    # The environment and the flags are checked also without a readable file.
+    data: dict[str, Any] = {} if read is None else read
+    serves = need_upstream and read is not None
     folder = Path.cwd() if path is None else path.resolve().parent
-    faults: list[ConfigFault] = [unknown_key(key, key, KNOWN_SECTIONS) for key in data if key not in KNOWN_SECTIONS]
+    faults += [unknown_key(key, key, KNOWN_SECTIONS) for key in data if key not in KNOWN_SECTIONS]
     server = _server(data.get("server", {}), environ, flags, faults)
     store = _store(data.get("store", {}), environ, flags, faults)
     log = to_struct(LogSettings, data.get("log", {}), "log", faults)
     observers = read_observers(data.get("observer", []), folder, faults)
-    choices = resolve_upstreams(data.get("upstream", []), folder, environ, flags, faults, need=need_upstream)
+    choices = resolve_upstreams(data.get("upstream", []), folder, environ, flags, faults, need=serves)
     entries = with_prices(data.get("policy", shipped["policy"]), data.get("prices"), faults)
     if path is not None:
-        check_module_names(folder, faults)
-    base, broken = base_chain(entries, folder, faults)
-    inherited = {} if "policy" in data else shipped["profile"]
-    chains = read_profiles(data.get("profile", {}), inherited, base, broken, faults)
-    base_profile = Profile("", base)
-    accesses = read_keys(data.get("key", []), base_profile, chains, broken, faults)
-    check_prices(base, choices, faults)
-    check_fallback_targets(base, data.get("upstream", []), faults)
+        faults += map(_hiding_module, hiding_modules(folder))
+    chain = base_chain(entries, shipped["policy"], folder, faults)
+    inherited = shipped["profile"] if "policy" not in data or uses_defaults(entries) else {}
+    base = Profile("", chain.policies)
+    profiles = read_profiles(data.get("profile", {}), inherited, chain.policies, chain.broken, faults)
+    accesses = read_keys(data.get("key", []), base, profiles, chain.broken, faults)
+    check_prices(chain.policies, choices, faults)
+    check_fallback_targets(_by_path(chain, profiles, accesses), data.get("upstream", []), faults)
     if faults or server is None or store is None or log is None:
         raise ConfigError(source, faults)
     return Settings(
@@ -65,15 +72,33 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
         log=log,
         observers=observers,
         upstreams=choices,
-        base=base_profile,
-        profiles=chains,
+        base=base,
+        profiles=profiles,
         folder=folder,
         keys=accesses,
         workers=flags.workers,
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _hiding_module(name: str) -> ConfigFault:
+    problem = f"{name} beside the configuration has the name of a package that policies import"
+    return ConfigFault("policy", problem, f"rename {name}, for example to my_{name}")
+
+
+def _by_path(chain: BaseChain, profiles: Mapping[str, Profile], accesses: Sequence[Access]) -> dict[str, Policy]:
+    """Return the policies of the base chain, and those that a profile or a key changes, by key path."""
+    base = {policy.name: policy for policy in chain.policies}
+    found = {chain.paths[name]: policy for name, policy in base.items()}
+    changing = [(f"profile.{profile.name}", profile) for profile in profiles.values()]
+    changing += [(f"{access.base.owner}.limits", access.base) for access in accesses]
+    for path, profile in changing:
+        own = (policy for policy in profile.policies if policy != base[policy.name])
+        found |= {f"{path}.{policy.name}": policy for policy in own}
+    return found
+
+
+def _read(path: Path, faults: list[ConfigFault]) -> dict[str, Any] | None:
+    """Return the tables of the file *path*; add a fault and return None if it cannot be read."""
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
@@ -86,7 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
         what, found, where = str(error).rpartition(" (at ")
         place = where.removesuffix(")") if found else "file"
         fault = ConfigFault(place, f"invalid TOML: {what or error}", SEE_EXAMPLE)
-    raise ConfigError(str(path), [fault])
+    faults.append(fault)
+    return None
 
 
 def _server(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault]) -> ServerSettings | None:
@@ -115,11 +141,12 @@ def _port(text: str, faults: list[ConfigFault]) -> int | None:
 
 def _store(table: Any, environ: Mapping[str, str], flags: Flags, faults: list[ConfigFault]) -> StoreSettings | None:
     store, path = to_struct(StoreSettings, table, "store", faults), "store.url"
-    if store is not None and store.location.has_password and "SIDECAR_STORE" not in environ:
-        cure = "keep passwords out of files: set the whole URL in the environment variable SIDECAR_STORE"
+    url = flags.store or environ.get(STORE_VARIABLE)
+    if store is not None and store.location.has_password and not url:
+        cure = f"keep passwords out of files: set the whole URL in the environment variable {STORE_VARIABLE}"
         faults.append(ConfigFault(path, "the URL contains a password", cure))
-    if url := environ.get("SIDECAR_STORE"):
-        path = "SIDECAR_STORE"
+    if url:
+        path = "--store" if flags.store else STORE_VARIABLE
         store = single_field(StoreSettings, "url", url, path, faults)
     if store is not None and not _is_shared(store, path, faults) and flags.workers > 1:
         problem = f"{store.location.redacted!r} cannot serve {flags.workers} workers: each would count separately"

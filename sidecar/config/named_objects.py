@@ -1,4 +1,4 @@
-"""Import an object that the configuration names as "module:name"."""
+"""Import objects that the configuration names as "module:name", and find modules that hide this program's packages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+OWN_PACKAGES = ("policies", "sidecar")
 
 
 class ObjectFault(Exception):
@@ -42,3 +44,8 @@ def object_of(module: str, name: str, folder: Path, *, kind: str) -> object:
     if found is None:
         raise ObjectFault(f"module {module!r} has no {name!r}", f"name a {kind} of that module, as {form}")
     return found
+
+
+def hiding_modules(folder: Path) -> list[str]:
+    """Return the files in *folder* with the name of one of our packages: Python imports one of the two, not both."""
+    return [name for package in OWN_PACKAGES if (folder / (name := f"{package}.py")).is_file()]

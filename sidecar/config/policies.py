@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import get_type_hints
+from typing import NamedTuple, get_type_hints
 
 import msgspec
 
@@ -32,36 +32,99 @@ BUILT_IN: Mapping[str, type[Policy]] = {
     "fallback": Fallback,
     "retry": RetryClassifier,
 }
+DEFAULTS_USE = "defaults"
+"""Value of `use` that stands for the shipped chain."""
+CHANGE_DEFAULTS_CURE = "to change a shipped policy, write the chain that `sidecar config` prints instead"
 POLICY_SOURCES = f"a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"
 TEMPERATURE_KEY = "temperature"
 
 
-def base_chain(entries: object, folder: Path, faults: list[ConfigFault]) -> tuple[tuple[Policy, ...], frozenset[str]]:
-    """Return the policies of `[[policy]]` in file order, and the names of those that have a fault.
+class BaseChain(msgspec.Struct, frozen=True):
+    """The policies of `[[policy]]` in file order.
+
+    *paths* has the key path of each by its name.  *broken* are those with a fault, by each name that they may have; the value
+    is their class, None where it is not known.
+    """
+
+    policies: tuple[Policy, ...]
+    paths: Mapping[str, str]
+    broken: Mapping[str, type[Policy] | None]
+
+
+def uses_defaults(entries: object) -> bool:
+    """Return whether `[[policy]]`, as in the file, keeps the shipped chain and profiles."""
+    return not isinstance(entries, list) or any(map(_is_defaults, entries))
+
+
+def base_chain(entries: object, shipped: Sequence[object], folder: Path, faults: list[ConfigFault]) -> BaseChain:
+    """Return the policies of `[[policy]]`; an entry `use = "defaults"` stands for the *shipped* ones.
 
     *folder* is appended to the import path.
     """
-    if not isinstance(entries, list):
-        faults.append(ConfigFault("policy", "expected a list of tables", "write each policy below [[policy]]"))
-        return (), frozenset()
     policies: list[Policy] = []
-    broken: set[str] = set()
-    seen: dict[str, str] = {}
-    for at, entry in enumerate(entries):
-        path = f"policy[{at}]"
-        policy = _policy(entry, path, folder, faults)
+    broken: dict[str, type[Policy] | None] = {}
+    doubled: dict[str, type[Policy] | None] = {}
+    placed: dict[str, _Place] = {}
+    for place, entry in _placed(entries, shipped, faults):
+        name, kind, policy = _policy(entry, place.path, folder, faults)
+        if name in placed:
+            faults.append(_duplicate(name, placed[name], place))
+            doubled[name] = kind
+        elif name:
+            placed[name] = place
         if policy is None:
-            broken |= _names(entry)
+            broken |= dict.fromkeys(_names(entry), kind)
             continue
-        if policy.name in seen:
-            right = "set a different `name` on one of them"
-            faults.append(ConfigFault(path, f"{policy.name!r} is already the name of {seen[policy.name]}", right))
-        seen.setdefault(policy.name, path)
         if (judge := _judge_before(policy, policies)) is not None:
             wrong = f"has no effect: the earlier policy {judge!r} decides every failure"
-            faults.append(ConfigFault(path, wrong, f"move the fallback above {seen[judge]}"))
+            right = f"move the fallback above {placed[judge].path}"
+            if place.is_shipped:
+                right = f'move {placed[judge].path} below `use = "defaults"`, whose fallback it precedes'
+            faults.append(ConfigFault(place.path, wrong, right))
         policies.append(policy)
-    return tuple(policies), frozenset(broken)
+    # Which of two a profile means is not known: neither is compared with it.
+    sound = tuple(policy for policy in policies if policy.name not in doubled)
+    return BaseChain(sound, {name: place.path for name, place in placed.items()}, broken | doubled)
+
+
+class _Place(NamedTuple):
+    path: str
+    is_shipped: bool
+
+
+def _placed(entries: object, shipped: Sequence[object], faults: list[ConfigFault]) -> Iterator[tuple[_Place, object]]:
+    """Yield each entry with its place; the shipped ones in place of `use = "defaults"`."""
+    if not isinstance(entries, list):
+        faults.append(ConfigFault("policy", "expected a list of tables", "write each policy below [[policy]]"))
+        entries = [{"use": DEFAULTS_USE}]
+    kept = ""
+    for at, entry in enumerate(entries):
+        path = f"policy[{at}]"
+        if not _is_defaults(entry):
+            yield _Place(path, is_shipped=False), entry
+            continue
+        for key in (each for each in entry if each != "use"):
+            problem = 'cannot be set beside `use = "defaults"`, which stands for several policies'
+            faults.append(ConfigFault(f"{path}.{key}", problem, f"remove it; {CHANGE_DEFAULTS_CURE}"))
+        if kept:
+            faults.append(ConfigFault(path, f'`use = "defaults"` is already at {kept}', "remove one of the two"))
+            continue
+        kept = path
+        yield from ((_Place(path, is_shipped=True), each) for each in shipped)
+
+
+def _is_defaults(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.get("use") == DEFAULTS_USE
+
+
+def _duplicate(name: str, first: _Place, second: _Place) -> ConfigFault:
+    """Return the fault of two policies with the same *name*."""
+    if first.is_shipped == second.is_shipped:
+        problem = f"{name!r} is already the name of {first.path}"
+        return ConfigFault(second.path, problem, "set a different `name` on one of them")
+    own, shipped = (second, first) if first.is_shipped else (first, second)
+    problem = f'{name!r} is already the name of a shipped policy, which {shipped.path} (`use = "defaults"`) adds'
+    return ConfigFault(own.path, problem, f"set a different `name`; {CHANGE_DEFAULTS_CURE}")
 
 
 def _judge_before(policy: Policy, earlier: Sequence[Policy]) -> str | None:
@@ -78,36 +141,46 @@ def _covers(wide: Match, narrow: Match) -> bool:
 
 
 def _names(entry: object) -> set[str]:
-    """Return the names that a faulty `[[policy]]` may have: overrides of these in profiles are not reported again."""
+    """Return the names that a faulty `[[policy]]` may have: overrides of these in profiles are no unknown keys."""
     table = entry if isinstance(entry, dict) else {}
     names = [name for name in (table.get("name"), table.get("use")) if isinstance(name, str)]
-    return {name.rpartition(":")[2] for name in names}
+    meant = difflib.get_close_matches(names[-1], BUILT_IN, n=1) if len(names) == 1 else []
+    return {name.rpartition(":")[2] for name in [*names, *meant]}
 
 
-def _policy(entry: object, path: str, folder: Path, faults: list[ConfigFault]) -> Policy | None:
+def _policy(
+    entry: object, path: str, folder: Path, faults: list[ConfigFault]
+) -> tuple[str, type[Policy] | None, Policy | None]:
+    """Return name, class and policy of *entry*; an empty name or None for what is not known because of a fault."""
     if not isinstance(entry, dict):
         faults.append(ConfigFault(path, "expected a table", "write each policy below [[policy]]"))
-        return None
-    if not isinstance(use := entry.get("use"), str) or not use:
+        return "", None, None
+    kind, use, name = None, entry.get("use"), entry.get("name", "")
+    if not isinstance(use, str) or not use:
         wrong = "expected a non-empty string" if "use" in entry else "required key is missing"
         faults.append(ConfigFault(f"{path}.use", wrong, f"use {POLICY_SOURCES}"))
-        return None
-    try:
-        kind = policy_class(use, folder)
-    except ObjectFault as error:
-        faults.append(ConfigFault(f"{path}.use", f"cannot use {use!r}: {error.problem}", error.cure))
-        return None
-    options = {key: value for key, value in entry.items() if key != "use"}
-    policy = to_struct(kind, options, path, faults)
-    if policy is not None and not policy.name:
-        policy = msgspec.structs.replace(policy, name=use.rpartition(":")[2])
-    if policy is not None and not _is_name(policy.name):
+    else:
+        try:
+            kind = policy_class(use, folder)
+        except ObjectFault as error:
+            faults.append(ConfigFault(f"{path}.use", f"cannot use {use!r}: {error.problem}", error.cure))
+        name = name or use.rpartition(":")[2]
+    before = len(faults)
+    policy = None
+    if kind is not None:
+        policy = to_struct(kind, {key: value for key, value in entry.items() if key != "use"}, path, faults)
+    if not isinstance(name, str):
+        return "", kind, None  # its type is a fault already, unless the class is not known
+    if policy is not None:
+        name = policy.name or name  # a class of the deployment may have a default of its own
+    if name and not _is_name(name):
         right = (
             f"use printable ASCII without quotes, and not {TEMPERATURE_KEY!r}: headers and profiles contain the name"
         )
-        faults.append(ConfigFault(f"{path}.name", f"invalid name {policy.name!r}", right))
-        return None
-    return policy
+        faults.append(ConfigFault(f"{path}.name", f"invalid name {name!r}", right))
+    if policy is None or len(faults) > before:
+        return name, kind, None
+    return name, kind, msgspec.structs.replace(policy, name=name)
 
 
 def _is_name(name: str) -> bool:
@@ -151,7 +224,7 @@ def _imported(use: str, folder: Path) -> object:
     if not colon:
         installed = entry_points(group=ENTRY_POINT_GROUP, name=use)
         if not installed:
-            names = (*BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names)
+            names = (*BUILT_IN, DEFAULTS_USE, *entry_points(group=ENTRY_POINT_GROUP).names)
             near = difflib.get_close_matches(use, names, n=1)
             raise ObjectFault("unknown policy", f"did you mean {near[0]!r}?" if near else f"use {POLICY_SOURCES}")
         return next(iter(installed)).load()

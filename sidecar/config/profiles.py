@@ -11,7 +11,7 @@ from policies.api.policy import Policy, is_shared
 
 from .access import Profile
 from .policies import TEMPERATURE_KEY
-from .tables import ConfigFault, fault_from_error, to_value, unknown_key
+from .tables import ConfigFault, faults_from_error, to_value, unknown_key
 
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 
@@ -20,13 +20,13 @@ def read_profiles(
     tables: object,
     inherited: Mapping[str, object],
     base: tuple[Policy, ...],
-    broken: frozenset[str],
+    broken: Mapping[str, type[Policy] | None],
     faults: list[ConfigFault],
 ) -> dict[str, Profile]:
     """Return the chains of `[profile.*]` by name in lower case: copies of the base chain with tighter limits.
 
-    Profiles of *inherited* come first, unless *tables* has one of the same name.  Overrides of policies in *broken* are not
-    checked: those have a fault of their own.
+    Profiles of *inherited* come first, unless *tables* has one of the same name.  Of the policies in *broken*, which have a
+    fault of their own, only names and types of overrides are checked, by their class.
     """
     if not isinstance(tables, dict):
         faults.append(ConfigFault("profile", "expected a table", "write each profile below [profile.NAME]"))
@@ -53,7 +53,7 @@ def _profile(
     table: object,
     base: tuple[Policy, ...],
     *,
-    broken: frozenset[str],
+    broken: Mapping[str, type[Policy] | None],
     path: str,
     faults: list[ConfigFault],
 ) -> Profile:
@@ -72,6 +72,8 @@ def _profile(
             faults.append(ConfigFault(where, "expected a table", f"write {key} = {{ field = value }}"))
         elif key not in broken:
             faults.append(unknown_key(where, key, [*chain, TEMPERATURE_KEY]))
+        elif (kind := broken[key]) is not None and isinstance(value, dict):
+            _converted(kind, value, where, faults)
     return Profile(name, tuple(chain.values()), temperature)
 
 
@@ -81,7 +83,7 @@ def apply_key_limits(
     limits: Mapping[str, object],
     path: str,
     *,
-    broken: frozenset[str],
+    broken: Mapping[str, type[Policy] | None],
     faults: list[ConfigFault],
 ) -> Profile:
     """Return *profile* with the *limits* of one key in place of the *base* chain's; the profile's own tighter limits stay.
@@ -92,9 +94,10 @@ def apply_key_limits(
     own = {policy.name: policy for policy in profile.policies}
     for name, overrides in limits.items():
         where = f"{path}.limits.{name}"
-        if name in broken:
-            continue
-        if name not in chain:
+        if name in broken and name not in chain:
+            if (kind := broken[name]) is not None and isinstance(overrides, dict):
+                _converted(kind, overrides, where, faults, may_loosen=True)
+        elif name not in chain:
             faults.append(unknown_key(where, name, chain))
         elif not isinstance(overrides, dict):
             faults.append(ConfigFault(where, "expected a table", f"write {name} = {{ field = value }}"))
@@ -118,36 +121,51 @@ def _merged(profile: Policy, base: Policy, mine: Policy, fields: Mapping[str, ob
 def _tightened(
     policy: Policy, overrides: Mapping[str, Any], path: str, faults: list[ConfigFault], *, may_loosen: bool = False
 ) -> Policy:
-    hints = get_type_hints(type(policy), include_extras=True)
-    known = dict(zip(policy.__struct_encode_fields__, policy.__struct_fields__, strict=True))
-    fixed = {key for key, field in known.items() if is_shared(type(policy)) or field in policy.fixed_in_profiles}
-    changed: dict[str, Any] = {}
     before = len(faults)
-    for key, value in overrides.items():
-        where = f"{path}.{key}"
-        if key not in known:
-            faults.append(unknown_key(where, key, known.keys() - fixed))
-        elif key in fixed:
-            right = "they share one counter: set it in [[policy]] instead"
-            if is_shared(type(policy)):
-                cure = f"set it in [[policy]] instead, or give {type(policy).__name__} runs_once = False"
-                right = f"they share one running object: {cure}"
-            faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
-        else:
-            found, field = len(faults), known[key]
-            changed[field] = to_value(hints[field], value, where, faults)
-            limit = getattr(policy, field)
-            tightens = field in policy.tightened_by_profiles and not may_loosen
-            if len(faults) == found and tightens and _looser(changed[field], limit):
-                right = f"profiles can only tighten a limit: use at most {limit}"
-                faults.append(ConfigFault(where, f"{changed[field]} is looser than the base chain", right))
+    changed = _converted(type(policy), overrides, path, faults, may_loosen=may_loosen)
+    names = dict(zip(policy.__struct_fields__, policy.__struct_encode_fields__, strict=True))
+    for field, value in changed.items():
+        limit = getattr(policy, field)
+        if field in policy.tightened_by_profiles and not may_loosen and _looser(value, limit):
+            right = f"profiles can only tighten a limit: use at most {limit}"
+            faults.append(ConfigFault(f"{path}.{names[field]}", f"{value} is looser than the base chain", right))
     if len(faults) > before:
         return policy
     try:
         return msgspec.structs.replace(policy, **changed)
     except (ValueError, TypeError) as error:
-        faults.append(fault_from_error(error, path, known))
+        faults += faults_from_error(error, path, names.values())
         return policy
+
+
+def _converted(
+    kind: type[Policy],
+    overrides: Mapping[str, Any],
+    path: str,
+    faults: list[ConfigFault],
+    *,
+    may_loosen: bool = False,
+) -> dict[str, Any]:
+    """Return the *overrides* without a fault, by field of *kind*; add the faults of the others."""
+    hints = get_type_hints(kind, include_extras=True)
+    known = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    fixed = {key for key, field in known.items() if is_shared(kind) or field in kind.fixed_in_profiles}
+    changed: dict[str, Any] = {}
+    for key, value in overrides.items():
+        where, found = f"{path}.{key}", len(faults)
+        if key not in known:
+            faults.append(unknown_key(where, key, known.keys() - fixed))
+        elif key in fixed:
+            right = "they share one counter: set it in [[policy]] instead"
+            if is_shared(kind):
+                cure = f"set it in [[policy]] instead, or give {kind.__name__} runs_once = False"
+                right = f"they share one running object: {cure}"
+            faults.append(ConfigFault(where, f"cannot differ between {'keys' if may_loosen else 'profiles'}", right))
+        else:
+            converted = to_value(hints[known[key]], value, where, faults)
+            if len(faults) == found:
+                changed[known[key]] = converted
+    return changed
 
 
 def _looser(value: Any, limit: Any) -> bool:

@@ -5,19 +5,21 @@ Flags override the environment, which overrides the file, which overrides the sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from policies.builtin.option_checks import raise_faults
 from policies.records.observer import Observer
 from policies.stores.opening import StoreUrl
 
 from .access import Access, Profile
+from .base_url import parts_of
 from .log import LogSettings
-from .upstream import NonNegativeSeconds, ResolvedUpstream, Seconds, Text, parts_of
+from .upstream import NonNegativeSeconds, ResolvedUpstream, Seconds, Text
 
 Bytes = Annotated[int, msgspec.Meta(ge=1, extra={"unit": "bytes"})]
 Role = Literal["user", "assistant", "system", "developer"]
@@ -50,22 +52,26 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
     def __post_init__(self) -> None:
+        raise_faults(self._socket_faults(), self._proxy_faults(), self._origin_faults())
+
+    def _socket_faults(self) -> Iterator[str]:
         if "\0" in self.uds or len(self.uds.encode()) > MAX_SOCKET_PATH_BYTES:
             right = (
                 f"a Unix socket has a path of at most {MAX_SOCKET_PATH_BYTES} bytes; write one like '/run/sidecar.sock'"
             )
-            msg = f"uds: {self.uds[:60]!r} cannot be listened on; {right}"
-            raise ValueError(msg)
+            yield f"uds: {self.uds[:60]!r} cannot be listened on; {right}"
+
+    def _proxy_faults(self) -> Iterator[str]:
         for at, network in enumerate(self.trusted_proxies):
             if not _is_network(network):
                 cure = "write an address like '10.0.0.7' or a network like '10.0.0.0/8'"
-                msg = f"trusted_proxies[{at}]: {network!r} is not an IP network; {cure}"
-                raise ValueError(msg)
+                yield f"trusted_proxies[{at}]: {network!r} is not an IP network; {cure}"
+
+    def _origin_faults(self) -> Iterator[str]:
         for at, origin in enumerate(self.cors_origins):
             if origin != "*" and not _is_origin(origin):
                 cure = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"
-                msg = f"cors_origins[{at}]: {origin!r} is not an origin; {cure}"
-                raise ValueError(msg)
+                yield f"cors_origins[{at}]: {origin!r} is not an origin; {cure}"
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +91,9 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The parsed `url`."""
         return StoreUrl.parse(self.url)
 
+    def __repr__(self) -> str:
+        return f"StoreSettings({self.location.redacted!r})"
+
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """Command-line flags; None for a flag that was not given."""
@@ -93,6 +102,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     host: str | None = None
     port: int | None = None
+    store: str | None = None
     workers: int = 1
 
 

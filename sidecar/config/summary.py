@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 
 from policies.api.match import Match
-from policies.api.policy import Policy
+from policies.api.policy import Policy, overrides
 from policies.builtin.budget import Budget
 from policies.builtin.rate import Rate
 
-from .access import Profile
 from .settings import Settings
 from .upstream import ResolvedUpstream
 
@@ -20,9 +19,11 @@ LABEL_WIDTH = 10
 SCOPE_FIELDS = ("window", "by")
 """Fields of built-in limits with the identity and window that they count."""
 LIMITING_POLICIES = (Rate, Budget)
-NO_LIMIT = "warning: no rate and no budget policy is active{where}: calls have no limit"
+MAX_SHOWN_PROFILES = 8
+NO_LIMIT = "warning: no rate and no budget policy is active: calls have no limit"
+OWN_LIMITS = "warning: no rate and no budget policy is active: only your own policies can limit calls ({names})"
 PARTLY_LIMITED = (
-    "warning: the rate and budget policies{where} apply only to some calls, by `only` or by `admit_returns_lease = False`:"
+    "warning: the rate and budget policies apply only to some calls, by `only` or by `admit_returns_lease = False`:"
     " other calls have no limit"
 )
 
@@ -35,7 +36,7 @@ def summary(settings: Settings) -> str:
     lines += _block("chain", map(_policy, settings.base.policies or ()))
     if not settings.base.policies:
         lines += _block("chain", ["empty"])
-    lines += _block("profiles", [", ".join(sorted(settings.profiles)) or "none"])
+    lines += _block("profiles", _profiles(settings))
     lines += _block("keys", [_keys(settings)])
     if settings.workers > 1:
         lines += _block("workers", [str(settings.workers)])
@@ -85,6 +86,29 @@ def _shown(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _profiles(settings: Settings) -> Iterator[str]:
+    """Yield a line for each profile with what it changes in the chain."""
+    names = sorted(settings.profiles)
+    for name in names[:MAX_SHOWN_PROFILES]:
+        profile = settings.profiles[name]
+        pairs = zip(settings.base.policies, profile.policies, strict=True)
+        facts = [fact for base, own in pairs for fact in _changes(base, own)]
+        facts += [] if profile.temperature is None else [f"temperature = {profile.temperature:g}"]
+        yield f"{name}: {', '.join(facts) or 'as the chain'}"
+    if len(names) > MAX_SHOWN_PROFILES:
+        yield f"and {len(names) - MAX_SHOWN_PROFILES} more"
+    if not names:
+        yield "none"
+
+
+def _changes(base: Policy, policy: Policy) -> Iterator[str]:
+    own = not _is_built_in(policy)
+    for field in policy.__struct_fields__:
+        value = getattr(policy, field)
+        if value != getattr(base, field) and _is_fact(value, own=own):
+            yield f"{policy.name}.{field} = {_shown(value)}"
+
+
 def _only(only: Match) -> str:
     shown = {name: value for name in Match.__struct_fields__ if (value := getattr(only, name)) != "*"}
     return f"{{ {', '.join(f'{name} = {_shown(value)}' for name, value in shown.items())} }}" if shown else ""
@@ -94,24 +118,22 @@ def _keys(settings: Settings) -> str:
     if not settings.keys:
         return f"none: all callers are tenant {settings.default_access.tenant}"
     tenants = len({access.tenant for access in settings.keys})
-    return f"{len(settings.keys)} of {tenants} tenant{'s' if tenants > 1 else ''}"
+    own = sum(bool(access.base.owner) for access in settings.keys)
+    with_limits = f", {own} with limits of {'its' if own == 1 else 'their'} own" if own else ""
+    return f"{len(settings.keys)} of {tenants} tenant{'s' if tenants > 1 else ''}{with_limits}"
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
-    """Yield a warning for each chain in which no limit counts over several calls."""
-    seen: set[str] = set()
-    for access in settings.accesses:
-        for profile in (access.base, *access.profiles.values()):
-            if profile.name in seen or _limited(profile):
-                continue
-            seen.add(profile.name)
-            where = f" in the profile {profile.name}" if profile.name else ""
-            partly = any(isinstance(policy, LIMITING_POLICIES) for policy in profile.policies)
-            yield (PARTLY_LIMITED if partly else NO_LIMIT).format(where=where)
+    """Yield a warning if no limit counts over several calls.  Profiles and keys have the policies of the base chain."""
+    policies = settings.base.policies
+    limits = [policy for policy in policies if isinstance(policy, LIMITING_POLICIES)]
+    own = [policy.name for policy in policies if not _is_built_in(policy) and _may_limit(policy)]
+    if limits and not any(policy.match == Match() and policy.admit_returns_lease for policy in limits):
+        yield PARTLY_LIMITED
+    elif not limits:
+        yield OWN_LIMITS.format(names=", ".join(own)) if own else NO_LIMIT
 
 
-def _limited(profile: Profile) -> bool:
-    return any(
-        isinstance(policy, LIMITING_POLICIES) and policy.match == Match() and policy.admit_returns_lease
-        for policy in profile.policies
-    )
+def _may_limit(policy: Policy) -> bool:
+    """Whether the class of *policy* can refuse calls, or returns an object that can."""
+    return overrides(policy, "admit") or overrides(policy, "enter") or type(policy).start is not Policy.start

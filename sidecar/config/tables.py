@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+
+from policies.builtin.option_checks import UnknownValue
 
 _T = TypeVar("_T")
 
@@ -19,6 +22,8 @@ SEE_EXAMPLE = "see `sidecar config` for an example"
 _MESSAGE_PATH = re.compile(r" - at `\$(.*)`$")
 _EXPECTED_MESSAGE = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
 _FIELD_MESSAGE = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
+_URL_CREDENTIALS = re.compile("//.*@", re.DOTALL)
+"""A user name and a password in a URL; a password may contain an unquoted `/` or `@`."""
 _TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
@@ -28,6 +33,21 @@ _TYPE_NAMES = {
 }
 _TYPE_NAMES |= {"object": "a table", "list": "a list", "tuple": "a list", "dict": "a table"}
 _NOT_EMPTY = {"a string of length >= 1": "a non-empty string", "a list of length >= 1": "a non-empty list"}
+
+
+class _Unknown:
+    """Stands for the value of a faulty option while the others are checked: it is not None, and reading it ends the check."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UnknownValue
+
+    __getattr__ = __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __call__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse
+    __str__ = __repr__ = __format__ = __int__ = __float__ = __index__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+
+
+_UNKNOWN_VALUE = _Unknown()
 
 
 class ConfigFault(msgspec.Struct, frozen=True):
@@ -59,24 +79,39 @@ def to_struct(kind: type[_T], table: object, path: str, faults: list[ConfigFault
     before = len(faults)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind, include_extras=True)
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in fields:
             faults.append(unknown_key(f"{path}.{key}", key, fields))
+            for near in difflib.get_close_matches(key, fields.keys() - table.keys(), n=1):
+                values[fields[near].name] = _UNKNOWN_VALUE
             continue
-        field = fields[key]
-        values[field.name] = to_value(hints[field.name], value, f"{path}.{key}", faults, cure=_default_of(field))
+        field, found = fields[key], len(faults)
+        converted = to_value(hints[field.name], value, f"{path}.{key}", faults, cure=_default_of(field))
+        values[field.name] = converted if len(faults) == found else _UNKNOWN_VALUE
     for key, field in fields.items():
         if field.required and key not in table:
             cure = f"set it to {_described(hints[field.name])}"
             faults.append(ConfigFault(f"{path}.{key}", "required key is missing", cure))
+            values[field.name] = _UNKNOWN_VALUE
     if len(faults) > before:
+        faults += _further_faults(kind, values, path, fields)
         return None
     try:
         return kind(**values)
     except (ValueError, TypeError) as error:
-        faults.append(fault_from_error(error, path, fields))
+        faults += faults_from_error(error, path, fields)
         return None
+
+
+def _further_faults(kind: Any, values: dict[str, Any], path: str, fields: Iterable[str]) -> Iterator[ConfigFault]:
+    """Yield what the constructor of *kind* objects to in the options without a fault of their own."""
+    try:
+        kind(**values)
+    except ValueError as error:
+        yield from (fault for fault in faults_from_error(error, path, fields) if fault.path != path)
+    except (UnknownValue, Exception):  # noqa: BLE001  # it met the placeholder of a faulty option
+        return
 
 
 def single_field(kind: type[_T], field: str, value: str, path: str, faults: list[ConfigFault]) -> _T | None:
@@ -94,21 +129,42 @@ def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault], *, 
     if (expected := _out_of_range(value)) is not None:
         faults.append(_invalid(path, value, expected, cure))
         return None
-    if isinstance(value, dict) and get_origin(kind) is dict:
-        # msgspec does not report which key of a mapping has the invalid value.
+    if (inner := _inner_type(kind, value)) is not None:
+        # msgspec reports the first invalid element alone, and of a mapping not even its key.
         before = len(faults)
-        for key, each in value.items():
-            to_value(get_args(kind)[1], each, f"{path}.{key}", faults, cure=cure)
+        for where, each in _elements(value):
+            to_value(inner, each, f"{path}{where}", faults, cure=cure)
         if len(faults) > before:
             return None
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, TypeError) as error:
         message = str(error)
-        inner = _MESSAGE_PATH.search(message)
-        where, message = (inner[1], message[: inner.start()]) if inner else ("", message)
+        found = _MESSAGE_PATH.search(message)
+        where, message = (found[1], message[: found.start()]) if found else ("", message)
         faults.append(_invalid(path + where, _at(value, where), _expected(message, kind), cure))
         return None
+
+
+def _inner_type(kind: Any, value: object) -> Any:
+    """Return the type of the elements of *value*, a list or a table of the type *kind*; None for anything else."""
+    wanted: tuple[type, ...] = (list, tuple) if isinstance(value, list) else (dict,) if isinstance(value, dict) else ()
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _inner_type(arguments[0], value)
+    if origin in (Union, UnionType):
+        return next((inner for each in arguments if (inner := _inner_type(each, value)) is not None), None)
+    if origin not in wanted or (origin is tuple and arguments[1:] != (...,)):
+        return None
+    return arguments[1] if origin is dict else arguments[0]
+
+
+def _elements(value: Any) -> Iterator[tuple[str, object]]:
+    """Yield each element of a list or table, with what is appended to the key path for it."""
+    if isinstance(value, dict):
+        yield from ((f".{key}", each) for key, each in value.items())
+    else:
+        yield from ((f"[{at}]", each) for at, each in enumerate(value))
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigFault:
@@ -119,16 +175,22 @@ def unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigFault:
     return ConfigFault(path, "unknown key", cure)
 
 
-def fault_from_error(error: Exception, path: str, fields: Iterable[str]) -> ConfigFault:
-    """Return the fault that the constructor of a settings object raised as `problem; cure`.
+def faults_from_error(error: Exception, path: str, fields: Iterable[str]) -> list[ConfigFault]:
+    """Return the faults that the constructor of a settings object raised as `problem; cure`.
 
     The message may start with `field: `, where *fields* are the fields of the object; the fault then has that field's path.
+    Each further line that starts so is a fault of its own.
     """
-    message = str(error) or type(error).__name__
-    if (match := _FIELD_MESSAGE.match(message)) and match[1] in fields:
-        path, message = f"{path}.{match[1]}{match[2]}", match[3]
-    problem, _, cure = message.partition("; ")
-    return ConfigFault(path, problem, cure or SEE_EXAMPLE)
+    known = "|".join(map(re.escape, fields))
+    messages = re.split(rf"\n(?=(?:{known})(?:\[\d+\])*: )", str(error)) if known else [str(error)]
+    found = []
+    for message in messages:
+        text, where = message or type(error).__name__, path
+        if (match := _FIELD_MESSAGE.match(text)) and match[1] in fields:
+            where, text = f"{path}.{match[1]}{match[2]}", match[3]
+        problem, _, cure = text.partition("; ")
+        found.append(ConfigFault(where, problem, cure or SEE_EXAMPLE))
+    return found
 
 
 def _invalid(path: str, value: object, expected: str, cure: str) -> ConfigFault:
@@ -157,7 +219,7 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return "{ ... }"
-    text = repr(value)
+    text = _URL_CREDENTIALS.sub("//", repr(value))
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004  # keeps a line readable
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ssl import SSLContext
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
 from policies.api.match import longest_match
-from sidecar.wire.request.client_headers import SECRET_HEADERS, forwarding_fault, is_header_name, is_header_value
+from policies.builtin.option_checks import raise_faults
+from sidecar.wire.request.client_headers import SECRET_HEADERS, forwarding_faults, is_header_name, is_header_value
 
+from .base_url import base_url_faults, endpoint_of, socket_of
 from .proxies import Proxy, has_password, parse_proxy
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, extra={"unit": "seconds"})]
@@ -29,18 +29,8 @@ CONNECTION_HEADERS = frozenset(
     | {"te", "trailer", "upgrade", "expect", "accept", "accept-encoding"}
 )
 """Headers that the sidecar sets itself for each request or connection (RFC 9110, 7.6.1)."""
-SOCKET_SCHEME = "http+unix://"
-"""Prefix of a `base_url` that names a Unix socket."""
-ENDPOINT_PATH = re.compile(
-    r"(?P<native>/api/(?:chat|generate|tags|embed|embeddings))/*$"
-    r"|(?P<added>/(?:(?:chat/)?completions|responses|embeddings|messages|moderations|rerank|realtime|(?:images|audio)/\w+))/*$"
-    r"|/v\d\w*(?P<listed>/models)/*$",
-    re.IGNORECASE,
-)
-"""Paths of endpoints at the end of a `base_url`.  `/models` alone is the base of Azure's `…services.ai.azure.com/models`."""
 MAX_SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux, in bytes."""
-_SOCKET_URL = re.compile(r"http\+unix://(.+?\.sock(?:et)?)(/[^?#]*)?")
 
 
 class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +59,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate and its key, or a list of the two files.  *proxy* is the URL of an HTTP proxy; None uses the environment's.
     *transport* is "module:factory" of an httpx transport that replaces the built-in one.
 
+    The key is in the environment variable *api_key_env* or in the file *api_key_file*, which is read at start.
+
     *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
     sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header;
     where it is set, also `api-key` and `x-api-key`.  *forward_headers* are further headers of clients that are forwarded.
@@ -77,6 +69,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str
     name: Text = ""
     api_key_env: Text | None = None
+    api_key_file: Text | None = None
     api_key_header: Text = AUTHORIZATION_HEADER
     pass_authorization: bool | None = None
     headers: dict[str, str] = {}
@@ -98,141 +91,117 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaker: BreakerSettings = BreakerSettings()
 
     def __post_init__(self) -> None:
-        self._check_url()
-        self._check_connection()
-        if self.api_key_env is not None and not self.api_key_env.isidentifier():
-            msg = "api_key_env: not the name of an environment variable; write the name, never the key itself"
-            raise ValueError(msg)
-        own = self.api_key_env is not None or AUTHORIZATION_HEADER in map(str.lower, self.headers_env)
-        if self.pass_authorization and own:
-            msg = "pass_authorization: this upstream has a configured key; remove one of the two"
-            raise ValueError(msg)
-        _check_header("api_key_header", self.api_key_header)
-        for header, value in self.headers.items():
-            _check_header("headers", header)
-            if header.lower() in {*SECRET_HEADERS, self.api_key_header.lower()}:
-                msg = f"headers: {header!r} is a secret header; keep secrets out of files: name its environment variable in headers_env"
-                raise ValueError(msg)
-            if not is_header_value(value):
-                msg = f"headers: invalid value for {header!r}; use printable ASCII"
-                raise ValueError(msg)
-        for header, variable in self.headers_env.items():
-            _check_header("headers_env", header)
-            if not variable.isidentifier():
-                msg = f"headers_env: the value for {header!r} is not the name of an environment variable; write the name, never the secret"
-                raise ValueError(msg)
-        self._check_duplicate_headers()
-        if self.api_key_env is None and self.api_key_header.lower() != AUTHORIZATION_HEADER:
-            msg = "api_key_header: no key is configured; name its environment variable in api_key_env, or remove api_key_header"
-            raise ValueError(msg)
-        sent = {name.lower() for name in (*self.headers, *self.headers_env, self.api_key_header)}
-        if (forwarding := forwarding_fault(self.forward_headers, sent)) is not None:
-            msg = f"forward_headers{forwarding}"
-            raise ValueError(msg)
-        self._check_names_of_mappings()
+        raise_faults(
+            base_url_faults(self.base_url),
+            self._tls_faults(),
+            self._proxy_faults(),
+            self._transport_faults(),
+            self._key_faults(),
+            self._authorization_faults(),
+            self._header_faults(),
+            self._environment_header_faults(),
+            self._duplicate_header_faults(),
+            self._forwarding_faults(),
+            self._mapping_faults(),
+        )
 
-    def _check_url(self) -> None:
-        problems: list[str] = []
-        cures: list[str] = []
-        if self.base_url.startswith(SOCKET_SCHEME):
-            self._check_socket()
-            path = urlsplit(self.endpoint).path
-        else:
-            parts = parts_of(self.base_url)
-            if parts is None or parts.scheme not in ("http", "https"):
-                cure = "write it like 'http://127.0.0.1:11434/v1'"
-                shown = re.sub("//[^/]*@", "//", self.base_url.partition("?")[0])
-                msg = f"base_url: {shown!r} is not an http:// or https:// URL; {cure}"
-                raise ValueError(msg)
-            if parts.username is not None:
-                msg = "base_url: contains a user name or password; name the environment variable of the key in api_key_env"
-                raise ValueError(msg)
-            path = parts.path
-            if parts.query or parts.fragment:
-                problems.append("contains a query or a fragment")
-                cures.append('put parameters into `query = { name = "value" }`')
-        if (found := ENDPOINT_PATH.search(path)) is not None:
-            ending = found["native"] or found["added"] or found["listed"]
-            problems.append(f"ends in {ending!r}, the path of one endpoint")
-            cures.append(f"write '/v1' instead of {ending!r}" if found["native"] else f"remove {ending!r}")
-        if problems:
-            msg = f"base_url: {' and '.join(problems)}; {', and '.join(cures)}"
-            raise ValueError(msg)
-
-    def _check_socket(self) -> None:
-        url = self.base_url
-        if _SOCKET_URL.fullmatch(url) is None or not (url.isascii() and url.isprintable()) or " " in url:
-            msg = f"base_url: {url!r} is not the URL of a Unix socket; write it like 'http+unix:///run/engine.sock/v1'"
-            raise ValueError(msg)
-
-    def _check_connection(self) -> None:
-        secure = self.base_url.lower().startswith("https:")
+    def _tls_faults(self) -> Iterator[str]:
+        secure = self.base_url.lower().startswith("https:") or any(base_url_faults(self.base_url))
         if self.ca is not None and not secure:
-            msg = "ca: base_url is not https, so there is no certificate to verify; write https:// in base_url, or remove ca"
-            raise ValueError(msg)
+            yield "ca: base_url is not https, so there is no certificate to verify; write https:// in base_url, or remove ca"
         if self.client_cert is not None and not secure:
-            msg = "client_cert: base_url is not https, so no certificate is sent; write https:// in base_url, or remove client_cert"
-            raise ValueError(msg)
-        if self.proxy is not None:
-            self._check_proxy(self.proxy)
+            yield "client_cert: base_url is not https, so no certificate is sent; write https:// in base_url, or remove client_cert"
+
+    def _proxy_faults(self) -> Iterator[str]:
+        if self.proxy is None:
+            return
+        if has_password(self.proxy):
+            yield "proxy: contains a user name or password; set the whole URL in the environment variable HTTPS_PROXY or HTTP_PROXY"
+            return
+        if self.socket is not None:
+            yield "proxy: base_url is a Unix socket, which a proxy cannot reach; remove one of the two"
+        try:
+            parse_proxy(self.proxy)
+        except ValueError as error:
+            yield f"proxy: {self.proxy!r} {error}"
+
+    def _transport_faults(self) -> Iterator[str]:
         if self.transport is None:
             return
         for field in ("ca", "client_cert", "proxy"):
             if getattr(self, field) is not None:
-                msg = (
-                    f"{field}: has no effect beside `transport`; configure it in the factory, or remove one of the two"
-                )
-                raise ValueError(msg)
+                yield f"{field}: has no effect beside `transport`; configure it in the factory, or remove one of the two"
         if self.socket is not None:
-            msg = (
-                "transport: cannot use the Unix socket of base_url; open the socket in the factory, or remove transport"
-            )
-            raise ValueError(msg)
+            yield "transport: cannot use the Unix socket of base_url; open the socket in the factory, or remove transport"
 
-    def _check_proxy(self, proxy: str) -> None:
-        if has_password(proxy):
-            msg = "proxy: contains a user name or password; set the whole URL in the environment variable HTTPS_PROXY or HTTP_PROXY"
-            raise ValueError(msg)
-        if self.socket is not None:
-            msg = "proxy: base_url is a Unix socket, which a proxy cannot reach; remove one of the two"
-            raise ValueError(msg)
-        try:
-            parse_proxy(proxy)
-        except ValueError as error:
-            msg = f"proxy: {proxy!r} {error}"
-            raise ValueError(msg) from None
+    def _key_faults(self) -> Iterator[str]:
+        if self.api_key_env is not None and self.api_key_file is not None:
+            yield "api_key_file: the key is configured twice, also by api_key_env; remove one of the two"
+        if self.api_key_env is not None and not self.api_key_env.isidentifier():
+            yield "api_key_env: not the name of an environment variable; write the name, never the key itself"
+        yield from _header_name_faults("api_key_header", self.api_key_header)
+        if not self.has_configured_key and self.api_key_header.lower() != AUTHORIZATION_HEADER:
+            cure = "name its environment variable in api_key_env, or its file in api_key_file, or remove api_key_header"
+            yield f"api_key_header: no key is configured; {cure}"
+
+    def _authorization_faults(self) -> Iterator[str]:
+        if self.pass_authorization and (
+            self.has_configured_key or AUTHORIZATION_HEADER in map(str.lower, self.headers_env)
+        ):
+            yield "pass_authorization: this upstream has a configured key; remove one of the two"
+
+    def _header_faults(self) -> Iterator[str]:
+        secret = {*SECRET_HEADERS, self.api_key_header.lower()}
+        for header, value in self.headers.items():
+            yield from _header_name_faults("headers", header)
+            if header.lower() in secret:
+                yield f"headers: {header!r} is a secret header; keep secrets out of files: name its environment variable in headers_env"
+            elif not is_header_value(value):
+                yield f"headers: invalid value for {header!r}; use printable ASCII"
+
+    def _environment_header_faults(self) -> Iterator[str]:
+        for header, variable in self.headers_env.items():
+            yield from _header_name_faults("headers_env", header)
+            if not variable.isidentifier():
+                yield f"headers_env: the value for {header!r} is not the name of an environment variable; write the name, never the secret"
+
+    def _duplicate_header_faults(self) -> Iterator[str]:
+        seen: set[str] = {self.api_key_header.lower()} if self.has_configured_key else set()
+        for field, headers in (("headers", self.headers), ("headers_env", self.headers_env)):
+            for header in headers:
+                if header.lower() in seen and not (
+                    field == "headers" and header.lower() == self.api_key_header.lower()
+                ):
+                    yield f"{field}: {header!r} is set twice (header names ignore case); remove one of them"
+                seen.add(header.lower())
+
+    def _forwarding_faults(self) -> Iterator[str]:
+        sent = {name.lower() for name in (*self.headers, *self.headers_env, self.api_key_header)}
+        yield from (f"forward_headers{fault}" for fault in forwarding_faults(self.forward_headers, sent))
+
+    def _mapping_faults(self) -> Iterator[str]:
+        if "" in self.query:
+            yield "query: a parameter has an empty name; write it like `query = { name = 'value' }`"
+        if "" in self.models:
+            yield "models: the model name '' is empty; to set the model of calls that name none, write `model = 'NAME'`"
+        for model, name in self.models.items():
+            if not name:
+                yield f"models: {model!r} maps to an empty name; write the server's name for it, or remove it"
+
+    @property
+    def has_configured_key(self) -> bool:
+        """Whether the sidecar has a key of its own for this upstream."""
+        return self.api_key_env is not None or self.api_key_file is not None
 
     @property
     def socket(self) -> str | None:
         """Path of the Unix socket in *base_url*, as written; None for http:// and https://."""
-        found = _SOCKET_URL.fullmatch(self.base_url)
-        return None if found is None else unquote(found[1])
+        return socket_of(self.base_url)
 
     @property
     def endpoint(self) -> str:
         """URL prefix of requests: *base_url*, or `http://localhost` and the path behind a Unix socket."""
-        found = _SOCKET_URL.fullmatch(self.base_url)
-        return self.base_url if found is None else f"http://localhost{found[2] or ''}"
-
-    def _check_duplicate_headers(self) -> None:
-        seen: set[str] = set() if self.api_key_env is None else {self.api_key_header.lower()}
-        for field, headers in (("headers", self.headers), ("headers_env", self.headers_env)):
-            for header in headers:
-                if header.lower() in seen:
-                    msg = f"{field}: {header!r} is set twice (header names ignore case); remove one of them"
-                    raise ValueError(msg)
-                seen.add(header.lower())
-
-    def _check_names_of_mappings(self) -> None:
-        if "" in self.query:
-            msg = "query: a parameter has an empty name; write it like `query = { name = 'value' }`"
-            raise ValueError(msg)
-        if "" in self.models:
-            msg = "models: the model name '' is empty; to set the model of calls that name none, write `model = 'NAME'`"
-            raise ValueError(msg)
-        if unnamed := [model for model, name in self.models.items() if not name]:
-            msg = f"models: {unnamed[0]!r} maps to an empty name; write the server's name for it, or remove it"
-            raise ValueError(msg)
+        return endpoint_of(self.base_url)
 
     def named(self, model: str) -> str:
         """Return the server's name of *model*: the entry of its name, else of the longest matching pattern, else *model*."""
@@ -266,21 +235,8 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
         return f"ResolvedUpstream({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
 
 
-def parts_of(url: str) -> SplitResult | None:
-    """Return the parts of *url*; None if it has no host, an invalid port, or characters that a URL must escape."""
-    if not (url.isascii() and url.isprintable()) or " " in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        return parts if parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
-
-
-def _check_header(field: str, header: str) -> None:
+def _header_name_faults(field: str, header: str) -> Iterator[str]:
     if not is_header_name(header):
-        msg = f"{field}: {header!r} is not a header name; use letters, digits and dashes"
-        raise ValueError(msg)
-    if header.lower() in CONNECTION_HEADERS:
-        msg = f"{field}: the sidecar sets {header!r} itself; remove it"
-        raise ValueError(msg)
+        yield f"{field}: {header!r} is not a header name; use letters, digits and dashes"
+    elif header.lower() in CONNECTION_HEADERS:
+        yield f"{field}: the sidecar sets {header!r} itself; remove it"

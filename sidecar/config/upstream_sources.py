@@ -1,8 +1,8 @@
-"""Resolve the upstreams: merge those of flags, environment and file, and read their secrets from the environment."""
+"""Resolve the upstreams: merge those of flags, environment and file, and read their secrets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,9 +12,8 @@ import msgspec
 from policies.api.policy import Policy
 from policies.builtin.fallback import Fallback
 from sidecar.config.upstream import MAX_SOCKET_BYTES, ResolvedUpstream, UpstreamSettings
-from sidecar.wire.request.client_headers import is_header_value
 
-from .connections import factory_of, proxy_of, tls_of
+from .connections import SecretSources, factory_of, proxy_of, tls_of
 from .settings import Flags
 from .tables import ConfigFault, single_field, to_struct
 
@@ -22,6 +21,10 @@ OPENAI_HOST = "api.openai.com"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 UPSTREAM_KEY_VARIABLE = "SIDECAR_UPSTREAM_KEY"
 OPENAI_UPSTREAM = UpstreamSettings(f"https://{OPENAI_HOST}/v1", model="gpt-4o-mini")
+REFERENCE_FIELDS = frozenset({"api_key_env", "api_key_file", "headers_env", "ca", "client_cert", "transport"})
+"""Settings that name a variable, a file or a module."""
+PLACEHOLDER_URL = "https://placeholder.invalid"
+"""A valid `base_url`, to check another setting of an upstream by itself."""
 NO_UPSTREAM_CURE = "give --upstream URL, set SIDECAR_UPSTREAM or OPENAI_API_KEY, or add an [[upstream]]"
 
 
@@ -30,54 +33,62 @@ def resolve_upstreams(
 ) -> tuple[ResolvedUpstream, ...]:
     """Return the upstreams of the file's *entries*, or the one that *flags* or *environ* replace them with.
 
-    Faults are added to *faults*; with *need*, having no upstream is one.  Environment variables of replaced entries need
-    not be set.  File names are relative to *folder*.
+    Faults are added to *faults*; with *need*, having no upstream is one, and so is a missing secret of an upstream that is
+    not replaced.  File names are relative to *folder*.
     """
+    secrets = SecretSources(environ, folder, required=need)
     model = flags.model or environ.get("SIDECAR_MODEL") or None
     listed = _listed(entries, faults)
     url = flags.upstream if flags.upstream is not None else environ.get("SIDECAR_UPSTREAM") or None
     if url is not None:
         path = "SIDECAR_UPSTREAM" if flags.upstream is None else "--upstream"
         single = single_field(UpstreamSettings, "base_url", url, path, faults)
+        key = secrets.variable(UPSTREAM_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE, faults)
         if single is None:
             return ()
+        if key is None and _is_openai(single):
+            key = secrets.variable(OPENAI_KEY_VARIABLE, OPENAI_KEY_VARIABLE, faults)
         uds, via = _socket(single, path, Path.cwd(), faults), proxy_of(single, environ, faults)
-        return (_resolved(single, model, key=_key_of_single_upstream(single, environ, faults), uds=uds, via=via),)
+        return (_resolved(single, model, key=key, uds=uds, via=via),)
+    _check_references(entries, listed, folder, secrets, faults)
     if listed:
         return tuple(
             _resolved(
                 each,
                 model if at == 0 else None,
                 first=at == 0,
-                key=_configured_key(each, path, environ, faults),
-                secret_headers=_secret_headers(each, path, environ, faults),
-                trust=tls_of(each, path, folder, faults),
+                key=secrets.key_of(each, path, faults),
+                secret_headers=secrets.headers_of(each, path, faults),
+                trust=tls_of(each, path, folder, faults, need_secrets=need),
                 via=proxy_of(each, environ, faults),
                 uds=_socket(each, f"{path}.base_url", folder, faults),
                 make_transport=factory_of(each, path, folder, faults, try_it=need),
             )
             for at, (path, each) in enumerate(listed.items())
         )
-    if key := _secret(OPENAI_KEY_VARIABLE, OPENAI_KEY_VARIABLE, environ, faults):
+    if key := secrets.variable(OPENAI_KEY_VARIABLE, OPENAI_KEY_VARIABLE, faults):
         return (_resolved(OPENAI_UPSTREAM, model, key=key, via=proxy_of(OPENAI_UPSTREAM, environ, faults)),)
     if need and not entries:
         faults.append(ConfigFault("upstream", "no upstream is configured", NO_UPSTREAM_CURE))
     return ()
 
 
-def check_fallback_targets(policies: Sequence[Policy], entries: object, faults: list[ConfigFault]) -> None:
-    """Add a fault for each upstream that a fallback in *policies* names and that *entries*, the file's upstreams, lack."""
+def check_fallback_targets(policies: Mapping[str, Policy], entries: object, faults: list[ConfigFault]) -> None:
+    """Add a fault for each upstream that a fallback names and that *entries*, the file's upstreams, lack.
+
+    *policies* are the policies of all chains, by their key path.
+    """
     tables = entries if isinstance(entries, list) else []
     names = [
         each.get("name") or f"upstream-{at + 1}" if isinstance(each, dict) else "" for at, each in enumerate(tables)
     ]
-    for policy in policies:
-        if not isinstance(policy, Fallback):
-            continue
-        for name in policy.to:
-            if name not in names:
-                cure = f"use one of {', '.join(map(repr, names))}" if names else "add an [[upstream]] of that name"
-                faults.append(ConfigFault(f"policy.{policy.name}.to", f"unknown upstream {name!r}", cure))
+    cure = (
+        f"use one of {', '.join(map(repr, filter(None, names)))}" if any(names) else "add an [[upstream]] of that name"
+    )
+    for path, policy in policies.items():
+        if isinstance(policy, Fallback):
+            unknown = ((at, name) for at, name in enumerate(policy.to) if name not in names)
+            faults += [ConfigFault(f"{path}.to[{at}]", f"unknown upstream {name!r}", cure) for at, name in unknown]
 
 
 def _listed(entries: object, faults: list[ConfigFault]) -> dict[str, UpstreamSettings]:
@@ -91,44 +102,38 @@ def _listed(entries: object, faults: list[ConfigFault]) -> dict[str, UpstreamSet
         path = f"upstream[{at}]"
         named: Any = {"name": f"upstream-{at + 1}", **entry} if isinstance(entry, dict) else entry
         settings = to_struct(UpstreamSettings, named, path, faults)
-        if settings is None:
-            continue
-        if settings.name in names:
-            problem = f"{settings.name!r} is already the name of {names[settings.name]}"
+        name = named.get("name") if isinstance(named, dict) else None
+        if isinstance(name, str) and name in names:
+            problem = f"{name!r} is already the name of {names[name]}"
             faults.append(ConfigFault(f"{path}.name", problem, "rename one of them"))
-        names.setdefault(settings.name, path)
-        listed[path] = settings
+        if isinstance(name, str):
+            names.setdefault(name, path)
+        if settings is not None:
+            listed[path] = settings
     return listed
 
 
-def _configured_key(
-    settings: UpstreamSettings, path: str, environ: Mapping[str, str], faults: list[ConfigFault]
-) -> str | None:
-    if settings.api_key_env is None:
-        return None
-    return _required_secret(settings.api_key_env, f"{path}.api_key_env", "api_key_env", environ, faults)
-
-
-def _secret_headers(
-    settings: UpstreamSettings, path: str, environ: Mapping[str, str], faults: list[ConfigFault]
-) -> dict[str, str]:
-    found = {
-        header: _required_secret(variable, f"{path}.headers_env.{header}", "the header", environ, faults)
-        for header, variable in settings.headers_env.items()
-    }
-    return {header: value for header, value in found.items() if value is not None}
-
-
-def _required_secret(
-    variable: str, path: str, what: str, environ: Mapping[str, str], faults: list[ConfigFault]
-) -> str | None:
-    """Return the secret in *variable*, which the file names at *path*; add a fault if it is not set."""
-    before = len(faults)
-    key = _secret(variable, path, environ, faults)
-    if key is None and len(faults) == before:
-        problem = f"the environment variable {variable} is not set"
-        faults.append(ConfigFault(path, problem, f"export {variable}, or remove {what}"))
-    return key
+def _check_references(
+    entries: object,
+    listed: Mapping[str, UpstreamSettings],
+    folder: Path,
+    secrets: SecretSources,
+    faults: list[ConfigFault],
+) -> None:
+    """Add the faults of secrets and files that faulty *entries* name: those in *listed* are checked by who uses them."""
+    for at, entry in enumerate(entries if isinstance(entries, list) else []):
+        path = f"upstream[{at}]"
+        if path in listed or not isinstance(entry, dict):
+            continue
+        for field in sorted(REFERENCE_FIELDS & entry.keys()):
+            if any(f"{fault.path}.".startswith(f"{path}.{field}.") for fault in faults):
+                continue
+            alone = to_struct(UpstreamSettings, {"base_url": PLACEHOLDER_URL, field: entry[field]}, path, [])
+            if alone is not None:
+                secrets.key_of(alone, path, faults)
+                secrets.headers_of(alone, path, faults)
+                tls_of(alone, path, folder, faults, need_secrets=secrets.required)
+                factory_of(alone, path, folder, faults, try_it=False)
 
 
 def _socket(settings: UpstreamSettings, path: str, folder: Path, faults: list[ConfigFault]) -> str | None:
@@ -142,25 +147,8 @@ def _socket(settings: UpstreamSettings, path: str, folder: Path, faults: list[Co
     return found
 
 
-def _key_of_single_upstream(
-    settings: UpstreamSettings, environ: Mapping[str, str], faults: list[ConfigFault]
-) -> str | None:
-    if key := _secret(UPSTREAM_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE, environ, faults):
-        return key
-    return _secret(OPENAI_KEY_VARIABLE, OPENAI_KEY_VARIABLE, environ, faults) if _is_openai(settings) else None
-
-
-def _secret(variable: str, path: str, environ: Mapping[str, str], faults: list[ConfigFault]) -> str | None:
-    """Return the secret in *variable* without surrounding white space; None if it is not set or empty."""
-    key = environ.get(variable, "").strip()
-    if not is_header_value(key):
-        faults.append(ConfigFault(path, f"the value of {variable} cannot be sent in a header", "use printable ASCII"))
-        return None
-    return key or None
-
-
 def _resolved(settings: UpstreamSettings, model: str | None, *, first: bool = True, **more: Any) -> ResolvedUpstream:
-    own = more.get("key") is not None or settings.api_key_env is not None or bool(settings.headers_env)
+    own = more.get("key") is not None or settings.has_configured_key or bool(settings.headers_env)
     configured = settings.pass_authorization
     fields = msgspec.structs.asdict(settings) | {
         "base_url": settings.base_url.rstrip("/"),

@@ -117,18 +117,20 @@ class Application:
     def _readiness(self) -> Any:
         @route(READY_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD])
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
-            """Say whether calls can be served: the store answers, and the process is not on its way out.
+            """Say whether calls can be served: the store answers a ping, and the process is not draining.
 
-            The states of the circuit breakers are shown and do not count: removing the sidecar from a load balancer heals no upstream.
+            The circuit breakers are shown and do not count: a restart repairs no upstream.  No request is sent to an upstream.
             """
             gateway = self._gateway()
+            upstreams = gateway.upstream.health
             if gateway.active_calls.draining:
-                return _json(request, 503, {"status": "draining"})
+                return _json(request, 503, {"status": "draining", "upstreams": upstreams})
             try:
                 await gateway.policy_services.store.ping()
             except StoreDown:
-                return _json(request, 503, {"status": "store_unavailable"})
-            return _json(request, 200, {"status": "ready", "upstreams": gateway.upstream.states})
+                body = {"status": "store_unavailable", "store": "failing", "upstreams": upstreams}
+                return _json(request, 503, body)
+            return _json(request, 200, {"status": "ready", "store": "ok", "upstreams": upstreams})
 
         return readyz
 

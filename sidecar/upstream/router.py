@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .attempt import Attempt
+from .circuit_breaker import State
 from .model_list import ModelListAttempt
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from policies.api.upstream import Stream
 
     from .client import UpstreamClient
+
+
+HEALTH_WORDS: Mapping[State, str] = {"closed": "ok", "open": "failing", "half-open": "probing"}
+"""What `/readyz` calls the states of a circuit breaker: attempts are made, none is made, one is made to see if it succeeds."""
 
 
 class UpstreamRouter:
@@ -41,6 +46,11 @@ class UpstreamRouter:
     def states(self) -> dict[str, str]:
         """The state of each upstream's circuit breaker, by the upstream's name."""
         return {name: upstream.breaker.state for name, upstream in self._by_name.items()}
+
+    @property
+    def health(self) -> dict[str, str]:
+        """The state of each upstream's circuit breaker in a word of `HEALTH_WORDS`, by the upstream's name."""
+        return {name: HEALTH_WORDS[upstream.breaker.state] for name, upstream in self._by_name.items()}
 
     def names_of(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> list[str]:
         """Return the upstreams' names of *model* and its *fallbacks*; an empty name stands for one that is unknown yet."""

@@ -78,8 +78,8 @@ def is_header_value(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def forwarding_fault(names: Iterable[str], own: Collection[str]) -> str | None:
-    """Return why a client header in *names* must not be forwarded, as `[1]: problem; cure`; None if all may be.
+def forwarding_faults(names: Iterable[str], own: Collection[str]) -> Iterator[str]:
+    """Yield why each client header in *names* that must not be forwarded is refused, as `[1]: problem; cure`.
 
     *own* are the headers that the sidecar sends to the same upstream, in lower case.
     """
@@ -89,9 +89,8 @@ def forwarding_fault(names: Iterable[str], own: Collection[str]) -> str | None:
         if fault is None and name.lower() in seen:
             fault = f"{name!r} is set twice (header names ignore case); remove one of them"
         if fault is not None:
-            return f"[{at}]: {fault}"
+            yield f"[{at}]: {fault}"
         seen.add(name.lower())
-    return None
 
 
 def _fault_of(name: str) -> str | None:

@@ -64,16 +64,16 @@ def test_workers_need_a_shared_store(tmp_path: Path) -> None:
 
 
 def test_check_reports_every_fault(tmp_path: Path) -> None:
-    """`check` prints one line for each fault, and needs neither an upstream nor a store."""
+    """`check` prints one line for each fault, and needs neither an upstream nor a store nor a secret."""
     (tmp_path / "bad.toml").write_text(
-        "[server]\nport = 'x'\n[[upstream]]\nbase_url = 'http://h'\napi_key_env = 'NO'\n"
+        "[server]\nport = 'x'\nheartbeat = 0\n[[upstream]]\nbase_url = 'http://h'\napi_key_env = 'NO'\n"
     )
     code, out, err = ran("check", "--config", "bad.toml", folder=tmp_path)
 
     assert (code, out) == (2, "")
     assert err == (
         "bad.toml: server.port: invalid value 'x': expected a whole number; omit port for the default 8787\n"
-        "bad.toml: upstream[0].api_key_env: the environment variable NO is not set; export NO, or remove api_key_env\n"
+        "bad.toml: server.heartbeat: invalid value 0: expected a number of seconds > 0; omit heartbeat for the default 15\n"
     )
     assert ran("check", folder=tmp_path)[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]

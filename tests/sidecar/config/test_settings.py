@@ -127,7 +127,7 @@ def test_every_option_is_in_the_file() -> None:
         ("[[policy]]\nuse = 'trim'\nmax_messages = 2.5", "policy[0].max_messages: invalid value 2.5: expected a whole number; see `sidecar config` for an example"),
         ("[[policy]]\nuse = 'rate'\nrequests = 1\nonly = { pth = 'x' }", "policy[0].only.pth: unknown key; did you mean 'path'?"),
         ("[[policy]]\nuse = 'rate'\nrequests = 1\nby = 'nobody'", "policy[0].by: invalid value 'nobody': expected one of tenant, ip, model, user, global; omit by for the default 'tenant'"),
-        ("[[policy]]\nuse = 'budget'\ntokens = 1\ntimezone = 'X/Y'", "policy[0]: 'X/Y' is no IANA time zone; write one like 'UTC' or 'Europe/Berlin'"),
+        ("[[policy]]\nuse = 'budget'\ntokens = 1\ntimezone = 'X/Y'", "policy[0].timezone: 'X/Y' is no IANA time zone; write one like 'UTC' or 'Europe/Berlin'"),
         ("[[policy]]\nuse = 'retry'\n[[policy]]\nuse = 'retry'", "policy[1]: 'retry' is already the name of policy[0]; set a different `name` on one of them"),
         ("[[policy]]\nuse = 'json:dumps'", "policy[0].use: cannot use 'json:dumps': not a subclass of policies.Policy; derive the class from policies.Policy and override one of admit, enter, retry"),
         ("[[policy]]\nuse = 'policies:Policy'", "policy[0].use: cannot use 'policies:Policy': the class overrides no hook; derive the class from policies.Policy and override one of admit, enter, retry"),

@@ -15,6 +15,7 @@ from sidecar.config.summary import summary
 
 HERE = "http://127.0.0.1:1/v1"
 NO_LIMIT = "warning: no rate and no budget policy is active: calls have no limit"
+PROFILE_CHANGES = "trim.max_messages = {}, max_tokens.output = {}, max_tokens.request = {}, budget.tokens = {}_000"
 RATE = '[[policy]]\nuse = "rate"\nrequests = 5\n'
 
 
@@ -40,7 +41,9 @@ def test_shipped_settings(tmp_path: Path) -> None:
         '          budget: tokens = 500_000, window = "day", by = "tenant"',
         "          fallback",
         "          retry: attempts = 3",
-        "profiles  balanced, constrained, expanded",
+        f"profiles  balanced: rate.requests = 30, {PROFILE_CHANGES.format(6, 400, '2_048', 70)}, temperature = 0.7",
+        f"          constrained: rate.requests = 15, {PROFILE_CHANGES.format(4, 150, '2_048', 30)}, temperature = 0.5",
+        f"          expanded: {PROFILE_CHANGES.format(12, '3_000', '12_000', 200)}, temperature = 0.8",
         "keys      none: all callers are tenant default",
         "workers   2",
     ]
@@ -51,6 +54,38 @@ def test_no_limit(tmp_path: Path) -> None:
     assert warnings(tmp_path, 'policy = []\n[store]\nurl = "memory://"') == [NO_LIMIT]
     assert warnings(tmp_path, '[[policy]]\nuse = "retry"\n') == [NO_LIMIT]
     assert warnings(tmp_path, RATE) == []
+
+
+def test_own_policies_may_limit(tmp_path: Path) -> None:
+    """Where only policies of the deployment can refuse calls, the warning names them instead of claiming no limit."""
+    (tmp_path / "own_summary_y.py").write_text(
+        "from policies import Call, Policy\n\n\nclass Gate(Policy, frozen=True):\n"
+        "    async def admit(self, call: Call) -> None: ...\n"
+    )
+    gate = '[[policy]]\nuse = "own_summary_y:Gate"\nname = "door"\n'
+    (printed,) = warnings(tmp_path, gate)
+    assert printed.endswith("only your own policies can limit calls (door)")
+    assert warnings(tmp_path, gate + RATE) == []
+
+
+def test_profiles_and_keys(tmp_path: Path) -> None:
+    """Profiles are listed with what they change, at most eight of them; keys with limits of their own are counted."""
+    hashed = f'sha256 = "{"0" * 64}"'
+    text = f'[[key]]\ntenant = "a"\n{hashed}\nlimits = {{ rate = {{ requests = 9 }} }}\n{RATE}[profile.p0]\n'
+    text += "".join(f"[profile.p{at}]\nrate = {{ requests = {at} }}\n" for at in range(1, 6))
+    printed = lines(tmp_path, text)
+    assert printed[printed.index("profiles  p0: as the chain") + 1] == "          p1: rate.requests = 1"
+    assert "keys      1 of 1 tenant, 1 with limits of its own" in printed
+
+    text += "".join(f"[profile.q{at}]\ntemperature = 1\n" for at in range(4))
+    assert "          and 2 more" in lines(tmp_path, text)
+
+
+def test_shipped_chain_among_own_policies(tmp_path: Path) -> None:
+    """The chain that `use = "defaults"` stands for is listed policy by policy."""
+    printed = lines(tmp_path, '[[policy]]\nuse = "defaults"\n' + RATE + 'name = "burst"\n')
+    at = printed.index('chain     rate: requests = 60, window = 60, by = "tenant"')
+    assert printed[at + 6] == '          burst: requests = 5, window = 60, by = "tenant"'
 
 
 def test_limit_of_some_calls(tmp_path: Path) -> None:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 from recording import SERVERS, recorded
-from wire import Client, upstream
+from serving import settings_of, sidecar
+from wire import Client, Connection, eventually, upstream
+
+from policies.api.store import StoreDown
+from sidecar.downstream.client_errors import draining
 
 pytestmark = pytest.mark.anyio
 
 SECRET = "hunter2"
+CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
 @SERVERS
@@ -43,6 +48,64 @@ async def client_reads_next_answer(client: Client) -> None:
     client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
     status, _, body = await client.answer()
     assert (status, body) == (200, b'{"status":"ok"}')
+
+
+@SERVERS
+async def test_readiness_names_store_and_upstreams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: type[asyncio.Protocol]
+) -> None:
+    """`/readyz` has a word for the store, which it pings, and for each circuit breaker; it sends nothing to an upstream."""
+
+    async def ping() -> None:
+        raise StoreDown(SECRET)
+
+    async with upstream() as up, recorded(tmp_path, up, protocol=protocol) as it:
+        ready = await it.served.get("/readyz")
+        monkeypatch.setattr(it.served.gateway.policy_services.store, "ping", ping)
+        down = await it.served.get("/readyz")
+        await it.served.gateway.active_calls.drain(0, draining())
+        stopping = await it.served.get("/readyz")
+
+    assert [(status, json.loads(body)) for status, _, body in (ready, down, stopping)] == [
+        (200, {"status": "ready", "store": "ok", "upstreams": {"upstream-1": "ok"}}),
+        (503, {"status": "store_unavailable", "store": "failing", "upstreams": {"upstream-1": "ok"}}),
+        (503, {"status": "draining", "upstreams": {"upstream-1": "ok"}}),
+    ]
+    assert up.requests == []
+
+
+async def test_readiness_names_breaker_states(tmp_path: Path) -> None:
+    """A breaker that is closed is "ok", an open one "failing", and one whose probe is running "probing"; none makes it fail."""
+    healthy, answer = [False], asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        if not healthy[0]:
+            await connection.answer(500, b"{}")
+            return
+        await answer.wait()
+        await connection.stream("a")
+
+    async with upstream(script) as up:
+        text = f"[[upstream]]\nbase_url = '{up.url}'\nname = 'local'\nbreaker = {{ calls = 1, probe = 0.01 }}\n"
+        text += "[[policy]]\nuse = 'rate'\nrequests = 1_000\n"
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+
+            async def state() -> tuple[int, str]:
+                status, _, body = await served.get("/readyz")
+                return status, json.loads(body)["upstreams"]["local"]
+
+            assert await state() == (200, "ok")
+            await served.post("/v1/chat/completions", CALL)
+            assert await state() == (200, "failing")
+            healthy[0] = True
+            async with asyncio.timeout(5):
+                while len(up.requests) < 2:
+                    call = asyncio.create_task(served.post("/v1/chat/completions", CALL))
+                    await eventually(lambda: len(up.requests) == 2 or call.done())  # noqa: B023  # ends in this turn
+            assert await state() == (200, "probing")
+            answer.set()
+            assert (await call)[0] == 200
+            assert await state() == (200, "ok")
 
 
 @SERVERS

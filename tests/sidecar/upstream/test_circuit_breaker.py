@@ -231,8 +231,8 @@ async def test_outage_opens_the_breaker_until_a_probe_succeeds(
     )
     assert (ready["status"], ready["upstreams"], closed["upstreams"]) == (
         "ready",
-        {"upstream-1": "open"},
-        {"upstream-1": "closed"},
+        {"upstream-1": "failing"},
+        {"upstream-1": "ok"},
     )
     assert "breaker upstream-1 is open" in caplog.text
     assert "breaker upstream-1 is closed" in caplog.text

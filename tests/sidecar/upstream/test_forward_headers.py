@@ -135,7 +135,7 @@ def test_header_that_must_not_cross_is_refused_at_start(tmp_path: Path, name: st
 )  # fmt: skip
 def test_list_of_headers_is_checked(tmp_path: Path, more: str, fault: str) -> None:
     """A header that the upstream's own settings send is refused, as are duplicates and long lists."""
-    assert lines(tmp_path, UPSTREAM + more, upstream=None) == [f"F: upstream[0].{fault}"]
+    assert lines(tmp_path, UPSTREAM + more, {"G": "x"}, upstream=None) == [f"F: upstream[0].{fault}"]
 
 
 @pytest.mark.parametrize(
