@@ -89,8 +89,9 @@ class Growth(msgspec.Struct, eq=False):
         If the store does not answer, the policies decide by `when_store_fails`: the stream runs on without a further
         reservation, or `Rejection` is raised (503 `store_unavailable`).
         """
-        task = self._task
-        if task is not None and not self._gave_up:
+        if not self._gave_up:
+            if (task := self._task) is None:  # the store has answered before the transport returned from its read
+                return
             with anyio.move_on_after(MAX_PAUSE_SECONDS):
                 await asyncio.wait([task])
             if task.done():

@@ -80,6 +80,27 @@ async def test_stream_ends_cleanly_at_the_limit(tmp_path: Path, limit: str, many
         assert (usage["choices"], usage["usage"]) == ([], counts)
 
 
+@pytest.mark.parametrize("burst", [150, 300])
+async def test_burst_larger_than_a_step_grows(tmp_path: Path, burst: int) -> None:
+    """A burst of several steps takes the room that is left: the store answers, so it is not `store_unavailable`."""
+
+    async def bursts(connection: Connection) -> None:
+        await connection.send(HEAD)
+        chunk = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
+        while True:
+            await connection.chunk(sse(chunk) * burst)
+            await asyncio.sleep(0.005)
+
+    text = CHAIN.format(limit="tokens = 1_005", answer=STEP)
+    async with upstream(bursts) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        status, _, answer = await served.post(V1, CALL)
+        account = await served.account()
+    *tokens, end = chunks_of(answer)
+    assert (status, end["choices"][0]["finish_reason"]) == (200, "length")
+    assert 1_000 <= len(tokens) <= 1_000 + STEP + 2 * burst  # two bursts may arrive in one read
+    assert (account.spent, account.reserved) == (PROMPT_TOKENS + len(tokens), 0)
+
+
 @pytest.mark.parametrize(("path", "headers"), [("/api/chat", []), (V1, ["x-event-schema: chat-nest"])])
 async def test_chat_nest_gets_an_error_at_the_limit(tmp_path: Path, path: str, headers: list[str]) -> None:
     """Chat Nest's events end with `error`, code `budget_exceeded`, which is not retryable."""

@@ -20,6 +20,9 @@ MAX_FORWARDED_VALUE_LENGTH = 8_192
 """Characters of a header that an upstream names; a longer value is not forwarded."""
 MAX_HEADER_NAME_LENGTH = 100
 
+CONNECTION_HEADER = b"connection"
+_PLAIN_CONNECTIONS = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
+"""Usual values of `Connection`, which name no header."""
 _FIXED_NAMES = frozenset(name.encode() for name in (*FORWARDED_HEADERS, *ACCOUNT_HEADERS, *KEY_HEADERS))
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_NAME = re.compile(
@@ -36,7 +39,9 @@ _CREDENTIAL_NAME = re.compile(
     r".*(authori[sz]ation|authenticat|cookie|api-?key|-?jwt-?).*"
     r"|(.+-)?(subscription|functions|access|secret|private|master|auth|account)-key"
     r"|(.+-)?(token|secret|password|passwd|credentials?|auth)"
+    r"|dpop|x-amzn-oidc-.+|x-ms-token-.+|x-ms-client-principal.*|.*client-cert.*"
 )
+"""Headers that hold a secret or a proof of identity, those that load balancers add for a user included."""
 _ACCOUNT_NAME = re.compile(r"openai-organi[sz]ation|openai-project|x-goog-user-project|chatgpt-account-id")
 
 
@@ -115,12 +120,12 @@ def _fault_of(name: str) -> str | None:
 
 
 def forwardable_names(configured: Iterable[str], *, keyed: bool, passes_other_keys: bool) -> frozenset[bytes]:
-    """Return the names of all headers that may be forwarded to some upstream.
+    """Return the names of all headers that may be forwarded to some upstream, and `Connection`, which names some that may not.
 
     *configured* are those that upstreams name, in lower case.  *keyed*: clients authenticate at the sidecar, so no header
     with their key is forwarded.  *passes_other_keys*: an upstream takes the clients' keys also from `OTHER_KEY_HEADERS`.
     """
-    names = {*FORWARDED_HEADERS, *ACCOUNT_HEADERS, *configured}
+    names = {*FORWARDED_HEADERS, *ACCOUNT_HEADERS, *configured, CONNECTION_HEADER.decode()}
     if passes_other_keys:
         names |= OTHER_KEY_HEADERS
     if keyed:
@@ -132,11 +137,16 @@ def forwardable_headers(fields: Iterable[tuple[bytes, bytes]], names: frozenset[
     """Return those of the request's header *fields* that are in *names*, in lower case; only printable ASCII values.
 
     Of a repeated header the last value counts.  The values of one that only an upstream names are joined (RFC 9110, 5.3), up
-    to `MAX_FORWARDED_VALUE_LENGTH` characters.
+    to `MAX_FORWARDED_VALUE_LENGTH` characters.  Headers that `Connection` names end at the sidecar (RFC 9110, 7.6.1).
     """
     found: dict[str, str] = {}
+    hop_by_hop: list[bytes] = []
     for name, raw in fields:
         if name not in names:
+            continue
+        if name == CONNECTION_HEADER:
+            if raw not in _PLAIN_CONNECTIONS:
+                hop_by_hop += raw.lower().split(b",")
             continue
         value = raw.decode("latin-1")
         if not is_header_value(value):
@@ -147,4 +157,6 @@ def forwardable_headers(fields: Iterable[tuple[bytes, bytes]], names: frozenset[
             if len(value) > MAX_FORWARDED_VALUE_LENGTH:
                 continue
         found[key] = value
+    for option in hop_by_hop:
+        found.pop(option.strip().decode("latin-1"), None)
     return found

@@ -40,6 +40,19 @@ async def test_each_upstream_gets_the_headers_that_it_names(tmp_path: Path) -> N
     assert third.requests == []
 
 
+async def test_headers_that_connection_names_are_not_forwarded(tmp_path: Path) -> None:
+    """A client's header that `Connection` names ends at the sidecar, in whatever order they come (RFC 9110, 7.6.1)."""
+    more = "forward_headers = ['x-session-id', 'x-team']"
+    async with upstream(good) as up, sidecar(settings_of(tmp_path, None, table(up.url, more))) as served:
+        mine = ("x-team: blue", "Connection: keep-alive, X-Session-Id", "x-session-id: s1", "connection: TraceParent")
+        await served.post(V1, {"model": "m", **HI}, *mine, "traceparent: t")
+
+    assert sent(up.requests[0], "x-team", "x-session-id", "traceparent", "connection") == ["blue", None, None, None]
+    names = forwardable_names(["x-a"], keyed=False, passes_other_keys=False)
+    for plain in (b"keep-alive", b"close", b"Keep-Alive, Close", b""):
+        assert forwardable_headers([(b"connection", plain), (b"x-a", b"1")], names) == {"x-a": "1"}
+
+
 async def test_headers_are_forwarded_with_the_list_of_models(tmp_path: Path) -> None:
     """The list of models is requested with the same headers as a completion."""
     more = "forward_headers = ['x-session-id']"
@@ -108,7 +121,7 @@ def test_values_of_a_repeated_header_are_joined() -> None:
         ),
         *(
             (name, f"'{name}' carries credentials of the client; remove it, and name your own secret in headers_env")
-            for name in ("Authorization", "proxy-authorization", "Cookie", "api-key", "X-Api-Key", "x-goog-api-key", "x-litellm-api-key", "cf-aig-authorization", "helicone-auth", "ocp-apim-subscription-key", "x-amz-security-token", "cf-access-jwt-assertion", "private-token", "X_API_KEY")
+            for name in ("Authorization", "proxy-authorization", "Cookie", "api-key", "X-Api-Key", "x-goog-api-key", "x-litellm-api-key", "cf-aig-authorization", "helicone-auth", "ocp-apim-subscription-key", "x-amz-security-token", "cf-access-jwt-assertion", "private-token", "X_API_KEY", "DPoP", "x-amzn-oidc-data", "x-ms-token-aad-access-token", "ssl-client-cert")
         ),
         *(
             (name, f"'{name}' names the account at the upstream; set it in `headers`, or use pass_authorization")
