@@ -92,7 +92,7 @@ async def test_async_openai_client_streams_and_asks_plainly(async_client: openai
 def test_limits_raise_rate_limit_error(tmp_path: Path) -> None:
     """A used-up rate and a used-up budget raise RateLimitError; the client does not retry where that cannot help."""
     (tmp_path / "s.toml").write_text(
-        "[[policy]]\nuse = 'rate'\nrequests = 2\nwindow = 3600\n[[policy]]\nuse = 'budget'\ntokens = 45\nfloor = 10\n"
+        "[[policy]]\nuse = 'rate'\nrequests = 2\nwindow = 3600\n[[policy]]\nuse = 'budget'\ntokens = 48\nfloor = 10\n"
     )
     with program("mock", "--port", "0", folder=tmp_path) as mock:
         arguments = ("serve", "--config", "s.toml", "--upstream", mock.url, "--port", "0")
