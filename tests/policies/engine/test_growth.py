@@ -11,7 +11,7 @@ from policies import Batch, Budget, RetryClassifier, StoreDown, UpstreamError
 from policies.builtin.prices import Price
 from policies.engine import growth
 from policies.engine.chain import Chain
-from policies.testing import CollectingSink, FakeClock, ScriptedUpstream, make_call, make_services, serve
+from policies.testing import CollectingSink, FakeClock, ScriptedUpstream, make_call, make_services, piece, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +56,25 @@ async def test_stream_ends_with_length_where_there_is_no_room(store: PartStore, 
     refusal = served.batches[-1].refusal
     assert refusal is not None
     assert (refusal.code, refusal.final, refusal.retry_after) == ("budget_exceeded", True, None)
+
+
+async def test_answer_that_has_finished_waits_for_no_store(store: PartStore, clock: FakeClock) -> None:
+    """An answer that finishes where it would have to pause ends as upstream ends it, without waiting for the store."""
+    store.answers = anyio.Event()
+    end = Batch(events=[piece("x"), piece("", finish="stop")])
+    served = await streamed(store, clock, budget(1_000), *["x"] * 39, end)
+    assert served.rejection is None
+    assert served.outcome is not None
+    assert (served.outcome.code, served.batches[-1].refusal) == ("", None)
+    assert await store.totals() == (PROMPT + 40, 0)
+
+
+async def test_output_behind_the_finish_does_not_escape_the_limit(store: PartStore, clock: FakeClock) -> None:
+    """An upstream that goes on after the finish is cut off where its reservation is used up."""
+    finish = Batch(events=[piece("", finish="stop")])
+    served = await streamed(store, clock, budget(PROMPT + 20), *["x"] * 20, finish, *["x"] * 100)
+    assert len(served.text) <= 23
+    assert served.batches[-1].refusal is not None
 
 
 async def test_remainder_below_the_floor_is_not_reserved(store: PartStore, clock: FakeClock) -> None:
