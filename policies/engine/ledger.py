@@ -96,7 +96,7 @@ class Ledger:
         grant = await self._store.reserve(hold.call.id, claims, hold.step, part=hold.parts)
         if grant.refused is not None:
             claim, lease, _ = growing[grant.refused]
-            return refusal_of(claim, lease, grant, self.durations, runs=True)
+            return refusal_of(claim, lease, grant, self.durations, own=hold.amounts.get(claim.key, 0))
         hold.later_parts.append((claims, grant.ceiling))
         return grant.ceiling
 

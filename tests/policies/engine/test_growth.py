@@ -56,6 +56,7 @@ async def test_stream_ends_with_length_where_there_is_no_room(store: PartStore, 
     refusal = served.batches[-1].refusal
     assert refusal is not None
     assert (refusal.code, refusal.final, refusal.retry_after) == ("budget_exceeded", True, None)
+    assert (refusal.details["used"], refusal.details["held"], refusal.details["case"]) == (PROMPT + 33, 0, "spent")
 
 
 async def test_answer_that_has_finished_waits_for_no_store(store: PartStore, clock: FakeClock) -> None:
