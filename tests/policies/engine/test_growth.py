@@ -204,23 +204,6 @@ async def test_store_that_is_back_is_asked_again(store: PartStore, clock: FakeCl
     assert await store.totals() == (PROMPT + 100, 0)
 
 
-@pytest.mark.parametrize(("when", "read"), [("admit", 99), ("refuse", 40)])
-async def test_output_beyond_a_charged_reservation_is_charged(
-    store: PartStore, clock: FakeClock, when: str, read: int
-) -> None:
-    """If the store has charged the reservation, one step runs on as debt, and only what exceeds it is charged at the end."""
-    call, gate = make_call("hi", services=make_services(clock=clock, store=store)), Gate()
-    async with running(call, budget(1_000, when_store_fails=when), *["x"] * 9, gate, *["x"] * 90) as served:
-        await gate.reached.wait()
-        await store.settle(call.id, {})  # as for a process that sends no heartbeats
-        assert await store.totals() == (PROMPT + 20, 0)
-        gate.opened.set()
-        while served.outcome is None and served.rejection is None:
-            await anyio.lowlevel.checkpoint()
-    assert len(served.text) == read
-    assert await store.totals() == (PROMPT + read, 0)
-
-
 async def test_cancellation_between_question_and_answer_leaves_nothing(store: PartStore, clock: FakeClock) -> None:
     """A client that leaves while a step is asked for is charged what was read, and nothing stays reserved."""
     store.answers = anyio.Event()
