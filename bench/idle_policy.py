@@ -31,7 +31,7 @@ class Ready:
     def __init__(self) -> None:
         event = piece(" tok")
         self._batch = Batch(events=[event], raw=event.raw)
-        self.usage = Usage()
+        self.usage, self.has_finished = Usage(), False
 
     def open(self, call: Call, name: str | None = None) -> Self:
         return self

@@ -144,6 +144,7 @@ class ScriptedStream:
     def __init__(self, upstream: ScriptedUpstream, call: Call, script: Script, usage: Usage | None) -> None:
         self._upstream, self._call, self._script, self._reported = upstream, call, list(script), usage
         self.usage = Usage()
+        self.has_finished = False
 
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """Return one event with the finish `length`."""
@@ -187,6 +188,7 @@ class ScriptedStream:
             seen = sum(1 for event in step.events if event.is_output)
             self.usage += Usage(output=seen)
             step.outputs = self.usage.output
+            self.has_finished = self.has_finished or any(event.finish for event in step.events)
             step.raw = step.raw or b"".join(event.encode() for event in step.events)
             return step
         msg = f"{step!r} is not a step of a script: use a string, a Batch, an UpstreamError or Hang()"

@@ -140,30 +140,41 @@ def _string_tokens(text: str, *, whole: bool) -> int:
 
 
 class Estimator:
-    """Estimates a prompt's tokens: bytes / 3.5 + 4 per message. The ratio is corrected by the usage that upstream reports."""
+    """Estimates a prompt's tokens: bytes / 3.5 + 4 per message. The ratio is corrected by the usage that upstream reports.
+
+    Each tenant's calls correct the estimates of that tenant alone, so that no tenant can lower or raise those of another.
+    """
 
     __slots__ = ("_ratio",)
 
     MIN_LEARNT_BYTES = 256
     """Smaller prompts (in bytes) are not learnt from: the frame around them dominates."""
-    MAX_MODELS = 256
+    MAX_PAIRS = 4_096
+    """Pairs of tenant and model that are remembered; the one that was learnt longest ago is dropped for a new one."""
+    MAX_NAME_CHARACTERS = 256
+    """Longest name of a model that is remembered: clients choose it."""
+    MAX_BYTES_PER_TOKEN = 2 * BYTES_PER_TOKEN
+    """No estimate is corrected to less than half, whatever was reported."""
 
     def __init__(self) -> None:
-        self._ratio: dict[str, float] = {}
+        self._ratio: dict[tuple[str, str], float] = {}
 
-    def estimate(self, model: str, size: Size, media: int = MEDIA_TOKENS) -> int:
+    def estimate(self, model: str, size: Size, media: int = MEDIA_TOKENS, *, tenant: str = "") -> int:
         """Return the prompt's tokens for *model*; each part that is not text counts as *media*."""
-        ratio = self._ratio.get(model, BYTES_PER_TOKEN)
+        ratio = self._ratio.get((tenant, model), BYTES_PER_TOKEN)
         frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts
         return -int(-size.bytes // ratio) + frames + media * size.media
 
-    def learn(self, model: str, size: Size, reported: int) -> None:
-        """Correct *model*'s ratio by what upstream *reported* for a prompt of *size*: a moving average, bounded."""
+    def learn(self, model: str, size: Size, reported: int, *, tenant: str = "") -> None:
+        """Correct the ratio of *tenant* and *model* by what upstream *reported* for a prompt of *size*.
+
+        It is a moving average, bounded.
+        """
         tokens = reported - MESSAGE_TOKENS * size.messages - PART_TOKENS * size.parts
-        if size.bytes < self.MIN_LEARNT_BYTES or size.media or tokens <= 0:
+        if size.bytes < self.MIN_LEARNT_BYTES or size.media or tokens <= 0 or len(model) > self.MAX_NAME_CHARACTERS:
             return
-        known = self._ratio.pop(model, None)
-        if known is None and len(self._ratio) >= self.MAX_MODELS:
+        known = self._ratio.pop((tenant, model), None)
+        if known is None and len(self._ratio) >= self.MAX_PAIRS:
             self._ratio.pop(next(iter(self._ratio)))
-        seen = min(8.0, max(1.0, size.bytes / tokens))
-        self._ratio[model] = seen * 0.1 + (BYTES_PER_TOKEN if known is None else known) * 0.9
+        seen = min(self.MAX_BYTES_PER_TOKEN, max(1.0, size.bytes / tokens))
+        self._ratio[tenant, model] = seen * 0.1 + (BYTES_PER_TOKEN if known is None else known) * 0.9

@@ -85,6 +85,11 @@ class Stream(Protocol):
         """The usage of this attempt so far; readable at any time, also before it is entered and after it failed."""
         ...
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether every choice has finished, so that only the usage and the end of the stream are still to come."""
+        ...
+
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """Return the last batch of an answer that ends here: the finish `length` for each open choice, and the usage.
 

@@ -127,7 +127,7 @@ class _BudgetLease(Lease):
         if policy.reserve == "bound":
             self._prompt = size.bound(policy.media)
         else:
-            self._prompt = call.services.tokens.estimate(model, size, policy.media)
+            self._prompt = call.services.tokens.estimate(model, size, policy.media, tenant=call.tenant)
         return self._prompt
 
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:

@@ -222,4 +222,4 @@ class Chain:
     def _learn(self, run: CallState, usage: Usage) -> None:
         size = run.call.size
         if size is not None and usage.input and run.attempts == 1:
-            self._services.tokens.learn(run.call.model, size, usage.input)
+            self._services.tokens.learn(run.call.model, size, usage.input, tenant=run.call.tenant)

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
     """Write the batches of *stream* to *sink*, through *filters*; return the last one unwritten.
 
-    An answer whose reservation is used up, and cannot grow, is ended there. Raises `UpstreamError`, what a lease raises, and
+    An answer whose reservation is used up, and cannot grow, is ended there, unless it has just finished: then its end and the
+    usage that upstream reports are awaited. Raises `UpstreamError`, what a lease raises, and
     `Rejection` if the store does not answer. After a cancellation or an error, text that a lease holds back is written.
     """
     last: Batch | None = None
     paused = False
     growth, next_step, newest = run.growth, Next.GO_ON, None
+    finished_at: int | None = None  # the tokens that were read when the answer was found to have finished
 
     def write(batch: Batch) -> bool:
         nonlocal last, paused, next_step, newest
@@ -57,13 +59,16 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 return last
             if growth is not None and next_step is not Next.GO_ON:
                 assert newest is not None  # for the type: it is set with `next_step`
-                try:
-                    goes_on = await _may_go_on(growth, newest.outputs, next_step)
-                except Rejection:
-                    _flush_held(run, filters, sink)
-                    raise
-                if not goes_on:
-                    return _cut_off(run, stream, newest, filters)
+                if stream.has_finished and finished_at is None:
+                    finished_at = newest.outputs
+                if newest.outputs != finished_at:
+                    try:
+                        goes_on = await _may_go_on(growth, newest.outputs, next_step)
+                    except Rejection:
+                        _flush_held(run, filters, sink)
+                        raise
+                    if not goes_on:
+                        return _cut_off(run, stream, newest, filters)
                 next_step = Next.GO_ON
             elif not paused:
                 msg = "the upstream's stream ended without a last batch"
@@ -93,7 +98,7 @@ def _cut_off(run: CallState, stream: Stream, newest: Batch, filters: EventFilter
     """Return the last batch of an answer that ends after the *newest* one, because a limit has no room for more."""
     assert run.growth is not None  # for the type: only a growing reservation can be used up
     call, size = run.call, run.call.size
-    prompt = 0 if size is None else run.services.tokens.estimate(call.model, size)
+    prompt = 0 if size is None else run.services.tokens.estimate(call.model, size, tenant=call.tenant)
     sample = next((event.payload for event in reversed(newest.events) if event.payload), b"")
     cut = stream.cut_off(sample, prompt)
     shown = filters.apply(cut) if filters else cut

@@ -96,7 +96,7 @@ class Ledger:
         grant = await self._store.reserve(hold.call.id, claims, hold.step, part=hold.parts)
         if grant.refused is not None:
             claim, lease, _ = growing[grant.refused]
-            return refusal_of(claim, lease, grant, self.durations, runs=True)
+            return refusal_of(claim, lease, grant, self.durations, own=hold.amounts.get(claim.key, 0))
         hold.later_parts.append((claims, grant.ceiling))
         return grant.ceiling
 
@@ -155,7 +155,8 @@ class Ledger:
     async def _charge_rest(self, hold: Reservation, charges: dict[str, int]) -> None:
         """Charge what exceeds a reservation that the store has charged already, by a reservation of its own.
 
-        The settlement before it had no effect. What the store does not take is logged and lost.
+        The settlement before it had no effect. What the store does not take is logged and lost; what it may have taken is
+        settled later.
         """
         reserved = hold.amounts
         rest = {key: more for key, charge in charges.items() if (more := charge - reserved.get(key, 0)) > 0}
@@ -171,6 +172,9 @@ class Ledger:
             await self._store.reserve(name, claims)
             await self._settlements.send(name, rest)
         except StoreDown as error:
+            if error.taken:
+                self._settlements.add(Settlement(name, rest))
+                return
             lost = ", ".join(f"{claim.base} {claim.unit}" for claim in claims)
             self._services.log.error("call %s: its last %s could not be charged: %s", hold.call.id, lost, error)  # noqa: TRY400
 

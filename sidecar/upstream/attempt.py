@@ -75,6 +75,11 @@ class Attempt:
         exact = self._streams or self._failed or (body is not None and body.reading.done)
         return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
 
+    @property
+    def has_finished(self) -> bool:
+        """See `policies.api.upstream.Stream.has_finished`."""
+        return self._body is not None and self._body.reading.all_finished
+
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """See `policies.api.upstream.Stream.cut_off`."""
         assert self._body is not None  # for the type: an answer that is cut off has begun

@@ -40,6 +40,7 @@ class ModelListAttempt:
     """
 
     usage = Usage()
+    has_finished = False
 
     def __init__(self, upstream: UpstreamClient, call: Call) -> None:
         self._upstream, self._call = upstream, call

@@ -101,6 +101,34 @@ async def test_burst_larger_than_a_step_grows(tmp_path: Path, burst: int) -> Non
     assert (account.spent, account.reserved) == (PROMPT_TOKENS + len(tokens), 0)
 
 
+async def test_answer_that_finishes_at_the_limit_is_complete(tmp_path: Path) -> None:
+    """Where upstream finishes as the limit is used up, its own finish and usage count; Chat Nest's events end with `done`."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(HEAD)
+        for _ in range(200):
+            delta = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
+            await connection.chunk(sse({"id": "c1", "choices": [delta]}))
+            await asyncio.sleep(0.002)
+        await connection.chunk(sse({"id": "c1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+        await asyncio.sleep(0.05)
+        usage = {"prompt_tokens": 9, "completion_tokens": 277, "total_tokens": 286}
+        await connection.chunk(sse({"id": "c1", "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+
+    for schema in ("openai", "chat-nest"):
+        (folder := tmp_path / schema).mkdir()
+        text = CHAIN.format(limit="tokens = 205", answer=40)
+        headers = ["x-event-schema: chat-nest"] if schema == "chat-nest" else []
+        async with upstream(script) as up, sidecar(settings_of(folder, up.url, text)) as served:
+            _, _, answer = await served.post(V1, CALL | {"stream_options": {"include_usage": True}}, *headers)
+            account = await served.account()
+        assert (account.spent, account.reserved) == (286, 0)
+        if headers:
+            assert events(answer)[-1][0] == "done"
+        else:
+            assert [chunk.get("usage", {}).get("completion_tokens") for chunk in chunks_of(answer)[-2:]] == [None, 277]
+
+
 @pytest.mark.parametrize(("path", "headers"), [("/api/chat", []), (V1, ["x-event-schema: chat-nest"])])
 async def test_chat_nest_gets_an_error_at_the_limit(tmp_path: Path, path: str, headers: list[str]) -> None:
     """Chat Nest's events end with `error`, code `budget_exceeded`, which is not retryable."""

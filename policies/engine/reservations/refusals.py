@@ -53,20 +53,24 @@ class CallDurations:
         return min(max(MIN_HELD_WAIT, average), MAX_HELD_WAIT) * (1 + HELD_WAIT_SPREAD * self._random.random())
 
 
-def refusal_of(claim: Claim, lease: Lease, grant: Grant, durations: CallDurations, *, runs: bool = False) -> Rejection:
+def refusal_of(
+    claim: Claim, lease: Lease, grant: Grant, durations: CallDurations, *, own: int | None = None
+) -> Rejection:
     """Return the refusal of *claim* by *grant*, in the words of its *lease*, with the numbers of its standing.
 
-    If the call *runs* already, the refused claim is a further part of its reservation. Then its answer ends: the refusal is
-    final and has no wait, because a repeated call would be a new answer.
+    A call that runs already gives *own*, what it has reserved from this limit: the claim is a further part. Then its answer
+    ends, so *own* counts as spent. The refusal is final and has no wait, because a repeated call would be a new answer.
     """
     assert grant.refused is not None  # for the type: it was refused
     standing = grant.standings[grant.refused]
+    if own is not None:
+        standing = msgspec.structs.replace(standing, held=max(0, standing.held - own))
     # A store of a deployment may not report what is needed.
     needed = standing.needed or claim.needs(min(claim.floor, grant.ceiling))
     case = refusal_case(claim.limit, standing.spent, needed)
     until_reset = max(0.0, standing.resets_at - grant.now)
     wait: float | None = until_reset
-    if runs or case == "never_fits":
+    if own is not None or case == "never_fits":
         wait = None
     elif case == "held":
         wait = min(until_reset, durations.held_wait())

@@ -182,6 +182,7 @@ class Callbacks:
     """The attempt of `FromAnotherContext`."""
 
     usage = Usage(output=1)
+    has_finished = False
 
     def __init__(self, texts: list[str], context: Context) -> None:
         self._texts, self._context = texts, context

@@ -11,7 +11,7 @@ from policies import Batch, Budget, RetryClassifier, StoreDown, UpstreamError
 from policies.builtin.prices import Price
 from policies.engine import growth
 from policies.engine.chain import Chain
-from policies.testing import CollectingSink, FakeClock, ScriptedUpstream, make_call, make_services, serve
+from policies.testing import CollectingSink, FakeClock, ScriptedUpstream, make_call, make_services, piece, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +56,26 @@ async def test_stream_ends_with_length_where_there_is_no_room(store: PartStore, 
     refusal = served.batches[-1].refusal
     assert refusal is not None
     assert (refusal.code, refusal.final, refusal.retry_after) == ("budget_exceeded", True, None)
+    assert (refusal.details["used"], refusal.details["held"], refusal.details["case"]) == (PROMPT + 33, 0, "spent")
+
+
+async def test_answer_that_has_finished_waits_for_no_store(store: PartStore, clock: FakeClock) -> None:
+    """An answer that finishes where it would have to pause ends as upstream ends it, without waiting for the store."""
+    store.answers = anyio.Event()
+    end = Batch(events=[piece("x"), piece("", finish="stop")])
+    served = await streamed(store, clock, budget(1_000), *["x"] * 39, end)
+    assert served.rejection is None
+    assert served.outcome is not None
+    assert (served.outcome.code, served.batches[-1].refusal) == ("", None)
+    assert await store.totals() == (PROMPT + 40, 0)
+
+
+async def test_output_behind_the_finish_does_not_escape_the_limit(store: PartStore, clock: FakeClock) -> None:
+    """An upstream that goes on after the finish is cut off where its reservation is used up."""
+    finish = Batch(events=[piece("", finish="stop")])
+    served = await streamed(store, clock, budget(PROMPT + 20), *["x"] * 20, finish, *["x"] * 100)
+    assert len(served.text) <= 23
+    assert served.batches[-1].refusal is not None
 
 
 async def test_remainder_below_the_floor_is_not_reserved(store: PartStore, clock: FakeClock) -> None:
@@ -182,23 +202,6 @@ async def test_store_that_is_back_is_asked_again(store: PartStore, clock: FakeCl
     served = await serve([budget(1_000)], make_call("hi", services=services), ScriptedUpstream(["x"] * 100))
     assert (len(served.text), finish_of(served)) == (100, "stop")
     assert await store.totals() == (PROMPT + 100, 0)
-
-
-@pytest.mark.parametrize(("when", "read"), [("admit", 99), ("refuse", 40)])
-async def test_output_beyond_a_charged_reservation_is_charged(
-    store: PartStore, clock: FakeClock, when: str, read: int
-) -> None:
-    """If the store has charged the reservation, one step runs on as debt, and only what exceeds it is charged at the end."""
-    call, gate = make_call("hi", services=make_services(clock=clock, store=store)), Gate()
-    async with running(call, budget(1_000, when_store_fails=when), *["x"] * 9, gate, *["x"] * 90) as served:
-        await gate.reached.wait()
-        await store.settle(call.id, {})  # as for a process that sends no heartbeats
-        assert await store.totals() == (PROMPT + 20, 0)
-        gate.opened.set()
-        while served.outcome is None and served.rejection is None:
-            await anyio.lowlevel.checkpoint()
-    assert len(served.text) == read
-    assert await store.totals() == (PROMPT + read, 0)
 
 
 async def test_cancellation_between_question_and_answer_leaves_nothing(store: PartStore, clock: FakeClock) -> None:

@@ -195,12 +195,16 @@ async def test_calls_without_a_reservation_do_not_count() -> None:
     assert 20 <= ledger.durations.held_wait() <= 30
 
 
-@pytest.mark.parametrize(("spent", "held"), [(95, 0), (5, 90)])
-def test_refusal_of_a_running_call_is_final(spent: int, held: int) -> None:
-    """A running call that gets no further part ends: the refusal is final without a wait, whatever the case."""
+@pytest.mark.parametrize(
+    ("spent", "held", "own", "case"), [(15, 80, 80, "spent"), (5, 90, 20, "held"), (95, 0, 0, "spent")]
+)
+def test_refusal_of_a_running_call_is_final(spent: int, held: int, own: int, case: str) -> None:
+    """A running call that gets no further part ends: the refusal is final without a wait; its own reservation is spent."""
     claim = budget(100, 10, name="b")
     standing = Standing(100, spent + held, NOW + 1.5, held, 10)
     durations = CallDurations(FixedRandom(0))
-    rejection = refusal_of(claim, ClaimLease(claim), Grant(0, [standing], NOW, 0), durations, runs=True)
-    assert (rejection.retry_after, rejection.final, rejection.details["held"]) == (None, True, held)
+    rejection = refusal_of(claim, ClaimLease(claim), Grant(0, [standing], NOW, 0), durations, own=own)
+    found = rejection.details
+    assert (rejection.retry_after, rejection.final) == (None, True)
+    assert (found["used"], found["held"], found["case"]) == (spent + own, held - own, case)
     assert "retry" not in rejection.message
