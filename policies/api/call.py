@@ -31,6 +31,8 @@ UNTYPED_PART_FIELDS = (
     "input_file",
 )
 """Fields by which servers recognise the kind of a part that names none."""
+PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning")
+"""Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count."""
 _LIMIT_FIELD_SET, _MANY_FIELD_SET = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
 
 MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
@@ -254,13 +256,17 @@ def texts(message: Message) -> list[str]:
         return [content]
     found = []
     for part in parts_of(message):
-        if isinstance(part, dict) and isinstance(text := part.get("text"), str):
-            found.append(text)
-        elif isinstance(part, str):
-            found.append(part)
-        elif part_kind(part) is None:
-            found.append(msgspec.json.encode(part).decode())
+        own = [part] if isinstance(part, str) else _part_texts(part)
+        if not own and part_kind(part) is None:
+            own = [msgspec.json.encode(part).decode()]
+        found += own
     return found
+
+
+def _part_texts(part: object) -> list[str]:
+    if not isinstance(part, dict):
+        return []
+    return [text for field in PART_TEXT_FIELDS if isinstance(text := part.get(field), str)]
 
 
 def part_kind(part: object) -> str | None:

@@ -12,7 +12,7 @@ from policies.api.policy import Policy
 from .message_window import after_results, is_instruction, newest_window, stable_window
 
 CHAT_NEST_PATH = "/api/chat"
-"""The path whose clients send the newest messages only, so that their prompts share no beginning."""
+"""The path whose clients send the newest messages only: their prompts share no beginning, and a full window was cut."""
 MIN_STABLE_MESSAGES = 12
 """From this `max_messages` up the window moves in steps; the quarter of less is too short for an answer."""
 
@@ -24,7 +24,8 @@ class Trim(Policy, frozen=True):
     the last user message is always kept with all that follows.
 
     From `max_messages = 12` up, the oldest kept message stays the same for several turns, and then several turns are
-    dropped at once, at most three quarters: engines reuse the prompt's beginning. `/api/chat` always gets the newest messages.
+    dropped at once, at most three quarters: engines reuse the prompt's beginning. `/api/chat` always gets the newest messages;
+    its clients cut conversations themselves, so there `max_messages` messages may begin in the middle of one too.
     """
 
     max_messages: Annotated[int, msgspec.Meta(ge=1)]
@@ -34,22 +35,24 @@ class Trim(Policy, frozen=True):
     async def admit(self, call: Call) -> None:
         """Drop the oldest messages of *call* beyond the limit."""
         messages = call.messages
-        if len(messages) > self.max_messages:
-            stable = self.max_messages >= MIN_STABLE_MESSAGES and call.path != CHAT_NEST_PATH
-            kept = trimmed(messages, self.max_messages, stable=stable)
+        may_be_cut = call.path == CHAT_NEST_PATH
+        if len(messages) > self.max_messages - may_be_cut:
+            stable = self.max_messages >= MIN_STABLE_MESSAGES and not may_be_cut
+            kept = trimmed(messages, self.max_messages, stable=stable, may_be_cut=may_be_cut)
             if len(kept) < len(messages):
                 call.messages = kept
                 call.note(f"kept {len(kept)} of {len(messages)} messages")
 
 
-def trimmed(messages: list[Message], keep: int, *, stable: bool = False) -> list[Message]:
+def trimmed(messages: list[Message], keep: int, *, stable: bool = False, may_be_cut: bool = False) -> list[Message]:
     """Return the last *keep* of *messages* in order, from one of the user on, and all instructions.
 
-    There are more where the last turn of the user is longer, and fewer with *stable*: see `stable_window`.
+    There are more where the last turn of the user is longer, and fewer with *stable*: see `stable_window`.  *may_be_cut*:
+    exactly *keep* messages may be the end of a longer conversation.
     """
     size = sum(1 for message in messages if not is_instruction(message))
     first = None
-    if size > keep:
+    if size > keep - may_be_cut:
         first = stable_window(messages, keep, size) if stable else newest_window(messages, keep)
     if first is None:
         first = after_results(messages, keep)

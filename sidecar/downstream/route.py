@@ -29,7 +29,7 @@ from .client_errors import (
     unauthorized,
 )
 from .refusal_form import RefusalForm
-from .request import ClientDisconnected, IncomingRequest, RequestRefused, request_id
+from .request import LARGE_INFLATED_BODIES, ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
 from .response import ClientResponse, write_error
 from .upstream_failures import deadline_passed, empty_answer, error_for_upstream
@@ -55,6 +55,7 @@ class Route(ABC):
 
     def __init__(self, services: RouteServices) -> None:
         self.services = services
+        self.large_inflated = asyncio.Semaphore(LARGE_INFLATED_BODIES)
         settings = services.settings
         self._forwardable = forwardable_names(
             settings.forward_headers,

@@ -6,14 +6,22 @@ blank line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 MAX_EVENT_BYTES = 16_777_216
+MAX_EVENT_VALUES = 40_000
+"""JSON values in one event of more than `LARGE_EVENT_BYTES`.  Measured: 19 ms to create and count as many objects."""
+LARGE_EVENT_BYTES = 65_536
+_VALUE_MARKS = b"{[,"
+_NOT_VALUE_MARKS = bytes(set(range(256)) - set(_VALUE_MARKS))
+_NOT_MARKS_OR_QUOTES = bytes(set(_NOT_VALUE_MARKS) - set(b'"'))
 UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(ValueError):
-    """An event exceeds the limit."""
+    """An event exceeds a limit."""
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
@@ -35,8 +43,8 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
     def feed(self, data: bytes) -> list[Frame]:
         """Return the events that *data* completes, in order.
 
-        Raises `EventTooLarge` if one of them, or the incomplete next one, has more than `max_event` bytes; the reader
-        cannot be used afterwards.
+        Raises `EventTooLarge` if one of them, or the incomplete next one, has more than `max_event` bytes or too many
+        values; the reader cannot be used afterwards.
         """
         if not self._begun:
             if data and not self._rest and data[0] != UTF8_BOM[0]:
@@ -86,8 +94,8 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
 
     def _split(self, data: bytes) -> list[Frame]:
         """Split complete events, which end with a blank line and have LF as their only line ending."""
-        if len(data) > self.max_event and any(len(block) > self.max_event for block in data.split(b"\n\n")):
-            raise self._too_large()
+        if len(data) > LARGE_EVENT_BYTES or len(data) > self.max_event:
+            self._check_sizes(data.split(b"\n\n"))
         if not data.isascii():
             data = utf8(data)
         if data.startswith(b"data: "):
@@ -98,6 +106,14 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
                 return [Frame(b"data: " + payload + b"\n\n", payload) for payload in payloads if payload]
         frames = (_frame(block) for block in data.split(b"\n\n"))
         return [frame for frame in frames if frame is not None]
+
+    def _check_sizes(self, blocks: Sequence[bytes]) -> None:
+        for block in blocks:
+            if len(block) > self.max_event:
+                raise self._too_large()
+            if len(block) > LARGE_EVENT_BYTES and holds_many_values(block):
+                msg = f"upstream sent an event of more than {MAX_EVENT_VALUES} values"
+                raise EventTooLarge(msg)
 
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"upstream sent an event of more than {self.max_event} bytes")
@@ -123,6 +139,14 @@ def _frame(block: bytes) -> Frame | None:
     if name:
         kept.insert(0, b"event: " + name.encode())
     return Frame(b"\n".join(kept) + b"\n\n", payload, name)
+
+
+def holds_many_values(data: bytes) -> bool:
+    """Whether the JSON in *data* has more than `MAX_EVENT_VALUES` values; its strings do not count. Linear: 10 ms for 16 MB of text."""
+    if len(data.translate(None, _NOT_VALUE_MARKS)) <= MAX_EVENT_VALUES:
+        return False
+    marks = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS_OR_QUOTES)
+    return marks.count(b'"') > 4 * MAX_EVENT_VALUES or sum(map(len, marks.split(b'"')[::2])) > MAX_EVENT_VALUES
 
 
 def utf8(data: bytes) -> bytes:

@@ -22,8 +22,8 @@ class InflatedTooLarge(Exception):
     """A compressed body inflates to more than its limit."""
 
 
-def inflate_steps(data: bytes, coding: bytes, limit: int) -> Generator[None, None, bytes]:
-    """Return the body that *data* holds, of at most *limit* bytes, in steps of a few milliseconds.
+def inflate_steps(data: bytes, coding: bytes, limit: int) -> Generator[int, None, bytes]:
+    """Return the body that *data* holds, of at most *limit* bytes, in steps of a few milliseconds; yield the bytes made so far.
 
     *coding* is one of `REQUEST_CODINGS`. A deflate body may lack the header of zlib, as from some clients.
 
@@ -44,7 +44,7 @@ def inflate_steps(data: bytes, coding: bytes, limit: int) -> Generator[None, Non
             size += len(made)
             if size > limit:
                 raise InflatedTooLarge
-            yield
+            yield size
     while not inflate.eof:  # what zlib has read and not made yet: a few kilobytes
         if not (made := _inflated(inflate, b"", min(INFLATED_BYTES, limit + 1 - size), name)):
             msg = f"The {name} body ends too early."

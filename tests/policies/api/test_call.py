@@ -86,6 +86,19 @@ def test_text_has_all_texts_of_any_form() -> None:
     assert call.characters == len(call.text)
 
 
+def test_text_has_what_servers_read_as_text() -> None:
+    """Text in another field than `text`, which servers read by the part's type (vLLM: refusal, thinking), is text."""
+    parts = [
+        {"type": "refusal", "refusal": "a", "text": "b"},
+        {"type": "thinking", "thinking": "c"},
+        {"refusal": "d"},
+        {"type": "reasoning", "reasoning": {"x": 1}},
+    ]
+    call = make_call(messages=[{"role": "user", "content": parts}])
+    assert sorted(call.text.split()) == ["a", "b", "c", "d"]
+    assert call.characters == len(call.text)
+
+
 def test_parts_are_found_in_any_form_of_content() -> None:
     """A policy about parts sees those of lists and one that stands alone, and nothing that is no object."""
     image: dict[str, Any] = {"type": "image_url", "image_url": {"url": "u"}}

@@ -58,6 +58,24 @@ def test_newest_messages_stay(roles: str, keep: int, kept: str) -> None:
     assert numbers(trimmed(conversation(roles), keep)) == kept
 
 
+@pytest.mark.parametrize(
+    ("path", "roles", "kept"),
+    [
+        ("/api/chat", "auauau", "1 2 3 4 5"),
+        ("/api/chat", "sauauau", "0 2 3 4 5 6"),
+        ("/api/chat", "uauaua", "0 1 2 3 4 5"),
+        ("/api/chat", "auau", "0 1 2 3"),
+        ("/api/chat", "aaaaaa", "0 1 2 3 4 5"),
+        ("/v1/chat/completions", "auauau", "0 1 2 3 4 5"),
+    ],
+)
+async def test_window_of_the_client_begins_with_the_user(path: str, roles: str, kept: str) -> None:
+    """On /api/chat, whose clients send the newest messages, a full window begins with the user too; a shorter one is whole."""
+    call = make_call(messages=conversation(roles), path=path)
+    await Trim(max_messages=6).admit(call)
+    assert numbers(call.messages) == kept
+
+
 CALL: dict[str, Any] = {"role": "assistant", "tool_calls": [{"id": "1"}, {"id": "2"}], "content": None}
 
 

@@ -83,6 +83,9 @@ def test_other_faults_stay_faults(payload: bytes) -> None:
 
 
 def test_repair_is_bounded() -> None:
-    """An event with more constants than the limit is malformed."""
-    assert isinstance(read(chunk("a", *[NAN] * (MAX_CONSTANTS + 1)))[0].failure, MalformedAnswer)
+    """An answer with more constants than the limit is malformed."""
     assert read(chunk("a", *[NAN] * 1_000))[0].failure is None
+    for count, is_refused in ((MAX_CONSTANTS, False), (MAX_CONSTANTS + 1, True)):
+        reading = AnswerReader()
+        reading.take_whole(chunk("a", *[NAN] * count)[6:], as_stream=False)
+        assert isinstance(reading.failure, MalformedAnswer) is is_refused

@@ -11,6 +11,7 @@ from chunks import delta, read, sse
 from policies.api.event import Event
 from policies.api.tokens import MEDIA_TOKENS
 from sidecar.wire.answer_reader import MAX_HELD_BYTES, MAX_HELD_EVENTS, AnswerReader
+from sidecar.wire.sse_reader import MAX_EVENT_VALUES
 
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm, "}]}
 """As Mistral streams it (BerriAI/litellm#16272)."""
@@ -191,7 +192,7 @@ def test_unknown_text_is_counted_by_its_length() -> None:
     assert read(sse(delta(vendor="word " * 400)))[0].outputs == 500
     assert read_whole({"vendor": {"text": "word " * 400}})[0].outputs == 500
     assert read(sse(delta(vendor="漢字" * 200)))[0].outputs == 300
-    assert read(sse(delta(vendor=list(range(1, 100_000)))))[0].outputs == MEDIA_TOKENS
+    assert read(sse(delta(vendor=list(range(1, 30_000)))))[0].outputs == MEDIA_TOKENS
 
 
 def test_output_in_two_fields_counts_once() -> None:
@@ -220,3 +221,11 @@ def test_chunk_that_cannot_be_searched_has_no_other_output() -> None:
     reading, batches = read(b'data: {"choices":[{"index":0,"delta":{"x":1e400}}]}\n\n')
 
     assert (reading.failure, reading.has_output, batches) == (None, False, [])
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_output_of_many_values_is_counted_by_its_size(*, as_stream: bool) -> None:
+    """Output of more values than are created as objects counts by its bytes, at least as one token for 16 of them."""
+    many = MAX_EVENT_VALUES + 1
+    answer, _ = read_whole({"role": "assistant", "content": "", "codes": [[]] * many}, as_stream=as_stream)
+    assert 3 * many // 16 <= answer.outputs <= 5 * many // 16

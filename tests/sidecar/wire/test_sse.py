@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.wire.sse_reader import EventTooLarge, Frame, SSEReader
+from sidecar.wire.sse_reader import MAX_EVENT_VALUES, EventTooLarge, Frame, SSEReader
 from sidecar.wire.sse_writer import (
     DONE_EVENT,
     OPENAI_DONE_EVENT,
@@ -305,3 +305,26 @@ def test_large_event_in_small_reads_takes_linear_time() -> None:
             pytest.fail("what is held is looked through, or copied, at each read")
 
     assert [len(frame.payload) for frame in reader.feed(b"\n\n")] == [16_000_000]
+
+
+@pytest.mark.parametrize("value", [b"[],", b'{"a":1},', b"1,", b'"\\",\\",\\"",', b'"\\\\",'], ids=repr)
+@pytest.mark.parametrize("cuts", [[], [70_000], list(range(0, 1_000_000, 9_000))], ids=len)
+def test_values_of_a_large_event_are_bounded(value: bytes, cuts: list[int]) -> None:
+    """A large event with too many values is refused before it is decoded, in any split: creating them blocks the loop."""
+    for count, is_refused in ((MAX_EVENT_VALUES - 20, False), (MAX_EVENT_VALUES + 20, True)):
+        marks = value.count(b"[") + value.count(b"{") + 1
+        event = b'data: {"pad":"' + b"," * MAX_EVENT_VALUES + b'","x":[' + value * (count // marks) + b"0]}\n\n"
+        reader, edges = SSEReader(), [*(cut for cut in cuts if cut < len(event)), len(event)]
+        pieces = [event[begin:end] for begin, end in zip([0, *edges], edges, strict=False)]
+        if is_refused:
+            with pytest.raises(EventTooLarge, match=f"more than {MAX_EVENT_VALUES} values"):
+                assert [reader.feed(piece) for piece in pieces]
+        else:
+            assert [frame.raw for piece in pieces for frame in reader.feed(piece)] == [event]
+
+
+def test_text_with_many_commas_is_no_list_of_values() -> None:
+    """Characters inside strings are no values, whatever is escaped: 2 MB of text or of an image pass."""
+    for text in (",[{" * 700_000, '\\"' * 300_000 + "," * 900_000, "\\" * 500_000 + ",", "A" * 2_000_000):
+        event = b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"
+        assert [frame.raw for frame in SSEReader().feed(event)] == [event]

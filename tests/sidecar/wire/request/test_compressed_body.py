@@ -22,7 +22,7 @@ def raw_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-def inflated(steps: Generator[None, None, bytes]) -> tuple[bytes, int]:
+def inflated(steps: Generator[int, None, bytes]) -> tuple[bytes, int]:
     """Return the body, and the number of steps before the last one."""
     taken = 0
     while True:
