@@ -56,10 +56,12 @@ _SENTENCE_ENDS = re.compile(r"[.!?](?=\s)|\n")
 _RATE_WORDS = re.compile(
     r"\bper[ -_](?:sec|min|hour|day|month)|\bper(?:minute|day|hour)|\b[rt]p[smhd]\b|\brate[ _-]?limit|\bdaily\b|\bquota\b"
 )
-_RATE_LIMIT_NUMBER = re.compile(r"\blimit(?: (?:of|is))?[\s:=]{1,3}(\d{1,3}(?:,\d{3}){1,3}|\d{1,9})\b(?!\.\d)")
+_RATE_LIMIT_NUMBER = re.compile(
+    r"\blimit(?: (?:of|is))?[\s:=]{1,3}([0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9})\b(?!\.[0-9])"
+)
 _REQUESTED_NUMBER = re.compile(
     r"\b(?:requested|(?:this|your|the) request (?:has|contains|needs|requires|uses))(?: (?:a total of|about|up to))?[\s:=]{1,3}"
-    r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,9})\b(?!\.\d)"
+    r"([0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9})\b(?!\.[0-9])"
 )
 _TOO_LARGE = re.compile(r"\brequest (?:is )?too large\b|\b(?:input or output )?tokens must be reduced\b")
 _PER_DAY = re.compile(r"\b(?:per|a)[ _-]day\b|\bper_?day\b|\bdaily\b|\b[rt]pd\b|_daily\b")
