@@ -117,6 +117,11 @@ def after_refused_ceiling(
         tokens = allowed.ceiling
         if allowed.of_context:
             tokens = max(tokens - estimated_prompt(call), tokens // 2)
+        elif allowed.at_most:
+            left = allowed.context - estimated_prompt(call)
+            if left <= -allowed.context:
+                return None  # the prompt is twice as long as the context, whatever the estimate's error
+            tokens = min(tokens, max(left, sent // 2))
         whole_only = limits.is_about_streaming
         if allowed.lasting and not (whole_only and call.stream):
             is_credit = status == codes.PAYMENT_REQUIRED

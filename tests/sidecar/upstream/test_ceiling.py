@@ -176,6 +176,29 @@ async def test_long_prompt_gets_the_room_that_the_server_counts(tmp_path: Path) 
     assert ceilings(up) == [3000, 96, 3000, 96]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "status", "requests"),
+    [(500, 200, 1), (2_000, 200, 2), (3_500, 200, 4), (5_000, 400, 4), (9_000, 400, 1)],
+)
+async def test_prompt_that_the_server_stops_to_count(tmp_path: Path, tokens: int, status: int, requests: int) -> None:
+    """Where a server reads one token more than fits beside the answer, the estimate or half of the ceiling is tried."""
+    context = 4096
+
+    async def script(connection: Connection) -> None:
+        sent = ceiling_of(connection) or 0
+        if tokens + sent <= context:
+            await answers(connection)
+            return
+        most = context - sent
+        words = f"You passed {most + 1} input tokens and requested {sent} output tokens. However, the model's context length is only {context} tokens, resulting in a maximum input length of {most} tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value={most + 1})"
+        await connection.answer(400, refusal(words, type="BadRequestError", code=400))
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, clamps(3000))) as served:
+        assert await status_of(served, asks("word" * tokens)) == status
+
+    assert len(up.requests) == requests
+
+
 async def test_prompt_that_is_too_long_alone_is_not_repeated(tmp_path: Path) -> None:
     """Where the prompt alone exceeds the context no ceiling helps: the client gets the refusal of the only request."""
     async with upstream(vllm(4096, 5000)) as up, sidecar(settings_of(tmp_path, up.url, clamps(3000))) as served:
