@@ -33,10 +33,10 @@ _STACK_TRACE = re.compile(
     r"|\bat\s{1,4}\S{1,200}:\d{1,7}:\d{1,7}\b|\s\([^\s()]{1,200}:\d{1,7}:\d{1,7}\)|\bmain\.\w{1,60}\(0x",
     re.IGNORECASE,
 )
-_SLASH = r"(?:\\{0,4}/|\\{1,4}u002f|%2f)"
+_ESCAPED_SLASH = r"(?:\\{0,4}/|\\{1,4}u002f|%2f)"
 """A slash, also as JSON in JSON and percent-encoding have it; OpenRouter quotes a provider's JSON as a string."""
 _MASKED_PATTERNS = (
-    re.compile(rf"\b[a-z][a-z0-9+.-]{{1,20}}:{_SLASH}{{2}}[^\s\"'<>]+", re.IGNORECASE),
+    re.compile(rf"\b[a-z][a-z0-9+.-]{{1,20}}:{_ESCAPED_SLASH}{{2}}[^\s\"'<>]+", re.IGNORECASE),
     re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key|ghp|AIza)[-_][A-Za-z0-9*_\-.]{6,}"),
     re.compile(r"\bAIza[A-Za-z0-9_\-]{10,}"),
     re.compile(r"\b(?:bearer|basic)\s{1,8}[A-Za-z0-9+/=._~\-]{6,}", re.IGNORECASE),
@@ -45,7 +45,7 @@ _MASKED_PATTERNS = (
         re.IGNORECASE,
     ),
     re.compile(r"\b[A-Za-z]:\\[\w\\.@+ -]+|\\\\[\w.-]{1,100}\\[\w\\.@+$-]+"),
-    re.compile(rf"(?:(?<![\w/])|(?<=\\[nrt])){_SLASH}(?:[\w.@+-]+{_SLASH})+[\w.@+-]*", re.IGNORECASE),
+    re.compile(rf"(?:(?<![\w/])|(?<=\\[nrt])){_ESCAPED_SLASH}(?:[\w.@+-]+{_ESCAPED_SLASH})+[\w.@+-]*", re.IGNORECASE),
 )
 
 

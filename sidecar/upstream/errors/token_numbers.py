@@ -59,9 +59,13 @@ _OTHER_UNIT = re.compile(
     r"|strings?|times|credits?|free)\b"
 )
 _SENTENCE_END = re.compile(r"[.!?;](?=\s)|\n")
-_DIGITS = "([0-9]{1,9})"
-_PROMPT_PLUS_OUTPUT = re.compile(rf"(?<![0-9]){_DIGITS}\s{{0,3}}\+\s{{0,3}}{_DIGITS}\s{{0,3}}>=?\s{{0,3}}{_DIGITS}")
-_OUTPUT_OVER_ROOM = re.compile(rf"(?<![0-9]){_DIGITS}\s{{0,3}}>=?\s{{0,3}}{_DIGITS}\s{{0,3}}-\s{{0,3}}{_DIGITS}")
+_COUNT_DIGITS = "([0-9]{1,9})"
+_PROMPT_PLUS_OUTPUT = re.compile(
+    rf"(?<![0-9]){_COUNT_DIGITS}\s{{0,3}}\+\s{{0,3}}{_COUNT_DIGITS}\s{{0,3}}>=?\s{{0,3}}{_COUNT_DIGITS}"
+)
+_OUTPUT_OVER_ROOM = re.compile(
+    rf"(?<![0-9]){_COUNT_DIGITS}\s{{0,3}}>=?\s{{0,3}}{_COUNT_DIGITS}\s{{0,3}}-\s{{0,3}}{_COUNT_DIGITS}"
+)
 _ABOVE_NUMBER = re.compile(r"(?:\s\w{1,10})?\s{0,3}>=?\s{0,3}\Z")
 
 
