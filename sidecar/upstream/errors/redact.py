@@ -19,7 +19,7 @@ MAX_READ_LENGTH = 8_000
 REDACTED_MARK = "[redacted]"
 PAGE_MESSAGE = "The upstream answered with a page instead of an API error."
 MIN_SECRET_LENGTH = 8
-"""Shorter secrets are words such as `EMPTY`, for servers without keys: only their exact spelling is masked."""
+"""Shorter secrets are words such as `EMPTY` or `x`, for servers without keys: only the whole word is masked."""
 
 _HTML_TAG = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _LEADING_MARKUP = re.compile(
@@ -74,7 +74,7 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
 def _spellings(secret: str) -> re.Pattern[str]:
     """Return a pattern for *secret* in any case, escaped as in JSON, HTML or URLs in whole or in part, or inside base64."""
     if len(secret) < MIN_SECRET_LENGTH:
-        return re.compile(re.escape(secret))
+        return re.compile(rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])")
     forms = ["".join(_character_forms(char) for char in secret)]
     raw = secret.encode()
     # A secret can start at each of three offsets in base64; its first and last digits may be shared with other bytes.
