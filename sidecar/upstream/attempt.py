@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
     from .circuit_breaker import Permit
     from .client import UpstreamClient
+    from .dialect import RequestStyle
 
 STATUS_OK = 200
 LARGE_PROMPT_BYTES = 262_144
 MAX_REPEATS = 3
-"""Repeats per attempt: a request is rewritten while a server refuses a field or a ceiling that the sidecar added."""
+"""Repeats of a call at one upstream, in all attempts: for a field or a ceiling that the sidecar added and the server refuses."""
 TIMER_SLACK_SECONDS = 0.05
 """Timers of the event loop may fire this early."""
 PROMPT_ONLY = Usage(unreported=1)
@@ -105,11 +106,14 @@ class Attempt:
         streams = self._streams = call.stream
         model = self._model = upstream.known_model(call) or await upstream.model(call)
         style = known = upstream.dialect.style(model)
+        repeats = MAX_REPEATS
+        if (earlier := call.state.get(upstream.rewritten_state)) is not None:
+            style, repeats = cast("tuple[RequestStyle, int]", earlier)
         limits = upstream.settings
         # A server that does not stream sends its head together with its whole answer.
         head_limit = limits.head if streams else limits.whole
         timeout = self._timeout = ProgressTimeout(head_limit)
-        for left in range(MAX_REPEATS, -1, -1):
+        for left in range(repeats, -1, -1):
             if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
             try:
@@ -133,6 +137,7 @@ class Attempt:
             if other is None:
                 break
             style = other
+            call.state[upstream.rewritten_state] = (style, left - 1)
             self._worked = False
             timeout.reset(head_limit)
         try:

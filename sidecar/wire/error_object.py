@@ -6,7 +6,8 @@ Accepted shapes, all of them seen in the field:
 - `{"error": "text"}` (Ollama), `{"error": true, "message": …}`, `{"message": …}`, `{"msg": …}`;
 - `{"message": {"detail": …}}` (Mistral), an object in `message`;
 - `{"detail": "text"}` and `{"detail": [{"loc": […], "msg": …}, …]}` (FastAPI);
-- `[{"error": {…}}]` (Google's OpenAI endpoint), of which the first item counts.
+- `[{"error": {…}}]` (Google's OpenAI endpoint) and `{"errors": [{"message": …, "code": …}, …]}` (Cloudflare, watsonx), of
+  which the first item counts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 MAX_ERROR_NESTING = 4
 """Objects in objects that are searched for a message."""
+MAX_ERROR_BYTES = 65_536
+"""Size of an error object that is decoded, as of the body of an error response; of a larger one the start is classified."""
+MAX_UNREAD_BYTES = 4_096
+"""Bytes of a larger error object that are read as text."""
 MAX_VALIDATION_FAULTS = 5
 """FastAPI faults that are quoted in one message."""
 
@@ -54,7 +59,15 @@ def error_object(value: object) -> dict[str, Any]:
         return {"message": PlainText(value)}
     if isinstance(value, dict) and (inner := value.get("error")) and isinstance(inner, dict | list):
         value = inner
+    elif isinstance(value, dict) and _has_errors(value):
+        value = value["errors"][0]
     return _unwrapped(value, MAX_ERROR_NESTING)
+
+
+def _has_errors(value: dict[str, Any]) -> bool:
+    errors = value.get("errors")
+    is_listed = isinstance(errors, list) and errors and isinstance(errors[0], dict) and errors[0].get("message")
+    return bool(is_listed) and not value.get("message")
 
 
 def _unwrapped(value: object, depth: int) -> dict[str, Any]:
@@ -89,6 +102,8 @@ def _validation_fault(fault: object) -> str:
 
 def decode_error(payload: bytes) -> dict[str, Any] | None:
     """Return the error object in the JSON of *payload*; None where it is not JSON."""
+    if len(payload) > MAX_ERROR_BYTES:
+        return _unread(payload)
     try:
         return error_object(decode_json(payload))
     except ValueError:
@@ -103,6 +118,8 @@ def error_of_event(payload: bytes) -> dict[str, Any]:
 
 def error_of_list(payload: bytes) -> dict[str, Any] | None:
     """Return the error object in a JSON list whose first item has an `error` (Google); None for any other *payload*."""
+    if len(payload) > MAX_ERROR_BYTES:
+        return None
     try:
         items = decode_json(payload)
     except ValueError:
@@ -115,8 +132,11 @@ def find_error(chunk: Chunk, payload: bytes) -> dict[str, Any] | None:
     """Return the error object in *chunk*, whose bytes are *payload*; None where it is not an error.
 
     An empty or false `error` is none, as OpenAI's SDKs have it.  An object without `error` is an error if it has neither
-    choices nor usage, and `object: "error"`, a message with a code or a type, or no other field than `detail`.
+    choices nor usage, and `object: "error"`, a message with a code or a type, a list `errors`, or no other field than
+    `detail`.  One of more than 64 kB is not decoded.
     """
+    if chunk.error is not None and len(chunk.error) > MAX_ERROR_BYTES:
+        return _unread(bytes(chunk.error))
     if chunk.error is not None and (error := _error_value(bytes(chunk.error))):
         return error_object({"error": error} if isinstance(error, str | dict | list) else _fields(payload))
     if chunk.choices or chunk.usage is not None:
@@ -124,8 +144,12 @@ def find_error(chunk: Chunk, payload: bytes) -> dict[str, Any] | None:
     data = _fields(payload)
     is_named = data.get("code") is not None or data.get("type") is not None
     has_message = is_named and isinstance(data.get("message"), str)
-    is_error = has_message or data.get("object") == "error" or data.keys() == {"detail"}
+    is_error = has_message or data.get("object") == "error" or data.keys() == {"detail"} or _has_errors(data)
     return error_object(data) if is_error else None
+
+
+def _unread(payload: bytes) -> dict[str, Any]:
+    return {"message": PlainText(payload[:MAX_UNREAD_BYTES].decode("utf-8", "replace"))}
 
 
 def _error_value(payload: bytes) -> object:
@@ -136,6 +160,8 @@ def _error_value(payload: bytes) -> object:
 
 
 def _fields(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MAX_ERROR_BYTES:
+        return {}
     try:
         return decode_object(payload)
     except ValueError:

@@ -17,7 +17,7 @@ class CeilingRefusal(NamedTuple):
     """A refusal of a ceiling of `sent` tokens; `ceiling` is what the server accepts.
 
     `lasting`: the text names the model's own limit.  `context` is the context that it names.  `of_context`: it does not say
-    how much of the context is left for the answer.
+    how much of the context is left for the answer; with `at_most` it stopped to count the prompt.
     """
 
     server: str
@@ -29,6 +29,7 @@ class CeilingRefusal(NamedTuple):
     lasting: bool = False
     context: int = 0
     of_context: bool = False
+    at_most: bool = False
     fields: Mapping[str, Any] = NO_FIELDS
 
 
@@ -45,6 +46,7 @@ CEILING_REFUSALS = [
     CeilingRefusal("vLLM, model length", 400, "max_tokens=16384 cannot be greater than max_model_len=max_total_tokens=4096. Please request fewer output tokens. (parameter=max_tokens, value=16384)", 16384, 4096, "mateaix/mateclaw#481", context=4096, of_context=True, fields={"type": "BadRequestError", "code": 400}),
     CeilingRefusal("vLLM, room", 400, "'max_tokens' or 'max_completion_tokens' is too large: 64000. This model's maximum context length is 64001 tokens and your request has 24235 input tokens (64000 > 64001 - 24235). None", 64000, 39766, "claude-code-best/claude-code#272", context=64001, fields={"type": "BadRequestError", "code": 400}),
     CeilingRefusal("vLLM, total", 400, "This model's maximum context length is 4096 tokens. However, you requested 4090 output tokens and your prompt contains 12 input tokens, for a total of 4102 tokens. Please reduce the length of the input prompt or the number of requested output tokens.", 4090, 4084, "memory", context=4096, fields={"type": "BadRequestError", "code": 400}),
+    CeilingRefusal("vLLM, stopped count", 400, "You passed 98305 input tokens and requested 32768 output tokens. However, the model's context length is only 131072 tokens, resulting in a maximum input length of 98304 tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value=98305)", 32768, 32767, "vllm-project/vllm, entrypoints; all reports have one input token more than fits", context=131072, at_most=True, fields={"type": "BadRequestError", "param": "input_tokens", "code": 400}),
     CeilingRefusal("SGLang", 400, "Requested token count exceeds the model's maximum context length of 202752 tokens. You requested a total of 202941 tokens: 170941 tokens from the input messages and 32000 tokens for the completion. Please reduce the number of tokens in the input messages or the completion to fit within the limit.", 32000, 31811, "anomalyco/opencode#25231", context=202752, fields={"object": "error", "type": "BadRequestError", "code": 400}),
     CeilingRefusal("TGI, Together", 422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 12 `inputs` tokens and 16384 `max_new_tokens`", 16384, 4084, "huggingface/llm-vscode#94", context=4096, fields={"error_type": "validation"}),
     CeilingRefusal("TGI, answer", 422, "Input validation error: `max_new_tokens` must be <= 192. Given: 16384", 16384, 192, "huggingface/transformers#28523", lasting=True),
@@ -91,6 +93,8 @@ OVERFLOWS = [
     Overflow("OpenAI, string", 400, "Invalid 'messages[1].content': string too long. Expected a string with maximum length 1048576, but got a string with length 1540820 instead.", "memory", {"code": "string_above_max_length", "param": "messages[1].content"}),
     Overflow("vLLM, tokens", 400, "This model's maximum context length is 16384 tokens. However, you requested 122946 tokens (112946 in the messages, 10000 in the completion). Please reduce the length of the messages or completion.", "vllm-project/vllm#20409", {"type": "BadRequestError", "code": 400}),
     Overflow("vLLM, decoder prompt", 400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096. Make sure that `max_model_len` is no smaller than the number of text tokens.", "memory", {"type": "BadRequestError", "code": 400}),
+    Overflow("vLLM, stopped count", 400, "You passed 2049 input tokens and requested 0 output tokens. However, the model's context length is only 2048 tokens, resulting in a maximum input length of 2048 tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value=2049)", "vllm-project/vllm, entrypoints", {"type": "BadRequestError", "code": 400}),
+    Overflow("Cohere, size", 400, "too many tokens: size limit exceeded by 11326 tokens. Try using shorter or fewer inputs. The limit for this model is 288000 tokens.", "memory"),
     Overflow("SGLang, input", 400, "The input (61709 tokens) is longer than the model's context length (40960 tokens).", "QwenLM/Qwen3#1321", {"object": "error", "type": "BadRequestError", "code": 400}),
     Overflow("SGLang, length", 400, "Input length (160062 tokens) exceeds the maximum allowed length (59862 tokens). Use a shorter input or enable --allow-auto-truncate.", "sgl-project/sglang#4048"),
     Overflow("TGI", 422, "Input validation error: `inputs` must have less than 1024 tokens. Given: 1168", "huggingface/text-generation-inference#695", {"error_type": "validation"}),
@@ -130,6 +134,7 @@ OTHER_REFUSALS = [
     (400, "The input image is too large. The maximum size is 20 MB."),
     (400, "Tool description exceeds the maximum length of 1024 characters"),
     (400, OPENAI_TOO_LARGE),
+    (400, "Could not finish the message because max_tokens or model output limit was reached. Please try again with higher max_tokens."),
     (400, "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"),
     (400, "max_tokens: 16384 > 4096, which is the maximum allowed number of output tokens for claude-3-5-sonnet-20240620"),
     (400, "Invalid value for temperature: 'the prompt is too long: 9000 tokens > 4096 maximum'"),

@@ -34,6 +34,7 @@ BY_CODE = {
     "rate_limit_error": "rate",
     "slow_down": "overloaded",
     "server_is_overloaded": "overloaded",
+    "capacity_exceeded": "overloaded",
     "overloaded_error": "overloaded",
     "unavailable_error": "overloaded",
     "server_error": "server",

@@ -21,6 +21,8 @@ REFUSED_CEILING_STATUSES = frozenset({400, 402, 413, 416, 422, 429, 500})
 """Statuses of servers that refuse a ceiling; 402: more than the account can pay, 429: with numbers alone."""
 PROMPT_MARGIN, TEMPLATE_TOKENS = 1.1, 32
 """Factor for the estimated prompt where the answer gets the rest of the context, and tokens that a chat template may add."""
+CEILING_WORDS = (b"tok", b"predict", b"completion")
+"""Parts of all names for a ceiling: of a client that wrote one, a refusal without a number may be a quotation."""
 MIN_CONTEXT_SHARE = 8
 """The estimate lowers a ceiling no further than to this part of the context; the upstream's own count does."""
 
@@ -115,6 +117,11 @@ def after_refused_ceiling(
         tokens = allowed.ceiling
         if allowed.of_context:
             tokens = max(tokens - estimated_prompt(call), tokens // 2)
+        elif allowed.at_most:
+            left = allowed.context - estimated_prompt(call)
+            if left <= -allowed.context:
+                return None  # the prompt is twice as long as the context, whatever the estimate's error
+            tokens = min(tokens, max(left, sent // 2))
         whole_only = limits.is_about_streaming
         if allowed.lasting and not (whole_only and call.stream):
             is_credit = status == codes.PAYMENT_REQUIRED
@@ -142,7 +149,7 @@ def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
         return UNCHANGED_CEILING
     sent = sent_words(call)
     guessed_from = accepted.is_guess or accepted.dropped
-    if guessed_from and b"tok" in sent.lower():
+    if guessed_from and any(word in sent.lower() for word in CEILING_WORDS):
         return UNCHANGED_CEILING
     return FittedCeiling(
         most=0 if _has_number(sent, accepted.most) else accepted.most,
@@ -155,10 +162,17 @@ def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
 
 
 def sent_words(call: Call) -> bytes:
-    """Return everything in the body of *call* that a server may quote, except for its ceilings and its model."""
-    left_out = (*LIMIT_FIELDS, "model", "stream_options")
-    return msgspec.json.encode({key: value for key, value in call.body.items() if key not in left_out})
+    """Return everything of *call* that a server may quote, except for its ceilings and its model: lessons are per model.
+
+    A field for ceilings that is null stays: its name is the client's.
+    """
+    body = {
+        key: value for key, value in call.body.items() if key != "model" and (key not in LIMIT_FIELDS or value is None)
+    }
+    return msgspec.json.encode([body, dict(call.forwarded_headers)])
 
 
 def _has_number(sent: bytes, number: int) -> bool:
-    return bool(number) and (b"%d" % number in sent or f"{number:,}".encode() in sent)
+    """Whether *sent* has *number*, or the one above it: a limit may be quoted as "18 (exclusive)"."""
+    forms = (form for each in (number, number + 1) for form in (f"{each}", f"{each:,}"))
+    return bool(number) and any(form.encode() in sent for form in forms)

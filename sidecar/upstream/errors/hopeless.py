@@ -23,14 +23,15 @@ _CONTEXT_CODE = re.compile(
 )
 _QUOTA_CODE = re.compile(
     r"insufficient.{0,12}(?:quota|balance|credit|fund)|(?:not_enough|no|out_of)_(?:balance|credits?|funds)|current_quota"
-    r"|(?:credits?|balance).{0,12}(?:exhausted|depleted)|(?:spend|spending|billing)(?:_hard)?_(?:limit|cap)|billing_not_active|arrear"
+    r"|(?:credits?|balance).{0,12}(?:exhausted|depleted)|(?:spend|spending|billing)(?:_hard)?_(?:limit|cap)|billing_not_active|arrear|overdue"
 )
 _TOO_MUCH_TEXT = frozenset({"string_above_max_length", "array_above_max_length"})
 _MONEY_WORDS = r"(?:credits?|credit balance|account balance|balance|funds)"
 _NO_CREDIT = re.compile(
     rf"\b(?:insufficient|not enough|ran out of|out of|no remaining|used all (?:of )?(?:your |the |its )?(?:available )?)\s?{_MONEY_WORDS}\b"
     rf"|\b{_MONEY_WORDS} (?:is|are|has been|have been) (?:too low|insufficient|exhausted|depleted|used up|negative)\b"
-    r"|\b(?:reached|exceeded|hit) (?:its|your|the)(?: \w{1,12}){0,2} (?:spend|spending|usage|billing) (?:limit|cap)\b"
+    r"|\b(?:reached|exceeded|hit) (?:its|your|the)(?: \w{1,12}){0,2} (?:spend|spending|usage|billing) (?:limit|cap)s?\b"
+    rf"|\b(?:doesn't|does not|don't|do not) have any {_MONEY_WORDS}\b|\bout of call volume quota\b"
     r"|\baccount is (?:suspended|not active|deactivated|in arrears)\b"
 )
 

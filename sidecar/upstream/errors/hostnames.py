@@ -23,6 +23,7 @@ _EC2_NAME = re.compile(r"\bip(?:-\d{1,3}){4}[\w.-]*", re.IGNORECASE)
 _HOST_WORD = re.compile(r"[\w.@-]+(?::\d{2,5}(?!\w))?", re.ASCII)
 _NUMBERED_LABEL = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
 _VERSION_NUMBER = re.compile(r"v?\d+\.\d", re.IGNORECASE)
+_CAMEL_CASE = re.compile(r"(?:[A-Z][a-z]+){2,6}")
 _MIN_TOKEN_LENGTH = 32
 
 
@@ -92,7 +93,7 @@ def _is_host(name: str) -> bool:
         return True
     if not (last.isascii() and last.isalpha() and len(last) > 1) and not last.startswith("xn--"):
         return False
-    if last.istitle():  # "model.Please"
+    if last.istitle() or _CAMEL_CASE.fullmatch(last):  # "model.Please", "litellm.RateLimitError"
         return _is_host(".".join(labels[:-1]))
     return not all(_is_field(label) for label in labels)
 

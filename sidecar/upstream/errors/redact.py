@@ -9,6 +9,7 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import lru_cache
+from html import escape
 
 from .hostnames import mask_hosts
 
@@ -18,7 +19,7 @@ MAX_READ_LENGTH = 8_000
 REDACTED_MARK = "[redacted]"
 PAGE_MESSAGE = "The upstream answered with a page instead of an API error."
 MIN_SECRET_LENGTH = 8
-"""Shorter secrets are words such as `EMPTY`, for servers without keys: only their exact spelling is masked."""
+"""Shorter secrets are words such as `EMPTY` or `x`, for servers without keys: only the whole word is masked."""
 
 _HTML_TAG = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _LEADING_MARKUP = re.compile(
@@ -32,17 +33,19 @@ _STACK_TRACE = re.compile(
     r"|\bat\s{1,4}\S{1,200}:\d{1,7}:\d{1,7}\b|\s\([^\s()]{1,200}:\d{1,7}:\d{1,7}\)|\bmain\.\w{1,60}\(0x",
     re.IGNORECASE,
 )
+_ESCAPED_SLASH = r"(?:\\{0,4}/|\\{1,4}u002f|%2f)"
+"""A slash, also as JSON in JSON and percent-encoding have it; OpenRouter quotes a provider's JSON as a string."""
 _MASKED_PATTERNS = (
-    re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE),
+    re.compile(rf"\b[a-z][a-z0-9+.-]{{1,20}}:{_ESCAPED_SLASH}{{2}}[^\s\"'<>]+", re.IGNORECASE),
     re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key|ghp|AIza)[-_][A-Za-z0-9*_\-.]{6,}"),
     re.compile(r"\bAIza[A-Za-z0-9_\-]{10,}"),
     re.compile(r"\b(?:bearer|basic)\s{1,8}[A-Za-z0-9+/=._~\-]{6,}", re.IGNORECASE),
     re.compile(
-        r"\b(?:api[-_ ]?key|token|secret|password|authorization)[\"']?\s{0,8}[:=]\s{0,8}[\"']?[^\s\"',;]{4,}",
+        r"\b(?:api[-_ ]?key|token|secret|password|authorization)\\{0,4}[\"']?\s{0,8}[:=]\s{0,8}\\{0,4}[\"']?[^\s\"',;]{4,}",
         re.IGNORECASE,
     ),
     re.compile(r"\b[A-Za-z]:\\[\w\\.@+ -]+|\\\\[\w.-]{1,100}\\[\w\\.@+$-]+"),
-    re.compile(r"(?:(?<![\w/])|(?<=\\[nrt]))/(?:[\w.@+-]+/)+[\w.@+-]*"),
+    re.compile(rf"(?:(?<![\w/])|(?<=\\[nrt])){_ESCAPED_SLASH}(?:[\w.@+-]+{_ESCAPED_SLASH})+[\w.@+-]*", re.IGNORECASE),
 )
 
 
@@ -69,9 +72,9 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
 
 @lru_cache(maxsize=256)
 def _spellings(secret: str) -> re.Pattern[str]:
-    """Return a pattern for *secret* in any case, percent-encoded in whole or in part, or inside base64."""
+    """Return a pattern for *secret* in any case, escaped as in JSON, HTML or URLs in whole or in part, or inside base64."""
     if len(secret) < MIN_SECRET_LENGTH:
-        return re.compile(re.escape(secret))
+        return re.compile(rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])")
     forms = ["".join(_character_forms(char) for char in secret)]
     raw = secret.encode()
     # A secret can start at each of three offsets in base64; its first and last digits may be shared with other bytes.
@@ -82,5 +85,10 @@ def _spellings(secret: str) -> re.Pattern[str]:
 
 
 def _character_forms(char: str) -> str:
-    encoded = {"".join(f"%{byte:02x}" for byte in form.encode()) for form in (char, char.lower(), char.upper())}
-    return f"(?:{'|'.join([re.escape(char), *sorted(encoded)])})"
+    forms = (char, char.lower(), char.upper())
+    encoded = {"".join(f"%{byte:02x}" for byte in form.encode()) for form in forms}
+    in_json = {rf"u{ord(form):04x}" for form in forms if len(form) == 1}
+    in_html = {f"&#(?:0{{0,4}}{ord(form)}|x0{{0,4}}{ord(form):x});" for form in forms if len(form) == 1}
+    in_html |= {escaped for form in forms if (escaped := escape(form)) != form}
+    plain = rf"\\{{0,8}}(?:{'|'.join([re.escape(char), *sorted(in_json)])})"
+    return f"(?:{'|'.join([plain, *sorted(encoded | in_html)])})"

@@ -13,8 +13,8 @@ from .token_numbers import MAX_LIMIT_TEXT_LENGTH, OUTPUT_FIELD, Noun, Part, noun
 
 SMALLEST_LIMIT = 2
 """A smaller number is the lower end of a range, such as [1, 8192]."""
-_NOISE_TEXT = re.compile(r"\bhttps?://\S+|<\d{3}>")
-"""Addresses, and a status that a server puts before its message."""
+_NOISE_TEXT = re.compile(r"\bhttps?://\S+|<\d{3}>|\(parameter=\w{1,40}, value=\d{1,12}\)")
+"""Addresses, a status that a server puts before its message, and a number that vLLM repeats behind it."""
 _QUOTED_WORDS = re.compile(r"(?<!\w)([\"'`])(?=\S)((?:(?!\1).){1,2000})(?<=\S)\1(?!\w)", re.DOTALL)
 _MESSAGE_KEY = re.compile(r"(?:message|error|detail|msg|raw)\\?[\"']?\s{0,3}:\s{0,3}b?\\?\Z")
 """What comes before the text of an error in JSON, which a gateway may have put into its own message."""
@@ -49,17 +49,19 @@ _OVERFLOW_WORDS = re.compile(
     r"|\brange of (?:input|prompt|context) length"
     r"|\breduce (?:the length of )?(?:the|your) (?:prompt|input|messages|context)|\bshorten (?:the|your) (?:prompt|input|messages|conversation)"
     r"|\bshorter (?:prompt|input|messages?)\b|\bcontext[_ ]?(?:window|length|size|limit)?[_ ]?exceed"
-    r"|\b(?:request|body) (?:body )?too large\b[^\n]{0,80}\btokens\b"
+    r"|\b(?:request|body) (?:body )?too large\b[^\n]{0,80}\btokens\b|\btoo many (?:input |prompt )?tokens\b"
 )
 _IS_EXCESS = re.compile(rf"\b{_EXCESS_WORDS}\b|\b(?:at most|maximum value|less than)\b")
 _SENTENCE_ENDS = re.compile(r"[.!?](?=\s)|\n")
 _RATE_WORDS = re.compile(
     r"\bper[ -_](?:sec|min|hour|day|month)|\bper(?:minute|day|hour)|\b[rt]p[smhd]\b|\brate[ _-]?limit|\bdaily\b|\bquota\b"
 )
-_RATE_LIMIT_NUMBER = re.compile(r"\blimit(?: (?:of|is))?[\s:=]{1,3}(\d{1,3}(?:,\d{3}){1,3}|\d{1,9})\b(?!\.\d)")
+_RATE_LIMIT_NUMBER = re.compile(
+    r"\blimit(?: (?:of|is))?[\s:=]{1,3}([0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9})\b(?!\.[0-9])"
+)
 _REQUESTED_NUMBER = re.compile(
     r"\b(?:requested|(?:this|your|the) request (?:has|contains|needs|requires|uses))(?: (?:a total of|about|up to))?[\s:=]{1,3}"
-    r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,9})\b(?!\.\d)"
+    r"([0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9})\b(?!\.[0-9])"
 )
 _TOO_LARGE = re.compile(r"\brequest (?:is )?too large\b|\b(?:input or output )?tokens must be reduced\b")
 _PER_DAY = re.compile(r"\b(?:per|a)[ _-]day\b|\bper_?day\b|\bdaily\b|\b[rt]pd\b|_daily\b")
@@ -70,13 +72,15 @@ class Allowance(NamedTuple):
 
     `ceiling` is in tokens.  `lasting`: it is the model's own limit, for every prompt.  `context` is the model's context, 0
     where the text does not name it; with `of_context` the prompt's share of `ceiling` is not known, and has to be left free.
-    A `ceiling` of 0 means that the prompt alone is too long.
+    A `ceiling` of 0 means that the prompt alone is too long.  `at_most`: the server stopped to count the prompt, so less
+    than `ceiling` may be left.
     """
 
     ceiling: int
     lasting: bool = False
     context: int = 0
     of_context: bool = False
+    at_most: bool = False
 
 
 class TokenLimits:
@@ -122,7 +126,7 @@ class TokenLimits:
     @property
     def is_overflow(self) -> bool:
         """Whether the text says that a prompt, alone or with its answer, is too long for the model."""
-        if self.names_rate:
+        if self.names_rate or (self.names_ceiling and _TOO_LOW.search(self._text)):
             return False
         limit = self._context or self._prompt_limit
         if limit and self._nouns != {Noun.OUTPUT} and any(each.value > limit for each in self._numbers):
@@ -185,8 +189,8 @@ class TokenLimits:
     def prompt_overflows(self) -> bool:
         """Whether the prompt alone exceeds a limit, so that no ceiling helps."""
         context = self._context
-        if context and sum(self._prompts(context)) >= context:
-            return True
+        if context and (prompts := self._prompts(context)):
+            return sum(prompts) >= context
         limit = self._prompt_limit
         return bool(limit) and any(
             each.value > limit and each.noun is not Noun.OUTPUT and each.noun is not Noun.CONTEXT
@@ -211,6 +215,8 @@ class TokenLimits:
 
     def _prompts(self, context: int) -> list[int]:
         numbers = [each for each in self._numbers if each.noun is Noun.PROMPT and each.value != context]
+        if any(each.part is not Part.LIMIT for each in numbers):
+            numbers = [each for each in numbers if each.part is not Part.LIMIT]
         return [each.value for each in numbers if each.sure] or [each.value for each in numbers]
 
     def _total(self, limit: int) -> int:
@@ -226,7 +232,8 @@ class TokenLimits:
         room = context - (sum(prompts) if prompts else total - ceiling)
         if room >= ceiling:
             return None
-        return Allowance(max(0, room), context=context if context == self._context else 0)
+        stopped = sum(prompts) == self._prompt_limit + 1  # vLLM reads one token more than fits beside the answer
+        return Allowance(max(0, room), context=context if context == self._context else 0, at_most=stopped)
 
 
 def _values(pattern: re.Pattern[str], text: str) -> list[int]:

@@ -35,7 +35,7 @@ _NOUN_BEFORE = re.compile(
 _LINK_WORDS = "tokens?|in|for|from|of|the|your|text|new|which|is|are|maximum|max|allowed|number|value|supported|model"
 _NOUN_AFTER = re.compile(
     rf"[\s`'\",]*(?:(?:{_LINK_WORDS})[\s`'\",]+){{0,8}}(?:{_NOUN_WORDS.pattern})"
-    r"(?!(?: (?:length|tokens?|size|limit|is|of)){0,3}[\s`'\"]{0,3}[:=]?\s{0,3}\d)"
+    r"(?!(?: (?:length|tokens?|size|limit|is|of)){0,3}[\s`'\"]{0,3}[:=]?\s{0,3}[0-9])"
 )
 """A noun that a number belongs to: `12 in the messages`, `8192, which is the maximum allowed number of output tokens`.
 
@@ -52,15 +52,20 @@ _LIMIT_WORDS = re.compile(
     r"|<=?|>=?|\bshould be\b|\bmust be\b"
 )
 _TOKEN_NUMBER = re.compile(
-    r"(?<![\w.$/-])(?<!\w\[)(?<!\d:)(?<!by )(?P<digits>\d{1,3}(?:,\d{3}){1,3}|\d{1,9})(?:\.0)?(?![\w%]|[.,]\d|-\d)(?P<exclusive> ?\(exclusive\))?"
+    r"(?<![\w.$/-])(?<!\w\[)(?<![0-9]:)(?<!by )(?P<digits>[0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9})(?:\.0)?(?![\w%]|[.,][0-9]|-[0-9])(?P<exclusive> ?\(exclusive\))?"
 )
 _OTHER_UNIT = re.compile(
     r"[\s-]*(?:char(?:acter)?s?|bytes?|[kmg]i?b|seconds?|secs?|s|ms|minutes?|hours?|days?|images?|requests?|messages?|items?"
     r"|strings?|times|credits?|free)\b"
 )
 _SENTENCE_END = re.compile(r"[.!?;](?=\s)|\n")
-_PROMPT_PLUS_OUTPUT = re.compile(r"(?<!\d)(\d{1,9})\s{0,3}\+\s{0,3}(\d{1,9})\s{0,3}>=?\s{0,3}(\d{1,9})")
-_OUTPUT_OVER_ROOM = re.compile(r"(?<!\d)(\d{1,9})\s{0,3}>=?\s{0,3}(\d{1,9})\s{0,3}-\s{0,3}(\d{1,9})")
+_COUNT_DIGITS = "([0-9]{1,9})"
+_PROMPT_PLUS_OUTPUT = re.compile(
+    rf"(?<![0-9]){_COUNT_DIGITS}\s{{0,3}}\+\s{{0,3}}{_COUNT_DIGITS}\s{{0,3}}>=?\s{{0,3}}{_COUNT_DIGITS}"
+)
+_OUTPUT_OVER_ROOM = re.compile(
+    rf"(?<![0-9]){_COUNT_DIGITS}\s{{0,3}}>=?\s{{0,3}}{_COUNT_DIGITS}\s{{0,3}}-\s{{0,3}}{_COUNT_DIGITS}"
+)
 _ABOVE_NUMBER = re.compile(r"(?:\s\w{1,10})?\s{0,3}>=?\s{0,3}\Z")
 
 

@@ -176,6 +176,29 @@ async def test_long_prompt_gets_the_room_that_the_server_counts(tmp_path: Path) 
     assert ceilings(up) == [3000, 96, 3000, 96]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "status", "requests"),
+    [(500, 200, 1), (2_000, 200, 2), (3_500, 200, 4), (5_000, 400, 4), (9_000, 400, 1)],
+)
+async def test_prompt_that_the_server_stops_to_count(tmp_path: Path, tokens: int, status: int, requests: int) -> None:
+    """Where a server reads one token more than fits beside the answer, the estimate or half of the ceiling is tried."""
+    context = 4096
+
+    async def script(connection: Connection) -> None:
+        sent = ceiling_of(connection) or 0
+        if tokens + sent <= context:
+            await answers(connection)
+            return
+        most = context - sent
+        words = f"You passed {most + 1} input tokens and requested {sent} output tokens. However, the model's context length is only {context} tokens, resulting in a maximum input length of {most} tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value={most + 1})"
+        await connection.answer(400, refusal(words, type="BadRequestError", code=400))
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, clamps(3000))) as served:
+        assert await status_of(served, asks("word" * tokens)) == status
+
+    assert len(up.requests) == requests
+
+
 async def test_prompt_that_is_too_long_alone_is_not_repeated(tmp_path: Path) -> None:
     """Where the prompt alone exceeds the context no ceiling helps: the client gets the refusal of the only request."""
     async with upstream(vllm(4096, 5000)) as up, sidecar(settings_of(tmp_path, up.url, clamps(3000))) as served:
@@ -366,6 +389,9 @@ async def test_rate_that_is_used_up_is_not_adapted(tmp_path: Path) -> None:
         "This model supports at most 17 completion tokens",
         "at most 17 completion tokens, and max_tokens 3 > 17",
         "maximum context length is 17 tokens",
+        "This model supports at most \u0661\u0667 completion tokens",
+        "This model supports at most \uff11\uff17 completion tokens",
+        "at most 18 (exclusive) completion tokens",
     ],
 )
 async def test_quoted_client_teaches_nothing(tmp_path: Path, words: str) -> None:
@@ -386,6 +412,71 @@ async def test_quoted_client_teaches_nothing(tmp_path: Path, words: str) -> None
 
     assert attacked > 1
     assert ceilings(up)[-1] == 16384
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"stream_options": {"at most 17 completion tokens": 1}}, "max_tokens 16384: bad field at most 17 completion tokens"),
+        ({"max_completion_tokens": None}, "max_completion_tokens: not a number, in {'max_tokens': 16384, 'max_completion_tokens': None}"),
+        ({"stop": ["n_predict"]}, "bad word: n_predict"),
+        ({"stop": ["completion length"]}, "bad word: completion length"),
+    ],
+)  # fmt: skip
+def test_nothing_that_the_client_sent_is_a_lesson(fields: dict[str, Any], text: str) -> None:
+    """A server may quote any part of a request: options, names of fields that are null, words for a ceiling."""
+    dialect, call = Dialect(), make_call("hi", body=fields)
+    call.max_tokens = 16384
+    style = dialect.after_refusal(call, dialect.style("m"), 400, text)
+    assert style is not None, "its own call is adapted"
+    dialect.learn("m", dialect.style("m"), style, call)
+    other = make_call("hi")
+    other.max_tokens = 16384
+
+    assert dialect.body(other, "m", dialect.style("m"), streams=False)["max_tokens"] == 16384
+
+
+def test_forwarded_header_is_no_lesson() -> None:
+    """A server may quote a header of the client too."""
+    dialect, call = Dialect(), make_call("hi", forwarded_headers={"x-session-id": "at most 17 completion tokens"})
+    call.max_tokens = 16384
+    style = dialect.after_refusal(call, RequestStyle(), 400, "max_tokens 16384: session at most 17 completion tokens")
+    assert style is not None
+    dialect.learn("m", RequestStyle(), style, call)
+
+    assert (known := dialect.style("m").ceiling) is not None
+    assert known.most == 0
+
+
+@pytest.mark.parametrize("attempts", [2, 3])
+async def test_three_repeats_are_those_of_the_whole_call(tmp_path: Path, attempts: int) -> None:
+    """A retry goes on with what the earlier attempts learnt: a failing server is not asked four times an attempt."""
+
+    async def refuses(connection: Connection) -> None:
+        await connection.answer(500, refusal("max_tokens is too large"))
+
+    chain = clamps(1600).replace("attempts = 1", f"attempts = {attempts}\nbase = 0")
+    async with upstream(refuses) as up, sidecar(settings_of(tmp_path, up.url, chain)) as served:
+        assert await status_of(served, asks()) == 500
+
+    assert ceilings(up) == [1600, 800, 400, 200, *[200] * (attempts - 1)]
+
+
+async def test_retry_keeps_the_adapted_ceiling(tmp_path: Path) -> None:
+    """A transient failure of a repeat is retried with the adapted ceiling, not with the refused one."""
+
+    async def refuses(connection: Connection) -> None:
+        await connection.answer(400, refusal(OPENAI_TOO_LARGE))
+
+    async def fails(connection: Connection) -> None:
+        await connection.answer(503, refusal("busy"))
+
+    chain = clamps(16384).replace("attempts = 1", "attempts = 2\nbase = 0")
+    async with upstream(refuses, fails, answers) as up, sidecar(settings_of(tmp_path, up.url, chain)) as served:
+        statuses = [await status_of(served, asks()) for _ in range(2)]
+
+    assert statuses == [200, 200]
+    assert ceilings(up) == [16384, 4096, 4096, 4096], "the lesson is kept"
 
 
 async def test_quoted_field_changes_no_usage(tmp_path: Path) -> None:

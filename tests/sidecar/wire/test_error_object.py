@@ -34,6 +34,8 @@ SHAPES = [
     pytest.param({"detail": FASTAPI}, {"message": "body.n: too big; no"}, id="FastAPI: faults"),
     pytest.param({"detail": {"error": BOOM}}, BOOM, id="FastAPI: an object"),
     pytest.param({"type": "error", "error": BOOM}, BOOM, id="Anthropic"),
+    pytest.param({"errors": [BOOM], "success": False, "result": {}, "messages": []}, BOOM, id="Cloudflare"),
+    pytest.param({"errors": [BOOM, {"message": "second"}], "trace": "t", "status_code": 429}, BOOM, id="watsonx"),
 ]  # fmt: skip
 
 
@@ -126,3 +128,32 @@ def test_any_value_has_a_message(value: Any) -> None:
     assert isinstance(error.get("message", ""), str)
     assert error_object(error).get("message", "") == error.get("message", "")
     assert from_object(value, REQUEST).cause.message
+
+
+HUGE = {"k" + str(at): at for at in range(20_000)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [HUGE | {"message": "boom"}, [HUGE], {"message": "b" * 70_000}, {"detail": [{"msg": "m", "loc": [1] * 70_000}]}],
+)
+def test_huge_error_object_is_not_decoded(error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error object of more than 64 kB is a failure whose start is classified; it makes no Python objects."""
+    body = {"error": error}
+    events, named = sse(body), b"event: error\n" + sse(body)
+    monkeypatch.setattr("sidecar.wire.error_object.decode_json", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr("sidecar.wire.error_object.decode_object", lambda _: pytest.fail("decoded"))
+    whole = AnswerReader()
+    whole.take_whole(json.dumps(body).encode(), as_stream=False)
+
+    for reader in (read(events)[0], read(named)[0], whole):
+        assert isinstance(reader.failure, dict)
+        assert len(reader.failure["message"]) <= 4_096
+        assert from_object(reader.failure, REQUEST).cause.error_fields == {}
+
+
+def test_large_event_that_is_no_error_passes() -> None:
+    """An event without choices and of more than 64 kB is no error."""
+    reader, _ = read(sse({"object": "vendor.event", "data": "x" * 70_000, "message": "m", "code": 1}))
+
+    assert reader.failure is None

@@ -195,6 +195,38 @@ def test_secret_and_infrastructure_are_hidden(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        r'{"key":"sEcr3t\/KeyOf+Ours"}',
+        r"{\"key\":\"sEcr3t\\\/KeyOf+Ours\"}",
+        r'{"key":"sEcr3t\u002fKeyOf\u002bOurs"}',
+        r'{"key":"\u0073Ecr3t/KeyOf+Ours"}',
+        "sEcr3t&#x2F;KeyOf&#43;Ours",
+        r'{"file":"\/srv\/router\/main.py"}',
+        r'{"file":"\\\/srv\\\/router\\\/main.py"}',
+        r"open \u002fsrv\u002frouter\u002fmain.py",
+        "open %2Fsrv%2frouter%2Fmain.py",
+        r'{"url":"http:\/\/KeyOf\/v1"}',
+        r"{\"password\":\"KeyOf123\"}",
+    ],
+)
+def test_escaped_secret_is_hidden(text: str) -> None:
+    """A key, a path and an address are hidden also in the spelling of JSON in a string, of HTML and of a URL."""
+    shown = json.dumps(public_object({"message": text, "metadata": {"raw": text}}, [SECRET]))
+
+    for word in ("keyof", "srv", "router"):
+        assert word not in shown.lower()
+
+
+@pytest.mark.parametrize(
+    "text", ["and/or", r"a \"b\" c", "50%2 of it", "openai/gpt-4o", "I said &amp; meant it", r"escape it as \\n"]
+)
+def test_plain_text_with_slashes_is_shown(text: str) -> None:
+    """Text that only resembles an escaped path is unchanged."""
+    assert public_object({"message": text}, [SECRET]) == {"message": text}
+
+
+@pytest.mark.parametrize(
     "name", ["n_prompt_tokens", "token_count", "trace_id", "provider_name", "keyword", "transport", "script", "support"]
 )
 def test_similar_names_are_shown(name: str) -> None:
@@ -246,7 +278,7 @@ def test_any_json_gives_an_encodable_object(value: Any) -> None:
         assert SECRET.encode() not in raw
 
 
-@pytest.mark.parametrize("unit", ["\\n", "(a:1", "\\n ", "\n at ", "a.", "host=", "a://", "%73"])
+@pytest.mark.parametrize("unit", ["\\n", "(a:1", "\\n ", "\n at ", "a.", "host=", "a://", "%73", "s\\", "/a\\", "&#x"])
 def test_time_of_an_object_is_bounded(unit: str) -> None:
     """No object takes long: not one of long texts, not one of many short ones."""
     for error in (

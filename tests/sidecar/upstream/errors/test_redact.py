@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from sidecar.upstream.errors.public_object import public_object
 from sidecar.upstream.errors.redact import MAX_TEXT_LENGTH, PAGE_MESSAGE, redact
 
 SECRET_KEY = "sEcr3t/KeyOf+Ours"
@@ -122,6 +123,29 @@ def test_page_is_replaced(text: str) -> None:
 def test_short_key_is_masked_exactly() -> None:
     """A key that is only a short word masks that word in its exact spelling."""
     assert redact("the body is empty, not EMPTY", ["EMPTY"]) == "the body is empty, not [redacted]"
+
+
+@pytest.mark.parametrize("key", ["x", "k", "o", "-", "none", "tok"])
+def test_dummy_key_masks_no_part_of_a_word(key: str) -> None:
+    """A dummy key of a client, such as `x` for a server without keys, leaves words and codes as they are."""
+    error = {
+        "message": "The context has 9 tokens too many.",
+        "code": "context_length_exceeded",
+        "type": "x_nonexistent",
+    }
+
+    assert public_object(error, [key])["message"] == error["message"]
+    assert public_object(error, [key])["code"] == error["code"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Throttling.AllocationQuota", "litellm.RateLimitError", "InternalError.Algo.InvalidParameter"]
+)
+def test_dotted_code_is_no_host(name: str) -> None:
+    """Codes of DashScope and LiteLLM have dots; a host before such a word is masked all the same."""
+    assert redact(f"{name}: no") == f"{name}: no"
+    assert public_object({"message": "m", "code": name})["code"] == name
+    assert "corp" not in redact("gpu7.corp.internal.RateLimit")
 
 
 @pytest.mark.parametrize(

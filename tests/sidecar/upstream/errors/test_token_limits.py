@@ -30,7 +30,7 @@ def read(refusal: CeilingRefusal | Overflow) -> TokenLimits:
 @pytest.mark.parametrize("refusal", CEILING_REFUSALS, ids=lambda each: each.server)
 def test_named_ceiling_is_read(refusal: CeilingRefusal) -> None:
     """The number that a server accepts is read from its refusal: the model's own maximum, or what the prompt leaves."""
-    expected = Allowance(refusal.ceiling, refusal.lasting, refusal.context, refusal.of_context)
+    expected = Allowance(refusal.ceiling, refusal.lasting, refusal.context, refusal.of_context, refusal.at_most)
 
     assert read(refusal).allowance(refusal.sent) == expected
 
