@@ -73,7 +73,8 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
             elif not paused:
                 msg = "the upstream's stream ended without a last batch"
                 raise RuntimeError(msg)
-            await sink.drain()
+            if paused:
+                await sink.drain()
     except (UpstreamError, anyio.get_cancelled_exc_class()):
         if last is None:
             _flush_held(run, filters, sink)

@@ -259,3 +259,19 @@ async def test_stream_grows_after_a_retry(store: PartStore, clock: FakeClock) ->
     assert (len(served.text), finish_of(served)) == (60, "stop")
     assert store.ceilings == [20, 0, 20, 20, 20]
     assert await store.totals() == (2 * PROMPT + 60, 0)
+
+
+class RoomySink(CollectingSink):
+    """A client with room, whose slow reading must not stop anything."""
+
+    async def drain(self) -> None:
+        raise AssertionError("the client has room")
+
+
+async def test_growth_does_not_wait_for_a_client_with_room(store: PartStore, clock: FakeClock) -> None:
+    """A stream that pauses for its reservation goes on without waiting until its client has read everything."""
+    call, batches = make_call("hi", services=make_services(clock=clock, store=store)), list[Batch]()
+    bursts = [Batch(events=[piece("x") for _ in range(50)]) for _ in range(4)]
+    await Chain([budget(1_000)], ScriptedUpstream(bursts), call.services).run(call, RoomySink(batches))
+    assert sum(len(batch.events) for batch in batches) == 201
+    assert await store.totals() == (PROMPT + 200, 0)
