@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +13,8 @@ from policies.api.upstream import UpstreamError
 from .growth import Next
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from policies.api.event import Batch
     from policies.api.upstream import Stream
 
@@ -31,6 +34,7 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
     last: Batch | None = None
     paused = False
     growth, next_step, newest = run.growth, Next.GO_ON, None
+    flush_held = partial(_flush_held, run, filters, sink)
     finished_at: int | None = None  # the tokens that were read when the answer was found to have finished
 
     def write(batch: Batch) -> bool:
@@ -62,12 +66,7 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 if stream.has_finished and finished_at is None:
                     finished_at = newest.outputs
                 if newest.outputs != finished_at:
-                    try:
-                        goes_on = await _may_go_on(growth, newest.outputs, next_step)
-                    except Rejection:
-                        _flush_held(run, filters, sink)
-                        raise
-                    if not goes_on:
+                    if not await _may_go_on(growth, newest.outputs, next_step, flush_held):
                         return _cut_off(run, stream, newest, filters)
                 next_step = Next.GO_ON
             elif not paused:
@@ -77,7 +76,7 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 await sink.drain()
     except (UpstreamError, anyio.get_cancelled_exc_class()):
         if last is None:
-            _flush_held(run, filters, sink)
+            flush_held()
         raise
 
 
@@ -87,10 +86,14 @@ def _flush_held(run: CallState, filters: EventFilters | None, sink: BatchSink) -
         sink.write_nowait(held)
 
 
-async def _may_go_on(growth: Growth, read: int, next_step: Next) -> bool:
+async def _may_go_on(growth: Growth, read: int, next_step: Next, flush_held: Callable[[], None]) -> bool:
     """Wait where the reservation must grow first, after *read* tokens; return False if it cannot. Raises `Rejection`."""
     while next_step is Next.WAIT:
-        await growth.wait()
+        try:
+            await growth.wait()
+        except Rejection:
+            flush_held()
+            raise
         next_step = growth.advance(read) if read >= growth.ask_at else Next.GO_ON
     return next_step is Next.GO_ON
 

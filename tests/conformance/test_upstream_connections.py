@@ -100,7 +100,7 @@ async def test_next_call_succeeds_behind_a_slow_client(tmp_path: Path, rest: byt
     async with upstream(first, second) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         client = await served.client()
         client.pause_reading()
-        await client.post(V1, HI)
+        await client.post(V1, HI | {"max_tokens": 1_000_000})  # a growing reservation would read more slowly
         await over.wait()
         for _ in range(50):
             await asyncio.sleep(0)
