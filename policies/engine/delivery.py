@@ -65,9 +65,9 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 assert newest is not None  # for the type: it is set with `next_step`
                 if stream.has_finished and finished_at is None:
                     finished_at = newest.outputs
-                if newest.outputs != finished_at:
-                    if not await _may_go_on(growth, newest.outputs, next_step, flush_held):
-                        return _cut_off(run, stream, newest, filters)
+                is_over = newest.outputs == finished_at
+                if not is_over and not await _may_go_on(growth, newest.outputs, next_step, flush_held):
+                    return _cut_off(run, stream, newest, filters)
                 next_step = Next.GO_ON
             elif not paused:
                 msg = "the upstream's stream ended without a last batch"
