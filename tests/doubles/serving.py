@@ -86,6 +86,16 @@ def with_policies(settings: Settings, *policies: Policy, alone: bool = False) ->
     return msgspec.structs.replace(settings, base=base)
 
 
+class PromptServer(uvicorn.Server):
+    """A server that notices its end within 5 ms instead of 100 ms; a thousand tests start one."""
+
+    async def main_loop(self) -> None:
+        ticks = 0
+        while not await self.on_tick(ticks // 20):
+            ticks += 1
+            await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def sidecar(
     settings: Settings,
@@ -100,7 +110,7 @@ async def sidecar(
     config = uvicorn.Config(
         application.asgi, http=protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
     )
-    server = uvicorn.Server(config)
+    server = PromptServer(config)
     # Not `serve`, which would also replace the signal handlers of the test process.
     running = asyncio.create_task(server._serve(sockets=[listener]))
     await eventually(lambda: server.started or running.done())
