@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_ERROR_NESTING = 4
 """Objects in objects that are searched for a message."""
 MAX_ERROR_BYTES = 65_536
-"""Size of an error object that is decoded, as of the body of an error response; of a larger one the start is classified."""
+"""Bytes of an error response that are read, and of an error object that are decoded. A larger object is read as text."""
 MAX_UNREAD_BYTES = 4_096
 """Bytes of a larger error object that are read as text."""
 MAX_VALIDATION_FAULTS = 5

@@ -33,6 +33,11 @@ def full_text(error: Mapping[str, Any]) -> str:
     return " ".join(f"{text.rstrip('. ')}." for text in texts if text)
 
 
+def codes_of(error: Mapping[str, Any]) -> list[str]:
+    """Return `code` and `type` of the object *error* in lower case, without those that it lacks."""
+    return [str(code).lower() for key in ("code", "type") if (code := error.get(key)) is not None]
+
+
 def provider_error(error: Mapping[str, Any]) -> dict[str, Any]:
     """Return the error object of the provider behind a router, which OpenRouter quotes in `metadata.raw`; empty without one."""
     metadata = error.get("metadata")

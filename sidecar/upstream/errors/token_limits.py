@@ -90,7 +90,7 @@ class TokenLimits:
     """
 
     def __init__(self, text: str) -> None:
-        shortened = _QUOTED_WORDS.sub(_without_sentence, _NOISE_TEXT.sub(" ", text[:MAX_LIMIT_TEXT_LENGTH]))
+        shortened = _QUOTED_WORDS.sub(_without_quotation, _NOISE_TEXT.sub(" ", text[:MAX_LIMIT_TEXT_LENGTH]))
         self._text = shortened.lower()
         self._numbers = token_numbers(self._text)
         self._nouns = nouns_in(self._text)
@@ -240,7 +240,7 @@ def _values(pattern: re.Pattern[str], text: str) -> list[int]:
     return [int(number.replace(",", "")) for number in pattern.findall(text)]
 
 
-def _without_sentence(quoted: re.Match[str]) -> str:
+def _without_quotation(quoted: re.Match[str]) -> str:
     """Return a space for quoted words, except for an error's message; a single quoted word is a field's name."""
     words, before = quoted[2], quoted.string[max(0, quoted.start() - 24) : quoted.start()]
     if len(words.split()) == 1 or _MESSAGE_KEY.search(before.lower()):
