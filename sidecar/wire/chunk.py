@@ -76,10 +76,10 @@ _decode_all_fields = msgspec.json.Decoder(_AllFields).decode
 
 
 def other_outputs(payload: bytes) -> list[int]:
-    """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` does not have; 0 if all are empty.
+    """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` lacks; 0 if all are empty.
 
-    To be asked only where `Delta` has found no output: the same output often stands in two fields.  Empty where *payload*
-    cannot be decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count as output by their size.
+    Call it only if `Delta` has found no output: the same output is often in two fields.  Empty if *payload* cannot be
+    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size.
     """
     if holds_many_values(payload):
         return [len(payload) // DATA_BYTES_PER_TOKEN]

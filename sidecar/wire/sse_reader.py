@@ -40,7 +40,7 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
         """Return the events that *data* completes, in order.
 
         Raises `EventTooLarge` if one of them, or the incomplete next one, has more than `max_event` bytes or too many
-        values; the reader cannot be used afterwards.
+        values. The reader cannot be used afterwards.
         """
         if not self._begun:
             if data and not self._rest and data[0] != UTF8_BOM[0]:

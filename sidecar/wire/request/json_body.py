@@ -49,8 +49,8 @@ class BadRequest(Exception):
 def json_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in *raw*, with U+FFFD for lone surrogates.
 
-    Raises `BadRequest` for anything else: no body, bad UTF-8, more than 100 levels, more than 250,000 values, integers of
-    more than 640 digits, NaN, another type.
+    Raises `BadRequest` for anything else: no body, bad UTF-8, NaN or another type. It also does for more than 100 levels,
+    more than 250,000 values, or integers of more than 640 digits.
     """
     if _is_small(raw):
         try:
@@ -80,7 +80,7 @@ def _is_small(raw: bytes) -> bool:
 
 
 def json_steps(raw: bytes) -> Generator[None, None, dict[str, Any]]:
-    """Do what `json_object` does, in steps of a few milliseconds between which the event loop can run."""
+    """Decode as `json_object` does, in steps of a few milliseconds between which the event loop can run."""
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     if not raw or raw.isspace():
         msg = "The request has no body. Send a JSON object."
