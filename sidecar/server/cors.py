@@ -37,7 +37,7 @@ EXPOSED_HEADERS = (
     "ratelimit-policy",
     *(header.decode() for names in OPENAI_HEADERS.values() for header in names),
 )
-"""Response headers that scripts of web pages may read (Fetch Standard, 3.2.3): all that docs/failures.md describes."""
+"""Response headers that scripts of web pages may read (Fetch Standard, 3.2.3): those that docs/failures.md lists."""
 PREFLIGHT_ALLOWED_STATUS, PREFLIGHT_DENIED_STATUS = 204, 400
 
 

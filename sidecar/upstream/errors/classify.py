@@ -274,14 +274,14 @@ def _kind_by_status(codes: Sequence[str], named: Sequence[int], status: int) -> 
 
 
 def _wait_in(error: Mapping[str, Any], text: str, kind: str, now: float) -> float | None:
-    """Return the wait that the error object asks for; None for an account without quota, where Google's is too short."""
+    """Return the wait in seconds that the error object asks for; None without quota, where Google's is too short."""
     if kind == "quota":
         return None
     return wait_in_error(error, text if kind in WAITING_KINDS else "", now)
 
 
 def _unless_daily(kind: str, wait: float | None, error: Mapping[str, Any], text: str) -> str:
-    """Return *kind*, or `quota` for a rate per day that names no *wait*: its end is out of reach of a call."""
+    """Return *kind*, or `quota` for a rate per day that names no *wait*: a call cannot wait for its end."""
     if kind != "rate" or wait is not None:
         return kind
     metadata = error.get("metadata")
