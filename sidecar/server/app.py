@@ -62,7 +62,7 @@ class Application:
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` serves `MODEL_ROUTE`
+        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` has it
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],
