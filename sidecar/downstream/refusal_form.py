@@ -40,8 +40,8 @@ class RefusalForm(Enum):
     """How a path's errors are sent before the response has started.
 
     `CHAT_EVENT` sends a 4xx as one `error` event under status 200, because Chat Nest's client shows only "HTTP 429" for a
-    status. A 5xx keeps its status: the client sends such a call again after 1 s and 2 s, when the process or the store may
-    be back, while an event is final. A 405 keeps it too, because it answers no call.
+    status. A 5xx keeps its status, because an event is final: the client sends such a call again after 1 s and 2 s, when the
+    process or the store may be back. A 405 keeps it too, because it answers no call.
     """
 
     OPENAI = auto()

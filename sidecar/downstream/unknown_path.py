@@ -1,7 +1,7 @@
 """Advice for requests to paths that are not served: the nearest route, or what to use instead.
 
-Clients add a path to a configured base URL. So most of these requests come from a base URL that has `/v1` twice or lacks
-it, or from a client that uses another API than chat completions.
+Clients add a path to a configured base URL. Most of these requests have one of two causes: the base URL has `/v1` twice or
+lacks it, or the client uses another API than chat completions.
 """
 
 from __future__ import annotations

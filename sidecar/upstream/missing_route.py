@@ -32,7 +32,7 @@ class MissingRoute:
             self._log(method, path, str(status))
 
     def note_error(self, message: str) -> None:
-        """Note the *message* of an error object under status 200: LM Studio answers so to a chat request it has no path for."""
+        """Note the *message* of an error object under status 200 to a chat request: LM Studio's form for unknown paths."""
         if CHAT_ROUTE not in self._logged and CHAT_ROUTE in message and _NAMES_A_MODEL.search(message) is None:
             self._log("POST", CHAT_ROUTE, "200 with an error")
 

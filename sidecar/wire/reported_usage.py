@@ -7,8 +7,8 @@ The charge follows three rules:
    stays. Output that is read after a report is added to it.
 2. **Output is the larger of `completion_tokens` and `total_tokens` minus the prompt**, so reasoning that a server reports
    only in the total counts (Gemini, xAI). A total below prompt plus completion is ignored.
-3. **A report that cannot be true is replaced by the estimate.** What was read is an estimate: exact for the pieces of one
-   token that most servers send, too high for some long pieces and for most tool calls. The output has at least
+3. **A report that cannot be true is replaced by the estimate** of what was read. It is exact for the pieces of one token
+   that most servers send, and too high for some long pieces and for most tool calls. The output has at least
    `least_tokens_of` tokens with any tokenizer. A report of at least that counts, even if it is below the estimate.
 
 A prompt that was not reported counts as its estimate. Cached tokens are at most the prompt.

@@ -1,7 +1,7 @@
 """Charge fractions of a unit in a store that counts whole units.
 
-A charge is rounded up. The difference is kept for the counter and subtracted from its next charge. So the sum of the
-charges of one counter and process is at least the sum of the costs, and exceeds it by less than one unit.
+A charge is rounded up. The difference is kept for the counter and subtracted from its next charge. So in one process, the
+charges of a counter are never less than the costs in all, and less than one unit more.
 """
 
 from __future__ import annotations

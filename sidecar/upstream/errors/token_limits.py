@@ -1,7 +1,7 @@
 """Read from an error text which token limit a request exceeds, and which ceiling the server would accept.
 
-Numbers and nouns decide, not sentences: if a number that was sent is above the limit of the context, the prompt is too
-long, whatever the server's words are.  Sentences count only in a text without such numbers.
+Numbers and nouns decide, whatever the server's words are: if a number that was sent is above the limit of the context, the
+prompt is too long.  Sentences count only in a text without such numbers.
 """
 
 from __future__ import annotations

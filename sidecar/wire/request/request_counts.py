@@ -34,8 +34,8 @@ _FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "0"})
 def settle_ceilings(body: dict[str, Any]) -> None:
     """Write the lowest ceiling in *body* as an integer into each field for ceilings that is not null.
 
-    Without a positive number in any of them nothing is changed. -1, 0, null, booleans and other types count as no
-    ceiling; a ceiling that a policy sets later replaces them.
+    Without a positive number in any of them, nothing is changed. All other values (-1, 0, null, booleans, other types)
+    count as no ceiling; a ceiling that a policy sets later replaces them.
     """
     sent = [field for field in LIMIT_FIELDS if body.get(field) is not None]
     numbers = [number for field in sent if (number := _positive(body[field])) is not None]
@@ -48,8 +48,8 @@ def settle_ceilings(body: dict[str, Any]) -> None:
 def settle_choices(body: dict[str, Any]) -> None:
     """Write the numbers of requested answers in *body* as integers; null and 0 stay, and count as 1.
 
-    Raises `BadRequest` for more than 128, and for values that a server may read as an unknown number: lists, objects,
-    strings that are not decimal, and negative numbers, which are large when read as unsigned.
+    Raises `BadRequest` for more than 128, and for values that a server may read as an unknown number. These are lists,
+    objects, strings that are not decimal, and negative numbers, which are large when read as unsigned.
     """
     for field in MANY_FIELDS:
         value = body.get(field)
