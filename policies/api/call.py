@@ -62,7 +62,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     services: Services
     """Clocks, randomness, the log. See `Services`."""
     operation: Operation = "chat"
-    """The kind of request: a completion, or models (the list, or `model` alone)."""
+    """The kind of request: a completion ("chat"), or the list of models or the entry of `model` ("models")."""
     tenant: str = "default"
     """The tenant of the client's API key."""
     ip: str = ""
@@ -87,18 +87,18 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     ceiling_is_ours: bool = False
     """Whether a policy set the answer's ceiling because the client set none."""
     ceiling_was_lowered: bool = False
-    """Whether a policy lowered the ceiling, so that it is not the client's any more. Upstream's refusal of it is adapted."""
+    """Whether a policy lowered the client's ceiling. If upstream refuses it, the sidecar adapts it."""
     ceiling_may_be_dropped: bool = False
     """Whether the policies that set the ceiling need it only as a saving, so that the request may be sent without it.
 
-    It is sent without one where upstream refuses lower ones too. The client's own ceiling is never dropped.
+    The sidecar drops it where upstream refuses lower ceilings too. It never drops the client's own ceiling.
     """
     size: Size | None = None
     """The prompt's size as reserved; None if no policy counts tokens."""
     substituted_model: str = ""
     """The default model that was set for a client that named none; an upstream with its own model replaces it."""
     upstream_headers: Sequence[tuple[bytes, bytes]] = ()
-    """Headers for the client, from the answer of the attempt that ends the call: upstream's request id and its times."""
+    """Headers for the client from the answer that ends the call: upstream's request id and processing times."""
     standings: list[tuple[Claim, Standing]] = []
     """The limits of the call as the store returned them, for the response's limit headers."""
     notes: list[str] = []
@@ -204,7 +204,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @max_tokens.setter
     def max_tokens(self, ceiling: int) -> None:
-        # Fields that are null stay: some servers refuse two ceilings. All others are replaced, also a -1 beside a number.
+        # Null fields stay, because some servers refuse two ceilings. All others are replaced, also a -1 beside a number.
         body, is_set, is_lower = self.body, False, True
         for field in _LIMIT_FIELD_SET.intersection(body):
             limit = body[field]
@@ -249,7 +249,7 @@ def parts_of(message: Message) -> list[Any]:
 def texts(message: Message) -> list[str]:
     """Return the texts of one message: its content, or the texts of its parts.
 
-    A part of no known kind, and content that is no text, is its JSON.
+    A part of an unknown kind counts as its JSON, and so does content of another type.
     """
     content = message.get("content")
     if isinstance(content, str):

@@ -83,8 +83,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     It is `base`, plus `per_token / scale` for each token of the longest possible answer, in tokens, requests or
     micro-dollars. The store may lower the call's ceiling, down to `floor`, to make the claim fit.
 
-    For a call without a ceiling, `answer` tokens of each answer are reserved, and for a stream the reservation grows by as
-    many tokens at a time; 0 reserves `base` alone.
+    For a call without a ceiling, `answer` tokens of each answer are reserved; 0 reserves `base` alone. The reservation of
+    a stream grows by as many tokens at a time.
 
     At most `max_identities` client-chosen identities per `identity_group` (the part of the identity that clients cannot
     choose) get their own counter; all others share one overflow counter. An open counter never moves there. 0 is no

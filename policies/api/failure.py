@@ -8,8 +8,11 @@ from typing import Final, Literal, TypeAlias, get_args
 import msgspec
 
 GiveUpReason: TypeAlias = Literal["spent", "declined", "useless"]
-"""Why a call ends with its failure: `spent` (it was repeated, without success), `declined` (a repeat was possible, and was
-not made), `useless` (no repeat of the same request can succeed). Clients get `x-should-retry: false` unless it is `declined`."""
+"""Why a call ends with its failure.
+
+`spent`: it was repeated without success. `declined`: a repeat was possible, and was not made. `useless`: no repeat of the
+same request can succeed. Clients get `x-should-retry: false` unless it is `declined`.
+"""
 GIVE_UP_REASONS: Final[tuple[GiveUpReason, ...]] = get_args(GiveUpReason)
 
 

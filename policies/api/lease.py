@@ -68,8 +68,8 @@ class Outcome(msgspec.Struct, frozen=True):
 class ExactCharge(int):
     """A charge of a fraction of a unit. The integer is the charge rounded up, `exact` the charge itself.
 
-    Stores count whole units. `Lease.charge` may return an `ExactCharge`: then fractions of several calls add up, and less
-    than one unit in all is charged too much for each counter and process. A result of arithmetic is a plain integer.
+    Stores count whole units. If `Lease.charge` returns an `ExactCharge`, the fractions of several calls add up: each
+    counter and process charges less than one unit too much in all. The result of arithmetic is a plain integer.
     """
 
     exact: Fraction
@@ -119,8 +119,9 @@ class Lease:
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:
         """Return the refusal of a claim that did not fit; *standing* is the limit as the store has it.
 
-        `standing.case` is why it did not fit, `standing.needed` the least that the call needs, `standing.retry_after` the wait. The
-        chain adds all numbers, the case, `Retry-After`, and whether SDKs should retry.
+        `standing.case` is why it did not fit, `standing.needed` the least that the call needs in the claim's unit, and
+        `standing.retry_after` the wait in seconds. The chain adds the numbers, the case, `Retry-After`, and whether SDKs
+        should retry.
         """
         limit = f"Limit {claim.policy!r} of {amount_text(claim.unit, claim.limit)}"
         return Rejection(429, "rate_limit_exceeded", f"{limit}: {refusal_reason(claim, standing)}")

@@ -144,8 +144,8 @@ class Policy(
 
         Units are requests, tokens, or micro-dollars with `unit="usd"` (*limit* too). *by* selects the identity that is
         limited. The claim grows by *per_token* for each token of the answer's ceiling; the store may lower the ceiling
-        down to *floor*. For a call without a ceiling *answer* tokens are reserved at a time. Beyond *max_identities* values that clients choose (addresses, models, users), further ones
-        share one counter.
+        down to *floor*. For a call without a ceiling, *answer* tokens are reserved at a time. Beyond *max_identities*
+        values that clients choose (addresses, models, users), further ones share one counter.
         """
         name, group = (call.tenant, None) if by == "tenant" else identity(call, by)
         return Claim(

@@ -10,8 +10,8 @@ class Rejection(Exception):
 
     *status* is the HTTP status for OpenAI clients; do not use 408 or 409, which SDKs retry. *retry_after* is in
     seconds; set it only if waiting helps. *final* sends `x-should-retry: false`, so that SDKs do not retry; by default
-    it is True without *retry_after*. *error_type* is `type` of OpenAI's error object. *details* are added to the body:
-    a limit's refusal carries `policy`, `limit`, `used` (spent), `held` (reserved by running calls), `needed`, `resets_at` and
+    it is True without *retry_after*. *error_type* is `type` of OpenAI's error object. *details* are added to the body: a
+    limit's refusal has `policy`, `limit`, `used` (spent), `held` (reserved by running calls), `needed`, `resets_at` and
     `case`.
     """
 

@@ -36,9 +36,12 @@ class ReservationGone(StoreDown):
 
 
 RefusalCase: TypeAlias = Literal["held", "spent", "never_fits"]
-"""Why a claim does not fit: what running calls have reserved is missing, or what is spent, or the limit is too small."""
+"""Why a claim does not fit.
+
+`held`: running calls have reserved what is missing. `spent`: too much is spent. `never_fits`: the limit is too small.
+"""
 CASES_BY_DURATION: tuple[RefusalCase, ...] = ("held", "spent", "never_fits")
-"""A later case keeps a call out for longer: seconds, until the window resets, for ever."""
+"""A later case lasts longer: seconds, until the window resets, for ever."""
 
 
 def refusal_case(limit: int, spent: int, needed: int) -> RefusalCase:
@@ -63,7 +66,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     needed: int = 0
     """The smallest amount with which the refused call would be admitted; 0 for a claim that was not refused."""
     retry_after: float | None = None
-    """Seconds after which the refused call may fit; None if waiting does not help. The chain sets it for `Lease.refusal`."""
+    """Seconds after which the refused call may fit; None if waiting does not help. Set by the chain for `Lease.refusal`."""
 
     @property
     def left(self) -> int:
@@ -77,15 +80,15 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def case(self) -> RefusalCase:
-        """Why the claim was refused. Without meaning for a claim that was not."""
+        """Why the claim was refused; meaningless for a claim that was not refused."""
         return refusal_case(self.limit, self.spent, self.needed)
 
 
 class Grant(msgspec.Struct, frozen=True):
     """The result of `reserve`. `refused` is the index of a claim that did not fit; None if all are reserved.
 
-    Of several that do not fit it is the one that keeps the call out for longest: one that never fits, else one whose limit
-    is spent (of several the last to have room), else one whose limit is held; of equal ones the first.
+    Of several that do not fit, it is the one that lasts longest. A claim that never fits comes first, then one whose
+    limit is spent (the one that resets last), then one whose limit is held. Of equal ones it is the first.
 
     `ceiling` is the one that was asked for, or the lower one that fits. `standings` are in the order of the claims, and
     include this call if it was admitted. `now` is the store's clock, in seconds since 1970.
@@ -131,8 +134,8 @@ class Store(Protocol):
 
         After success, `spent + reserved <= limit` holds for each counter. The ceiling is lowered to `Claim.floor` at most,
         or to *ceiling* itself where that is less. A second call with the same id and *part* reserves nothing and returns the
-        ceiling of the first. Parts after the first (0) add to the same reservation, in the calendar windows that it was made
-        in, also after those have ended; they raise `ReservationGone` without one.
+        ceiling of the first. Parts after the first (0) add to the same reservation. They count in its calendar windows,
+        even after those have ended, and raise `ReservationGone` without a reservation.
 
         Call it before anything is sent upstream. After a cancellation everything is reserved, or nothing. Raises `StoreDown`.
         """

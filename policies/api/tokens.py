@@ -40,7 +40,7 @@ LABEL_FIELDS = frozenset(
         "timestamp",
     }
 )
-"""Fields that describe a piece of an answer and hold nothing of it.
+"""Fields that describe a piece of an answer and contain no output.
 
 Servers send them beside the role, before any output: `name` (MiniMax), `channel` (gpt-oss), `token_id`.
 """
@@ -83,8 +83,8 @@ def streamed_tokens(piece: str, *, whole: bool = False) -> int:
 def least_tokens(text: str, *, whole: bool = False) -> int:
     """Return the fewest tokens that *text* can be, a piece of a stream or a *whole* answer; 0 for a short piece.
 
-    Each word is at least one token: tokenizers split at white space before they merge (GPT, Llama, Qwen, Gemma). The first
-    word of a piece may be the end of a token that began in the piece before.
+    Each word is at least one token: tokenizers split at white space before they merge (GPT, Llama, Qwen, Gemma). The
+    first word of a piece may be the end of a token that began in the previous piece.
     """
     size = len(text)
     if not whole and size <= SHORT_PIECE:
@@ -95,7 +95,7 @@ def least_tokens(text: str, *, whole: bool = False) -> int:
 
 
 def is_label(field: str) -> bool:
-    """Whether *field* describes a piece of an answer and holds nothing of it."""
+    """Whether *field* describes a piece of an answer and contains no output."""
     return field in LABEL_FIELDS or field.endswith(LABEL_ENDINGS)
 
 
@@ -107,8 +107,9 @@ def names_reasoning(name: object) -> bool:
 def value_tokens(value: object, *, whole: bool = False, reasoning: bool = True) -> int:
     """Estimate the tokens of decoded JSON whose meaning is unknown; 0 if it holds nothing.
 
-    Text counts as elsewhere.  Data (base64, URLs) counts one token for 16 bytes and at most as one image.  Numbers count
-    one token each, at most as one image together.  Labels, zeros and booleans hold nothing.  *reasoning*: count it too.
+    Text counts as in `streamed_tokens`.  Data (base64, URLs) counts one token for 16 bytes, at most as one image.
+    Numbers count one token each, at most as one image together.  Labels, zeros and booleans count nothing.
+    *reasoning*: count it too.
     Time is linear in the size of *value*.
     """
     tokens = numbers = 0
@@ -140,9 +141,9 @@ def _string_tokens(text: str, *, whole: bool) -> int:
 
 
 class Estimator:
-    """Estimates a prompt's tokens: bytes / 3.5 + 4 per message. The ratio is corrected by the usage that upstream reports.
+    """Estimates a prompt's tokens: bytes / 3.5 + 4 per message. The ratio is corrected by the usage upstream reports.
 
-    Each tenant's calls correct the estimates of that tenant alone, so that no tenant can lower or raise those of another.
+    Calls of a tenant correct the estimates of that tenant alone, so that a tenant cannot change those of another.
     """
 
     __slots__ = ("_ratio",)
@@ -154,7 +155,7 @@ class Estimator:
     MAX_NAME_CHARACTERS = 256
     """Longest name of a model that is remembered: clients choose it."""
     MAX_BYTES_PER_TOKEN = 2 * BYTES_PER_TOKEN
-    """No estimate is corrected to less than half, whatever was reported."""
+    """Bound of the ratio: an estimate is corrected to half at the least."""
 
     def __init__(self) -> None:
         self._ratio: dict[tuple[str, str], float] = {}

@@ -93,9 +93,9 @@ class Stream(Protocol):
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """Return the last batch of an answer that ends here: the finish `length` for each open choice, and the usage.
 
-        *sample* is the JSON object of an event of this answer, whose id and model are used. *prompt_tokens* is the estimate
-        for an upstream that has not reported them. The usage is there only if the client asked for it. The caller delivers
-        nothing else afterwards, and closes the attempt.
+        *sample* is the JSON object of an event of this answer, whose id and model are used. *prompt_tokens* is the
+        estimate, for an upstream that has not reported them. The usage is included only if the client asked for it. The
+        caller delivers nothing else afterwards, and closes the attempt.
         """
         ...
 

@@ -39,14 +39,15 @@ class Budget(Policy, frozen=True):
 
     If less than that is left, the answer's ceiling is lowered, but not below `floor`: then the call is refused.
 
-    A call without a ceiling reserves `answer` tokens (a number, or a table by model). With `reserve = "estimate"` a stream
-    keeps no ceiling: its reservation grows by `answer` tokens at a time, and the stream ends with `length` where there is no
-    room for `floor` more. A call without `stream` gets a ceiling only if less than `answer` is left. With `"bound"` every such
-    call gets `answer` as its ceiling.
+    A call without a ceiling reserves `answer` tokens (a number, or a table by model). With `reserve = "estimate"` a
+    stream is sent without one: its reservation grows by `answer` tokens at a time. It ends with `length` where there is
+    no room for `floor` more. A call without `stream` gets a ceiling only if less than `answer` is left. With `"bound"`
+    every such call gets `answer` as its ceiling.
 
-    With `reserve = "bound"` the prompt counts as the maximum of tokens that any tokenizer can make of it, so spending
-    never exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can, by the error of the estimate, which is charged as debt. An image
-    or other media part counts as `media` tokens; with `"bound"` a file counts its bytes too.
+    With `reserve = "bound"` the prompt counts as the most tokens that any tokenizer can make of it. So spending never
+    exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can: by the error of the estimate, and by
+    what an answer without a ceiling uses beyond its reservation. That is charged as debt. An image or other media part
+    counts as `media` tokens; with `"bound"` a file counts its bytes too.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
     `when_store_fails = "admit"`.

@@ -15,8 +15,8 @@ ARTICLES_OF_PERIODS: dict[Period, str] = {"hour": "an"}
 def budget_refusal(claim: Claim, standing: Standing) -> Rejection:
     """Return the 429 for a budget that has no room for the smallest form of a call.
 
-    Clients that know OpenAI's type `insufficient_quota` stop. So it is sent only where waiting for seconds does not help: the
-    budget is spent until a later hour, day, week or month, or the call never fits.
+    Clients that know OpenAI's type `insufficient_quota` stop. So it is sent only if waiting for seconds does not help: the
+    call never fits, or a budget of more than a minute is spent.
     """
     window = claim.window
     assert isinstance(window, Calendar)  # for the type: a budget has no other windows

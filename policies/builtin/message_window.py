@@ -1,7 +1,7 @@
 """Find where the kept part of a conversation begins: at a user's message, behind which each tool result has its call.
 
-Two rules choose among these beginnings. `newest_window` keeps the newest messages. `stable_window` moves seldom: an
-engine keeps what it computed for a prompt (its prefix cache), and can use it as long as the next prompt begins alike.
+Two rules choose among these beginnings. `newest_window` keeps the newest messages. `stable_window` moves seldom, so that
+prompts begin alike: an engine with a prefix cache then reuses what it computed for the previous one.
 
 Instructions, which are kept anyway, do not count. Messages are counted from the end.
 """
@@ -62,9 +62,9 @@ def stable_window(messages: Sequence[Message], keep: int, size: int) -> int | No
 
     *size* is the number of messages without instructions, more than *keep*. None for a conversation without a user.
 
-    The beginning is found in steps from the start of the conversation. Each time that a window would exceed *keep*
-    messages, the next one begins at the last place that leaves a quarter of them, rounded up; where turns are too long for
-    that, at the next place. A step depends only on the messages up to its end, so a longer conversation has the same steps.
+    The beginning is found in steps from the start of the conversation. When a window would exceed *keep* messages, the
+    next one begins at the last place that leaves a quarter of them, rounded up. Where turns are too long for that, it
+    begins at the next place. A step depends only on the messages up to its end, so longer conversations share it.
     """
     found = list(beginnings(messages))[::-1]
     if not found:

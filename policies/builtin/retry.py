@@ -15,8 +15,8 @@ from policies.api.policy import Policy
 from .option_checks import raise_faults
 
 DECLINED_RETRY = GiveUp("declined")
-FINAL_KINDS = frozenset({"context", "too_large", "unavailable"})
-"""Never retried, not even with `x-should-retry: true`."""
+NEVER_RETRIED_KINDS = frozenset({"context", "too_large", "unavailable"})
+"""Classes that are not retried, not even with `x-should-retry: true`."""
 MAX_EXTRA_WAIT_SHARE = 0.05
 """Upper limit of the jitter added to a wait that upstream requested, so that its clients do not all return at once."""
 
@@ -74,5 +74,5 @@ class RetryClassifier(Policy, frozen=True):
     def _wanted(self, failure: Failure) -> bool:
         if failure.should_retry is False or among(self.never, failure):
             return False
-        final = failure.kind in FINAL_KINDS or (failure.kind_is_certain and not among(RETRYABLE_KINDS, failure))
+        final = failure.kind in NEVER_RETRIED_KINDS or (failure.kind_is_certain and not among(RETRYABLE_KINDS, failure))
         return among(self.on, failure) or (failure.should_retry is True and not final)

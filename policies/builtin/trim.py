@@ -23,9 +23,9 @@ class Trim(Policy, frozen=True):
     Instructions (system, developer) are kept and do not count. A tool result is dropped with the call it answers, and
     the last user message is always kept with all that follows.
 
-    From `max_messages = 12` up, the oldest kept message stays the same for several turns, and then several turns are
-    dropped at once, at most three quarters: engines reuse the prompt's beginning. `/api/chat` always gets the newest messages;
-    its clients cut conversations themselves, so there `max_messages` messages may begin in the middle of one too.
+    From `max_messages = 12` up, the oldest kept message stays the same for several turns, so that engines reuse the
+    prompt's beginning. Then several turns are dropped at once, at most three quarters. `/api/chat` always gets the newest
+    messages. Its clients cut conversations themselves, so exactly `max_messages` messages may begin in the middle of one.
     """
 
     max_messages: Annotated[int, msgspec.Meta(ge=1)]

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
     """Write the batches of *stream* to *sink*, through *filters*; return the last one unwritten.
 
-    An answer whose reservation is used up, and cannot grow, is ended there, unless it has just finished: then its end and the
-    usage that upstream reports are awaited. Raises `UpstreamError`, what a lease raises, and
-    `Rejection` if the store does not answer. After a cancellation or an error, text that a lease holds back is written.
+    If the reservation is used up and cannot grow, the answer is ended there. If it has just finished, its end and the
+    usage that upstream reports are awaited instead. Raises `UpstreamError`, what a lease raises, and `Rejection` if the
+    store does not answer. After a cancellation or an error, text that a lease holds back is written.
     """
     last: Batch | None = None
     paused = False
@@ -87,7 +87,7 @@ def _flush_held(run: CallState, filters: EventFilters | None, sink: BatchSink) -
 
 
 async def _may_go_on(growth: Growth, read: int, next_step: Next, flush_held: Callable[[], None]) -> bool:
-    """Wait where the reservation must grow first, after *read* tokens; return False if it cannot. Raises `Rejection`."""
+    """Wait until the reservation has grown, after *read* tokens; return False if it cannot grow. Raises `Rejection`."""
     while next_step is Next.WAIT:
         try:
             await growth.wait()

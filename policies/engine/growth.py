@@ -1,7 +1,7 @@
 """Grow the reservation of a stream without a ceiling, step by step, while it runs.
 
-A stream reserves its expected answer before the call. When half of the last step is left, the next step is asked for in a task
-of its own; the stream runs on meanwhile. Where there is no room for a step, the stream ends when its reservation is used up.
+A stream reserves its expected answer before the call. When half of the last step is left, a task asks the store for the
+next step, while the stream runs on. Where there is no room for a step, the stream ends when its reservation is used up.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Next(Enum):
 class Growth(msgspec.Struct, eq=False):
     """The growing reservation of one stream. One per call that has no ceiling; `close` it before the settlement.
 
-    `ask_at` is the number of output tokens from which on `advance` must be called. A stream exceeds its reservation by one step
-    at most while the store does not answer, and by the batch in which it is used up.
+    `ask_at` is the number of output tokens from which on `advance` must be called. A stream exceeds its reservation by
+    the batch in which it is used up, and while the store does not answer by at most one step.
     """
 
     hold: Reservation
@@ -135,6 +135,6 @@ class Growth(msgspec.Struct, eq=False):
 
 
 def growth_of(hold: Reservation, grow: Grow, services: Services) -> Growth:
-    """Return the growing reservation of *hold*, whose first part is reserved; half of it may be used before the next step."""
+    """Return the growing reservation of *hold*, whose first part is reserved. It asks when half of that is used."""
     first = hold.ceiling * hold.call.choices_generated
     return Growth(hold, grow, services, first, first - first // 2)

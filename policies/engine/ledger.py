@@ -83,8 +83,8 @@ class Ledger:
         """Reserve up to `hold.step` more output tokens, over all answers together; return how many, or the refusal.
 
         They are reserved from all limits that depend on the answer's length, in the windows of the first reservation. A
-        repeated call after an error reserves nothing twice. Raises `StoreDown`, or `ReservationGone` if the store has charged
-        the reservation.
+        repeated call after an error reserves nothing twice. Raises `StoreDown`, or `ReservationGone` if the store has
+        charged the reservation.
         """
         many = hold.call.choices_generated
         growing = [
@@ -153,10 +153,10 @@ class Ledger:
             await self._charge_rest(hold, charges)
 
     async def _charge_rest(self, hold: Reservation, charges: dict[str, int]) -> None:
-        """Charge what exceeds a reservation that the store has charged already, by a reservation of its own.
+        """Charge what exceeds a reservation that the store has already charged, by a second reservation.
 
-        The settlement before it had no effect. What the store does not take is logged and lost; what it may have taken is
-        settled later.
+        The settlement before it had no effect. If the store does not take the second one, the charge is logged and lost.
+        If it may have taken it, the charge is settled later.
         """
         reserved = hold.amounts
         rest = {key: more for key, charge in charges.items() if (more := charge - reserved.get(key, 0)) > 0}

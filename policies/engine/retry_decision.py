@@ -24,7 +24,7 @@ DECLINED_BY_CHAIN = GiveUp("declined")
 
 
 class RetryDecisions:
-    """The decisions of one chain: of its policies, within the deadline of the call and the retry budgets of the process."""
+    """The retry decisions of one chain: those of its policies, bounded by the call's deadline and the retry budgets."""
 
     def __init__(self, members: Members, services: Services, budgets: RetryBudgets) -> None:
         self._members, self._services, self._budgets = members, services, budgets

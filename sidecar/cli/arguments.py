@@ -24,7 +24,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 
 
 class InvalidFlag(NamedTuple):
-    """Stands for the value of a flag that is invalid, so that the other flags are checked too."""
+    """Placeholder for the invalid value of a flag, so that the other flags are checked too."""
 
     message: str
 

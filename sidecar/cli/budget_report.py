@@ -32,8 +32,8 @@ class ProfileLimit(msgspec.Struct, frozen=True):
 class BudgetLine(msgspec.Struct, frozen=True):
     """One counter of one budget: amounts in tokens or dollars (*unit*), *resets_at* in seconds since 1970.
 
-    *counts* maps each kind of identity that the budget counts by (tenant, user, model, ip) to its name.  *rates* are those
-    that the same calls pass.
+    *counts* maps each kind of identity that the budget counts by (tenant, user, model, ip) to its name.  *rates* are the
+    rates that the same calls pass.
     """
 
     policy: str
@@ -57,8 +57,8 @@ class StoreNotReadable(Exception):
 async def read_budgets(settings: Settings, *, tenant: str | None, now: float) -> list[BudgetLine]:
     """Return a line for each counter of the budgets in the base chain, or only for those of *tenant*.
 
-    Unused counters of known tenants are included.  *now* is in seconds since 1970.  Raises `StoreDown`, `UnknownTenant`, and
-    `StoreNotReadable` for a store in memory and for one that does not exist.
+    Unused counters of known tenants are included.  *now* is in seconds since 1970.  Raises `StoreDown`, `UnknownTenant`,
+    and `StoreNotReadable` for a store in memory and for one that does not exist.
     """
     accounts = await _accounts(settings)
     budgets = [policy for policy in settings.base.policies if isinstance(policy, Budget)]
@@ -100,7 +100,7 @@ async def _accounts(settings: Settings) -> Sequence[Account]:
 
 
 def _is_filled(file: Path) -> bool:
-    """Return whether there is something at *file* that is not an empty file: opening that would make a store of it."""
+    """Return whether *file* exists and is not an empty file, which opening would turn into a store."""
     try:
         return file.stat().st_size > 0 or not file.is_file()
     except OSError:

@@ -29,7 +29,7 @@ MAX_KEY_FILE_BYTES = 16_384
 class SecretSources(msgspec.Struct, frozen=True):
     """Where secrets are read: *environ*, and files relative to *folder*.
 
-    With *required*, a secret that is not set or cannot be read is a fault.  One that is unusable always is.
+    With *required*, a secret that is not set or cannot be read is a fault.  An unusable one is always a fault.
     """
 
     environ: Mapping[str, str]

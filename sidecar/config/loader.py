@@ -37,8 +37,8 @@ def default_text() -> str:
 def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_upstream: bool = True) -> Settings:
     """Return the settings of the file *path*, or the shipped ones if it is None.
 
-    *flags* override *environ*, which overrides the file.  With *need_upstream*, having no upstream is a fault, and so is a
-    secret that is not set: a process that only reads the settings needs neither.  Raises `ConfigError` with all faults.
+    *flags* override *environ*, which overrides the file.  With *need_upstream*, a missing upstream is a fault, and so is a
+    secret that is not set; a process that only reads the settings needs neither.  Raises `ConfigError` with all faults.
     """
     source = SHIPPED_NAME if path is None else str(path)
     shipped = tomllib.loads(default_text())

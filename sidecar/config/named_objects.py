@@ -47,5 +47,5 @@ def object_of(module: str, name: str, folder: Path, *, kind: str) -> object:
 
 
 def hiding_modules(folder: Path) -> list[str]:
-    """Return the files in *folder* with the name of one of our packages: Python imports one of the two, not both."""
+    """Return the files in *folder* that hide one of our packages: Python imports only one of the same name."""
     return [name for package in OWN_PACKAGES if (folder / (name := f"{package}.py")).is_file()]

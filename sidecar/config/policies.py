@@ -42,8 +42,8 @@ TEMPERATURE_KEY = "temperature"
 class BaseChain(msgspec.Struct, frozen=True):
     """The policies of `[[policy]]` in file order.
 
-    *paths* has the key path of each by its name.  *broken* are those with a fault, by each name that they may have; the value
-    is their class, None where it is not known.
+    *paths* maps their names to key paths.  *broken* maps each possible name of a faulty policy to its class, None if that
+    is unknown.
     """
 
     policies: tuple[Policy, ...]
@@ -82,7 +82,7 @@ def base_chain(entries: object, shipped: Sequence[object], folder: Path, faults:
                 right = f'move {placed[judge].path} below `use = "defaults"`, whose fallback it precedes'
             faults.append(ConfigFault(place.path, wrong, right))
         policies.append(policy)
-    # Which of two a profile means is not known: neither is compared with it.
+    # A profile may mean either of two policies with one name, so neither is compared with it.
     sound = tuple(policy for policy in policies if policy.name not in doubled)
     return BaseChain(sound, {name: place.path for name, place in placed.items()}, broken | doubled)
 
@@ -141,7 +141,7 @@ def _covers(wide: Match, narrow: Match) -> bool:
 
 
 def _names(entry: object) -> set[str]:
-    """Return the names that a faulty `[[policy]]` may have: overrides of these in profiles are no unknown keys."""
+    """Return the names that a faulty `[[policy]]` may have; profiles may override these without a further fault."""
     table = entry if isinstance(entry, dict) else {}
     names = [name for name in (table.get("name"), table.get("use")) if isinstance(name, str)]
     meant = difflib.get_close_matches(names[-1], BUILT_IN, n=1) if len(names) == 1 else []
@@ -151,7 +151,7 @@ def _names(entry: object) -> set[str]:
 def _policy(
     entry: object, path: str, folder: Path, faults: list[ConfigFault]
 ) -> tuple[str, type[Policy] | None, Policy | None]:
-    """Return name, class and policy of *entry*; an empty name or None for what is not known because of a fault."""
+    """Return name, class and policy of *entry*; an empty name or None for each that is unknown because of a fault."""
     if not isinstance(entry, dict):
         faults.append(ConfigFault(path, "expected a table", "write each policy below [[policy]]"))
         return "", None, None

@@ -25,8 +25,8 @@ def read_profiles(
 ) -> dict[str, Profile]:
     """Return the chains of `[profile.*]` by name in lower case: copies of the base chain with tighter limits.
 
-    Profiles of *inherited* come first, unless *tables* has one of the same name.  Of the policies in *broken*, which have a
-    fault of their own, only names and types of overrides are checked, by their class.
+    Profiles of *inherited* come first, unless *tables* has one of the same name.  The policies in *broken* have a fault of
+    their own: only names and types of their overrides are checked, by their class.
     """
     if not isinstance(tables, dict):
         faults.append(ConfigFault("profile", "expected a table", "write each profile below [profile.NAME]"))

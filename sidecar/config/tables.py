@@ -36,7 +36,7 @@ _NOT_EMPTY = {"a string of length >= 1": "a non-empty string", "a list of length
 
 
 class _Unknown:
-    """Stands for the value of a faulty option while the others are checked: it is not None, and reading it ends the check."""
+    """Placeholder for the value of a faulty option while the others are checked. Any use of it raises `UnknownValue`."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise UnknownValue
@@ -105,12 +105,12 @@ def to_struct(kind: type[_T], table: object, path: str, faults: list[ConfigFault
 
 
 def _further_faults(kind: Any, values: dict[str, Any], path: str, fields: Iterable[str]) -> Iterator[ConfigFault]:
-    """Yield what the constructor of *kind* objects to in the options without a fault of their own."""
+    """Yield the faults that the constructor of *kind* finds in the options without a fault of their own."""
     try:
         kind(**values)
     except ValueError as error:
         yield from (fault for fault in faults_from_error(error, path, fields) if fault.path != path)
-    except (UnknownValue, Exception):  # noqa: BLE001  # it met the placeholder of a faulty option
+    except (UnknownValue, Exception):  # noqa: BLE001  # it used the placeholder of a faulty option
         return
 
 
@@ -160,7 +160,7 @@ def _inner_type(kind: Any, value: object) -> Any:
 
 
 def _elements(value: Any) -> Iterator[tuple[str, object]]:
-    """Yield each element of a list or table, with what is appended to the key path for it."""
+    """Yield each element of a list or table, with the end of its key path."""
     if isinstance(value, dict):
         yield from ((f".{key}", each) for key, each in value.items())
     else:

@@ -52,7 +52,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Timeouts are in seconds: *connect*; *head*, from the request to the response headers of a stream; *first_token*, from
     there to the first output; *idle*, between two outputs; *whole*, for a response that is not a stream.  Keep-alive bytes
-    of the server before its first output extend these waits, except *connect*, up to twelvefold.
+    before the first output extend *head*, *first_token* and *whole*, each to at most 12 times its value.
 
     *base_url* may name a Unix socket, as "http+unix:///run/engine.sock/v1"; with two slashes the path is relative to the
     file.  *ca* is a PEM file of certificate authorities that replaces the system's.  *client_cert* is a PEM file with a

@@ -33,8 +33,8 @@ def resolve_upstreams(
 ) -> tuple[ResolvedUpstream, ...]:
     """Return the upstreams of the file's *entries*, or the one that *flags* or *environ* replace them with.
 
-    Faults are added to *faults*; with *need*, having no upstream is one, and so is a missing secret of an upstream that is
-    not replaced.  File names are relative to *folder*.
+    Faults are added to *faults*.  With *need*, a missing upstream is one, and so is a missing secret of an upstream that
+    the flags and the environment do not replace.  File names are relative to *folder*.
     """
     secrets = SecretSources(environ, folder, required=need)
     model = flags.model or environ.get("SIDECAR_MODEL") or None
@@ -120,7 +120,7 @@ def _check_references(
     secrets: SecretSources,
     faults: list[ConfigFault],
 ) -> None:
-    """Add the faults of secrets and files that faulty *entries* name: those in *listed* are checked by who uses them."""
+    """Add the faults of secrets and files that faulty *entries* name. Those in *listed* are checked when they are read."""
     for at, entry in enumerate(entries if isinstance(entries, list) else []):
         path = f"upstream[{at}]"
         if path in listed or not isinstance(entry, dict):

@@ -37,9 +37,9 @@ class KeyTable:
         """Return the access of the request's key. Raises `UnknownKey` or `AmbiguousKeys`. Called once per request.
 
         The key is the bearer token of `Authorization`, or the value of `api-key` (Azure's clients) or `x-api-key`
-        (Anthropic's). Some clients send a token for a proxy in another of these headers, so a value that is no
-        configured key is ignored where another one is. Two different configured keys are refused: an order of
-        precedence would let a client override the key that a proxy in front of the sidecar has added.
+        (Anthropic's). Some clients send a token for a proxy in another of these headers, so values that are no
+        configured key are ignored. Two different configured keys are refused: with an order of precedence, a client
+        could override the key that a proxy in front of the sidecar has added.
         """
         if self._default_access is not None:
             return self._default_access
@@ -57,8 +57,8 @@ class KeyTable:
     def _known(self, token: bytes) -> Access | None:
         """Return the access of the key *token*; None if it is not configured.
 
-        Its digest is looked up by its prefix and compared in constant time: the timing of the look-up reveals a part of
-        the digest, from which the key cannot be derived.
+        The digest is looked up by its prefix and compared in constant time. The timing of the look-up reveals only a
+        part of the digest, from which the key cannot be derived.
         """
         digest = sha256(token).digest()
         for access in self._by_prefix.get(digest[:DIGEST_PREFIX_BYTES], ()):

@@ -143,7 +143,7 @@ def draining() -> ClientError:
 
 
 def chat_body(fault: ClientError) -> bytes:
-    """Return the JSON body of a refusal on `/api/chat`; where `error` is a fixed text, `detail` is the precise one."""
+    """Return the JSON body of a refusal on `/api/chat`; `detail` is the precise text if `error` is a fixed one."""
     body = {"error": fault.message, "code": fault.code, **fault.details}
     detail = fault.detail
     if (fixed := CHAT_MESSAGES.get(fault.code)) is not None:
@@ -180,7 +180,7 @@ def chat_event(fault: ClientError) -> bytes:
 
 
 def chat_refusal_event(fault: ClientError) -> bytes:
-    """Return the `error` event of a call that was refused; its wait, which would be a header, is `retry_after` in seconds."""
+    """Return the `error` event of a refused call; `retry_after` is its wait in seconds, in place of the header."""
     if fault.wait is None:
         return chat_event(fault)
     details = {"retry_after": math.ceil(fault.wait * 1000) / 1000, **fault.details}

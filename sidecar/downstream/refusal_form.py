@@ -39,9 +39,9 @@ class EncodedError(NamedTuple):
 class RefusalForm(Enum):
     """How a path's errors are sent before the response has started.
 
-    `CHAT_EVENT` sends what Chat Nest's client would not send again, a 4xx, as one `error` event under status 200, because that
-    client shows only "HTTP 429" for a status. It sends a 5xx again after 1 s and 2 s, which helps against a restart or a store
-    that is down for a moment, while an event is final: so a 5xx keeps its status. A 405 keeps it too: it answers no call.
+    `CHAT_EVENT` sends a 4xx as one `error` event under status 200, because Chat Nest's client shows only "HTTP 429" for a
+    status. A 5xx keeps its status, because an event is final: the client sends such a call again after 1 s and 2 s, when the
+    process or the store may be back. A 405 keeps it too, because it answers no call.
     """
 
     OPENAI = auto()

@@ -108,9 +108,9 @@ async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], l
 LARGE_BODY_BYTES = 262_144
 """Bytes of a body from which on it is decoded in several event-loop iterations."""
 LARGE_INFLATED_BODIES = 2
-"""Compressed bodies of more bytes than that, inflated, which one route inflates and decodes at the same time.
+"""Compressed bodies of more than `LARGE_BODY_BYTES`, inflated, that one route decodes at the same time; others wait.
 
-Each takes up to three times `max_body` for its client's few kilobytes. The others wait. Measured with 60 bodies of 16 kB that
+Each takes up to three times `max_body` of memory, for a few kilobytes on the wire. Measured with 60 bodies of 16 kB that
 inflate to 16 MB, sent at once: 2 GB without this limit.
 """
 
@@ -143,7 +143,7 @@ async def read_object(request: IncomingRequest, limit: int, large_inflated: asyn
 async def _inflated_object(
     steps: Generator[int, None, bytes], limit: int, large_inflated: asyncio.Semaphore
 ) -> dict[str, Any]:
-    """Return the object in the body that *steps* inflate (`inflate_steps`), once there is room for a large one."""
+    """Return the object in the body that *steps* inflate (`inflate_steps`); a large one waits for *large_inflated*."""
     async with AsyncExitStack() as held:
         waits = True
         while True:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .refusal_form import RefusalForm
 
 CEILING_FINISHES = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
-"""Finish reasons, in lower case, of an answer that reached its ceiling: OpenAI's, Anthropic's and Gemini's, Mistral's."""
+"""Finish reasons, in lower case, of an answer that reached its ceiling: OpenAI, Anthropic and Gemini, Mistral."""
 FILTER_FINISHES = frozenset({"content_filter", "safety"})
 
 
@@ -47,7 +47,7 @@ class ClientResponse(ABC):
         self.call: Call | None = None
         self.control: CallControl | None = None
         self.error: ClientError | None = None
-        """The error that it made of a complete answer, because its form has no other end for it."""
+        """The error that ended a complete answer, because the client's protocol cannot express it."""
         self.closing = False
         """Whether the server is draining: the connection is not kept."""
         self.ended = False
@@ -173,7 +173,7 @@ class ChatNestResponse(EventStreamResponse):
         return body + (self._end() if batch.refusal is None else chat_event(error_for_rejection(batch.refusal)))
 
     def _note_without_text(self, event: Event) -> None:
-        """Note what *event* has beside text, as long as there was no text."""
+        """Note the reasoning, the finish and other output of *event*, while no text has been sent."""
         if event.reasoning:
             self._has_reasoning = True
         self._finish = event.finish or self._finish

@@ -1,7 +1,7 @@
 """Advice for requests to paths that are not served: the nearest route, or what to use instead.
 
-Clients add a path to a configured base URL. So most of these requests come from a base URL without `/v1` or with it twice,
-or from a client that uses another API than chat completions.
+Clients add a path to a configured base URL. Most of these requests have one of two causes: the base URL has `/v1` twice or
+lacks it, or the client uses another API than chat completions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ALL_ROUTES = (
     f"and GET {READY_PATH}."
 )
 CLOSE_ENOUGH = 0.8
-"""Least similarity, of 1, of a path to a route that it is taken for."""
+"""Least similarity, from 0 to 1, of a path to the route that is suggested for it."""
 
 _PREFIX_SEGMENTS = frozenset({"api", "openai", "v0", "v1", "v1beta", "v2", "v3"})
 """Segments in front of a route, by which base URLs differ."""
@@ -45,8 +45,8 @@ _RESPONSES_ADVICE = (
 )
 """How SDKs whose default is the Responses API are switched.
 
-Sources: openai.github.io/openai-agents-python and -js (configuration), the AI SDK's migration guide to version 5, the release
-notes of langchain-openai 0.3.9, pydantic.dev/docs/ai/models/openai, developers.llamaindex.ai.
+Sources: openai.github.io/openai-agents-python and -js (configuration), the AI SDK's migration guide to version 5, the
+release notes of langchain-openai 0.3.9, pydantic.dev/docs/ai/models/openai, developers.llamaindex.ai.
 """
 _ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _LEGACY_ADVICE = f"Legacy completions are not served here; {_CHAT_INSTEAD} with `messages` instead of `prompt`."
@@ -109,7 +109,7 @@ def advice(path: str, origin: str) -> str:
 def origin_of(scope: Scope) -> str:
     """Return the scheme and host by which the client of *scope* reached the sidecar, as `http://localhost:8787`.
 
-    Empty behind a proxy, whose own address is unknown, and for a `Host` that is none.
+    Empty behind a proxy, whose own address is unknown, and for an invalid `Host`.
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
     host = headers.get(b"host", b"")

@@ -93,7 +93,7 @@ PASSES_UPSTREAM_MESSAGE = frozenset({"context", "too_large", "request"})
 PASSES_UPSTREAM_CODE = frozenset({"quota", "context", "too_large", "auth", "request"})
 """Final kinds, whose code in Chat Nest's events and in records is upstream's, such as `context_length_exceeded`."""
 ENDS_WITH_TIME = frozenset({"quota"})
-"""Final kinds that end when a window of upstream's does, so that its `Retry-After` is worth knowing."""
+"""Final kinds that end with a window of upstream's, so that its `Retry-After` is passed on."""
 
 _PLAIN_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.\[\]-]{0,63}")
 BAD_GATEWAY = 502
@@ -104,9 +104,9 @@ ERROR_STATUSES = range(400, 600)
 def error_for_upstream(error: UpstreamError) -> ClientError:
     """Return the error for a failed upstream, by its kind.
 
-    Upstream's own error object is shown on `/v1`. One about credentials of the sidecar is not: neither its text nor its
-    status, which would tell clients that their own key is wrong.  SDKs are told not to retry (`final`) if the sidecar has
-    retried to the end, or if no repeat can help.
+    Upstream's own error object is shown on `/v1`. If it is about credentials of the sidecar, neither its text nor its
+    status is: clients would take their own key for wrong.  SDKs are told not to retry (`final`) if the sidecar has retried
+    to the end, or if no repeat can help.
     """
     known, cause = MESSAGES_BY_KIND.get(error.kind, MESSAGES_BY_KIND["server"]), error.cause
     status, code, message = known.status, known.code, known.message
@@ -132,7 +132,7 @@ def error_for_upstream(error: UpstreamError) -> ClientError:
 
 
 def deadline_passed(seconds: float) -> ClientError:
-    """Return the 504 for an answer that took longer than *seconds* in all.  The sidecar did not repeat it; its client may."""
+    """Return the 504 for an answer that took longer than *seconds* in all.  The client may send the call again."""
     known = MESSAGES_BY_KIND["total_timeout"]
     message = known.message.format(seconds=seconds)
     return ClientError(

@@ -62,7 +62,7 @@ class Application:
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` serves that one
+        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` has it
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],
@@ -109,7 +109,7 @@ class Application:
     def _health(self) -> Any:
         @route(HEALTH_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
         def healthz(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
-            """Say that the process is alive."""
+            """Report that the process is alive."""
             return _json(request, 200, {"status": "ok"})
 
         return healthz
@@ -117,9 +117,9 @@ class Application:
     def _readiness(self) -> Any:
         @route(READY_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD])
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
-            """Say whether calls can be served: the store answers a ping, and the process is not draining.
+            """Report whether calls can be served: the store answers a ping, and the process is not draining.
 
-            The circuit breakers are shown and do not count: a restart repairs no upstream.  No request is sent to an upstream.
+            The circuit breakers are shown and do not count: a restart repairs no upstream.  Sends nothing to an upstream.
             """
             gateway = self._gateway()
             upstreams = gateway.upstream.health

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import REQUEST_ID_HEADER
+from sidecar.wire.answer_headers import TIMING_NAMES, UPSTREAM_REQUEST_ID
 from sidecar.wire.limit_headers import OPENAI_HEADERS
 
 from .shortcut import recorded
@@ -28,11 +29,7 @@ if TYPE_CHECKING:
 
 EXPOSED_HEADERS = (
     "x-request-id",
-    "x-upstream-request-id",
-    "openai-processing-ms",
-    "openai-version",
-    "x-envoy-upstream-service-time",
-    "fireworks-server-processing-time",
+    *(header.decode() for header in (UPSTREAM_REQUEST_ID, *TIMING_NAMES)),
     "x-should-retry",
     "retry-after",
     "retry-after-ms",
@@ -40,7 +37,7 @@ EXPOSED_HEADERS = (
     "ratelimit-policy",
     *(header.decode() for names in OPENAI_HEADERS.values() for header in names),
 )
-"""Response headers that scripts of web pages may read (Fetch Standard, 3.2.3): all that docs/failures.md describes."""
+"""Response headers that scripts of web pages may read (Fetch Standard, 3.2.3): those that docs/failures.md lists."""
 PREFLIGHT_ALLOWED_STATUS, PREFLIGHT_DENIED_STATUS = 204, 400
 
 

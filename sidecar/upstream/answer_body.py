@@ -37,7 +37,7 @@ Deliver: TypeAlias = Callable[[Batch], bool]
 class AnswerBody:
     """The body of one answer; it can be read once. *streams*: a stream was requested.
 
-    Its first bytes tell whether a stream has come: some servers send one under another type, or one JSON object instead.
+    The first bytes decide whether it is a stream: some servers send one under another type, or a JSON object instead.
     `over` is True once the last batch was delivered. `reading` holds the usage and the output so far.
     """
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 STATUS_OK = 200
 LARGE_PROMPT_BYTES = 262_144
 MAX_REPEATS = 3
-"""Repeats of a call at one upstream, in all attempts: for a field or a ceiling that the sidecar added and the server refuses."""
+"""Repeats of a call at one upstream, in all attempts, after it refused a field or a ceiling that the sidecar added."""
 TIMER_SLACK_SECONDS = 0.05
 """Timers of the event loop may fire this early."""
 PROMPT_ONLY = Usage(unreported=1)
@@ -154,7 +154,10 @@ class Attempt:
             self._timeout.extend()
 
     async def _read_refusal(self, response: UpstreamResponse) -> tuple[UpstreamError, str]:
-        """Return the failure for a status other than 200, and its text where the request may be adapted. Releases the connection."""
+        """Return the failure for a status other than 200, and its text if the request may be adapted.
+
+        Releases the connection.
+        """
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             self._upstream.routes.note_refusal("POST", CHAT_ROUTE, response.status, body, self._model)

@@ -38,8 +38,8 @@ class UpstreamClient:
     """One OpenAI-compatible server, shared by all calls.
 
     *clock* is in seconds since 1970, *monotonic* in seconds.  *withheld* are client headers that only other upstreams name
-    in their `forward_headers`.  *warn* writes a line of the log.  *keyed*: clients have keys of the sidecar, which are not
-    forwarded.
+    in their `forward_headers`.  *warn* writes a line to the log.  *keyed*: clients send keys of the sidecar, which are
+    not forwarded.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class UpstreamClient:
     async def models(self, headers: Mapping[str, str], path: str = "", call: Call | None = None) -> bytes:
         """Return the JSON list of the server's models, or what it has at *path*, percent-encoded.  Raises `UpstreamError`.
 
-        *call* is the one of a client that asked for it.
+        *call* is that of the client; None for the sidecar's own requests.
         """
         answer, target = None, self._listed
         if path:

@@ -1,4 +1,4 @@
-"""Per-upstream request adjustments: fields and ceilings an upstream refused are omitted, renamed or lowered from then on."""
+"""Per-upstream request adjustments: fields and ceilings that an upstream refused are then omitted, renamed or lowered."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sidecar.upstream.errors.token_limits import TokenLimits
 
 MAX_LEARNT_MODELS = 256
 CEILING_LESSON_SECONDS = 3_600.0
-"""How long a model's ceiling is remembered: an upstream may be restarted with other limits."""
+"""Time for which a model's ceiling is remembered: an upstream may be restarted with other limits."""
 CREDIT_LESSON_SECONDS = 60.0
-"""How long the ceiling is remembered that an account can pay."""
+"""Time for which the ceiling that an account can pay is remembered."""
 MAX_TOKENS_FIELD, MAX_COMPLETION_FIELD = LIMIT_FIELDS[:2]
 REFUSED_FIELD_STATUSES = frozenset({400, 422})
 ADAPTED_STATUSES = REFUSED_FIELD_STATUSES | REFUSED_CEILING_STATUSES
-"""Statuses whose text is read for what the request should be."""
+"""Statuses under which the text of a refusal is read, to adapt the request."""
 
 
 class RequestStyle(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ class Dialect:
     def after_refusal(
         self, call: Call, style: RequestStyle, status: int, text: str, *, is_last: bool = False
     ) -> RequestStyle | None:
-        """Return the style for the next request after *style* was refused; None if nothing that the sidecar added caused it.
+        """Return the style for the next request after *style* was refused; None if no addition of the sidecar caused it.
 
         *status* and *text* are the refusal's.  A refusal did no work upstream, so the next request is not a retry.
         *is_last*: no further repeat follows the next one.
@@ -140,7 +140,7 @@ class Dialect:
     def learn(self, model: str, first: RequestStyle, accepted: RequestStyle, call: Call) -> None:
         """Keep for *model* what differs in the *accepted* style of *call* from the *first* one of the same attempt.
 
-        What belongs to one prompt is not kept, and nothing of which the refusal may have quoted the client.
+        Adaptations to one prompt are not kept, nor those for which the refusal may have quoted the client.
         """
         if accepted is first:
             return

@@ -1,4 +1,4 @@
-"""Tell a server that does not have a route from one that does not have a model, and log the former once."""
+"""Distinguish a server that lacks a route from one that lacks a model, and log a missing route once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VERSION_SEGMENT = re.compile(r"/v\d", re.IGNORECASE)
 
 
 class MissingRoute:
-    """Logs once for each path that the upstream *name* has no route there, below *base_url*.  *warn* writes to the log."""
+    """Logs once for each path below *base_url* that the upstream *name* lacks.  *warn* writes a line to the log."""
 
     def __init__(self, name: str, base_url: str, warn: Callable[[str], None]) -> None:
         self._name, self._base_url, self._warn = name, base_url, warn
@@ -32,7 +32,7 @@ class MissingRoute:
             self._log(method, path, str(status))
 
     def note_error(self, message: str) -> None:
-        """Note the *message* of an error object under status 200 to a chat request: LM Studio reports unknown paths so."""
+        """Note the *message* of an error object under status 200 to a chat request: LM Studio's form for unknown paths."""
         if CHAT_ROUTE not in self._logged and CHAT_ROUTE in message and _NAMES_A_MODEL.search(message) is None:
             self._log("POST", CHAT_ROUTE, "200 with an error")
 
@@ -44,7 +44,7 @@ class MissingRoute:
 
 
 def lacks_route(status: int, body: bytes, model: str) -> bool:
-    """Whether *status* and *body* mean that a server has nothing at a path, rather than that it does not have *model*."""
+    """Whether *status* and *body* mean that a server lacks the path, rather than that it lacks *model*."""
     if status not in MISSING_ROUTE_STATUSES:
         return False
     error, text = parse_error_body(body[:MAX_CLASSIFIED_BYTES])

@@ -1,4 +1,4 @@
-"""Models as an attempt, so that they pass the same chain as every other call: the list of all, or the entry of one.
+"""The list of models, or the entry of one, as an attempt: it passes the same chain as every other call.
 
 It bypasses the circuit breaker in both directions. A server that lists its models may still be unable to run one, so a
 list does not close the breaker. And an open breaker must not fail clients that list models before their first call.
@@ -95,9 +95,9 @@ def _encoded(name: str, *, encodes_slashes: bool) -> str:
 async def permitted_list(body: bytes, patterns: Sequence[str], aliases: Mapping[str, str]) -> bytes:
     """Return the list of models in *body* with those that *patterns* permit; raise `ValueError` if it is no list.
 
-    *aliases* are the clients' names of the server's models, or patterns of names.  A name that is permitted and listed is
-    added with the fields of the server's entry; a server's name that is an alias of another model is not a client's name.
-    A long list is read in several event-loop iterations.
+    *aliases* maps the clients' names of models, or patterns of names, to the server's.  A permitted alias of a listed model
+    is added, with the fields of the server's entry.  A server's name that is an alias of another model is left out.  A long
+    list is read in several event-loop iterations.
     """
 
     def permits(name: str) -> bool:

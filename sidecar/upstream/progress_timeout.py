@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MAX_EXTENSION = 12
-"""Upper limit of an extended wait, in lengths of the original one: with the defaults an hour, the deadline of a call."""
+"""Upper limit of an extended wait, as a multiple of the original one: an hour with the defaults, like a call's deadline."""
 
 
 class ProgressTimeout:
@@ -68,7 +68,7 @@ class ProgressTimeout:
             self._arm(self.since + limit)
 
     def extend(self) -> None:
-        """Start the current wait anew, because the server is alive; it ends `MAX_EXTENSION` times its limit after it began."""
+        """Restart the current wait, because the server is alive; in all it lasts at most `MAX_EXTENSION` times its limit."""
         at = self.now() if self.waiting else self._left
         self.since = max(self.since, min(at, self._begun + (MAX_EXTENSION - 1) * self.limit))
 

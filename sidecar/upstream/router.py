@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 HEALTH_WORDS: Mapping[State, str] = {"closed": "ok", "open": "failing", "half-open": "probing"}
-"""What `/readyz` calls the states of a circuit breaker: attempts are made, none is made, one is made to see if it succeeds."""
+"""The words of `/readyz` for the states of a circuit breaker: attempts are made, none is made, one probe is made."""
 
 
 class UpstreamRouter:

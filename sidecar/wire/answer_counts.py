@@ -19,9 +19,9 @@ from .reported_usage import Report, least_tokens_of
 class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
     """What was read of one answer.
 
-    `answers`: choices that the client gets.  `outputs`: output tokens, an estimate.  `failure`: the error object that upstream
-    sent, or why its answer is malformed.  `says_why`: a choice ended for another reason than `stop`.  `all_finished`: at least
-    `answers` choices have finished, and all that were seen; a later failure is ignored.
+    `answers`: choices that the client gets.  `outputs`: output tokens, an estimate.  `failure`: the error object that
+    upstream sent, or why its answer is malformed.  `says_why`: a choice ended for another reason than `stop`.
+    `all_finished`: at least `answers` choices have finished, and all that were seen; a later failure is ignored.
     """
 
     answers: int = 1
@@ -54,7 +54,7 @@ class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def is_answered(self) -> bool:
-        """Whether upstream reported that it worked, for a complete answer without output: another attempt would be charged too.
+        """Whether upstream reported work for a complete answer without output, so that another attempt would be charged too.
 
         It reported output tokens, or any usage and no choice.
         """

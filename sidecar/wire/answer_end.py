@@ -21,7 +21,7 @@ def cut_batch(sample: bytes, choices: Iterable[int], usage: Usage | None, prompt
     """Return the last batch of an answer that ends before upstream has ended it. Called at most once per answer.
 
     *sample* is the JSON object of a chunk of the answer, *choices* are the indices that have not finished. *usage* is what
-    was read; None leaves out the chunk with the usage. *prompt_tokens* count where upstream has not reported the prompt.
+    was read; None omits the chunk with the usage. *prompt_tokens* count if upstream has not reported the prompt.
     """
     head = _head(sample)
     events = [_finish(head, index) for index in choices]

@@ -1,4 +1,4 @@
-"""Tell by its first bytes whether an answer is a stream of events or one JSON object: some servers declare another type.
+"""Detect by its first bytes whether an answer is a stream of events or one JSON object: some servers declare another type.
 
 Events come under `text/plain`, `application/octet-stream`, `application/json`, `application/x-ndjson` or no type, and one
 JSON object comes under `text/event-stream`.
@@ -33,7 +33,7 @@ class AnswerForm(msgspec.Struct, eq=False, kw_only=True):
     reader: SSEReader | None = None
     whole: list[bytes] | None = None
     _first: bytes = b""
-    """What must be kept until the form is known: at most a BOM or one mark."""
+    """Bytes that are kept until the form is known: at most a BOM or one mark."""
     _first_is_bom: bool | None = None
     """None until the first bytes are known to be a BOM, or none."""
     _size: int = 0
@@ -57,7 +57,7 @@ class AnswerForm(msgspec.Struct, eq=False, kw_only=True):
         text = first.lstrip(WHITE_SPACE)
         if text.startswith(JSON_MARKS):
             return self._read_as(is_stream=False, first=text)
-        # Blank lines in front keep a connection alive and mean nothing, in a stream as in JSON.
+        # Blank lines in front only keep the connection alive, in a stream and in JSON.
         line = first[_last_line(first[: len(first) - len(text)]) :]
         if line.startswith(EVENT_MARKS):
             return self._read_as(is_stream=True, first=line)

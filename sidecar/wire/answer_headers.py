@@ -1,7 +1,7 @@
 """Headers of an upstream's answer that its client gets: upstream's request id, and how long upstream took.
 
-The list is short on purpose.  A request id is what a vendor's support asks for, and processing times tell an upstream's share
-of a latency.  Other headers name accounts (`openai-organization`), places (`cf-ray`, `x-ms-region`) or limits of the
+The list is short on purpose.  A vendor's support asks for the request id, and processing times are the upstream's share of
+a latency.  Other headers name accounts (`openai-organization`), places (`cf-ray`, `x-ms-region`) or limits of the
 sidecar's own key (`x-ratelimit-*`), which is shared by all clients.
 """
 
@@ -32,8 +32,8 @@ _NUMBER_OR_DATE = re.compile(rb"[0-9.-]{1,32}")
 def passed_headers(fields: Iterable[Header], secrets: Sequence[str] = ()) -> Sequence[Header]:
     """Return the headers for the client of an answer with the header *fields*, names in lower case; once per attempt.
 
-    The first value of a repeated header counts.  Dropped are request ids that are not printable ASCII, have spaces or more
-    than 128 characters, or contain one of *secrets*, and times that are not a number.
+    The first value of a repeated header counts.  Times that are not a number are dropped.  So are request ids that are not
+    printable ASCII, have spaces or more than 128 characters, or contain one of *secrets*.
     """
     found = [field for field in fields if field[0] in _PASSED_NAMES]
     if not found:

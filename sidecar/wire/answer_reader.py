@@ -33,8 +33,6 @@ MAX_HELD_BYTES, MAX_HELD_EVENTS = 1_000_000, 1_000
 """Limits of what is held back before the first output."""
 EMPTY_CHUNK = Chunk()
 
-__all__ = ["AnswerReader", "MalformedAnswer"]
-
 
 class AnswerReader(AnswerCounts, kw_only=True, eq=False):
     """The state of one answer. See `AnswerCounts` for its public fields.

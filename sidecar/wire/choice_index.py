@@ -15,8 +15,8 @@ CERTAIN_RISES = 2
 class ChoiceIndexes(msgspec.Struct, eq=False):
     """The choices of one stream that were seen, and those that have finished.
 
-    `steady` has the indexes that stand for themselves, so that `take` need not be asked for them: with one requested
-    answer, those that were seen twice.
+    `steady` has the indexes that are known to be those of their choices: `take` is not called for them. With one
+    requested answer, these are the indexes that were seen twice.
     """
 
     seen: set[int] = set()

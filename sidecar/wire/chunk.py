@@ -13,8 +13,8 @@ import msgspec
 from policies.api.event import MAX_CHOICES, Event, choice_index, content_texts, other_tokens, reasoning_text
 from policies.api.tokens import DATA_BYTES_PER_TOKEN
 
-from .sse_reader import LARGE_EVENT_BYTES, holds_many_values
 from .usage_fields import Reported, read_report
+from .value_count import holds_many_values
 
 _NOT_FINITE = re.compile(rb"-?Infinity|NaN")
 MAX_CONSTANTS = 100_000
@@ -76,12 +76,12 @@ _decode_all_fields = msgspec.json.Decoder(_AllFields).decode
 
 
 def other_outputs(payload: bytes) -> list[int]:
-    """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` does not have; 0 if all are empty.
+    """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` lacks; 0 if all are empty.
 
-    To be asked only where `Delta` has found no output: the same output often stands in two fields.  Empty where *payload*
-    cannot be decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count as output by their size.
+    Call it only if `Delta` has found no output: the same output is often in two fields.  Empty if *payload* cannot be
+    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size.
     """
-    if len(payload) > LARGE_EVENT_BYTES and holds_many_values(payload):
+    if holds_many_values(payload):
         return [len(payload) // DATA_BYTES_PER_TOKEN]
     try:
         choices = _decode_all_fields(payload).choices

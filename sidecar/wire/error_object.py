@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_ERROR_NESTING = 4
 """Objects in objects that are searched for a message."""
 MAX_ERROR_BYTES = 65_536
-"""Size of an error object that is decoded, as of the body of an error response; of a larger one the start is classified."""
+"""Bytes of an error response that are read, and of an error object that are decoded. A larger object is read as text."""
 MAX_UNREAD_BYTES = 4_096
 """Bytes of a larger error object that are read as text."""
 MAX_VALIDATION_FAULTS = 5
@@ -131,9 +131,9 @@ def error_of_list(payload: bytes) -> dict[str, Any] | None:
 def find_error(chunk: Chunk, payload: bytes) -> dict[str, Any] | None:
     """Return the error object in *chunk*, whose bytes are *payload*; None where it is not an error.
 
-    An empty or false `error` is none, as OpenAI's SDKs have it.  An object without `error` is an error if it has neither
-    choices nor usage, and `object: "error"`, a message with a code or a type, a list `errors`, or no other field than
-    `detail`.  One of more than 64 kB is not decoded.
+    An empty or false `error` is none, as in OpenAI's SDKs.  An object without `error` may be an error only if it has
+    neither choices nor usage.  It is one with `object: "error"`, a message beside a code or a type, a list `errors`, or
+    `detail` as its only field.  One of more than 64 kB is not decoded.
     """
     if chunk.error is not None and len(chunk.error) > MAX_ERROR_BYTES:
         return _unread(bytes(chunk.error))

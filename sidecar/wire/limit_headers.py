@@ -1,7 +1,7 @@
 """Headers that report the limits of a call.
 
-`RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ratelimit-headers-11. They list the limits in requests alone: the draft's
-quota units are requests, content bytes and concurrent requests, so a client would read a number of tokens as a number of requests.
+`RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ratelimit-headers-11. They list only limits in requests:
+the draft has no unit for tokens, so a client would read a number of tokens as a number of requests.
 `x-ratelimit-*` are OpenAI's: for requests and for tokens, the limit with the least left.
 """
 
@@ -64,9 +64,9 @@ def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> li
 class HeaderTemplate(NamedTuple):
     """The constant part of the headers for certain limits.
 
-    `policies` and `states` are of the limits in requests: `states` is a format for what is left and the seconds until reset
-    of each, which `of_rates` selects from the numbers of all limits (None without such a limit).  `units` has, for each
-    unit, OpenAI's names and its limits, each as its position and its header.
+    `policies` and `states` have the limits in requests.  `states` is a format for the remainder of each and its seconds
+    until reset.  `of_rates` selects these numbers from those of all limits; None without a limit in requests.  `units`
+    has, for each unit, OpenAI's names and its limits, each as its position and its header.
     """
 
     policies: Header

@@ -2,15 +2,14 @@
 
 The charge follows three rules:
 
-1. **A report counts as the last one of its kind.** Servers that report with each chunk (vLLM, Gemini) report running totals, so
-   reports are never added up. A field that is zero, negative, no number or above `MAX_REPORTED_TOKENS` says nothing: an
-   earlier value stays. Output that is read after a report is added to it.
-2. **Output is the larger of `completion_tokens` and `total_tokens` minus the prompt**, so reasoning that a server reports in the
-   total alone counts (Gemini, xAI). A total below prompt plus completion is ignored.
-3. **A report below the least that was read is false, and the larger of the two counts.** Pieces are not tokens: what was
-   read is an estimate, exact for the pieces of one token that most servers send, too high for some long pieces and for
-   most tool calls. `least` is the number of tokens that the output has with any tokenizer (see `least_tokens_of`). A report of at
-   least that is believed, even where it is below the estimate.
+1. **The last report counts.** Servers that report with each chunk (vLLM, Gemini) report running totals, so reports are
+   never added up. A field that is zero, negative, no number or above `MAX_REPORTED_TOKENS` is ignored: an earlier value
+   stays. Output that is read after a report is added to it.
+2. **Output is the larger of `completion_tokens` and `total_tokens` minus the prompt**, so reasoning that a server reports
+   only in the total counts (Gemini, xAI). A total below prompt plus completion is ignored.
+3. **A report that cannot be true is replaced by the estimate** of what was read. It is exact for the pieces of one token
+   that most servers send, and too high for some long pieces and for most tool calls. The output has at least
+   `least_tokens_of` tokens with any tokenizer. A report of at least that counts, even if it is below the estimate.
 
 A prompt that was not reported counts as its estimate. Cached tokens are at most the prompt.
 """
@@ -91,7 +90,7 @@ class Report(msgspec.Struct, eq=False, gc=False):
 
 
 def least_tokens_of(choice: Choice) -> int:
-    """Return the fewest tokens that the output of *choice* can be: at least 1, because a piece of a stream is a token."""
+    """Return the fewest tokens that the output of *choice* can have; at least 1, because a piece of a stream is a token."""
     part, whole = choice.delta, False
     if part is None:
         part, whole = choice.message, True

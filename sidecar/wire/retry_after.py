@@ -48,7 +48,7 @@ def wait_asked(headers: Mapping[str, str], now: float, *, hints: bool) -> float 
 
 
 def wait_in_error(error: Mapping[str, Any], text: str, now: float) -> float | None:
-    """Return the seconds that the object *error* asks to wait, None where it does not; at most seven days are believed.
+    """Return the seconds that the object *error* asks to wait; None if it names none, or more than seven days.
 
     The first match wins: Google's `RetryInfo.retryDelay` (google.rpc.error_details), the headers of a provider that
     OpenRouter quotes, and the words of *text*, such as "Please try again in 6m0s".

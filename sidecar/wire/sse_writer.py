@@ -24,7 +24,7 @@ def token_event(text: str) -> bytes:
 
 
 def error_event(message: str, code: str, *, retryable: bool, details: Mapping[str, object] | None = None) -> bytes:
-    """Return Chat Nest's last event of a failed answer; *details* are further fields, and replace none of these three."""
+    """Return Chat Nest's last event of a failed answer; *details* are further fields and replace none of the first three."""
     known = {"message": message, "code": code, "retryable": retryable}
     data = msgspec.json.encode({**known, **details, **known} if details else known)
     return b"event: error\ndata: " + data + b"\n\n"

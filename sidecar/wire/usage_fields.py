@@ -29,7 +29,7 @@ MAX_REPORTED_TOKENS = 10_000_000
 MAX_NUMBER_CHARACTERS = 20
 """Longest string that is read as a number."""
 TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_REPORTED_TOKENS)]
-"""A number of tokens. A negative one must not make a call free; a report with another number is read by `read_report`."""
+"""A number of tokens, not negative. A report with any other value is read by `read_report`."""
 
 
 class TokenDetails(msgspec.Struct, gc=False):
@@ -87,7 +87,7 @@ class ReportPlaces(msgspec.Struct, gc=False):
 
 
 class Figures(NamedTuple):
-    """What one report says, in tokens; 0 for what it does not say.
+    """The figures of one report, in tokens; 0 for those that it lacks.
 
     `prompt` includes `cached`; `output` includes reasoning. `total` is as reported, `has_prompt_field` whether the report has
     a field for the prompt, even an empty one.
@@ -105,7 +105,7 @@ _decode_places = msgspec.json.Decoder(ReportPlaces).decode
 
 
 def read_report(value: object) -> Reported | None:
-    """Return the report in *value*, decoded JSON, None if it is not an object; a field that is not a number is absent."""
+    """Return the report in *value*, decoded JSON; None if it is not an object. Fields that are not numbers are absent."""
     if not isinstance(value, dict):
         return None
     fields: dict[str, Any] = {name: value.get(name) for name in Reported.__struct_fields__}
@@ -135,8 +135,8 @@ def _number(value: object) -> int | None:
 def reports_beside(payload: bytes, *, has_usage: bool) -> Sequence[Reported]:
     """Return the reports in the JSON object *payload* outside of its own `usage`, the most reliable one last.
 
-    Empty where there is none, or where *payload* cannot be decoded. *has_usage*: it has a `usage` of its own; then only those
-    are read that may say more.
+    Empty if there is none, or if *payload* cannot be decoded. *has_usage*: it has a `usage` of its own, so only places
+    that may have further figures are read.
     """
     find = payload.find  # `in` takes twice as long: it tries an integer first
     if find(b'"timings"') < 0:

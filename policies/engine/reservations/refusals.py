@@ -2,8 +2,8 @@
 
 - `never_fits`: one call needs more than the whole limit. Waiting does not help, so there is no `Retry-After`.
 - `spent`: the limit has room again when its window resets. A long wait is final for SDKs.
-- `held`: running calls have reserved what is missing, and give back what they do not use as they end. That takes about as
-  long as calls took lately.
+- `held`: running calls have reserved what is missing. They give back what they do not use when they end, so the wait is
+  the average duration of recent calls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEWEST_CALL_WEIGHT = 0.1
 MIN_HELD_WAIT, MAX_HELD_WAIT = 0.25, 30.0
 """Bounds of the average, in seconds, before it is spread."""
 HELD_WAIT_SPREAD = 0.5
-"""Largest share by which a wait is longer than the average, at random, so that refused calls do not return all at once."""
+"""Largest random extension of a wait, as a share of the average: refused calls must not return all at once."""
 
 
 class CallDurations:
@@ -58,8 +58,8 @@ def refusal_of(
 ) -> Rejection:
     """Return the refusal of *claim* by *grant*, in the words of its *lease*, with the numbers of its standing.
 
-    A call that runs already gives *own*, what it has reserved from this limit: the claim is a further part. Then its answer
-    ends, so *own* counts as spent. The refusal is final and has no wait, because a repeated call would be a new answer.
+    *own* is what a running call has reserved from this limit; the claim is then a further part. The refusal ends the
+    answer, so *own* counts as spent. It is final and has no wait, because a repeated call would be a new answer.
     """
     assert grant.refused is not None  # for the type: it was refused
     standing = grant.standings[grant.refused]

@@ -1,7 +1,7 @@
 """Charge fractions of a unit in a store that counts whole units.
 
-A charge is rounded up. What it was rounded up by is kept for its counter and taken off the next charge. So the sum of what
-was charged is never less than the sum of the costs, and less than one unit more: for each counter and each process.
+A charge is rounded up. The difference is kept for the counter and subtracted from its next charge. So in one process, the
+charges of a counter are never less than the costs in all, and less than one unit more.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Rounding:
         """Parts of a unit by counter: its key, and the end of its window."""
 
     def whole(self, call: Call, claim: Claim, charge: int, *, exact: bool) -> int:
-        """Return the whole units to charge for *claim*. Call it once per settlement, which may then be sent several times.
+        """Return the whole units to charge for *claim*. Call it once per settlement; the settlement may be sent repeatedly.
 
-        Without *exact* the store may charge more than *charge* (see `Store.settle`), so the fraction is neither kept nor used.
+        Without *exact* the store may charge more than *charge* (see `Store.settle`), so no fraction is kept or subtracted.
         """
         if not isinstance(charge, ExactCharge):
             return charge

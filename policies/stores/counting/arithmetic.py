@@ -52,10 +52,10 @@ class RefusedClaim(NamedTuple):
 def longest_refusal(
     counters: Sequence[ClaimedCounter[Any]], ceiling: int, fits_at: Callable[[ClaimedCounter[Any], int], int]
 ) -> RefusedClaim:
-    """Return the claim that keeps a refused call out for longest; see `Grant` for the order.
+    """Return the claim that refuses a call for longest; see `Grant` for the order.
 
-    *fits_at* returns when there will be room for an amount in a counter. A call has few claims, so comparing each with each
-    is cheap.
+    *fits_at* returns when there will be room for an amount in a counter, in microseconds. A call has few claims, so
+    comparing each pair is cheap.
     """
     found = []
     for at, counter in enumerate(counters):

@@ -42,8 +42,9 @@ class ClaimedCounter(msgspec.Struct, Generic[RowT], eq=False):
     """The counter of one claim, as it is before the operation; times are in microseconds.
 
     `counter` is the key of the counter that the claim is counted in: `claim_key`, or the overflow counter of its group.
-    `held` is the reserved part of `used`. `time` is now, but never before the newest entry of the counter. `entry_start` is the start of the entry that the claim
-    is added to. `joins_group` is the group whose number of counters grows with this one; empty for none.
+    `held` is the reserved part of `used`. `time` is now, but never before the newest entry of the counter. `entry_start`
+    is the start of the entry that the claim is added to. `joins_group` is the group whose number of counters grows with
+    this one; empty for none.
     """
 
     claim: Claim

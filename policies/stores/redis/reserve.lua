@@ -144,8 +144,8 @@ local function least(claims, claim)
   return base + math.ceil(per_token * math.min(claim.floor, ceiling) / claim.scale)
 end
 
--- The index of the claim that keeps the call out for longest: one that never fits, else one whose limit is spent (of several
--- the last to have room), else one whose limit is held; of equal ones the first.  `first` is the first that does not fit.
+-- The index of the claim that refuses the call for longest: one that never fits, else one whose limit is spent (the one that
+-- resets last), else one whose limit is held; of equal ones the first. `first` is the first that does not fit.
 local function longest_refusal(claims, first)
   local chosen, best, latest = first, -1, 0
   for at, claim in ipairs(claims) do

@@ -44,7 +44,7 @@ class SQLiteRow(CounterRow, eq=False):
     def values(self) -> tuple[object, ...]:
         """Return the parameters of `UPSERT_COUNTER`.
 
-        Without bytes and None: for these `sqlite3` looks for an adapter first, which takes 0.2 µs each.
+        They are no bytes and no None: for these `sqlite3` first looks for an adapter, which takes 0.2 µs each.
         """
         spent, held, oldest, ends, key, start, head, tail, group = msgspec.structs.astuple(self)
         return spent, held, oldest, ends, key, start, bytearray(head), bytearray(tail), group or ""

@@ -13,8 +13,8 @@ from policies.api.upstream import UpstreamError
 from sidecar.wire.error_object import MODEL_FAILED, MalformedAnswer, error_object
 from sidecar.wire.retry_after import wait_asked, wait_in_error
 
-from .error_body import full_text, parse_error_body, provider_error
-from .hopeless import has_no_credit, kind_of_code, kind_of_limit
+from .error_body import codes_of, full_text, parse_error_body, provider_error
+from .final_refusals import has_no_credit, kind_of_code, kind_of_limit
 from .key_refusal import is_about_key
 from .public_object import public_object
 from .redact import redact
@@ -223,15 +223,11 @@ def _status(code: object) -> int:
     return int(text) if len(text) == len("500") and text.isascii() and text.isdigit() else 0
 
 
-def _codes(error: Mapping[str, Any]) -> list[str]:
-    return [str(code).lower() for key in ("code", "type") if (code := error.get(key)) is not None]
-
-
 def _kinds_by_code(error: Mapping[str, Any]) -> list[str]:
     """Return the kinds of the specific codes in *error*, and in that of the provider behind it."""
     found = []
     for each in (error, provider_error(error)):
-        codes = [code for code in _codes(each) if code not in VAGUE_CODES]
+        codes = [code for code in codes_of(each) if code not in VAGUE_CODES]
         found += [kind for code in codes if (kind := BY_CODE.get(code) or kind_of_code(code, each)) is not None]
     return found
 
@@ -242,7 +238,7 @@ def _kind(error: Mapping[str, Any], text: str, status: int) -> tuple[str, bool]:
     A limit that this request alone exceeds comes first, then a specific code, a known text, a status (named or real), and a
     general code.
     """
-    codes = _codes(error)
+    codes = codes_of(error)
     named = [number for code in codes if (number := _status(code))]
     meant = (named or [status])[0]
     certain = _kinds_by_code(error)
@@ -278,14 +274,14 @@ def _kind_by_status(codes: Sequence[str], named: Sequence[int], status: int) -> 
 
 
 def _wait_in(error: Mapping[str, Any], text: str, kind: str, now: float) -> float | None:
-    """Return the wait that the error object asks for; None for an account without quota, where Google's is too short."""
+    """Return the wait in seconds that the error object asks for; None without quota, where Google's is too short."""
     if kind == "quota":
         return None
     return wait_in_error(error, text if kind in WAITING_KINDS else "", now)
 
 
 def _unless_daily(kind: str, wait: float | None, error: Mapping[str, Any], text: str) -> str:
-    """Return *kind*, or `quota` for a rate per day that names no *wait*: its end is out of reach of a call."""
+    """Return *kind*, or `quota` for a rate per day that names no *wait*: a call cannot wait for its end."""
     if kind != "rate" or wait is not None:
         return kind
     metadata = error.get("metadata")

@@ -23,7 +23,7 @@ def parse_error_body(body: bytes) -> tuple[dict[str, Any], str]:
 
 
 def full_text(error: Mapping[str, Any]) -> str:
-    """Return what the object *error* says, empty for one without a message: its message, its counts, and its provider's message."""
+    """Return the message of the object *error*, its provider's message, and its counts; empty without a message."""
     message = error.get("message") or ""
     inner = provider_error(error).get("message") or ""
     if not message and not inner:
@@ -33,8 +33,13 @@ def full_text(error: Mapping[str, Any]) -> str:
     return " ".join(f"{text.rstrip('. ')}." for text in texts if text)
 
 
+def codes_of(error: Mapping[str, Any]) -> list[str]:
+    """Return `code` and `type` of the object *error* in lower case, without those that it lacks."""
+    return [str(code).lower() for key in ("code", "type") if (code := error.get(key)) is not None]
+
+
 def provider_error(error: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the error object of the provider behind a router, which OpenRouter quotes in `metadata.raw`; empty without one."""
+    """Return the error object of the provider behind a router (`metadata.raw` of OpenRouter); empty without one."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     if isinstance(raw, dict):

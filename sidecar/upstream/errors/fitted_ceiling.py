@@ -20,21 +20,21 @@ from .token_limits import TokenLimits
 REFUSED_CEILING_STATUSES = frozenset({400, 402, 413, 416, 422, 429, 500})
 """Statuses of servers that refuse a ceiling; 402: more than the account can pay, 429: with numbers alone."""
 PROMPT_MARGIN, TEMPLATE_TOKENS = 1.1, 32
-"""Factor for the estimated prompt where the answer gets the rest of the context, and tokens that a chat template may add."""
+"""Factor for the estimated prompt if the answer gets the rest of the context, and tokens that a chat template may add."""
 CEILING_WORDS = (b"tok", b"predict", b"completion")
-"""Parts of all names for a ceiling: of a client that wrote one, a refusal without a number may be a quotation."""
+"""Parts of all names for a ceiling. If a client's text has one, a refusal without a number may quote that text."""
 MIN_CONTEXT_SHARE = 8
-"""The estimate lowers a ceiling no further than to this part of the context; the upstream's own count does."""
+"""The estimate lowers a ceiling at most to the context divided by this; the upstream's own count may lower it further."""
 
 
 class FittedCeiling(msgspec.Struct, frozen=True):
     """How the ceiling of policies is fitted to one model of an upstream.
 
-    `most` is the longest answer of the model, in tokens, `context` its context, 0 where they are not known.  These two last.
-    `room` is the longest answer to one prompt.  `dropped`: the request has no ceiling, where policies allow that; it lasts
-    only with `is_model_rule`.  `is_guess`: the server named no number, so `most` and `room` are halves of what it refused.
-    `is_credit`: `most` is what the account can pay.  `whole_only`: `most` does not hold for streams.
-    `until` is the time of a monotonic clock, in seconds, at which the lasting ones are forgotten.
+    `most` is the longest answer of the model, `context` its context, both in tokens, 0 if unknown.  These two are kept for
+    other calls.  `room` is the longest answer to one prompt.  `dropped`: the request has no ceiling, if policies allow
+    that; kept only with `is_model_rule`.  `is_guess`: the server named no number, so `most` and `room` are halves of what
+    it refused.  `is_credit`: `most` is what the account can pay.  `whole_only`: `most` does not hold for streams.
+    `until` is the time of a monotonic clock, in seconds, at which the kept fields are forgotten.
     """
 
     most: int = 0
@@ -48,7 +48,7 @@ class FittedCeiling(msgspec.Struct, frozen=True):
     until: float = 0.0
 
     def tokens(self, call: Call) -> int | None:
-        """Return the ceiling that is sent for *call*; None for none."""
+        """Return the ceiling in tokens that is sent for *call*; None for none."""
         wanted = call.max_tokens
         if wanted is None or (self.dropped and may_drop(call)):
             return None
@@ -91,7 +91,7 @@ def may_drop(call: Call) -> bool:
 
 
 def estimated_prompt(call: Call) -> int:
-    """Return the prompt's tokens, rather too many than too few."""
+    """Estimate the prompt's tokens, with a margin that makes it too high rather than too low."""
     size = call.size or size_of(call)
     frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media
     return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + TEMPLATE_TOKENS
@@ -110,7 +110,7 @@ def after_refused_ceiling(
         return None
     allowed, replace = limits.allowance(sent), msgspec.structs.replace
     if status == codes.TOO_MANY_REQUESTS and (allowed is None or allowed.of_context or not limits.exceeds_rate):
-        return None  # a wait helps, and not a smaller request
+        return None  # waiting helps, a smaller request does not
     if allowed is not None:
         if not allowed.ceiling:
             return None
@@ -141,9 +141,9 @@ def after_refused_ceiling(
 
 
 def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
-    """Return what of *accepted*, which fitted *call*, holds for other calls: `UNCHANGED_CEILING` for nothing.
+    """Return the part of *accepted*, which fitted *call*, that holds for other calls; `UNCHANGED_CEILING` for none.
 
-    A number or a word that the client itself sent is no lesson: the server may have quoted it.
+    A number or a word that the client itself sent is left out: the server may have quoted it.
     """
     if not (accepted.most or accepted.context or (accepted.dropped and accepted.is_model_rule)):
         return UNCHANGED_CEILING

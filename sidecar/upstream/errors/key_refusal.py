@@ -1,4 +1,4 @@
-"""Recognise refusals of the key that a request has: they concern whoever holds that key, the client or the sidecar."""
+"""Recognise refusals of the API key of a request. They concern the holder of that key: the client, or the sidecar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+
+from .error_body import codes_of
 
 KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "invalid_authentication"})
 KEY_STATUSES = frozenset({400, 401, 403})
@@ -22,8 +24,7 @@ _KEY_TEXT = re.compile(
 
 def is_about_key(error: Mapping[str, Any], kind: str, status: int) -> bool:
     """Whether a refusal of *kind* is about the key itself, and not about what the key may do or the request contains."""
-    codes = {str(code).lower() for name in ("code", "type") if (code := error.get(name)) is not None}
-    if kind == "auth" and (status == httpx.codes.UNAUTHORIZED or not KEY_CODES.isdisjoint(codes)):
+    if kind == "auth" and (status == httpx.codes.UNAUTHORIZED or not KEY_CODES.isdisjoint(codes_of(error))):
         return True
     text = error.get("message") or ""
     return kind in ("auth", "request") and status in KEY_STATUSES and _KEY_TEXT.search(text[:MAX_KEY_TEXT]) is not None

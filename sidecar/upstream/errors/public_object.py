@@ -1,8 +1,8 @@
-"""Make of upstream's error object the one that clients may see: all of its fields, redacted and bounded.
+"""Convert upstream's error object to the one that clients may see: all of its fields, redacted and bounded.
 
-Vendors add fields that programs read: `metadata.raw` and `metadata.provider_name` (OpenRouter), `n_prompt_tokens` and `n_ctx`
-(llama.cpp), `innererror` (Azure), `status` and `details` (Google).  So fields are not listed here: each one passes unless its
-name or its value can hold a key, a host, a path or a stack trace.
+Vendors add fields that programs read: `metadata.raw` and `metadata.provider_name` (OpenRouter), `n_prompt_tokens` and
+`n_ctx` (llama.cpp), `innererror` (Azure), `status` and `details` (Google).  So there is no list of allowed fields: a field
+passes unless its name or value can hold a key, a host, a path or a stack trace.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ HIDDEN_WORDS = INFRASTRUCTURE_WORDS | frozenset(
     }
     | {"authorization", "credential", "credentials"}
 )
-"""Words in names of fields whose values are infrastructure or secrets, also where the value alone looks harmless."""
+"""Words in names of fields whose values are infrastructure or secrets, even if the value looks harmless."""
 HIDDEN_NAMES = frozenset({"key", "token", "api_key", "access_key", "secret_key", "access_token", "auth_token", "trace"})
 """Whole names of such fields; `n_prompt_tokens` and `trace_id` are others."""
 
@@ -73,7 +73,7 @@ def public_object(error: Mapping[str, Any], secrets: Sequence[str] = ()) -> dict
     """Return what clients may see of *error*, an object of `sidecar.wire.error_object`; empty where it is not one.
 
     The fields keep their order, and numbers stay numbers.  A code, type or param that holds anything like a secret is
-    dropped, and so is what exceeds the limits of depth, values and characters; `message` and these three are read first.
+    dropped.  So is everything beyond the limits of depth, values and characters; `message` and these three are read first.
     """
     message = error.get("message")
     text = message if isinstance(message, str) and not isinstance(message, PlainText) else ""

@@ -32,7 +32,7 @@ def load() -> Any:
 def status_error(
     status: int, message: str, headers: httpx.Headers, error_fields: Mapping[str, object], request: httpx.Request
 ) -> Cause:
-    """Return the cause of an answer with another status than 200; *error_fields*: its error object as clients may see it."""
+    """Return the cause of an answer with another status than 200; *error_fields* is its error object for clients."""
     name = _CLASS_BY_STATUS.get(status, "InternalServerError" if status >= FIRST_SERVER_ERROR else "APIStatusError")
 
     def make() -> Exception:

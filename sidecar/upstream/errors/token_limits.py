@@ -1,7 +1,7 @@
 """Read from an error text which token limit a request exceeds, and which ceiling the server would accept.
 
-Numbers and nouns decide, not sentences: a limit of the context below a number that was sent is an overflow, whatever the
-server's words are.  Sentences count only where a text has no such numbers.
+Numbers and nouns decide, whatever the server's words are: if a number that was sent is above the limit of the context, the
+prompt is too long.  Sentences count only in a text without such numbers.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ _PER_DAY = re.compile(r"\b(?:per|a)[ _-]day\b|\bper_?day\b|\bdaily\b|\b[rt]pd\b|
 class Allowance(NamedTuple):
     """The ceiling that a server accepts, by its refusal.
 
-    `ceiling` is in tokens.  `lasting`: it is the model's own limit, for every prompt.  `context` is the model's context, 0
-    where the text does not name it; with `of_context` the prompt's share of `ceiling` is not known, and has to be left free.
-    A `ceiling` of 0 means that the prompt alone is too long.  `at_most`: the server stopped to count the prompt, so less
-    than `ceiling` may be left.
+    `ceiling` is in tokens; 0 means that the prompt alone is too long.  `lasting`: it is the model's own limit, for every
+    prompt.  `context` is the model's context in tokens, 0 if the text does not name it.  `of_context`: the prompt's share
+    of `ceiling` is unknown and must be left free.  `at_most`: the server stopped counting the prompt, so less than
+    `ceiling` may be left.
     """
 
     ceiling: int
@@ -84,13 +84,13 @@ class Allowance(NamedTuple):
 
 
 class TokenLimits:
-    """What an error text says about limits in tokens; at most 4,096 characters of it are read.
+    """The limits in tokens that an error text names; at most 4,096 characters of it are read.
 
-    Words in quotes are left out, because a server quotes its clients in them; a gateway's copy of another error is not.
+    Words in quotes are left out, because servers quote their clients. A gateway's copy of another error is kept.
     """
 
     def __init__(self, text: str) -> None:
-        shortened = _QUOTED_WORDS.sub(_without_sentence, _NOISE_TEXT.sub(" ", text[:MAX_LIMIT_TEXT_LENGTH]))
+        shortened = _QUOTED_WORDS.sub(_without_quotation, _NOISE_TEXT.sub(" ", text[:MAX_LIMIT_TEXT_LENGTH]))
         self._text = shortened.lower()
         self._numbers = token_numbers(self._text)
         self._nouns = nouns_in(self._text)
@@ -138,7 +138,7 @@ class TokenLimits:
         return _OVERFLOW_WORDS.search(kept) is not None
 
     def allowance(self, ceiling: int) -> Allowance | None:
-        """Return what the text says about a refused *ceiling*: an `Allowance` below it; None where it names no number."""
+        """Return the `Allowance` below the refused *ceiling* that the text names; None if it names no number."""
         if not (self.names_ceiling or self.is_overflow or (self.names_rate and self.exceeds_rate)):
             return None
         context = self._context
@@ -173,7 +173,7 @@ class TokenLimits:
 
     @property
     def is_about_model(self) -> bool:
-        """Whether the text names nothing but the answer's length: not the prompt, the way of answering or the account."""
+        """Whether the text names only the answer's length, and neither the prompt nor an account's rate."""
         return self._nouns == {Noun.OUTPUT} and self._lasts
 
     @property
@@ -240,7 +240,7 @@ def _values(pattern: re.Pattern[str], text: str) -> list[int]:
     return [int(number.replace(",", "")) for number in pattern.findall(text)]
 
 
-def _without_sentence(quoted: re.Match[str]) -> str:
+def _without_quotation(quoted: re.Match[str]) -> str:
     """Return a space for quoted words, except for an error's message; a single quoted word is a field's name."""
     words, before = quoted[2], quoted.string[max(0, quoted.start() - 24) : quoted.start()]
     if len(words.split()) == 1 or _MESSAGE_KEY.search(before.lower()):

@@ -1,7 +1,7 @@
 """Find the token counts in an error text, and what each of them counts, by the nouns and verbs beside it.
 
-Servers word the same refusal in dozens of ways, but all of them put a noun beside each number: "12 in the messages", "at most
-4096 completion tokens", "max_model_len=4096".  The time is linear in the length of the text: each pattern is bounded.
+Servers word the same refusal in dozens of ways, but put a noun beside each number: "12 in the messages", "at most 4096
+completion tokens", "max_model_len=4096".  The time is linear in the length of the text: each pattern is bounded.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from sidecar.wire.error_object import MAX_ERROR_BYTES
+
 from .content_encoding import decoder
 
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 READ_ERRORS = (httpx.HTTPError, OSError)
 """The exceptions of a body that breaks."""
-MAX_ERROR_BYTES = 65_536
 ERROR_BODY_SECONDS = 5.0
 """Limit for the body of an error; its status is already known."""
 

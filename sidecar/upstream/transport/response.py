@@ -104,8 +104,8 @@ class Transport(Protocol):
         """Send a request and return its response as soon as the head has arrived.
 
         *headers* are those of this request alone.  *on_connected* is called once, before the first byte is sent.
-        *on_alive* is called for each read before the head is complete (`102 Processing`, blank lines), where the
-        transport knows of it.
+        *on_alive* is called for each read before the head is complete (`102 Processing`, blank lines), if the transport
+        reports these.
         Raise `httpx.ConnectError` or `httpx.ConnectTimeout` if the server received nothing, another `httpx.HTTPError` if it
         may have.  Cancellation closes the connection.
         """

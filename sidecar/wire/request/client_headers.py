@@ -34,7 +34,7 @@ _ROUTING_NAME = re.compile(
     r"forwarded|via|x-forwarded-.+|x-real-ip|.*client-ip|.*connecting-ip|x-original-.+|x-rewrite-.+|x-(http-)?method(-.+)?"
     r"|range|if-.+|max-forwards"
 )
-"""Headers by which servers believe another address, path or method, or answer with a part or nothing."""
+"""Headers that change the address, path or method a server assumes, or that make it answer with a part or nothing."""
 _CREDENTIAL_NAME = re.compile(
     r".*(authori[sz]ation|authenticat|cookie|api-?key|-?jwt-?).*"
     r"|(.+-)?(subscription|functions|access|secret|private|master|auth|account)-key"
@@ -120,7 +120,7 @@ def _fault_of(name: str) -> str | None:
 
 
 def forwardable_names(configured: Iterable[str], *, keyed: bool, passes_other_keys: bool) -> frozenset[bytes]:
-    """Return the names of all headers that may be forwarded to some upstream, and `Connection`, which names some that may not.
+    """Return the names of all headers that may be forwarded to some upstream, and `Connection`, which may exclude some.
 
     *configured* are those that upstreams name, in lower case.  *keyed*: clients authenticate at the sidecar, so no header
     with their key is forwarded.  *passes_other_keys*: an upstream takes the clients' keys also from `OTHER_KEY_HEADERS`.
@@ -136,8 +136,8 @@ def forwardable_names(configured: Iterable[str], *, keyed: bool, passes_other_ke
 def forwardable_headers(fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
     """Return those of the request's header *fields* that are in *names*, in lower case; only printable ASCII values.
 
-    Of a repeated header the last value counts.  The values of one that only an upstream names are joined (RFC 9110, 5.3), up
-    to `MAX_FORWARDED_VALUE_LENGTH` characters.  Headers that `Connection` names end at the sidecar (RFC 9110, 7.6.1).
+    Of a repeated header the last value counts.  If only an upstream names the header, its values are joined (RFC 9110,
+    5.3), up to `MAX_FORWARDED_VALUE_LENGTH` characters.  Headers that `Connection` names are dropped (RFC 9110, 7.6.1).
     """
     found: dict[str, str] = {}
     hop_by_hop: list[bytes] = []

@@ -23,12 +23,12 @@ class InflatedTooLarge(Exception):
 
 
 def inflate_steps(data: bytes, coding: bytes, limit: int) -> Generator[int, None, bytes]:
-    """Return the body that *data* holds, of at most *limit* bytes, in steps of a few milliseconds; yield the bytes made so far.
+    """Inflate *data* to at most *limit* bytes, in steps of a few milliseconds; yield the bytes made so far.
 
     *coding* is one of `REQUEST_CODINGS`. A deflate body may lack the header of zlib, as from some clients.
 
-    Raises `InflatedTooLarge`, after at most *limit* + 1 bytes; and `BadRequest` for bytes that are not of *coding*, that end
-    too early, or that go on behind the end: a second gzip member is refused, because servers differ in reading it.
+    Raises `InflatedTooLarge` after at most *limit* + 1 bytes. Raises `BadRequest` for bytes that are not of *coding*, that
+    end too early, or that continue after the end. A second gzip member is refused, because servers differ in reading it.
     """
     name = "deflate" if coding == b"deflate" else "gzip"
     inflate = zlib.decompressobj(_wbits(data, name))
@@ -45,7 +45,7 @@ def inflate_steps(data: bytes, coding: bytes, limit: int) -> Generator[int, None
             if size > limit:
                 raise InflatedTooLarge
             yield size
-    while not inflate.eof:  # what zlib has read and not made yet: a few kilobytes
+    while not inflate.eof:  # bytes that zlib has read and not inflated yet: a few kilobytes
         if not (made := _inflated(inflate, b"", min(INFLATED_BYTES, limit + 1 - size), name)):
             msg = f"The {name} body ends too early."
             raise BadRequest(msg)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from math import isinf
 from typing import Any
 
 import msgspec
 
-from sidecar.wire.lone_surrogates import has_surrogates, replace_lone_surrogates
 from sidecar.wire.request.json_fault import json_fault
+from sidecar.wire.request.lone_surrogates import has_surrogates, replace_lone_surrogates
+from sidecar.wire.value_count import count_marks, more_values_steps
 
 MAX_DEPTH = 100
 MAX_VALUES = 250_000
@@ -19,11 +20,6 @@ MAX_DIGITS = 640
 """Digits of one integer, the lowest limit Python accepts: the time to convert them grows with their square."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """Some clients send one in front of a body; servers in Python, C++ and Node skip it."""
-
-_VALUE_MARKS = b"{[,"
-"""Each value of a body but the first follows one of these bytes, so their number bounds the number of values."""
-_NOT_VALUE_MARKS = bytes(set(range(256)) - set(_VALUE_MARKS))
-_NOT_MARKS_OR_QUOTES = bytes(set(_NOT_VALUE_MARKS) - set(b'"'))
 
 
 def _number(text: str) -> float:
@@ -53,8 +49,8 @@ class BadRequest(Exception):
 def json_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in *raw*, with U+FFFD for lone surrogates.
 
-    Raises `BadRequest` for anything else: no body, bad UTF-8, more than 100 levels, more than 250,000 values, integers of
-    more than 640 digits, NaN, another type.
+    Raises `BadRequest` for anything else: no body, bad UTF-8, NaN or another type. It also does for more than 100 levels,
+    more than 250,000 values, or integers of more than 640 digits.
     """
     if _is_small(raw):
         try:
@@ -84,15 +80,18 @@ def _is_small(raw: bytes) -> bool:
 
 
 def json_steps(raw: bytes) -> Generator[None, None, dict[str, Any]]:
-    """Do what `json_object` does, in steps of a few milliseconds between which the event loop can run."""
+    """Decode as `json_object` does, in steps of a few milliseconds between which the event loop can run."""
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     if not raw or raw.isspace():
         msg = "The request has no body. Send a JSON object."
         raise BadRequest(msg)
-    values = len(raw.translate(None, _NOT_VALUE_MARKS))
+    values = count_marks(raw)
     yield
     if values > MAX_VALUES:
-        yield from _count_values(raw)
+        if (yield from more_values_steps(raw, MAX_VALUES)):
+            msg = f"The body has more than {MAX_VALUES} values."
+            raise BadRequest(msg)
+        yield
     value = yield from _decode(raw)
     yield
     if not isinstance(value, dict):
@@ -133,21 +132,6 @@ def _decoded(raw: bytes) -> object:
         raise _too_deep() from None
     finally:
         sys.set_int_max_str_digits(digits)
-
-
-def _count_values(raw: bytes) -> Iterator[None]:
-    """Raise `BadRequest` if *raw* has too many values, without creating any; bytes inside strings do not count."""
-    if b"\\" in raw:
-        raw = raw.replace(b"\\\\", b"")
-        yield
-        raw = raw.replace(b'\\"', b"")
-        yield
-    raw = raw.translate(None, _NOT_MARKS_OR_QUOTES)
-    yield
-    if raw.count(b'"') > 4 * MAX_VALUES or sum(map(len, raw.split(b'"')[::2])) > MAX_VALUES:
-        msg = f"The body has more than {MAX_VALUES} values."
-        raise BadRequest(msg)
-    yield
 
 
 def _too_deep() -> BadRequest:

@@ -1,4 +1,4 @@
-"""Say what is wrong with a body that is not JSON: the fault, its place in bytes, and the remedy."""
+"""Describe why a body is not JSON: the fault, its place in bytes, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,11 +1,15 @@
 """Write the numbers of a request that servers read in several ways as one plain number, or refuse them.
 
-What servers accept as a number (sources: pydantic's lax mode in vLLM and SGLang, `json_value` of llama.cpp, `*int` of
-Ollama in Go): Python servers read `100.0` and `"100"` as 100 and `true` as 1; llama.cpp reads 100.5 as 100, and a string
-as no limit; llama.cpp, Ollama and LM Studio read -1 as no limit; Go refuses all but integers.
+Servers differ in what they accept as a number (sources: pydantic's lax mode in vLLM and SGLang, `json_value` of llama.cpp,
+`*int` of Ollama in Go):
 
-So a ceiling in another form than a positive integer is replaced by the number that it denotes, or left to upstream and
-counted as no ceiling, which is the largest that any server reads in it.
+- Python servers read `100.0` and `"100"` as 100, and `true` as 1.
+- llama.cpp reads 100.5 as 100, and a string as no limit.
+- llama.cpp, Ollama and LM Studio read -1 as no limit.
+- Go refuses all but integers.
+
+So a ceiling that is not a positive integer is replaced by the number that it denotes. If it denotes none, it is forwarded
+and counts as no ceiling, which is the largest that any server reads in it.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ _FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "0"})
 def settle_ceilings(body: dict[str, Any]) -> None:
     """Write the lowest ceiling in *body* as an integer into each field for ceilings that is not null.
 
-    Without a positive number in any of them nothing is changed: -1, 0, null, booleans and other types count as no
-    ceiling, and a ceiling that a policy sets later replaces them.
+    Without a positive number in any of them, nothing is changed. All other values (-1, 0, null, booleans, other types)
+    count as no ceiling; a ceiling that a policy sets later replaces them.
     """
     sent = [field for field in LIMIT_FIELDS if body.get(field) is not None]
     numbers = [number for field in sent if (number := _positive(body[field])) is not None]
@@ -44,8 +48,8 @@ def settle_ceilings(body: dict[str, Any]) -> None:
 def settle_choices(body: dict[str, Any]) -> None:
     """Write the numbers of requested answers in *body* as integers; null and 0 stay, and count as 1.
 
-    Raises `BadRequest` for more than 128, and for what a server may read as an unknown number: negative ones, which are
-    large without a sign, lists, objects, and strings that are not decimal.
+    Raises `BadRequest` for more than 128, and for values that a server may read as an unknown number. These are lists,
+    objects, strings that are not decimal, and negative numbers, which are large when read as unsigned.
     """
     for field in MANY_FIELDS:
         value = body.get(field)

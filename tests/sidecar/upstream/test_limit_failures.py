@@ -84,7 +84,7 @@ async def test_overflow_falls_back_for_context(
 
 
 @pytest.mark.parametrize(("status", "body"), [(429, {"error": {"message": TOO_LARGE, "type": "tokens", "code": "rate_limit_exceeded"}}), (413, {"error": {"message": TOO_LARGE, "code": "rate_limit_exceeded"}}), (429, DAILY), (429, [DAILY])])  # fmt: skip
-async def test_hopeless_limit_is_final(tmp_path: Path, status: int, body: object) -> None:
+async def test_final_limit_is_not_repeated(tmp_path: Path, status: int, body: object) -> None:
     """A request beyond the whole limit, and a quota per day, are not repeated, and the client's SDK is told not to."""
     async with upstream(refuses(status, body)) as up, sidecar(settings_of(tmp_path, up.url, RETRY)) as served:
         got, headers, _ = await served.post(V1, ASKED)

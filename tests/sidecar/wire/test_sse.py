@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.wire.sse_reader import MAX_EVENT_VALUES, EventTooLarge, Frame, SSEReader
+from sidecar.wire.sse_reader import EventTooLarge, Frame, SSEReader
 from sidecar.wire.sse_writer import (
     DONE_EVENT,
     OPENAI_DONE_EVENT,
@@ -21,6 +21,7 @@ from sidecar.wire.sse_writer import (
     openai_error_event,
     token_event,
 )
+from sidecar.wire.value_count import MAX_EVENT_VALUES
 
 CHUNK = b'{"choices":[{"index":0,"delta":{"content":"h\xc3\xa9llo"}}]}'
 

@@ -1,4 +1,4 @@
-"""Refusals under 429 and its relatives: which of them a wait helps, and how long it is."""
+"""Refusals of accounts, mostly under 429: which of them end with a wait, and how long it is."""
 
 from __future__ import annotations
 

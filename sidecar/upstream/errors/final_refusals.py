@@ -1,4 +1,7 @@
-"""Recognise refusals that no repeat of the same request changes: no credit, no quota for the day, larger than a whole limit."""
+"""Recognise refusals that a repeat of the same request cannot change.
+
+They are: no credit, no quota for the day, a request that is larger than a whole limit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ MAX_CODE_LENGTH, MAX_DETAILS = 64, 16
 QUOTA_STATUSES = frozenset({402, 403, 429})
 """Statuses under which words about an account are believed anywhere in the text."""
 MAX_OWN_WORDS_LENGTH = 24
-"""Characters at the start of a text that are the server's own under any status; it quotes its clients behind them."""
+"""Characters at the start of a text that are the server's own words under any status; quotations come after them."""
 TEXT_PARAM_PREFIXES = ("messages", "input", "prompt")
 
 _CONTEXT_CODE = re.compile(
@@ -37,9 +40,9 @@ _NO_CREDIT = re.compile(
 
 
 def kind_of_code(code: str, error: Mapping[str, Any]) -> str | None:
-    """Return `context` or `quota` for a *code* in lower case that says so, whatever the server; else None.
+    """Return the kind that a *code* in lower case stands for at any server, `context` or `quota`; else None.
 
-    Codes are the server's own words, so a client cannot put any into them.
+    Codes are the server's own words: they quote no client.
     """
     code = code[:MAX_CODE_LENGTH]
     if code in _TOO_MUCH_TEXT:
@@ -58,10 +61,10 @@ def has_no_credit(text: str, status: int) -> bool:
 
 
 def kind_of_limit(error: Mapping[str, Any], limits: TokenLimits, *, is_rate: bool) -> str | None:
-    """Return the kind of a limit that no wait within a call changes; None for any other.
+    """Return the kind of a limit for which a call cannot wait; None for any other.
 
     *is_rate*: the status is 429.  `too_large`: the request alone is larger than the whole limit.  `quota`: the limit is
-    zero, or Google names one per day, whose `RetryInfo` is too short then.
+    zero, or Google names one per day; its `RetryInfo` is too short then.
     """
     if not is_rate and not limits.names_rate:
         return None
