@@ -12,7 +12,7 @@ from policies.api.event import Batch, Event
 
 from .answer_counts import AnswerCounts
 from .answer_to_chunks import chunks_of, number_choices
-from .chunk import Chunk, Item, decode_chunk, decode_object, event_of, events_of, other_outputs, read_repaired
+from .chunk import Choice, Chunk, Item, decode_chunk, decode_object, event_of, events_of, other_outputs, read_repaired
 from .error_object import (
     MODEL_FAILED,
     NOT_JSON,
@@ -96,20 +96,19 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
 
     def _take_chunk(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take a chunk that is no error."""
-        if choices := chunk.choices:
-            if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
+        choices = chunk.choices
+        if choices and len(choices) == 1:  # nearly every chunk
+            choice = choices[0]
+            if self.all_finished and choice.finish_reason == "error":
                 return
-            own = raw if len(choices) == 1 else b""
-            is_silent = False
-            for choice in choices:
-                if choice.index not in self._indexes.steady:
-                    payload = self._take_index(choice, payload, can_rise=bool(own) and self.answers == 1)
-                if not self._count(choice):
-                    is_silent = True
-                items.append((choice, own, payload))
+            if choice.index not in self._indexes.steady:
+                payload = self._take_index(choice, payload, can_rise=self.answers == 1)
+            items.append((choice, raw, payload))
             raws.append(raw)
-            if is_silent:
+            if not self._count(choice):
                 self._count_others(choices, payload)
+        elif choices:
+            self._take_choices(choices, raw, payload, items, raws)
         else:
             self._may_report = True
             if chunk.usage is None or self.shows_usage:
@@ -120,6 +119,22 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             self._report.take_all(chunk.usage, payload, self.outputs)
         elif chunk.usage is not None:
             self._report.take(chunk.usage, self.outputs)
+
+    def _take_choices(
+        self, choices: Sequence[Choice], raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]
+    ) -> None:
+        """Take several choices of one chunk."""
+        if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
+            return
+        counts = []
+        for choice in choices:
+            if choice.index not in self._indexes.steady:
+                payload = self._take_index(choice, payload, can_rise=False)
+            counts.append(self._count(choice))
+            items.append((choice, b"", payload))
+        raws.append(raw)
+        if not all(counts):
+            self._count_others(choices, payload)
 
     def _take_other(self, chunk: Chunk, raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]) -> None:
         """Take a chunk that may be an error."""
