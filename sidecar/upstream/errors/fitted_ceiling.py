@@ -164,12 +164,14 @@ def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
 def sent_words(call: Call) -> bytes:
     """Return everything of *call* that a server may quote, except for its ceilings and its model: lessons are per model.
 
-    A field for ceilings that is null stays: its name is the client's.
+    A field for ceilings that is null stays: its name is the client's. An id that the sidecar made is left out: it may have
+    any number by chance.
     """
     body = {
         key: value for key, value in call.body.items() if key != "model" and (key not in LIMIT_FIELDS or value is None)
     }
-    return msgspec.json.encode([body, dict(call.forwarded_headers)])
+    headers = {name: value for name, value in call.forwarded_headers.items() if value != call.id}
+    return msgspec.json.encode([body, headers])
 
 
 def _has_number(sent: bytes, number: int) -> bool:

@@ -565,3 +565,16 @@ def test_lowered_ceiling_is_known(fields: dict[str, int], ceiling: int, lowered:
 
     assert call.ceiling_was_lowered is lowered
     assert call.max_tokens == ceiling
+
+
+@pytest.mark.parametrize(("made_by_client", "learnt"), [(False, 4096), (True, 0)])
+def test_number_in_our_own_request_id_is_a_lesson(*, made_by_client: bool, learnt: int) -> None:
+    """A limit that stands in the request id by chance is kept, unless the client has chosen the id."""
+    dialect, name = Dialect(), "aa4096bb"
+    call = make_call("hi", id="other" if made_by_client else name, forwarded_headers={"x-request-id": name})
+    call.max_tokens = 16384
+    style = dialect.after_refusal(call, RequestStyle(), 400, OPENAI_TOO_LARGE)
+    assert style is not None
+    dialect.learn("m", RequestStyle(), style, call)
+    known = dialect.style("m").ceiling
+    assert (0 if known is None else known.most) == learnt
