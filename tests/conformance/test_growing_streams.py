@@ -12,13 +12,15 @@ import pytest
 from process import program
 from redis_server import RedisServer, with_own_prefix
 from serving import CHAT, events, settings_of, sidecar
-from wire import HEAD, Client, Connection, sse, upstream
+from wire import HEAD, Client, Connection, eventually, sse, upstream
 
 from policies.stores.opening import open_store
 
 pytestmark = pytest.mark.anyio
 
 V1 = "/v1/chat/completions"
+PACE_SECONDS = 0.002
+"""Between two tokens of an upstream, so that other streams and the store get turns."""
 PROMPT_TOKENS = 5
 LIMIT, STEP = 12_000, 100
 """Tokens that 40 endless streams share, and by which each of them grows."""
@@ -41,7 +43,7 @@ async def endless(connection: Connection) -> None:
         delta = {"index": at % many, "delta": {"content": "x"}, "finish_reason": None}
         await connection.chunk(sse({"id": "c1", "created": 7, "model": "m-1", "choices": [delta]}))
         at += 1
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(PACE_SECONDS)
 
 
 def chunks_of(body: bytes) -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ async def test_burst_larger_than_a_step_grows(tmp_path: Path, burst: int) -> Non
         chunk = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
         while True:
             await connection.chunk(sse(chunk) * burst)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(10 * PACE_SECONDS)  # so that few bursts arrive in one read
 
     text = CHAIN.format(limit="tokens = 1_005", answer=STEP)
     async with upstream(bursts) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
@@ -109,9 +111,9 @@ async def test_answer_that_finishes_at_the_limit_is_complete(tmp_path: Path) -> 
         for _ in range(200):
             delta = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
             await connection.chunk(sse({"id": "c1", "choices": [delta]}))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(PACE_SECONDS)
         await connection.chunk(sse({"id": "c1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(10 * PACE_SECONDS)  # so that the finish arrives in a read of its own
         usage = {"prompt_tokens": 9, "completion_tokens": 277, "total_tokens": 286}
         await connection.chunk(sse({"id": "c1", "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
 
@@ -160,9 +162,7 @@ async def test_fifty_calls_without_a_ceiling_run_at_once(tmp_path: Path) -> None
         opened.clear()
         async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url)) as served:
             calls = [asyncio.create_task(served.post(V1, CALL | {"stream": stream})) for _ in range(50)]
-            async with asyncio.timeout(20):
-                while len(up.requests) < 50:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: len(up.requests) == 50)
             opened.set()
             answers = await asyncio.gather(*calls)
         assert [status for status, _, _ in answers] == [200] * 50
@@ -208,7 +208,7 @@ async def check_processes(ports: list[int], url: str, folder: Path) -> None:
         while not ended:
             for account in await store.accounts():
                 largest = max(largest, account.reserved)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(PACE_SECONDS)
 
     watching = asyncio.create_task(watch())
     answers = await asyncio.gather(*(stream(ports[at % len(ports)]) for at in range(40)))
