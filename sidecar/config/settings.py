@@ -41,6 +41,9 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat: Seconds = 15.0
     max_body: Bytes = 16_777_216
     chat_max_body: Bytes = 1_048_576
+    max_buffered: Bytes = 268_435_456
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    body_timeout: Seconds = 30.0
     drain: NonNegativeSeconds = 30.0
     deadline: NonNegativeSeconds = 3600.0
     chat_deadline: NonNegativeSeconds = 28.0

@@ -116,7 +116,18 @@ def method_not_allowed(allow: str) -> ClientError:
 
 def body_too_large(limit: int) -> ClientError:
     """Return the 413 for a body of more than *limit* bytes."""
-    return ClientError(status=413, code="body_too_large", message=f"The body is larger than {limit} bytes.")
+    message = f"The body is larger than {limit} bytes (server.max_body, and server.chat_max_body on /api/chat)."
+    return ClientError(status=413, code="body_too_large", message=message)
+
+
+def overloaded(message: str) -> ClientError:
+    """Return the 503 for a request that this process has no room for; *message* names the limit and its setting."""
+    return ClientError(status=503, code="overloaded", message=message, retryable=True, final=False, wait=1.0)
+
+
+def unread_requests_full() -> ClientError:
+    """Return the 503 for a request that would exceed `server.max_buffered`."""
+    return overloaded("The sidecar holds too many bytes of unread requests (server.max_buffered). Try again later.")
 
 
 def unsupported_media_type() -> ClientError:

@@ -31,7 +31,7 @@ class ChatRoute(Route):
         """See `Route`."""
         settings = self.services.settings.server
         check_json(request.headers)
-        fields = await read_object(request, settings.chat_max_body, self.large_inflated)
+        fields = await read_object(request, settings.chat_max_body, self.large_inflated, self.services.buffered)
         messages = chat_nest_messages(fields, settings.chat_roles)
         prompt = system_prompt(fields)
         if prompt and settings.chat_system_prompt == "use":
@@ -54,7 +54,8 @@ class CompletionsRoute(Route):
     async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
         check_json(request.headers)
-        body = await read_object(request, self.services.settings.server.max_body, self.large_inflated)
+        services = self.services
+        body = await read_object(request, services.settings.server.max_body, self.large_inflated, services.buffered)
         check_openai(body)
         named = request.headers.get(PROFILE_HEADER)
         access = request.access

@@ -14,8 +14,15 @@ from sidecar.config.access import Access
 from sidecar.wire.request.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
 from sidecar.wire.request.json_body import json_object, json_steps
 
+from .buffered_bodies import BufferedBodies, HeldBody
 from .client_connection import ClientConnection, Scope
-from .client_errors import ClientError, body_too_large, unsupported_encoding, unsupported_media_type
+from .client_errors import (
+    ClientError,
+    body_too_large,
+    unread_requests_full,
+    unsupported_encoding,
+    unsupported_media_type,
+)
 
 JSON_MEDIA_TYPE = b"application/json"
 _UTF_8_CHARSET = re.compile(rb"charset=utf-?8(?![^;])")
@@ -78,10 +85,13 @@ def content_coding(headers: dict[bytes, bytes]) -> bytes:
     return b", ".join(name for name in names if name not in (b"", b"identity"))
 
 
-async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], limit: int) -> bytes:
+async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], limit: int, held: HeldBody) -> bytes:
     """Return the request's body of at most *limit* bytes, independent of its `content-length`.
 
-    Raises `RequestRefused` (413) as soon as the body is known to be larger, `ClientDisconnected` if the client leaves.
+    Bytes that wait for the rest of their body, and all of a large body, are added to *held*.
+
+    Raises `RequestRefused` as soon as the body is known to be larger (413), or where the process holds too many unread
+    bytes (503); `ClientDisconnected` if the client leaves or the server refuses the rest.
     """
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
@@ -89,15 +99,20 @@ async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], l
     if (whole := connection.whole_body()) is not None:
         if len(whole) > limit:
             raise RequestRefused(body_too_large(limit))
+        if len(whole) > LARGE_BODY_BYTES and not held.add(len(whole)):
+            raise RequestRefused(unread_requests_full())
         return whole
     receive = connection.receive
     message = await receive()
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     while message["type"] == "http.request":
         piece: bytes = message.get("body", b"")
         size += len(piece)
         if size > limit:
             raise RequestRefused(body_too_large(limit))
+        if (message.get("more_body") or pieces) and not held.add(len(piece)):
+            raise RequestRefused(unread_requests_full())
         pieces.append(piece)
         if not message.get("more_body"):
             return b"".join(pieces)
@@ -126,18 +141,25 @@ class IncomingRequest(NamedTuple):
     ip: str
 
 
-async def read_object(request: IncomingRequest, limit: int, large_inflated: asyncio.Semaphore) -> dict[str, Any]:
+async def read_object(
+    request: IncomingRequest, limit: int, large_inflated: asyncio.Semaphore, buffered: BufferedBodies
+) -> dict[str, Any]:
     """Return the JSON object in the body of *request*; a large one is decoded in several event-loop iterations.
 
     *limit* bounds the bytes that were sent, and those that they inflate to. *large_inflated* bounds the compressed bodies
-    of more than `LARGE_BODY_BYTES` that are in memory at the same time.
+    of more than `LARGE_BODY_BYTES` that are in memory at the same time, *buffered* all bodies until they are decoded.
 
     Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
     """
-    raw = await read_body(request.connection, request.headers, limit)
-    if coding := content_coding(request.headers):
-        return await _inflated_object(inflate_steps(raw, coding, limit), limit, large_inflated)
-    return json_object(raw) if len(raw) <= LARGE_BODY_BYTES else await _large_object(raw)
+    held = HeldBody(buffered, request.access.tenant)
+    try:
+        raw = await read_body(request.connection, request.headers, limit, held)
+        if coding := content_coding(request.headers):
+            return await _inflated_object(inflate_steps(raw, coding, limit), limit, large_inflated)
+        return json_object(raw) if len(raw) <= LARGE_BODY_BYTES else await _large_object(raw)
+    finally:
+        if held.size:
+            held.release()
 
 
 async def _inflated_object(

@@ -104,8 +104,8 @@ class Route(ABC):
             if services.active_calls.draining:  # since the request began
                 raise RequestRefused(draining())
         except ClientDisconnected:
-            if connection.status:  # the server has answered a body that is not valid HTTP
-                trail.error = invalid_request("The request is not valid HTTP.", None)
+            if connection.refused_as:
+                trail.error = ClientError(status=connection.status, code=connection.refused_as, message="")
             return None
         except asyncio.CancelledError:  # the server ends this task: the time of a drain is over
             trail.error = draining()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .active_calls import ActiveCalls
     from .authentication import KeyTable
+    from .buffered_bodies import BufferedBodies
     from .client_address import TrustedProxies
     from .heartbeat import Heartbeats
     from .request import RequestIds
@@ -35,6 +36,8 @@ class RouteServices(Protocol):
     keys: KeyTable
     trusted_proxies: TrustedProxies
     request_ids: RequestIds
+    buffered: BufferedBodies
+    """The unread bodies of all requests."""
     observe: Observe | None
     """Receives the record of each finished request; None if nothing observes them."""
 

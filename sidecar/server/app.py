@@ -38,7 +38,8 @@ from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
 from .gateway import Gateway
-from .shortcut import ROUTED_KEY, past_router
+from .http1.http_limits import HTTP_LIMITS_STATE, HttpLimits, affordable_connections
+from .shortcut import ROUTED_KEY, past_router, record_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,7 @@ class Application:
         self._settings, self._make_gateway = settings, make_gateway
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
+        self._limits: HttpLimits | None = None
         origins = list(settings.server.cors_origins)
         data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` has it
         litestar = Litestar(
@@ -70,7 +72,8 @@ class Application:
             openapi_config=None,
             logging_config=None,
         )
-        self.asgi: Any = past_router(litestar, self._routes, self._observed)
+        state = {HTTP_LIMITS_STATE: lambda: self._limits}
+        self.asgi: Any = past_router(litestar, self._routes, self._observed, state)
         if origins:
             self.asgi = Cors(
                 self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._observed
@@ -84,6 +87,14 @@ class Application:
             logging.getLogger("sidecar").error("cannot start: %s: %s", type(error).__name__, error)  # noqa: TRY400
             raise
         self._routes.update((path, kind(gateway)) for path, kind in DATA_ROUTES.items())
+        server = self._settings.server
+        self._limits = HttpLimits(
+            max_connections=affordable_connections(server.max_connections, gateway.policy_services.log.warning),
+            body_timeout=server.body_timeout,
+            buffered=gateway.buffered,
+            record=self._record_refused,
+            on_full=gateway.report_connections,
+        )
         try:
             yield
         finally:
@@ -91,6 +102,9 @@ class Application:
 
     def _observed(self) -> Observe | None:
         return None if self.gateway is None else self.gateway.observe
+
+    def _record_refused(self, name: str, error: ClientError, ip: str) -> None:
+        record_refused(name, error, ip, self._observed())
 
     def _data_route(self, path: str) -> Any:
         @asgi(path, copy_scope=False)

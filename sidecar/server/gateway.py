@@ -15,6 +15,7 @@ from policies.engine.retry_budget import RetryBudgets
 from policies.stores.opening import open_store
 from sidecar.downstream.active_calls import ActiveCalls
 from sidecar.downstream.authentication import KeyTable
+from sidecar.downstream.buffered_bodies import BufferedBodies
 from sidecar.downstream.client_address import TrustedProxies
 from sidecar.downstream.heartbeat import Heartbeats
 from sidecar.downstream.request import RequestIds
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from sidecar.observers.process_log import ProcessLog
     from sidecar.observers.state_log import StateLog
 
-EXPECTED_STATES = frozenset({"up", "closed", "draining"})
+EXPECTED_STATES = frozenset({"up", "closed", "draining", "accepting"})
 """States that are logged as information; all others are warnings or errors."""
 STORE_HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats to the store; also between two attempts to send settlements that it did not take."""
@@ -83,6 +84,11 @@ class Gateway:
         self.heartbeats = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.active_calls = ActiveCalls()
         self.request_ids = RequestIds()
+        self.buffered = BufferedBodies(
+            settings.server.max_buffered,
+            is_shared=len({each.tenant for each in settings.accesses}) > 1,
+            on_change=self._report_buffered,
+        )
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
         self.keys = KeyTable(settings.default_access, settings.keys)
@@ -121,6 +127,17 @@ class Gateway:
     def default_model(self) -> str:
         """The model of calls that name none; empty while it is not known."""
         return self.upstream.default_model
+
+    def _report_buffered(self, is_full: bool) -> None:  # noqa: FBT001  # a callback
+        most = self.settings.server.max_buffered
+        cause = f"unread requests hold {most} bytes (server.max_buffered); further ones get 503" if is_full else ""
+        self.policy_services.state_changed("request buffer", "full" if is_full else "accepting", cause)
+
+    def report_connections(self, is_full: bool) -> None:  # noqa: FBT001  # a callback
+        """Log that connections are refused because there are too many, or that they are accepted again."""
+        most = self.settings.server.max_connections
+        cause = f"{most} are open (server.max_connections); further ones get 503" if is_full else ""
+        self.policy_services.state_changed("connections", "full" if is_full else "accepting", cause)
 
     def _report_store(self, error: StoreDown | None) -> None:
         if error is None:

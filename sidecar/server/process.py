@@ -22,7 +22,7 @@ from sidecar.observers.process_log import ProcessLog
 
 from .app import Application
 from .gateway import Gateway
-from .http_protocol import HttpProtocol
+from .http1.http_protocol import HttpProtocol
 from .listener import ACCEPT_BACKLOG, Listener
 from .workers import CANNOT_START_CODE, START_END_SIGNAL, STOP_SIGNALS, log_hangup
 

@@ -12,7 +12,8 @@ from scripts import mid_stream
 from serving import settings_of, sidecar
 from wire import HEAD, Client, Connection, eventually, token, until_unchanged, upstream
 
-from sidecar.server.http_protocol import KEEPALIVE_OPTIONS, HttpProtocol
+from sidecar.server.http1.client_protocol import KEEPALIVE_OPTIONS
+from sidecar.server.http1.http_protocol import HttpProtocol
 
 pytestmark = pytest.mark.anyio
 

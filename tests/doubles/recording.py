@@ -17,7 +17,7 @@ from wire import HEAD, Connection, Upstream, eventually, sse, token
 from policies import Observer, Policy, Record
 from sidecar.config.settings import Settings
 from sidecar.server.gateway import Gateway
-from sidecar.server.http_protocol import HttpProtocol
+from sidecar.server.http1.http_protocol import HttpProtocol
 
 V1 = "/v1/chat/completions"
 SERVERS = pytest.mark.parametrize("protocol", [HttpProtocol, HttpToolsProtocol], ids=["own", "another"])

@@ -10,7 +10,8 @@ from uvicorn.server import ServerState
 from virtual_loop import VirtualLoop
 from wire import eventually
 
-from sidecar.server.http_protocol import HttpProtocol
+from sidecar.server.http1.http_limits import HTTP_LIMITS_STATE, HttpLimits
+from sidecar.server.http1.http_protocol import HttpProtocol
 
 KEEP_ALIVE_SECONDS = 5
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -33,6 +34,18 @@ class MemoryTransport(asyncio.Transport):
     def close(self) -> None:
         self.closing = True
 
+    def abort(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None:
+        """Do nothing: tests decide what is read."""
+
+    def resume_reading(self) -> None:
+        """Do nothing: tests decide what is read."""
+
+    def can_write_eof(self) -> bool:
+        return False
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -40,21 +53,26 @@ class MemoryTransport(asyncio.Transport):
 class ServedConnection:
     """One connection, and the application behind it, which answers once `may_answer` is set. It is set at first."""
 
-    def __init__(self, app: Any = None) -> None:
+    def __init__(
+        self, app: Any = None, limits: HttpLimits | None = None, *, connections: set[Any] | None = None
+    ) -> None:
         self.loop, self.transport, self.may_answer = VirtualLoop(), MemoryTransport(), asyncio.Event()
         self.may_answer.set()
         config = uvicorn.Config(
-            app or self.answer,
+            self.answer if app is None else app,
             interface="asgi3",
             http=HttpProtocol,
             ws="none",
             log_config=None,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
+        state = ServerState()
+        if connections is not None:
+            state.connections = connections
         self.protocol = HttpProtocol(
             config,
-            ServerState(),
-            {},
+            state,
+            {} if limits is None else {HTTP_LIMITS_STATE: lambda: limits},
             _loop=self.loop,  # type: ignore[arg-type]  # the part of a loop that the protocol uses
         )
         self.protocol.connection_made(self.transport)

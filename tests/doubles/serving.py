@@ -19,7 +19,7 @@ from sidecar.config.loader import load
 from sidecar.config.settings import Flags, Settings
 from sidecar.server.app import Application
 from sidecar.server.gateway import Gateway
-from sidecar.server.http_protocol import HttpProtocol
+from sidecar.server.http1.http_protocol import HttpProtocol
 
 CHAT = {"messages": [{"role": "user", "content": "Hello there"}]}
 

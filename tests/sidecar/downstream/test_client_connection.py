@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Upstream, eventually, sse, token, until_unchanged, upstream
 
 from policies import Call, Event, Lease, Outcome, Policy, Rejection, Stop
-from sidecar.server.http_protocol import HttpProtocol
+from sidecar.server.http1.http_protocol import HttpProtocol
 
 pytestmark = pytest.mark.anyio
 

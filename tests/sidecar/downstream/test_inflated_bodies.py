@@ -9,6 +9,7 @@ import json
 import pytest
 
 from sidecar.config.access import Access, Profile
+from sidecar.downstream.buffered_bodies import BufferedBodies
 from sidecar.downstream.client_connection import ClientConnection
 from sidecar.downstream.request import LARGE_BODY_BYTES, IncomingRequest, read_object
 
@@ -41,9 +42,9 @@ async def test_large_compressed_bodies_wait_for_each_other() -> None:
     """While the permitted number of large bodies is inflated, another one waits; small and plain bodies do not."""
     permitted = asyncio.Semaphore(1)
     async with permitted:
-        waiting = asyncio.ensure_future(read_object(sends(LARGE), LIMIT, permitted))
+        waiting = asyncio.ensure_future(read_object(sends(LARGE), LIMIT, permitted, BufferedBodies(LIMIT * 4)))
         for request in (sends(SMALL), sends(LARGE, compressed=False)):
-            assert await asyncio.wait_for(read_object(request, LIMIT, permitted), 5)
+            assert await asyncio.wait_for(read_object(request, LIMIT, permitted, BufferedBodies(LIMIT * 4)), 5)
         for _ in range(100):
             await asyncio.sleep(0)
         assert not waiting.done()
@@ -54,7 +55,9 @@ async def test_large_compressed_bodies_wait_for_each_other() -> None:
 async def test_cancelled_body_frees_its_place() -> None:
     """A large body whose client leaves, waiting or being inflated, keeps no place."""
     permitted = asyncio.Semaphore(1)
-    reading, waiting = (asyncio.ensure_future(read_object(sends(LARGE), LIMIT, permitted)) for _ in range(2))
+    reading, waiting = (
+        asyncio.ensure_future(read_object(sends(LARGE), LIMIT, permitted, BufferedBodies(LIMIT * 4))) for _ in range(2)
+    )
     while not permitted.locked():
         await asyncio.sleep(0)
     waiting.cancel()

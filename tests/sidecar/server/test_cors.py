@@ -20,8 +20,8 @@ from wire import Client, upstream
 
 from sidecar.downstream.asgi_connection import AsgiConnection
 from sidecar.downstream.client_connection import ClientConnection, Head
-from sidecar.server.http_protocol import HttpProtocol
-from sidecar.server.request_cycle import RequestCycle
+from sidecar.server.http1.http_protocol import HttpProtocol
+from sidecar.server.http1.request_cycle import RequestCycle
 
 pytestmark = pytest.mark.anyio
 

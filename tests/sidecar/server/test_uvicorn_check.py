@@ -17,9 +17,10 @@ from places import ROOT
 from process import program, ran
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sidecar.server import http_protocol as protocol
 from sidecar.server import process as server_process
-from sidecar.server import request_cycle as cycle
+from sidecar.server.http1 import client_protocol as lifetime
+from sidecar.server.http1 import http_protocol as protocol
+from sidecar.server.http1 import request_cycle as cycle
 from sidecar.server.uvicorn_check import (
     ANNOTATION_NAMES,
     CYCLE_FIELDS,
@@ -34,6 +35,7 @@ from sidecar.server.uvicorn_check import (
 
 OURS: list[tuple[type, type]] = [
     (protocol.HttpProtocol, HttpToolsProtocol),
+    (lifetime.ClientProtocol, HttpToolsProtocol),
     (cycle.RequestCycle, RequestResponseCycle),
     (server_process._Server, uvicorn.Server),  # private: the list covers each subclass
 ]
@@ -65,7 +67,12 @@ def test_list_is_complete(ours: type, theirs: type) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
     }
-    own = {name for kind in ours.__mro__ if kind.__module__.startswith("sidecar") for name in vars(kind)}
+    own = {
+        name
+        for kind in ours.__mro__
+        if kind.__module__.startswith("sidecar")
+        for name in (*vars(kind), *kind.__annotations__)
+    }
     slots = {"gone", "_ready"}  # assigned by our own classes alone
     assert overridden <= listed
     assert read - own - slots <= listed
@@ -79,7 +86,7 @@ def test_attributes_of_uvicorns_objects_are_listed(attribute: str, kind: str) ->
     (used,) = (used for (_, name), used in USED_CLASSES.items() if name == kind)
     read = {
         node.attr
-        for module in (cycle, protocol, server_process)
+        for module in (cycle, lifetime, protocol, server_process)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Attribute)
         and ((isinstance(node.value, ast.Attribute) and node.value.attr == attribute)
@@ -89,7 +96,7 @@ def test_attributes_of_uvicorns_objects_are_listed(attribute: str, kind: str) ->
     assert read - {"stop_listening"} <= {*used.methods, *used.fields}
 
 
-@pytest.mark.parametrize("module", [cycle, protocol, server_process])
+@pytest.mark.parametrize("module", [cycle, lifetime, protocol, server_process])
 def test_imported_names_are_listed(module: ModuleType) -> None:
     """Each name that is imported of uvicorn is on the list, and so is each module."""
     for node in ast.walk(ast.parse(inspect.getsource(module))):

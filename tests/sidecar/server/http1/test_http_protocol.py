@@ -13,7 +13,7 @@ from scripts import answers, mid_stream, silent, whole_answer
 from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, eventually, token, until_unchanged, upstream
 
-from sidecar.server.http_protocol import MAX_SURPLUS_BYTES
+from sidecar.server.http1.http_limits import MAX_SURPLUS_BYTES
 
 pytestmark = pytest.mark.anyio
 

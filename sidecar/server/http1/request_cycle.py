@@ -16,17 +16,19 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from sidecar.downstream.client_connection import ClientConnection, Head, OnDisconnect
 
+from .http_limits import MAX_SHORT_REST_BYTES
+
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
+    from sidecar.downstream.client_errors import ClientError
     from sidecar.wire.limit_headers import Header
 
 STATUS_LINES = {status: line.strip() for status, line in STATUS_LINE.items()}
 CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
-
-
-BAD_REQUEST_STATUS = 400
+BODILESS_STATUSES = frozenset({204, 304})
+"""Statuses whose responses have no body and no length (RFC 9112, 6.3)."""
 
 
 class RequestCycle(RequestResponseCycle, ClientConnection):
@@ -50,6 +52,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     """Whether `receive` has something to return."""
     body_arrived: asyncio.Event | None = None
     """Set when `receive` can return; None while no task waits in it."""
+    _asgi_head: Head | None = None
+    """The head of an ASGI response whose body has not begun."""
 
     def __init__(  # uvicorn's assigns all of the above per request; class attributes are cheaper
         self,
@@ -98,10 +102,21 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             self.on_disconnect = None
             on_disconnect()
 
-    def end_with_bad_request(self) -> None:
-        """Note that the client got status 400, because its body is not valid HTTP, and end the request."""
-        self.status, self.disconnected = BAD_REQUEST_STATUS, True
+    def end_with(self, error: ClientError) -> None:
+        """Note that the server has refused the rest of the request with *error*, and end the request."""
+        self.status, self.refused_as, self.disconnected = error.status, error.code, True
         self.client_left()
+
+    def _can_keep_alive(self) -> bool:
+        """Whether the connection can be kept behind an answer that is sent before the body has arrived.
+
+        Not where the client may send the body or the next request, as with `Expect: 100-continue` (RFC 9110, 10.1.1),
+        and not for a long body: what is left of a short one is discarded.
+        """
+        if self.waiting_for_100_continue:
+            return False
+        length = dict(self.scope["headers"]).get(CONTENT_LENGTH, b"")
+        return length.isdigit() and int(length) <= MAX_SHORT_REST_BYTES
 
     def wake_receiver(self) -> None:
         """Wake the tasks that wait in `receive`, if there are any."""
@@ -139,6 +154,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             return
         start = b""
         if head is not None:
+            if self.more_body and self.keep_alive:
+                self.keep_alive = self._can_keep_alive()
             self.status, self.response_started, self.waiting_for_100_continue = head.status, True, False
             fields = [*self.default_headers, *head.headers]
             start = b"\r\n".join((STATUS_LINES[head.status], *map(b": ".join, fields)))
@@ -147,7 +164,11 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
                 raise ValueError(msg)
             closes = CONNECTION_LINE in start  # the only value that the sidecar sends is `close`
             self.keep_alive = self.keep_alive and not closes
-            self.chunked_encoding = LENGTH_LINE not in start and self.scope["http_version"] != "1.0"
+            self.chunked_encoding = (
+                LENGTH_LINE not in start
+                and self.scope["http_version"] != "1.0"
+                and head.status not in BODILESS_STATUSES
+            )
             start += b"\r\n" if self.keep_alive or closes else b"\r\nconnection: close\r\n"
             start += b"transfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n"
         elif more and self.chunked_encoding:
@@ -163,24 +184,15 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             self.response_complete = True
             if self.body_arrived is not None:
                 self.wake_receiver()
-            if not self.keep_alive:
-                self.transport.close()
             self.on_response()
 
     async def send(self, message: Any) -> None:
-        """Send one ASGI message; used by Litestar's routes. See `write_nowait` for the data routes.
-
-        HTTP/1.0 has no chunked encoding, and uvicorn refuses more bytes than the declared length. So each body part of
-        a response without a length is declared as the whole.
-        """
-        if self.scope["http_version"] == "1.0":
-            if message["type"] == "http.response.start":
-                if all(name.lower() != CONTENT_LENGTH for name, _ in message.get("headers", ())):
-                    self.chunked_encoding = False
-            elif self.expected_content_length == 0:
-                self.expected_content_length = len(message.get("body", b""))
-        if message["type"] == "http.response.start" and not self.disconnected:
-            self.status = message["status"]
-        await super().send(message)
-        if self.response_complete:
-            self.wake_receiver()
+        """Send one ASGI message; used by Litestar's routes. See `write_nowait` for the data routes."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if message["type"] == "http.response.start":
+            fields = [(name.lower(), value) for name, value in message.get("headers", ())]
+            self._asgi_head = Head(message["status"], fields)
+        elif not self.response_complete:
+            head, self._asgi_head = self._asgi_head, None
+            self.write_nowait(head, message.get("body", b""), more=message.get("more_body", False))

@@ -13,7 +13,8 @@ from served_connection import GET, KEEP_ALIVE_SECONDS, ServedConnection
 from serving import settings_of, sidecar
 from wire import TIMEOUT_SECONDS, eventually, upstream
 
-from sidecar.server.http_protocol import HttpProtocol
+from sidecar.server.http1.http_limits import LINGER_SECONDS
+from sidecar.server.http1.http_protocol import HttpProtocol
 
 pytestmark = [pytest.mark.anyio, ON_BOTH_LOOPS]
 
@@ -62,7 +63,7 @@ async def test_long_response_is_not_idle_time() -> None:
 
 
 async def test_request_head_gets_the_keep_alive_time() -> None:
-    """The head of a request may take the keep-alive time from its first byte; then the connection is closed."""
+    """The head of a request may take the keep-alive time from its first byte; then it gets 408, and the connection is closed."""
     served, dripping = ServedConnection(), ServedConnection()
     await served.request()
     served.loop.advance(KEEP_ALIVE_SECONDS * 0.9)
@@ -75,6 +76,8 @@ async def test_request_head_gets_the_keep_alive_time() -> None:
     for byte in GET[:4]:
         dripping.protocol.data_received(bytes([byte]))
         dripping.loop.advance(KEEP_ALIVE_SECONDS * 0.3)
+    assert dripping.transport.sent.startswith(b"HTTP/1.1 408 ")
+    dripping.loop.advance(LINGER_SECONDS)
     assert dripping.transport.closing
 
 
@@ -85,7 +88,7 @@ async def test_incomplete_head_does_not_keep_the_connection(behind: bytes) -> No
     await served.request()
     served.protocol.data_received(behind)
     served.loop.advance(KEEP_ALIVE_SECONDS * 1.01)
-    served.loop.advance(KEEP_ALIVE_SECONDS * 0.01)
+    served.loop.advance(LINGER_SECONDS if behind == b"G" else KEEP_ALIVE_SECONDS * 0.01)
 
     assert served.transport.closing
 

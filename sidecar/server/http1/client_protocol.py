@@ -1,0 +1,216 @@
+"""The lifetime of a client connection: how long the client is waited for, how a request is refused, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from uuid import uuid4
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sidecar.downstream.buffered_bodies import HEADS_OWNER
+from sidecar.downstream.client_errors import ClientError, invalid_request
+
+from .http_limits import (
+    HTTP_LIMITS_STATE,
+    LEAST_BODY_RATE,
+    LINGER_SECONDS,
+    MAX_REFUSED_CONNECTIONS,
+    HttpLimits,
+    slow_head,
+)
+from .request_cycle import RequestCycle
+from .server_refusal import refusal_bytes
+
+VANISHED_CLIENT_SECONDS = 120
+"""A client whose host has not answered TCP for this long counts as disconnected."""
+KEEPALIVE_OPTIONS = {
+    "TCP_KEEPIDLE": VANISHED_CLIENT_SECONDS // 2,
+    "TCP_KEEPINTVL": VANISHED_CLIENT_SECONDS // 8,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": VANISHED_CLIENT_SECONDS * 1000,
+}
+"""TCP options of each client connection, set where the platform has them."""
+RECEIVES_NOTHING, RECEIVES_HEAD, RECEIVES_BODY = range(3)
+
+
+class ClientProtocol(HttpToolsProtocol):
+    """One client connection, without the parsing of its requests.
+
+    One timer serves all waits for the client (idle, a head, a body, the end of a refused request) and many requests: if
+    it fires before the current wait is due, it is set again for the rest.
+    """
+
+    cycle: RequestCycle | None  # type: ignore[assignment]  # uvicorn declares it without None, which it is at first
+    _limits: HttpLimits
+    _surplus = -1
+    """Bytes discarded after the last request of the connection; negative while more requests are accepted."""
+    _receives = RECEIVES_NOTHING
+    """The part of a request that is being read."""
+    _body_bytes = _body_mark = 0
+    """Bytes of data in the current body, now and at the start of the wait."""
+    _held_bytes = 0
+    """Bytes of an incomplete head that count in the total of unread requests."""
+    _waits_since: float | None = None
+    """Since when the client is waited for, in seconds of the loop's clock; None while a request is served."""
+    _wait_seconds = 0.0
+    """How long the current wait may take."""
+    _timer_due = 0.0
+    """When the timer fires, if it is set."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio passes a Transport
+        """Start to wait for a request; refuse the connection where the process has too many.
+
+        TCP keepalive is turned on: between writes only the kernel can detect a client that vanished without a FIN.
+        """
+        super().connection_made(transport)
+        configured = self.app_state.get(HTTP_LIMITS_STATE)
+        self._limits = (configured and configured()) or HttpLimits()
+        self._start_idle()
+        opened = transport.get_extra_info("socket")
+        if opened is not None and opened.family in (socket.AF_INET, socket.AF_INET6):
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE_OPTIONS.items():
+                if (option := getattr(socket, name, None)) is not None:
+                    opened.setsockopt(socket.IPPROTO_TCP, option, value)
+        if len(self.connections) > self._limits.max_connections:
+            self._refuse_connection()
+
+    def _refuse_connection(self) -> None:
+        limits, opened = self._limits, len(self.connections)
+        limits.note_full(opened)
+        if opened > limits.max_connections + MAX_REFUSED_CONNECTIONS:
+            self.transport.abort()
+        else:
+            self._refuse(limits.too_many_connections())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report the disconnect to the running call, and cancel the timer so that it keeps nothing alive."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer running if the connection broke
+        self._release_head()
+        if self._limits.is_full:
+            self._limits.note_full(len(self.connections))
+        if (cycle := self.cycle) is not None:
+            cycle.client_left()
+
+    def eof_received(self) -> None:
+        """Treat a client that has closed its side as disconnected, and drop bytes that it has not read."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.disconnected = True
+        self.flow.resume_writing()
+        cycle.client_left()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Mark the running response as `full`."""
+        super().pause_writing()
+        if (cycle := self.cycle) is not None:
+            cycle.full = not cycle.disconnected
+
+    def resume_writing(self) -> None:
+        """Mark the running response as not `full`."""
+        super().resume_writing()
+        if (cycle := self.cycle) is not None:
+            cycle.full = False
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or close the connection behind the last one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.keep_alive:
+            if self.cycle.more_body or self._surplus >= 0:
+                self._linger()
+            else:
+                self.transport.close()
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        self._start_idle()
+
+    def _start_idle(self) -> None:
+        self._body_mark = self._body_bytes
+        self._wait(self.timeout_keep_alive)
+
+    def _wait(self, seconds: float) -> None:
+        """Start to wait for the client, for at most *seconds*."""
+        now = self.loop.time()
+        self._waits_since, self._wait_seconds = now, seconds
+        self._set_timer(now, seconds)
+
+    def _set_timer(self, now: float, seconds: float) -> None:
+        """Let the timer fire in *seconds* or earlier."""
+        if self.timeout_keep_alive_task is not None:
+            if self._timer_due <= now + seconds:
+                return
+            self.timeout_keep_alive_task.cancel()
+        self._timer_due = now + seconds
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End the current wait if it is due; called by the timer.
+
+        While a request is served no timer is needed: the end of its response sets the next one.
+        """
+        self.timeout_keep_alive_task = None
+        if self._waits_since is None or self.transport.is_closing():
+            return
+        now = self.loop.time()
+        left = self._waits_since + self._wait_seconds - now
+        if left > 0:
+            self._set_timer(now, left)
+        elif self._surplus >= 0 or self._receives == RECEIVES_NOTHING:
+            self.transport.close()
+        elif self._receives == RECEIVES_HEAD:
+            self._refuse(slow_head(self._wait_seconds))
+        elif self.flow.read_paused or self._body_bytes - self._body_mark >= LEAST_BODY_RATE * self._wait_seconds:
+            self._body_mark = self._body_bytes
+            self._wait(self._wait_seconds)
+        else:
+            self._refuse(self._limits.slow_body())
+
+    def send_400_response(self, msg: str) -> None:
+        """See uvicorn; *msg* is the cause."""
+        self._refuse(invalid_request(msg, None))
+
+    def _refuse(self, error: ClientError) -> None:
+        """Answer the request that is being read with *error*, unless it is answered; then close the connection.
+
+        Bytes that are no request, behind one that is complete, are ignored: its answer is the last of the connection.
+        """
+        cycle = self.cycle
+        is_open = cycle is not None and not cycle.response_complete
+        if cycle is not None and is_open and not cycle.more_body:
+            self._surplus, cycle.keep_alive = 0, False
+            return
+        if cycle is not None and cycle.more_body and (cycle.response_complete or cycle.response_started):
+            self._linger()
+            return
+        name = uuid4().hex
+        self.transport.write(refusal_bytes(error, name))
+        if cycle is not None and is_open:
+            cycle.end_with(error)  # its route leaves the record
+        elif self._limits.record is not None:
+            self._limits.record(name, error, self.client[0] if self.client else "")
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close the connection once the client has closed its side, or after `LINGER_SECONDS`; discard what it sends."""
+        self._surplus = max(self._surplus, 0)
+        self._release_head()
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._wait(LINGER_SECONDS)
+
+    def _release_head(self) -> None:
+        if held := self._held_bytes:
+            self._held_bytes = 0
+            self._limits.buffered.release(held, HEADS_OWNER)
