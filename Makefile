@@ -8,7 +8,7 @@ NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel drill lint format format-check typecheck check build smoke bench test-engine test-clients clean
+.PHONY: help demo test test-kill soak cancel floods drill lint format format-check typecheck check build smoke bench test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ soak: $(VENV)/.ready ## Look for leaks and long steps in 10,000 failures and abo
 
 cancel: $(VENV)/.ready ## Measure how soon the upstream request is closed after its client has disconnected
 	PYTHONPATH=tests/doubles $(BIN)/python bench/cancel.py
+
+floods: $(VENV)/.ready ## Measure memory under floods of unfinished heads and bodies, and who reads the refusal
+	PYTHONPATH=tests/doubles $(BIN)/python bench/floods.py
 
 drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the requests that reach it
 	PYTHONPATH=tests/doubles $(BIN)/python bench/outage.py

@@ -42,7 +42,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body: Bytes = 16_777_216
     chat_max_body: Bytes = 1_048_576
     max_buffered: Bytes = 268_435_456
-    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 8_192
     body_timeout: Seconds = 30.0
     drain: NonNegativeSeconds = 30.0
     deadline: NonNegativeSeconds = 3600.0

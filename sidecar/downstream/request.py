@@ -86,9 +86,9 @@ def content_coding(headers: dict[bytes, bytes]) -> bytes:
 
 
 async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], limit: int, held: HeldBody) -> bytes:
-    """Return the request's body of at most *limit* bytes, independent of its `content-length`.
+    """Return the rest of a request's body, of at most *limit* bytes, independent of its `content-length`.
 
-    Bytes that wait for the rest of their body, and all of a large body, are added to *held*.
+    Bytes that wait for the rest of their body are added to *held*.
 
     Raises `RequestRefused` as soon as the body is known to be larger (413), or where the process holds too many unread
     bytes (503); `ClientDisconnected` if the client leaves or the server refuses the rest.
@@ -96,12 +96,6 @@ async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], l
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise RequestRefused(body_too_large(limit))
-    if (whole := connection.whole_body()) is not None:
-        if len(whole) > limit:
-            raise RequestRefused(body_too_large(limit))
-        if len(whole) > LARGE_BODY_BYTES and not held.add(len(whole)):
-            raise RequestRefused(unread_requests_full())
-        return whole
     receive = connection.receive
     message = await receive()
     pieces: list[bytes] = []
@@ -151,15 +145,35 @@ async def read_object(
 
     Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
     """
+    raw = request.connection.whole_body()
+    if raw is None or len(raw) > LARGE_BODY_BYTES or b"content-encoding" in request.headers:
+        return await _read_gradually(request, raw, limit, large_inflated, buffered)
+    if len(raw) > limit:
+        raise RequestRefused(body_too_large(limit))
+    return json_object(raw)
+
+
+async def _read_gradually(
+    request: IncomingRequest,
+    raw: bytes | None,
+    limit: int,
+    large_inflated: asyncio.Semaphore,
+    buffered: BufferedBodies,
+) -> dict[str, Any]:
+    """See `read_object`; *raw* is the body if all of it has arrived. Its bytes are held in *buffered* until it is decoded."""
     held = HeldBody(buffered, request.access.tenant)
     try:
-        raw = await read_body(request.connection, request.headers, limit, held)
+        if raw is None:
+            raw = await read_body(request.connection, request.headers, limit, held)
+        elif len(raw) > limit:
+            raise RequestRefused(body_too_large(limit))
+        elif not held.add(len(raw)):
+            raise RequestRefused(unread_requests_full())
         if coding := content_coding(request.headers):
             return await _inflated_object(inflate_steps(raw, coding, limit), limit, large_inflated)
         return json_object(raw) if len(raw) <= LARGE_BODY_BYTES else await _large_object(raw)
     finally:
-        if held.size:
-            held.release()
+        held.release()
 
 
 async def _inflated_object(

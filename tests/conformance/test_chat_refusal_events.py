@@ -82,7 +82,7 @@ async def test_rate_is_an_event_with_its_wait(tmp_path: Path, protocol: type[asy
         ("", {"messages": [{"role": "user", "content": 1}]}, (), "invalid_request", "messages[0].content must be a string."),
         ("", CHAT | {"dailyTokenLimit": 0}, (), "invalid_request", "dailyTokenLimit"),
         ("", b"{", (), "invalid_request", "JSON"),
-        ("", {"messages": "x" * 3000}, (), "body_too_large", "The body is larger than 2000 bytes."),
+        ("", {"messages": "x" * 3000}, (), "body_too_large", "The body is larger than 2000 bytes (server.max_body, and server.chat_max_body on /api/chat)."),
         ("", CHAT, ("content-type: text/plain",), "unsupported_media_type", "Send JSON"),
         (KEYS, CHAT, (), "unauthorized", "The API key is missing or unknown."),
     ],

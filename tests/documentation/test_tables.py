@@ -22,6 +22,7 @@ from sidecar.config.settings import Flags, ServerSettings, StoreSettings
 from sidecar.config.upstream import UpstreamSettings
 from sidecar.downstream import client_errors
 from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
+from sidecar.server.http1 import http_limits
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
@@ -133,6 +134,10 @@ def test_every_refusal_is_documented() -> None:
         client_errors.unsupported_media_type(),
         client_errors.internal_error(),
         client_errors.draining(),
+        client_errors.unread_requests_full(),
+        http_limits.slow_head(1.0),
+        http_limits.long_url(),
+        http_limits.many_fields(""),
     ]
     sources = [*(ROOT / "policies" / "builtin").glob("*.py"), ROOT / "policies" / "engine" / "ledger.py"]
     rejections = {

@@ -32,6 +32,7 @@ KEEPALIVE_OPTIONS = {
 }
 """TCP options of each client connection, set where the platform has them."""
 RECEIVES_NOTHING, RECEIVES_HEAD, RECEIVES_BODY = range(3)
+"""Parts of a request that a connection reads; only the first one is false."""
 
 
 class ClientProtocol(HttpToolsProtocol):
@@ -48,7 +49,7 @@ class ClientProtocol(HttpToolsProtocol):
     _receives = RECEIVES_NOTHING
     """The part of a request that is being read."""
     _body_bytes = _body_mark = 0
-    """Bytes of data in the current body, now and at the start of the wait."""
+    """Bytes of data in all bodies of the connection, now and at the start of the wait."""
     _held_bytes = 0
     """Bytes of an incomplete head that count in the total of unread requests."""
     _waits_since: float | None = None
@@ -78,7 +79,7 @@ class ClientProtocol(HttpToolsProtocol):
 
     def _refuse_connection(self) -> None:
         limits, opened = self._limits, len(self.connections)
-        limits.note_full(opened)
+        limits.refused_connections.refused()
         if opened > limits.max_connections + MAX_REFUSED_CONNECTIONS:
             self.transport.abort()
         else:
@@ -89,8 +90,8 @@ class ClientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves the timer running if the connection broke
         self._release_head()
-        if self._limits.is_full:
-            self._limits.note_full(len(self.connections))
+        if self._limits.refused_connections.is_open:
+            self._limits.refused_connections.accepted()
         if (cycle := self.cycle) is not None:
             cycle.client_left()
 
@@ -133,8 +134,11 @@ class ClientProtocol(HttpToolsProtocol):
         self._start_idle()
 
     def _start_idle(self) -> None:
-        self._body_mark = self._body_bytes
-        self._wait(self.timeout_keep_alive)
+        """Wait for the next request. Inlines `_wait`: a timer that is set fires earlier than this wait ends."""
+        self._waits_since = now = self.loop.time()
+        self._wait_seconds = self.timeout_keep_alive
+        if self.timeout_keep_alive_task is None:
+            self._set_timer(now, self._wait_seconds)
 
     def _wait(self, seconds: float) -> None:
         """Start to wait for the client, for at most *seconds*."""
@@ -200,7 +204,7 @@ class ClientProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         """Close the connection once the client has closed its side, or after `LINGER_SECONDS`; discard what it sends."""
-        self._surplus = max(self._surplus, 0)
+        self._surplus, self.headers = max(self._surplus, 0), []
         self._release_head()
         if self.transport.is_closing():
             return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable
 
-from sidecar.downstream.buffered_bodies import BufferedBodies
+from sidecar.downstream.buffered_bodies import BufferedBodies, Episode, Report
 from sidecar.downstream.client_errors import ClientError, invalid_request, overloaded
 
 MAX_HEAD_FIELDS = 128
@@ -30,20 +31,19 @@ MAX_SHORT_REST_BYTES = 65_536
 """The longest body that is read and discarded behind an early answer without closing the connection."""
 MAX_REFUSED_CONNECTIONS = 256
 """Connections beyond `server.max_connections` that get a 503 at the same time; further ones are reset."""
-DEFAULT_MAX_CONNECTIONS, DEFAULT_BODY_SECONDS, DEFAULT_MAX_BUFFERED = 10_000, 30.0, 268_435_456
+DEFAULT_MAX_CONNECTIONS, DEFAULT_BODY_SECONDS, DEFAULT_MAX_BUFFERED = 8_192, 30.0, 268_435_456
 HTTP_LIMITS_STATE = "sidecar.http_limits"
 """The key in the lifespan state under which the server finds a function that returns its `HttpLimits`."""
 FILES_PER_CONNECTION, OTHER_FILES = 2, 128
 """Open files of one client connection, with that to its upstream, and those of the rest of the process."""
-REOPENED_SHARE = 0.9
-"""Connections count as accepted again below this share of the limit, so that the log gets one line per episode."""
 
 
 class HttpLimits:
     """The configured limits of one process, and what its client connections share.
 
     *record* gets the request id, the error and the address of each request that the server refuses by itself.
-    *on_full* is called with True when a connection is refused, and with False when there is room again.
+    *on_full* is called with True when a connection is refused, and with False when none was refused for 10 s. *clock* is
+    monotonic, in seconds.
     """
 
     def __init__(
@@ -53,20 +53,13 @@ class HttpLimits:
         body_timeout: float = DEFAULT_BODY_SECONDS,
         buffered: BufferedBodies | None = None,
         record: Callable[[str, ClientError, str], None] | None = None,
-        on_full: Callable[[bool], None] | None = None,
+        on_full: Report | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_connections, self.body_timeout = max_connections, body_timeout
         self.buffered = buffered or BufferedBodies(DEFAULT_MAX_BUFFERED)
         self.record = record
-        self._on_full, self.is_full = on_full, False
-
-    def note_full(self, connections: int) -> None:
-        """Report that a connection was refused, or that there is room again. *connections* are open."""
-        is_full = connections >= (REOPENED_SHARE if self.is_full else 1) * self.max_connections
-        if is_full != self.is_full:
-            self.is_full = is_full
-            if self._on_full is not None:
-                self._on_full(is_full)
+        self.refused_connections = Episode(on_full, clock)
 
     def too_many_connections(self) -> ClientError:
         """Return the 503 for a connection beyond `max_connections`."""

@@ -56,8 +56,8 @@ class HttpProtocol(ClientProtocol):
     """Whether the request that is being read offers another protocol."""
     _head_bytes = 0
     """Bytes read since the end of the last request; 0 while a body is read."""
-    _body_reads = 0
-    """Bytes read for the current body, without those that came with its head."""
+    _body_reads = _body_start = 0
+    """Bytes read for the current body behind those that came with its head; data bytes of all bodies before that."""
     _codings: tuple[bytes, ...] = ()
     """The values of `Transfer-Encoding` of the request that is being read."""
     _fault: ClientError | None = None
@@ -80,9 +80,6 @@ class HttpProtocol(ClientProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._parse_long_read(data)
                 return
-        self._parse(data)
-
-    def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -90,10 +87,9 @@ class HttpProtocol(ClientProtocol):
                 self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             if self._surplus < 0:
-                fault = self._fault or invalid_request("The request is not valid HTTP.", None)
-                self._refuse(fault)
+                self._refuse(self._fault or invalid_request("The request is not valid HTTP.", None))
             return
-        if self._receives != RECEIVES_NOTHING and self._surplus < 0:
+        if self._receives and self._surplus < 0:
             self._await_rest()
 
     def _parse_long_read(self, data: bytes) -> None:
@@ -101,8 +97,10 @@ class HttpProtocol(ClientProtocol):
 
         So the parser never gets more of a head, whose parts it keeps and copies at each read.
         """
-        room = MAX_HEAD_BYTES - (self._head_bytes - len(data))
-        self._parse(data[:room])
+        self._head_bytes -= len(data)
+        room = MAX_HEAD_BYTES - self._head_bytes
+        if room:
+            self.data_received(data[:room])
         if self._surplus >= 0:
             return
         if self._head_bytes:  # the head has not ended
@@ -116,15 +114,20 @@ class HttpProtocol(ClientProtocol):
             if self._waits_since is None:
                 self._wait(min(HEAD_SECONDS, self.timeout_keep_alive))
             held = self._head_bytes - self._held_bytes
-            if not self._limits.buffered.take(held, HEADS_OWNER):
+            if len(self.headers) > MAX_HEAD_FIELDS:
+                self._refuse(many_fields("request head has"))
+            elif not self._limits.buffered.take(held, HEADS_OWNER):
                 self._refuse(unread_requests_full())
             else:
                 self._held_bytes += held
-        elif self._body_reads - self._body_bytes > MAX_HEAD_BYTES + MAX_OVERHEAD_RATIO * self._body_bytes:
-            self._refuse(much_overhead())
-        elif self._waits_since is None:
+        elif self._waits_since is None:  # the first read of the body
+            self._body_reads, self._body_start = 0, self._body_bytes
             self._body_mark = self._body_bytes
             self._wait(self._limits.body_timeout)
+        else:
+            arrived = self._body_bytes - self._body_start
+            if self._body_reads - arrived > MAX_HEAD_BYTES + MAX_OVERHEAD_RATIO * arrived:
+                self._refuse(much_overhead())
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its offer of another protocol (RFC 9110, 7.8), which ends the parser."""
@@ -168,7 +171,6 @@ class HttpProtocol(ClientProtocol):
             return
         headers = self.headers
         self._receives, self._waits_since, self._head_bytes = RECEIVES_BODY, None, 0
-        self._body_bytes = self._body_reads = 0
         if self._held_bytes:
             self._release_head()
         self.headers = []  # for trailers, which are no part of the head
@@ -234,7 +236,7 @@ class HttpProtocol(ClientProtocol):
         cycle = self.cycle
         if cycle is None or self._surplus >= 0 or self._offers_upgrade:
             return
-        if len(self.headers) > MAX_HEAD_FIELDS:
+        if self.headers and len(self.headers) > MAX_HEAD_FIELDS:
             self._stop(many_fields("trailers have"))
         self._receives, self._waits_since = RECEIVES_NOTHING, None
         cycle.more_body = False

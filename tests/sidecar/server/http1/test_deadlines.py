@@ -10,6 +10,7 @@ from asked_requests import Refusals, asking, refusal
 from served_connection import CHUNKED_POST, GET, KEEP_ALIVE_SECONDS, ServedConnection
 from wire import eventually
 
+from sidecar.downstream.buffered_bodies import REPORT_SECONDS
 from sidecar.server.http1.http_limits import LEAST_BODY_RATE, LINGER_SECONDS, MAX_SHORT_REST_BYTES, HttpLimits
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +159,8 @@ async def test_connections_beyond_the_limit_get_503() -> None:
     """Connections beyond `max_connections` get 503 and a record; the state is reported once, and once when it ends."""
     records = Refusals()
     states: list[bool] = []
-    limits = HttpLimits(max_connections=2, record=records.add, on_full=states.append)
+    now = [0.0]
+    limits = HttpLimits(max_connections=2, record=records.add, on_full=states.append, clock=lambda: now[0])
     kept = [ServedConnection(limits=limits) for _ in range(2)]
     for each in kept[1:]:
         each.protocol.connections.clear()
@@ -171,6 +173,8 @@ async def test_connections_beyond_the_limit_get_503() -> None:
     for each in (*extra, *kept):
         each.protocol.connections = shared
         each.protocol.connection_lost(None)
+        assert states == ([True] if now[0] < REPORT_SECONDS else [True, False])
+        now[0] += REPORT_SECONDS / 2
 
     assert states == [True, False]
 
