@@ -29,6 +29,7 @@ from .http_limits import (
     long_url,
     many_fields,
     much_overhead,
+    other_version,
 )
 from .request_cycle import RequestCycle
 from .request_target import InvalidTarget, unusual_target, with_host
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 """Headers that offer another protocol. `Connection` can stay: without these it offers nothing."""
+HTTP_VERSIONS = ("1.1", "1.0")
 _NOTED_FIELDS = frozenset({b"expect", b"transfer-encoding"})
 
 
@@ -174,6 +176,8 @@ class HttpProtocol(ClientProtocol):
         if self._held_bytes:
             self._release_head()
         self.headers = []  # for trailers, which are no part of the head
+        if version not in HTTP_VERSIONS:
+            self._stop(other_version())
         if len(headers) > MAX_HEAD_FIELDS:
             self._stop(many_fields("request head has"))
         if len(url) > MAX_URL_BYTES:

@@ -165,6 +165,17 @@ async def test_other_transfer_coding_is_400(field: bytes) -> None:
     assert asked == []
 
 
+@pytest.mark.parametrize("version", [b"HTTP/0.9", b"HTTP/2.0"])
+async def test_other_version_is_505(version: bytes) -> None:
+    """A request that names another version of HTTP is 505, and the connection is closed."""
+    served, asked = asking()
+    served.protocol.data_received(GET.replace(b"HTTP/1.1", version) + GET)
+    await asyncio.sleep(0)
+
+    assert refusal(served) == (505, "invalid_request")
+    assert asked == []
+
+
 async def test_transfer_coding_of_http_1_0_is_400() -> None:
     """HTTP/1.0 has no transfer coding: a proxy in front may have framed the body otherwise."""
     served, asked = asking()
