@@ -131,7 +131,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def _check_fields(self, call: Call, rules: list[ModelRule]) -> None:
         listed = {*(self.models or ()), *(name for rule in rules for name in rule.names)}
         try:
-            check_model_name(call.model, "model", listed)
+            if call.names_model:  # the operator has chosen the default model
+                check_model_name(call.model, "model", listed)
             for at, name in enumerate(call.fallback_models):
                 check_model_name(name, f"models[{at}]", listed)
             check_routing(call.body)

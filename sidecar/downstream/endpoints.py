@@ -66,7 +66,9 @@ class CompletionsRoute(Route):
         check_json(request.headers)
         body = await read_object(request, self.services.settings.server.max_body, self.large_inflated)
         check_openai(body)
-        body, note = self._forwarded(body, request.access.fields)
+        note = ""
+        if self._known_upstreams is not False or request.access.fields == "known":
+            body, note = self._forwarded(body, request.access.fields)
         named = request.headers.get(PROFILE_HEADER)
         access = request.access
         plain = named is None and access.allowed is None
@@ -88,9 +90,10 @@ class CompletionsRoute(Route):
         return call, self.services.chains[profile.owner, profile.name], self.response(form, request)
 
     def _forwarded(self, body: dict[str, Any], fields: ForwardedFields) -> tuple[dict[str, Any], str]:
-        """Return the fields of *body* that are forwarded by the *fields* of the key and of the upstreams, and a note."""
-        if fields == "any" and self._known_upstreams is False:
-            return body, ""
+        """Return the fields of *body* that are forwarded by the *fields* of the key and of the upstreams, and a note.
+
+        Where only some upstreams have `fields = "known"`, all fields are, and each attempt drops its own.
+        """
         part = DocumentedPart(body)
         return (body, "") if fields == "any" and self._known_upstreams is None else (part.body, part.note())
 

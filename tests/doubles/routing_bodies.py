@@ -12,25 +12,104 @@ from typing import Any, NamedTuple
 Fields = dict[str, Any]
 MANY = 400_000
 
-NAMES_OF_MODELS = (
-    "fallback fallback_model backup engine deployment_id deployment target_model model_name model_id modelId llm use"  # noqa: SIM905
-    " override_model draft_model lora lora_path adapter adapter_id route router preset prompt_id agent variant tags tag"
-    " azure_deployment custom_llm_provider served_model_name x-model specific_deployment model_group alias target choice"
-    " speculative_model assistant guardrail_model judge primary Provider Fallbacks MODEL_NAME"
-).split()
+NAMES_OF_MODELS = [
+    "fallback",
+    "fallback_model",
+    "backup",
+    "engine",
+    "deployment_id",
+    "deployment",
+    "target_model",
+    "model_name",
+    "model_id",
+    "modelId",
+    "llm",
+    "use",
+    "override_model",
+    "draft_model",
+    "lora",
+    "lora_path",
+    "adapter",
+    "adapter_id",
+    "route",
+    "router",
+    "preset",
+    "prompt_id",
+    "agent",
+    "variant",
+    "tags",
+    "tag",
+    "azure_deployment",
+    "custom_llm_provider",
+    "served_model_name",
+    "x-model",
+    "specific_deployment",
+    "model_group",
+    "alias",
+    "target",
+    "choice",
+    "speculative_model",
+    "assistant",
+    "guardrail_model",
+    "judge",
+    "primary",
+    "Provider",
+    "Fallbacks",
+    "MODEL_NAME",
+]
 """Fields that name one model, at some router or at none that is known."""
-NAMES_OF_LISTS = (
-    "fallbacks fallback_models context_window_fallbacks content_policy_fallbacks default_fallbacks model_list backups"  # noqa: SIM905
-    " alternatives candidates order targets transforms route_order"
-).split()
-NAMES_OF_SERVERS = (
-    "api_base base_url baseURL api_host endpoint url host proxy azure_endpoint server upstream api_url bootstrap_host"  # noqa: SIM905
-    " aws_bedrock_runtime_endpoint vertex_location"
-).split()
-NAMES_OF_KEYS = "api_key apiKey key authorization token azure_ad_token litellm_credential_name aws_secret_access_key".split()  # noqa: SIM905
-SWITCHES = (
-    "use_fallbacks allow_fallbacks mock_testing_fallbacks route_to_best provider_id preset_number fast online"  # noqa: SIM905
-).split()
+NAMES_OF_LISTS = [
+    "fallbacks",
+    "fallback_models",
+    "context_window_fallbacks",
+    "content_policy_fallbacks",
+    "default_fallbacks",
+    "model_list",
+    "backups",
+    "alternatives",
+    "candidates",
+    "order",
+    "targets",
+    "transforms",
+    "route_order",
+]
+NAMES_OF_SERVERS = [
+    "api_base",
+    "base_url",
+    "baseURL",
+    "api_host",
+    "endpoint",
+    "url",
+    "host",
+    "proxy",
+    "azure_endpoint",
+    "server",
+    "upstream",
+    "api_url",
+    "bootstrap_host",
+    "aws_bedrock_runtime_endpoint",
+    "vertex_location",
+]
+NAMES_OF_KEYS = [
+    "api_key",
+    "apiKey",
+    "key",
+    "authorization",
+    "token",
+    "azure_ad_token",
+    "litellm_credential_name",
+    "aws_secret_access_key",
+]
+SWITCHES = [
+    "use_fallbacks",
+    "allow_fallbacks",
+    "mock_testing_fallbacks",
+    "route_to_best",
+    "provider_id",
+    "preset_number",
+    "fast",
+    "online",
+]
 
 ROUTES: dict[str, Fields] = {
     **{f"{name}=model": {name: "dear"} for name in NAMES_OF_MODELS},
@@ -128,10 +207,23 @@ MODELS: dict[str, Fields] = {
 }
 """Names of models. The rule for `cheap-*` permits those that begin so."""
 
-TOP_LEVEL_CEILINGS = (
-    "max_length num_predict max_gen_len max_tokens_to_sample max_generated_tokens max_decode_tokens min_tokens"  # noqa: SIM905
-    " min_new_tokens min_length token_limit thinking_budget reasoning_budget maxOutputTokens maxTokens max_len"
-).split()
+TOP_LEVEL_CEILINGS = [
+    "max_length",
+    "num_predict",
+    "max_gen_len",
+    "max_tokens_to_sample",
+    "max_generated_tokens",
+    "max_decode_tokens",
+    "min_tokens",
+    "min_new_tokens",
+    "min_length",
+    "token_limit",
+    "thinking_budget",
+    "reasoning_budget",
+    "maxOutputTokens",
+    "maxTokens",
+    "max_len",
+]
 TOP_LEVEL_COUNTS = "candidate_count num_outputs num_generations num_completions samples candidateCount".split()  # noqa: SIM905
 CEILINGS: dict[str, Fields] = {
     **{name: {name: MANY} for name in TOP_LEVEL_CEILINGS},
@@ -171,7 +263,9 @@ class Fate(NamedTuple):
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"model": {"type": "string"}}}}}
 SCHEMA = {"type": "object", "properties": {"model": {"type": "string"}, "base_url": {"type": "string"}}}
 LEGITIMATE: dict[str, Fate] = {
-    "OpenAI sampling": Fate({"temperature": 0.2, "top_p": 0.9, "seed": 7, "stop": ["\n"], "logit_bias": {"50256": -100}}),
+    "OpenAI sampling": Fate(
+        {"temperature": 0.2, "top_p": 0.9, "seed": 7, "stop": ["\n"], "logit_bias": {"50256": -100}}
+    ),
     "OpenAI tools": Fate({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False}),
     "OpenAI tool choice": Fate({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}),
     "OpenAI schema": Fate({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),

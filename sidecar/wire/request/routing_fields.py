@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from sidecar.wire.value_count import count_marks
+
 from .documented_fields import DOCUMENTED_FIELDS, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
 
 MAX_JUDGED_VALUES = 16_384
@@ -40,7 +42,7 @@ _ROUTING_STEM = re.compile(
     "model|fallback|rout(?:e|ing)|provider|deploy|engine|endpoint|preset|plugin|proxy|gateway|backend|upstream|adapter"
     "|lora|apikey|apibase|baseurl|extrabody|extraheader|extraquery|override|servicetier"
 )
-_ROUTING_WORDS = frozenset({"tag", "tags", "tier", "url", "uri", "host", "base", "online", "fast", "turbo"})
+_ROUTING_WORDS = frozenset({"tag", "tags", "tier", "online", "fast", "turbo"})
 _HARMLESS_VARIABLES = frozenset({"model_identity"})
 """Variables of known chat templates (gpt-oss) with the name of a routing option."""
 
@@ -114,7 +116,10 @@ class _Reader:
                 path = where + name
                 self._count(path, 1 if shape is not None else NAME_COST)
                 if kind is msgspec.Raw:
-                    found[name] = _decoded(value, path)  # what is judged is what is sent
+                    try:
+                        found[name] = decoded_field(value)  # what is judged is what is sent
+                    except ValueError as error:
+                        raise RoutingField(path, str(error)) from None
                 self._field(path, name, found[name], shape)
 
     def _field(self, path: str, name: str, value: Any, shape: FieldShape | None) -> None:
@@ -195,11 +200,14 @@ def _check_name(path: str, name: str) -> None:
         raise RoutingField(path, "may choose a model, a server or a key")
 
 
-def _decoded(value: msgspec.Raw, path: str) -> Any:
+def decoded_field(value: msgspec.Raw) -> Any:
+    """Return *value*, decoded. Raises `ValueError` with the reason for one that is too large or cannot be read."""
     data = bytes(value)
-    if len(data) > MAX_JUDGED_BYTES:
-        raise RoutingField(path, f"is too large to be checked, more than {MAX_JUDGED_BYTES} bytes")
+    if len(data) > MAX_JUDGED_BYTES or count_marks(data) > MAX_JUDGED_VALUES:
+        msg = f"is too large to be checked, more than {MAX_JUDGED_BYTES} bytes or {MAX_JUDGED_VALUES} values"
+        raise ValueError(msg)
     try:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, RecursionError):
-        raise RoutingField(path, "cannot be read") from None
+        msg = "cannot be read"
+        raise ValueError(msg) from None
