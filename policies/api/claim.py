@@ -157,6 +157,11 @@ class IdentifiedCall(Protocol):
         ...
 
 
+def counts_by_model(by: By) -> bool:
+    """Return whether *by* includes the model."""
+    return by == "model" if isinstance(by, str) else "model" in by
+
+
 def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
     """Return the identity of *call* for *by*. A user belongs to its tenant, so tenants cannot use each other's users."""
     parts = by if isinstance(by, list) else [by]
@@ -173,7 +178,7 @@ def _name(call: IdentifiedCall, part: Identity) -> str:
     if part == "ip":
         return _host(call.ip)
     if part == "model":
-        return _short(call.model)
+        return _short(call.model.lower())  # some servers ignore the case of a name
     if part == "user":
         return call.tenant + IDENTITY_SEPARATOR + _short(call.user)
     return ""

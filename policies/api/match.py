@@ -42,8 +42,8 @@ class MatchedCall(Protocol):
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Patterns with shell wildcards (`*`, `?`, `[a-z]`). All fields must match; in a list, one pattern suffices.
 
-    `model` matches if one of the models that may serve the call matches, by the client's name or an upstream's. If one
-    of these names is not known yet, it matches too.
+    `model` matches if one of the models that may serve the call matches, by the client's name or an upstream's, in any
+    case. If one of these names is not known yet, it matches too.
     """
 
     path: Pattern = "*"
@@ -60,21 +60,35 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def longest_match(name: str, patterns: Collection[str]) -> str | None:
+def longest_match(name: str, patterns: Collection[str], *, ignore_case: bool = False) -> str | None:
     """Return *name* itself if it is one of *patterns*, else the longest pattern that matches it, else None.
 
-    Used to look up prices and model names by the client's name of a model.  An empty *name* matches no pattern.
+    Used to look up prices and model names by the client's name of a model.  An empty *name* matches no pattern.  Prices
+    *ignore_case*: some servers do (deployments of Azure), and another spelling must not get another price.
     """
     if name in patterns:
         return name
-    return max((pattern for pattern in patterns if name and fnmatchcase(name, pattern)), key=len, default=None)
+    if ignore_case:
+        folded = name.lower()
+        found = (pattern for pattern in patterns if name and fnmatchcase(folded, pattern.lower()))
+    else:
+        found = (pattern for pattern in patterns if name and fnmatchcase(name, pattern))
+    return max(found, key=len, default=None)
 
 
 def _any_fits(call: MatchedCall, pattern: Pattern) -> bool:
     if not call.has_completion:
-        return _fits(call.model, pattern)
+        return _fits_model(call.model, pattern)
     names = call.served_models
-    return "" in names or any(_fits(name, pattern) for name in (*filter(None, call.candidate_models), *names))
+    return "" in names or any(_fits_model(name, pattern) for name in (*filter(None, call.candidate_models), *names))
+
+
+def _fits_model(name: str, pattern: Pattern) -> bool:
+    """Whether *name* matches *pattern*; case is ignored, because some servers ignore it in names of models."""
+    folded = name.lower()
+    if isinstance(pattern, str):
+        return _matches(folded, pattern.lower())
+    return any(_matches(folded, each.lower()) for each in pattern)
 
 
 def _fits(value: str, pattern: Pattern) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -116,6 +117,16 @@ class Policy(
         for old, new in _OLD_ATTRIBUTES.items():
             if old in vars(cls) and not inspect.ismemberdescriptor(vars(cls)[old]):
                 raise HookError(f"{cls.__name__}.{old} has no effect", f"it is now called {new}")
+
+    @property
+    def model_options(self) -> Mapping[str, Sequence[str]]:
+        """Return the options that make this policy depend on a call's model, with the names or patterns in each.
+
+        If there are any, `/v1` refuses fields by which a client could choose another model than the named one.
+        Override it in a policy that reads `call.model`, and keep the options of `super().model_options`.
+        """
+        model = self.match.model
+        return {} if model == "*" else {"only": (model,) if isinstance(model, str) else model}
 
     def start(self, services: Services) -> RunningPolicy:
         """Return the object that serves the calls: the policy itself, or one with state of the process.

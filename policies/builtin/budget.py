@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from policies.api.call import Call
-from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities
+from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities, counts_by_model
 from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
 from policies.api.policy import Policy
@@ -92,6 +92,12 @@ class Budget(Policy, frozen=True):
         least = min([self.answer] if isinstance(self.answer, int) else self.answer.values(), default=MIN_BOUND_TOKENS)
         if self.reserve == "bound" and least < MIN_BOUND_TOKENS:
             yield f'answer: {least} is too short for an answer with reserve = "bound"; use at least {MIN_BOUND_TOKENS}'
+
+    @property
+    def model_options(self) -> Mapping[str, Sequence[str]]:
+        """See `Policy.model_options`: prices are by model, and so may be the counters."""
+        own: dict[str, Sequence[str]] = {"prices": tuple(self.prices)} if self.usd is not None else {}
+        return {**super().model_options, **own, **({"by": ()} if counts_by_model(self.by) else {})}
 
     async def admit(self, call: Call) -> Lease | None:
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""

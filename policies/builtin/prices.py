@@ -52,6 +52,6 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
-    """Return the price for *model*: under its own name, else under the longest matching pattern, else None."""
-    pattern = longest_match(model, prices)
+    """Return the price for *model*: under its own name, else under the longest pattern that matches in any case, else None."""
+    pattern = longest_match(model, prices, ignore_case=True)
     return None if pattern is None else prices[pattern]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from policies.api.call import Call
-from policies.api.claim import DEFAULT_MAX_IDENTITIES, By, Claim, Identities, amount_text
+from policies.api.claim import DEFAULT_MAX_IDENTITIES, By, Claim, Identities, amount_text, counts_by_model
 from policies.api.lease import Lease
 from policies.api.policy import Policy, StoreFailure
 from policies.api.rejection import Rejection
@@ -32,6 +32,11 @@ class Rate(Policy, frozen=True, kw_only=True):
     admit_returns_lease: ClassVar[bool] = True
     tightened_by_profiles: ClassVar[tuple[str, ...]] = ("requests",)
     fixed_in_profiles: ClassVar[tuple[str, ...]] = (*Policy.fixed_in_profiles, "window", "by", "identities")
+
+    @property
+    def model_options(self) -> Mapping[str, Sequence[str]]:
+        """See `Policy.model_options`: a limit by model has a counter for each."""
+        return {**super().model_options, **({"by": ()} if counts_by_model(self.by) else {})}
 
     async def admit(self, call: Call) -> Lease:
         """Return a lease that claims one request."""

@@ -8,7 +8,12 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from policies.api.call import Call
+from policies.api.match import Match
 from policies.api.policy import Policy
+from sidecar.wire.request.documented_fields import ForwardedFields
+from sidecar.wire.request.json_body import BadRequest
+from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE
+from sidecar.wire.request.routing_fields import RoutingField, check_model_name, check_routing, check_tier
 
 LEGACY_PROFILES = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
 DEFAULT_CHAT_PROFILE = "balanced"
@@ -22,22 +27,45 @@ class Forbidden(Exception):
         self.message, self.param = message, param
 
 
+class ModelRule(msgspec.Struct, frozen=True):
+    """A *policy* that depends on the model of the calls it covers, by its *option*.
+
+    *names* are the names and patterns of models in the option. *where* matches the calls whatever their model.
+    """
+
+    policy: str
+    option: str
+    names: tuple[str, ...]
+    where: Match
+
+
 class Profile(msgspec.Struct, frozen=True):
     """One chain of policies: the base chain (named ''), or a profile that tightens it.
 
-    *owner* is the key path of the `[[key]]` whose limits the chain has; empty for the chains of the file.
+    *owner* is the key path of the `[[key]]` whose limits the chain has; empty for the chains of the file.  *model_rules*
+    are derived from the policies.
     """
 
     name: str
     policies: tuple[Policy, ...]
     temperature: float | None = None
     owner: str = ""
+    model_rules: tuple[ModelRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        rules = tuple(
+            ModelRule(policy.name, option, tuple(names), msgspec.structs.replace(policy.match, model="*"))
+            for policy in self.policies
+            for option, names in policy.model_options.items()
+        )
+        msgspec.structs.force_setattr(self, "model_rules", rules)
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Permissions of one key: its tenant, its chains, and the profiles and models that it may use (None: all).
 
-    *digest* is the SHA-256 of the key; empty where the file has no keys.
+    *digest* is the SHA-256 of the key; empty where the file has no keys.  *fields* are those that are forwarded.
+    *limits_models* is derived: whether the key or a policy has a rule for models, so that `check` is needed.
     """
 
     tenant: str
@@ -46,6 +74,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     profiles: Mapping[str, Profile]
     allowed: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
+    fields: ForwardedFields = "any"
+    limits_models: bool = False
+
+    def __post_init__(self) -> None:
+        chains = (self.base, *self.profiles.values())
+        has_rules = self.models is not None or any(each.model_rules for each in chains)
+        msgspec.structs.force_setattr(self, "limits_models", has_rules)
 
     def profile(self, name: str) -> Profile:
         """Return the profile named by the header `x-profile`; case and surrounding spaces are ignored.
@@ -78,11 +113,35 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def check(self, call: Call) -> None:
         """Raise `Forbidden` unless the key may use every candidate model of *call*, fallbacks included.
 
-        A list of models names none: it is reduced to those that the key may use.
+        A field that could choose another model is `Forbidden` to a key with `models`. Where only policies depend on the
+        model (prices), it is a `BadRequest`. A list of models names none: it is reduced to those that the key may use.
         """
+        if call.has_completion:
+            profile = self.profiles.get(call.profile, self.base)
+            rules = [rule for rule in profile.model_rules if rule.where.covers(call)]
+            if self.models is not None or rules:
+                self._check_fields(call, rules)
         if self.models is None or (call.operation == "models" and not call.model):
             return
         for model in call.candidate_models:
             if not any(fnmatchcase(model, pattern) for pattern in self.models):
                 what = f"the model {model[:100]!r}" if model else "a model that the call does not name"
                 raise Forbidden(f"This key may not use {what}.", "model")
+
+    def _check_fields(self, call: Call, rules: list[ModelRule]) -> None:
+        listed = {*(self.models or ()), *(name for rule in rules for name in rule.names)}
+        try:
+            if call.names_model:  # the operator has chosen the default model
+                check_model_name(call.model, "model", listed)
+            for at, name in enumerate(call.fallback_models):
+                check_model_name(name, f"models[{at}]", listed)
+            check_routing(call.body)
+            if CLIENT_FIELDS_STATE in call.state:
+                call.state[CLIENT_FIELDS_STATE] = dict(call.body)  # with the values that the check has decoded
+            if any(rule.option == "prices" for rule in rules):
+                check_tier(call.body)
+        except RoutingField as fault:
+            if self.models is not None:
+                raise Forbidden(f"{fault}. Remove it: this key may use only some `models`.", fault.field) from None
+            setting = f"`{rules[0].option}` of the policy {rules[0].policy!r}"
+            raise BadRequest(f"{fault}. Remove it: limits depend on the model ({setting}).", fault.field) from None

@@ -17,6 +17,7 @@ import msgspec
 from policies.api.claim import MAX_IDENTITY_LENGTH
 from policies.api.policy import Policy
 from policies.builtin.option_checks import raise_faults
+from sidecar.wire.request.documented_fields import ForwardedFields
 
 from .access import Access, Profile
 from .profiles import apply_key_limits
@@ -31,7 +32,7 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[key]]`: its tenant, the SHA-256 of the key, and its permissions.
 
     *profiles* and *models* restrict what the key may use; without them it may use all.  *limits* override fields of policies,
-    by policy name.
+    by policy name.  With *fields* = "known" only documented fields of its requests are forwarded.
     """
 
     tenant: str
@@ -39,6 +40,7 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profiles: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] | None = None
     models: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] | None = None
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
+    fields: ForwardedFields = "any"
 
     def __post_init__(self) -> None:
         raise_faults(self._tenant_faults(), self._hash_faults())
@@ -115,6 +117,7 @@ def _access(
         },
         allowed=allowed,
         models=settings.models,
+        fields=settings.fields,
     )
 
 

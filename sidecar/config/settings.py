@@ -129,6 +129,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(name for upstream in self.upstreams for name in upstream.forward_headers)
 
     @property
+    def known_upstreams(self) -> bool | None:
+        """Whether the upstreams receive only documented fields of clients: True for all, None for some of them."""
+        known = [upstream.fields == "known" for upstream in self.upstreams]
+        return True if known and all(known) else None if any(known) else False
+
+    @property
     def default_access(self) -> Access:
         """Permissions of every client when there are no keys."""
         return Access(tenant=DEFAULT_TENANT, base=self.base, profiles=self.profiles)

@@ -11,6 +11,7 @@ import msgspec
 from policies.api.match import longest_match
 from policies.builtin.option_checks import raise_faults
 from sidecar.wire.request.client_headers import SECRET_HEADERS, forwarding_faults, is_header_name, is_header_value
+from sidecar.wire.request.documented_fields import ForwardedFields
 
 from .base_url import base_url_faults, endpoint_of, socket_of
 from .proxies import Proxy, has_password, parse_proxy
@@ -64,6 +65,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
     sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header;
     where it is set, also `api-key` and `x-api-key`.  *forward_headers* are further headers of clients that are forwarded.
+    With *fields* = "known" only documented fields of clients are forwarded to this upstream.
     """
 
     base_url: str
@@ -82,6 +84,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transport: Text | None = None
     model: Text | None = None
     models: dict[str, str] = {}
+    fields: ForwardedFields = "any"
     limit_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     connect: Seconds = 10.0
     head: Seconds = 300.0

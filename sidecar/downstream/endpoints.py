@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.api.call import Call
 from policies.engine.chain import Chain
 from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.request.json_body import BadRequest
+from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id
 
 from .client_errors import not_found
 from .request import IncomingRequest, RequestRefused, check_json, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
 from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
+
+if TYPE_CHECKING:
+    from sidecar.wire.request.documented_fields import ForwardedFields
+
+    from .services import RouteServices
 
 SCHEMA_HEADER = b"x-event-schema"
 NO_MODEL_ID = ": no model has such an id."
@@ -51,17 +57,28 @@ class CompletionsRoute(Route):
 
     path = COMPLETIONS_PATH
 
+    def __init__(self, services: RouteServices) -> None:
+        super().__init__(services)
+        self._known_upstreams = services.settings.known_upstreams
+
     async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
         check_json(request.headers)
         services = self.services
         body = await read_object(request, services.settings.server.max_body, self.large_inflated, services.buffered)
         check_openai(body)
+        note = ""
+        if self._known_upstreams is not False or request.access.fields == "known":
+            body, note = self._forwarded(body, request.access.fields)
         named = request.headers.get(PROFILE_HEADER)
         access = request.access
         plain = named is None and access.allowed is None
         profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
         call = self.call(request, body, profile=profile.name)
+        if note:
+            call.note(note)
+        if self._known_upstreams is None:
+            call.state[CLIENT_FIELDS_STATE] = dict(body)
         if not call.model and (model := self.services.default_model):
             call.model = call.substituted_model = model
         form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
@@ -72,6 +89,14 @@ class CompletionsRoute(Route):
             body["stream"] = True
             form = ChatNestResponse
         return call, self.services.chains[profile.owner, profile.name], self.response(form, request)
+
+    def _forwarded(self, body: dict[str, Any], fields: ForwardedFields) -> tuple[dict[str, Any], str]:
+        """Return the fields of *body* that are forwarded by the *fields* of the key and of the upstreams, and a note.
+
+        Where only some upstreams have `fields = "known"`, all fields are, and each attempt drops its own.
+        """
+        part = DocumentedPart(body)
+        return (body, "") if fields == "any" and self._known_upstreams is None else (part.body, part.note())
 
 
 class ModelsRoute(Route):

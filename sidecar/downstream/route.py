@@ -99,7 +99,7 @@ class Route(ABC):
             call, chain, response = await self.prepare(request)
             if services.observe is not None:
                 trail.note_call(call, headers.get(TRACE_PARENT_HEADER))
-            if access.models is not None:
+            if access.limits_models:
                 access.check(call)
             if services.active_calls.draining:  # since the request began
                 raise RequestRefused(draining())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import msgspec
@@ -17,6 +17,7 @@ from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarg
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
+from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
@@ -56,6 +57,7 @@ class UpstreamClient:
     ) -> None:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
+        self._is_strict = settings.fields == "known"
         self.dialect = Dialect(settings.limit_field, monotonic)
         self.rewritten_state = f"upstream.rewritten.{settings.name}"
         """The key in `call.state` for how a refused request was rewritten, and the repeats that are left."""
@@ -90,7 +92,16 @@ class UpstreamClient:
         body = self.dialect.body(call, model, style, streams=streams)
         if self.settings.models and call.fallback_models:
             body = {**body, "models": [self.settings.named(other) for other in call.fallback_models]}
+        if self._is_strict and (sent := call.state.get(CLIENT_FIELDS_STATE)) is not None:
+            body = self._documented(call, body, sent)
         return msgspec.json.encode(body)
+
+    def _documented(self, call: Call, body: dict[str, Any], sent: object) -> dict[str, Any]:
+        """Return *body* without those fields of the client, *sent*, that are not documented; note them once."""
+        part = DocumentedPart(body, cast("dict[str, Any]", sent))
+        if (note := part.note()) and (line := f"upstream {self.settings.name}: {note}") not in call.notes:
+            call.note(line)
+        return part.body
 
     def known_model(self, call: Call) -> str:
         """Return the model to request for *call*; empty where the server's list must be read first."""

@@ -23,6 +23,7 @@ from sidecar.config.upstream import UpstreamSettings
 from sidecar.downstream import client_errors
 from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
 from sidecar.server.http1 import http_limits
+from sidecar.wire.request.documented_fields import OPENAI_FIELDS, SERVER_FIELDS
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
@@ -83,6 +84,14 @@ def test_shared_options_are_documented() -> None:
     """docs/configuration.md has the options that all policies share."""
     part = CONFIGURATION.split("\n## `[[policy]]`\n")[1]
     assert {name.strip("`") for name, _, _ in rows(part, HEADER)} == set(Policy.__struct_encode_fields__)
+
+
+def test_documented_fields_are_listed() -> None:
+    """docs/configuration.md lists the fields that are forwarded with `fields = "known"`, in two groups."""
+    part = CONFIGURATION.split("\n## Fields of requests\n")[1].split("\n## ")[0]
+    paragraphs = [each for each in part.split("\n\n") if each.startswith("`")]
+    listed = [re.findall(r"`(\w+)`", each) for each in paragraphs if "," in each]
+    assert listed[-2:] == [list(OPENAI_FIELDS), list(SERVER_FIELDS)]
 
 
 def test_every_policy_is_described() -> None:

@@ -30,6 +30,23 @@ def test_longest_matching_pattern_wins(name: str, pattern: str) -> None:
     assert longest_match(name, dict.fromkeys(PATTERNS)) == pattern
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("GPT-5", "gpt-*"), ("Gpt-4o-Mini", "gpt-4o-mini"), ("B7", "[a-c]?"), ("X", "*")]
+)
+def test_case_can_be_ignored(name: str, pattern: str) -> None:
+    """For prices, the longest pattern that matches in any case wins."""
+    assert longest_match(name, PATTERNS, ignore_case=True) == pattern
+
+
+@pytest.mark.parametrize("name", ["GPT-4o", "gpt-4O"])
+def test_models_match_in_any_case(name: str) -> None:
+    """A policy for a model covers calls that spell it in another case, because some servers ignore it."""
+    call = make_call(services=make_services(), body={"model": name})
+    assert Match(model="gpt-4*").covers(call)
+    assert Match(model=["x", "GPT-4O"]).covers(call)
+    assert not Match(model="gpt-5*").covers(call)
+
+
 def test_name_without_a_pattern_has_no_match() -> None:
     """A name without a matching pattern has no entry, and an empty name matches no pattern."""
     assert longest_match("llama", ["gpt-*", "llam"]) is None

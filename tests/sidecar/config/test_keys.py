@@ -23,6 +23,7 @@ from sidecar.config.tables import ConfigError
         (key("k", "a", "profile = []"), "key[0].profile: unknown key; did you mean 'profiles'?"),
         (key("k", "a", "profiles = ['x']"), "key[0].profiles[0]: unknown profile 'x'; use one of balanced, constrained, expanded"),
         (key("k", "a", "models = []"), "key[0].models: invalid value []: expected a non-empty list; see `sidecar config` for an example"),
+        (key("k", "a", "fields = 'some'"), "key[0].fields: invalid value 'some': expected one of any, known; omit fields for the default 'any'"),
         (key("k", "a") + key("k", "b"), "key[1].sha256: same key as key[0]; create a separate key for each with `sidecar key new`"),
         (key("k", "a", "limits = { budgt = { tokens = 1 } }"), "key[0].limits.budgt: unknown key; did you mean 'budget'?"),
         (key("k", "a", "limits = { budget = { tokens = 0 } }"), "key[0].limits.budget.tokens: invalid value 0: expected a whole number >= 1; see `sidecar config` for an example"),

@@ -1,0 +1,129 @@
+"""The documented fields of a chat completion: those of OpenAI, and the parameters of known servers that choose nothing.
+
+A field is listed only if it can choose neither a model, a server, a key nor a price, and if it is no further ceiling or
+count beside those that limits read (`LIMIT_FIELDS`, `MANY_FIELDS`). Sources: OpenAI's API reference
+(openai-python 3.54, `completion_create_params.py`); `ChatCompletionRequest` of vLLM and SGLang; the server README of
+llama.cpp; the documents of Ollama, LM Studio, TGI, OpenRouter, LiteLLM, DeepSeek, DashScope, Mistral, Groq, xAI and
+Perplexity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Literal, TypeAlias, Union
+
+from policies.api.call import LIMIT_FIELDS, MANY_FIELDS
+
+ForwardedFields: TypeAlias = Literal["any", "known"]
+"""Which fields of clients are forwarded: all, or only the documented ones."""
+
+
+class FieldKind(Enum):
+    """The content of a documented field that is not an object with documented names."""
+
+    SETTING = "a number, a word or a switch, or a list of them"
+    CONTENT = "what the model or a grammar reads: any JSON"
+    VARIABLES = "an object whose names the client chooses: variables of a template, labels"
+    TOOLS = "a list of tools"
+
+
+FieldShape: TypeAlias = Union[FieldKind, "Mapping[str, FieldShape]"]
+"""A mapping stands for an object, or a list of objects, with these documented names."""
+
+
+def _settings(names: str) -> dict[str, FieldShape]:
+    return dict.fromkeys(names.split(), FieldKind.SETTING)
+
+
+def _content(names: str) -> dict[str, FieldShape]:
+    return dict.fromkeys(names.split(), FieldKind.CONTENT)
+
+
+OPENAI_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
+    {
+        **_settings(" ".join((*LIMIT_FIELDS, *MANY_FIELDS))),
+        **_settings("model models stream temperature top_p presence_penalty frequency_penalty seed stop user store"),
+        **_settings("logprobs top_logprobs parallel_tool_calls reasoning_effort verbosity modalities service_tier"),
+        **_settings("prompt_cache_key prompt_cache_retention safety_identifier"),
+        **_content("messages functions response_format prediction logit_bias"),
+        "stream_options": _settings("include_usage include_obfuscation continuous_usage_stats"),
+        "tools": FieldKind.TOOLS,
+        "tool_choice": {**_settings("type name mode"), **_content("function custom allowed_tools")},
+        "function_call": _settings("name"),
+        "audio": {**_settings("format"), "voice": _settings("id")},
+        "web_search_options": {**_settings("search_context_size"), **_content("user_location")},
+        "prompt_cache_options": _settings("mode ttl"),
+        "metadata": FieldKind.VARIABLES,
+    }
+)
+"""Fields of OpenAI's chat completions, and the governed ones of other servers. `moderation` names a model: not listed."""
+
+SERVER_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
+    {
+        # Sampling: vLLM, SGLang, llama.cpp, Ollama, TGI, OpenRouter.
+        **_settings("top_k top_a min_p typical typical_p tfs_z epsilon_cutoff eta_cutoff repetition_penalty"),
+        **_settings("repeat_penalty repeat_last_n length_penalty mirostat mirostat_mode mirostat_tau mirostat_eta"),
+        **_settings("dynatemp_range dynatemp_exponent smoothing_factor smoothing_curve xtc_probability xtc_threshold"),
+        **_settings("dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers dry_range"),
+        **_settings("top_n_sigma penalize_nl samplers sampler_seed min_keep n_keep n_probs do_sample random_seed"),
+        **_settings("use_beam_search early_stopping ignore_eos bad_words include_stop_str_in_output"),
+        **_settings("skip_special_tokens spaces_between_special_tokens add_special_tokens no_stop_trim stop_regex"),
+        **_settings("truncate_prompt_tokens temperature_last add_bos_token ban_eos_token watermark"),
+        **_content("stop_token_ids allowed_token_ids banned_tokens"),
+        # Output in a given form.
+        **_content("guided_json guided_regex guided_choice guided_grammar structured_outputs structural_tag"),
+        **_content("json_schema grammar grammar_triggers regex ebnf format"),
+        **_settings("guided_decoding_backend guided_whitespace_pattern grammar_lazy structured_output"),
+        # Prompt and template.
+        **_content("chat_template documents"),
+        **_settings("echo add_generation_prompt continue_final_message safe_prompt prefix tool_prompt"),
+        "chat_template_kwargs": FieldKind.VARIABLES,
+        "mm_processor_kwargs": FieldKind.VARIABLES,
+        "media_io_kwargs": FieldKind.VARIABLES,
+        # Reasoning. Budgets of tokens are further ceilings, so they are not listed.
+        **_settings("think enable_thinking include_reasoning reasoning_format reasoning_split reasoning_history"),
+        **_settings("separate_reasoning stream_reasoning thinking_forced_open clear_thinking preserve_thinking"),
+        "reasoning": _settings("effort exclude enabled summary"),
+        "thinking": _settings("type clear_thinking keep"),
+        # What the answer reports.
+        **_settings("prompt_logprobs return_tokens_as_token_ids return_token_ids return_tokens return_progress"),
+        **_settings("return_hidden_states return_routed_experts timings_per_token post_sampling_probs response_fields"),
+        **_settings("return_citations return_images return_related_questions include_citations details"),
+        "usage": _settings("include"),
+        # Scheduling and caches.
+        **_settings("priority request_id rid session_id conversation_id cache_salt extra_key id_slot cache_prompt"),
+        **_settings("keep_alive ttl parse_tool_calls t_max_predict_ms user_id"),
+        "cache_control": _settings("type ttl"),
+        "cache": _settings("no-cache no-store ttl s-maxage namespace use-cache"),
+        "options": _settings(
+            "temperature top_k top_p min_p typical_p tfs_z seed stop num_ctx num_keep num_batch num_gpu main_gpu num_thread"
+            " use_mmap use_mlock numa low_vram f16_kv repeat_last_n repeat_penalty presence_penalty frequency_penalty"
+            " mirostat mirostat_tau mirostat_eta penalize_newline"
+        ),
+        # Search of the server (Perplexity, DashScope, Mistral, xAI).
+        **_settings("enable_search search_mode search_recency_filter search_domain_filter search_after_date_filter"),
+        **_settings("search_before_date_filter disable_search language_preference"),
+        "image_config": _settings("aspect_ratio image_size quality"),
+    }
+)
+"""Parameters of other servers that are forwarded like OpenAI's."""
+
+DOCUMENTED_FIELDS: Mapping[str, FieldShape] = MappingProxyType({**SERVER_FIELDS, **OPENAI_FIELDS})
+"""The fields that are forwarded with `fields = "known"`."""
+
+TOOL_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
+    {
+        **_settings("type name strict defer_loading"),
+        **_content("function custom description parameters input_schema"),
+        "cache_control": _settings("type ttl"),
+    }
+)
+TOOL_TYPES = ("function", "custom", "builtin_function")
+"""Types of tools that only describe a function. A server runs the other types, with models and fees of its choice."""
+MESSAGE_NAMES = frozenset(
+    "role content name tool_calls tool_call_id refusal audio function_call annotations id type text"  # noqa: SIM905
+    " reasoning reasoning_content reasoning_details thinking thinking_blocks images prefix partial cache_control".split()
+)
+"""Names in a message: OpenAI's, and those with which other servers and clients carry reasoning, images and caches."""

@@ -1,0 +1,141 @@
+"""The rule for fields that could choose another model, server or price, on bodies alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS
+from sidecar.wire.request.routing_fields import (
+    MAX_FIELD_NAME_LENGTH,
+    MAX_JUDGED_BYTES,
+    MAX_JUDGED_VALUES,
+    SETTING_WORDS,
+    RoutingField,
+    check_routing,
+    check_tier,
+    is_routing_name,
+)
+
+NUMBERS = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False), st.lists, max_leaves=20)
+MIXED = st.recursive(
+    NUMBERS | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
+
+
+def names_something(value: Any) -> bool:
+    """Whether *value* has an object, or text other than switches and levels."""
+    if isinstance(value, list):
+        return any(map(names_something, value))
+    return isinstance(value, dict) or (isinstance(value, str) and value.lower() not in SETTING_WORDS)
+
+
+def is_refused(body: dict[str, Any]) -> bool:
+    """Whether the rule refuses *body*."""
+    try:
+        check_routing(body)
+    except RoutingField:
+        return True
+    return False
+
+
+@given(st.text(min_size=1, max_size=20).filter(lambda name: name not in DOCUMENTED_FIELDS), MIXED)
+def test_undocumented_field_cannot_hold_a_name(name: str, value: Any) -> None:
+    """An undocumented field passes only without text and objects, and only under a name that is not of routing."""
+    assert is_refused({name: value}) == (is_routing_name(name) or names_something(value))
+
+
+@given(NUMBERS)
+def test_numbers_pass_under_a_harmless_name(value: Any) -> None:
+    """Numbers, switches, null and lists of them pass in an undocumented field."""
+    check_routing({"new_penalty": value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fallbacks",
+        "Fallback_Model",
+        "apiBase",
+        "api-base",
+        "BASE_URL",
+        "routing_strategy",
+        "extra.headers",
+        "my_lora",
+        "a tier",
+    ],
+)
+def test_routing_names_are_found_in_any_spelling(name: str) -> None:
+    """A name of a routing option is found in any case, with any separators, and inside a longer name."""
+    assert is_routing_name(name)
+    with pytest.raises(RoutingField):
+        check_routing({name: True})
+
+
+@pytest.mark.parametrize(
+    "name", ["top_k", "stage", "keyword_count", "frontier", "thinking", "breakfast_count", "keep_alive"]
+)
+def test_other_names_are_not(name: str) -> None:
+    """A name that only shares letters with a routing option is none."""
+    assert not is_routing_name(name)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {f"a{at}": 1 for at in range(3_000)},
+        {"a" * (MAX_FIELD_NAME_LENGTH + 1): 1},
+        {"a": [0] * (MAX_JUDGED_VALUES + 1)},
+        {"a": [[0] * 1_000] * 20},
+        {"stop": ["a"] * (MAX_JUDGED_VALUES + 1)},
+        {"tools": [{"function": {}}] * (MAX_JUDGED_VALUES + 1)},
+        {"metadata": {f"a{at}": 1 for at in range(3_000)}},
+        {"options": {f"a{at}": 1 for at in range(3_000)}},
+    ],
+    ids=["names", "long name", "numbers", "lists", "words", "tools", "labels", "options"],
+)
+def test_body_beyond_the_limits_is_refused(body: dict[str, Any]) -> None:
+    """A body with more than can be checked in a few milliseconds is refused."""
+    with pytest.raises(RoutingField):
+        check_routing(body)
+
+
+def test_undecoded_field_is_read_where_it_must_be() -> None:
+    """A field that is not decoded yet is decoded in place where its content decides, and stays as it is otherwise."""
+    body: dict[str, Any] = {"guided_json": msgspec.Raw(b'{"model": 1}'), "top_k": msgspec.Raw(b"[1]")}
+    check_routing(body)
+    assert body == {"guided_json": msgspec.Raw(b'{"model": 1}'), "top_k": [1]}
+    with pytest.raises(RoutingField, match="tools"):
+        check_routing({"tools": msgspec.Raw(b'[{"type": "function", "type": "mcp", "function": {}}]')})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'"' + b"a" * MAX_JUDGED_BYTES + b'"',
+        b"[" + b"1," * MAX_JUDGED_VALUES + b"1]",
+        b"[",
+        b"[" * 5_000 + b"]" * 5_000,
+    ],
+)
+def test_unreadable_undecoded_field_is_refused(data: bytes) -> None:
+    """A field that is not decoded yet is refused if it is too large to decode, or no JSON."""
+    with pytest.raises(RoutingField, match="'top_k'"):
+        check_routing({"top_k": msgspec.Raw(data)})
+
+
+@pytest.mark.parametrize("tier", [None, "auto", "Default", "flex", "on_demand"])
+def test_tiers_at_list_price_pass(tier: object) -> None:
+    """A tier that costs at most the list price passes."""
+    check_tier({"service_tier": tier})
+
+
+@pytest.mark.parametrize("tier", ["priority", "FAST", "new", 1, ["auto"], {}])
+def test_other_tiers_do_not(tier: object) -> None:
+    """A tier of another price, or one that is not known, is refused."""
+    with pytest.raises(RoutingField):
+        check_tier({"service_tier": tier})
