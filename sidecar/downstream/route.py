@@ -92,9 +92,12 @@ class Route(ABC):
         """Return what `_serve` needs; None for a request that was refused, or whose client has disconnected."""
         services = self.services
         try:
+            trail.ip = services.trusted_proxies.client(scope)
+            if (fault := services.origin_fault(scope, headers)) is not None:
+                raise RequestRefused(fault)
             self._check_open(trail.method)
             access = services.keys.access(headers)
-            trail.tenant, trail.ip = access.tenant, services.trusted_proxies.client(scope)
+            trail.tenant = access.tenant
             request = IncomingRequest(scope, connection, headers, trail.request_id, access, trail.ip)
             call, chain, response = await self.prepare(request)
             if services.observe is not None:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.config.settings import Settings
-    from sidecar.downstream.services import Observe
 
 DATA_ROUTES: dict[str, type[Route]] = {
     CHAT_PATH: ChatRoute,
@@ -70,10 +69,10 @@ class Application:
             openapi_config=None,
             logging_config=None,
         )
-        self.asgi: Any = past_router(litestar, self._routes, self._observed)
+        self.asgi: Any = past_router(litestar, self._routes, self._serving)
         if origins:
             self.asgi = Cors(
-                self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._observed
+                self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._serving
             )
 
     @asynccontextmanager
@@ -89,8 +88,8 @@ class Application:
         finally:
             await gateway.close()
 
-    def _observed(self) -> Observe | None:
-        return None if self.gateway is None else self.gateway.observe
+    def _serving(self) -> Gateway | None:
+        return self.gateway
 
     def _data_route(self, path: str) -> Any:
         @asgi(path, copy_scope=False)

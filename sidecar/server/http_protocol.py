@@ -19,6 +19,7 @@ from sidecar.downstream.client_connection import CONNECTION_EXTENSION
 from sidecar.downstream.client_errors import invalid_request, openai_body
 
 from .request_cycle import RequestCycle
+from .request_origin import with_authority
 from .shortcut import BAD_REQUEST_STATE
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class HttpProtocol(HttpToolsProtocol):
         if url[:1] != b"/" or url[:2] == b"//" or url.find(b"#") >= 0:  # absolute form, among others (RFC 9112, 3.2)
             parsed = httptools.parse_url(url)
             raw_path, query = parsed.path, parsed.query or b""
+            if parsed.schema:
+                self.headers = with_authority(self.headers, parsed.host, parsed.port)
         path = raw_path.decode("ascii")
         scope: HTTPScope = {
             "type": "http",
