@@ -21,7 +21,7 @@ Address: TypeAlias = IPv4Address | IPv6Address
 
 MAX_HOPS = 32
 """Hops of the header that are read, from the end; the client may have invented the earlier ones."""
-MAX_READ_CHARACTERS = 4_096
+MAX_FORWARDED_CHARACTERS = 4_096
 """Characters of the header `Forwarded` that are read, from the end."""
 _HOST_WITH_PORT = re.compile(r"^(?:\[([^\]]+)\](?::\d+)?|([^:]+):\d+)$")
 _NODE_ADDRESS = re.compile(
@@ -93,7 +93,7 @@ def forwarded_hops(fields: Sequence[str]) -> Iterator[str]:
 
     A hop that does not follow the grammar is empty and the last one: what stands in front of it cannot be told apart.
     """
-    left = MAX_READ_CHARACTERS
+    left = MAX_FORWARDED_CHARACTERS
     for field in reversed(fields):
         text, at = field[: -left - 1 : -1], 0
         complete, left = len(field) <= left, left - len(text)

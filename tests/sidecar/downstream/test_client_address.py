@@ -13,7 +13,7 @@ from serving import settings_of, sidecar
 from wire import upstream
 
 from sidecar.config.tables import ConfigError
-from sidecar.downstream.client_address import MAX_READ_CHARACTERS, TrustedProxies
+from sidecar.downstream.client_address import MAX_FORWARDED_CHARACTERS, TrustedProxies
 
 pytestmark = pytest.mark.anyio
 
@@ -133,7 +133,7 @@ def test_only_the_end_of_a_long_header_is_read(junk: str) -> None:
 
     assert client_of("forwarded", long) in ("10.0.0.1", "10.0.0.2")
     assert client_of("forwarded", long, "for=1.1.1.1") == "1.1.1.1"
-    assert client_of("forwarded", f"x=6;for=6.6.6.6;y={'y' * (MAX_READ_CHARACTERS - 14)}") == "10.0.0.1"
+    assert client_of("forwarded", f"x=6;for=6.6.6.6;y={'y' * (MAX_FORWARDED_CHARACTERS - 14)}") == "10.0.0.1"
 
 
 def test_zone_of_an_address_is_dropped() -> None:
