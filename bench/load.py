@@ -156,7 +156,12 @@ async def loaded(load: Load, connections: int, spread: float) -> dict[str, float
 
 def request_of(path: str, body: bytes, headers: list[str]) -> bytes:
     """Return the bytes of a POST to *path*."""
-    lines = [f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json", f"content-length: {len(body)}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: localhost",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+    ]
     return "\r\n".join([*lines, *headers]).encode() + HEAD_END + body
 
 

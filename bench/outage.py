@@ -51,7 +51,7 @@ async def ask(port: int) -> int:
 
 async def ready(port: int) -> str:
     client = await Client.to(port)
-    client.writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+    client.writer.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n")
     states = json.loads((await client.answer())[2])["upstreams"]
     client.close()
     return str(states["upstream-1"])

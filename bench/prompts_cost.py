@@ -189,7 +189,7 @@ async def measure(route: Route, counting: CountingUpstream, body: bytes) -> tupl
         iterations.note()
         status = status or message["status"]
 
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     scope = {"type": "http", "method": "POST", "path": route.path, "headers": headers, "client": ("127.0.0.1", 1)}
     await over_asgi(route, scope, receive, send)
     ticking.cancel()

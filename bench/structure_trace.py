@@ -117,7 +117,7 @@ def connected(port: int) -> socket.socket:
 def ask(client: socket.socket, path: str, model: str) -> None:
     """Send one request on *client* and read the whole answer; raise ValueError unless it is a finished stream."""
     body = json.dumps({"model": model, "stream": True, "messages": MESSAGES}).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: sidecar\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     client.sendall(head.encode() + body)
     answer = b""
     while not answer.endswith(b"0\r\n\r\n"):

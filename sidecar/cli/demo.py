@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
+import sidecar
 from policies.stores.opening import StoreUrl
 from sidecar.config.loader import load
 from sidecar.config.settings import Flags, Settings, StoreSettings
@@ -59,7 +60,9 @@ def demo_settings(upstream: str, port: int, folder: Path) -> Settings:
 @contextlib.contextmanager
 def _mock() -> Iterator[str]:
     """Run the mock as a child process on a free port; yield its URL, or an empty string if it did not start."""
-    command = [sys.executable, "-m", "sidecar", "mock", "--port", "0", "--interval-ms", "30"]
+    program = Path(sidecar.__file__).with_name("__main__.py")
+    # Not `-m sidecar`: Python would look for the package in the working directory first.
+    command = [sys.executable, "-P", str(program), "mock", "--port", "0", "--interval-ms", "30"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mock:
         try:
             yield (mock.stdout.readline() if mock.stdout else "").rpartition(" ")[2].strip()

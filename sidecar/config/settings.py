@@ -5,6 +5,7 @@ Flags override the environment, which overrides the file, which overrides the sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -27,6 +28,13 @@ Role = Literal["user", "assistant", "system", "developer"]
 DEFAULT_TENANT = "default"
 MAX_SOCKET_PATH_BYTES = 107
 """Bytes that Linux allows for the path of a Unix socket."""
+
+MAX_HOST_LENGTH = 253
+"""Characters of a host name in DNS."""
+_HOST_PATTERN = re.compile(r"(\*\.)?([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+"""A host name, or `*.` and the name that all its subdomains share."""
+ORIGIN_WITHOUT_HOST = "file://"
+"""What WebViews send as the origin of a page in a local file; browsers send `null`."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,11 +59,12 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_system_prompt: Literal["ignore", "use"] = "ignore"
     chat_refusals: Literal["status", "event"] = "status"
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
     def __post_init__(self) -> None:
-        raise_faults(self._socket_faults(), self._proxy_faults(), self._origin_faults())
+        raise_faults(self._socket_faults(), self._proxy_faults(), self._origin_faults(), self._host_faults())
 
     def _socket_faults(self) -> Iterator[str]:
         if "\0" in self.uds or len(self.uds.encode()) > MAX_SOCKET_PATH_BYTES:
@@ -74,7 +83,15 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for at, origin in enumerate(self.cors_origins):
             if origin != "*" and not _is_origin(origin):
                 cure = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"
+                if origin == "null":
+                    cure = "every sandboxed page has it: allow all with '*', or serve the page from a web server"
                 yield f"cors_origins[{at}]: {origin!r} is not an origin; {cure}"
+
+    def _host_faults(self) -> Iterator[str]:
+        for at, host in enumerate(self.allowed_hosts):
+            if host != "*" and not (len(host) <= MAX_HOST_LENGTH and _HOST_PATTERN.fullmatch(host)):
+                cure = "write it like 'sidecar.example.org' or '*.example.org', without scheme and port, or '*' for any"
+                yield f"allowed_hosts[{at}]: {host[:60]!r} is not a host name; {cure}"
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,5 +171,7 @@ def _is_network(text: str) -> bool:
 
 
 def _is_origin(text: str) -> bool:
+    if text == ORIGIN_WITHOUT_HOST:
+        return True
     parts = parts_of(text)
     return parts is not None and parts.username is None and f"{parts.scheme}://{parts.netloc}" == text

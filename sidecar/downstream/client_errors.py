@@ -102,6 +102,30 @@ def forbidden(message: str, param: str | None) -> ClientError:
     return ClientError(status=403, code="forbidden", message=message, param=param)
 
 
+def host_not_allowed(host: str) -> ClientError:
+    """Return the 403 for a request to a *host* name that is not the sidecar's, of which 100 characters are quoted."""
+    message = (
+        f"The host {host[:100]!r} is not allowed: a web page could reach the sidecar under such a name (DNS rebinding). "
+        "Use an IP address or 'localhost', or add the name to 'allowed_hosts' in [server]."
+    )
+    return ClientError(status=403, code="host_not_allowed", message=message)
+
+
+def cross_site(origin: str) -> ClientError:
+    """Return the 403 for a request of a web page that may not call. *origin* is the page's; empty if it is unknown."""
+    source, cure = f"the origin {origin[:100]!r}", "Add it to 'cors_origins' in [server] to allow it."
+    if origin == "null":
+        cure = (
+            "A local file or a sandboxed frame has no other: serve the page from a web server, and add that origin to "
+        )
+        cure += "'cors_origins' in [server]. Only '*' there allows 'null'."
+    elif not origin:
+        source = "a page of another origin"
+        cure = "Add that origin to 'cors_origins' in [server], and let the page send the request with CORS."
+    message = f"The request comes from {source}, which may not call. {cure}"
+    return ClientError(status=403, code="cross_site", message=message)
+
+
 def not_found(path: str, advice: str = ".") -> ClientError:
     """Return the 404 for *path*, of which at most 100 characters are quoted; *advice* is the rest of the message."""
     return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}{advice}")

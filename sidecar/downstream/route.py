@@ -12,7 +12,13 @@ from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
-from sidecar.wire.request.client_headers import ClientHeaders, forwardable_headers, forwardable_names
+from sidecar.wire.request.client_headers import (
+    ClientHeaders,
+    forwardable_headers,
+    forwardable_names,
+    idempotency_names,
+    scoped_to_tenant,
+)
 from sidecar.wire.request.json_body import BadRequest
 
 from .active_calls import ActiveCall
@@ -62,6 +68,8 @@ class Route(ABC):
             keyed=bool(settings.keys),
             passes_other_keys=any(each.pass_key_headers for each in settings.upstreams),
         )
+        self._scoped = idempotency_names(self._forwardable) if settings.keys else ()
+        """Headers whose values are scoped by tenant: with keys, all tenants share the sidecar's account at an upstream."""
         self._refusals = RefusalForm.OPENAI
         if self.path == CHAT_PATH:
             as_events = services.settings.server.chat_refusals == "event"
@@ -92,9 +100,12 @@ class Route(ABC):
         """Return what `_serve` needs; None for a request that was refused, or whose client has disconnected."""
         services = self.services
         try:
+            trail.ip = services.trusted_proxies.client(scope)
+            if (fault := services.origin_fault(scope, headers)) is not None:
+                raise RequestRefused(fault)
             self._check_open(trail.method)
             access = services.keys.access(headers)
-            trail.tenant, trail.ip = access.tenant, services.trusted_proxies.client(scope)
+            trail.tenant = access.tenant
             request = IncomingRequest(scope, connection, headers, trail.request_id, access, trail.ip)
             call, chain, response = await self.prepare(request)
             if services.observe is not None:
@@ -144,6 +155,9 @@ class Route(ABC):
         """Return the call for *body*. Its id never comes from the client: reservations are identified by it."""
         forwarded = forwardable_headers(request.scope["headers"], self._forwardable)
         forwarded["x-request-id"] = request.name
+        for name in self._scoped:
+            if name in forwarded:
+                forwarded[name] = scoped_to_tenant(forwarded[name], request.access.tenant)
         return Call(
             id=self.services.request_ids() if REQUEST_ID_HEADER in request.headers else request.name,
             path=self.path,

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from .client_connection import Scope
+
 if TYPE_CHECKING:
     from policies.api.services import Services
     from policies.engine.chain import Chain
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     from .authentication import KeyTable
     from .buffered_bodies import BufferedBodies
     from .client_address import TrustedProxies
+    from .client_errors import ClientError
     from .heartbeat import Heartbeats
     from .request import RequestIds
 
 
 Observe: TypeAlias = "Callable[[Record], None]"
+OriginFault: TypeAlias = "Callable[[Scope, Mapping[bytes, bytes]], ClientError | None]"
 
 
 class RouteServices(Protocol):
@@ -38,6 +42,8 @@ class RouteServices(Protocol):
     request_ids: RequestIds
     buffered: BufferedBodies
     """The unread bodies of all requests."""
+    origin_fault: OriginFault
+    """Returns the error for a request whose host or web page may not call; None to serve it. Called once per request."""
     observe: Observe | None
     """Receives the record of each finished request; None if nothing observes them."""
 

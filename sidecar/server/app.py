@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.config.settings import Settings
-    from sidecar.downstream.services import Observe
 
 DATA_ROUTES: dict[str, type[Route]] = {
     CHAT_PATH: ChatRoute,
@@ -73,10 +72,10 @@ class Application:
             logging_config=None,
         )
         state = {HTTP_LIMITS_STATE: lambda: self._limits}
-        self.asgi: Any = past_router(litestar, self._routes, self._observed, state)
+        self.asgi: Any = past_router(litestar, self._routes, self._serving, state)
         if origins:
             self.asgi = Cors(
-                self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._observed
+                self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._serving
             )
 
     @asynccontextmanager
@@ -100,11 +99,11 @@ class Application:
         finally:
             await gateway.close()
 
-    def _observed(self) -> Observe | None:
-        return None if self.gateway is None else self.gateway.observe
+    def _serving(self) -> Gateway | None:
+        return self.gateway
 
     def _record_refused(self, name: str, error: ClientError, ip: str) -> None:
-        record_refused(name, error, ip, self._observed())
+        record_refused(name, error, ip, None if self.gateway is None else self.gateway.observe)
 
     def _data_route(self, path: str) -> Any:
         @asgi(path, copy_scope=False)

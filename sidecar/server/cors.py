@@ -14,6 +14,7 @@ from sidecar.downstream.route import REQUEST_ID_HEADER
 from sidecar.wire.answer_headers import TIMING_NAMES, UPSTREAM_REQUEST_ID
 from sidecar.wire.limit_headers import OPENAI_HEADERS
 
+from .request_origin import permits_origin
 from .shortcut import recorded
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from litestar.config.cors import CORSConfig
 
     from sidecar.downstream.client_connection import Receive, Scope, Send
-    from sidecar.downstream.services import Observe
+    from sidecar.downstream.services import RouteServices
     from sidecar.wire.limit_headers import Header
 
     AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -44,8 +45,8 @@ PREFLIGHT_ALLOWED_STATUS, PREFLIGHT_DENIED_STATUS = 204, 400
 class Cors:
     """An ASGI application that adds CORS to *app*. Requests without an `Origin` header are unchanged."""
 
-    def __init__(self, app: AsgiApp, config: CORSConfig, observed: Callable[[], Observe | None]) -> None:
-        self._app, self._config, self._observed = app, config, observed
+    def __init__(self, app: AsgiApp, config: CORSConfig, services: Callable[[], RouteServices | None]) -> None:
+        self._app, self._config, self._services = app, config, services
         self._simple = _encoded(config.simple_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +56,13 @@ class Cors:
             origin = next((value for name, value in headers if name == b"origin"), None)
             if origin is not None:
                 if scope["method"] == "OPTIONS":
-                    await recorded(self._answer_preflight, scope, receive, send, self._observed())
+                    await recorded(self._answer_preflight, scope, receive, send, self._services())
                     return
                 send = self._with_headers(scope, self._headers_for(origin), send)
         await self._app(scope, receive, send)
 
     def _allows(self, origin: bytes) -> bool:
-        return self._config.is_origin_allowed(origin.decode("latin-1"))
+        return permits_origin(self._config, origin)
 
     def _headers_for(self, origin: bytes) -> list[Header]:
         if self._config.is_allow_all_origins:

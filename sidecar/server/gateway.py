@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ from sidecar.downstream.buffered_bodies import BufferedBodies
 from sidecar.downstream.client_address import TrustedProxies
 from sidecar.downstream.heartbeat import Heartbeats
 from sidecar.downstream.request import RequestIds
-from sidecar.downstream.services import Observe
+from sidecar.downstream.services import Observe, OriginFault
 from sidecar.observers.dispatch import Observers
 from sidecar.upstream.circuit_breaker import Breaker, State
 from sidecar.upstream.client import UpstreamClient
@@ -29,6 +30,8 @@ from sidecar.upstream.transport.http_transport import HttpTransport
 from sidecar.upstream.transport.httpx_transport import HttpxTransport
 from sidecar.upstream.transport.response import Transport
 
+from .allowed_hosts import AllowedHosts
+from .request_origin import RequestOrigin
 from .store_heartbeat import StoreHeartbeat
 
 if TYPE_CHECKING:
@@ -55,7 +58,8 @@ OBSERVER_CLOSE_SECONDS = 5.0
 class Gateway:
     """The composition root: all objects that the routes of one process share.
 
-    Built inside the running event loop, closed when the server has drained.
+    Built inside the running event loop, closed when the server has drained. *on_loopback*: the server listens on TCP, and on
+    addresses of this machine alone.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Gateway:
         transport: httpx.AsyncBaseTransport | None = None,
         policy_services: Services | None = None,
         log: ProcessLog | None = None,
+        on_loopback: bool = True,
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.settings = settings
@@ -93,6 +98,9 @@ class Gateway:
         self._retries = RetryBudgets(self.policy_services.monotonic)
         self.keys = KeyTable(settings.default_access, settings.keys)
         self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
+        listed, checks = settings.server.allowed_hosts, on_loopback and not settings.keys
+        permits_host = AllowedHosts(listed, socket.gethostname()).permits if listed or checks else None
+        self.origin_fault: OriginFault = RequestOrigin(permits_host, settings.server.cors_origins).fault
         chosen = [each for access in settings.accesses for each in (access.base, *access.profiles.values())]
         self.chains: Mapping[tuple[str, str], Chain] = {(each.owner, each.name): self._built(each) for each in chosen}
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -34,6 +35,11 @@ class Listener:
         # A duplicate keeps the socket open until its file is removed; else another process would take the file for stale.
         self._guard = sockets[0].dup() if path is not None else None
         self._inode = _inode(path)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether all sockets are TCP sockets on loopback addresses: only programs of this machine can connect."""
+        return all(each.family != socket.AF_UNIX and _is_loopback(each.getsockname()[0]) for each in self.sockets)
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +134,12 @@ def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...], *, o
         opened.close()
         raise
     return opened
+
+
+def _is_loopback(host: str) -> bool:
+    address = ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _remove_stale(path: Path) -> None:

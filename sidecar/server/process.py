@@ -50,7 +50,7 @@ def serve(settings: Settings, listener: Listener, ready: Callable[[], None], con
     log.states.expect("store", "up")
     for upstream in settings.upstreams:
         log.states.expect(f"breaker {upstream.name}", "closed")
-    application = Application(settings, make_gateway=partial(Gateway, log=log))
+    application = Application(settings, make_gateway=partial(Gateway, log=log, on_loopback=listener.is_loopback))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(application, listener, ready, settings.server.drain, control))

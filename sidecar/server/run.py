@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import uvicorn
 
 from policies.api.store import StoreDown
 from policies.stores.opening import open_store
+from policies.stores.sqlite.file_mode import open_to_others
 from sidecar.config.summary import summary
 from sidecar.observers.entry_format import EntryFormat
 from sidecar.observers.log_handler import LineHandler, install_log_handler
@@ -53,6 +55,7 @@ def run(settings: Settings) -> int:
         # A remote store may come back; until then `when_store_fails` of each policy decides.
     if start.stopped():
         return 0
+    _warn_of_open_files(settings)
     listener = _listen(settings)
     if listener is None:
         return 1
@@ -83,6 +86,14 @@ def _uvicorn_fits() -> bool:
     if (warning := uvicorn_check.warning(version)) is not None:
         print(f"sidecar: warning: {warning}", file=sys.stderr)
     return True
+
+
+def _warn_of_open_files(settings: Settings) -> None:
+    """Print a warning if other users may read the SQLite file. Its mode is not changed: an administrator may have set it."""
+    path = settings.store.location.file(settings.folder)
+    if path is not None and (files := open_to_others(path)):
+        cure = f"chmod 600 {shlex.quote(str(path))}*"
+        print(f"sidecar: warning: store.url: other users may read {', '.join(files)}; run `{cure}`", file=sys.stderr)
 
 
 def _listen(settings: Settings) -> Listener | None:

@@ -319,7 +319,7 @@ async def test_duplicate_field_has_one_meaning(tmp_path: Path) -> None:
     async with upstream(greedy) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
         client = await served.client()
         raw = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"max_tokens":5,"max_tokens":100000}'
-        head = f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+        head = f"POST {V1} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
         client.writer.write(head.encode() + raw)
         status, _, _ = await client.answer()
         account = await served.account()

@@ -43,7 +43,7 @@ async def refused(client: Client) -> None:
 
 
 async def models(client: Client) -> None:
-    client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+    client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
     await client.answer()
 
 

@@ -30,7 +30,7 @@ HI = {"model": "m", "stream": True, "max_tokens": 9, "messages": [{"role": "user
 FIRST, SECOND = token(" first"), token(" second")
 FINISH = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 END = b"data: [DONE]\n\n"
-REQUEST = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+REQUEST = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
 @pytest.fixture(autouse=True)

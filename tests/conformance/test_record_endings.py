@@ -152,7 +152,7 @@ async def test_client_that_leaves_an_operation_route_has_cancelled_it(
     async with upstream() as up, recorded(tmp_path, up) as it:
         monkeypatch.setattr(it.served.gateway.policy_services.store, "ping", ping)
         client = await it.served.client()
-        client.writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.writer.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await asked.wait()
         client.close()
         await client.writer.wait_closed()
@@ -177,12 +177,12 @@ async def test_calls_that_a_second_signal_ends_are_recorded_as_draining(tmp_path
             await waits.post(V1, HI, "x-request-id: waits")
             await eventually(lambda: len(up.requests) == 2)
             half.writer.write(
-                f"POST {V1} HTTP/1.1\r\nhost: x\r\nx-request-id: half\r\ncontent-type: application/json\r\n".encode()
+                f"POST {V1} HTTP/1.1\r\nhost: localhost\r\nx-request-id: half\r\ncontent-type: application/json\r\n".encode()
                 + b"content-length: 99\r\n\r\n{"
             )
             await half.writer.drain()
             health = await Client.to(running.port)
-            health.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            health.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await health.answer()  # the half request has been read
             running.popen.terminate()
             await eventually(lambda: "draining" in log.read_text())

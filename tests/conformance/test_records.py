@@ -97,7 +97,7 @@ async def test_incomplete_request_is_recorded(tmp_path: Path) -> None:
     async with upstream() as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
         client.writer.write(
-            f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{".encode()
+            f"POST {V1} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{".encode()
         )
         await client.writer.drain()
         await asyncio.sleep(0)

@@ -42,7 +42,7 @@ async def test_request_refused_before_the_chain_is_recorded(
         raw = b"" if body is None else json.dumps(body).encode()
         lines = [
             f"{method} {path} HTTP/1.1",
-            "host: x",
+            "host: localhost",
             "content-type: application/json",
             f"content-length: {len(raw)}",
         ]
@@ -60,7 +60,7 @@ async def test_request_with_another_media_type_is_recorded(tmp_path: Path) -> No
     async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
         client.writer.write(
-            f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nhi".encode()
+            f"POST {V1} HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nhi".encode()
         )
         await client.answer()
         record = await it.one()
@@ -133,9 +133,7 @@ async def test_body_that_is_not_valid_http_is_recorded_once(
     """
     async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
         client.writer.write(head.encode() + (b"" if together else b"1\r\n{\r\n"))
         if not together:
             await client.writer.drain()
@@ -156,7 +154,7 @@ async def test_malformed_request_behind_an_early_answer_is_answered(tmp_path: Pa
     """A malformed request is answered with 400 also if the one before was answered before its body arrived."""
     async with upstream(says_ab) as up, recorded(tmp_path, up) as it:
         client = await it.served.client()
-        client.writer.write(b"POST /nope HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        client.writer.write(b"POST /nope HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n")
         first, _, _ = await client.answer()
         client.writer.write(b"{}nonsense\r\n\r\n")
         second, _, _ = await client.answer()

@@ -137,6 +137,8 @@ def test_every_refusal_is_documented() -> None:
         client_errors.invalid_request("", None),
         client_errors.unauthorized(),
         client_errors.forbidden("", None),
+        client_errors.host_not_allowed(""),
+        client_errors.cross_site(""),
         client_errors.not_found(""),
         client_errors.method_not_allowed(""),
         client_errors.body_too_large(1),

@@ -14,8 +14,8 @@ from sidecar.server.http1.http_limits import HTTP_LIMITS_STATE, HttpLimits
 from sidecar.server.http1.http_protocol import HttpProtocol
 
 KEEP_ALIVE_SECONDS = 5
-GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-CHUNKED_POST = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+CHUNKED_POST = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class MemoryTransport(asyncio.Transport):

@@ -44,7 +44,8 @@ class Sidecar:
     async def get(self, path: str, *headers: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
         client = await Client.to(self.port)
         try:
-            lines = [f"{method} {path} HTTP/1.1", "host: x", *headers]
+            named = [each.lower().partition(":")[0] for each in headers]
+            lines = [f"{method} {path} HTTP/1.1", *([] if "host" in named else ["host: localhost"]), *headers]
             client.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
             return await client.answer()
         finally:

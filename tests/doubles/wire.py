@@ -191,7 +191,9 @@ class Client:
     async def post(self, path: str, body: Any, *headers: str) -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = [x.lower().split(":")[0] for x in headers]
-        lines = [f"POST {path} HTTP/1.1", "host: x", *headers]
+        lines = [f"POST {path} HTTP/1.1", *headers]
+        if "host" not in named:
+            lines.insert(1, "host: localhost")
         if "content-type" not in named:
             lines.append("content-type: application/json")
         if "content-length" not in named and "transfer-encoding" not in named:

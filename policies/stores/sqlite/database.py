@@ -20,6 +20,8 @@ from typing import TypeAlias
 
 from policies.api.store import StoreDown
 
+from .file_mode import create_private
+
 Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 """Executes one statement; the result is valid until the next one."""
 
@@ -156,6 +158,7 @@ class Database:
                 connection.close()
 
     def _open(self) -> None:
+        create_private(self._path)
         file = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=64)
         try:
             # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.

@@ -40,5 +40,8 @@ def unusual_target(url: bytes, method: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def with_host(headers: list[tuple[bytes, bytes]], authority: bytes) -> list[tuple[bytes, bytes]]:
-    """Return *headers* with *authority*, that of an absolute target, as the only `host` (RFC 9112, 3.2.2)."""
-    return [(b"host", authority), *(field for field in headers if field[0] != b"host")]
+    """Return *headers* with *authority*, that of an absolute target, as `host` (RFC 9112, 3.2.2).
+
+    Repeated `host` fields stay repeated, and a missing one stays missing: both are faults.
+    """
+    return [(name, authority if name == b"host" else value) for name, value in headers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from hashlib import sha256
 
 FORWARDED_HEADERS = frozenset(
     {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
@@ -19,6 +20,8 @@ SECRET_HEADERS = frozenset({*KEY_HEADERS, "proxy-authorization", "cookie", "apik
 MAX_FORWARDED_VALUE_LENGTH = 8_192
 """Characters of a header that an upstream names; a longer value is not forwarded."""
 MAX_HEADER_NAME_LENGTH = 100
+IDEMPOTENCY_SUFFIX = b"idempotency-key"
+"""End of the names of headers by which a server tells a repeated request from a new one, such as `X-Idempotency-Key`."""
 
 CONNECTION_HEADER = b"connection"
 _PLAIN_CONNECTIONS = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
@@ -131,6 +134,21 @@ def forwardable_names(configured: Iterable[str], *, keyed: bool, passes_other_ke
     if keyed:
         names.difference_update(KEY_HEADERS)
     return frozenset(name.encode() for name in names)
+
+
+def idempotency_names(names: Iterable[bytes]) -> tuple[str, ...]:
+    """Return those of *names* whose values `scoped_to_tenant` must change where tenants share an account at the upstream."""
+    return tuple(sorted(name.decode() for name in names if name.endswith(IDEMPOTENCY_SUFFIX)))
+
+
+def scoped_to_tenant(value: str, tenant: str) -> str:
+    """Return what an upstream gets for an idempotency key *value* of *tenant*: 64 hexadecimal digits.
+
+    A server answers a repeated key of one account with its earlier answer (draft-ietf-httpapi-idempotency-key-header, 2.3).
+    Two tenants may choose the same key, so one would get the answer of the other. The result depends on both and on nothing
+    else: it is the same in all processes, and for the sidecar's own retries. No tenant can choose the result of another one.
+    """
+    return sha256(f"{len(tenant)}:{tenant}:{value}".encode()).hexdigest()
 
 
 def forwardable_headers(fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:

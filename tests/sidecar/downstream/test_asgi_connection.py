@@ -65,7 +65,7 @@ class Server:
             "raw_path": V1.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
             "client": ("127.0.0.1", 1),
             "server": ("x", 1),
             "state": {},

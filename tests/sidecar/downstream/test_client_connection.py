@@ -235,7 +235,9 @@ async def test_disconnect_while_the_body_is_parsed_leaves_no_lease(
     """A client that disconnects while its large body is read and refused leaves no lease open."""
     OPEN_LEASES.clear()
     raw = json.dumps(HI | {"messages": [{"role": "user", "content": "x" * 600_000}]}).encode()
-    head = f"POST {V1} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    head = (
+        f"POST {V1} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    )
     async with upstream(answers) as up:
         settings = with_policies(
             settings_of(tmp_path, up.url), Holds(name="a"), Holds(name="b"), Refuses(name="c"), alone=True

@@ -20,6 +20,8 @@ from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 pytestmark = pytest.mark.anyio
 
+ANY_HOST = '[server]\nallowed_hosts = ["*"]\n'
+
 ORIGIN = "http://127.0.0.1:8787"
 SET_BASE = f" Set the client's base URL to '{ORIGIN}/v1'."
 ONE_TOO_MANY = f" The base URL has '/v1' twice: set it to '{ORIGIN}/v1', or '{ORIGIN}' if the client adds '/v1' itself."
@@ -91,7 +93,7 @@ async def test_unknown_path_is_answered_in_openais_form(
     """The 404 has OpenAI's form and no retry, its record has no path, and nothing reaches upstream."""
     async with upstream() as up, recorded(tmp_path, up, protocol=protocol) as it:
         if method == "GET":
-            status, headers, body = await it.served.get("/v1/v1/models", "host: sidecar.local:80")
+            status, headers, body = await it.served.get("/v1/v1/models", "host: sidecar.internal:80")
         else:
             status, headers, body = await it.served.post("/chat/completions", HI)
         record = await it.one()
@@ -106,15 +108,15 @@ async def test_unknown_path_is_answered_in_openais_form(
 
 
 async def test_base_url_is_the_one_that_the_client_used(tmp_path: Path) -> None:
-    """The base URL has the scheme and host of the request; behind a proxy, or with an odd `Host`, it is not guessed."""
-    async with upstream() as up, sidecar(settings_of(tmp_path, up.url)) as served:
+    """The base URL has the scheme and host of the request; behind a proxy, or with a long `Host`, it is not guessed."""
+    async with upstream() as up, sidecar(settings_of(tmp_path, up.url, ANY_HOST)) as served:
         texts = []
-        for more in ("host: sidecar.local:81", "host: a'b\"<c>", "x-forwarded-proto: https", "via: 1.1 p"):
+        for more in ("host: sidecar.internal:81", f"host: {'a' * 101}", "x-forwarded-proto: https", "via: 1.1 p"):
             _, _, body = await served.post("/chat/completions", HI, more)
             texts.append(json.loads(body)["error"]["message"].partition("? ")[2])
 
     anywhere = "Set the client's base URL to one that ends in '/v1'."
-    assert texts == ["Set the client's base URL to 'http://sidecar.local:81/v1'.", anywhere, anywhere, anywhere]
+    assert texts == ["Set the client's base URL to 'http://sidecar.internal:81/v1'.", anywhere, anywhere, anywhere]
 
 
 @pytest.mark.parametrize(

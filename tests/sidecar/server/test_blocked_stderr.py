@@ -71,7 +71,7 @@ async def test_blocked_stderr_stops_no_parent_of_workers(tmp_path: Path) -> None
         await eventually(lambda: dead not in running.workers and len(running.workers) == 2)
         assert other in running.workers
         client = await Client.to(running.port)
-        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         status, _, _ = await client.answer()
         client.close()
         await client.writer.wait_closed()

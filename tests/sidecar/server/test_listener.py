@@ -136,6 +136,37 @@ async def test_wildcard_address_binds_as_the_system_does(tmp_path: Path, host: s
         assert running.stop() == 0
 
 
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("hosts", "is_loopback"),
+    [((V4,), True), (("127.0.1.1",), True), ((V6,), True), ((V4, V6), True), (("0.0.0.0",), False), ((V6, "0.0.0.0"), False), (("::",), False)],
+)  # fmt: skip
+def test_loopback_is_decided_by_all_sockets(hosts: tuple[str, ...], *, is_loopback: bool) -> None:
+    """A listener is on loopback if all of its TCP sockets are, whatever name they were found by."""
+    with listen_tcp("a.name", 0, resolve_to(*hosts)) as listener:
+        assert listener.is_loopback is is_loopback
+
+
+def test_unix_socket_is_not_on_loopback(tmp_path: Path) -> None:
+    """A Unix socket is not on loopback: browsers cannot connect to it, so its requests have any host."""
+    with listen_unix(tmp_path / "s") as listener:
+        assert not listener.is_loopback
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("host", "status"), [(V4, 403), ("localhost", 403), ("0.0.0.0", 404)])
+async def test_foreign_hosts_are_refused_on_loopback(tmp_path: Path, host: str, status: int, workers: str) -> None:
+    """The program checks hosts where it listens on loopback addresses, by an address or a name, in each worker."""
+    arguments = ("serve", "--upstream", "http://h/v1", "--host", host, "--port", "0", "--workers", workers)
+    with program(*arguments, folder=tmp_path) as running:
+        async with httpx.AsyncClient(base_url=f"http://{V4}:{running.port}") as client:
+            assert (await client.get("/none", headers={"host": "evil.example"})).status_code == status
+            for own in (V4, "localhost", socket.gethostname(), "host.docker.internal"):
+                assert (await client.get("/none", headers={"host": f"{own}:{running.port}"})).status_code == 404
+        assert running.stop() == 0
+
+
 def test_unix_socket_file_has_permissions_by_umask(tmp_path: Path) -> None:
     """The file of a Unix socket has permissions per umask, and is removed on closing."""
     before = os.umask(0o027)

@@ -11,7 +11,12 @@ from serving import settings_of, sidecar
 from upstream_tables import FALLBACK, HI, busy, good, lists, table
 from wire import Connection, upstream
 
-from sidecar.wire.request.client_headers import MAX_FORWARDED_VALUE_LENGTH, forwardable_headers, forwardable_names
+from sidecar.wire.request.client_headers import (
+    MAX_FORWARDED_VALUE_LENGTH,
+    forwardable_headers,
+    forwardable_names,
+    scoped_to_tenant,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -159,3 +164,62 @@ def test_plain_header_may_be_named(tmp_path: Path, name: str) -> None:
     """Headers that carry no credentials and change no routing may be named."""
     settings = loaded(tmp_path, UPSTREAM + f"forward_headers = ['{name.title()}']", upstream=None)
     assert settings.forward_headers == {name}
+
+
+IDEMPOTENCY_KEY = "idempotency-key"
+
+
+async def received(folder: Path, more: str, keys: str, *requests: tuple[str, ...]) -> list[list[str | None]]:
+    """Return the two idempotency headers that the upstream received for each of *requests*, by their headers."""
+    async with upstream(good) as up:
+        async with sidecar(settings_of(folder, None, table(up.url, more) + keys)) as served:
+            for headers in requests:
+                status, _, body = await served.post(V1, {"model": "m", **HI, "stream": True}, *headers)
+                assert status == 200, body
+        return [sent(each, IDEMPOTENCY_KEY, "x-idempotency-key") for each in up.requests]
+
+
+async def test_idempotency_key_is_scoped_by_tenant(tmp_path: Path) -> None:
+    """With keys, the same idempotency key of two tenants differs at the upstream; of one tenant it stays the same."""
+    keys = key("sk-1", "a") + key("sk-2", "a") + key("sk-3", "b")
+    more = "forward_headers = ['X-Idempotency-Key']"
+    mine = [
+        (f"authorization: Bearer {token}", f"Idempotency-Key: {value}", f"x-idempotency-key: {value}")
+        for token, value in (("sk-1", "k1"), ("sk-2", "k1"), ("sk-3", "k1"), ("sk-1", "k" * 5000))
+    ]
+    seen = await received(tmp_path, more, keys, *mine)
+    restarted = await received(tmp_path, more, keys, *mine)
+
+    assert seen == restarted
+    (first, _), (same_tenant, _), (other_tenant, _), (long, _) = seen
+    assert first == same_tenant
+    assert len({first, other_tenant, long, "k1"}) == 4
+    assert all(name is not None and len(name) == 64 and name.isalnum() for pair in seen for name in pair)
+    assert all(one == other for one, other in seen)
+
+
+async def test_idempotency_key_without_keys_is_forwarded_as_sent(tmp_path: Path) -> None:
+    """Without keys there is one tenant, so the key is unchanged, also where the client has no account at the upstream."""
+    for more in ("", "pass_authorization = false"):
+        assert await received(tmp_path, more, "", (f"{IDEMPOTENCY_KEY}: k1",)) == [["k1", None]]
+
+
+async def test_retries_keep_the_idempotency_key(tmp_path: Path) -> None:
+    """The sidecar's own retries, and its fallback to another upstream, send the same idempotency key."""
+    retry = FALLBACK + "[[policy]]\nuse = 'retry'\nattempts = 3\n"
+    async with upstream(busy) as first, upstream(busy, good) as second:
+        text = table(first.url) + table(second.url) + retry + key("sk-1", "a")
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            mine = ("authorization: Bearer sk-1", f"{IDEMPOTENCY_KEY}: k1")
+            status, _, _ = await served.post(V1, {"model": "m", **HI}, *mine)
+
+    sent_keys = {each.header(IDEMPOTENCY_KEY) for each in (*first.requests, *second.requests)}
+    assert (status, len(first.requests), len(second.requests)) == (200, 1, 2)
+    assert sent_keys == {scoped_to_tenant("k1", "a")}
+
+
+def test_scoped_keys_are_unambiguous() -> None:
+    """No tenant can choose a value that becomes the key of another tenant."""
+    pairs = [("b", "a"), ("a", "b"), ("ab", ""), ("", "ab"), ("1:b", "a"), ("b", "a:1"), ("a:1:b", ""), ("a1", "1a")]
+
+    assert len({scoped_to_tenant(value, tenant) for value, tenant in pairs}) == len(pairs)

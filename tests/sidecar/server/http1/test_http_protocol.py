@@ -33,9 +33,7 @@ def half_close(client: Client) -> None:
 def request(body: object, path: str = COMPLETIONS, version: str = "1.1") -> bytes:
     """Return the bytes of a request."""
     raw = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/{version}\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
-    )
+    head = f"POST {path} HTTP/{version}\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
     return head.encode() + raw
 
 
@@ -207,9 +205,9 @@ async def test_head_response_has_no_body(tmp_path: Path, path: str) -> None:
     """A response to HEAD has no body: the next response follows its head."""
     async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
-        client.writer.write(f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        client.writer.write(f"HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         status, headers = await client.head()
-        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         next_status, _, body = await client.answer()
 
     assert (status, int(headers["content-length"]) > 0) == (200 if path == "/healthz" else 405, True)
@@ -221,7 +219,7 @@ async def test_disconnect_is_seen_behind_an_unread_body(tmp_path: Path, leave: C
     """A disconnect is detected behind a request body that the route does not read."""
     async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
-        client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n")
+        client.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\ncontent-length: 300000\r\n\r\n")
         await asyncio.wait_for(up.arrived.wait(), TIMEOUT_SECONDS)
         client.writer.write(b"x" * 300_000)
         await client.writer.drain()
@@ -252,7 +250,7 @@ async def test_connect_is_refused(tmp_path: Path) -> None:
     """CONNECT is refused with a 4xx: the server is no proxy."""
     async with upstream(answers) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         client = await served.client()
-        client.writer.write(b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n")
+        client.writer.write(b"CONNECT x:443 HTTP/1.1\r\nhost: localhost:443\r\n\r\n")
         status, _ = await client.head()
 
     assert status in (400, 404, 405)

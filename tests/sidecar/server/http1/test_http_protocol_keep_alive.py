@@ -168,7 +168,7 @@ async def test_client_sees_the_close_of_its_idle_connection(tmp_path: Path) -> N
         sidecar(settings_of(tmp_path, up.url), protocol=BriefKeepAlive) as served,
     ):
         client = await served.client()
-        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         status, headers, _ = await client.answer()
         rest = await asyncio.wait_for(client.reader.read(), TIMEOUT_SECONDS)
 

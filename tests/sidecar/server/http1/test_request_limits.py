@@ -99,7 +99,7 @@ async def test_trailers_are_no_headers() -> None:
     await served.answered()
 
     ((scope, body),) = asked
-    assert (body, dict(scope["headers"])) == (b"a", {b"host": b"x", b"transfer-encoding": b"chunked"})
+    assert (body, dict(scope["headers"])) == (b"a", {b"host": b"localhost", b"transfer-encoding": b"chunked"})
 
 
 @pytest.mark.parametrize("size", [1_000, 262_144])
@@ -189,11 +189,11 @@ async def test_transfer_coding_of_http_1_0_is_400() -> None:
 @pytest.mark.parametrize(
     ("target", "path", "query", "host"),
     [
-        (b"/a?b=c", "/a", b"b=c", b"x"),
+        (b"/a?b=c", "/a", b"b=c", b"localhost"),
         (b"http://y:80/a?b", "/a", b"b", b"y:80"),
         (b"HTTPS://[::1]:8787", "/", b"", b"[::1]:8787"),
         (b"http://y?b", "/", b"b", b"y"),
-        (b"//y/a", "//y/a", b"", b"x"),
+        (b"//y/a", "//y/a", b"", b"localhost"),
     ],
 )
 async def test_target_in_any_form_is_read(target: bytes, path: str, query: bytes, host: bytes) -> None:
@@ -204,6 +204,16 @@ async def test_target_in_any_form_is_read(target: bytes, path: str, query: bytes
 
     ((scope, _),) = asked
     assert (scope["path"], scope["query_string"], scope["headers"]) == (path, query, [(b"host", host)])
+
+
+async def test_absolute_target_keeps_faults_of_host() -> None:
+    """A repeated `Host` stays repeated beside an absolute target, and a missing one stays missing: both are faults."""
+    for fields, expected in [(b"host: a\r\nhost: b\r\n", [(b"host", b"y")] * 2), (b"a: b\r\n", [(b"a", b"b")])]:
+        served, asked = asking()
+        served.protocol.data_received(b"GET http://y/a HTTP/1.1\r\n" + fields + b"\r\n")
+        await served.answered()
+        ((scope, _),) = asked
+        assert scope["headers"] == expected
 
 
 @pytest.mark.parametrize(
