@@ -19,8 +19,6 @@ WINDOW_BUCKETS = 10
 """Parts of the window; the oldest part is dropped as a whole."""
 MAX_CALLERS = 64
 """Callers that take turns at one circuit; further ones share one turn."""
-MAX_ROUND_PROBES = 12
-"""Most probes in one round: a caller waits at most this many times `probe` seconds between two of its own."""
 OTHER_CALLERS = ""
 
 
@@ -59,10 +57,14 @@ class Circuit:
         self._last_probes.clear()
 
     def wait(self, caller: str, now: float) -> float:
-        """Return the seconds until *caller* may make a probe; 0 or less if it may now."""
+        """Return the seconds until *caller* may make a probe; 0 or less if it may now.
+
+        A caller that has made one gives way to the others for a whole round, or until none of them has made use of a probe
+        for `probe` seconds.
+        """
         last_probe = self._last_probes[self._turn_of(caller)]
-        round_seconds = self._probe_seconds * min(len(self._last_probes), MAX_ROUND_PROBES)
-        return max(self._next_probe, last_probe + round_seconds) - now
+        next_turn = last_probe + self._probe_seconds * len(self._last_probes)
+        return max(self._next_probe, min(next_turn, self._next_probe + self._probe_seconds)) - now
 
     def begin_probe(self, caller: str, now: float) -> None:
         """Count a probe of *caller*. Probes may overlap: a slow one still counts when later ones have started."""

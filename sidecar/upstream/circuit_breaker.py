@@ -87,12 +87,6 @@ class Permit(msgspec.Struct, eq=False):
         """Release the permit without a result (client cancelled).  No effect after success or failure."""
         self.breaker.released(self)
 
-    def used_up(self) -> tuple[int, tuple[Circuit, ...]]:
-        """End the permit; return its epoch, -1 if it had ended, and its probes."""
-        epoch, probes = self.epoch, self.probes
-        self.epoch, self.probes = -1, ()
-        return epoch, probes
-
 
 class Breaker:
     """The circuit breaker of one upstream, for all calls of a process.
@@ -135,7 +129,7 @@ class Breaker:
         if not self._open_count:
             return Permit(self, tenant, model, self._epoch)
         now, callers = self._clock(), dict[Circuit, str]()
-        for group in (self._upstream, self._group(model, tenant, now)):
+        for group in (self._upstream, self._models.entries.get(model) or self._placed_group(model, tenant, now)):
             for circuit, caller in ((group.shared, tenant), (self._circuit(group, tenant, now), client)):
                 if circuit.cause is not None:
                     callers[circuit] = caller
@@ -158,53 +152,63 @@ class Breaker:
 
     def ended(self, permit: Permit, error: UpstreamError | None, *, connected: bool = True) -> None:
         """Count one result; the result of an attempt that started before the last change of a circuit is ignored by it."""
-        epoch, probes = permit.used_up()
+        epoch, probes = permit.epoch, permit.probes
+        permit.epoch, permit.probes = -1, ()
         if epoch < 0 or self._settings.calls == 0:
             return
         now, tenant = self._clock(), permit.tenant
-        failure = error if error is not None and error.kind in UNHEALTHY_KINDS else None
-        is_reached = failure is None or not _is_of_connection(failure, connected=connected)
+        if error is not None and _is_of_connection(error, connected=connected):
+            self._count_failure(self._upstream, tenant, epoch, now, error, independent=not connected)
+            for circuit in probes:
+                circuit.end_probe(epoch, now, has_result=circuit.scope.model is None)
+            return
+        self._count_answer(self._upstream, tenant, epoch, now)
+        group = self._models.entries.get(permit.model) or self._placed_group(permit.model, tenant, now)
+        if error is None or error.kind not in UNHEALTHY_KINDS:
+            self._count_answer(group, tenant, epoch, now)
+        else:
+            self._count_failure(group, tenant, epoch, now, error)
         for circuit in probes:
-            circuit.end_probe(epoch, now, has_result=is_reached or circuit.scope.model is None)
-        at_upstream = None if is_reached else failure
-        self._count(self._upstream, tenant, epoch, now, at_upstream, independent=not connected)
-        if is_reached:
-            self._count(self._group(permit.model, tenant, now), tenant, epoch, now, failure)
+            circuit.end_probe(epoch, now, has_result=True)
 
     def released(self, permit: Permit) -> None:
         """End an attempt without a result."""
-        epoch, probes = permit.used_up()
+        epoch, probes = permit.epoch, permit.probes
+        permit.epoch, permit.probes = -1, ()
         if probes:
             now = self._clock()
             for circuit in probes:
                 circuit.end_probe(epoch, now, has_result=False)
 
-    def _count(
+    def _count_answer(self, group: CircuitGroup, tenant: str, epoch: int, now: float) -> None:
+        own, shared = group.tenants.entries.get(tenant) or self._placed(group, tenant, now), group.shared
+        group.used_at = own.used_at = now
+        if epoch >= shared.changed and epoch >= own.changed:
+            own.attempts.add(now)
+            if self._open_count:
+                self._close(group, own, now)
+                self._close(group, shared, now)
+
+    def _count_failure(
         self,
         group: CircuitGroup,
         tenant: str,
         epoch: int,
         now: float,
-        failure: UpstreamError | None,
+        error: UpstreamError,
         *,
         independent: bool = False,
     ) -> None:
-        own = self._circuit(group, tenant, now)
+        own, shared = self._circuit(group, tenant, now), group.shared
         group.used_at = own.used_at = now
-        shared = group.shared
         if epoch < shared.changed or epoch < own.changed:
             return
-        own.attempts.add(now, marked=failure is not None)
-        if failure is None:
-            if self._open_count:
-                self._close(group, own, now)
-                self._close(group, shared, now)
-            return
+        own.attempts.add(now, marked=True)
         for circuit in (shared, own):
             if circuit.cause is not None:
-                circuit.cause = failure
+                circuit.cause = error
         if shared.cause is None and (opening := group.to_open(own, now, independent=independent)) is not None:
-            self._change(opening, failure, now)
+            self._change(opening, error, now)
 
     def _close(self, group: CircuitGroup, circuit: Circuit, now: float) -> None:
         if circuit.cause is not None:
@@ -219,10 +223,10 @@ class Breaker:
             self._on_change(Change("closed" if cause is None else "open", circuit.scope, cause))
 
     def _circuit(self, group: CircuitGroup, tenant: str, now: float) -> TenantCircuit:
-        """Return the circuit of *tenant* in *group*. A new tenant takes a free place, or one unused for the whole window."""
-        found = group.tenants.entries.get(tenant)
-        if found is not None:
-            return found
+        return group.tenants.entries.get(tenant) or self._placed(group, tenant, now)
+
+    def _placed(self, group: CircuitGroup, tenant: str, now: float) -> TenantCircuit:
+        """Return a circuit for a new *tenant* of *group*: in a free place, or in one unused for the whole window."""
         if group.tenants.is_full:
             unused = group.tenants.unused(now)
             if unused is None:
@@ -230,15 +234,12 @@ class Breaker:
             self._forget((group.tenants.entries.pop(unused),), now)
         return group.add(tenant, now)
 
-    def _group(self, model: str, tenant: str, now: float) -> CircuitGroup:
-        """Return the circuits of *model*. A new model takes a free place, or one unused for the whole window.
+    def _placed_group(self, model: str, tenant: str, now: float) -> CircuitGroup:
+        """Return circuits for a new *model*: in a free place, or in one unused for the whole window.
 
         Else it takes one of the tenant that holds the most places, unless that is *tenant* itself. So a tenant that makes up
         names cannot keep the models of others out.
         """
-        found = self._models.entries.get(model)
-        if found is not None:
-            return found
         if len(model) > MAX_MODEL_NAME_CHARACTERS:
             return self._other_models
         if self._models.is_full:

@@ -147,6 +147,18 @@ def test_released_probe_delays_the_next() -> None:
     assert breaker.enter().probes
 
 
+def test_counts_begin_anew_after_closing() -> None:
+    """Failures from before the breaker closed do not count any more."""
+    breaker, clock = opened()
+    clock.advance(5)
+    breaker.enter().succeeded()
+    for _ in range(3):
+        breaker.enter().failed(failure())
+    assert breaker.state == "closed"
+    breaker.enter().failed(failure())
+    assert breaker.state == "open"
+
+
 @pytest.mark.parametrize("how", ["released", "failed"])
 def test_probes_overlap(how: str) -> None:
     """It is half-open until the last of its probes has ended."""
