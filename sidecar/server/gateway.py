@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sidecar.config.upstream import ResolvedUpstream
     from sidecar.observers.process_log import ProcessLog
     from sidecar.observers.state_log import StateLog
-    from sidecar.upstream.circuit import Scope
+    from sidecar.upstream.circuits.circuit import Scope
 
 EXPECTED_STATES = frozenset({"up", "closed", "draining"})
 """States that are logged as information; all others are warnings or errors."""

@@ -15,14 +15,12 @@ import msgspec
 
 from policies.api.failure_kinds import FAILURE_CLASSES
 from sidecar.config.upstream import BreakerSettings
-
-from .circuit import Circuit
-from .circuit_group import BoundedTable, CircuitGroup
+from sidecar.upstream.circuits.circuit import Circuit
+from sidecar.upstream.circuits.circuit_group import BoundedTable, CircuitGroup
 
 if TYPE_CHECKING:
     from policies.api.upstream import UpstreamError
-
-    from .circuit import Scope, TenantCircuit
+    from sidecar.upstream.circuits.circuit import Scope, TenantCircuit
 
 UNHEALTHY_KINDS = frozenset(name for name, each in FAILURE_CLASSES.items() if each.sick)
 """Failure kinds that count against the upstream's health.  A rate limit, a refused key or a bad request do not count: the upstream works."""
