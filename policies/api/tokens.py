@@ -67,14 +67,6 @@ class Size(msgspec.Struct, frozen=True):
     media: int = 0
     files: int = 0
 
-    def bound(self, media: int = MEDIA_TOKENS) -> int:
-        """Return an upper bound for every tokenizer: one token per byte, and 8 per message for its frame.
-
-        An image counts as *media*, because servers do not publish its cost.
-        """
-        frames = BOUND_MESSAGE_TOKENS * self.messages + PART_TOKENS * self.parts
-        return self.bytes + self.files + frames + media * self.media
-
 
 def streamed_tokens(piece: str, *, whole: bool = False) -> int:
     """Estimate the tokens of one streamed piece: one, unless it is so long that upstream sent several at once.
