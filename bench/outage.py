@@ -1,6 +1,7 @@
 """Simulate an outage: 1,000 calls to a failing upstream, then its recovery. Prints the attempts and the recovery times.
 
 The sidecar runs in its own process with the shipped retries: three attempts per call, limited by the retry budget.
+A second table has two tenants: the calls of one fail, and those of the other one should be served.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from api_keys import key
 from process import program
 from wire import Client, Connection, upstream
 
@@ -40,10 +43,21 @@ class FailingUpstream:
             connection.reset()
 
 
-async def ask(port: int) -> int:
+async def fail_some(connection: Connection) -> None:
+    """Answer 500 for the model `bad` and for the prompt `poison`, reset the connection for the prompt `huge`."""
+    prompt = connection.body["messages"][0]["content"]
+    if prompt == "huge":
+        connection.reset()
+    elif connection.body["model"] == "bad" or prompt == "poison":
+        await connection.answer(500, b'{"error": {"message": "failed"}}')
+    else:
+        await connection.stream("fine")
+
+
+async def ask(port: int, body: dict[str, Any] = REQUEST_BODY, *headers: str) -> int:
     client = await Client.to(port)
     try:
-        await client.post("/v1/chat/completions", REQUEST_BODY)
+        await client.post("/v1/chat/completions", body, *headers)
         return (await client.answer())[0]
     finally:
         client.close()
@@ -89,6 +103,31 @@ async def drill(failure: str, breaker: str) -> None:
     assert seen <= bound
 
 
+async def isolation(attack: str, model: str, prompt: str) -> None:
+    """Let the calls of one tenant fail, then those of two tenants run at once; print one line."""
+    gate = asyncio.Semaphore(MAX_CONCURRENT)
+    async with upstream(fail_some) as up:
+        with tempfile.TemporaryDirectory() as folder:
+            text = f"[[upstream]]\nbase_url = '{up.url}'\n{CONFIG}" + key("a", "attacker") + key("b", "beside")
+            (Path(folder) / "s.toml").write_text(text)
+            with program("serve", "--config", "s.toml", "--port", "0", folder=Path(folder)) as served:
+
+                async def calls(token: str, model: str, prompt: str) -> Counter[int]:
+                    body = {**REQUEST_BODY, "model": model, "messages": [{"role": "user", "content": prompt}]}
+
+                    async def one() -> int:
+                        async with gate:
+                            return await ask(served.port, body, f"Authorization: Bearer {token}")
+
+                    return Counter(await asyncio.gather(*(one() for _ in range(CALL_COUNT // 4))))
+
+                await calls("a", model, prompt)
+                attacked, beside = await asyncio.gather(calls("a", model, prompt), calls("b", "good", "hi"))
+                state = await ready(served.port)
+    texts = (", ".join(f"{count} x {status}" for status, count in sorted(each.items())) for each in (attacked, beside))
+    print(f"{attack:24} {state:>8}   {next(texts):24} {next(texts)}")
+
+
 async def main() -> None:
     """Print one line per kind of outage, with the circuit breaker and without."""
     print(
@@ -103,6 +142,12 @@ async def main() -> None:
     for failure in ("503", "reset"):
         for breaker in ("", "calls = 0"):
             await drill(failure, breaker)
+    print(
+        f"\n{'one tenant fails by':24} {'breaker':>8}   {'its answers':24} answers to the other tenant, with another model or prompt"
+    )
+    await isolation("a failing model", "bad", "hi")
+    await isolation("prompts that give 500", "good", "poison")
+    await isolation("requests that are reset", "good", "huge")
 
 
 asyncio.run(main())

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from .call import LIMIT_FIELDS, MANY_FIELDS, Call, Message, part_kind, parts_of
-from .tokens import Size
+from .call import LIMIT_FIELDS, MANY_FIELDS, UNTYPED_PART_FIELDS, Call, Message, part_kind, parts_of
+from .tokens import BOUND_MESSAGE_TOKENS, MEDIA_TOKENS, PART_TOKENS, Size
 
 SOUND_BYTES_PER_TOKEN = 100
 """Bytes of a sound or a file, in base64, that count as one token."""
@@ -25,7 +25,26 @@ _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
 """Fields of a body that models do not read. A server may put any other field into the prompt, so those count."""
 
 
-_READABLE_TYPES = (str, list, dict)
+MAX_READ_ITEMS = 5_000
+"""Messages of a call, and parts of its messages, that are read one by one: each costs up to two microseconds."""
+
+
+MAX_FIELDS = 256
+"""Fields of a body up to which known settings are told apart from others; of more, all count."""
+
+
+_TEXT_PART = b'{"type":"text","text":'
+"""Beginning of a part that is text, in JSON. No string contains it, because quotes in strings are escaped."""
+
+
+_MEDIA_KEYS = tuple(f'"{field}":'.encode() for field in UNTYPED_PART_FIELDS)
+
+
+_PRINTED_SETTINGS = frozenset({"reasoning_effort", "verbosity"})
+"""Fields of `_NOT_READ` that chat templates may print (gpt-oss: "Reasoning: high"), so the bound counts them."""
+
+
+_READABLE_TYPES = (str, list, dict, msgspec.Raw)
 
 
 _PLAIN_KEYS = frozenset({"role", "content"})
@@ -56,9 +75,13 @@ _SOUND_PART_TYPES = _FILE_PART_TYPES | {"input_audio"}
 
 
 def size_of(call: Call) -> Size:
-    """Measure the call's prompt: its messages, and every other field that a server may put into it."""
+    """Measure the call's prompt: its messages, and every other field that a server may put into it.
+
+    Parts and messages beyond 5,000 count as JSON, and each further object in them as media. Time is linear in the size of
+    the body.
+    """
     size = parts = media = files = 0
-    messages: list[Message] = call.body.get("messages") or []
+    messages, rest = _read_and_rest(call.messages)
     for message in messages:
         content = message.get("content")
         if isinstance(content, str):
@@ -66,6 +89,9 @@ def size_of(call: Call) -> Size:
         elif content:
             pieces = parts_of(message)
             parts += len(pieces) - 1
+            if parts > MAX_READ_ITEMS:
+                rest.append(message)
+                continue
             for part in pieces:
                 read, of_file, is_media = _part(part)
                 size, files, media = size + read, files + of_file, media + is_media
@@ -75,9 +101,91 @@ def size_of(call: Call) -> Size:
             size += len(msgspec.json.encode(beside))
     for field, value in call.body.items():
         if isinstance(value, _READABLE_TYPES) and field != "messages":
-            read = len(msgspec.json.encode(value))
+            read = _json_bytes(value)
             size += read if read > MAX_UNREAD_FIELD_BYTES or field not in _NOT_READ else 0
-    return Size(size, len(messages), parts, media, files)
+    if rest:
+        read, of_rest = _measured_at_once(rest)
+        size, media = size + read, media + of_rest
+    return Size(size, len(call.messages), parts, media, files)
+
+
+def _read_and_rest(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+    """Return the messages that are read one by one, and a list with all further ones, empty if there are none."""
+    if len(messages) <= MAX_READ_ITEMS:
+        return messages, []
+    return messages[:MAX_READ_ITEMS], messages[MAX_READ_ITEMS:]
+
+
+def _measured_at_once(messages: list[Message]) -> tuple[int, int]:
+    """Return the bytes of *messages* as JSON, and how many objects in them may be media."""
+    encoded = msgspec.json.encode(messages)
+    objects = encoded.count(b"{") - len(messages)
+    if not any(key in encoded for key in _MEDIA_KEYS):
+        objects -= encoded.count(_TEXT_PART)
+    return len(encoded), objects
+
+
+def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
+    """Return an upper bound of the prompt's tokens: one for each byte that upstream receives, and 8 for each message's frame.
+
+    Text counts as UTF-8. Everything else counts as JSON, with its keys: parts that are not text, further keys of messages,
+    and all fields of the body but the short settings that no server puts into a prompt. Each part that is not text counts
+    *media* tokens too: it may refer to a file that upstream fetches. Parts and messages beyond 5,000 count as in `size_of`.
+    Time is linear in the size of the body.
+    """
+    parts, messages = 0, call.messages
+    tokens = BOUND_MESSAGE_TOKENS * len(messages)
+    messages, rest = _read_and_rest(messages)
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            tokens += _bytes(content)
+        elif content:
+            pieces = parts_of(message)
+            parts += len(pieces) - 1
+            if parts > MAX_READ_ITEMS:
+                rest.append(message)
+                continue
+            for part in pieces:
+                tokens += _part_bound(part, media)
+        if not message.keys() <= _PLAIN_KEYS:
+            tokens += _json_bytes({key: value for key, value in message.items() if key not in _PLAIN_KEYS})
+        if (role := message.get("role")) not in _FRAMED_ROLES:
+            tokens += _json_bytes(role)
+    tokens += PART_TOKENS * parts
+    if rest:
+        read, of_rest = _measured_at_once(rest)
+        tokens += read + media * of_rest
+    fields = call.body.copy()
+    fields.pop("messages", None)
+    if len(fields) <= MAX_FIELDS:
+        fields = {field: value for field, value in fields.items() if field not in _NOT_READ or _enters(field, value)}
+    return tokens + _json_bytes(fields) if fields else tokens
+
+
+def _part_bound(part: Any, media: int) -> int:
+    if isinstance(part, str):
+        return _bytes(part)
+    if type(part) is dict and part.keys() == _TEXT_PART_KEYS and part["type"] == "text" and type(part["text"]) is str:
+        return _bytes(part["text"])
+    size = _json_bytes(part)
+    if isinstance(part, msgspec.Raw):
+        return size + media
+    if not isinstance(part, dict):
+        return size
+    is_text = part_kind(part) in _TEXT_PART_TYPES or part.keys() == {"text"}
+    return size if is_text and part.keys().isdisjoint(UNTYPED_PART_FIELDS) else size + media
+
+
+def _enters(field: str, value: object) -> bool:
+    """Whether the setting *field* may enter the prompt: chat templates print it, or it is too long for a setting."""
+    is_long = isinstance(value, _READABLE_TYPES) and _json_bytes(value) > MAX_UNREAD_FIELD_BYTES
+    return is_long or field in _PRINTED_SETTINGS
+
+
+def _json_bytes(value: object) -> int:
+    """Return the size of *value* as JSON. `msgspec.Raw` is JSON that was not decoded."""
+    return memoryview(value).nbytes if isinstance(value, msgspec.Raw) else len(msgspec.json.encode(value))
 
 
 def _bytes(text: str) -> int:

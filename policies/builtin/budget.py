@@ -13,7 +13,7 @@ from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR,
 from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
 from policies.api.policy import Policy
-from policies.api.prompt_size import size_of
+from policies.api.prompt_size import bound_tokens, size_of
 from policies.api.rejection import Rejection
 from policies.api.store import Standing
 from policies.api.tokens import MEDIA_TOKENS
@@ -47,7 +47,7 @@ class Budget(Policy, frozen=True):
     With `reserve = "bound"` the prompt counts as the most tokens that any tokenizer can make of it. So spending never
     exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can: by the error of the estimate, and by
     what an answer without a ceiling uses beyond its reservation. That is charged as debt. An image or other media part
-    counts as `media` tokens; with `"bound"` a file counts its bytes too.
+    counts as `media` tokens; with `"bound"` its bytes count too, and so do those of all fields that may enter the prompt.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
     `when_store_fails = "admit"`.
@@ -132,7 +132,7 @@ class _BudgetLease(Lease):
         if size is None:
             size = call.size = size_of(call)
         if policy.reserve == "bound":
-            self._prompt = size.bound(policy.media)
+            self._prompt = bound_tokens(call, policy.media)
         else:
             self._prompt = call.services.tokens.estimate(model, size, policy.media, tenant=call.tenant)
         return self._prompt

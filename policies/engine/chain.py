@@ -181,7 +181,7 @@ class Chain:
         name = run.tried[-1]
         if name not in run.counted and not run.call.is_client_retry:
             run.counted.add(name)
-            (self._retries.by_name.get(name) or self._retries.of(name)).deposit()
+            (self._retries.by_name.get(name) or self._retries.of(name)).deposit(run.call.tenant)
 
     async def _settle(self, run: CallState, outcome: Outcome) -> None:
         # In a cancelled scope of anyio every further await is cancelled too, hence the shield. A lease that hangs is cancelled

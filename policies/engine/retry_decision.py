@@ -40,7 +40,7 @@ class RetryDecisions:
         verdict = self._verdict(run.call, failure)
         if isinstance(verdict, Retry):
             name = verdict.upstream or failure.upstream
-            if name not in run.tried or self._budgets.of(name).withdraw():
+            if name not in run.tried or self._budgets.of(name).withdraw(run.call.tenant):
                 return verdict
             verdict = DECLINED_BY_CHAIN
         other = self._verdict(run.call, replace(failure, can_retry_here=False))

@@ -37,9 +37,10 @@ MAX_SOCKET_BYTES = 107
 class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`breaker` of an `[[upstream]]`: the circuit breaker.
 
-    It opens when the share *rate* of the attempts of the last *window* seconds failed, of at least *calls* attempts.  While
-    it is open, one attempt every *probe* seconds is let through.  With *calls* = 0 it never opens.  The defaults detect
-    outages only: while an upstream serves part of its calls, the retry budget limits retries and no call is blocked.
+    A circuit opens when the share *rate* of its attempts of the last *window* seconds failed, of at least *calls* attempts.
+    While it is open, one attempt every *probe* seconds is let through.  With *calls* = 0 none opens.  The upstream and each
+    of its models have circuits, see `docs/failures.md`.  The defaults detect outages only: while an upstream serves part of
+    the calls, the retry budget limits retries and no call is blocked.
     """
 
     calls: Annotated[int, msgspec.Meta(ge=0)] = 50

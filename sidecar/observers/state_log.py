@@ -11,7 +11,10 @@ from .entry_format import EntryFormat, FieldValue
 from .levels import LEVEL_NUMBERS
 
 MAX_SUBJECTS = 1024
-"""Subjects whose state is remembered; beyond this number the oldest is forgotten. They come from the configuration."""
+"""Subjects whose state is remembered; beyond this number the oldest is forgotten, except for those that are expected.
+
+The configuration decides how many are expected. Further ones may name models, which clients choose.
+"""
 
 
 class _State(NamedTuple):
@@ -36,12 +39,14 @@ class StateLog:
         self._write, self._entries, self._clock = write, entries, clock
         self._least = LEVEL_NUMBERS[level]
         self._states: dict[str, _State] = {}
+        self._expected: set[str] = set()
 
     def expect(self, subject: str, state: str) -> None:
         """Set the initial *state* without a line, such as `up` for the store.
 
         Without it the first report is a change.
         """
+        self._expected.add(subject)
         self._keep(subject, _State(state, None))
 
     def changed(self, subject: str, state: str, *, cause: str = "", level: LogLevel = "warning") -> bool:
@@ -67,5 +72,7 @@ class StateLog:
 
     def _keep(self, subject: str, state: _State) -> None:
         if subject not in self._states and len(self._states) >= MAX_SUBJECTS:
-            self._states.pop(next(iter(self._states)), None)
+            oldest = next((each for each in self._states if each not in self._expected), None)
+            if oldest is not None:
+                del self._states[oldest]
         self._states[subject] = state

@@ -22,7 +22,8 @@ from sidecar.downstream.heartbeat import Heartbeats
 from sidecar.downstream.request import RequestIds
 from sidecar.downstream.services import Observe, OriginFault
 from sidecar.observers.dispatch import Observers
-from sidecar.upstream.circuit_breaker import Breaker, State
+from sidecar.observers.escaping import quoted
+from sidecar.upstream.circuit_breaker import Breaker, Change
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.errors.sdk import load as load_sdk
 from sidecar.upstream.router import UpstreamRouter
@@ -45,13 +46,14 @@ if TYPE_CHECKING:
     from sidecar.config.upstream import ResolvedUpstream
     from sidecar.observers.process_log import ProcessLog
     from sidecar.observers.state_log import StateLog
+    from sidecar.upstream.circuits.circuit import Scope
 
 EXPECTED_STATES = frozenset({"up", "closed", "draining", "accepting"})
 """States that are logged as information; all others are warnings or errors."""
 STORE_HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats to the store; also between two attempts to send settlements that it did not take."""
-
-
+MAX_LOGGED_NAME_CHARACTERS = 100
+"""Characters of a model's name in the log lines about its circuit."""
 OBSERVER_CLOSE_SECONDS = 5.0
 
 
@@ -113,8 +115,9 @@ class Gateway:
     def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
 
-        def on_change(state: State) -> None:
-            services.state_changed(f"breaker {choice.name}", state, "")
+        def on_change(change: Change) -> None:
+            cause = "" if change.cause is None else change.cause.reason
+            services.state_changed(_breaker_subject(choice.name, change.scope), change.state, cause)
 
         breaker = Breaker(choice.breaker, services.monotonic, on_change=on_change)
         return UpstreamClient(
@@ -178,6 +181,14 @@ def _started(observer: Observer) -> RunningObserver:
         msg = f"{type(observer).__name__}.start returned a {type(running).__name__}; return an object with `def observe` and `async def close`"
         raise TypeError(msg)
     return cast("RunningObserver", running)
+
+
+def _breaker_subject(upstream: str, scope: Scope) -> str:
+    """Return the subject of log lines about the circuit *scope*; clients choose the names of models."""
+    subject = f"breaker {upstream}"
+    if scope.model is not None:
+        subject += f" model {quoted(scope.model[:MAX_LOGGED_NAME_CHARACTERS])}"
+    return subject if scope.tenant is None else f"{subject} tenant {scope.tenant}"
 
 
 def _report_state(states: StateLog, subject: str, state: str, cause: str) -> None:

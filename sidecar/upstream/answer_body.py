@@ -163,7 +163,7 @@ class AnswerBody:
                 timeout.since = timeout.now()
             else:
                 timeout.reset(limit)
-            if self._permit is not None and self._permit.probe and reading.has_output and reading.failure is None:
+            if self._permit is not None and self._permit.probes and reading.has_output and reading.failure is None:
                 self._permit.succeeded()
         elif not reading.has_output and self._form.whole is None and (not frames or _has_comment(data)):
             self._timeout.extend()  # the server has sent a comment or a blank line

@@ -89,22 +89,27 @@ class Attempt:
         return cut_batch(sample, reading.open_choices, usage, prompt_tokens)
 
     async def __aenter__(self) -> Self:
+        call, upstream = self._call, self._upstream
+        self._model = upstream.known_model(call)
+        asked = self._model or upstream.name_of(call.model, substituted=not call.names_model)
         try:
-            self._permit = self._upstream.breaker.enter()
+            permit = self._permit = upstream.breaker.enter(call.tenant, asked, call.ip)
         except BreakerOpen as refusal:
-            raise unavailable(refusal.wait, self._upstream.asked) from refusal.cause
+            raise unavailable(refusal.wait, upstream.asked) from refusal.cause
         try:
-            await self._open()
+            await self._open(permit)
         except BaseException as error:
             self._note_end(error)
             await self._close()
             raise
         return self
 
-    async def _open(self) -> None:
+    async def _open(self, permit: Permit) -> None:
         call, upstream = self._call, self._upstream
         streams = self._streams = call.stream
-        model = self._model = upstream.known_model(call) or await upstream.model(call)
+        if not self._model:
+            self._model = permit.model = await upstream.model(call)
+        model = self._model
         style = known = upstream.dialect.style(model)
         repeats = MAX_REPEATS
         if (earlier := call.state.get(upstream.rewritten_state)) is not None:
@@ -122,13 +127,14 @@ class Attempt:
                     response = self._response = await sending
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
+            permit.answered()
             call.upstream_headers = passed_headers(response.fields, upstream.secrets)
             if response.status == STATUS_OK:
                 if style is not known:
                     upstream.dialect.learn(model, known, style, call)
                 if streams:
                     timeout.reset(limits.first_token)
-                self._body = AnswerBody(upstream, call, response, timeout, self._permit, streams=streams)
+                self._body = AnswerBody(upstream, call, response, timeout, permit, streams=streams)
                 return
             failure, text = await self._read_refusal(response)
             if not left:
@@ -202,13 +208,14 @@ class Attempt:
         An attempt that fails after output has failed too.
         """
         permit, late = self._permit, error is not None and _deadline_passed(self._call)
+        connected = self._worked
         if isinstance(error, UpstreamError):
             self._failed, self._worked = True, self._worked and error.worked
         self._failed = self._failed or late
         if permit is None:
             return
         if isinstance(error, UpstreamError):
-            permit.failed(error)
+            permit.failed(error, connected=connected)
         elif self._body is not None and (self._body.reading.has_output or self._body.over):
             permit.succeeded()
         elif late:

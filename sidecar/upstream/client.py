@@ -58,13 +58,13 @@ class UpstreamClient:
         self.settings, self.transport, self.clock = settings, transport, clock
         self.breaker = breaker or Breaker(settings.breaker, monotonic)
         self._is_strict = settings.fields == "known"
-        self.dialect = Dialect(settings.limit_field, monotonic)
         self.rewritten_state = f"upstream.rewritten.{settings.name}"
         """The key in `call.state` for how a refused request was rewritten, and the repeats that are left."""
         self.routes = MissingRoute(settings.name, settings.base_url, warn or _ignore_warning)
         self.secrets = settings.secrets
         self.own_key = keyed or not (settings.pass_authorization or settings.pass_key_headers)
         """Whether requests have the sidecar's credentials, or none, and never the client's."""
+        self.dialect = Dialect(settings.limit_field, monotonic, passes_keys=not self.own_key)
         query = dict(settings.query) or None
         chat_url = httpx.URL(f"{settings.endpoint}{CHAT_ROUTE}", params=query)
         headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]

@@ -19,6 +19,7 @@ from sidecar.upstream.errors.fitted_ceiling import (
     sent_words,
 )
 from sidecar.upstream.errors.token_limits import TokenLimits
+from sidecar.wire.request.client_headers import KEY_HEADERS
 
 MAX_LEARNT_MODELS = 256
 CEILING_LESSON_SECONDS = 3_600.0
@@ -57,11 +58,18 @@ class Dialect:
     """Request styles learnt for one upstream, for at most 256 of its models; the oldest entry is dropped.
 
     A style is kept only after a request in that style was accepted, and only where the refusal did not quote the client.
-    *monotonic* is a clock in seconds.
+    *monotonic* is a clock in seconds.  *passes_keys*: the upstream gets the keys of clients, so that what the account of one
+    can pay is not kept for the others.
     """
 
-    def __init__(self, limit_field: str | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(
+        self,
+        limit_field: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        passes_keys: bool = False,
+    ) -> None:
+        self._monotonic, self._passes_keys = monotonic, passes_keys
         self._initial = RequestStyle(modern_limit=limit_field == MAX_COMPLETION_FIELD)
         self._may_rename = limit_field is None
         self._styles: dict[str, RequestStyle] = {}
@@ -151,7 +159,7 @@ class Dialect:
         if accepted.ceiling is not None and accepted.ceiling is not first.ceiling:
             call.note(accepted.ceiling.describe(call))
             ceiling = lesson(call, accepted.ceiling)
-            if ceiling is not UNCHANGED_CEILING:
+            if ceiling is not UNCHANGED_CEILING and not (ceiling.is_credit and self._pays_itself(call)):
                 seconds = CREDIT_LESSON_SECONDS if ceiling.is_credit else CEILING_LESSON_SECONDS
                 learnt["ceiling"] = msgspec.structs.replace(ceiling, until=self._monotonic() + seconds)
         if not learnt:
@@ -161,6 +169,10 @@ class Dialect:
         if len(self._styles) >= MAX_LEARNT_MODELS:
             del self._styles[next(iter(self._styles))]
         self._styles[model] = style
+
+    def _pays_itself(self, call: Call) -> bool:
+        """Whether the client of *call* has an account of its own at the upstream."""
+        return self._passes_keys and any(header in call.forwarded_headers for header in KEY_HEADERS)
 
 
 def _adds(call: Call, style: RequestStyle) -> bool:

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from .client import UpstreamClient
 
 
-HEALTH_WORDS: Mapping[State, str] = {"closed": "ok", "open": "failing", "half-open": "probing"}
-"""The words of `/readyz` for the states of a circuit breaker: attempts are made, none is made, one probe is made."""
+HEALTH_WORDS: Mapping[State, str] = {
+    "closed": "ok",
+    "open": "failing",
+    "half-open": "probing",
+    "partly-open": "partly",
+}
+"""The words of `/readyz` for the states of a circuit breaker: attempts are made, none is made, a probe is made, some are made."""
 
 
 class UpstreamRouter:

@@ -7,7 +7,7 @@ import pytest
 
 from policies import Chain, Fallback, Policy, RetryClassifier, UpstreamError
 from policies.api.services import Services
-from policies.engine.retry_budget import RetryBudget, RetryBudgets
+from policies.engine.retry_budget import MAX_TENANTS, RetryBudget, RetryBudgets
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 BROKEN = UpstreamError(openai.OpenAIError("down"), "overloaded")
@@ -147,3 +147,74 @@ async def test_outage_is_not_multiplied() -> None:
         await serve([], make_call("hi", services=services), chain=chain)
 
     assert 1000 + 100 < len(upstream.calls) <= 1000 + 10 + 100
+
+
+def test_one_tenant_cannot_use_up_the_retries_of_another() -> None:
+    """A tenant whose calls all fail takes its own deposits and half of the reserve; the other's deposits stay."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    for _ in range(200):
+        budget.deposit("failing")
+    for _ in range(100):
+        budget.deposit("other")
+    taken = sum(budget.withdraw("failing") for _ in range(1_000))
+    assert taken == 20 + 5
+    assert sum(budget.withdraw("other") for _ in range(1_000)) == 10 + 5
+    clock.advance(10)
+    assert not budget.withdraw("failing"), "the reserve has two again, and they are not for this tenant"
+    assert budget.withdraw("other") is False, "it has had its share as well"
+    assert budget.withdraw("new")
+
+
+def test_tenant_without_calls_gets_from_the_reserve() -> None:
+    """A tenant that comes after another one has taken all gets the next retry that is refilled."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    budget.deposit("failing")
+    while budget.withdraw("failing"):
+        pass
+    budget.deposit("new")
+    clock.advance(5)
+    assert not budget.withdraw("failing")
+    assert budget.withdraw("new")
+
+
+def test_single_tenant_has_the_whole_budget() -> None:
+    """A tenant that calls alone gets all retries, also after another one has been silent for a minute."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    budget.deposit("gone")
+    clock.advance(60)
+    for _ in range(100):
+        budget.deposit("alone")
+    assert sum(budget.withdraw("alone") for _ in range(1_000)) == 20
+
+
+def test_tenants_of_a_retry_budget_are_bounded() -> None:
+    """Tenants beyond the bound count as one; those without a call in the last minute are dropped."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    for at in range(MAX_TENANTS + 100):
+        budget.deposit(f"t{at}")
+    late = [budget.withdraw(f"t{MAX_TENANTS + at}") for at in range(100)]
+    assert sum(late) < 20
+    assert budget.withdraw("t1")
+    clock.advance(60)
+    budget.deposit("new")
+    assert sum(budget.withdraw("new") for _ in range(100)) == 10
+
+
+@pytest.mark.anyio
+async def test_failing_calls_of_one_tenant_leave_retries_to_another() -> None:
+    """Through the chain: after one tenant's calls have failed for a while, another tenant's calls are still repeated."""
+    services, upstream = make_services(), ScriptedUpstream([BROKEN])
+    retries = RetryBudgets(FakeClock())
+    works = Chain([RETRY], ScriptedUpstream(["fine"]), services, retries=retries)
+    fails = Chain([RETRY], upstream, services, retries=retries)
+    for _ in range(20):
+        await serve([], make_call("hi", services=services, tenant="other"), chain=works)
+    for _ in range(200):
+        await serve([], make_call("hi", services=services, tenant="failing"), chain=fails)
+    upstream.names.clear()
+    await serve([], make_call("hi", services=services, tenant="other"), chain=fails)
+    assert len(upstream.names) > 1

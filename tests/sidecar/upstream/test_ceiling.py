@@ -357,6 +357,24 @@ async def test_affordable_ceiling_is_remembered_for_a_minute(tmp_path: Path) -> 
     assert ceilings(up) == [16384, 3919, 3919, 3919]
 
 
+async def test_what_one_clients_account_affords_is_not_kept_for_others(tmp_path: Path) -> None:
+    """Where clients send their own keys, what the account of one can afford lowers no ceiling of another client."""
+
+    async def poor(connection: Connection) -> None:
+        tokens = connection.body["max_tokens"]
+        if connection.header("authorization") != "Bearer poor" or tokens <= 3919:
+            await connection.stream("fine")
+            return
+        message = f"This request requires more credits, or fewer max_tokens. You requested up to {tokens} tokens, but can only afford 3919."
+        await connection.answer(402, json.dumps({"error": {"message": message, "code": 402}}).encode())
+
+    async with upstream(poor) as up, sidecar(settings_of(tmp_path, up.url, clamps(16384))) as served:
+        for token in ("poor", "rich"):
+            await served.post("/v1/chat/completions", asks(), f"Authorization: Bearer {token}")
+
+    assert ceilings(up) == [16384, 3919, 16384]
+
+
 async def test_ceiling_beyond_the_whole_rate_is_adapted(tmp_path: Path) -> None:
     """A server that counts the ceiling against its rate gets one that fits (zeeyado/koassistant.koplugin#106)."""
 

@@ -15,7 +15,7 @@ from wire import HEAD, Connection, eventually, upstream
 from policies.api.upstream import UpstreamError
 from policies.testing import FakeClock
 from sidecar.config.upstream import BreakerSettings
-from sidecar.upstream.circuit_breaker import UNHEALTHY_KINDS, Breaker, BreakerOpen, Permit
+from sidecar.upstream.circuit_breaker import UNHEALTHY_KINDS, Breaker, BreakerOpen, Change, Permit
 
 QUICK = BreakerSettings(calls=4, rate=0.5, window=10, probe=5)
 HI = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 40}
@@ -25,20 +25,39 @@ def failure(kind: str = "server") -> UpstreamError:
     return UpstreamError(RuntimeError("boom"), kind)
 
 
-def made(settings: BreakerSettings = QUICK) -> tuple[Breaker, FakeClock, list[str]]:
-    clock, states = FakeClock(), list[str]()
-    return Breaker(settings, clock, on_change=states.append), clock, states
+class OneTenant:
+    """The breaker as one tenant with one model uses it, and the states that it reports."""
+
+    def __init__(self, settings: BreakerSettings = QUICK) -> None:
+        self.clock, self.changes = FakeClock(), list[Change]()
+        self.breaker = Breaker(settings, self.clock, on_change=self.changes.append)
+
+    @property
+    def state(self) -> str:
+        return self.breaker.state
+
+    @property
+    def states(self) -> list[str]:
+        return [change.state for change in self.changes]
+
+    def enter(self) -> Permit:
+        return self.breaker.enter("t", "m")
 
 
-def opened() -> tuple[Breaker, FakeClock, list[str]]:
-    breaker, clock, states = made()
+def made(settings: BreakerSettings = QUICK) -> tuple[OneTenant, FakeClock]:
+    breaker = OneTenant(settings)
+    return breaker, breaker.clock
+
+
+def opened() -> tuple[OneTenant, FakeClock]:
+    breaker, clock = made()
     for _ in range(4):
         breaker.enter().failed(failure())
     assert breaker.state == "open"
-    return breaker, clock, states
+    return breaker, clock
 
 
-def refused(breaker: Breaker) -> float:
+def refused(breaker: OneTenant) -> float:
     with pytest.raises(BreakerOpen) as found:
         breaker.enter()
     return found.value.wait
@@ -46,21 +65,21 @@ def refused(breaker: Breaker) -> float:
 
 def test_opens_above_the_failure_rate() -> None:
     """It opens at a failure rate of `rate` over at least `calls` attempts, and names the time of the next probe."""
-    breaker, _, states = made()
+    breaker, _ = made()
     for _ in range(2):
         breaker.enter().succeeded()
     breaker.enter().failed(failure())
     assert breaker.state == "closed", "a third of three"
-    breaker.enter().failed(failure("connect"))
-    assert (breaker.state, states) == ("open", ["open"])
+    breaker.enter().failed(failure("overloaded"))
+    assert (breaker.state, breaker.states) == ("open", ["open"])
     with pytest.raises(BreakerOpen) as found:
         breaker.enter()
-    assert (found.value.wait, found.value.cause.kind) == (5.0, "connect")
+    assert (found.value.wait, found.value.cause.kind) == (5.0, "overloaded")
 
 
 def test_few_attempts_do_not_open() -> None:
     """Fewer than `calls` attempts never open it."""
-    breaker, _, _ = made()
+    breaker, _ = made()
     for _ in range(3):
         breaker.enter().failed(failure())
     assert breaker.state == "closed"
@@ -68,24 +87,24 @@ def test_few_attempts_do_not_open() -> None:
 
 def test_window_slides() -> None:
     """Results older than the window are dropped, a tenth of the window at a time."""
-    breaker, clock, states = made()
+    breaker, clock = made()
     for _ in range(3):
         breaker.enter().failed(failure())
     clock.advance(10)
     breaker.enter().failed(failure())
     clock.advance(9.9)
     breaker.enter().failed(failure())
-    assert states == []
+    assert breaker.states == []
     for _ in range(2):
         breaker.enter().failed(failure())
-    assert states == ["open"]
+    assert breaker.states == ["open"]
 
 
 @pytest.mark.parametrize("kind", ["rate", "quota", "auth", "request", "context", "empty"])
 def test_refusals_do_not_open(kind: str) -> None:
     """Refusals never open it: a server that refuses is a server that answers."""
     assert kind not in UNHEALTHY_KINDS
-    breaker, _, _ = made()
+    breaker, _ = made()
     for _ in range(20):
         breaker.enter().failed(failure(kind))
     assert breaker.state == "closed"
@@ -93,7 +112,7 @@ def test_refusals_do_not_open(kind: str) -> None:
 
 def test_released_permits_do_not_count() -> None:
     """Attempts cancelled by the client do not count, and each attempt counts once."""
-    breaker, _, _ = made()
+    breaker, _ = made()
     for _ in range(20):
         breaker.enter().release()
     permit = breaker.enter()
@@ -104,7 +123,7 @@ def test_released_permits_do_not_count() -> None:
 
 def test_probe_closes() -> None:
     """One call is let through after each `probe` seconds; a success closes the breaker."""
-    breaker, clock, states = opened()
+    breaker, clock = opened()
     clock.advance(4)
     assert refused(breaker) == 1.0
     clock.advance(1)
@@ -114,24 +133,36 @@ def test_probe_closes() -> None:
     breaker.enter().failed(failure())
     assert (breaker.state, refused(breaker)) == ("half-open", 5.0), "the slow one is still running"
     slow.succeeded()
-    assert (breaker.state, states) == ("closed", ["open", "closed"])
+    assert (breaker.state, breaker.states) == ("closed", ["open", "closed"])
     breaker.enter().succeeded()
 
 
 def test_released_probe_delays_the_next() -> None:
     """After a probe that the client cancelled, the next one still waits `probe` seconds."""
-    breaker, clock, _ = opened()
+    breaker, clock = opened()
     clock.advance(5)
     breaker.enter().release()
     assert (breaker.state, refused(breaker)) == ("open", 5.0)
     clock.advance(5)
-    assert breaker.enter().probe
+    assert breaker.enter().probes
+
+
+def test_counts_begin_anew_after_closing() -> None:
+    """Failures from before the breaker closed do not count any more."""
+    breaker, clock = opened()
+    clock.advance(5)
+    breaker.enter().succeeded()
+    for _ in range(3):
+        breaker.enter().failed(failure())
+    assert breaker.state == "closed"
+    breaker.enter().failed(failure())
+    assert breaker.state == "open"
 
 
 @pytest.mark.parametrize("how", ["released", "failed"])
 def test_probes_overlap(how: str) -> None:
     """It is half-open until the last of its probes has ended."""
-    breaker, clock, _ = opened()
+    breaker, clock = opened()
     clock.advance(5)
     slow = breaker.enter()
     clock.advance(5)
@@ -148,30 +179,30 @@ def test_probes_overlap(how: str) -> None:
 @pytest.mark.parametrize("kind", ["rate", "quota", "auth", "request", "context", "empty"])
 def test_refused_probe_closes(kind: str) -> None:
     """A probe that is refused closes it: the server answers again."""
-    breaker, clock, states = opened()
+    breaker, clock = opened()
     clock.advance(5)
     breaker.enter().failed(failure(kind))
-    assert states == ["open", "closed"]
+    assert breaker.states == ["open", "closed"]
 
 
 def test_results_from_before_a_change_are_ignored() -> None:
     """The result of an attempt that started before the breaker opened is ignored."""
-    breaker, clock, states = made()
+    breaker, clock = made()
     old: list[Permit] = [breaker.enter() for _ in range(10)]
     for permit in old[:4]:
         permit.failed(failure())
     old[4].succeeded()
-    assert states == ["open"]
+    assert breaker.states == ["open"]
     clock.advance(5)
     breaker.enter().succeeded()
     for permit in old[5:]:
         permit.failed(failure())
-    assert states == ["open", "closed"]
+    assert breaker.states == ["open", "closed"]
 
 
 def test_zero_calls_disable_it() -> None:
     """With `calls = 0` it never opens."""
-    breaker, _, _ = made(BreakerSettings(calls=0))
+    breaker, _ = made(BreakerSettings(calls=0))
     for _ in range(1000):
         breaker.enter().failed(failure())
     assert breaker.state == "closed"
@@ -234,8 +265,8 @@ async def test_outage_opens_the_breaker_until_a_probe_succeeds(
         {"upstream-1": "failing"},
         {"upstream-1": "ok"},
     )
-    assert "breaker upstream-1 is open" in caplog.text
-    assert "breaker upstream-1 is closed" in caplog.text
+    assert "breaker upstream-1 model m tenant default is open" in caplog.text
+    assert "breaker upstream-1 model m tenant default is closed" in caplog.text
 
 
 @pytest.mark.anyio
