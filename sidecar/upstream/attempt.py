@@ -122,7 +122,7 @@ class Attempt:
                     response = self._response = await sending
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
-            call.upstream_headers = passed_headers(response.fields, upstream.secrets)
+            call.upstream_headers = passed_headers(response.fields, upstream.secrets.are_in)
             if response.status == STATUS_OK:
                 if style is not known:
                     upstream.dialect.learn(model, known, style, call)

@@ -11,6 +11,7 @@ import pytest
 from upstream_errors import NOW, REQUEST, classified, error_body
 
 from sidecar.upstream.errors.classify import from_exception, from_object, from_status
+from sidecar.upstream.errors.secret_values import Secrets
 
 IN_FLIGHT = error_body(code=402, metadata={"limit_source": "openrouter_in_flight_budget"})
 
@@ -92,7 +93,7 @@ def test_only_the_message_of_an_error_object_is_quoted(body: bytes, words: str) 
 def test_suspicious_code_type_or_param_is_dropped(value: object) -> None:
     """A code, type or param that is not a plain name, or that holds a key, is dropped."""
     body = json.dumps(error_body(code=value, type=value, param=value)).encode()
-    error = from_status(400, httpx.Headers(), body, REQUEST, secrets=[SECRET], now=NOW).error
+    error = from_status(400, httpx.Headers(), body, REQUEST, secrets=Secrets([SECRET]), now=NOW).error
 
     assert isinstance(error, openai.APIError)
     assert (error.code, error.type, error.param) == (None, None, None)

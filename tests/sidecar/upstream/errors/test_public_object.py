@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sidecar.upstream.errors.public_object import MAX_OBJECT_DEPTH, MAX_OBJECT_VALUES, public_object
 from sidecar.upstream.errors.redact import MAX_READ_LENGTH, MAX_TEXT_LENGTH
+from sidecar.upstream.errors.secret_values import Secrets
 from sidecar.wire.error_object import error_object
 
 SECRET = "sEcr3t/KeyOf+Ours"
@@ -119,7 +120,7 @@ ODD = {
 )  # fmt: skip
 def test_every_field_of_a_vendor_is_shown(body: Any, shown: dict[str, Any]) -> None:
     """All fields pass, at any depth, with their types: numbers stay numbers, null stays null."""
-    found = public_object(error_object(body), [SECRET])
+    found = public_object(error_object(body), Secrets([SECRET]))
 
     assert found == shown
     assert msgspec.json.decode(msgspec.json.encode(found)) == shown
@@ -188,7 +189,7 @@ HIDDEN = [
 @pytest.mark.parametrize(("name", "value"), HIDDEN)
 def test_secret_and_infrastructure_are_hidden(name: str, value: object) -> None:
     """Keys, hosts, addresses, paths and stack traces are hidden at any depth, in values and in names."""
-    text = json.dumps(public_object({"message": "m", name: value}, [SECRET]))
+    text = json.dumps(public_object({"message": "m", name: value}, Secrets([SECRET])))
 
     for word in (SECRET, SECRET.lower(), "10.0.0.7", "gpu7", "internal", "/srv", "app.py", "router", "8000"):
         assert word not in text
@@ -212,7 +213,7 @@ def test_secret_and_infrastructure_are_hidden(name: str, value: object) -> None:
 )
 def test_escaped_secret_is_hidden(text: str) -> None:
     """A key, a path and an address are hidden also in the spelling of JSON in a string, of HTML and of a URL."""
-    shown = json.dumps(public_object({"message": text, "metadata": {"raw": text}}, [SECRET]))
+    shown = json.dumps(public_object({"message": text, "metadata": {"raw": text}}, Secrets([SECRET])))
 
     for word in ("keyof", "srv", "router"):
         assert word not in shown.lower()
@@ -223,7 +224,7 @@ def test_escaped_secret_is_hidden(text: str) -> None:
 )
 def test_plain_text_with_slashes_is_shown(text: str) -> None:
     """Text that only resembles an escaped path is unchanged."""
-    assert public_object({"message": text}, [SECRET]) == {"message": text}
+    assert public_object({"message": text}, Secrets([SECRET])) == {"message": text}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ VALUES = st.recursive(
 def test_any_json_gives_an_encodable_object(value: Any) -> None:
     """Any JSON value, as the whole or as a field, is shown in a form that can be sent, without the key."""
     for error in (error_object(value), {"message": SECRET, "x": value, "y": [SECRET, value]}):
-        raw = msgspec.json.encode(public_object(error, [SECRET]))
+        raw = msgspec.json.encode(public_object(error, Secrets([SECRET])))
         assert SECRET.encode() not in raw
 
 
@@ -287,5 +288,5 @@ def test_time_of_an_object_is_bounded(unit: str) -> None:
         {"message": "m", "x": [unit * 20] * 500},
     ):
         before = time.process_time()
-        public_object(error, [SECRET])
+        public_object(error, Secrets([SECRET]))
         assert time.process_time() - before < MAX_CPU_SECONDS

@@ -1,0 +1,192 @@
+"""Undo escapes, encodings and line wraps of a text, and map what is found there back to the text as it was sent.
+
+`views_of` yields readings of one text: as it is, without escapes, without tags and white space, and the same of what its
+base64 and hexadecimal digits encode.  Any one of them may be a misreading (`50%de` has no escape), so all are searched.
+The time is linear in the length of the text: each pass removes characters, and passes and decoded characters are bounded.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from binascii import a2b_base64, a2b_hex
+from collections.abc import Callable, Iterator
+from html.entities import html5
+from string import ascii_letters, digits, hexdigits
+from unicodedata import normalize
+
+MAX_PASSES = 10
+"""Passes over one text.  A pass undoes all levels of one escape, such as JSON in JSON in JSON."""
+MAX_DECODED_CHARACTERS = 30_000
+"""Characters that the digits of one text may encode, at all levels together."""
+MIN_DECODED_LENGTH = 8
+"""Shorter pieces of decoded digits are noise."""
+
+_ESCAPE = re.compile(
+    r"\\+(?:u\{([0-9a-f]{1,6})\}|(?-i:U)0000([0-9a-f]{4})|u([0-9a-f]{4})|x([0-9a-f]{2}))"
+    r"|%(?:25)*(?:u([0-9a-f]{4})|([0-9a-f]{2}))"
+    r"|&(?:amp;)*#x([0-9a-f]{1,6});?"
+    r"|=(?:3D)*((?-i:[0-9A-F]{2}))"
+    r"|\\+([0-3][0-7]{2})"
+    r"|&(?:amp;)*#([0-9]{1,7});?"
+    r"|&(?:amp;)*([a-z][a-z0-9]{1,30};)"
+    r"|\\+(.)|=(?:3D)*(\r?\n)|([\uff01-\uff5e\U0001d400-\U0001d7ff])",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Escapes of JSON, C and Rust; of URLs; of HTML; of quoted-printable; and wide or styled letters."""
+_OCTAL, _DECIMAL, _NAMED, _PLAIN, _SOFT_BREAK, _STYLED = range(9, 15)
+"""Numbers of the last groups of `_ESCAPE`; those before them are hexadecimal."""
+_WHITE_LETTERS = frozenset("nrtfvbae0")
+"""Letters behind a backslash that stand for a control character."""
+_GAP = re.compile(
+    r"\x1b?\[\d{0,3}(?:;\d{0,3}){0,5}m|\x1b\[[0-?]{0,20}[ -/]{0,3}[@-~]"
+    r"|</?[a-z][a-z0-9]{0,9}(?:\s{1,4}[a-z-]{1,20}=[\"'][^\"'<>]{0,30}[\"']){0,4}\s{0,4}/?>"
+    r"|[^!-~]+",
+    re.IGNORECASE,
+)
+"""What a display puts into a word to wrap or mark it: terminal codes, tags, white space, characters beyond ASCII."""
+_ESCAPING = re.compile(r"[\\%&=\uff01-\uff5e\U0001d400-\U0001d7ff]")
+_HEX_PREFIX = re.compile(r"0x(?=[0-9a-f]{2})", re.IGNORECASE)
+_BASE64_DIGITS = frozenset(ascii_letters + digits + "+/-_")
+_HEX_DIGITS = frozenset(hexdigits)
+_NOT_BASE64, _NOT_HEX = (
+    bytes(byte for byte in range(256) if chr(byte) not in kept) for kept in (_BASE64_DIGITS, _HEX_DIGITS)
+)
+_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_PRINTABLE = re.compile(rb"(?:[\t\n\r -~]\0?){8,}")
+"""Pieces of at least `MIN_DECODED_LENGTH`; with NUL, so that UTF-16 counts."""
+
+
+class TooManyLayers(Exception):
+    """A text is encoded more often than it is read."""
+
+
+class View:
+    """One reading of a text. *locate* returns the range in *parent* of each character."""
+
+    def __init__(
+        self, text: str, parent: View | None = None, locate: Callable[[], list[tuple[int, int]]] = list
+    ) -> None:
+        self.text, self._parent, self._locate = text, parent, locate
+        self._ranges: list[tuple[int, int]] | None = None
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Return the range of the original text that holds the characters *first* to *last* of this view."""
+        if self._parent is None:
+            return first, last + 1
+        if self._ranges is None:
+            self._ranges = self._locate()
+        start, end = self._ranges[first][0], self._ranges[last][1]
+        return self._parent.span(min(start, end - 1), max(start, end - 1))
+
+
+def views_of(text: str) -> Iterator[View]:
+    """Yield the readings of *text*. Raise `TooManyLayers` where they go beyond the limits."""
+    views, left = [View(text)], MAX_DECODED_CHARACTERS
+    while views:
+        view = views.pop()
+        for view in _unescaped(view):  # noqa: B020  # its digits are decoded without escapes
+            yield view
+        inner = list(_decoded(view))
+        left -= sum(len(each.text) for each in inner)
+        if left < 0:
+            raise TooManyLayers
+        views += inner
+
+
+def _unescaped(view: View) -> Iterator[View]:
+    """Yield *view*, and readings with ever fewer escapes and gaps; the last one has none."""
+    yield view
+    for _ in range(MAX_PASSES):
+        other = _replaced(view, _ESCAPE, _character)
+        if other is None and (other := _replaced(view, _GAP, _nothing)) is None:
+            return
+        view = other
+        yield view
+    raise TooManyLayers
+
+
+def _replaced(view: View, pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str]) -> View | None:
+    """Return *view* with the matches of *pattern* replaced; None where nothing changes."""
+    source = view.text
+    if replace is _character and _ESCAPING.search(source) is None:
+        return None
+    text = pattern.sub("" if replace is _nothing else replace, source)
+    if text == source:
+        return None
+
+    def locate() -> list[tuple[int, int]]:
+        ranges: list[tuple[int, int]] = []
+        at = 0
+        for found in pattern.finditer(source):
+            start, end = found.span()
+            ranges += zip(range(at, start), range(at + 1, start + 1), strict=True)
+            ranges += [(start, end)] * len(replace(found))
+            at = end
+        ranges += zip(range(at, len(source)), range(at + 1, len(source) + 1), strict=True)
+        return ranges
+
+    return View(text, view, locate)
+
+
+def _nothing(_: re.Match[str]) -> str:
+    return ""
+
+
+def _character(found: re.Match[str]) -> str:
+    """Return the character that an escape stands for; the escape itself where there is none."""
+    group = found.lastindex or _SOFT_BREAK
+    value = found[group]
+    if group < _OCTAL:
+        code = int(value, 16)
+    elif group == _OCTAL:
+        code = int(value, 8)
+    elif group == _DECIMAL:
+        code = int(value)
+    elif group == _NAMED:
+        return html5.get(value) or html5.get(value.lower()) or found[0]
+    elif group == _PLAIN:
+        return "\n" if value in _WHITE_LETTERS else value
+    else:
+        return "" if group == _SOFT_BREAK else normalize("NFKC", value)
+    return chr(code) if code <= sys.maxunicode else found[0]
+
+
+def _decoded(view: View) -> Iterator[View]:
+    """Yield what the digits of *view* encode, whatever stands between, before and behind them, where it is readable."""
+    yield from _from_digits(_only(view, _BASE64_DIGITS, _NOT_BASE64), 4, 6, _from_base64)
+    plain = _replaced(view, _HEX_PREFIX, _nothing) if "0x" in view.text.lower() else None
+    yield from _from_digits(_only(plain or view, _HEX_DIGITS, _NOT_HEX), 2, 4, a2b_hex)
+
+
+def _only(view: View, kept: frozenset[str], others: bytes) -> View:
+    """Return the characters of *view* in *kept*; *others* are all other bytes."""
+    source = view.text
+
+    def locate() -> list[tuple[int, int]]:
+        return [(at, at + 1) for at, char in enumerate(source) if char in kept]
+
+    return View(source.encode("ascii", "ignore").translate(None, others).decode(), view, locate)
+
+
+def _from_digits(view: View, size: int, bits: int, decode: Callable[[str], bytes]) -> Iterator[View]:
+    """Yield what *view* encodes in groups of *size* digits of *bits* each, read from each of its first *size* digits.
+
+    Where the digits of a secret begin among others is unknown, and their groups with it.
+    """
+    text = view.text
+    for skipped in range(size):
+        raw = decode(text[skipped : len(text) - (len(text) - skipped) % size])
+        pieces = [(found[0].decode(), found.start()) for found in _PRINTABLE.finditer(raw)]
+        if not pieces:
+            continue
+
+        def locate(pieces: list[tuple[str, int]] = pieces, skipped: int = skipped) -> list[tuple[int, int]]:
+            indexes = [index for piece, start in pieces for index in range(start, start + len(piece) + 1)]
+            return [(skipped + 8 * at // bits, skipped + (8 * at + 7) // bits + 1) for at in indexes[:-1]]
+
+        yield View("\n".join(piece for piece, _ in pieces), view, locate)
+
+
+def _from_base64(digits: str) -> bytes:
+    return a2b_base64(digits.encode().translate(_FROM_URL_SAFE))
