@@ -10,42 +10,44 @@ from __future__ import annotations
 import re
 import sys
 from binascii import a2b_base64, a2b_hex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html.entities import html5
+from itertools import compress
 from string import ascii_letters, digits, hexdigits
+from typing import TypeAlias
 from unicodedata import normalize
 
 MAX_PASSES = 10
 """Passes over one text.  A pass undoes all levels of one escape, such as JSON in JSON in JSON."""
-MAX_DECODED_CHARACTERS = 30_000
+MAX_DECODED_CHARACTERS = 8_000
 """Characters that the digits of one text may encode, at all levels together."""
 MIN_DECODED_LENGTH = 8
 """Shorter pieces of decoded digits are noise."""
 
 _ESCAPE = re.compile(
-    r"\\+(?:u\{([0-9a-f]{1,6})\}|(?-i:U)0000([0-9a-f]{4})|u([0-9a-f]{4})|x([0-9a-f]{2}))"
+    r"\\(?<!\\\\)\\*+(?:u\{([0-9a-f]{1,6})\}|(?-i:U)0000([0-9a-f]{4})|u([0-9a-f]{4})|x([0-9a-f]{2})"
+    r"|([0-3][0-7]{2})|([a-tvwyz0-9\"'/]))"
     r"|%(?:25)*(?:u([0-9a-f]{4})|([0-9a-f]{2}))"
-    r"|&(?:amp;)*#x([0-9a-f]{1,6});?"
     r"|=(?:3D)*((?-i:[0-9A-F]{2}))"
-    r"|\\+([0-3][0-7]{2})"
-    r"|&(?:amp;)*#([0-9]{1,7});?"
-    r"|&(?:amp;)*([a-z][a-z0-9]{1,30};)"
-    r"|\\+(.)|=(?:3D)*(\r?\n)|([\uff01-\uff5e\U0001d400-\U0001d7ff])",
-    re.IGNORECASE | re.DOTALL,
+    r"|&(?:amp;)*(?:#x([0-9a-f]{1,6})(?:;|(?=[!-$'-/:>-@G-\[\]-`g-~]))|#([0-9]{1,7})(?:;|(?=[!-$'-/:>-\[\]-~]))"
+    r"|([a-z][a-z0-9]{1,30};))",
+    re.IGNORECASE,
 )
-"""Escapes of JSON, C and Rust; of URLs; of HTML; of quoted-printable; and wide or styled letters."""
-_OCTAL, _DECIMAL, _NAMED, _PLAIN, _SOFT_BREAK, _STYLED = range(9, 15)
-"""Numbers of the last groups of `_ESCAPE`; those before them are hexadecimal."""
+"""Escapes of JSON, C and Rust; of URLs; of HTML; and of quoted-printable."""
+_OCTAL, _PLAIN, _DECIMAL, _NAMED = 5, 6, 11, 12
+"""Numbers of groups of `_ESCAPE`; the others are hexadecimal."""
+_ESCAPING = frozenset("\\%&=")
 _WHITE_LETTERS = frozenset("nrtfvbae0")
 """Letters behind a backslash that stand for a control character."""
 _GAP = re.compile(
     r"\x1b?\[\d{0,3}(?:;\d{0,3}){0,5}m|\x1b\[[0-?]{0,20}[ -/]{0,3}[@-~]"
-    r"|</?[a-z][a-z0-9]{0,9}(?:\s{1,4}[a-z-]{1,20}=[\"'][^\"'<>]{0,30}[\"']){0,4}\s{0,4}/?>"
-    r"|[^!-~]+",
+    r"|</?[a-z][a-z0-9]{0,9}(?:\s{1,4}[a-z-]{1,20}=[\"'][^\"'<>%&\\]{0,30}[\"']){0,4}\s{0,4}/?>"
+    r"|=\r?\n(?![0-9A-F]{2})|[^!-~]+",
     re.IGNORECASE,
 )
-"""What a display puts into a word to wrap or mark it: terminal codes, tags, white space, characters beyond ASCII."""
-_ESCAPING = re.compile(r"[\\%&=\uff01-\uff5e\U0001d400-\U0001d7ff]")
+"""What wraps or marks a word: terminal codes, tags, soft breaks, white space, characters beyond ASCII."""
+_STYLED = re.compile(r"[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+"""Wide letters, and those for formulas."""
 _HEX_PREFIX = re.compile(r"0x(?=[0-9a-f]{2})", re.IGNORECASE)
 _BASE64_DIGITS = frozenset(ascii_letters + digits + "+/-_")
 _HEX_DIGITS = frozenset(hexdigits)
@@ -57,27 +59,39 @@ _PRINTABLE = re.compile(rb"(?:[\t\n\r -~]\0?){8,}")
 """Pieces of at least `MIN_DECODED_LENGTH`; with NUL, so that UTF-16 counts."""
 
 
+_BLANK = "\0"
+Places: TypeAlias = tuple[Sequence[int], Sequence[int]]
+
+
 class TooManyLayers(Exception):
     """A text is encoded more often than it is read."""
 
 
 class View:
-    """One reading of a text. *locate* returns the range in *parent* of each character."""
+    """One reading of a text. *locate* returns where each character begins and ends in *parent*."""
 
-    def __init__(
-        self, text: str, parent: View | None = None, locate: Callable[[], list[tuple[int, int]]] = list
-    ) -> None:
+    def __init__(self, text: str, parent: View | None = None, locate: Callable[[], Places] = lambda: ([], [])) -> None:
         self.text, self._parent, self._locate = text, parent, locate
-        self._ranges: list[tuple[int, int]] | None = None
+        self._places: Places | None = None
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Return the range of the original text that holds the characters *first* to *last* of this view."""
         if self._parent is None:
             return first, last + 1
-        if self._ranges is None:
-            self._ranges = self._locate()
-        start, end = self._ranges[first][0], self._ranges[last][1]
-        return self._parent.span(min(start, end - 1), max(start, end - 1))
+        if self._places is None:
+            self._places = self._locate()
+        start, end = self._places[0][first], self._places[1][last] - 1
+        return self._parent.span(min(start, end), max(start, end))
+
+    def blank(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Replace the characters in *spans*, first and last of each, so that no view that is yet to come has them."""
+        pieces, at = list[str](), 0
+        for first, last in sorted(spans):
+            if last >= at:
+                start = max(first, at)
+                pieces += [self.text[at:start], _BLANK * (last + 1 - start)]
+                at = last + 1
+        self.text = "".join([*pieces, self.text[at:]])
 
 
 def views_of(text: str) -> Iterator[View]:
@@ -95,11 +109,18 @@ def views_of(text: str) -> Iterator[View]:
 
 
 def _unescaped(view: View) -> Iterator[View]:
-    """Yield *view*, and readings with ever fewer escapes and gaps; the last one has none."""
+    """Yield *view*, and readings with ever fewer gaps and escapes; the last one has none.
+
+    Gaps go first: an escape may itself be wrapped.
+    """
     yield view
+    if not view.text.isascii() and (plain := _replaced(view, _STYLED, _normalized)) is not None:
+        view = plain
+        yield view
     for _ in range(MAX_PASSES):
-        other = _replaced(view, _ESCAPE, _character)
-        if other is None and (other := _replaced(view, _GAP, _nothing)) is None:
+        view = _replaced(view, _GAP, _nothing) or view
+        yield view
+        if _ESCAPING.isdisjoint(view.text) or (other := _replaced(view, _ESCAPE, _character)) is None:
             return
         view = other
         yield view
@@ -109,22 +130,24 @@ def _unescaped(view: View) -> Iterator[View]:
 def _replaced(view: View, pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str]) -> View | None:
     """Return *view* with the matches of *pattern* replaced; None where nothing changes."""
     source = view.text
-    if replace is _character and _ESCAPING.search(source) is None:
-        return None
     text = pattern.sub("" if replace is _nothing else replace, source)
     if text == source:
         return None
 
-    def locate() -> list[tuple[int, int]]:
-        ranges: list[tuple[int, int]] = []
+    def locate() -> Places:
+        starts, ends = list[int](), list[int]()
         at = 0
         for found in pattern.finditer(source):
             start, end = found.span()
-            ranges += zip(range(at, start), range(at + 1, start + 1), strict=True)
-            ranges += [(start, end)] * len(replace(found))
+            starts += range(at, start)
+            ends += range(at + 1, start + 1)
+            size = len(replace(found))
+            starts += (start,) * size
+            ends += (end,) * size
             at = end
-        ranges += zip(range(at, len(source)), range(at + 1, len(source) + 1), strict=True)
-        return ranges
+        starts += range(at, len(source))
+        ends += range(at + 1, len(source) + 1)
+        return starts, ends
 
     return View(text, view, locate)
 
@@ -133,22 +156,19 @@ def _nothing(_: re.Match[str]) -> str:
     return ""
 
 
+def _normalized(found: re.Match[str]) -> str:
+    return normalize("NFKC", found[0])
+
+
 def _character(found: re.Match[str]) -> str:
     """Return the character that an escape stands for; the escape itself where there is none."""
-    group = found.lastindex or _SOFT_BREAK
+    group = found.lastindex or _NAMED
     value = found[group]
-    if group < _OCTAL:
-        code = int(value, 16)
-    elif group == _OCTAL:
-        code = int(value, 8)
-    elif group == _DECIMAL:
-        code = int(value)
-    elif group == _NAMED:
-        return html5.get(value) or html5.get(value.lower()) or found[0]
-    elif group == _PLAIN:
+    if group == _PLAIN:
         return "\n" if value in _WHITE_LETTERS else value
-    else:
-        return "" if group == _SOFT_BREAK else normalize("NFKC", value)
+    if group == _NAMED:
+        return html5.get(value) or html5.get(value.lower()) or found[0]
+    code = int(value, {_OCTAL: 8, _DECIMAL: 10}.get(group, 16))
     return chr(code) if code <= sys.maxunicode else found[0]
 
 
@@ -163,8 +183,9 @@ def _only(view: View, kept: frozenset[str], others: bytes) -> View:
     """Return the characters of *view* in *kept*; *others* are all other bytes."""
     source = view.text
 
-    def locate() -> list[tuple[int, int]]:
-        return [(at, at + 1) for at, char in enumerate(source) if char in kept]
+    def locate() -> Places:
+        starts = list(compress(range(len(source)), map(kept.__contains__, source)))
+        return starts, [at + 1 for at in starts]
 
     return View(source.encode("ascii", "ignore").translate(None, others).decode(), view, locate)
 
@@ -176,14 +197,15 @@ def _from_digits(view: View, size: int, bits: int, decode: Callable[[str], bytes
     """
     text = view.text
     for skipped in range(size):
-        raw = decode(text[skipped : len(text) - (len(text) - skipped) % size])
+        source = text[skipped:]
+        raw = decode(source + "A" * (-len(source) % size))[: len(source) * bits // 8]
         pieces = [(found[0].decode(), found.start()) for found in _PRINTABLE.finditer(raw)]
         if not pieces:
             continue
 
-        def locate(pieces: list[tuple[str, int]] = pieces, skipped: int = skipped) -> list[tuple[int, int]]:
-            indexes = [index for piece, start in pieces for index in range(start, start + len(piece) + 1)]
-            return [(skipped + 8 * at // bits, skipped + (8 * at + 7) // bits + 1) for at in indexes[:-1]]
+        def locate(pieces: list[tuple[str, int]] = pieces, skipped: int = skipped) -> Places:
+            bytes_ = [index for piece, start in pieces for index in range(start, start + len(piece) + 1)]
+            return [skipped + 8 * at // bits for at in bytes_], [skipped + (8 * at + 7) // bits + 1 for at in bytes_]
 
         yield View("\n".join(piece for piece, _ in pieces), view, locate)
 

@@ -26,6 +26,7 @@ _HOST_WORD = re.compile(
     r"(?<![\w.@-])[.@-]*(?:\w[\w-]*(?:[.@]+(?=[\w-])[\w.@-]*(?::\d{2,5}(?!\w))?|:\d{2,5}(?!\w))|localhost\b[\w-]*)",
     re.ASCII | re.IGNORECASE,
 )
+MAX_HOST_NAME_LENGTH = 253
 MAX_HOST_WORDS = 250
 """Words with dots of one error that are judged; those that follow are masked."""
 _NUMBERED_LABEL = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
@@ -88,7 +89,12 @@ def _masked(found: re.Match[str], mask: str) -> str:
 
 
 def _is_host(name: str) -> bool:
-    """Whether a dotted *name* is a host's: it ends in letters and is not a sentence end, file, field path or version."""
+    """Whether a dotted *name* is a host's: it ends in letters and is not a sentence end, file, field path or version.
+
+    One longer than names of hosts can be is taken for one: no text needs it.
+    """
+    if len(name) > MAX_HOST_NAME_LENGTH:
+        return True
     labels = name.split(".")
     first, last = labels[0], labels[-1]
     if len(labels) == 1:

@@ -26,14 +26,25 @@ _HTML_TAG = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _LEADING_MARKUP = re.compile(
     r"[\s\ufeff]*<(?:[!?]|[a-z][a-z0-9:]{0,20}(?:\s[^>]{0,500})?>(?s:.{0,8000})</)", re.IGNORECASE
 )
-_STACK_TRACE = re.compile(
-    r"Traceback \(most recent call last\)|File \\?\"[^\"\n]{0,300}\", line \d|goroutine \d{1,9} \[|panicked at\b"
-    r"|\b(?:stack ?trace|stack backtrace|panic):"
-    r"|\bat\s{1,4}(?=[\w$<>/]{1,100}\.)[\w$.<>/]{1,200}\("
-    r"|\bat\s{1,4}\S{1,200}:\d{1,7}:\d{1,7}\b|\s\([^\s()]{1,200}:\d{1,7}:\d{1,7}\)|\bmain\.\w{1,60}\(0x",
-    re.IGNORECASE,
+_STACK_TRACES = (
+    (
+        ("traceback", "line", "goroutine", "panic", "trace:", "main."),
+        re.compile(
+            r"Traceback \(most recent call last\)|File \\?\"[^\"\n]{0,300}\", line \d|goroutine \d{1,9} \[|panicked at\b"
+            r"|\b(?:stack ?trace|stack backtrace|panic):|\bmain\.\w{1,60}\(0x",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        ("at ", "at\t", "at\n"),
+        re.compile(
+            r"\bat\s{1,4}(?:(?=[\w$<>/]{1,100}\.)[\w$.<>/]{1,200}\(|\S{1,200}:\d{1,7}:\d{1,7}\b)", re.IGNORECASE
+        ),
+    ),
+    (("(",), re.compile(r"\s\([^\s()]{1,200}:\d{1,7}:\d{1,7}\)")),
 )
-_TRACE_FRAME = re.compile(r"(?:(?<=\s)|(?<=\\[nrt]))at\s{1,9}(?:\S{0,200}[.(/:<]\S|\S{1,100}\s\()", re.IGNORECASE)
+"""Texts of which one stands in each match, and the pattern."""
+_TRACE_FRAME = re.compile(r"at(?:(?<=\sat)|(?<=\\[nrt]at))\s{1,9}(?:\S{0,200}[.(/:<]\S|\S{1,100}\s\()")
 """A line of a stack trace, if only white space stands between it and a line break, which may be escaped."""
 _LINE_START = re.compile(r"(?:[\r\n]|\\[nr])(?:\s|\\[nrt])*+\Z")
 MAX_INDENT = 80
@@ -120,14 +131,16 @@ def _masked(texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Iterator[
 
 def _trace_start(text: str) -> int | None:
     """Return where the first stack trace in *text* starts; None without one."""
-    found = _STACK_TRACE.search(text)
-    first = found.start() if found else len(text)
+    lowered, first = text.lower(), len(text)
+    for parts, pattern in _STACK_TRACES:
+        if any(part in lowered for part in parts) and (found := pattern.search(text)):
+            first = min(first, found.start())
     for frame in _TRACE_FRAME.finditer(text):
         if frame.start() > first:
             break
         if line := _LINE_START.search(text, max(0, frame.start() - MAX_INDENT), frame.start()):
             return min(first, line.start())
-    return first if found else None
+    return first if first < len(text) else None
 
 
 def _printable(text: str) -> str:

@@ -11,6 +11,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import compress
 from string import ascii_letters, digits
 
 from .encoded_text import TooManyLayers, View, views_of
@@ -145,9 +146,12 @@ class _Patterns:
     def spans(self, view: View, folded: bytes) -> Iterator[tuple[int, int]]:
         """Yield the ranges of the original text whose letters and digits in *view*, *folded*, hold secrets."""
         found = [*self.run_spans(folded), *self._phrase_spans(view, folded)]
-        indexes = [at for at, char in enumerate(view.text) if char in _ALNUM_CHARACTERS] if found else []
+        if not found:
+            return
+        indexes = list(compress(range(len(view.text)), map(_ALNUM_CHARACTERS.__contains__, view.text)))
         for first, end in found:
             yield view.span(indexes[first], indexes[end - 1])
+        view.blank([(indexes[first], indexes[end - 1]) for first, end in found])
 
     def run_spans(self, folded: bytes) -> Iterator[tuple[int, int]]:
         """Yield the ranges of *folded* that are parts of secrets.  Linear: no range is read twice."""
@@ -174,7 +178,7 @@ class _Patterns:
             at, indexes = folded.find(phrase), list[int]()
             while at >= 0:
                 end = at + len(phrase)
-                indexes = indexes or [at for at, char in enumerate(view.text) if char in _ALNUM_CHARACTERS]
+                indexes = indexes or list(compress(range(len(view.text)), map(_ALNUM_CHARACTERS.__contains__, view.text)))
                 if not _SENTENCE.fullmatch(view.text, indexes[at], indexes[end - 1] + 1):
                     yield at, end
                 at = folded.find(phrase, end)
