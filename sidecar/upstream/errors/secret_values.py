@@ -85,11 +85,12 @@ class Secrets:
             return True
 
     def are_in(self, text: str) -> bool:
-        """Whether *text*, which has no escapes, holds a part of a secret; a microsecond for a request id."""
+        """Whether *text*, which has no escapes, holds a part of a secret.  A microsecond: called once for each answer."""
         folded, patterns = _folded(text), self._patterns
-        if text in self.values or any(phrase in folded for phrase in patterns.phrases):
+        pieces = [folded[at : at + STEP + 1] for at in range(0, len(folded) - STEP, STEP)]
+        if not patterns.parts.isdisjoint(pieces) and next(patterns.run_spans(folded), None) is not None:
             return True
-        return next(patterns.run_spans(folded), None) is not None
+        return text in self.values or (bool(patterns.phrases) and any(each in folded for each in patterns.phrases))
 
 
 NO_SECRETS = Secrets()

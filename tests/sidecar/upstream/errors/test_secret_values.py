@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import html
+import json
+import quopri
 import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
 from string import ascii_letters, digits
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.upstream.errors.encoded_text import TooManyLayers
-from sidecar.upstream.errors.redact import MAX_READ_LENGTH, redact
-from sidecar.upstream.errors.secret_values import WINDOW, Secrets
+from sidecar.upstream.errors.redact import ENCODED_MESSAGE, MAX_READ_LENGTH, redact, redact_all
+from sidecar.upstream.errors.secret_values import MAX_CLIENT_SECRET_LENGTH, WINDOW, Secrets
 
 Traced = list[tuple[str, frozenset[int]]]
 """The characters of a text, each with the places of the secret's characters that it tells something about."""
@@ -112,7 +116,7 @@ def test_no_run_of_a_secret_is_left(
     text = [*((char, NOTHING) for char in prefix), *traced(key)]
     if wrap and wraps_first:
         text = wrapped(text, *wrap)
-    for name in names:
+    for name in sorted(names, key=lambda name: name != "swapped case"):  # other encodings do not survive it
         text = ENCODINGS[name](text)
     if wrap and not wraps_first:
         text = wrapped(text, *wrap)
@@ -125,3 +129,120 @@ def test_no_run_of_a_secret_is_left(
     hidden = frozenset(first + at for start, end in spans for at in range(start, end))
     shown = [each for at, each in enumerate(text) if first <= at < last and at not in hidden]
     assert longest_left(key, text, shown) < WINDOW, raw
+
+
+KEY = "sk-proj-Ab3dEf7hIjKlMnOpQr9tUvWxYz012345"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEY,
+        KEY.swapcase(),
+        KEY[:15] + "\r\n    " + KEY[15:],
+        "<br>".join(KEY[at : at + 7] for at in range(0, 40, 7)),
+        "\x1b[31m".join(KEY[at : at + 5] for at in range(0, 40, 5)),
+        "\u00ad".join(KEY),
+        "****".join((KEY[:12], KEY[-12:])),
+        json.dumps(json.dumps(json.dumps(f'"{KEY}"'))),
+        quote(quote("".join(f"%{ord(char):02x}" for char in KEY))),
+        html.escape(html.escape(f"<{KEY}>")),
+        b64encode(f"user:{KEY}".encode()).decode(),
+        b64encode(b64encode(KEY.encode())).decode(),
+        b64encode(KEY.encode("utf-16-le")).decode(),
+        quopri.encodestring(f"x{'y' * 60}{KEY}=".encode()).decode(),
+        ", ".join(f"0x{ord(char):02x}" for char in KEY),
+        "".join(chr(ord(char) + 0xFEE0) for char in KEY),
+        "".join(f"\\u00\n{ord(char):02x}" for char in KEY),
+        "".join(f"&#{ord(char)}" for char in KEY) + " ",
+        "".join(f"\\{ord(char):03o}" for char in KEY),
+        f"<a href='x' title='{quote(KEY)}'>",
+    ],
+)
+def test_key_in_any_form_is_masked(text: str) -> None:
+    """Forms in which logs, shells, mails and libraries show a key are masked; the words around them are kept."""
+    shown = redact(f"The key {text} is bad.", Secrets([KEY]))
+
+    assert shown.startswith("The key ")
+    assert shown.endswith("is bad.")
+    assert "[redacted]" in shown
+    assert longest_common(KEY, shown) < WINDOW
+
+
+def longest_common(key: str, text: str) -> int:
+    """Return the length of the longest run of letters and digits of *key* that *text* has too, in any case."""
+    key, text = (re.sub(r"[^a-z0-9]", "", each.lower()) for each in (key, text))
+    sizes = range(len(key) + 1)
+    return max(size for size in sizes if any(key[at : at + size] in text for at in range(len(key) - size + 1)))
+
+
+@pytest.mark.parametrize("kept", range(1, len(KEY) + 1))
+def test_cut_at_the_read_limit_leaves_no_recognisable_part(kept: int) -> None:
+    """A key that starts *kept* characters before the limit of what is read is masked, unless fewer than eight are left."""
+    padding = "word " * 2_000
+    shown = redact_all([padding[: MAX_READ_LENGTH - kept] + KEY[:kept]], Secrets([KEY]))[0]
+    start = redact(KEY[-kept:] + " " + padding, Secrets([KEY]))
+
+    assert longest_common(KEY, shown) < WINDOW
+    assert longest_common(KEY, start) < WINDOW
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("sk-no-key-required", "Invalid request: an API key is required for no model."),
+        ("not-needed", "max_tokens is not needed here."),
+        ("YOUR_API_KEY", "Set your api key in the header."),
+        ("placeholder", "The place holder of the image is missing."),
+        ("anything", "Too many things in the prompt."),
+        ("chat-nest-production-3f9a27c1", "The deployment production of chat nest is not there."),
+    ],
+)
+def test_key_of_words_masks_no_sentence(key: str, text: str) -> None:
+    """A key that is made of words, such as those for servers without keys, masks itself and no sentence with its words."""
+    assert redact(text, Secrets([key])) == text
+    for shown in (f"key {key} is bad", f"key {key.upper()} is bad", f"key {quote(quote(key, safe=''))}, {b64encode(key.encode()).decode()}"):  # fmt: skip
+        assert longest_common(key, redact(shown, Secrets([key]))) < WINDOW
+
+
+def test_cut_key_of_words_is_masked() -> None:
+    """What a cut leaves of a passphrase is masked too."""
+    assert redact("the key is correct-horse-bat", Secrets(["correct-horse-battery-staple"])) == "the key is [redacted]"
+
+
+@pytest.mark.parametrize("text", ["p@$$-W0rd!#% is bad", "P@$$-\nW0RD!#% is bad", "p%40%24%24-W0rd!%23%25 is bad"])
+def test_password_of_signs_is_masked(text: str) -> None:
+    """A password of few letters and digits is compared with its signs."""
+    assert redact(text, Secrets(["p@$$-W0rd!#%"])) == "[redacted] is bad"
+
+
+def test_credentials_of_a_header_are_secrets() -> None:
+    """The value of a header is a secret without its scheme; Basic credentials are one decoded, too."""
+    value = "Basic " + b64encode(b"user:hunter2-hunter3").decode()
+    secrets = Secrets().plus([value, "Bearer opaque-token-1234"])
+
+    assert redact("for hunter2-hunter3", secrets) == "for [redacted]"
+    assert redact("for opaque_token_1234", secrets) == "for [redacted]"
+    assert redact(f"for {value[6:]}", secrets) == "for [redacted]="
+    assert "hunter2" not in repr(secrets)
+
+
+def test_text_that_is_encoded_too_often_is_not_shown() -> None:
+    """A text that cannot be read to its end within the limits is replaced as a whole."""
+    text = "the key is " + "V" * 3_900
+    for _ in range(12):
+        text = text.replace("%", "&#37;") if "%" in text else "%25" + text
+    deep = KEY
+    for at in range(30):
+        deep = "".join(f"%{ord(char):02x}" if at % 2 else f"&#{ord(char)};" for char in deep)[:3_000]
+
+    assert redact(text, Secrets([KEY])) == ENCODED_MESSAGE
+    assert longest_common(KEY, redact(deep, Secrets([KEY]))) < WINDOW
+
+
+def test_only_own_secrets_cost_time_at_start() -> None:
+    """A key of a client of any length is compared up to a limit; that of the sidecar in full."""
+    long = b64encode(bytes(range(256)) * 40).decode()
+
+    assert redact(f"x {long[9_000:9_500]}=", Secrets([long])) == "x [redacted]="
+    assert len(Secrets().plus([long] * 3).values[0]) == MAX_CLIENT_SECRET_LENGTH
