@@ -8,7 +8,7 @@ passes unless its name or value can hold a key, a host, a path or a stack trace.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sidecar.wire.error_object import PlainText
@@ -25,6 +25,7 @@ MAX_NAME_LENGTH = 128
 INTEGER_LIMIT = 2**63
 """Larger integers are dropped: not every JSON reader keeps them."""
 NAME_FIELDS = ("type", "param", "code")
+READ_FIRST = frozenset({"message", *NAME_FIELDS})
 ANSWER_FIELDS = frozenset({"choices", "usage"})
 """Fields of an answer: an answer under a wrong status must not reach clients past the policies."""
 INFRASTRUCTURE_WORDS = frozenset(
@@ -83,22 +84,26 @@ def public_object(error: Mapping[str, Any], secrets: Secrets = NO_SECRETS) -> di
     reader = _Reader(secrets)
     found: dict[str, Any] = {}
     if text:
+        reader.root = "message"
         reader.add_text(found, "message", text)
     for name in NAME_FIELDS:
         if name in error:
+            reader.root = name
             reader.add_name(found, name, error[name])
-    others = {name: value for name, value in error.items() if name not in ANSWER_FIELDS and name not in NAME_FIELDS}
-    others.pop("message", None)
-    reader.add_fields(found, others, MAX_OBJECT_DEPTH - 1)
-    reader.redact_all()
+    for name, value in error.items():
+        if name not in READ_FIRST and name not in ANSWER_FIELDS:
+            reader.root = name
+            reader.add_fields(found, {name: value}, MAX_OBJECT_DEPTH - 1)
+    reader.redact_all(list(error))
     if found.get("message") in ("", PAGE_MESSAGE):
         del found["message"]
     return {name: found[name] for name in error if name in found}
 
 
 class _Place(NamedTuple):
-    """Where a text belongs: *container*[*key*].  *whole*: it is dropped where it is not clean."""
+    """Where a text belongs: *container*[*key*], in the field *root*.  *whole*: it is dropped where it is not clean."""
 
+    root: str
     container: Any
     key: Any
     text: str
@@ -110,6 +115,9 @@ class _Reader:
 
     All texts are redacted together at the end: a secret may be split over several, and one search is faster than many.
     """
+
+    root = ""
+    """The field of the error object that is read."""
 
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
@@ -123,7 +131,7 @@ class _Reader:
         self._characters -= len(text)
         container[key] = text
         if not _TYPE_URL.fullmatch(text) or self._secrets.are_in(text):
-            self._texts.append(_Place(container, key, text))
+            self._texts.append(_Place(self.root, container, key, text))
 
     def add_name(self, container: dict[str, Any], key: str, value: object) -> None:
         """Put *value*, a code, type or param, at *key* of *container* if it can be shown as it is."""
@@ -132,7 +140,7 @@ class _Reader:
         elif isinstance(value, str) and 0 < len(value) <= min(MAX_NAME_LENGTH, self._characters):
             self._characters -= len(value)
             container[key] = value
-            self._texts.append(_Place(container, key, value, whole=True))
+            self._texts.append(_Place(self.root, container, key, value, whole=True))
 
     def add_fields(self, shown: dict[str, Any], found: Mapping[str, Any], depth: int) -> dict[str, Any]:
         """Put the fields of *found* that are shown into *shown* and return it; *depth* levels may follow."""
@@ -141,16 +149,15 @@ class _Reader:
                 break
             if not _is_hidden(name) and len(name) <= self._characters:
                 self._characters -= len(name)
-                self._names.append(_Place(shown, name, name, whole=True))
+                self._names.append(_Place(self.root, shown, name, name, whole=True))
                 self._add(shown, name, value, depth)
         return shown
 
-    def redact_all(self) -> None:
-        """Redact all texts where they are, and remove the fields whose names are not clean."""
-        places = [
-            *self._texts,
-            *self._names,
-        ]  # values first: a name between the parts of a secret must not separate them
+    def redact_all(self, roots: Sequence[str]) -> None:
+        """Redact all texts where they are, *roots* in this order, and remove the fields whose names are not clean."""
+        order = {root: at for at, root in enumerate(roots)}
+        self._texts.sort(key=lambda place: order[place.root])
+        places = [*self._texts, *self._names]  # a name between the parts of a secret must not separate them
         for place, text in zip(places, redact_all([place.text for place in places], self._secrets), strict=True):
             if not place.whole:
                 place.container[place.key] = text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.upstream.errors.public_object import MAX_OBJECT_DEPTH, MAX_OBJECT_VALUES, public_object
-from sidecar.upstream.errors.redact import MAX_READ_LENGTH, MAX_TEXT_LENGTH
+from sidecar.upstream.errors.public_object import MAX_NAME_LENGTH, MAX_OBJECT_DEPTH, MAX_OBJECT_VALUES, public_object
+from sidecar.upstream.errors.redact import ENCODED_MESSAGE, MAX_READ_LENGTH, MAX_TEXT_LENGTH
 from sidecar.upstream.errors.secret_values import Secrets
 from sidecar.wire.error_object import error_object
 
@@ -290,3 +291,54 @@ def test_time_of_an_object_is_bounded(unit: str) -> None:
         before = time.process_time()
         public_object(error, Secrets([SECRET]))
         assert time.process_time() - before < MAX_CPU_SECONDS
+
+
+KEY = "sk-proj-Ab3dEf7hIjKlMnOpQr9tUvWxYz012345"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": f"key {KEY[:20]}", "param": KEY[20:]},
+        {"message": f"key {KEY[:7]}", "param": KEY[7:14], "type": KEY[14:21], "code": KEY[21:]},
+        {"message": "m", "parts": [KEY[at : at + 5] for at in range(0, 40, 5)]},
+        {"message": "m", "x": {"a": KEY[:6], "b": {"c": KEY[6:12], "d": [KEY[12:18], KEY[18:24]]}, "e": KEY[24:]}},
+        {"message": "m", KEY[:20]: {KEY[20:]: 1}},
+        {"message": "m", KEY[:13]: KEY[13:]},
+        {"message": "m", "metadata": {"raw": json.dumps({"error": {"message": json.dumps({"k": f"{KEY[:9]}\n{KEY[9:]}"})}})}},
+        {"message": "m", "metadata": {"raw": b64encode(f"Authorization: {KEY}".encode()).decode()}},
+        {"message": "m", "x": ["word"] * 97 + [KEY]},
+        {"message": "m" * (MAX_READ_LENGTH - 30), "x": KEY, "y": KEY},
+        {"message": "m" * (MAX_READ_LENGTH - 12), "x": KEY},
+        {"message": "m", "param": ("x" * (MAX_NAME_LENGTH - len(KEY))) + KEY},
+    ],
+)  # fmt: skip
+def test_split_key_is_hidden(error: dict[str, Any]) -> None:
+    """A key that is split over several fields, names, list items or lines, or cut at a limit, leaves no eight characters in a row."""
+    shown = public_object(error, Secrets([KEY]))
+    texts: list[str] = []
+
+    def collect(value: Any) -> None:
+        texts.append(value) if isinstance(value, str) else None
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            collect(each)
+
+    collect(shown)
+    for text in ("".join(texts), json.dumps(shown), json.dumps(list(shown))):
+        letters = "".join(filter(str.isalnum, text)).lower()
+        wanted = "".join(filter(str.isalnum, KEY)).lower()
+        assert not [at for at in range(len(wanted) - 7) if wanted[at : at + 8] in letters], text
+
+
+def test_number_that_is_a_secret_is_dropped() -> None:
+    """A password of digits is not shown as a number either; other numbers are."""
+    assert public_object({"message": "m", "x": 98765432109, "n": [1795910400, 98765432109]}, Secrets(["98765432109"])) == {
+        "message": "m",
+        "n": [1795910400],
+    }  # fmt: skip
+
+
+def test_object_that_is_encoded_too_often_shows_no_text() -> None:
+    """One part that cannot be read to its end hides all texts, since a secret may be split over them."""
+    shown = public_object({"message": "m", "code": 7, "type": "t", "x": "V" * 3_900, "y": "text"}, Secrets([KEY]))
+    assert shown == {"message": ENCODED_MESSAGE, "code": 7}

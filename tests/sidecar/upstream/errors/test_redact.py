@@ -150,6 +150,33 @@ def test_dotted_code_is_no_host(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "word",
+    [
+        *("org-abcDEF123ghiJKL456mnoPQR", "proj_Ab12Cd34Ef56Gh78", "3f2a9c81d0e4b7f65a1c2d3e4f5a6b7c", "llm-7d9f8b6c5d-x2k9p"),
+        *("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N", "A1B2C3D4E5F6G7", "0x7f8a1b2c3d4e"),
+        *("dXNlcjpodW50ZXIyLWh1bnRlcjM=", "AKIAIOSFODNN7EXAMPLE", "hf-like_aB3dE5fG7hI9"),
+    ],
+)  # fmt: skip
+def test_word_that_looks_random_is_masked(word: str) -> None:
+    """Keys that the sidecar does not know, tokens, hashes, and identifiers of accounts and containers are masked."""
+    assert redact(f"no {word} here") == "no [redacted] here"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("Qwen3-235B-A22B-Instruct-2507-FP8", "meta-llama-Llama-3-70B-Instruct-function-calling", "phi-3.5-mini-instruct-q4f16_1-MLC"),
+        *("anthropic.claude-3-5-sonnet-20241022-v2", "ft:gpt-4o-mini-2024-07-18:acme:suffix:7p4lURel", "Mixtral-8x7B-Instruct-v0.1-GPTQ"),
+        *("req_011CSHoEeqs5C35K2UUqR7Fy", "call_abc123DEF456ghi789JKL0", "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT"),
+        *("550e8400-e29b-41d4-a716-446655440000", "20260926T121408Z", "1795910400123456", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
+    ],
+)  # fmt: skip
+def test_name_is_no_random_word(word: str) -> None:
+    """Names of models, identifiers of requests and tool calls, times and numbers are unchanged, however long."""
+    assert redact(f"no {word} here") == f"no {word} here"
+
+
+@pytest.mark.parametrize(
     "unit",
     [
         *"a-._:/\\<%@[('\"= \n\t0A1",

@@ -50,7 +50,7 @@ def by_digit(bits: int, digits_of: Callable[[bytes], str]) -> Callable[[Traced],
     return encode
 
 
-ENCODINGS = {
+ENCODINGS: dict[str, Callable[[Traced], Traced]] = {
     "json": by_character(lambda char: {'"': '\\"', "\\": "\\\\", "/": "\\/", "\n": "\\n", "\x1b": "\\u001b"}.get(char, char)),
     "unicode": by_character(lambda char: f"\\u{ord(char):04x}"),
     "rust": by_character(lambda char: f"\\u{{{ord(char):x}}}"),
@@ -68,7 +68,21 @@ ENCODINGS = {
     "utf-16": by_character(lambda char: f"{char}\0"),
     "swapped case": by_character(str.swapcase),
 }  # fmt: skip
-GAPS = ("\n", "\r\n", " ", "\t", " \n ", "\u00ad", "\u200b", "\x1b[0m", "\x1b[1;31m", "<br>", "<wbr/>", "</b>", '<span class="k">')
+GAPS = (
+    "\n",
+    "\r\n",
+    " ",
+    "\t",
+    " \n ",
+    "\u00ad",
+    "\u200b",
+    "\x1b[0m",
+    "\x1b[1;31m",
+    "<br>",
+    "<wbr/>",
+    "</b>",
+    '<span class="k">',
+)
 KEYS = st.builds(
     str.__add__,
     st.sampled_from(["", "sk-proj-", "sk-ant-api03-", "gsk_", "AIza"]),
