@@ -111,6 +111,7 @@ def from_status(
     error, text = parse_error_body(body)
     shown = public_object(error, secrets)
     message = shown.get("message") or redact(error.get("message") or "", secrets)
+    message = message or f"The upstream answered with status {status}."
     kind, is_certain = _kind(error, text, status)
     if status == httpx.codes.PAYMENT_REQUIRED and _is_in_flight_limit(error) and "retry-after" in headers:
         kind = "rate"
@@ -120,14 +121,7 @@ def from_status(
     wait = wait_asked(headers, now, hints=False) or _wait_in(error, text, kind, now)
     hint = None if wait or kind != "rate" else wait_asked(headers, now, hints=True)
     return UpstreamError(
-        status_error(
-            status,
-            message or f"The upstream answered with status {status}.",
-            headers,
-            shown,
-            request,
-            holds_secret=secrets.may_be_in,
-        ),
+        status_error(status, message, headers, shown, request, holds_secret=secrets.may_be_in),
         _unless_daily(kind, wait or hint, error, text),
         retry_after=wait or hint,
         wait_is_hint=hint is not None,

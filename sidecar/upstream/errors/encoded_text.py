@@ -24,7 +24,7 @@ MAX_DECODED_CHARACTERS = 8_000
 MIN_DECODED_LENGTH = 8
 """Shorter pieces of decoded digits are noise."""
 
-_ESCAPE = re.compile(
+_ESCAPE_PATTERN = re.compile(
     r"\\(?<!\\\\)\\*+(?:u\{([0-9a-f]{1,6})\}|(?-i:U)0000([0-9a-f]{4})|u([0-9a-f]{4})|x([0-9a-f]{2})"
     r"|([0-3][0-7]{2})|([a-tvwyz0-9\"'/]))"
     r"|%(?:25)*(?:u([0-9a-f]{4})|([0-9a-f]{2}))"
@@ -34,19 +34,19 @@ _ESCAPE = re.compile(
     re.IGNORECASE,
 )
 """Escapes of JSON, C and Rust; of URLs; of HTML; and of quoted-printable."""
-_OCTAL, _PLAIN, _DECIMAL, _NAMED = 5, 6, 11, 12
-"""Numbers of groups of `_ESCAPE`; the others are hexadecimal."""
-_ESCAPING = frozenset("\\%&=")
+_OCTAL_GROUP, _PLAIN_GROUP, _DECIMAL_GROUP, _NAMED_GROUP = 5, 6, 11, 12
+"""Numbers of groups of `_ESCAPE_PATTERN`; the others are hexadecimal."""
+_ESCAPE_STARTS = frozenset("\\%&=")
 _WHITE_LETTERS = frozenset("nrtfvbae0")
 """Letters behind a backslash that stand for a control character."""
-_GAP = re.compile(
+_GAP_PATTERN = re.compile(
     r"\x1b?\[\d{0,3}(?:;\d{0,3}){0,5}m|\x1b\[[0-?]{0,20}[ -/]{0,3}[@-~]"
-    r"|</?[a-z][a-z0-9]{0,9}(?:\s{1,4}[a-z-]{1,20}=[\"'][^\"'<>%&\\]{0,30}[\"']){0,4}\s{0,4}/?>"
+    r"|</?[a-z][a-z0-9]{0,9}(?:\s{0,4}[a-z-]{1,20}=[\"'][^\"'<>%&\\]{0,30}[\"']){0,4}\s{0,4}/?>"
     r"|=\r?\n(?![0-9A-F]{2})|[^!-~]+",
     re.IGNORECASE,
 )
 """What wraps or marks a word: terminal codes, tags, soft breaks, white space, characters beyond ASCII."""
-_STYLED = re.compile(r"[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+_STYLED_LETTERS = re.compile(r"[\uff01-\uff5e\U0001d400-\U0001d7ff]")
 """Wide letters, and those for formulas."""
 _HEX_PREFIX = re.compile(r"0x(?=[0-9a-f]{2})", re.IGNORECASE)
 _BASE64_DIGITS = frozenset(ascii_letters + digits + "+/-_")
@@ -55,11 +55,11 @@ _NOT_BASE64, _NOT_HEX = (
     bytes(byte for byte in range(256) if chr(byte) not in kept) for kept in (_BASE64_DIGITS, _HEX_DIGITS)
 )
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_PRINTABLE = re.compile(rb"(?:[\t\n\r -~]\0?){8,}")
-"""Pieces of at least `MIN_DECODED_LENGTH`; with NUL, so that UTF-16 counts."""
+_PRINTABLE_PIECE = re.compile(rb"(?:[\t\n\r -~]\0{0,7}){8,}")
+"""Pieces of at least `MIN_DECODED_LENGTH`; with NUL, so that UTF-16 and UTF-32 count."""
 
 
-_BLANK = "\0"
+_BLANK_CHARACTER = "\0"
 Places: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 
@@ -89,7 +89,7 @@ class View:
         for first, last in sorted(spans):
             if last >= at:
                 start = max(first, at)
-                pieces += [self.text[at:start], _BLANK * (last + 1 - start)]
+                pieces += [self.text[at:start], _BLANK_CHARACTER * (last + 1 - start)]
                 at = last + 1
         self.text = "".join([*pieces, self.text[at:]])
 
@@ -114,13 +114,13 @@ def _unescaped(view: View) -> Iterator[View]:
     Gaps go first: an escape may itself be wrapped.
     """
     yield view
-    if not view.text.isascii() and (plain := _replaced(view, _STYLED, _normalized)) is not None:
+    if not view.text.isascii() and (plain := _replaced(view, _STYLED_LETTERS, _normalized)) is not None:
         view = plain
         yield view
     for _ in range(MAX_PASSES):
-        view = _replaced(view, _GAP, _nothing) or view
+        view = _replaced(view, _GAP_PATTERN, _nothing) or view
         yield view
-        if _ESCAPING.isdisjoint(view.text) or (other := _replaced(view, _ESCAPE, _character)) is None:
+        if _ESCAPE_STARTS.isdisjoint(view.text) or (other := _replaced(view, _ESCAPE_PATTERN, _character)) is None:
             return
         view = other
         yield view
@@ -162,13 +162,13 @@ def _normalized(found: re.Match[str]) -> str:
 
 def _character(found: re.Match[str]) -> str:
     """Return the character that an escape stands for; the escape itself where there is none."""
-    group = found.lastindex or _NAMED
+    group = found.lastindex or _NAMED_GROUP
     value = found[group]
-    if group == _PLAIN:
+    if group == _PLAIN_GROUP:
         return "\n" if value in _WHITE_LETTERS else value
-    if group == _NAMED:
+    if group == _NAMED_GROUP:
         return html5.get(value) or html5.get(value.lower()) or found[0]
-    code = int(value, {_OCTAL: 8, _DECIMAL: 10}.get(group, 16))
+    code = int(value, {_OCTAL_GROUP: 8, _DECIMAL_GROUP: 10}.get(group, 16))
     return chr(code) if code <= sys.maxunicode else found[0]
 
 
@@ -199,7 +199,7 @@ def _from_digits(view: View, size: int, bits: int, decode: Callable[[str], bytes
     for skipped in range(size):
         source = text[skipped:]
         raw = decode(source + "A" * (-len(source) % size))[: len(source) * bits // 8]
-        pieces = [(found[0].decode(), found.start()) for found in _PRINTABLE.finditer(raw)]
+        pieces = [(found[0].decode(), found.start()) for found in _PRINTABLE_PIECE.finditer(raw)]
         if not pieces:
             continue
 

@@ -13,11 +13,11 @@ MAX_MIXED_CHARACTERS = 11
 MAX_GROUP_LENGTH = 19
 """Characters of a group that has letters and digits."""
 
-_MIXED = r"(?:[A-Za-z]+\d+[A-Za-z]|\d+[A-Za-z]+\d)[A-Za-z0-9]*"
-_MIXED_GROUP = re.compile(rf"(?<![A-Za-z0-9]){_MIXED}")
+_MIXED_LETTERS = r"(?:[A-Za-z]+\d+[A-Za-z]|\d+[A-Za-z]+\d)[A-Za-z0-9]*"
+_MIXED_GROUP = re.compile(rf"(?<![A-Za-z0-9]){_MIXED_LETTERS}")
 _LONG_GROUP = re.compile(rf"(?<![A-Za-z0-9])(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{{{MAX_GROUP_LENGTH + 1},}}")
-_WORD = re.compile(rf"[A-Za-z0-9_+/=~.-]{{{MAX_MIXED_CHARACTERS + 1},}}")
-_IDENTIFIER = re.compile(
+_LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=~.-]{{{MAX_MIXED_CHARACTERS + 1},}}")
+_KNOWN_IDENTIFIER = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\d{8}T\d{6}Z?"
     r"|(?:req|request|trace|chatcmpl|cmpl|gen|msg|resp|call|toolu|fc|file|batch|ft|run|thread|asst)[-_][A-Za-z0-9]{1,40}",
     re.IGNORECASE,
@@ -29,11 +29,11 @@ def mask_opaque_words(text: str, mask: str) -> str:
     """Return *text* with *mask* in place of words that look random."""
     if _MIXED_GROUP.search(text) is None and _LONG_GROUP.search(text) is None:
         return text
-    return _WORD.sub(lambda found: mask if _is_opaque(found[0]) else found[0], text)
+    return _LONG_WORD.sub(lambda found: mask if _is_opaque(found[0]) else found[0], text)
 
 
 def _is_opaque(word: str) -> bool:
     mixed = sum(len(group) for group in _MIXED_GROUP.findall(word))
     if mixed <= MAX_MIXED_CHARACTERS and _LONG_GROUP.search(word) is None:
         return False
-    return _IDENTIFIER.fullmatch(word.strip("._-/=+~")) is None
+    return _KNOWN_IDENTIFIER.fullmatch(word.strip("._-/=+~")) is None

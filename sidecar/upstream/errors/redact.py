@@ -19,7 +19,7 @@ MAX_READ_LENGTH = 4_000
 REDACTED_MARK = "[redacted]"
 PAGE_MESSAGE = "The upstream answered with a page instead of an API error."
 ENCODED_MESSAGE = "The upstream's error text is encoded too often to be shown."
-_SEPARATOR = "\n" * 9
+_TEXT_SEPARATOR = "\n" * 9
 """Stands between texts that are searched together: more white space than any pattern crosses."""
 
 _HTML_TAG = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
@@ -50,9 +50,9 @@ _LINE_START = re.compile(r"(?:[\r\n]|\\[nr])(?:\s|\\[nrt])*+\Z")
 MAX_INDENT = 80
 _ESCAPED_SLASH = r"(?:\\{0,4}/|\\{1,4}u002f|%2f)"
 """A slash, also as JSON in JSON and percent-encoding have it; OpenRouter quotes a provider's JSON as a string."""
-_SLASHES = ("/", "%2f", "u002f")
+_SLASH_FORMS = ("/", "%2f", "u002f")
 _MASKED_PATTERNS = (
-    (_SLASHES, re.compile(rf"\b[a-z][a-z0-9+.-]{{1,20}}:{_ESCAPED_SLASH}{{2}}[^\s\"'<>]+", re.IGNORECASE)),
+    (_SLASH_FORMS, re.compile(rf"\b[a-z][a-z0-9+.-]{{1,20}}:{_ESCAPED_SLASH}{{2}}[^\s\"'<>]+", re.IGNORECASE)),
     (("-", "_"), re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key|ghp|AIza)[-_][A-Za-z0-9*_\-.]{6,}")),
     (("aiza",), re.compile(r"\bAIza[A-Za-z0-9_\-]{10,}")),
     (("bearer", "basic"), re.compile(r"\b(?:bearer|basic)\s{1,8}[A-Za-z0-9+/=._~\-]{6,}", re.IGNORECASE)),
@@ -65,7 +65,7 @@ _MASKED_PATTERNS = (
     ),
     (("\\",), re.compile(r"\b[A-Za-z]:\\[\w\\.@+ -]+|\\\\[\w.-]{1,100}\\[\w\\.@+$-]+")),
     (
-        _SLASHES,
+        _SLASH_FORMS,
         re.compile(
             rf"(?:(?<![\w/])|(?<=\\[nrt])){_ESCAPED_SLASH}(?:[\w.@+-]+{_ESCAPED_SLASH})+[\w.@+-]*", re.IGNORECASE
         ),
@@ -98,13 +98,13 @@ def redact_all(texts: Sequence[str], secrets: Secrets = NO_SECRETS) -> list[str]
     shown = [PAGE_MESSAGE if _is_page(text) else each for text, each in zip(texts, masked, strict=True)]
     if _trace_start("\n\0\n".join(shown)) is not None:
         shown = [text[: _trace_start(text)] for text in shown]
-    joined = _SEPARATOR.join(map(_printable, shown))
+    joined = _TEXT_SEPARATOR.join(map(_printable, shown))
     lowered = joined.lower()
     for parts, pattern in _MASKED_PATTERNS:
         if any(part in lowered for part in parts):
             joined = pattern.sub(REDACTED_MARK, joined)
     joined = mask_opaque_words(mask_hosts(joined, REDACTED_MARK), REDACTED_MARK)
-    return [_cut(text) for text in joined.split(_SEPARATOR)]
+    return [_cut(text) for text in joined.split(_TEXT_SEPARATOR)]
 
 
 def _is_page(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Find secrets in a text, also parts of them, and however the text is wrapped, escaped or encoded.
 
-Letters and digits count, in any case: between them a text may have anything else.  Every run of `WINDOW` of them that also
+Letters and digits count, in any case: between them a text may have anything else.  Every run of `RUN_LENGTH` of them that also
 stands in a secret is found.  So neither a cut nor a gap in a secret leaves more than seven in a row, which are 42 bits of a
 random key; keys in use have 128 or more.  Shorter runs also occur in ordinary words.
 """
@@ -16,8 +16,8 @@ from string import ascii_letters, digits
 
 from .encoded_text import TooManyLayers, View, views_of
 
-WINDOW, STEP = 8, 4
-"""Letters and digits of a run; each run has a part of `STEP + 1` that begins at a multiple of `STEP`."""
+RUN_LENGTH, PART_STEP = 8, 4
+"""Letters and digits of a run; each run has a part of `PART_STEP + 1` that begins at a multiple of `PART_STEP`."""
 MIN_SECRET_LENGTH = 8
 """Shorter secrets are words such as `EMPTY` or `x`, for servers without keys: only the whole word is masked."""
 MAX_CLIENT_SECRET_LENGTH = 2_048
@@ -25,13 +25,13 @@ MAX_CLIENT_SECRET_LENGTH = 2_048
 MAX_ENCODED_LENGTH = 256
 """Characters of a secret whose base64 and hexadecimal digits are compared as well."""
 
-_SCHEME = re.compile(r"(?:bearer|basic|token|api-?key)\s+(?=\S)", re.IGNORECASE)
-_GROUP = re.compile(r"[A-Za-z0-9]+")
-_WORDS = re.compile(r"(?=[A-Za-z]{1,19}\Z)(?:[a-z]+|[A-Z]+|[a-z]*(?:[A-Z][a-z]{2,})+)")
+_AUTH_SCHEME = re.compile(r"(?:bearer|basic|token|api-?key)\s+(?=\S)", re.IGNORECASE)
+_LETTER_GROUP = re.compile(r"[A-Za-z0-9]+")
+_WORD_GROUP = re.compile(r"(?=[A-Za-z]{1,19}\Z)(?:[a-z]+|[A-Z]+|[a-z]*(?:[A-Z][a-z]{2,})+)")
 """A group of a secret that may be words: no digits, fewer than 20 letters, and upper case only where a word begins."""
-_SENTENCE = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)+")
+_PLAIN_SENTENCE = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)+")
 _ALNUM_CHARACTERS = frozenset(ascii_letters + digits)
-_LOWER = bytes(range(256)).lower()
+_LOWER_CASE = bytes(range(256)).lower()
 _NOT_ALNUM = bytes(set(range(256)) - set((ascii_letters + digits).encode()))
 _NOT_VISIBLE = bytes(set(range(256)) - set(range(33, 127)))
 
@@ -87,7 +87,7 @@ class Secrets:
     def are_in(self, text: str) -> bool:
         """Whether *text*, which has no escapes, holds a part of a secret.  A microsecond: called once for each answer."""
         folded, patterns = _folded(text), self._patterns
-        pieces = [folded[at : at + STEP + 1] for at in range(0, len(folded) - STEP, STEP)]
+        pieces = [folded[at : at + PART_STEP + 1] for at in range(0, len(folded) - PART_STEP, PART_STEP)]
         if not patterns.parts.isdisjoint(pieces) and next(patterns.run_spans(folded), None) is not None:
             return True
         return text in self.values or (bool(patterns.phrases) and any(each in folded for each in patterns.phrases))
@@ -122,7 +122,7 @@ class _Patterns:
         folded = _folded(value)
         if len(value) < MIN_SECRET_LENGTH:
             self.words.append(re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"))
-        elif len(folded) < WINDOW:
+        elif len(folded) < RUN_LENGTH:
             self.literals.append(_visible(value))
         else:
             self._add_runs(folded, _word_letters(value))
@@ -135,14 +135,14 @@ class _Patterns:
                 self._add_runs(_folded(encoded), set())
 
     def _add_runs(self, folded: bytes, words: set[int]) -> None:
-        starts = range(len(folded) - WINDOW + 1)
-        telling = [at for at in starts if not words.issuperset(range(at, at + WINDOW))] if words else starts
+        starts = range(len(folded) - RUN_LENGTH + 1)
+        telling = [at for at in starts if not words.issuperset(range(at, at + RUN_LENGTH))] if words else starts
         if words and not telling:
             self.phrases.append(folded)
             return
-        self.telling.update(folded[at : at + WINDOW] for at in telling)
-        self.runs.update(folded[at : at + WINDOW] for at in starts)
-        self.parts.update(folded[at : at + STEP + 1] for at in range(len(folded) - STEP))
+        self.telling.update(folded[at : at + RUN_LENGTH] for at in telling)
+        self.runs.update(folded[at : at + RUN_LENGTH] for at in starts)
+        self.parts.update(folded[at : at + PART_STEP + 1] for at in range(len(folded) - PART_STEP))
 
     def spans(self, view: View, folded: bytes) -> Iterator[tuple[int, int]]:
         """Yield the ranges of the original text whose letters and digits in *view*, *folded*, hold secrets."""
@@ -157,20 +157,20 @@ class _Patterns:
     def run_spans(self, folded: bytes) -> Iterator[tuple[int, int]]:
         """Yield the ranges of *folded* that are parts of secrets.  Linear: no range is read twice."""
         end, parts, runs = 0, self.parts, self.runs
-        for at in range(0, len(folded) - STEP, STEP):
-            if folded[at : at + STEP + 1] not in parts or at + STEP < end:
+        for at in range(0, len(folded) - PART_STEP, PART_STEP):
+            if folded[at : at + PART_STEP + 1] not in parts or at + PART_STEP < end:
                 continue
-            for found in range(at, max(-1, at - STEP), -1):
-                if folded[found : found + WINDOW] in self.telling:
+            for found in range(at, max(-1, at - PART_STEP), -1):
+                if folded[found : found + RUN_LENGTH] in self.telling:
                     break
             else:
                 continue
             first = last = found
-            while first > end and folded[first - 1 : first - 1 + WINDOW] in runs:
+            while first > end and folded[first - 1 : first - 1 + RUN_LENGTH] in runs:
                 first -= 1
-            while folded[last + 1 : last + 1 + WINDOW] in runs:
+            while folded[last + 1 : last + 1 + RUN_LENGTH] in runs:
                 last += 1
-            end = last + WINDOW
+            end = last + RUN_LENGTH
             yield first, end
 
     def _phrase_spans(self, view: View, folded: bytes) -> Iterator[tuple[int, int]]:
@@ -179,11 +179,15 @@ class _Patterns:
             at, indexes = folded.find(phrase), list[int]()
             while at >= 0:
                 end = at + len(phrase)
-                indexes = indexes or list(compress(range(len(view.text)), map(_ALNUM_CHARACTERS.__contains__, view.text)))
-                if not _SENTENCE.fullmatch(view.text, indexes[at], indexes[end - 1] + 1):
+                indexes = indexes or list(
+                    compress(range(len(view.text)), map(_ALNUM_CHARACTERS.__contains__, view.text))
+                )
+                if not _PLAIN_SENTENCE.fullmatch(view.text, indexes[at], indexes[end - 1] + 1):
                     yield at, end
                 at = folded.find(phrase, end)
-            cut = next((size for size in range(len(phrase) - 1, WINDOW - 1, -1) if folded.endswith(phrase[:size])), 0)
+            cut = next(
+                (size for size in range(len(phrase) - 1, RUN_LENGTH - 1, -1) if folded.endswith(phrase[:size])), 0
+            )
             if cut:
                 yield len(folded) - cut, len(folded)
 
@@ -201,7 +205,7 @@ class _Patterns:
 
 def _expanded(value: str) -> Iterator[str]:
     """Yield *value*, the value of a header or a password; of a scheme and credentials, the latter and what they encode."""
-    scheme = _SCHEME.match(value)
+    scheme = _AUTH_SCHEME.match(value)
     credentials = value[scheme.end() :].strip() if scheme else value
     yield credentials
     if scheme and scheme[0].lower().startswith("basic"):
@@ -213,19 +217,19 @@ def _expanded(value: str) -> Iterator[str]:
 
 def _folded(text: str) -> bytes:
     """Return the letters and digits of *text* in lower case."""
-    return text.encode("ascii", "ignore").translate(_LOWER, _NOT_ALNUM)
+    return text.encode("ascii", "ignore").translate(_LOWER_CASE, _NOT_ALNUM)
 
 
 def _visible(text: str) -> bytes:
     """Return the characters of *text* without white space, in lower case."""
-    return text.encode("ascii", "ignore").translate(_LOWER, _NOT_VISIBLE)
+    return text.encode("ascii", "ignore").translate(_LOWER_CASE, _NOT_VISIBLE)
 
 
 def _word_letters(value: str) -> set[int]:
     """Return the places, among the letters and digits of *value*, of those that are words."""
     found, at = set[int](), 0
-    for group in _GROUP.findall(value):
-        if _WORDS.fullmatch(group):
+    for group in _LETTER_GROUP.findall(value):
+        if _WORD_GROUP.fullmatch(group):
             found.update(range(at, at + len(group)))
         at += len(group)
     return found
