@@ -17,8 +17,8 @@ from string import ascii_letters, digits, hexdigits
 from typing import TypeAlias
 from unicodedata import normalize
 
-MAX_PASSES = 10
-"""Passes over one text.  A pass undoes all levels of one escape, such as JSON in JSON in JSON."""
+MAX_PASSES = 16
+"""Passes over one text: each removes gaps, or undoes all levels of one escape, such as JSON in JSON in JSON."""
 MAX_DECODED_CHARACTERS = 8_000
 """Characters that the digits of one text may encode, at all levels together."""
 MIN_DECODED_LENGTH = 8
@@ -55,10 +55,8 @@ _NOT_BASE64, _NOT_HEX = (
     bytes(byte for byte in range(256) if chr(byte) not in kept) for kept in (_BASE64_DIGITS, _HEX_DIGITS)
 )
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_PRINTABLE_PIECE = re.compile(rb"(?:[\t\n\r -~]\0{0,7}){8,}")
-"""Pieces of at least `MIN_DECODED_LENGTH`; with NUL, so that UTF-16 and UTF-32 count."""
-
-
+_PRINTABLE_PIECE = re.compile(rb"(?:[\t\n\r -~]\0{0,7}){%d,}" % MIN_DECODED_LENGTH)
+"""With NUL, so that UTF-16 and UTF-32 count."""
 _BLANK_CHARACTER = "\0"
 Places: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
@@ -96,16 +94,17 @@ class View:
 
 def views_of(text: str) -> Iterator[View]:
     """Yield the readings of *text*. Raise `TooManyLayers` where they go beyond the limits."""
-    views, left = [View(text)], MAX_DECODED_CHARACTERS
-    while views:
-        view = views.pop()
-        for view in _unescaped(view):  # noqa: B020  # its digits are decoded without escapes
-            yield view
+    starts, left = [View(text)], MAX_DECODED_CHARACTERS
+    while starts:
+        view = starts.pop()
+        for plainer in _unescaped(view):
+            yield plainer
+            view = plainer
         inner = list(_decoded(view))
         left -= sum(len(each.text) for each in inner)
         if left < 0:
             raise TooManyLayers
-        views += inner
+        starts += inner
 
 
 def _unescaped(view: View) -> Iterator[View]:
@@ -118,9 +117,10 @@ def _unescaped(view: View) -> Iterator[View]:
         view = plain
         yield view
     for _ in range(MAX_PASSES):
-        view = _replaced(view, _GAP_PATTERN, _nothing) or view
-        yield view
-        if _ESCAPE_STARTS.isdisjoint(view.text) or (other := _replaced(view, _ESCAPE_PATTERN, _character)) is None:
+        other = _replaced(view, _GAP_PATTERN, _nothing)
+        if other is None and not _ESCAPE_STARTS.isdisjoint(view.text):
+            other = _replaced(view, _ESCAPE_PATTERN, _character)
+        if other is None:
             return
         view = other
         yield view
@@ -191,21 +191,22 @@ def _only(view: View, kept: frozenset[str], others: bytes) -> View:
 
 
 def _from_digits(view: View, size: int, bits: int, decode: Callable[[str], bytes]) -> Iterator[View]:
-    """Yield what *view* encodes in groups of *size* digits of *bits* each, read from each of its first *size* digits.
+    """Yield what *view* encodes in groups of *size* digits of *bits* each, the first of which may lack some.
 
     Where the digits of a secret begin among others is unknown, and their groups with it.
     """
     text = view.text
-    for skipped in range(size):
-        source = text[skipped:]
-        raw = decode(source + "A" * (-len(source) % size))[: len(source) * bits // 8]
-        pieces = [(found[0].decode(), found.start()) for found in _PRINTABLE_PIECE.finditer(raw)]
+    for padding in range(size):
+        source = "A" * padding + text
+        hidden = -(-padding * bits // 8)
+        raw = decode(source + "A" * (-len(source) % size))[hidden : len(source) * bits // 8]
+        pieces = [(found[0].decode(), hidden + found.start()) for found in _PRINTABLE_PIECE.finditer(raw)]
         if not pieces:
             continue
 
-        def locate(pieces: list[tuple[str, int]] = pieces, skipped: int = skipped) -> Places:
+        def locate(pieces: list[tuple[str, int]] = pieces, padding: int = padding) -> Places:
             bytes_ = [index for piece, start in pieces for index in range(start, start + len(piece) + 1)]
-            return [skipped + 8 * at // bits for at in bytes_], [skipped + (8 * at + 7) // bits + 1 for at in bytes_]
+            return [8 * at // bits - padding for at in bytes_], [(8 * at + 7) // bits + 1 - padding for at in bytes_]
 
         yield View("\n".join(piece for piece, _ in pieces), view, locate)
 

@@ -157,8 +157,9 @@ class _Reader:
         """Redact all texts where they are, *roots* in this order, and remove the fields whose names are not clean."""
         order = {root: at for at, root in enumerate(roots)}
         self._texts.sort(key=lambda place: order[place.root])
-        places = [*self._texts, *self._names]  # a name between the parts of a secret must not separate them
-        for place, text in zip(places, redact_all([place.text for place in places], self._secrets), strict=True):
+        places = [*self._names, *self._texts]  # a name between the parts of a secret must not separate them
+        texts = redact_all([place.text for place in places], self._secrets)
+        for place, text in zip(reversed(places), reversed(texts), strict=True):  # values first: names remove them
             if not place.whole:
                 place.container[place.key] = text
             elif text != place.text:

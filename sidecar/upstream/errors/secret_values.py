@@ -67,14 +67,17 @@ class Secrets:
         """
         if not self.values:
             return []
-        patterns, before = self._patterns, b"\0"
+        patterns, before, whole = self._patterns, b"\0", None
         found = [each.span() for pattern in patterns.words for each in pattern.finditer(text)]
         for view in views_of(text):
+            whole = whole or view
             found += patterns.literal_spans(view)
             folded = _folded(view.text)
             if folded != before:  # not a view that differs in white space alone
                 found += patterns.spans(view, folded)
             before = folded
+        if whole is not None:
+            found += _spans(whole, patterns.encoded.spans(_folded(whole.text)))  # in another case than they decode in
         return _merged(found)
 
     def may_be_in(self, text: str) -> bool:
@@ -88,75 +91,40 @@ class Secrets:
         """Whether *text*, which has no escapes, holds a part of a secret.  A microsecond: called once for each answer."""
         folded, patterns = _folded(text), self._patterns
         pieces = [folded[at : at + PART_STEP + 1] for at in range(0, len(folded) - PART_STEP, PART_STEP)]
-        if not patterns.parts.isdisjoint(pieces) and next(patterns.run_spans(folded), None) is not None:
-            return True
+        for runs in (patterns.plain, patterns.encoded):
+            if not runs.parts.isdisjoint(pieces) and next(runs.spans(folded), None) is not None:
+                return True
         return text in self.values or (bool(patterns.phrases) and any(each in folded for each in patterns.phrases))
 
 
 NO_SECRETS = Secrets()
 
 
-class _Patterns:
-    """What is searched for *values*.
+class _Runs:
+    """Runs of letters and digits: `known` ones, those of them that are `telling` because they are no words, and `parts` of them."""
 
-    `runs` are all runs of the secrets, `telling` those that are no words, `parts` the parts of either.  `phrases` are secrets of
-    words alone.  `literals` have few letters and digits; `words` are short.
-    """
+    def __init__(self) -> None:
+        self.known, self.telling, self.parts = set[bytes](), set[bytes](), set[bytes]()
 
-    def __init__(self, values: Iterable[str]) -> None:
-        self.runs, self.telling, self.parts = set[bytes](), set[bytes](), set[bytes]()
-        self.phrases, self.literals = list[bytes](), list[bytes]()
-        self.words: list[re.Pattern[str]] = []
-        for value in values:
-            self._add(value)
-
-    def plus(self, other: _Patterns) -> _Patterns:
-        """Return what is searched for both."""
-        both = _Patterns(())
-        for name, own in vars(self).items():
-            theirs = getattr(other, name)
-            setattr(both, name, own + theirs if isinstance(own, list) else own | theirs)
-        return both
-
-    def _add(self, value: str) -> None:
-        folded = _folded(value)
-        if len(value) < MIN_SECRET_LENGTH:
-            self.words.append(re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"))
-        elif len(folded) < RUN_LENGTH:
-            self.literals.append(_visible(value))
-        else:
-            self._add_runs(folded, _word_letters(value))
-        raw = value.encode()
-        if MIN_SECRET_LENGTH <= len(raw) <= MAX_ENCODED_LENGTH:
-            self._add_runs(_folded(raw.hex()), set())
-            # A secret can start at each of three offsets in base64; its first and last digits may be shared with others.
-            for before, skipped in ((0, 0), (1, 2), (2, 3)):
-                encoded = b64encode(bytes(before) + raw).decode()[skipped : (before + len(raw)) * 8 // 6]
-                self._add_runs(_folded(encoded), set())
-
-    def _add_runs(self, folded: bytes, words: set[int]) -> None:
+    def add(self, folded: bytes, words: set[int]) -> bool:
+        """Add the runs of *folded*, in which *words* are the places of words; return whether one of them is telling."""
         starts = range(len(folded) - RUN_LENGTH + 1)
         telling = [at for at in starts if not words.issuperset(range(at, at + RUN_LENGTH))] if words else starts
-        if words and not telling:
-            self.phrases.append(folded)
-            return
-        self.telling.update(folded[at : at + RUN_LENGTH] for at in telling)
-        self.runs.update(folded[at : at + RUN_LENGTH] for at in starts)
-        self.parts.update(folded[at : at + PART_STEP + 1] for at in range(len(folded) - PART_STEP))
+        if telling:
+            self.telling.update(folded[at : at + RUN_LENGTH] for at in telling)
+            self.known.update(folded[at : at + RUN_LENGTH] for at in starts)
+            self.parts.update(folded[at : at + PART_STEP + 1] for at in range(len(folded) - PART_STEP))
+        return bool(telling)
 
-    def spans(self, view: View, folded: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of the original text whose letters and digits in *view*, *folded*, hold secrets."""
-        found = [*self.run_spans(folded), *self._phrase_spans(view, folded)]
-        if not found:
-            return
-        indexes = list(compress(range(len(view.text)), map(_ALNUM_CHARACTERS.__contains__, view.text)))
-        for first, end in found:
-            yield view.span(indexes[first], indexes[end - 1])
-        view.blank([(indexes[first], indexes[end - 1]) for first, end in found])
+    def include(self, other: _Runs) -> None:
+        """Add the runs of *other*."""
+        self.known |= other.known
+        self.telling |= other.telling
+        self.parts |= other.parts
 
-    def run_spans(self, folded: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of *folded* that are parts of secrets.  Linear: no range is read twice."""
-        end, parts, runs = 0, self.parts, self.runs
+    def spans(self, folded: bytes) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of *folded* with telling runs and the known ones beside them.  Linear: no range is read twice."""
+        end, parts, known = 0, self.parts, self.known
         for at in range(0, len(folded) - PART_STEP, PART_STEP):
             if folded[at : at + PART_STEP + 1] not in parts or at + PART_STEP < end:
                 continue
@@ -166,12 +134,58 @@ class _Patterns:
             else:
                 continue
             first = last = found
-            while first > end and folded[first - 1 : first - 1 + RUN_LENGTH] in runs:
+            while first > end and folded[first - 1 : first - 1 + RUN_LENGTH] in known:
                 first -= 1
-            while folded[last + 1 : last + 1 + RUN_LENGTH] in runs:
+            while folded[last + 1 : last + 1 + RUN_LENGTH] in known:
                 last += 1
             end = last + RUN_LENGTH
             yield first, end
+
+
+class _Patterns:
+    """What is searched for *values*.
+
+    `plain` are runs of the secrets, `encoded` those of their base64 and hexadecimal digits.  `phrases` are secrets of words alone.
+    `literals` have few letters and digits; `words` are short.
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self.plain, self.encoded = _Runs(), _Runs()
+        self.phrases, self.literals = list[bytes](), list[bytes]()
+        self.words: list[re.Pattern[str]] = []
+        for value in values:
+            self._add(value)
+
+    def plus(self, other: _Patterns) -> _Patterns:
+        """Return what is searched for both."""
+        both = _Patterns(())
+        for each in (self, other):
+            both.plain.include(each.plain)
+            both.encoded.include(each.encoded)
+            both.phrases += each.phrases
+            both.literals += each.literals
+            both.words += each.words
+        return both
+
+    def _add(self, value: str) -> None:
+        folded = _folded(value)
+        if len(value) < MIN_SECRET_LENGTH:
+            self.words.append(re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"))
+        elif len(folded) < RUN_LENGTH:
+            self.literals.append(_visible(value))
+        elif not self.plain.add(folded, _word_letters(value)):
+            self.phrases.append(folded)
+        raw = value.encode()
+        if MIN_SECRET_LENGTH <= len(raw) <= MAX_ENCODED_LENGTH:
+            self.encoded.add(_folded(raw.hex()), set())
+            # A secret can start at each of three offsets in base64; its first and last digits may be shared with others.
+            for before, skipped in ((0, 0), (1, 2), (2, 3)):
+                encoded = b64encode(bytes(before) + raw).decode()[skipped : (before + len(raw)) * 8 // 6]
+                self.encoded.add(_folded(encoded), set())
+
+    def spans(self, view: View, folded: bytes) -> list[tuple[int, int]]:
+        """Return the ranges of the original text whose letters and digits in *view*, *folded*, hold secrets."""
+        return _spans(view, (*self.plain.spans(folded), *self._phrase_spans(view, folded)))
 
     def _phrase_spans(self, view: View, folded: bytes) -> Iterator[tuple[int, int]]:
         """Yield the ranges of *folded* that are secrets of words, but not where a sentence has these words."""
@@ -179,17 +193,14 @@ class _Patterns:
             at, indexes = folded.find(phrase), list[int]()
             while at >= 0:
                 end = at + len(phrase)
-                indexes = indexes or list(
-                    compress(range(len(view.text)), map(_ALNUM_CHARACTERS.__contains__, view.text))
-                )
+                indexes = indexes or _indexes(view.text)
                 if not _PLAIN_SENTENCE.fullmatch(view.text, indexes[at], indexes[end - 1] + 1):
                     yield at, end
                 at = folded.find(phrase, end)
-            cut = next(
-                (size for size in range(len(phrase) - 1, RUN_LENGTH - 1, -1) if folded.endswith(phrase[:size])), 0
-            )
-            if cut:
-                yield len(folded) - cut, len(folded)
+            for size in range(len(phrase) - 1, RUN_LENGTH - 1, -1):
+                if folded.endswith(phrase[:size]):  # cut
+                    yield len(folded) - size, len(folded)
+                    break
 
     def literal_spans(self, view: View) -> Iterator[tuple[int, int]]:
         """Yield the ranges of the original text that hold secrets of few letters and digits."""
@@ -201,6 +212,22 @@ class _Patterns:
                 indexes = indexes or [at for at, char in enumerate(view.text) if "!" <= char <= "~"]
                 yield view.span(indexes[at], indexes[end - 1])
                 at = visible.find(literal, end)
+
+
+def _spans(view: View, found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges of the original text for those of letters and digits of *view*, which are then blank."""
+    if not (found := list(found)):
+        return []
+    indexes = _indexes(view.text)
+    places = [(indexes[first], indexes[end - 1]) for first, end in found]
+    spans = [view.span(first, last) for first, last in places]
+    view.blank(places)
+    return spans
+
+
+def _indexes(text: str) -> list[int]:
+    """Return the places of the letters and digits of *text*."""
+    return list(compress(range(len(text)), map(_ALNUM_CHARACTERS.__contains__, text)))
 
 
 def _expanded(value: str) -> Iterator[str]:
