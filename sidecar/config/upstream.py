@@ -10,7 +10,13 @@ import msgspec
 
 from policies.api.match import longest_match
 from policies.builtin.option_checks import raise_faults
-from sidecar.wire.request.client_headers import SECRET_HEADERS, forwarding_faults, is_header_name, is_header_value
+from sidecar.wire.request.client_headers import (
+    SECRET_HEADERS,
+    forwarding_faults,
+    is_credential_name,
+    is_header_name,
+    is_header_value,
+)
 from sidecar.wire.request.documented_fields import ForwardedFields
 
 from .base_url import base_url_faults, endpoint_of, socket_of
@@ -232,8 +238,9 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
     @property
     def secrets(self) -> tuple[str, ...]:
         """Secret values to redact."""
-        proxy = self.via and self.via.password
-        return tuple(secret for secret in (self.key, proxy, *self.secret_headers.values()) if secret)
+        proxy = (self.via.password, self.via.authorization) if self.via else ()
+        named = (value for name, value in (*self.headers.items(), *self.query.items()) if is_credential_name(name))
+        return tuple(secret for secret in (self.key, *proxy, *self.secret_headers.values(), *named) if secret)
 
     def __repr__(self) -> str:
         return f"ResolvedUpstream({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"

@@ -231,7 +231,7 @@ class AnswerBody:
         if isinstance(error, TimeoutError):
             return timed_out("idle_timeout" if self.reading.has_output else "first_token_timeout", self._request)
         if self.reading.has_output:
-            return interrupted(self._request, str(error))
+            return interrupted(self._request, str(error), self._upstream.secrets)
         return broken_off(error, self._request)
 
 

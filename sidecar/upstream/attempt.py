@@ -128,7 +128,7 @@ class Attempt:
             except (TimeoutError, *READ_ERRORS) as error:
                 raise from_exception(error, upstream.asked, sent=True) from error
             permit.answered()
-            call.upstream_headers = passed_headers(response.fields, upstream.secrets)
+            call.upstream_headers = passed_headers(response.fields, upstream.secrets.are_in)
             if response.status == STATUS_OK:
                 if style is not known:
                     upstream.dialect.learn(model, known, style, call)

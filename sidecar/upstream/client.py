@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -13,6 +13,7 @@ import msgspec
 from policies.api.upstream import UpstreamError
 from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
+from sidecar.upstream.errors.secret_values import Secrets
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
@@ -61,7 +62,7 @@ class UpstreamClient:
         self.rewritten_state = f"upstream.rewritten.{settings.name}"
         """The key in `call.state` for how a refused request was rewritten, and the repeats that are left."""
         self.routes = MissingRoute(settings.name, settings.base_url, warn or _ignore_warning)
-        self.secrets = settings.secrets
+        self.secrets = Secrets(settings.secrets)
         self.own_key = keyed or not (settings.pass_authorization or settings.pass_key_headers)
         """Whether requests have the sidecar's credentials, or none, and never the client's."""
         self.dialect = Dialect(settings.limit_field, monotonic, passes_keys=not self.own_key)
@@ -153,7 +154,7 @@ class UpstreamClient:
             async with asyncio.timeout(self.settings.head):
                 answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
                 if call is not None:
-                    call.upstream_headers = passed_headers(answer.fields, self.secrets)
+                    call.upstream_headers = passed_headers(answer.fields, self.secrets.are_in)
                 if answer.status != httpx.codes.OK:
                     body = await read_error_body(answer)
                     if not path:
@@ -185,13 +186,12 @@ class UpstreamClient:
             return headers.items()
         return [each for each in headers.items() if each[0] not in held]
 
-    def secrets_of(self, headers: Mapping[str, str]) -> tuple[str, ...]:
+    def secrets_of(self, headers: Mapping[str, str]) -> Secrets:
         """Return what no text of the server may show: its own secrets, and the client's keys in the forwarded *headers*."""
-        values = [headers[name] for name in KEY_HEADERS if name in headers]
-        return (*self.secrets, *values, *(value.rpartition(" ")[2] for value in values))
+        return self.secrets.plus(headers[name] for name in KEY_HEADERS if name in headers)
 
     def failure(
-        self, answer: UpstreamResponse, body: bytes, model: str = "", secrets: Sequence[str] = ()
+        self, answer: UpstreamResponse, body: bytes, model: str = "", secrets: Secrets | None = None
     ) -> UpstreamError:
         """Return the failure of an answer with another status than 200 to a request for *model*.
 

@@ -8,7 +8,7 @@ sidecar's own key (`x-ratelimit-*`), which is shared by all clients.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .limit_headers import Header
 
@@ -25,15 +25,16 @@ TIMING_NAMES = (
 """Passed on under their own names: OpenAI; gateways on Envoy such as those of OpenAI, Azure and Mistral; Fireworks."""
 
 _PASSED_NAMES = frozenset((*REQUEST_ID_NAMES, *TIMING_NAMES))
-_PRINTABLE_ID = re.compile(rb"[!-~]{1,128}")
+_PLAIN_ID = re.compile(rb"(?=.{1,128}\Z)[A-Za-z0-9._:/|@+~-]+={0,2}")
+"""UUIDs, words with a prefix, base64; nothing that escapes could be in."""
 _NUMBER_OR_DATE = re.compile(rb"[0-9.-]{1,32}")
 
 
-def passed_headers(fields: Iterable[Header], secrets: Sequence[str] = ()) -> Sequence[Header]:
+def passed_headers(fields: Iterable[Header], holds_secret: Callable[[str], bool]) -> Sequence[Header]:
     """Return the headers for the client of an answer with the header *fields*, names in lower case; once per attempt.
 
-    The first value of a repeated header counts.  Times that are not a number are dropped.  So are request ids that are not
-    printable ASCII, have spaces or more than 128 characters, or contain one of *secrets*.
+    The first value of a repeated header counts.  Times that are not a number are dropped.  So are request ids of more than
+    128 characters, with other characters than identifiers have, or for which *holds_secret* is true.
     """
     found = [field for field in fields if field[0] in _PASSED_NAMES]
     if not found:
@@ -43,15 +44,10 @@ def passed_headers(fields: Iterable[Header], secrets: Sequence[str] = ()) -> Seq
     for name in REQUEST_ID_NAMES:
         if (
             (value := values.get(name)) is not None
-            and _PRINTABLE_ID.fullmatch(value)
-            and not _holds_secret(value, secrets)
+            and _PLAIN_ID.fullmatch(value)
+            and not holds_secret(value.decode("ascii"))
         ):
             headers.append((UPSTREAM_REQUEST_ID, value))
             break
     times = [(name, values[name]) for name in TIMING_NAMES if name in values]
     return headers + [each for each in times if _NUMBER_OR_DATE.fullmatch(each[1])]
-
-
-def _holds_secret(value: bytes, secrets: Sequence[str]) -> bool:
-    text = value.decode("ascii").lower()
-    return any(secret.lower() in text for secret in secrets)

@@ -71,6 +71,8 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             if not self.has_output:
                 self._hold(frame)
             if self.failure is not None:
+                if self.failure is MODEL_FAILED and raws:
+                    _hide_errors(items, raws, len(chunk.choices or ()))
                 break
         if not self.has_output or not items:
             return None
@@ -209,3 +211,14 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             return Batch(events=events, raw=body, last=True)
         events = chunks_of(events, data, usage=self.shows_usage)
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
+
+
+def _hide_errors(items: list[Item], raws: list[bytes], count: int) -> None:
+    """Remove the error objects of the last *count* choices, those of the last chunk: what follows is the sidecar's own error."""
+    try:
+        hidden = [(choice, own, without_error(payload)) for choice, own, payload in items[-count:]]
+    except ValueError:
+        del items[-count:], raws[-1]
+        return
+    raws[-1] = b"data: " + hidden[0][2] + b"\n\n"
+    items[-count:] = [(choice, own and raws[-1], payload) for choice, own, payload in hidden]

@@ -169,7 +169,13 @@ def _fields(payload: bytes) -> dict[str, Any]:
 
 
 def without_error(payload: bytes) -> bytes:
-    """Return the chunk in *payload* without its error; raises `ValueError` where it cannot be encoded again."""
+    """Return the chunk in *payload* without its error and those of its choices (OpenRouter).
+
+    They are not redacted.  Raises `ValueError` where the chunk cannot be encoded again.
+    """
     data = decode_object(payload)
-    data.pop("error", None)
+    choices = data.get("choices")
+    for part in (data, *(choices if isinstance(choices, list) else ())):
+        if isinstance(part, dict):
+            part.pop("error", None)
     return msgspec.json.encode(data)

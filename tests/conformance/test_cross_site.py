@@ -18,7 +18,6 @@ from wire import Client, Upstream, eventually, upstream
 
 from sidecar.config.settings import Settings
 from sidecar.server.gateway import Gateway
-from sidecar.server.http1.http_protocol import HttpProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -312,7 +311,7 @@ async def test_refusals_of_all_kinds_have_an_address(tmp_path: Path, protocol: t
 async def test_event_form_of_chat_refusals_holds(tmp_path: Path) -> None:
     """With `chat_refusals = "event"` the chat client shows the reason, and the record has the code."""
     text = '[server]\nchat_refusals = "event"\n'
-    async with upstream() as up, recorded(tmp_path, up, text, protocol=HttpProtocol) as it:
+    async with upstream() as up, recorded(tmp_path, up, text) as it:
         status, _, body = await it.served.post("/api/chat", CHAT, "host: box.lan")
         record = await it.one()
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import openai
 import pytest
+from recording import recorded
 from serving import CHAT, events, settings_of, sidecar
-from wire import HEAD, Connection, Script, sse, token, upstream
+from wire import HEAD, Connection, Script, eventually, sse, token, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +160,64 @@ async def test_key_in_any_field_is_hidden(tmp_path: Path) -> None:
         for body in bodies:
             assert key.encode() not in body
             assert b"gpu7" not in body
+
+
+OWN_KEY = "sk-proj-Ab3dEf7hIjKlMnOpQr9tUvWxYz012345"
+KEY_LETTERS = "".join(filter(str.isalnum, OWN_KEY))
+WRAPPED_KEY = f"{OWN_KEY[:15]}\n    {OWN_KEY[15:]}"
+FORMS = [
+    WRAPPED_KEY,
+    json.dumps(json.dumps(WRAPPED_KEY)),
+    quote("".join(f"%{ord(char):02x}" for char in OWN_KEY)),
+    b64encode(f"user:{OWN_KEY}".encode()).decode(),
+    "".join(f"&#{ord(char)};" for char in OWN_KEY),
+    f"{'word ' * 1_597}  {OWN_KEY}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["wrapped", "JSON", "URL", "base64", "HTML", "at the limit"])
+@pytest.mark.parametrize("client", [False, True], ids=["own key", "client's key"])
+async def test_key_in_any_form_reaches_no_client(tmp_path: Path, form: str, *, client: bool) -> None:
+    """The key that was sent upstream, in any form and in any place of an answer that is an error, reaches no client and no record."""
+    error = {
+        "message": f"for {form}",
+        "param": form[-100:],
+        "metadata": {"raw": json.dumps({"error": form}), "x": [OWN_KEY[at : at + 6] for at in range(0, 40, 6)]},
+    }
+    choice = {"index": 0, "delta": {"content": "b"}, "finish_reason": "error", "error": error}
+    scripts = (
+        answers(400, {"error": error}),
+        streams(token("a"), error={"error": error}),
+        streams(token("a"), error={"choices": [choice]}),
+    )
+    environ = {} if client else {"SIDECAR_UPSTREAM_KEY": OWN_KEY}
+    headers = [f"authorization: Bearer {OWN_KEY}"] if client else []
+    for at, script in enumerate(scripts):
+        async with upstream(script) as up, recorded(tmp_path, up, NO_RETRY, environ=environ) as it:
+            v1 = await it.served.post("/v1/chat/completions", {"model": "m", "stream": True, **CHAT}, *headers)
+            seen = [v1[2], (await it.served.post("/api/chat", CHAT, *headers))[2]]
+            if at == 0:
+                seen.append((await it.served.get("/v1/models", *headers))[2])
+            await eventually(lambda it=it, seen=seen: len(it.records) == len(seen))  # type: ignore[misc]
+        for text in (*seen, *(repr(record).encode() for record in it.records)):
+            letters = "".join(filter(str.isalnum, text.decode()))
+            assert not [piece for at in range(len(KEY_LETTERS) - 7) if (piece := KEY_LETTERS[at : at + 8]) in letters]
+
+
+async def test_upstream_request_id_has_no_part_of_the_key(tmp_path: Path) -> None:
+    """A request id that holds a part of the sidecar's key, or its base64, is not passed on; another one is."""
+    for value, passed in (("req_1", "req_1"), (OWN_KEY[4:20], None), (b64encode(OWN_KEY.encode()).decode(), None)):
+
+        async def script(connection: Connection, value: str = value) -> None:
+            body = b'{"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}'
+            head = f"HTTP/1.1 200 OK\r\nx-request-id: {value}\r\ncontent-length: {len(body)}\r\n\r\n"
+            await connection.send(head.encode() + body)
+
+        async with upstream(script) as up:
+            settings = settings_of(tmp_path, up.url, NO_RETRY, environ={"SIDECAR_UPSTREAM_KEY": OWN_KEY})
+            async with sidecar(settings) as served:
+                status, headers, _ = await served.post("/v1/chat/completions", {"model": "m", **CHAT})
+        assert (status, headers.get("x-upstream-request-id")) == (200, passed)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,14 @@ async def recorded(
     protocol: type[asyncio.Protocol] = HttpProtocol,
     policies: tuple[Policy, ...] = (),
     make_gateway: Callable[[Settings], Gateway] = Gateway,
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Recorded]:
     """Run a sidecar that keeps its records, in front of *up*, a base URL or (None) the upstreams that *text* lists.
 
     *policies* replace those of the profile.
     """
     observer = Keeps()
-    settings = settings_of(folder, up.url if isinstance(up, Upstream) else up, text)
+    settings = settings_of(folder, up.url if isinstance(up, Upstream) else up, text, environ=environ)
     if policies:
         base = msgspec.structs.replace(settings.base, policies=policies)
         settings = msgspec.structs.replace(settings, base=base)

@@ -19,6 +19,7 @@ from .key_refusal import is_about_key
 from .public_object import public_object
 from .redact import redact
 from .sdk import FIRST_SERVER_ERROR, api_error, connection_error, status_error, timeout_error
+from .secret_values import NO_SECRETS, Secrets
 from .token_limits import TokenLimits
 
 BY_CODE = {
@@ -97,7 +98,7 @@ def from_status(
     body: bytes,
     request: httpx.Request,
     *,
-    secrets: Sequence[str] = (),
+    secrets: Secrets = NO_SECRETS,
     own_key: bool = False,
     now: float,
 ) -> UpstreamError:
@@ -110,6 +111,7 @@ def from_status(
     error, text = parse_error_body(body)
     shown = public_object(error, secrets)
     message = shown.get("message") or redact(error.get("message") or "", secrets)
+    message = message or f"The upstream answered with status {status}."
     kind, is_certain = _kind(error, text, status)
     if status == httpx.codes.PAYMENT_REQUIRED and _is_in_flight_limit(error) and "retry-after" in headers:
         kind = "rate"
@@ -119,7 +121,7 @@ def from_status(
     wait = wait_asked(headers, now, hints=False) or _wait_in(error, text, kind, now)
     hint = None if wait or kind != "rate" else wait_asked(headers, now, hints=True)
     return UpstreamError(
-        status_error(status, message or f"The upstream answered with status {status}.", headers, shown, request),
+        status_error(status, message, headers, shown, request, holds_secret=secrets.may_be_in),
         _unless_daily(kind, wait or hint, error, text),
         retry_after=wait or hint,
         wait_is_hint=hint is not None,
@@ -138,7 +140,7 @@ def from_object(
     error: object,
     request: httpx.Request,
     *,
-    secrets: Sequence[str] = (),
+    secrets: Secrets = NO_SECRETS,
     own_key: bool = False,
     worked: bool = False,
     now: float = 0.0,
@@ -211,9 +213,9 @@ def empty(request: httpx.Request, instead: Batch | None) -> UpstreamError:
     return UpstreamError(error, "empty", worked=True, instead=instead)
 
 
-def interrupted(request: httpx.Request, reason: str) -> UpstreamError:
-    """Return the failure of an answer that broke after its first output."""
-    error = connection_error(reason or "The upstream cut its answer.", request)
+def interrupted(request: httpx.Request, reason: str, secrets: Secrets = NO_SECRETS) -> UpstreamError:
+    """Return the failure of an answer that broke after its first output; *reason* may name hosts and hold *secrets*."""
+    error = connection_error(redact(reason, secrets) or "The upstream cut its answer.", request)
     return UpstreamError(error, "interrupted", worked=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 
 _HOST_ASSIGNMENT = re.compile(
     r"\b((?:host(?:name)?|server(?:_?name)?|address|addr|peer|endpoint|base_url|node|pod|port)\s{0,4}=|host(?:name)?[\"']?\s{0,4}:)"
@@ -12,6 +13,7 @@ _HOST_ASSIGNMENT = re.compile(
 _CONNECT_ERROR = re.compile(
     r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|dial tcp(?:: lookup)?)\s{1,4}[\w.:-]+"
 )
+_CONNECT_WORDS = ("enotfound", "eai_again", "econn", "etimedout", "dial tcp")
 _IPV4_ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b")
 _IPV6_ADDRESS = re.compile(
     r"(?<![\w:.])\[?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}(?:\.\d{1,3}){0,3}(?:%\w{1,16})?(?![\w:])(?:\](?::\d{1,5})?)?",
@@ -20,11 +22,16 @@ _IPV6_ADDRESS = re.compile(
 _MIN_IPV6_COLONS = 5
 """Text with this many colons is an address (IPv6 or MAC); a time has two."""
 _EC2_NAME = re.compile(r"\bip(?:-\d{1,3}){4}[\w.-]*", re.IGNORECASE)
-_HOST_WORD = re.compile(r"[\w.@-]+(?::\d{2,5}(?!\w))?", re.ASCII)
+_HOST_WORD = re.compile(
+    r"(?<![\w.@-])[.@-]*(?:\w[\w-]*(?:[.@]+(?=[\w-])[\w.@-]*(?::\d{2,5}(?!\w))?|:\d{2,5}(?!\w))|localhost\b[\w-]*)",
+    re.ASCII | re.IGNORECASE,
+)
+MAX_HOST_NAME_LENGTH = 253
+MAX_HOST_WORDS = 250
+"""Words with dots of one error that are judged; those that follow are masked."""
 _NUMBERED_LABEL = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
 _VERSION_NUMBER = re.compile(r"v?\d+\.\d", re.IGNORECASE)
 _CAMEL_CASE = re.compile(r"(?:[A-Z][a-z]+){2,6}")
-_MIN_TOKEN_LENGTH = 32
 
 
 def _words(line: str) -> frozenset[str]:
@@ -52,13 +59,19 @@ FIELD_WORDS = _words(
 
 
 def mask_hosts(text: str, mask: str) -> str:
-    """Return *text* with *mask* in place of host names (with their ports), addresses, and words of 32 characters or more with digits."""
-    text = _HOST_ASSIGNMENT.sub(lambda found: found[1] + mask, text)
-    text = _CONNECT_ERROR.sub(lambda found: f"{found[1]} {mask}", text)
-    text = _IPV6_ADDRESS.sub(lambda found: mask if _is_ipv6(found[0]) else found[0], text)
-    text = _IPV4_ADDRESS.sub(mask, text)
-    text = _EC2_NAME.sub(mask, text)
-    return _HOST_WORD.sub(lambda found: _masked(found, mask), text)
+    """Return *text* with *mask* in place of host names (with their ports) and addresses."""
+    lowered, words = text.lower(), count(1)
+    if "=" in text or "host" in lowered:
+        text = _HOST_ASSIGNMENT.sub(lambda found: found[1] + mask, text)
+    if any(word in lowered for word in _CONNECT_WORDS):
+        text = _CONNECT_ERROR.sub(lambda found: f"{found[1]} {mask}", text)
+    if ":" in text:
+        text = _IPV6_ADDRESS.sub(lambda found: mask if _is_ipv6(found[0]) else found[0], text)
+    if "." in text:
+        text = _IPV4_ADDRESS.sub(mask, text)
+    if "ip-" in lowered:
+        text = _EC2_NAME.sub(mask, text)
+    return _HOST_WORD.sub(lambda found: mask if next(words) > MAX_HOST_WORDS else _masked(found, mask), text)
 
 
 def _is_ipv6(found: str) -> bool:
@@ -72,13 +85,16 @@ def _masked(found: re.Match[str], mask: str) -> str:
     after_index = word.startswith(".") and found.string[found.start() - 1 : found.start()] in ("]", ")")
     if not after_index and ("@" in name.strip("@") or _is_host(name) or (colon and _is_host_with_port(name))):
         return mask + ("" if colon else end)
-    if any(len(piece) >= _MIN_TOKEN_LENGTH and _has_letters_and_digits(piece) for piece in name.split(".")):
-        return mask + ("" if colon else end)
     return found[0]
 
 
 def _is_host(name: str) -> bool:
-    """Whether a dotted *name* is a host's: it ends in letters and is not a sentence end, file, field path or version."""
+    """Whether a dotted *name* is a host's: it ends in letters and is not a sentence end, file, field path or version.
+
+    One longer than names of hosts can be is taken for one: no text needs it.
+    """
+    if len(name) > MAX_HOST_NAME_LENGTH:
+        return True
     labels = name.split(".")
     first, last = labels[0], labels[-1]
     if len(labels) == 1:
@@ -108,7 +124,3 @@ def _is_host_with_port(name: str) -> bool:
         and any(char.isalpha() for char in name)
         and not all(_is_field(label) for label in name.split("."))
     )
-
-
-def _has_letters_and_digits(piece: str) -> bool:
-    return any(char.isdigit() for char in piece) and any(char.isalpha() for char in piece)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,13 +30,23 @@ def load() -> Any:
 
 
 def status_error(
-    status: int, message: str, headers: httpx.Headers, error_fields: Mapping[str, object], request: httpx.Request
+    status: int,
+    message: str,
+    headers: httpx.Headers,
+    error_fields: Mapping[str, object],
+    request: httpx.Request,
+    *,
+    holds_secret: Callable[[str], bool] | None = None,
 ) -> Cause:
-    """Return the cause of an answer with another status than 200; *error_fields* is its error object for clients."""
+    """Return the cause of an answer with another status than 200; *error_fields* is its error object for clients.
+
+    The exception has those of *headers* for which *holds_secret* is false.
+    """
     name = _CLASS_BY_STATUS.get(status, "InternalServerError" if status >= FIRST_SERVER_ERROR else "APIStatusError")
 
     def make() -> Exception:
-        response = httpx.Response(status, headers=headers, content=b"", request=request)
+        fields = [each for each in headers.multi_items() if holds_secret is None or not holds_secret(each[1])]
+        response = httpx.Response(status, headers=fields, content=b"", request=request)
         return _exception(name, message, response=response, body=error_fields or None)
 
     return Cause(make, name, message, status=status, error_fields=error_fields)

@@ -45,6 +45,8 @@ _CREDENTIAL_NAME = re.compile(
     r"|dpop|x-amzn-oidc-.+|x-ms-token-.+|x-ms-client-principal.*|.*client-cert.*"
 )
 """Headers that hold a secret or a proof of identity, those that load balancers add for a user included."""
+_CREDENTIAL_PARAMETER = re.compile(r"(.+[-_.])?(key|code|sig|signature|auth)")
+"""Parameters of URLs that hold a secret: Gemini's `key`, Azure's `code` and `sig`."""
 _ACCOUNT_NAME = re.compile(r"openai-organi[sz]ation|openai-project|x-goog-user-project|chatgpt-account-id")
 
 
@@ -84,6 +86,12 @@ def is_header_name(name: str) -> bool:
 def is_header_value(value: str) -> bool:
     """Whether *value* can be sent as the value of a header: printable ASCII."""
     return value.isascii() and value.isprintable()
+
+
+def is_credential_name(name: str) -> bool:
+    """Whether a header or a parameter of a URL with this *name* holds a secret."""
+    canonical = name.lower().replace("_", "-")
+    return any(pattern.fullmatch(canonical) for pattern in (_CREDENTIAL_NAME, _CREDENTIAL_PARAMETER))
 
 
 def forwarding_faults(names: Iterable[str], own: Collection[str]) -> Iterator[str]:

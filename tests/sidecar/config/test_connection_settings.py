@@ -97,6 +97,17 @@ def test_proxy_of_each_upstream(folder: Path) -> None:
     assert "secret" not in repr(found[0])
 
 
+def test_credentials_in_headers_and_parameters_are_secrets(folder: Path) -> None:
+    """Values of headers and URL parameters that are named like credentials are secrets of the upstream, and so is what a proxy gets."""
+    more = (
+        "headers = { x-functions-key = 'hk', x-team = 'search' }\nquery = { key = 'qk', sig = 'qs', api-version = '1' }"
+    )
+    (found,) = choices(folder, table(TLS, more), {"HTTPS_PROXY": "http://u:secret@p:1"})
+
+    assert found.via is not None
+    assert found.secrets == ("secret", found.via.authorization, "hk", "qk", "qs")
+
+
 @pytest.mark.parametrize("where", [("--upstream", None), (None, "SIDECAR_UPSTREAM")])
 def test_upstream_from_flag_or_environment(
     where: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -109,6 +109,26 @@ def test_error_beside_choices_counts() -> None:
         assert (reading.done, reading.finished) == (False, False)
 
 
+FAILED = {"code": 502, "message": "key sk-of-ours at gpu7"}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("content", ["", "b"])
+def test_error_object_of_a_failed_choice_is_not_forwarded(content: str, count: int) -> None:
+    """A choice that ends with `error` is forwarded without the server's error object, which is not redacted."""
+    choices = [
+        {"index": at, "delta": {"content": content}, "finish_reason": "error", "error": FAILED} for at in range(count)
+    ]
+    reading, batches = read(sse(delta(content="a"), {"id": "x", "choices": choices, "error": None}))
+
+    raw = b"".join(batch.raw for batch in batches)
+    assert reading.failure == {"message": "the model failed", "code": "error"}
+    assert b"gpu7" not in raw + b"".join(event.raw + event.payload for batch in batches for event in batch.events)
+    assert raw.count(b'"finish_reason":"error"') == count
+    assert raw.startswith(sse(delta(content="a")))
+    assert [event.text for batch in batches for event in batch.events] == ["a", *[content] * count]
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_chunk_or_a_value_error(payload: bytes) -> None:
     """Any bytes are a chunk or raise ValueError."""

@@ -10,7 +10,8 @@ import openai
 import pytest
 from upstream_errors import NOW, REQUEST, classified, error_body
 
-from sidecar.upstream.errors.classify import from_exception, from_object, from_status
+from sidecar.upstream.errors.classify import from_exception, from_object, from_status, interrupted
+from sidecar.upstream.errors.secret_values import Secrets
 
 IN_FLIGHT = error_body(code=402, metadata={"limit_source": "openrouter_in_flight_budget"})
 
@@ -92,7 +93,7 @@ def test_only_the_message_of_an_error_object_is_quoted(body: bytes, words: str) 
 def test_suspicious_code_type_or_param_is_dropped(value: object) -> None:
     """A code, type or param that is not a plain name, or that holds a key, is dropped."""
     body = json.dumps(error_body(code=value, type=value, param=value)).encode()
-    error = from_status(400, httpx.Headers(), body, REQUEST, secrets=[SECRET], now=NOW).error
+    error = from_status(400, httpx.Headers(), body, REQUEST, secrets=Secrets([SECRET]), now=NOW).error
 
     assert isinstance(error, openai.APIError)
     assert (error.code, error.type, error.param) == (None, None, None)
@@ -160,3 +161,13 @@ def test_transport_exception_is_classified(error: Exception, kind: str, worked: 
 
     assert (found.kind, found.worked) == (kind, worked)
     assert isinstance(found.error, openai.APITimeoutError if kind.endswith("timeout") else openai.APIConnectionError)
+
+
+def test_reason_of_a_cut_names_no_host_and_no_key() -> None:
+    """The text of a transport's exception, which the record of the call has, is redacted like an upstream's text."""
+    reason = f"peer gpu7.corp.internal:8000 closed; sent Bearer {SECRET}"
+    message = interrupted(REQUEST, reason, Secrets([SECRET])).cause.message
+
+    assert message.startswith("peer [redacted]")
+    assert not [word for word in ("gpu7", "8000", SECRET) if word in message]
+    assert interrupted(REQUEST, "").cause.message == "The upstream cut its answer."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.upstream.errors.public_object import MAX_OBJECT_DEPTH, MAX_OBJECT_VALUES, public_object
-from sidecar.upstream.errors.redact import MAX_READ_LENGTH, MAX_TEXT_LENGTH
+from sidecar.upstream.errors.public_object import MAX_NAME_LENGTH, MAX_OBJECT_DEPTH, MAX_OBJECT_VALUES, public_object
+from sidecar.upstream.errors.redact import ENCODED_MESSAGE, MAX_READ_LENGTH, MAX_TEXT_LENGTH
+from sidecar.upstream.errors.secret_values import Secrets
 from sidecar.wire.error_object import error_object
 
 SECRET = "sEcr3t/KeyOf+Ours"
@@ -119,7 +121,7 @@ ODD = {
 )  # fmt: skip
 def test_every_field_of_a_vendor_is_shown(body: Any, shown: dict[str, Any]) -> None:
     """All fields pass, at any depth, with their types: numbers stay numbers, null stays null."""
-    found = public_object(error_object(body), [SECRET])
+    found = public_object(error_object(body), Secrets([SECRET]))
 
     assert found == shown
     assert msgspec.json.decode(msgspec.json.encode(found)) == shown
@@ -188,7 +190,7 @@ HIDDEN = [
 @pytest.mark.parametrize(("name", "value"), HIDDEN)
 def test_secret_and_infrastructure_are_hidden(name: str, value: object) -> None:
     """Keys, hosts, addresses, paths and stack traces are hidden at any depth, in values and in names."""
-    text = json.dumps(public_object({"message": "m", name: value}, [SECRET]))
+    text = json.dumps(public_object({"message": "m", name: value}, Secrets([SECRET])))
 
     for word in (SECRET, SECRET.lower(), "10.0.0.7", "gpu7", "internal", "/srv", "app.py", "router", "8000"):
         assert word not in text
@@ -212,7 +214,7 @@ def test_secret_and_infrastructure_are_hidden(name: str, value: object) -> None:
 )
 def test_escaped_secret_is_hidden(text: str) -> None:
     """A key, a path and an address are hidden also in the spelling of JSON in a string, of HTML and of a URL."""
-    shown = json.dumps(public_object({"message": text, "metadata": {"raw": text}}, [SECRET]))
+    shown = json.dumps(public_object({"message": text, "metadata": {"raw": text}}, Secrets([SECRET])))
 
     for word in ("keyof", "srv", "router"):
         assert word not in shown.lower()
@@ -223,7 +225,7 @@ def test_escaped_secret_is_hidden(text: str) -> None:
 )
 def test_plain_text_with_slashes_is_shown(text: str) -> None:
     """Text that only resembles an escaped path is unchanged."""
-    assert public_object({"message": text}, [SECRET]) == {"message": text}
+    assert public_object({"message": text}, Secrets([SECRET])) == {"message": text}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ VALUES = st.recursive(
 def test_any_json_gives_an_encodable_object(value: Any) -> None:
     """Any JSON value, as the whole or as a field, is shown in a form that can be sent, without the key."""
     for error in (error_object(value), {"message": SECRET, "x": value, "y": [SECRET, value]}):
-        raw = msgspec.json.encode(public_object(error, [SECRET]))
+        raw = msgspec.json.encode(public_object(error, Secrets([SECRET])))
         assert SECRET.encode() not in raw
 
 
@@ -287,5 +289,56 @@ def test_time_of_an_object_is_bounded(unit: str) -> None:
         {"message": "m", "x": [unit * 20] * 500},
     ):
         before = time.process_time()
-        public_object(error, [SECRET])
+        public_object(error, Secrets([SECRET]))
         assert time.process_time() - before < MAX_CPU_SECONDS
+
+
+KEY = "sk-proj-Ab3dEf7hIjKlMnOpQr9tUvWxYz012345"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": f"key {KEY[:20]}", "param": KEY[20:]},
+        {"message": f"key {KEY[:7]}", "param": KEY[7:14], "type": KEY[14:21], "code": KEY[21:]},
+        {"message": "m", "parts": [KEY[at : at + 5] for at in range(0, 40, 5)]},
+        {"message": "m", "x": {"a": KEY[:6], "b": {"c": KEY[6:12], "d": [KEY[12:18], KEY[18:24]]}, "e": KEY[24:]}},
+        {"message": "m", KEY[:20]: {KEY[20:]: 1}},
+        {"message": "m", KEY[:13]: KEY[13:]},
+        {"message": "m", "metadata": {"raw": json.dumps({"error": {"message": json.dumps({"k": f"{KEY[:9]}\n{KEY[9:]}"})}})}},
+        {"message": "m", "metadata": {"raw": b64encode(f"Authorization: {KEY}".encode()).decode()}},
+        {"message": "m", "x": ["word"] * 97 + [KEY]},
+        {"message": "m" * (MAX_READ_LENGTH - 30), "x": KEY, "y": KEY},
+        {"message": "m" * (MAX_READ_LENGTH - 12), "x": KEY},
+        {"message": "m", "param": ("x" * (MAX_NAME_LENGTH - len(KEY))) + KEY},
+    ],
+)  # fmt: skip
+def test_split_key_is_hidden(error: dict[str, Any]) -> None:
+    """A key that is split over several fields, names, list items or lines, or cut at a limit, leaves no eight characters in a row."""
+    shown = public_object(error, Secrets([KEY]))
+    texts: list[str] = []
+
+    def collect(value: Any) -> None:
+        texts.append(value) if isinstance(value, str) else None
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            collect(each)
+
+    collect(shown)
+    for text in ("".join(texts), json.dumps(shown), json.dumps(list(shown))):
+        letters = "".join(filter(str.isalnum, text)).lower()
+        wanted = "".join(filter(str.isalnum, KEY)).lower()
+        assert not [at for at in range(len(wanted) - 7) if wanted[at : at + 8] in letters], text
+
+
+def test_number_that_is_a_secret_is_dropped() -> None:
+    """A password of digits is not shown as a number either; other numbers are."""
+    assert public_object({"message": "m", "x": 98765432109, "n": [1795910400, 98765432109]}, Secrets(["98765432109"])) == {
+        "message": "m",
+        "n": [1795910400],
+    }  # fmt: skip
+
+
+def test_object_that_is_encoded_too_often_shows_no_text() -> None:
+    """One part that cannot be read to its end hides all texts, since a secret may be split over them."""
+    shown = public_object({"message": "m", "code": 7, "type": "t", "x": "V" * 3_900, "y": "text"}, Secrets([KEY]))
+    assert shown == {"message": ENCODED_MESSAGE, "code": 7}

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.upstream.errors.public_object import public_object
 from sidecar.upstream.errors.redact import MAX_TEXT_LENGTH, PAGE_MESSAGE, redact
+from sidecar.upstream.errors.secret_values import Secrets
 
 SECRET_KEY = "sEcr3t/KeyOf+Ours"
 MAX_CPU_SECONDS = 0.5
@@ -46,7 +47,7 @@ MAX_CPU_SECONDS = 0.5
 )
 def test_plain_text_is_unchanged(text: str) -> None:
     """Sentences, field paths, file names, versions and model names are unchanged."""
-    assert redact(text, [SECRET_KEY]) == text
+    assert redact(text, Secrets([SECRET_KEY])) == text
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_plain_text_is_unchanged(text: str) -> None:
 )
 def test_secrets_are_masked(text: str, secret: str) -> None:
     """Hosts, addresses, stack traces and our own keys, in any encoding, are masked."""
-    clean = redact(text, [SECRET_KEY])
+    clean = redact(text, Secrets([SECRET_KEY]))
 
     assert not [each for each in secret.split() if each in clean], clean
     assert ".cn" not in clean
@@ -122,7 +123,7 @@ def test_page_is_replaced(text: str) -> None:
 
 def test_short_key_is_masked_exactly() -> None:
     """A key that is only a short word masks that word in its exact spelling."""
-    assert redact("the body is empty, not EMPTY", ["EMPTY"]) == "the body is empty, not [redacted]"
+    assert redact("the body is empty, not EMPTY", Secrets(["EMPTY"])) == "the body is empty, not [redacted]"
 
 
 @pytest.mark.parametrize("key", ["x", "k", "o", "-", "none", "tok"])
@@ -134,8 +135,8 @@ def test_dummy_key_masks_no_part_of_a_word(key: str) -> None:
         "type": "x_nonexistent",
     }
 
-    assert public_object(error, [key])["message"] == error["message"]
-    assert public_object(error, [key])["code"] == error["code"]
+    assert public_object(error, Secrets([key]))["message"] == error["message"]
+    assert public_object(error, Secrets([key]))["code"] == error["code"]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,33 @@ def test_dotted_code_is_no_host(name: str) -> None:
     assert redact(f"{name}: no") == f"{name}: no"
     assert public_object({"message": "m", "code": name})["code"] == name
     assert "corp" not in redact("gpu7.corp.internal.RateLimit")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("org-abcDEF123ghiJKL456mnoPQR", "proj_Ab12Cd34Ef56Gh78", "3f2a9c81d0e4b7f65a1c2d3e4f5a6b7c", "llm-7d9f8b6c5d-x2k9p"),
+        *("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N", "A1B2C3D4E5F6G7", "0x7f8a1b2c3d4e"),
+        *("dXNlcjpodW50ZXIyLWh1bnRlcjM=", "AKIAIOSFODNN7EXAMPLE", "hf-like_aB3dE5fG7hI9"),
+    ],
+)  # fmt: skip
+def test_word_that_looks_random_is_masked(word: str) -> None:
+    """Keys that the sidecar does not know, tokens, hashes, and identifiers of accounts and containers are masked."""
+    assert redact(f"no {word} here") == "no [redacted] here"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("Qwen3-235B-A22B-Instruct-2507-FP8", "meta-llama-Llama-3-70B-Instruct-function-calling", "phi-3.5-mini-instruct-q4f16_1-MLC"),
+        *("anthropic.claude-3-5-sonnet-20241022-v2", "ft:gpt-4o-mini-2024-07-18:acme:suffix:7p4lURel", "Mixtral-8x7B-Instruct-v0.1-GPTQ"),
+        *("req_011CSHoEeqs5C35K2UUqR7Fy", "call_abc123DEF456ghi789JKL0", "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT"),
+        *("550e8400-e29b-41d4-a716-446655440000", "20260926T121408Z", "1795910400123456", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
+    ],
+)  # fmt: skip
+def test_name_is_no_random_word(word: str) -> None:
+    """Names of models, identifiers of requests and tool calls, times and numbers are unchanged, however long."""
+    assert redact(f"no {word} here") == f"no {word} here"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +188,7 @@ def test_time_is_linear(unit: str) -> None:
     """No hostile text takes long: not 8 kB of one pattern, alone or with a prefix or suffix."""
     for text in (unit * 8_000, "x" + unit * 8_000 + "!", "<p " + unit * 8_000, "token" + unit * 8_000):
         before = time.process_time()
-        clean = redact(text, [SECRET_KEY])
+        clean = redact(text, Secrets([SECRET_KEY]))
         assert time.process_time() - before < MAX_CPU_SECONDS
         assert len(clean) <= MAX_TEXT_LENGTH
 
@@ -185,7 +213,7 @@ def test_time_is_linear(unit: str) -> None:
 )  # fmt: skip
 def test_secrets_hosts_and_traces_are_removed(text: str) -> None:
     """Keys, hosts, paths and stack traces are removed."""
-    clean = redact(text, ["hush-hush"])
+    clean = redact(text, Secrets(["hush-hush"]))
     for secret in ("sk-proj", "wxyz", "example.com", "internal", "10.1.2.3", "::1", "abcdefghijkl", "abcd1234", "/usr", "y.py", "server.js", "Users", "hush"):  # fmt: skip
         assert secret not in clean
 

@@ -14,6 +14,7 @@ import pytest
 from policies.api.failure import Cause
 from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.sdk import api_error, connection_error, status_error, timeout_error
+from sidecar.upstream.errors.secret_values import Secrets
 
 UPSTREAM_REQUEST = httpx.Request("POST", "http://upstream/v1/chat/completions")
 ERROR_FIELDS = {"code": "slow_down", "type": "requests", "param": "n"}
@@ -87,6 +88,16 @@ def test_status_errors_agree(status: int) -> None:
     error = agreed(cause)
     assert isinstance(error, openai.APIStatusError)
     assert (error.status_code, error.response.headers["x-y"]) == (cause.status_code, "z")
+
+
+def test_exception_has_no_header_with_a_secret() -> None:
+    """A policy that reads the headers of the exception finds none whose value holds a secret, escaped or not."""
+    headers = httpx.Headers([("x-y", "z"), ("set-cookie", "key=opaque%2Dkey-0123"), ("x-debug", "opaque-key-0123")])
+    holds_secret = Secrets(["opaque-key-0123"]).may_be_in
+    cause = status_error(400, "No.", headers, {}, UPSTREAM_REQUEST, holds_secret=holds_secret)
+
+    assert isinstance(cause.error, openai.APIStatusError)
+    assert list(cause.error.response.headers.items()) == [("x-y", "z")]
 
 
 @pytest.mark.parametrize(
