@@ -8,7 +8,7 @@ NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel drill lint format format-check typecheck check build smoke bench test-engine test-clients clean
+.PHONY: help demo test test-kill soak cancel drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ cancel: $(VENV)/.ready ## Measure how soon the upstream request is closed after 
 
 drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the requests that reach it
 	PYTHONPATH=tests/doubles $(BIN)/python bench/outage.py
+
+stalls: $(VENV)/.ready ## Print the longest step of the event loop for each hostile request and answer (STALLS=--only=models)
+	PYTHONPATH=tests/doubles $(BIN)/python bench/stalls.py $(STALLS)
 
 lint: $(VENV)/.ready ## Lint with ruff, all rules
 	$(BIN)/ruff check .
