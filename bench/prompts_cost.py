@@ -32,6 +32,8 @@ from sidecar.server.process import _freeze_startup_objects
 
 KB, MB = 1 << 10, 1 << 20
 PART_BYTES = 64 * KB
+MOST_ITEMS = 9_900
+"""Messages, or parts of them, a little fewer than a body may have."""
 SAMPLE_TEXT = 'He chat_body: "the quick brown fox", and\njumped over [the] {lazy} dog. '
 PARTS = {
     "read": ("sidecar.downstream.request:read_body",),
@@ -54,7 +56,7 @@ def shapes() -> Iterator[tuple[str, str, dict[str, Any] | bytes]]:
     """Yield the name, path and content of each body."""
     yield "chat, 1,000 x 1 kB", CHAT_PATH, chat_body(conversation(1000, SAMPLE_TEXT, 960))
     yield "1,000 x 1 kB", COMPLETIONS_PATH, chat_body(conversation(1000, SAMPLE_TEXT, 1000))
-    yield "1 MB of 3 letters", COMPLETIONS_PATH, chat_body(conversation(MB // 38, "abc", 3))
+    yield "9,900 of 3 letters", COMPLETIONS_PATH, chat_body(conversation(MOST_ITEMS, "abc", 3))
     yield "1 MB of []", COMPLETIONS_PATH, with_extra_field(b"[]", MB)
     yield "1 MB of deep []", COMPLETIONS_PATH, with_extra_field(b"[" * 90 + b"]" * 90, MB)
     yield "1 MB of floats", COMPLETIONS_PATH, with_extra_field(b"1.7976931348623157e308", MB)
@@ -62,12 +64,12 @@ def shapes() -> Iterator[tuple[str, str, dict[str, Any] | bytes]]:
     yield (
         "1 MB of keys",
         COMPLETIONS_PATH,
-        b'{"x": {%b}, ' % b",".join(b'"%06d":1' % at for at in range(MB // 11)) + BODY_END,
+        b'{"x": {%b}, ' % b",".join(b'"%013d":1' % at for at in range(MB // 21)) + BODY_END,
     )
     yield (
-        "1 MB of parts",
+        "9,900 parts",
         COMPLETIONS_PATH,
-        chat_body([{"role": "user", "content": [{"type": "text", "text": "a"}] * (MB // 30)}]),
+        chat_body([{"role": "user", "content": [{"type": "text", "text": "a"}] * MOST_ITEMS}]),
     )
     tool = {"name": "f", "description": SAMPLE_TEXT * 8, "parameters": {"type": "object", "properties": {}}}
     yield (
@@ -75,7 +77,7 @@ def shapes() -> Iterator[tuple[str, str, dict[str, Any] | bytes]]:
         COMPLETIONS_PATH,
         chat_body(conversation(2, "a", 9)) | {"tools": [{"type": "function", "function": tool}] * 1500},
     )
-    yield "16 MB of 1 kB", COMPLETIONS_PATH, chat_body(conversation(16_000, SAMPLE_TEXT, 1000))
+    yield "16 MB of 1.6 kB", COMPLETIONS_PATH, chat_body(conversation(MOST_ITEMS, SAMPLE_TEXT, 1500))
     yield "16 MB of prose", COMPLETIONS_PATH, chat_body(conversation(1, SAMPLE_TEXT, 15 * MB))
     yield "16 MB of Cyrillic", COMPLETIONS_PATH, chat_body(conversation(1, "привет ", 8 * MB))
     yield "16 MB, escaped", COMPLETIONS_PATH, json.dumps(chat_body(conversation(1, "привет ", 2 * MB))).encode()

@@ -34,6 +34,7 @@ UNTYPED_PART_FIELDS = (
 PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning")
 """Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count."""
 _LIMIT_FIELD_SET, _MANY_FIELD_SET = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
+_UNTYPED_PART_FIELD_SET, _PART_TEXT_FIELD_SET = frozenset(UNTYPED_PART_FIELDS), frozenset(PART_TEXT_FIELDS)
 
 MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
 """Notes that a call keeps, and characters of each."""
@@ -82,6 +83,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Data that one policy passes to another. Start each key with the policy's name: "spam.score"."""
     deadline: float | None = None
     """The time of `services.monotonic`, in seconds, by which the answer must have ended."""
+    is_large: bool = False
+    """Whether it has so many bytes, values, or messages and parts, that each policy gets an event-loop iteration of its own."""
     is_client_retry: bool = False
     """Whether the client's SDK marked it as a retry; such a call adds nothing to the retry budget."""
     ceiling_is_ours: bool = False
@@ -264,7 +267,7 @@ def texts(message: Message) -> list[str]:
 
 
 def _part_texts(part: object) -> list[str]:
-    if not isinstance(part, dict):
+    if not isinstance(part, dict) or _PART_TEXT_FIELD_SET.isdisjoint(part):
         return []
     return [text for field in PART_TEXT_FIELDS if isinstance(text := part.get(field), str)]
 
@@ -278,4 +281,9 @@ def part_kind(part: object) -> str | None:
         return None
     if isinstance(kind := part.get("type"), str):
         return kind
-    return next((field for field in UNTYPED_PART_FIELDS if field in part), None)
+    if _UNTYPED_PART_FIELD_SET.isdisjoint(part):
+        return None
+    for field in UNTYPED_PART_FIELDS:
+        if field in part:
+            return field
+    return None

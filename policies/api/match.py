@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 Pattern: TypeAlias = str | list[str]
+
+MAX_REMEMBERED_NAME = 256
+"""Characters of a name whose matches are remembered; longer names are matched each time."""
+REMEMBERED_MATCHES, COMPILED_PATTERN_SETS = 1024, 4096
 
 
 class MatchedCall(Protocol):
@@ -60,6 +65,26 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class PatternSet:
+    """Shell patterns, compiled into one regular expression: a name is matched once, however many patterns there are.
+
+    The regular expressions of `fnmatch.translate` do not backtrack, so the time is linear in the length of the name.
+    """
+
+    __slots__ = ("_expression", "_ignores_case", "_longest_first")
+
+    def __init__(self, patterns: Collection[str], *, ignore_case: bool = False) -> None:
+        self._longest_first = sorted(dict.fromkeys(patterns), key=len, reverse=True)
+        self._ignores_case = ignore_case
+        written = [each.lower() if ignore_case else each for each in self._longest_first]
+        self._expression = re.compile("|".join(f"({translate(each)})" for each in written) or "(?!)")
+
+    def longest(self, name: str) -> str | None:
+        """Return the longest pattern that matches *name*, the first one among those of equal length; None without one."""
+        found = self._expression.match(name.lower() if self._ignores_case else name)
+        return None if found is None or found.lastindex is None else self._longest_first[found.lastindex - 1]
+
+
 def longest_match(name: str, patterns: Collection[str], *, ignore_case: bool = False) -> str | None:
     """Return *name* itself if it is one of *patterns*, else the longest pattern that matches it, else None.
 
@@ -68,12 +93,12 @@ def longest_match(name: str, patterns: Collection[str], *, ignore_case: bool = F
     """
     if name in patterns:
         return name
-    if ignore_case:
-        folded = name.lower()
-        found = (pattern for pattern in patterns if name and fnmatchcase(folded, pattern.lower()))
-    else:
-        found = (pattern for pattern in patterns if name and fnmatchcase(name, pattern))
-    return max(found, key=len, default=None)
+    return _longest(name, tuple(patterns), ignore_case=ignore_case) if name else None
+
+
+def matches_any(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether *name* matches one of *patterns*."""
+    return _longest(name, tuple(patterns)) is not None
 
 
 def _any_fits(call: MatchedCall, pattern: Pattern) -> bool:
@@ -88,15 +113,30 @@ def _fits_model(name: str, pattern: Pattern) -> bool:
     folded = name.lower()
     if isinstance(pattern, str):
         return _matches(folded, pattern.lower())
-    return any(_matches(folded, each.lower()) for each in pattern)
+    return (
+        any(folded == each.lower() for each in pattern) or _longest(name, tuple(pattern), ignore_case=True) is not None
+    )
 
 
 def _fits(value: str, pattern: Pattern) -> bool:
     if isinstance(pattern, str):
         return _matches(value, pattern)
-    return any(_matches(value, each) for each in pattern)
+    return value in pattern or matches_any(value, pattern)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(REMEMBERED_MATCHES)
 def _matches(value: str, pattern: str) -> bool:
-    return value == pattern or fnmatchcase(value, pattern)
+    return value == pattern or _found(value, (pattern,)) is not None
+
+
+def _longest(name: str, patterns: tuple[str, ...], *, ignore_case: bool = False) -> str | None:
+    """Return the longest of *patterns* that matches *name*; the result is remembered unless the name is long."""
+    return (_remembered if len(name) <= MAX_REMEMBERED_NAME else _found)(name, patterns, ignore_case=ignore_case)
+
+
+def _found(name: str, patterns: tuple[str, ...], *, ignore_case: bool = False) -> str | None:
+    return _compiled(patterns, ignore_case=ignore_case).longest(name)
+
+
+_remembered = functools.lru_cache(REMEMBERED_MATCHES)(_found)
+_compiled = functools.lru_cache(COMPILED_PATTERN_SETS)(PatternSet)

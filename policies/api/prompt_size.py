@@ -205,15 +205,21 @@ def _part(part: Any) -> tuple[int, int, bool]:
     text = part.get("text") if isinstance(part, dict) else None
     is_media = kind is not None and kind not in _TEXT_PART_TYPES
     if isinstance(text, str):
-        rest = 0 if part.keys() <= _TEXT_PART_KEYS else len(msgspec.json.encode(part)) - len(msgspec.json.encode(text))
+        rest = 0 if part.keys() <= _TEXT_PART_KEYS else _bytes_beside(part, "text")
         return _bytes(text) + rest, 0, is_media
     if kind in _MEDIA_PART_TYPES and kind == part.get("type"):
         return 0, 0, True
-    size = len(msgspec.json.encode(part))
     if kind in _MEDIA_PART_TYPES:  # named by its field alone: a server may read the other fields instead
-        return size - len(msgspec.json.encode(part[kind])), 0, True
+        return _bytes_beside(part, kind), 0, True
+    size = len(msgspec.json.encode(part))
     read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND_PART_TYPES else size
     return read, size - read if kind in _FILE_PART_TYPES else 0, is_media
+
+
+def _bytes_beside(part: dict[str, Any], field: str) -> int:
+    """Return the bytes of *part* as JSON, except for the value of its *field*, which may be large."""
+    rest = {key: value for key, value in part.items() if key != field}
+    return len(msgspec.json.encode(rest)) + len(field) + (4 if rest else 3)  # quotes, a colon, and a comma
 
 
 def _beside_content(message: Message) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from policies.api.call import Call
 from policies.api.event import Batch
@@ -108,6 +109,8 @@ class Chain:
         claiming: list[tuple[Member, Lease]] = []
         not_covered: list[Member] = []
         for member in self._members.admitting:
+            if call.is_large:
+                await anyio.lowlevel.checkpoint()
             if member.match is not None and not member.match.covers(call):
                 not_covered.append(member)
             elif (lease := await member.running.admit(call)) is not None:
@@ -116,6 +119,8 @@ class Chain:
                 raise HookMisuse(member.has_no_limit(None))
         if not_covered:
             await self._admit_late(run, not_covered, claiming)
+        if call.is_large:
+            await anyio.lowlevel.checkpoint()
         if claiming and (claims := claims_of(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
@@ -137,6 +142,8 @@ class Chain:
         while waiting:
             skipped: list[Member] = []
             for member in waiting:
+                if call.is_large:
+                    await anyio.lowlevel.checkpoint()
                 if not member.covers(call):
                     skipped.append(member)
                 elif (lease := await member.running.admit(call)) is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import msgspec
 
 from policies.api.call import Call
-from policies.api.match import Match
+from policies.api.match import Match, matches_any
 from policies.api.policy import Policy
 from sidecar.wire.request.documented_fields import ForwardedFields
 from sidecar.wire.request.json_body import BadRequest
@@ -17,6 +16,8 @@ from sidecar.wire.request.routing_fields import RoutingField, check_model_name, 
 
 LEGACY_PROFILES = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
 DEFAULT_CHAT_PROFILE = "balanced"
+MAX_PROFILE_NAME = 256
+"""Characters of a profile's name; a longer one is unknown, whatever the time to convert its case."""
 
 
 class Forbidden(Exception):
@@ -98,7 +99,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
         For a key that is restricted to some profiles, a missing name means the first of them.  Raises `Forbidden`.
         """
-        wanted = (name or "").strip().lower()
+        wanted = (name or "").strip()
+        wanted = wanted.lower() if len(wanted) <= MAX_PROFILE_NAME else DEFAULT_CHAT_PROFILE
         if not wanted and self.allowed is not None:
             wanted = self.allowed[0]
         wanted = wanted if wanted in self.profiles else LEGACY_PROFILES.get(wanted, wanted)
@@ -124,7 +126,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         if self.models is None or (call.operation == "models" and not call.model):
             return
         for model in call.candidate_models:
-            if not any(fnmatchcase(model, pattern) for pattern in self.models):
+            if not matches_any(model, self.models):
                 what = f"the model {model[:100]!r}" if model else "a model that the call does not name"
                 raise Forbidden(f"This key may not use {what}.", "model")
 

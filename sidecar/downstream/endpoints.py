@@ -9,10 +9,10 @@ from policies.engine.chain import Chain
 from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
-from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id
+from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id, openai_steps
 
 from .client_errors import not_found
-from .request import IncomingRequest, RequestRefused, check_json, read_object
+from .request import IncomingRequest, RequestRefused, check_json, in_steps, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
 from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .services import RouteServices
 
 SCHEMA_HEADER = b"x-event-schema"
+MANY_ITEMS = 1_000
+"""Messages and their parts from which on a call is large: each policy gets an event-loop iteration of its own."""
 NO_MODEL_ID = ": no model has such an id."
 
 
@@ -37,7 +39,9 @@ class ChatRoute(Route):
         """See `Route`."""
         settings = self.services.settings.server
         check_json(request.headers)
-        fields = await read_object(request, settings.chat_max_body, self.large_inflated, self.services.buffered)
+        fields, is_large = await read_object(
+            request, settings.chat_max_body, self.large_inflated, self.services.buffered
+        )
         messages = chat_nest_messages(fields, settings.chat_roles)
         prompt = system_prompt(fields)
         if prompt and settings.chat_system_prompt == "use":
@@ -48,7 +52,14 @@ class ChatRoute(Route):
             body["model"] = model
         if profile.temperature is not None:
             body["temperature"] = profile.temperature
-        call = self.call(request, body, profile=profile.name, caps=chat_nest_caps(fields), substituted_model=model)
+        call = self.call(
+            request,
+            body,
+            profile=profile.name,
+            caps=chat_nest_caps(fields),
+            substituted_model=model,
+            is_large=is_large or len(messages) > MANY_ITEMS,
+        )
         return call, self.services.chains[profile.owner, profile.name], self.response(ChatNestResponse, request)
 
 
@@ -65,8 +76,10 @@ class CompletionsRoute(Route):
         """See `Route`."""
         check_json(request.headers)
         services = self.services
-        body = await read_object(request, services.settings.server.max_body, self.large_inflated, services.buffered)
-        check_openai(body)
+        body, is_large = await read_object(
+            request, services.settings.server.max_body, self.large_inflated, services.buffered
+        )
+        items = await in_steps(openai_steps(body)) if is_large else check_openai(body)
         note = ""
         if self._known_upstreams is not False or request.access.fields == "known":
             body, note = self._forwarded(body, request.access.fields)
@@ -74,7 +87,7 @@ class CompletionsRoute(Route):
         access = request.access
         plain = named is None and access.allowed is None
         profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
-        call = self.call(request, body, profile=profile.name)
+        call = self.call(request, body, profile=profile.name, is_large=is_large or items > MANY_ITEMS)
         if note:
             call.note(note)
         if self._known_upstreams is None:

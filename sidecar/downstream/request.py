@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack
 from itertools import count
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sidecar.config.access import Access
 from sidecar.wire.request.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
-from sidecar.wire.request.json_body import json_object, json_steps
+from sidecar.wire.request.json_body import LARGE_BODY_BYTES, is_light, json_object, json_steps
 
 from .buffered_bodies import BufferedBodies, HeldBody
 from .client_connection import ClientConnection, Scope
@@ -23,6 +23,8 @@ from .client_errors import (
     unsupported_encoding,
     unsupported_media_type,
 )
+
+T = TypeVar("T")
 
 JSON_MEDIA_TYPE = b"application/json"
 _UTF_8_CHARSET = re.compile(rb"charset=utf-?8(?![^;])")
@@ -114,13 +116,11 @@ async def read_body(connection: ClientConnection, headers: dict[bytes, bytes], l
     raise ClientDisconnected
 
 
-LARGE_BODY_BYTES = 262_144
-"""Bytes of a body from which on it is decoded in several event-loop iterations."""
 LARGE_INFLATED_BODIES = 2
 """Compressed bodies of more than `LARGE_BODY_BYTES`, inflated, that one route decodes at the same time; others wait.
 
-Each takes up to three times `max_body` of memory, for a few kilobytes on the wire. Measured with 60 bodies of 16 kB that
-inflate to 16 MB, sent at once: 2 GB without this limit.
+Each takes three times `max_body` of memory, up to seven where one character needs four bytes in memory, for a few kilobytes
+on the wire. Measured with 60 bodies of 16 kB that inflate to 16 MB, sent at once: 2 GB without this limit.
 """
 
 
@@ -137,8 +137,10 @@ class IncomingRequest(NamedTuple):
 
 async def read_object(
     request: IncomingRequest, limit: int, large_inflated: asyncio.Semaphore, buffered: BufferedBodies
-) -> dict[str, Any]:
-    """Return the JSON object in the body of *request*; a large one is decoded in several event-loop iterations.
+) -> tuple[dict[str, Any], bool]:
+    """Return the JSON object in the body of *request*, and whether it is large.
+
+    A large one is decoded in several event-loop iterations, and should be checked so too (`in_steps`).
 
     *limit* bounds the bytes that were sent, and those that they inflate to. *large_inflated* bounds the compressed bodies
     of more than `LARGE_BODY_BYTES` that are in memory at the same time, *buffered* all bodies until they are decoded.
@@ -146,11 +148,11 @@ async def read_object(
     Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
     """
     raw = request.connection.whole_body()
-    if raw is None or len(raw) > LARGE_BODY_BYTES or b"content-encoding" in request.headers:
+    if raw is None or b"content-encoding" in request.headers or not is_light(raw):
         return await _read_gradually(request, raw, limit, large_inflated, buffered)
     if len(raw) > limit:
         raise RequestRefused(body_too_large(limit))
-    return json_object(raw)
+    return json_object(raw), False
 
 
 async def _read_gradually(
@@ -159,7 +161,7 @@ async def _read_gradually(
     limit: int,
     large_inflated: asyncio.Semaphore,
     buffered: BufferedBodies,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
     """See `read_object`; *raw* is the body if all of it has arrived. Its bytes are held in *buffered* until it is decoded."""
     held = HeldBody(buffered, request.access.tenant)
     try:
@@ -171,14 +173,14 @@ async def _read_gradually(
             raise RequestRefused(unread_requests_full())
         if coding := content_coding(request.headers):
             return await _inflated_object(inflate_steps(raw, coding, limit), limit, large_inflated)
-        return json_object(raw) if len(raw) <= LARGE_BODY_BYTES else await _large_object(raw)
+        return (json_object(raw), False) if is_light(raw) else (await _large_object(raw), True)
     finally:
         held.release()
 
 
 async def _inflated_object(
     steps: Generator[int, None, bytes], limit: int, large_inflated: asyncio.Semaphore
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
     """Return the object in the body that *steps* inflate (`inflate_steps`); a large one waits for *large_inflated*."""
     async with AsyncExitStack() as held:
         waits = True
@@ -187,7 +189,7 @@ async def _inflated_object(
                 size = next(steps)
             except StopIteration as end:
                 raw: bytes = end.value
-                return json_object(raw) if len(raw) <= LARGE_BODY_BYTES else await _large_object(raw)
+                return (json_object(raw), False) if is_light(raw) else (await _large_object(raw), True)
             except InflatedTooLarge:
                 raise RequestRefused(body_too_large(limit)) from None
             if waits and size >= LARGE_BODY_BYTES:
@@ -199,12 +201,17 @@ async def _inflated_object(
 async def _large_object(raw: bytes) -> dict[str, Any]:
     """Return the object in *raw*, decoded in several event-loop iterations."""
     await asyncio.sleep(0)
-    steps = json_steps(raw)
+    found = await in_steps(json_steps(raw))
+    await asyncio.sleep(0)
+    return found
+
+
+async def in_steps(steps: Generator[None, None, T]) -> T:
+    """Return the result of *steps*, each of which runs in an event-loop iteration of its own."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            await asyncio.sleep(0)
-            found: dict[str, Any] = end.value
-            return found
+            result: T = end.value
+            return result
         await asyncio.sleep(0)

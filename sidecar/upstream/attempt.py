@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .dialect import RequestStyle
 
 STATUS_OK = 200
-LARGE_PROMPT_BYTES = 262_144
 MAX_REPEATS = 3
 """Repeats of a call at one upstream, in all attempts, after it refused a field or a ceiling that the sidecar added."""
 TIMER_SLACK_SECONDS = 0.05
@@ -119,7 +118,7 @@ class Attempt:
         head_limit = limits.head if streams else limits.whole
         timeout = self._timeout = ProgressTimeout(head_limit)
         for left in range(repeats, -1, -1):
-            if call.size is not None and call.size.bytes > LARGE_PROMPT_BYTES:
+            if call.is_large:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each
             try:
                 with timeout:
@@ -131,6 +130,8 @@ class Attempt:
             call.upstream_headers = passed_headers(response.fields, upstream.secrets.are_in)
             if response.status == STATUS_OK:
                 if style is not known:
+                    if call.is_large:
+                        await asyncio.sleep(0)
                     upstream.dialect.learn(model, known, style, call)
                 if streams:
                     timeout.reset(limits.first_token)

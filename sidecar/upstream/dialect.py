@@ -154,11 +154,12 @@ class Dialect:
             return
         evidence = {"plain_usage": b"stream_options", "modern_limit": b"max_completion_tokens", "alone": b"max_"}
         changed = [field for field in evidence if getattr(accepted, field) and not getattr(first, field)]
-        sent = sent_words(call) if changed else b""
+        fitted = accepted.ceiling if accepted.ceiling is not first.ceiling else None
+        sent = sent_words(call) if changed or (fitted is not None and fitted.may_hold_for_others) else b""
         learnt: dict[str, Any] = {field: True for field in changed if evidence[field] not in sent}
-        if accepted.ceiling is not None and accepted.ceiling is not first.ceiling:
-            call.note(accepted.ceiling.describe(call))
-            ceiling = lesson(call, accepted.ceiling)
+        if fitted is not None:
+            call.note(fitted.describe(call))
+            ceiling = lesson(fitted, sent)
             if ceiling is not UNCHANGED_CEILING and not (ceiling.is_credit and self._pays_itself(call)):
                 seconds = CREDIT_LESSON_SECONDS if ceiling.is_credit else CEILING_LESSON_SECONDS
                 learnt["ceiling"] = msgspec.structs.replace(ceiling, until=self._monotonic() + seconds)

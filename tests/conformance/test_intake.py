@@ -110,7 +110,7 @@ async def test_unread_bodies_are_bounded(tmp_path: Path) -> None:
         upstream(hello) as up,
         sidecar(settings_of(tmp_path, up.url, f"[server]\nmax_buffered = {size * 7 // 2}\n{BUDGET}")) as served,
     ):
-        whole = json.dumps(HI | {"user": "u" * size}).encode()
+        whole = json.dumps(HI | {"padding": "u" * size}).encode()
         waiting = [await served.client() for _ in range(3)]
         for client in waiting:
             client.writer.write(post(V1, len(whole)) + whole[:-100])
@@ -131,7 +131,7 @@ async def test_one_tenant_cannot_fill_the_buffer(tmp_path: Path) -> None:
     text = f"[server]\nmax_buffered = {size * 3}\n{BUDGET}{KEYS}"
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
         keys = {tenant: f"authorization: Bearer {KEY}-{tenant}" for tenant in "ab"}
-        whole = json.dumps(HI | {"user": "u" * size}).encode()
+        whole = json.dumps(HI | {"padding": "u" * size}).encode()
         first = await served.client()
         first.writer.write(post(V1, len(whole), keys["a"]) + whole[:-100])
         await eventually(lambda: served.gateway.buffered.total > 0.9 * size)

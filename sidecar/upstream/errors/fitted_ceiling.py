@@ -12,7 +12,7 @@ from httpx import codes
 
 from policies.api.call import LIMIT_FIELDS, Call
 from policies.api.prompt_size import size_of
-from policies.api.tokens import BYTES_PER_TOKEN, MEDIA_TOKENS, MESSAGE_TOKENS, PART_TOKENS
+from policies.api.tokens import BYTES_PER_TOKEN, MEDIA_TOKENS, MESSAGE_TOKENS, PART_TOKENS, Size
 
 from .sdk import FIRST_SERVER_ERROR
 from .token_limits import TokenLimits
@@ -21,6 +21,8 @@ REFUSED_CEILING_STATUSES = frozenset({400, 402, 413, 416, 422, 429, 500})
 """Statuses of servers that refuse a ceiling; 402: more than the account can pay, 429: with numbers alone."""
 PROMPT_MARGIN, TEMPLATE_TOKENS = 1.1, 32
 """Factor for the estimated prompt if the answer gets the rest of the context, and tokens that a chat template may add."""
+MEASURED_STATE = "upstream.prompt_size"
+"""The key in a call's `state` for its prompt's size, where no policy has measured it."""
 CEILING_WORDS = (b"tok", b"predict", b"completion")
 """Parts of all names for a ceiling. If a client's text has one, a refusal without a number may quote that text."""
 MIN_CONTEXT_SHARE = 8
@@ -46,6 +48,11 @@ class FittedCeiling(msgspec.Struct, frozen=True):
     is_credit: bool = False
     whole_only: bool = False
     until: float = 0.0
+
+    @property
+    def may_hold_for_others(self) -> bool:
+        """Whether a part of it is not about one prompt alone."""
+        return bool(self.most or self.context or (self.dropped and self.is_model_rule))
 
     def tokens(self, call: Call) -> int | None:
         """Return the ceiling in tokens that is sent for *call*; None for none."""
@@ -92,7 +99,9 @@ def may_drop(call: Call) -> bool:
 
 def estimated_prompt(call: Call) -> int:
     """Estimate the prompt's tokens, with a margin that makes it too high rather than too low."""
-    size = call.size or size_of(call)
+    size = call.size or call.state.get(MEASURED_STATE)
+    if not isinstance(size, Size):
+        size = call.state[MEASURED_STATE] = size_of(call)
     frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media
     return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + TEMPLATE_TOKENS
 
@@ -140,17 +149,17 @@ def after_refused_ceiling(
     return replace(known, most=half, is_guess=True) if lasts else replace(known, room=half, is_guess=True)
 
 
-def lesson(call: Call, accepted: FittedCeiling) -> FittedCeiling:
-    """Return the part of *accepted*, which fitted *call*, that holds for other calls; `UNCHANGED_CEILING` for none.
+def lesson(accepted: FittedCeiling, sent: bytes) -> FittedCeiling:
+    """Return the part of *accepted*, which fitted a call, that holds for other calls; `UNCHANGED_CEILING` for none.
 
-    A number or a word that the client itself sent is left out: the server may have quoted it.
+    A number or a word that is in *sent*, the call's `sent_words`, is left out: the server may have quoted it.
     """
-    if not (accepted.most or accepted.context or (accepted.dropped and accepted.is_model_rule)):
+    if not accepted.may_hold_for_others:
         return UNCHANGED_CEILING
-    sent = sent_words(call)
-    guessed_from = accepted.is_guess or accepted.dropped
-    if guessed_from and any(word in sent.lower() for word in CEILING_WORDS):
-        return UNCHANGED_CEILING
+    if accepted.is_guess or accepted.dropped:
+        lowered = sent.lower()
+        if any(word in lowered for word in CEILING_WORDS):
+            return UNCHANGED_CEILING
     return FittedCeiling(
         most=0 if _has_number(sent, accepted.most) else accepted.most,
         context=0 if _has_number(sent, accepted.context) else accepted.context,

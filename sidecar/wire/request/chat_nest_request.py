@@ -8,7 +8,7 @@ from typing import Any
 from policies.api.call import Caps, Message
 
 from .json_body import BadRequest
-from .openai_request import check_type, positive_integer
+from .openai_request import MAX_ITEMS, check_type, positive_integer
 
 INVALID_MESSAGES = "Invalid messages payload"
 JOINED_BY = "\n\n"
@@ -23,6 +23,8 @@ def chat_nest_messages(body: dict[str, Any], roles: Collection[str]) -> list[Mes
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest(INVALID_MESSAGES, "messages", "'messages' must be a non-empty list.")
+    if len(messages) > MAX_ITEMS:
+        raise BadRequest(INVALID_MESSAGES, "messages", f"'messages' has more than {MAX_ITEMS} messages.")
     kept = []
     for at, message in enumerate(messages):
         if not isinstance(message, dict):

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 
 _NAMED_PLACE = re.compile(r"\(byte (\d+)\)")
+MAX_DIGITS = 640
+"""Digits of one integer, the lowest limit Python accepts: the time to convert them grows with their square."""
+_LONG_INTEGER = "Integer value out of range"
 _NOT_JSON = (b"NaN", b"-Infinity", b"Infinity")
 """Numbers that Python's `json.dumps` writes and JSON does not have."""
 
 
-def json_fault(raw: bytes, error: Exception) -> str:
-    """Return the message for *raw*, which the decoder refused with *error*. It quotes no text of the body."""
+def json_fault(raw: bytes, error: Exception, *, names_place: bool = True) -> str:
+    """Return the message for *raw*, which the decoder refused with *error*. It quotes no text of the body.
+
+    *names_place*: search the place of bad UTF-8, for which *raw* is decoded again.
+    """
     if isinstance(error, UnicodeDecodeError):
-        return _encoding_fault(raw)
+        return _encoding_fault(raw) if names_place else "The body is not valid UTF-8."
     text = str(error)
     if (place := _NAMED_PLACE.search(text)) is not None:
         at = int(place[1])
@@ -24,6 +30,8 @@ def json_fault(raw: bytes, error: Exception) -> str:
                     f"The body has {number.decode()} at byte {start}, which JSON does not have. "
                     "Send a number or null, or leave the field out."
                 )
+    if text.startswith(_LONG_INTEGER):
+        text += f": an integer has at most {MAX_DIGITS} digits"
     return f"The body is not valid JSON: {text}"
 
 

@@ -29,6 +29,7 @@ _DECIMAL_NUMBER = re.compile(r"\s{0,9}\+?(\d{1,15})(?:\.0{0,15})?\s{0,9}", re.AS
 _TRUE_WORDS = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "0"})
 """What pydantic reads as booleans, in any case."""
+LONGEST_SWITCH_WORD = 5
 
 
 def settle_ceilings(body: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ def settle_choices(body: dict[str, Any]) -> None:
 def as_switch(value: object) -> bool | None:
     """Return what servers read in *value* as true or false; None where they differ."""
     if isinstance(value, str):
-        word = value.lower()
+        word = value.lower() if len(value) <= LONGEST_SWITCH_WORD else ""
         return True if word in _TRUE_WORDS else False if word in _FALSE_WORDS else None
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies import Match
-from policies.api.match import longest_match
+from policies.api.match import PatternSet, longest_match, matches_any
 from policies.testing import make_call, make_services
 
 PATTERNS = ["*", "gpt-*", "gpt-4o*", "gpt-4o-mini", "[a-c]?", "a?"]
@@ -78,3 +81,22 @@ def test_match_covers_each_model_that_may_serve(body: dict[str, Any], names: lis
 def test_match_by_model_does_not_cover_model_lists() -> None:
     """A match by model does not cover requests for the list of models."""
     assert not Match(model="gpt-4*").covers(make_call(operation="models", body={"model": None}))
+
+
+PIECES = st.text(st.sampled_from("ab*?[]!-.|()\n\\"), max_size=6)
+
+
+@given(st.lists(PIECES, max_size=6), PIECES)
+def test_pattern_set_finds_what_each_pattern_finds(patterns: list[str], name: str) -> None:
+    """A set of patterns finds the longest of those that match alone, the first one of equal length."""
+    expected = max((each for each in patterns if fnmatchcase(name, each)), key=len, default=None)
+    assert PatternSet(patterns).longest(name) == expected
+    assert matches_any(name, patterns) is (expected is not None)
+
+
+def test_pattern_set_may_be_large() -> None:
+    """A set may have more patterns than `fnmatch` remembers, and long names."""
+    patterns = [f"vendor-{at}-*" for at in range(3_000)]
+    assert longest_match("vendor-2999-x", patterns) == "vendor-2999-*"
+    assert longest_match("vendor-2999-" + "x" * 100_000, patterns) == "vendor-2999-*"
+    assert not matches_any("vendor-3000-x", patterns)

@@ -48,3 +48,11 @@ def test_answer_without_a_text_is_invalid(content: object) -> None:
     """Content that is not a string is still invalid, also of the assistant."""
     with pytest.raises(BadRequest, match="Invalid messages payload"):
         chat_nest_messages({"messages": [{"role": "assistant", "content": content}]}, ROLES)
+
+
+def test_messages_are_limited() -> None:
+    """More than 10,000 messages are invalid, and the detail names the limit."""
+    assert len(read(*["u1"] * 10_000)) == 10_000
+    with pytest.raises(BadRequest) as refused:
+        read(*["u1"] * 10_001)
+    assert refused.value.detail == "'messages' has more than 10000 messages."

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from policies.api.prompt_size import size_of
 from policies.testing import make_call
-from sidecar.wire.request.json_body import MAX_DIGITS, MAX_VALUES, BadRequest, json_object, json_steps
+from sidecar.wire.request.json_body import (
+    LARGE_BODY_BYTES,
+    LIGHT_VALUES,
+    MAX_REPAIRED_BYTES,
+    MAX_VALUES,
+    BadRequest,
+    is_light,
+    json_object,
+    json_steps,
+)
+from sidecar.wire.request.json_fault import MAX_DIGITS
 from sidecar.wire.request.lone_surrogates import MAX_REPLACED, SEARCHED_BYTES
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -54,23 +64,77 @@ def test_integer_has_at_most_640_digits() -> None:
     """An integer has at most 640 digits; the interpreter's own limit is unchanged afterwards."""
     before = sys.get_int_max_str_digits()
     assert json_object(b'{"x": %b}' % (b"9" * MAX_DIGITS)) == {"x": 10**MAX_DIGITS - 1}
-    assert "Integer value out of range" in refusal(b'{"x": %b}' % (b"9" * (MAX_DIGITS + 1)))
+    assert "Integer value out of range - at `$[...]`: an integer has at most 640 digits" in refusal(
+        b'{"x": %b}' % (b"9" * (MAX_DIGITS + 1))
+    )
     assert sys.get_int_max_str_digits() == before
+
+
+def large(fields: bytes, *, values: int = 2_000) -> bytes:
+    """Return a body with *fields*, of more than 1 MB and with more than *values* values."""
+    filler = b"x" * (MAX_REPAIRED_BYTES // values)
+    return b'{"filler": [%b], %b}' % (b",".join([b'"%b"' % filler] * values), fields)
+
+
+@pytest.mark.parametrize("digits", [b"9" * 101, b"-" + b"9" * 101, b"1." + b"0" * 101, b"1e" + b"0" * 101, b"9" * 640])
+@pytest.mark.parametrize("form", [b'"x": %b', b'"x": [%b]', b'"x": {"a\\\\": "\\"", "y": %b}', b'"x": %b, "y": "a"'])
+def test_number_in_large_body_has_at_most_100_digits(digits: bytes, form: bytes) -> None:
+    """In a body of more than 1 MB a number has at most 100 digits in a row; in smaller ones it may have more."""
+    refused = "The body has a number of more than 100 digits. Send shorter numbers, or a body of at most 1048576 bytes."
+    assert refusal(large(form % digits)) == refused
+    assert json_object(large(form % b"123")).keys() > {"filler"}
+    assert json_object(b"{%b}" % form % digits)
+
+
+@pytest.mark.parametrize("text", ["9" * 700, '"' + "0" * 700, "\\" + "0" * 700 + "\\", '\\"' + "1" * 700 + '"'])
+def test_digits_in_texts_of_large_bodies_are_free(text: str) -> None:
+    """Digits in the texts and keys of a large body have no limit, whatever is escaped beside them."""
+    fields = json.dumps({"x" + text: text, "y": [text, 1]})
+    assert json_object(large(fields[1:-1].encode())).items() > json.loads(fields).items()
+
+
+@pytest.mark.parametrize("raw", [b'{"x": "' + b'"' * 900_000, b'{"x": "' + b'"0' * 900_000])
+def test_quotes_of_a_broken_body_are_not_split(raw: bytes) -> None:
+    """A large body with more quotes than its values can have is malformed."""
+    assert "malformed" in refusal(large(b'"y": %b' % (b"0" * 101)) + raw)
+
+
+@pytest.mark.parametrize("part", [b"\\ud83d", b"\\udc00", b"\\ud83d\\u0041"])
+def test_lone_surrogate_in_large_body_is_refused(part: bytes) -> None:
+    """In a body of more than 1 MB lone surrogates are not replaced, and the refusal names the limit."""
+    message = refusal(large(b'"x": "%b"' % part))
+    assert message.startswith("The body is not valid JSON: ")
+    assert message.endswith("Half of a surrogate pair is replaced only in a body of at most 1048576 bytes.")
+    assert json_object(large(b'"x": "\\ud83d\\ude42"'))["x"] == "\U0001f642"
+
+
+def test_place_of_bad_utf8_is_named_in_small_bodies() -> None:
+    """The place of bad UTF-8 is searched in bodies of up to 1 MB; the fault is named in all."""
+    assert refusal(large(b'"x": "\xff"')) == "The body is not valid UTF-8."
+    assert "The body has NaN at byte" in refusal(large(b'"x": NaN'))
+
+
+def test_body_of_few_values_is_light() -> None:
+    """A body is decoded in one step if it is small, or of medium size with few values."""
+    assert is_light(b'{"x": [%b]}' % b",".join([b"0"] * (MAX_VALUES // 2 - 10)))
+    assert is_light(b'{"x": "%b"}' % (b"a" * (LARGE_BODY_BYTES - 10)))
+    assert not is_light(b'{"x": "%b"}' % (b"a" * LARGE_BODY_BYTES))
+    assert not is_light(b'{"x": [%b]}' % b",".join([b'"%b"' % (b"a" * 20)] * (LIGHT_VALUES + 1)))
 
 
 @pytest.mark.parametrize(
     "value", [b"1", b"1.5", b"[]", b"{}", b'""', b"[[[[[]]]]]", b'{"a":{"a":{}}}', b"null"], ids=bytes.decode
 )
 def test_values_are_limited(value: bytes) -> None:
-    """More than 250,000 values of any type are refused."""
+    """More than 50,000 values of any type are refused."""
     raw = b'{"x": [%b]}' % b",".join([value] * MAX_VALUES)
-    assert refusal(raw) == "The body has more than 250000 values."
+    assert refusal(raw) == f"The body has more than {MAX_VALUES} values."
 
 
 def test_fields_are_limited() -> None:
-    """More than 250,000 fields are refused, also at the top level."""
+    """More than 50,000 fields are refused, also at the top level."""
     raw = b"{%b}" % b",".join(b'"%d":1' % at for at in range(MAX_VALUES + 1))
-    assert refusal(raw) == "The body has more than 250000 values."
+    assert refusal(raw) == f"The body has more than {MAX_VALUES} values."
 
 
 @pytest.mark.parametrize("text", ["{[,", '"{,', "\\{", '\\"[,', "\\\\[,", "[{\n,}]", "ü{,"])
@@ -85,7 +149,7 @@ def test_strings_do_not_count_as_values(text: str) -> None:
 def test_values_beside_strings_count(text: str) -> None:
     """Values outside strings count, whatever the strings around them contain."""
     body = {"a" + text: text, "x": [[]] * MAX_VALUES, "y": text}
-    assert refusal(json.dumps(body).encode()) == "The body has more than 250000 values."
+    assert refusal(json.dumps(body).encode()) == f"The body has more than {MAX_VALUES} values."
 
 
 @pytest.mark.parametrize("text", ["\\u0000", "\\\\u0000", "\\\\\\u0000"])

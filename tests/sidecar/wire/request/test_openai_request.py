@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from policies.testing import make_call
 from sidecar.wire.request.json_body import BadRequest
-from sidecar.wire.request.openai_request import check_openai
+from sidecar.wire.request.openai_request import (
+    MAX_FIELDS,
+    MAX_ITEMS,
+    MAX_MODEL_ID_LENGTH,
+    MAX_MODELS,
+    MAX_USER_LENGTH,
+    check_openai,
+    openai_steps,
+)
 
 HI = [{"role": "user", "content": "hi"}]
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
@@ -189,3 +198,93 @@ def test_body_that_cannot_be_governed_is_refused(body: dict[str, Any], param: st
     with pytest.raises(BadRequest) as refused:
         check_openai(body)
     assert refused.value.param == param
+
+
+NAME, PART = "m" * MAX_MODEL_ID_LENGTH, {"type": "text", "text": "a"}
+
+
+def numbered(many: int) -> dict[str, Any]:
+    return {f"x{at}": 0 for at in range(many)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"models": [NAME] * MAX_MODELS, "model": NAME},
+        {"user": "u" * MAX_USER_LENGTH},
+        {"messages": HI * MAX_ITEMS},
+        {"messages": [{"role": "user", "content": [PART] * (MAX_ITEMS - 1)}]},
+        {"messages": [{"role": "user", "content": [PART]}] * (MAX_ITEMS // 2)},
+        numbered(MAX_FIELDS - 1),
+        {"messages": [numbered(MAX_FIELDS)]},
+        {"messages": [{"content": [numbered(MAX_FIELDS)]}]},
+        {"stream_options": numbered(MAX_FIELDS)},
+        {"metadata": numbered(2 * MAX_FIELDS), "tools": [numbered(2 * MAX_FIELDS)]},
+    ],
+    ids=lambda body: repr(body)[:40],
+)
+def test_largest_body_passes(body: dict[str, Any]) -> None:
+    """A body at its limits passes as sent."""
+    body = {"messages": HI, **body}
+    assert checked(copy.deepcopy(body)) == body
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "limit"),
+    [
+        ({"models": ["m"] * (MAX_MODELS + 1)}, "models", "'models' has 17 names; send at most 16."),
+        ({"models": ["m", NAME + "m"]}, "models[1]", "'models[1]' has 257 characters; a model's name has at most 256."),
+        ({"model": NAME + "m"}, "model", "'model' has 257 characters; a model's name has at most 256."),
+        ({"user": "u" * (MAX_USER_LENGTH + 1)}, "user", "'user' has 16385 characters; send at most 16384."),
+        ({"messages": HI * (MAX_ITEMS + 1)}, "messages", "more than 10000 messages and parts in all."),
+        ({"messages": [{"content": [PART] * MAX_ITEMS}]}, "messages", "more than 10000 messages and parts in all."),
+        ({"messages": [{"content": [1]}] * 5_001}, "messages", "more than 10000 messages and parts in all."),
+        (numbered(MAX_FIELDS), None, "The body has 1001 fields; send at most 1000."),
+        ({"messages": [*HI, numbered(1_001)]}, "messages[1]", "'messages[1]' has 1001 fields; send at most 1000."),
+        ({"messages": [{"content": [1, numbered(1_001)]}]}, "messages[0].content[1]", "send at most 1000."),
+        ({"messages": [{"content": numbered(1_001)}]}, "messages[0].content", "send at most 1000."),
+        ({"stream_options": numbered(1_001)}, "stream_options", "'stream_options' has 1001 fields; send at most 1000."),
+        ({"stream": "t" * 1_000_000}, "stream", "'stream' must be true or false."),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_body_beyond_a_limit_is_refused(body: dict[str, Any], param: str | None, limit: str) -> None:
+    """What policies would read too often is refused; the message names the limit, and the field."""
+    with pytest.raises(BadRequest) as refused:
+        check_openai({"messages": HI, **body})
+    assert refused.value.message.endswith(limit)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("key", ["x" * 10**6, "\u0149" * 10**6, "x\0model", "\0model", "modelx", "\ufb03" * 22])
+def test_long_key_is_no_other_spelling(key: str) -> None:
+    """A key that is longer than each checked field, up to a NUL, is not another spelling of one."""
+    body = {"messages": HI, key: 1}
+    assert checked(dict(body)) == body
+
+
+def test_shown_key_is_short() -> None:
+    """The refusal of another spelling shows the beginning of a long key."""
+    with pytest.raises(BadRequest, match="must be spelt 'model'") as refused:
+        check_openai({"messages": HI, "MODEL\0" + "x" * 10**6: 1})
+    assert len(refused.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        HI * MAX_ITEMS,
+        [{"content": [{"x": 1, "y": 2}] * (MAX_ITEMS - 1)}],
+        [{"role": "user", "x": 1}] * MAX_ITEMS,
+    ],
+    ids=["messages", "parts", "fields"],
+)
+def test_many_messages_are_checked_in_steps(messages: list[Any]) -> None:
+    """Many messages, parts or fields are checked in several steps, and all are counted."""
+    ends: list[int] = []
+
+    def counted() -> Iterator[None]:
+        ends.append((yield from openai_steps({"messages": messages})))
+
+    assert len(list(counted())) >= 3
+    assert ends == [MAX_ITEMS]
