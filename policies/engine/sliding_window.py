@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 
@@ -13,35 +14,45 @@ class SlidingWindow:
     seconds; the totals are those of the last call of `add` or `expire`.
     """
 
-    __slots__ = ("_bucket_seconds", "_buckets", "_seconds", "marked", "total")
+    __slots__ = ("_bucket_seconds", "_buckets", "_newest", "_seconds", "_valid_until", "marked", "total")
 
     def __init__(self, seconds: float, *, buckets: int) -> None:
         self._seconds, self._bucket_seconds = seconds, seconds / buckets
         self._buckets: deque[list[float]] = deque()
         """For each bucket, the oldest first: the time of its first event, its events, its marked events."""
+        self._newest: list[float] = []
+        self._valid_until = -math.inf
+        """Until when the oldest bucket counts and the newest one takes events: `add` looks at no bucket before."""
         self.total = self.marked = 0.0
 
     def add(self, now: float, *, marked: bool = False) -> None:
         """Count one event."""
-        buckets = self._buckets
-        if buckets and buckets[0][0] <= now - self._seconds:
-            self.expire(now)
-        if not buckets or buckets[-1][0] <= now - self._bucket_seconds:
-            buckets.append([now, 0.0, 0.0])
-        newest = buckets[-1]
+        if now >= self._valid_until:
+            self._renew(now)
+        newest = self._newest
         newest[1] += 1
         self.total += 1
         if marked:
             newest[2] += 1
             self.marked += 1
 
+    def _renew(self, now: float) -> None:
+        """Forget old buckets, and begin a new one where the newest is complete."""
+        self.expire(now)
+        buckets = self._buckets
+        if not buckets or buckets[-1][0] + self._bucket_seconds <= now:
+            buckets.append([now, 0.0, 0.0])
+        self._newest = buckets[-1]
+        self._valid_until = min(buckets[0][0] + self._seconds, self._newest[0] + self._bucket_seconds)
+
     def expire(self, now: float) -> None:
         """Remove events older than the window."""
-        buckets, oldest = self._buckets, now - self._seconds
-        while buckets and buckets[0][0] <= oldest:
+        buckets = self._buckets
+        while buckets and buckets[0][0] + self._seconds <= now:
             _, total, marked = buckets.popleft()
             self.total -= total
             self.marked -= marked
+            self._valid_until = -math.inf
 
     def remove_oldest(self, amount: float) -> None:
         """Remove *amount* events, the oldest first. Marks are kept."""
@@ -56,4 +67,5 @@ class SlidingWindow:
     def clear(self) -> None:
         """Remove all events."""
         self._buckets.clear()
+        self._valid_until = -math.inf
         self.total = self.marked = 0.0
