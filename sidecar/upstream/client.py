@@ -215,13 +215,27 @@ class UpstreamClient:
         await self.transport.aclose()
 
 
+class _Listed(msgspec.Struct):
+    id: str = ""
+
+
+class _First(msgspec.Struct, array_like=True):
+    entry: _Listed
+
+
+class _List(msgspec.Struct):
+    data: _First
+
+
+_decode_list = msgspec.json.Decoder(_List).decode
+
+
 def _first_model(body: bytes) -> str:
+    """Return the first name in a list of models; empty without one. The other entries are skipped, not decoded."""
     try:
-        data = msgspec.json.decode(body)
-        name = data["data"][0]["id"]
-    except (msgspec.MsgspecError, KeyError, IndexError, TypeError):
+        return _decode_list(body).data.entry.id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
-    return name if isinstance(name, str) else ""
 
 
 def _ignore_reached() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .chunk import decode_json, decode_object
+from .decoding.own_choice import DECODE_FAULTS, decode_fields
 
 if TYPE_CHECKING:
     from .chunk import Chunk
@@ -170,6 +171,10 @@ def _fields(payload: bytes) -> dict[str, Any]:
 
 def without_error(payload: bytes) -> bytes:
     """Return the chunk in *payload* without its error; raises `ValueError` where it cannot be encoded again."""
-    data = decode_object(payload)
-    data.pop("error", None)
-    return msgspec.json.encode(data)
+    try:
+        fields = decode_fields(payload)
+    except DECODE_FAULTS as error:
+        msg = "not a JSON object"
+        raise ValueError(msg) from error
+    fields.pop("error", None)
+    return msgspec.json.encode(fields)

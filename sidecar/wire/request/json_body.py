@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from sidecar.wire.decoding.lone_surrogates import has_surrogates, replace_lone_surrogates
+from sidecar.wire.decoding.value_count import count_marks, more_values_steps
 from sidecar.wire.request.json_fault import json_fault
-from sidecar.wire.request.lone_surrogates import has_surrogates, replace_lone_surrogates
-from sidecar.wire.value_count import count_marks, more_values_steps
 
 MAX_DEPTH = 100
 MAX_VALUES = 250_000
