@@ -10,7 +10,7 @@ from policies.api.event import Event
 
 from .chunk import Choice
 from .decoding.own_choice import DECODE_FAULTS, copied_fields, decode_fields, is_object
-from .decoding.value_count import LARGE_EVENT_BYTES, MAX_EVENT_VALUES, count_marks
+from .decoding.value_count import LARGE_EVENT_BYTES, holds_many_values
 from .whole_answer import first_items
 
 HEAD_FIELDS = ("id", "created", "model")
@@ -32,6 +32,11 @@ class _KnownFields(msgspec.Struct, gc=False):
     logprobs: msgspec.Raw = _NO_JSON
 
 
+class _Calls(msgspec.Struct, gc=False):
+    tool_calls: msgspec.Raw = _NO_JSON
+
+
+_decode_calls = msgspec.json.Decoder(_Calls).decode
 _decode_parts = msgspec.json.Decoder(_Parts).decode
 _decode_known = msgspec.json.Decoder(_KnownFields).decode
 _decode_index = msgspec.json.Decoder(int).decode
@@ -52,9 +57,14 @@ def chunks_steps(events: Sequence[Event], payload: bytes, *, usage: bool) -> Gen
     yield
     choices = [raw for raw in first_items(parts.choices) if is_object(raw)]
     for event, raw in zip(events, choices, strict=True):
-        _write(event, {**head, "choices": [_streamed(raw, event.index)]})
-        if len(raw) > LARGE_EVENT_BYTES:
+        is_large = len(raw) > LARGE_EVENT_BYTES
+        if is_large:
             yield
+        streamed = _streamed(raw, event.index)
+        if is_large:
+            yield
+        _write(event, {**head, "choices": [streamed]})
+    yield
     chunks = list(events)
     if usage and is_object(parts.usage):
         chunks.append(_write(Event(index=-1), {**head, "choices": [], "usage": parts.usage}))
@@ -63,7 +73,7 @@ def chunks_steps(events: Sequence[Event], payload: bytes, *, usage: bool) -> Gen
 
 def _streamed(raw: msgspec.Raw, index: int) -> dict[str, object]:
     """Return the choice in *raw* with its message as a `delta`."""
-    if _may_be_many(raw):
+    if holds_many_values(bytes(raw)):
         known = msgspec.structs.asdict(_decode_known(raw))
         fields: dict[str, msgspec.Raw] = {name: value for name, value in known.items() if len(value)}
     else:
@@ -73,19 +83,13 @@ def _streamed(raw: msgspec.Raw, index: int) -> dict[str, object]:
     return {**fields, "index": index, "delta": _delta(found)}
 
 
-def _may_be_many(raw: msgspec.Raw) -> bool:
-    return len(raw) > LARGE_EVENT_BYTES and count_marks(bytes(raw)) > MAX_EVENT_VALUES
-
-
 def _delta(message: msgspec.Raw) -> object:
     """Return *message* with an index for each tool call, which clients of streams need."""
-    if _may_be_many(message):
+    calls = first_items(_decode_calls(message).tool_calls)
+    if not calls or holds_many_values(bytes(message)):
         return message
-    fields = decode_fields(message)
-    calls = first_items(fields.get("tool_calls", _NO_JSON))
-    if not calls:
-        return message
-    return {**fields, "tool_calls": [_numbered(call, at) for at, call in enumerate(calls)]}
+    numbered = [_numbered(call, at) for at, call in enumerate(calls)]
+    return {**decode_fields(message), "tool_calls": numbered}
 
 
 def _numbered(call: msgspec.Raw, at: int) -> object:

@@ -62,6 +62,15 @@ class _AllFields(msgspec.Struct, gc=False):
     choices: list[_Fields] = []
 
 
+class _RawFields(msgspec.Struct, gc=False):
+    delta: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+
+
+class _AllRawFields(msgspec.Struct, gc=False):
+    choices: list[_RawFields] = []
+
+
 Item: TypeAlias = "tuple[Choice | list[Choice] | None, bytes, bytes]"
 """Events that are not built yet: a choice, or all choices of a frame with several, or None for a frame without one; the
 frame's bytes, empty for several choices; its JSON."""
@@ -69,6 +78,7 @@ frame's bytes, empty for several choices; its JSON."""
 EMPTY_DELTA = Delta()
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 """Decode one chunk.  A builtin, because it is called for every token; `read_repaired` reads what it refuses."""
+_decode_raw_fields = msgspec.json.Decoder(_AllRawFields).decode
 _decode_all_fields = msgspec.json.Decoder(_AllFields).decode
 
 
@@ -76,10 +86,10 @@ def other_outputs(payload: bytes) -> list[int]:
     """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` lacks; 0 if all are empty.
 
     Call it only if `Delta` has found no output: the same output is often in two fields.  Empty if *payload* cannot be
-    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size.
+    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size in its message.
     """
     if holds_many_values(payload):
-        return [len(payload) // DATA_BYTES_PER_TOKEN]
+        return _outputs_of_many(payload)
     try:
         choices = _decode_all_fields(payload).choices
     except (msgspec.MsgspecError, RecursionError):
@@ -89,6 +99,22 @@ def other_outputs(payload: bytes) -> list[int]:
             return []
         choices = [_Fields(_object(each.get("delta")), _object(each.get("message"))) for each in found]
     return [_other_tokens(fields) for fields in choices]
+
+
+def _outputs_of_many(payload: bytes) -> list[int]:
+    """Return what `other_outputs` does for a whole answer with many values, which has few choices."""
+    try:
+        parts = [each.delta if len(each.delta) else each.message for each in _decode_raw_fields(payload).choices]
+    except (msgspec.MsgspecError, RecursionError):
+        return [len(payload) // DATA_BYTES_PER_TOKEN]
+    return [_tokens_of_raw(bytes(part)) for part in parts]
+
+
+def _tokens_of_raw(part: bytes) -> int:
+    if holds_many_values(part):
+        return len(part) // DATA_BYTES_PER_TOKEN
+    fields = decode_json(part) if part else None
+    return other_tokens(fields, whole=True) if isinstance(fields, dict) else 0
 
 
 def _other_tokens(fields: _Fields) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from policies.api.event import MAX_CHOICES
 
-from .chunk import Choice, Chunk, choice_of_object, decode_json, decode_object, read_repaired
+from .chunk import Choice, Chunk, choice_of_object, decode_json, read_repaired
 from .decoding.own_choice import DECODE_FAULTS, is_object
 from .decoding.repair import repaired
 from .decoding.steps import utf8_steps, values_steps
@@ -45,6 +45,16 @@ class _Parts(msgspec.Struct, gc=False):
     error: msgspec.Raw = _NO_JSON
 
 
+class _ChoiceFields(msgspec.Struct, gc=False):
+    """The fields of a choice that are used."""
+
+    delta: msgspec.Raw = _NO_JSON
+    message: msgspec.Raw = _NO_JSON
+    index: msgspec.Raw = _NO_JSON
+    finish_reason: msgspec.Raw = _NO_JSON
+
+
+_decode_choice_fields = msgspec.json.Decoder(_ChoiceFields).decode
 _decode_parts = msgspec.json.Decoder(_Parts).decode
 _decode_choice = msgspec.json.Decoder(Choice).decode
 _decode_usage = msgspec.json.Decoder(Reported).decode
@@ -99,11 +109,12 @@ def _choice(raw: msgspec.Raw) -> Choice:
     try:
         return _decode_choice(raw)
     except DECODE_FAULTS:
-        payload = bytes(raw)
-    if holds_many_values(payload):
+        found = msgspec.structs.asdict(_decode_choice_fields(raw))
+    parts = {name: bytes(part) for name, part in found.items() if len(part)}
+    if any(map(holds_many_values, parts.values())):
         msg = "a choice of unexpected types has too many values"
         raise AnswerTooComplex(msg)
-    return choice_of_object(decode_object(payload))
+    return choice_of_object({name: decode_json(part) for name, part in parts.items()})
 
 
 def _usage(raw: msgspec.Raw) -> Reported | None:

@@ -29,13 +29,16 @@ NESTED = b"[" * 90 + b"]" * 90
 class Answer(NamedTuple):
     """*streams*: the call asks for a stream.  *large*: the answer may hold the loop for 100 ms instead of 20 ms.
 
-    *lists_models*: it answers `GET /models`.
+    *succeeds*: the client gets it as a complete answer; None where that depends on how the bytes arrive.  *lists_models*: it
+    answers `GET /models`.  *pieces*: it is sent in as many, with a pause behind each.
     """
 
     response: Callable[[], bytes]
     streams: bool = True
     large: bool = False
+    succeeds: bool = False
     lists_models: bool = False
+    pieces: int = 1
 
 
 def sized(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
@@ -113,9 +116,12 @@ ANSWERS: dict[str, Answer] = {
     # one JSON object under a stream
     "57 MB of nested arrays": Answer(lambda: sized(until(b"[],", 57 * MB).join((b'{"x":[', b"0]}")), JSON), large=True),
     "30 MB of nested arrays": Answer(lambda: sized(answer(until(NESTED + b",", 30 * MB)), JSON), large=True),
-    "1 MB of nested arrays": Answer(whole(until(b"[],", MB))),
+    "1 MB of nested arrays": Answer(whole(until(b"[],", MB)), succeeds=True),
     "57 MB of arrays in 58 kB of gzip": Answer(
         lambda: sized(gzip.compress(answer(until(b"[],", 57 * MB))), JSON, GZIP), large=True
+    ),
+    "57 MB of arrays in 58 kB of gzip, in pieces": Answer(
+        lambda: sized(gzip.compress(answer(until(b"[],", 57 * MB))), JSON, GZIP), large=True, pieces=8
     ),
     "57 MB of events in 58 kB of gzip": Answer(lambda: sized(gzip.compress(until(TOKEN, 57 * MB)), STREAM, GZIP)),
     "many gzip members": Answer(lambda: sized(gzip.compress(b":\n") * 20_000, STREAM, GZIP)),
@@ -124,7 +130,9 @@ ANSWERS: dict[str, Answer] = {
         lambda: sized(zlib.compress(until(b": a\n\n", MB), 0), STREAM, b"content-encoding: deflate\r\n")
     ),
     "300,000 choices under a stream": Answer(lambda: sized(multi(300_000, b"{}"), JSON)),
-    "1,024 choices under a stream": Answer(lambda: sized(multi(1024, b'{"message":{"content":"a"}}'), JSON)),
+    "1,024 choices under a stream": Answer(
+        lambda: sized(multi(1024, b'{"message":{"content":"a"}}'), JSON), succeeds=True
+    ),
     "100,000 tool calls under a stream": Answer(
         lambda: sized(
             json.dumps(
@@ -134,7 +142,8 @@ ANSWERS: dict[str, Answer] = {
         )
     ),
     "300,000 keys under a stream": Answer(
-        lambda: sized(b'{"choices":[{"message":{"content":"a"}' + until(b',"a":1', 1_000_000) + b"}]}", JSON)
+        lambda: sized(b'{"choices":[{"message":{"content":"a"}' + until(b',"a":1', 1_000_000) + b"}]}", JSON),
+        succeeds=True,
     ),
     "5 MB of lone surrogates under a stream": Answer(
         lambda: sized(json.dumps({"choices": [choice("\ud83d" * 800_000)]}).encode(), JSON), large=True
@@ -157,6 +166,7 @@ ANSWERS: dict[str, Answer] = {
     "1 MB of nested arrays as output": Answer(
         lambda: sized(json.dumps({"choices": [choice(None) | {"message": {"x": [[]] * 250_000}}]}).encode(), JSON),
         streams=False,
+        succeeds=True,
     ),
     "1 MB of content parts": Answer(
         lambda: sized(json.dumps({"choices": [choice([{"type": "text", "text": "a"}] * 30_000)]}).encode(), JSON),
@@ -169,28 +179,38 @@ ANSWERS: dict[str, Answer] = {
             json.dumps({"choices": [choice()], "usage": {str(at): {} for at in range(70_000)}}).encode(), JSON
         ),
         streams=False,
+        succeeds=True,
     ),
     "1 MB of usage of unexpected types": Answer(
         lambda: sized(json.dumps({"choices": [choice()], "usage": {"prompt_tokens": [[]] * 250_000}}).encode(), JSON),
         streams=False,
+        succeeds=True,
     ),
     "1 MB of NaN": Answer(whole(until(b"NaN,", MB)), streams=False),
     "1 MB of lone surrogates": Answer(
         lambda: sized(json.dumps({"choices": [choice("\ud83d" * 160_000)]}).encode(), JSON), streams=False
     ),
     "1 MB of bad UTF-8": Answer(
-        lambda: sized(b'{"choices":[{"message":{"content":"' + b"\xff" * MB + b'"}}]}', JSON), streams=False
+        lambda: sized(b'{"choices":[{"message":{"content":"' + b"\xff" * MB + b'"}}]}', JSON),
+        streams=False,
+        succeeds=True,
     ),
     "30 MB of escapes": Answer(
         lambda: sized(b'{"choices":[{"message":{"content":"' + until(b"\\n", 30 * MB) + b'"}}]}', JSON),
         streams=False,
         large=True,
+        succeeds=True,
     ),
     "1 MB of error object": Answer(
         lambda: sized(json.dumps({"error": {"message": "a", "x": [[]] * 250_000}}).encode(), JSON), streams=False
     ),
     "an error as 60 kB of text under status 200": Answer(
         lambda: sized(json.dumps({"error": nested_text(4, 60_000)}).encode()[:65_000], JSON), streams=False
+    ),
+    "30 MB of escapes under a stream": Answer(
+        lambda: sized(b'{"choices":[{"message":{"content":"' + until(b"\\n", 30 * MB) + b'"}}]}', JSON),
+        large=True,
+        succeeds=True,
     ),
     # events
     "one event of 15 MB with lone surrogates": Answer(
@@ -202,64 +222,72 @@ ANSWERS: dict[str, Answer] = {
     "one event of 1 MB with lone surrogates": Answer(
         lambda: events(
             b'data: {"choices":[{"index":0,"delta":{"content":"' + until(b"\\ud83d" + b"a" * 100, MB) + b'"}}]}\n\n'
-        )
+        ),
+        succeeds=True,
     ),
     "one event of 15 MB of text": Answer(
-        lambda: events(event(b'"x":"' + until(b"hello, ", 15 * MB) + b'"')), large=True
+        lambda: events(event(b'"x":"' + until(b"hello, ", 15 * MB) + b'"')), large=True, succeeds=True
     ),
     "one event of 15 MB of Cyrillic": Answer(
         lambda: events(
             b'data: {"choices":[{"index":0,"delta":{"content":"' + until("привет ".encode(), 15 * MB) + b'"}}]}\n\n'
         ),
         large=True,
+        succeeds=True,
     ),
     "one event of 15 MB of bad UTF-8": Answer(lambda: events(event(b'"x":"' + b"\xff" * (15 * MB) + b'"')), large=True),
-    "one event of 1 MB of bad UTF-8": Answer(lambda: events(event(b'"x":"' + b"\xff" * MB + b'"'))),
+    "one event of 1 MB of bad UTF-8": Answer(lambda: events(event(b'"x":"' + b"\xff" * MB + b'"')), succeeds=True),
     "one event of 15 MB of numbers": Answer(
         lambda: events(event(b'"x":[' + until(b"1,", 15 * MB) + b"0]")), large=True
     ),
     "one event of 64 kB of arrays of unexpected types": Answer(
-        lambda: events(b'data: {"choices":[{"delta":{"content":1}}],"x":[' + until(b"[],", 65_000) + b"0]}\n\n")
+        lambda: events(b'data: {"choices":[{"delta":{"content":1}}],"x":[' + until(b"[],", 65_000) + b"0]}\n\n"),
+        succeeds=True,
     ),
     "one event of 1 MB of NaN": Answer(lambda: events(event(b'"x":[' + until(b"NaN,", MB) + b"0]"))),
     "one event of 15 MB of comment lines": Answer(lambda: events(until(b":\n", 15 * MB) + b"\n"), large=True),
     "one event of 15 MB of data lines": Answer(lambda: events(until(b"data:\n", 15 * MB) + b"\n"), large=True),
-    "one line of 15 MB": Answer(lambda: events(b"event: " + b"a" * (15 * MB) + b"\n\n"), large=True),
+    "one line of 15 MB": Answer(lambda: events(b"event: " + b"a" * (15 * MB) + b"\n\n"), large=True, succeeds=True),
     "one event of 10,000 choices": Answer(lambda: events(b"data: " + multi(10_000, b"{}") + b"\n\n")),
-    "events of 1,000 choices": Answer(lambda: events((b"data: " + multi(1_000, b"{}") + b"\n\n") * 80)),
+    "events of 1,000 choices": Answer(lambda: events((b"data: " + multi(1_000, b"{}") + b"\n\n") * 80), succeeds=True),
     "events of 1,000 choices with output": Answer(
-        lambda: events((b"data: " + multi(1_000, b'{"delta":{"x":1}}') + b"\n\n") * 80)
+        lambda: events((b"data: " + multi(1_000, b'{"delta":{"x":1}}') + b"\n\n") * 80), succeeds=True
     ),
     "1 MB of usage in each event": Answer(
         lambda: events(b'data: {"choices":[],"usage":{' + until(b'"a":[],', MB) + b'"b":1}}\n\n')
     ),
-    "1-byte chunks": Answer(lambda: chunked(TOKEN * 3_000 + STOP + DONE)),
-    "1-byte chunks of comments": Answer(lambda: chunked(TOKEN + b":\n\n" * 80_000 + STOP + DONE)),
-    "comments": Answer(many(b":\n\n", 10 * MB)),
-    "comment lines": Answer(many(b":\n", 60_000)),
-    "blank lines": Answer(many(b"\n", 10 * MB)),
-    "blank lines of CR": Answer(many(b"\r", MB)),
-    "blank lines before a stream": Answer(lambda: sized(b"\n" * (5 * MB) + TOKEN + STOP + DONE, STREAM)),
-    "blank lines before JSON": Answer(lambda: sized(b"\r\n" * (2 * MB) + answer(b""), JSON), streams=False, large=True),
-    "empty objects": Answer(many(b"data: {}\n\n")),
-    "empty data": Answer(many(b"data:\n\n")),
-    "pings": Answer(many(b"event: ping\ndata: {}\n\n")),
-    "tiny tokens": Answer(many(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', 10 * MB)),
-    "choices without a delta": Answer(many(b'data: {"choices":[{}]}\n\n')),
-    "events of nine empty choices": Answer(many(b'data: {"choices":[{},{},{},{},{},{},{},{},{}]}\n\n')),
-    "content of another type": Answer(many(b'data: {"choices":[{"delta":{"content":[]}}]}\n\n')),
-    "lone surrogates in each event": Answer(many(b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n')),
-    "NaN in each event": Answer(many(b'data: {"choices":[{"delta":{"content":"a"},"x":NaN}]}\n\n')),
-    "false errors": Answer(many(b'data: {"error":0}\n\n')),
+    "1-byte chunks": Answer(lambda: chunked(TOKEN * 3_000 + STOP + DONE), succeeds=True),
+    "1-byte chunks of comments": Answer(lambda: chunked(TOKEN + b":\n\n" * 80_000 + STOP + DONE), succeeds=True),
+    "comments": Answer(many(b":\n\n", 10 * MB), succeeds=True),
+    "comment lines": Answer(many(b":\n", 60_000), succeeds=True),
+    "blank lines": Answer(many(b"\n", 10 * MB), succeeds=True),
+    "blank lines of CR": Answer(many(b"\r", MB), succeeds=True),
+    "blank lines before a stream": Answer(lambda: sized(b"\n" * (5 * MB) + TOKEN + STOP + DONE, STREAM), succeeds=True),
+    "blank lines before JSON": Answer(
+        lambda: sized(b"\r\n" * (2 * MB) + answer(b""), JSON), streams=False, large=True, succeeds=True
+    ),
+    "empty objects": Answer(many(b"data: {}\n\n"), succeeds=True),
+    "empty data": Answer(many(b"data:\n\n"), succeeds=True),
+    "pings": Answer(many(b"event: ping\ndata: {}\n\n"), succeeds=True),
+    "tiny tokens": Answer(many(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', 10 * MB), succeeds=True),
+    "choices without a delta": Answer(many(b'data: {"choices":[{}]}\n\n'), succeeds=True),
+    "events of nine empty choices": Answer(many(b'data: {"choices":[{},{},{},{},{},{},{},{},{}]}\n\n'), succeeds=True),
+    "content of another type": Answer(many(b'data: {"choices":[{"delta":{"content":[]}}]}\n\n'), succeeds=True),
+    "lone surrogates in each event": Answer(
+        many(b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n'), succeeds=True
+    ),
+    "NaN in each event": Answer(many(b'data: {"choices":[{"delta":{"content":"a"},"x":NaN}]}\n\n'), succeeds=True),
+    "false errors": Answer(many(b'data: {"error":0}\n\n'), succeeds=True),
     "usage in each event": Answer(
-        many(b'data: {"choices":[{}],"usage":{"prompt_tokens":-1},"timings":{"cache_n":1}}\n\n')
+        many(b'data: {"choices":[{}],"usage":{"prompt_tokens":-1},"timings":{"cache_n":1}}\n\n'), succeeds=True
     ),
     "indexes that count": Answer(
         lambda: events(
             b"".join(
                 b'data: {"choices":[{"index":%d,"delta":{"content":"a"}}]}\n\n' % (at % 1024) for at in range(5_000)
             )
-        )
+        ),
+        succeeds=True,
     ),
     # heads and framing
     "a head of 500 fields of 60 kB": Answer(
@@ -271,7 +299,9 @@ ANSWERS: dict[str, Answer] = {
     "informational heads with fields": Answer(
         lambda: (b"HTTP/1.1 103 X\r\n" + b"a:b\r\n" * 200 + b"\r\n") * 250 + events(b"")
     ),
-    "20,000 trailers": Answer(lambda: chunked(TOKEN + STOP + DONE, 1_000)[:-2] + b"a: b\r\n" * 20_000 + b"\r\n"),
+    "20,000 trailers": Answer(
+        lambda: chunked(TOKEN + STOP + DONE, 1_000)[:-2] + b"a: b\r\n" * 20_000 + b"\r\n", succeeds=True
+    ),
     "an endless chunk extension": Answer(
         lambda: OK + STREAM + b"transfer-encoding: chunked\r\n\r\n" + b"1;" + b"a" * (5 * MB)
     ),
@@ -293,9 +323,13 @@ ANSWERS: dict[str, Answer] = {
     ),
     "an error of empty gzip members": Answer(lambda: sized(gzip.compress(b"") * 20_000, JSON, GZIP, status=b"500 X")),
     # lists of models
-    "4 MB of models": Answer(listed(b"[],"), lists_models=True, large=True),
-    "4 MB of long names": Answer(listed(b'{"id":"' + b"a" * 30_000 + b'"},'), lists_models=True, large=True),
-    "90,000 models": Answer(listed(b'{"id":"aaaaaaaaaaaaaaaaaaaaaaaa"},', 3 * MB), lists_models=True, large=True),
+    "4 MB of models": Answer(listed(b"[],"), lists_models=True, large=True, succeeds=True),
+    "4 MB of long names": Answer(
+        listed(b'{"id":"' + b"a" * 30_000 + b'"},'), lists_models=True, large=True, succeeds=True
+    ),
+    "90,000 models": Answer(
+        listed(b'{"id":"aaaaaaaaaaaaaaaaaaaaaaaa"},', 3 * MB), lists_models=True, large=True, succeeds=True
+    ),
 }
 
 
@@ -309,7 +343,8 @@ def _audio() -> bytes:
     return json.dumps({"id": "1", "choices": [choice() | {"message": message}], "usage": USAGE}).encode()
 
 
-USAGE = {"prompt_tokens": 10, "completion_tokens": 4_000, "total_tokens": 4_010}
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3_000_000, "total_tokens": 3_000_010}
+"""The report of all normal answers: as many tokens as the longest text has."""
 NORMAL: dict[str, Callable[[], bytes]] = {
     "10 MB of text": lambda: json.dumps(
         {"id": "1", "choices": [choice("Hello, world. " * 714_286)], "usage": USAGE}
