@@ -21,7 +21,7 @@ from sidecar.wire.answer_form import MAX_ANSWER_BYTES, AnswerForm
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.sse_reader import EventTooLarge
 
-from .answer_failures import cut_by, failure_of, stop_iteration
+from .answer_failures import cut_by, stop_iteration
 from .read_parts import MAX_PART_BYTES, asked_for_usage, has_comment, in_steps, parts_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class AnswerBody:
         self._whole_has_ended = False
         batch = await in_steps(self.reading.take_whole_steps(b"".join(self._form.whole or ()), as_stream=True))
         if self.reading.failure is not None:
-            self._broken = failure_of(self.reading, self._call, self._upstream)
+            self._broken = self._upstream.failure_in(self.reading, self._call)
         elif (last := self._ended(batch)) is not None:
             self.over = True
             to(last)
@@ -244,7 +244,7 @@ class AnswerBody:
         elif not reading.has_output and self._form.whole is None and (not frames or has_comment(data)):
             self._timeout.extend()  # the server has sent a comment or a blank line
         if reading.failure is not None:
-            self._broken = failure_of(self.reading, self._call, self._upstream)
+            self._broken = self._upstream.failure_in(self.reading, self._call)
             return batch
         if reading.done or (over and reading.finished):
             return self._ended(batch)
@@ -282,7 +282,7 @@ class AnswerBody:
             raise cut_by(self.reading, self._request, error) from error
         batch = await in_steps(reading.take_whole_steps(body, as_stream=False))
         if batch is None:
-            raise failure_of(self.reading, self._call, self._upstream)
+            raise self._upstream.failure_in(self.reading, self._call)
         self.over = True
         if reading.has_output or reading.says_why or reading.is_answered:
             return batch

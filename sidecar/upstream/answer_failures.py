@@ -1,35 +1,16 @@
-"""The failures of an answer under status 200: an error object, a malformed answer, or one that was cut."""
+"""The failures of an answer under status 200 that was cut, and of policies that read it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.upstream.errors.classify import broken_off, from_object, interrupted, timed_out
-from sidecar.wire.error_object import MalformedAnswer
+from sidecar.upstream.errors.classify import broken_off, interrupted, timed_out
 
 if TYPE_CHECKING:
     import httpx
 
-    from policies.api.call import Call
     from policies.api.upstream import UpstreamError
     from sidecar.wire.answer_reader import AnswerReader
-
-    from .client import UpstreamClient
-
-
-def failure_of(reading: AnswerReader, call: Call, upstream: UpstreamClient) -> UpstreamError:
-    """Return the failure that *upstream* sent instead of an answer to *call*.
-
-    An error object before any output or usage report did no work; a malformed answer may have.
-    """
-    found, reported = reading.failure, reading.usage
-    secrets = upstream.secrets_of(call.forwarded_headers)
-    if isinstance(found, dict):
-        upstream.routes.note_error(found.get("message") or "")
-    failure = from_object(found, upstream.asked, secrets=secrets, own_key=upstream.own_key, now=upstream.clock())
-    worked = reading.has_output or bool(reported.input or reported.output)
-    failure.worked = worked or isinstance(found, MalformedAnswer)
-    return failure
 
 
 def cut_by(reading: AnswerReader, request: httpx.Request, error: Exception) -> UpstreamError:
