@@ -10,7 +10,7 @@ import msgspec
 from policies.api.event import Batch, Event
 from policies.api.usage import Usage
 
-from .decoding.own_choice import copied_fields
+from .decoding.own_choice import copied_fields, one_line
 
 LENGTH_FINISH = "length"
 
@@ -30,12 +30,12 @@ def cut_batch(sample: bytes, choices: Iterable[int], usage: Usage | None, prompt
             "completion_tokens": usage.output,
             "total_tokens": prompt + usage.output,
         }
-        payload = msgspec.json.encode({**head, "choices": [], "usage": counts})
+        payload = one_line(msgspec.json.encode({**head, "choices": [], "usage": counts}))
         events.append(Event(raw=b"data: " + payload + b"\n\n", payload=payload, index=-1))
     return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
 
 
 def _finish(head: dict[str, Any], index: int) -> Event:
     choice = {"index": index, "delta": {}, "finish_reason": LENGTH_FINISH}
-    payload = msgspec.json.encode({**head, "choices": [choice]})
+    payload = one_line(msgspec.json.encode({**head, "choices": [choice]}))
     return Event(raw=b"data: " + payload + b"\n\n", payload=payload, index=index, finish=LENGTH_FINISH)

@@ -9,7 +9,7 @@ import msgspec
 from policies.api.event import Event
 
 from .chunk import Choice
-from .decoding.own_choice import DECODE_FAULTS, copied_fields, decode_fields, is_object
+from .decoding.own_choice import DECODE_FAULTS, copied_fields, decode_fields, is_object, one_line
 from .decoding.value_count import LARGE_EVENT_BYTES, holds_many_values
 from .whole_answer import first_items
 
@@ -104,6 +104,6 @@ def _numbered(call: msgspec.Raw, at: int) -> object:
 
 
 def _write(event: Event, chunk: dict[str, object]) -> Event:
-    payload = msgspec.json.encode(chunk)
+    payload = one_line(msgspec.json.encode(chunk))
     event.payload, event.raw, event.whole = payload, b"data: " + payload + b"\n\n", False
     return event

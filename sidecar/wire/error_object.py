@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .chunk import decode_json, decode_object
-from .decoding.own_choice import DECODE_FAULTS, decode_fields
+from .decoding.own_choice import DECODE_FAULTS, decode_fields, one_line
 
 if TYPE_CHECKING:
     from .chunk import Chunk
@@ -177,4 +177,4 @@ def without_error(payload: bytes) -> bytes:
         msg = "not a JSON object"
         raise ValueError(msg) from error
     fields.pop("error", None)
-    return msgspec.json.encode(fields)
+    return one_line(msgspec.json.encode(fields))

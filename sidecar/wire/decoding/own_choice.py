@@ -19,6 +19,7 @@ class _Listed(msgspec.Struct, gc=False):
     choices: list[msgspec.Raw]
 
 
+_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
 _decode_listed = msgspec.json.Decoder(_Listed).decode
 decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 """Decode the names of an object's fields; the values stay JSON."""
@@ -29,6 +30,11 @@ _decode_copied = msgspec.json.Decoder(_CopiedFields).decode
 def is_object(raw: msgspec.Raw) -> bool:
     """Whether the JSON in *raw* is an object."""
     return bytes(memoryview(raw)[:1]) == b"{"
+
+
+def one_line(data: bytes) -> bytes:
+    """Return JSON *data* without line breaks, which may be between its tokens: a line of an event must not end there."""
+    return data.translate(_BREAKS_TO_SPACES) if data.find(b"\n") >= 0 or data.find(b"\r") >= 0 else data
 
 
 def with_index(payload: bytes, index: int) -> bytes:

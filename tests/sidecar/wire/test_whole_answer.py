@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.api.event import MAX_CHOICES, WholeBatch
+from policies.api.usage import Usage
+from sidecar.wire.answer_end import cut_batch
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.decoding import steps as scanning
 from sidecar.wire.decoding.own_choice import MAX_REPEATED_BYTES, copied_fields, own_payloads, with_index
@@ -20,6 +22,7 @@ from sidecar.wire.decoding.repair import MAX_REPAIRED_BYTES
 from sidecar.wire.decoding.steps import utf8_steps, values_steps
 from sidecar.wire.decoding.value_count import MAX_EVENT_VALUES
 from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.sse_reader import SSEReader
 from sidecar.wire.whole_answer import MAX_ANSWER_VALUES, AnswerTooComplex, first_items
 
 Result = TypeVar("Result")
@@ -212,3 +215,36 @@ def test_index_is_replaced_in_its_place() -> None:
 
     assert with_index(payload, 0) == b'{"id":"1","choices":[{"index":0,"x":1.50,"delta":{}}],"y":1e2}'
     assert with_index(b'{"choices":1}', 0) == b'{"choices":1}'
+
+
+@pytest.mark.parametrize("padding", [0, 50_000])
+def test_chunks_are_single_lines(padding: int) -> None:
+    """An answer that is written in several lines becomes chunks of one line each."""
+    body = json.dumps({**MANY, "x": [0] * padding}, indent=1).replace("\n", "\r\n").encode()
+    batch = AnswerReader().take_whole(body, as_stream=True)
+
+    assert batch is not None
+    assert batch.raw.count(b"\n") == 2
+    assert b"\r" not in batch.raw
+    assert json.loads(batch.raw[6:])["choices"][0]["delta"]["content"] == "hi"
+
+
+def test_output_beside_an_error_is_a_single_line() -> None:
+    """An event of several lines with output and an error is shown in one line, without the error."""
+    lines = json.dumps({"choices": [{"delta": {"content": "a"}}], "error": {"message": "no"}}, indent=1).split("\n")
+    reading = AnswerReader()
+    batch = reading.take(SSEReader().feed("".join(f"data: {line}\n" for line in lines).encode() + b"\n"))
+
+    assert batch is not None
+    assert batch.raw.count(b"\n") == 2
+    assert json.loads(batch.raw[6:]) == {"choices": [{"delta": {"content": "a"}}]}
+
+
+def test_end_of_a_cut_answer_is_bounded_and_in_single_lines() -> None:
+    """The events that end an answer early repeat short fields of it, each in one line."""
+    sample = b'{"id":{\n"a":1},"model":"' + b"m" * 5_000 + b'","created":7,"choices":[]}'
+    batch = cut_batch(sample, range(3), Usage(1, 2), 1)
+
+    assert [json.loads(event.payload).get("id") for event in batch.events] == [{"a": 1}] * 4
+    assert batch.raw.count(b"\n") == 2 * len(batch.events)
+    assert len(batch.raw) < 1_000
