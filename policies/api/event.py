@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
 
 from .rejection import Rejection
-from .tokens import names_reasoning, value_tokens
+from .tokens import DATA_BYTES_PER_TOKEN, names_reasoning, value_tokens
 
 MAX_CHOICES = 1_024
 """A choice with an index from here on is counted as choice 0."""
@@ -19,6 +19,10 @@ TEXT_KEYS = ("text", "refusal")
 REASONING_KEYS = ("thinking", "reasoning", "text", "content", "summary")
 """Fields of a reasoning part that hold its text, the first one that has any."""
 MAX_PART_NESTING = 8
+MAX_VALUES = 40_000
+"""Values of an event that are decoded to find out whether it has output; more count by their size."""
+VALUE_MARKS = (b"{", b"[", b",")
+"""Bytes in front of all values but the first."""
 
 
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
@@ -41,7 +45,10 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The JSON object of the event, decoded at each use, for policies that need more than its text."""
+        """The JSON object of the event, decoded at each use, for policies that need more than its text.
+
+        An answer with log probabilities has megabytes of it: decoding takes up to 15 ms each.
+        """
         decoded: dict[str, Any] = msgspec.json.decode(self.payload) if self.payload else {}
         return decoded
 
@@ -56,7 +63,9 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         return bool(self.text or self.tool) or self._other_tokens(reasoning=False) > 0
 
     def _other_tokens(self, *, reasoning: bool = True) -> int:
-        choice = _choice_of(self.data, self.index) if self.index >= 0 else None
+        if has_many_values(self.payload):
+            return len(self.payload) // DATA_BYTES_PER_TOKEN
+        choice = choice_of(self.data, self.index) if self.index >= 0 else None
         part = None if choice is None else choice.get("message" if self.whole else "delta")
         return other_tokens(part, whole=self.whole, reasoning=reasoning) if isinstance(part, dict) else 0
 
@@ -74,7 +83,7 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         """
         if self.index < 0:
             return msgspec.structs.replace(self, raw=b"", payload=msgspec.json.encode(data))
-        choice = _choice_of(data, self.index)
+        choice = choice_of(data, self.index)
         if choice is None:
             raise ValueError(f"with_payload: the object has no choice with index {self.index}")
         part = choice.get("message" if self.whole else "delta")
@@ -100,14 +109,19 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
         data = self.data
         if self.index < 0:
             return data
-        choice = _choice_of(data, self.index) or {"index": self.index}
+        choice = choice_of(data, self.index) or {"index": self.index}
         part = choice.get("message" if self.whole else "delta")
         if not isinstance(part, dict):
             part = choice["message" if self.whole else "delta"] = {}
-        _put_text(part, self.text)
+        put_text(part, self.text)
         choice["finish_reason"] = self.finish
         data["choices"] = [choice]
         return data
+
+
+def has_many_values(payload: bytes) -> bool:
+    """Whether the JSON in *payload* may have too many values to decode them all for one question."""
+    return len(payload) > MAX_VALUES and sum(map(payload.count, VALUE_MARKS)) > MAX_VALUES
 
 
 def choice_index(value: object) -> int:
@@ -115,7 +129,8 @@ def choice_index(value: object) -> int:
     return value if type(value) is int and 0 <= value < MAX_CHOICES else 0
 
 
-def _choice_of(data: dict[str, Any], index: int) -> dict[str, Any] | None:
+def choice_of(data: dict[str, Any], index: int) -> dict[str, Any] | None:
+    """Return the choice with *index* in the JSON object *data*; None where it has none."""
     choices = data.get("choices")
     found = (each for each in choices if isinstance(each, dict)) if isinstance(choices, list) else ()
     return next((each for each in found if choice_index(each.get("index")) == index), None)
@@ -185,7 +200,8 @@ def _is_filled(value: object) -> bool:
     return any(map(_is_filled, value)) if isinstance(value, list) else value not in (None, "")
 
 
-def _put_text(part: dict[str, Any], text: str) -> None:
+def put_text(part: dict[str, Any], text: str) -> None:
+    """Replace the text of *part*, a `delta` or a `message`, by *text*."""
     content = part.get("content")
     if isinstance(content, list | dict):
         if text != content_texts(content)[0]:
@@ -244,25 +260,14 @@ class Batch:
         return events
 
 
-def rebuilt_answer(payload: bytes, events: Sequence[Event]) -> bytes:
-    """Return a whole JSON answer with its choices changed as in *events*; a dropped choice becomes empty."""
-    data: dict[str, Any] = msgspec.json.decode(payload)
-    choices = data.get("choices")
-    if isinstance(choices, list):
-        own = [_rebuilt_choice(each, payload, events) if isinstance(each, dict) else each for each in choices]
-        data["choices"] = own
-    return msgspec.json.encode(data)
+class WholeBatch(Batch):
+    """The whole answer to a call without `stream`, as one batch.
 
+    *payload* is its JSON object.  If it has several choices, the `payload` of each event has only its own.
+    """
 
-def _rebuilt_choice(choice: dict[str, Any], payload: bytes, events: Sequence[Event]) -> dict[str, Any]:
-    index = choice_index(choice.get("index"))
-    own = [event for event in events if event.index == index]
-    changed = next((event for event in own if event.whole and event.payload != payload), None)
-    if changed is not None:
-        choice = _choice_of(changed.data, index) or choice
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        message = choice["message"] = {}
-    _put_text(message, "".join(event.text for event in own))
-    choice["finish_reason"] = next((event.finish for event in own if event.finish), "content_filter")
-    return choice
+    __slots__ = ("payload",)
+
+    def __init__(self, *, events: list[Event] | Made, raw: bytes, payload: bytes) -> None:
+        super().__init__(events=events, raw=raw, last=True)
+        self.payload = payload

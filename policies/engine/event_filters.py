@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextvars import Context, copy_context
+from operator import is_
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from policies.api.event import Batch, Event, rebuilt_answer
+from policies.api.event import Batch, Event, WholeBatch
 from policies.api.lease import Lease
 from policies.api.rejection import Stop
 
 from .error_report import HookMisuse, returned
+from .rebuilt_answer import rebuilt_answer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -83,9 +85,7 @@ class EventFilters:
                 shown += [kept] if kept.finish is None else self._with_flushed(kept)
         if last and self._choices_left > 0:
             shown += self._flush()
-        whole = next((event.payload for event in batch.events if event.whole), None)
-        raw = rebuilt_answer(whole, shown) if whole is not None else _encoded(shown)
-        return Batch(events=shown, raw=raw, last=last)
+        return Batch(events=shown, raw=_raw(batch, shown), last=last)
 
     def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
         """Return *event*, which finishes a choice; the last finish comes after the text that leases flush."""
@@ -123,6 +123,16 @@ class EventFilters:
                 if kept is not None:
                     flushed.append(kept)
         return flushed
+
+
+def _raw(batch: Batch, shown: Sequence[Event]) -> bytes:
+    """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
+    events = batch.events
+    if isinstance(batch, WholeBatch):
+        is_same = len(shown) == len(events) and all(map(is_, shown, events))
+        return batch.raw if is_same else rebuilt_answer(batch.payload, shown, events)
+    whole = next((event.payload for event in events if event.whole), None)
+    return _encoded(shown) if whole is None else rebuilt_answer(whole, shown)
 
 
 def _encoded(events: Sequence[Event]) -> bytes:

@@ -1,22 +1,28 @@
-"""Turn the bytes of an answer's body into batches, delivered in the event-loop iteration in which they arrive."""
+"""Turn the bytes of an answer's body into batches, delivered in the event-loop iteration in which they arrive.
+
+A large or compressed read is delivered in parts, one in each iteration, and a JSON answer is read in steps: no answer holds
+the event loop for long.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import httpx
 
 from policies.api.event import Batch
 from policies.api.upstream import UpstreamError
-from sidecar.upstream.errors.classify import broken_off, empty, from_object, interrupted, timed_out
+from sidecar.upstream.errors.classify import broken_off, empty
 from sidecar.upstream.transport.content_encoding import Decode, decoder
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
 from sidecar.wire.answer_form import MAX_ANSWER_BYTES, AnswerForm
 from sidecar.wire.answer_reader import AnswerReader
-from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.sse_reader import EventTooLarge
+
+from .answer_failures import cut_by, stop_iteration
+from .read_parts import MAX_PART_BYTES, asked_for_usage, has_comment, in_steps, parts_of
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -56,7 +62,7 @@ class AnswerBody:
         self._request, self._idle = upstream.asked, upstream.settings.idle
         options = call.body.get("stream_options")
         self.reading = AnswerReader(
-            shows_usage=options is not None and _asked_for_usage(options), answers=call.choices_returned
+            shows_usage=options is not None and asked_for_usage(options), answers=call.choices_returned
         )
         self.over = False
         self._broken: UpstreamError | None = None
@@ -66,18 +72,28 @@ class AnswerBody:
         self._form = AnswerForm(declared=declared)
         self._reader: SSEReader | None = None
         self._decode = _decoder(response, self._request) if b"content-encoding" in fields else None
+        self._at_once = MAX_PART_BYTES if self._decode is None else 0
+        """Bytes of a read up to which it is delivered in the iteration in which it arrived."""
+        self._parts: Iterator[bytes] | None = None
+        """The rest of any other read."""
+        self._whole_has_ended = False
 
     async def deliver(self, to: Deliver) -> None:
         """See `policies.api.upstream.Stream.deliver`."""
         if not self._streams:
             to(await self._read_whole())
             return
-        try:
-            waits = self._deliver_arrived(self._response.take(), to)
-        except StopIteration as error:
-            raise _stop_iteration(error) from None
-        if waits:
-            await self._deliver_arriving(to)
+        while self._parts is None or await self._deliver_parts(to):
+            try:
+                waits = self._deliver_arrived(self._response.take(), to)
+            except StopIteration as error:
+                raise stop_iteration(error) from None
+            if waits:
+                await self._deliver_arriving(to)
+            if self._whole_has_ended:
+                await self._deliver_whole(to)
+            if self._parts is None:
+                break
         if (broken := self._broken) is not None:
             self._broken = None  # else the traceback of the error would refer to the error: a reference cycle
             try:
@@ -98,7 +114,7 @@ class AnswerBody:
                     return
                 done.set_result(None)
             except StopIteration as error:
-                done.set_exception(_stop_iteration(error))
+                done.set_exception(stop_iteration(error))
             except BaseException as error:  # noqa: BLE001  # raised by `await done` below
                 done.set_exception(error)
             response.on_data = None
@@ -119,12 +135,21 @@ class AnswerBody:
                 done.exception()  # mark it as retrieved: a cancellation in the same iteration takes precedence
 
     def _deliver_arrived(self, data: bytes, to: Deliver) -> bool:
-        """Deliver *data* and, behind it, the end or failure of the body; return False if nothing more is to be delivered now."""
+        """Deliver *data* and, behind it, the end or failure of the body; return False if nothing more is to be delivered now.
+
+        It is also False where `_deliver_parts` or `_deliver_whole` must go on, for which their field is set.
+        """
         response = self._response
+        if len(data) > self._at_once:
+            self._parts = parts_of(data) if self._decode is None else self._decode(data)
+            return False
         while self._broken is None:
             if not data and response.broken is not None:
                 batch = self._on_failure(response.broken)
             elif data or response.ended:
+                if not data and self._form.whole is not None:
+                    self._whole_has_ended = True
+                    return False
                 batch = self._decode_batch(data)
             else:
                 return True
@@ -132,8 +157,58 @@ class AnswerBody:
                 self.over = batch.last
                 if not to(batch) or batch.last:
                     return False
+            elif self._reader is not None and self._reader.holds_large_event:
+                self._at_once = 0
             data = b""
         return False
+
+    async def _deliver_parts(self, to: Deliver) -> bool:
+        """Deliver the parts of a read, one in each iteration; return as `_deliver_arrived`."""
+        try:
+            with self._timeout:
+                return await self._deliver_each_part(to)
+        except TimeoutError as error:
+            if not isinstance(error.__cause__, asyncio.CancelledError):
+                raise  # of a policy
+            if (last := self._on_failure(error)) is not None:
+                self.over = True
+                to(last)
+            return False
+
+    async def _deliver_each_part(self, to: Deliver) -> bool:
+        while self._broken is None:
+            batch = None
+            try:
+                if (part := next(self._parts or iter(()), None)) is None:
+                    self._parts = None
+                    is_large = self._reader is not None and self._reader.holds_large_event
+                    self._at_once = 0 if is_large or self._decode is not None else MAX_PART_BYTES
+                    return True
+                if part and self._reader is not None and self._reader.holds_large_event:
+                    frames = self._reader.feed(part)
+                    await asyncio.sleep(0)
+                    batch = self._decode_batch(part, frames)
+                    await asyncio.sleep(0)
+                elif part:
+                    batch = self._decode_batch(part)
+            except (EventTooLarge, *READ_ERRORS) as error:
+                batch = self._on_failure(error)
+            if batch is not None:
+                self.over = batch.last
+                if not to(batch) or batch.last:
+                    return False
+            await asyncio.sleep(0)
+        return False
+
+    async def _deliver_whole(self, to: Deliver) -> None:
+        """Deliver an answer that came as one JSON object."""
+        self._whole_has_ended = False
+        batch = await in_steps(self.reading.take_whole_steps(b"".join(self._form.whole or ()), as_stream=True))
+        if self.reading.failure is not None:
+            self._broken = self._upstream.failure_in(self.reading, self._call)
+        elif (last := self._ended(batch)) is not None:
+            self.over = True
+            to(last)
 
     def _on_failure(self, error: Exception) -> Batch | None:
         """Return the last batch where *error* comes too late to matter; else the stream has broken."""
@@ -142,18 +217,19 @@ class AnswerBody:
         self._broken = self._cut(error)
         return None
 
-    def _decode_batch(self, data: bytes) -> Batch | None:
-        """Return the batch that *data* completes; empty *data* is the end of the body. None if there is nothing to deliver."""
+    def _decode_batch(self, data: bytes, frames: Sequence[Frame] | None = None) -> Batch | None:
+        """Return the batch that *data* completes, whose *frames* may be read already. None if there is nothing to deliver.
+
+        Empty *data* is the end of the body.
+        """
         reading = self.reading
         had, over = reading.outputs + reading.finishes, not data
-        frames: Sequence[Frame] = ()
         try:
             if over:
                 batch = self._take_end()
             else:
-                if self._decode is not None:
-                    data = self._decode(data)
-                frames = self._first_frames(data) if self._reader is None else self._reader.feed(data)
+                if frames is None:
+                    frames = self._first_frames(data) if self._reader is None else self._reader.feed(data)
                 batch = reading.take(frames)
         except (EventTooLarge, *READ_ERRORS) as error:
             return self._on_failure(error)
@@ -165,10 +241,10 @@ class AnswerBody:
                 timeout.reset(limit)
             if self._permit is not None and self._permit.probes and reading.has_output and reading.failure is None:
                 self._permit.succeeded()
-        elif not reading.has_output and self._form.whole is None and (not frames or _has_comment(data)):
+        elif not reading.has_output and self._form.whole is None and (not frames or has_comment(data)):
             self._timeout.extend()  # the server has sent a comment or a blank line
         if reading.failure is not None:
-            self._broken = self._failure()
+            self._broken = self._upstream.failure_in(self.reading, self._call)
             return batch
         if reading.done or (over and reading.finished):
             return self._ended(batch)
@@ -204,40 +280,16 @@ class AnswerBody:
                 body = await read_limited(self._response, MAX_ANSWER_BYTES, self._timeout.extend)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
-        batch = reading.take_whole(body, as_stream=False)
+        batch = await in_steps(reading.take_whole_steps(body, as_stream=False))
         if batch is None:
-            raise self._failure()
+            raise self._upstream.failure_in(self.reading, self._call)
         self.over = True
         if reading.has_output or reading.says_why or reading.is_answered:
             return batch
         raise empty(self._request, batch)
 
-    def _failure(self) -> UpstreamError:
-        """Return the failure that upstream sent instead of an answer.
-
-        An error object before any output or usage report did no work; a malformed answer may have.
-        """
-        found, reported = self.reading.failure, self.reading.usage
-        secrets = self._upstream.secrets_of(self._call.forwarded_headers)
-        if isinstance(found, dict):
-            self._upstream.routes.note_error(found.get("message") or "")
-        upstream = self._upstream
-        failure = from_object(found, self._request, secrets=secrets, own_key=upstream.own_key, now=upstream.clock())
-        worked = self.reading.has_output or bool(reported.input or reported.output)
-        failure.worked = worked or isinstance(found, MalformedAnswer)
-        return failure
-
     def _cut(self, error: Exception) -> UpstreamError:
-        if isinstance(error, TimeoutError):
-            return timed_out("idle_timeout" if self.reading.has_output else "first_token_timeout", self._request)
-        if self.reading.has_output:
-            return interrupted(self._request, str(error), self._upstream.secrets)
-        return broken_off(error, self._request)
-
-
-def _stop_iteration(error: StopIteration) -> RuntimeError:
-    """Return what replaces the policy's *error*, which neither a future nor a coroutine passes on (PEP 479)."""
-    return RuntimeError("a policy raised StopIteration").with_traceback(error.__traceback__)
+        return cut_by(self.reading, self._request, error, self._upstream.secrets)
 
 
 def _decoder(response: UpstreamResponse, request: httpx.Request) -> Decode | None:
@@ -245,12 +297,3 @@ def _decoder(response: UpstreamResponse, request: httpx.Request) -> Decode | Non
         return decoder(response.header(b"content-encoding"))
     except httpx.DecodingError as error:
         raise broken_off(error, request) from error
-
-
-def _has_comment(data: bytes) -> bool:
-    """Whether a line of *data* is a comment: such a byte behind a line ending is not part of a JSON string."""
-    return data.startswith(b":") or data.find(b"\n:") >= 0 or data.find(b"\r:") >= 0
-
-
-def _asked_for_usage(options: object) -> bool:
-    return isinstance(options, dict) and options.get("include_usage") is True

@@ -12,11 +12,12 @@ import msgspec
 
 from policies.api.upstream import UpstreamError
 from sidecar.config.upstream import AUTHORIZATION_HEADER
-from sidecar.upstream.errors.classify import from_exception, from_status, is_missing_model
+from sidecar.upstream.errors.classify import from_exception, from_object, from_status, is_missing_model
 from sidecar.upstream.errors.secret_values import Secrets
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
+from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.config.upstream import ResolvedUpstream
     from sidecar.upstream.transport.response import Alive, Connected, Headers, Transport, UpstreamResponse
+    from sidecar.wire.answer_reader import AnswerReader
 
 USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
@@ -210,18 +212,46 @@ class UpstreamClient:
             self._listed_model.forget(model)
         return error
 
+    def failure_in(self, reading: AnswerReader, call: Call) -> UpstreamError:
+        """Return the failure that was read instead of an answer to *call* under status 200.
+
+        An error object before any output or usage report did no work; a malformed answer may have.
+        """
+        found, reported = reading.failure, reading.usage
+        if isinstance(found, dict):
+            self.routes.note_error(found.get("message") or "")
+        secrets = self.secrets_of(call.forwarded_headers)
+        failure = from_object(found, self.asked, secrets=secrets, own_key=self.own_key, now=self.clock())
+        worked = reading.has_output or bool(reported.input or reported.output)
+        failure.worked = worked or isinstance(found, MalformedAnswer)
+        return failure
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self.transport.aclose()
 
 
+class _Listed(msgspec.Struct):
+    id: str = ""
+
+
+class _First(msgspec.Struct, array_like=True):
+    entry: _Listed
+
+
+class _List(msgspec.Struct):
+    data: _First
+
+
+_decode_list = msgspec.json.Decoder(_List).decode
+
+
 def _first_model(body: bytes) -> str:
+    """Return the first name in a list of models; empty without one. The other entries are skipped, not decoded."""
     try:
-        data = msgspec.json.decode(body)
-        name = data["data"][0]["id"]
-    except (msgspec.MsgspecError, KeyError, IndexError, TypeError):
+        return _decode_list(body).data.entry.id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
-    return name if isinstance(name, str) else ""
 
 
 def _ignore_reached() -> None:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 MAX_LISTED_VALUES = 100_000
 """Values of a list that is reduced for a client: OpenRouter's list of 400 models has 25,000."""
-ENTRIES_PER_ITERATION = 500
+ENTRIES_PER_ITERATION = 100
+MAX_MODEL_NAME_LENGTH = 256
+"""Characters of a name that is compared with patterns; a longer one is left out."""
 
 
 class ModelListAttempt:
@@ -101,7 +103,7 @@ async def permitted_list(body: bytes, patterns: Sequence[str], aliases: Mapping[
     """
 
     def permits(name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
+        return len(name) <= MAX_MODEL_NAME_LENGTH and any(fnmatchcase(name, pattern) for pattern in patterns)
 
     if body.count(b",") > MAX_LISTED_VALUES:
         msg = "the list of models is too long"

@@ -10,7 +10,8 @@ import msgspec
 from policies.api.usage import Usage
 
 from .choice_index import ChoiceIndexes
-from .chunk import Choice, other_outputs, with_index
+from .chunk import Choice, other_outputs
+from .decoding.own_choice import with_index
 from .error_object import MODEL_FAILED, MalformedAnswer
 from .output_tokens import tokens_of
 from .reported_usage import Report, least_tokens_of

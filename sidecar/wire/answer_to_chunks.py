@@ -2,48 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import msgspec
 
 from policies.api.event import Event
 
+from .chunk import Choice
+from .decoding.own_choice import DECODE_FAULTS, copied_fields, decode_fields, is_object, one_line
+from .decoding.value_count import LARGE_EVENT_BYTES, holds_many_values
+from .whole_answer import first_items
 
-def number_choices(events: Sequence[Event]) -> None:
-    """Set the index of each of *events*, the choices of one answer, to its position if two have the same index."""
-    if len({event.index for event in events}) < len(events):
-        for at, event in enumerate(events):
-            event.index = at
+HEAD_FIELDS = ("id", "created", "model")
+_NO_JSON = msgspec.Raw()
+_EMPTY_OBJECT = msgspec.Raw(b"{}")
 
 
-def chunks_of(events: Sequence[Event], data: dict[str, Any], *, usage: bool) -> list[Event]:
-    """Return the chunks of the answer *data*, whose choices are *events*, in order; *usage*: add a chunk with its usage."""
-    head: dict[str, Any] = {key: data[key] for key in ("id", "created", "model") if key in data}
-    head["object"] = "chat.completion.chunk"
-    listed = data.get("choices")
-    choices = [choice for choice in listed if isinstance(choice, dict)] if isinstance(listed, list) else []
-    for event, choice in zip(events, choices, strict=True):
-        streamed = {**choice, "index": event.index}
-        streamed["delta"] = _delta(streamed.pop("message", None), streamed.get("delta"))
+class _Parts(msgspec.Struct, gc=False):
+    choices: msgspec.Raw = _NO_JSON
+    usage: msgspec.Raw = _NO_JSON
+
+
+class _KnownFields(msgspec.Struct, gc=False):
+    """The fields of a choice that are kept where it may have a million others."""
+
+    message: msgspec.Raw = _NO_JSON
+    delta: msgspec.Raw = _NO_JSON
+    finish_reason: msgspec.Raw = _NO_JSON
+    logprobs: msgspec.Raw = _NO_JSON
+
+
+class _Calls(msgspec.Struct, gc=False):
+    tool_calls: msgspec.Raw = _NO_JSON
+
+
+_decode_calls = msgspec.json.Decoder(_Calls).decode
+_decode_parts = msgspec.json.Decoder(_Parts).decode
+_decode_known = msgspec.json.Decoder(_KnownFields).decode
+_decode_index = msgspec.json.Decoder(int).decode
+
+
+def number_choices(choices: Sequence[Choice]) -> None:
+    """Set the index of each of *choices*, those of one answer, to its position if two have the same index."""
+    if len({choice.index for choice in choices}) < len(choices):
+        for at, choice in enumerate(choices):
+            choice.index = at
+
+
+def chunks_steps(events: Sequence[Event], payload: bytes, *, usage: bool) -> Generator[None, None, list[Event]]:
+    """Return the chunks of the answer *payload*, whose choices are *events*, in order; *usage*: add a chunk with its usage."""
+    head = {name: raw for name, raw in copied_fields(payload).items() if name in HEAD_FIELDS}
+    head["object"] = msgspec.Raw(b'"chat.completion.chunk"')
+    parts = _decode_parts(payload)
+    yield
+    choices = [raw for raw in first_items(parts.choices) if is_object(raw)]
+    for event, raw in zip(events, choices, strict=True):
+        is_large = len(raw) > LARGE_EVENT_BYTES
+        if is_large:
+            yield
+        streamed = _streamed(raw, event.index)
+        if is_large:
+            yield
         _write(event, {**head, "choices": [streamed]})
+    yield
     chunks = list(events)
-    if usage and isinstance(data.get("usage"), dict):
-        chunks.append(_write(Event(index=-1), {**head, "choices": [], "usage": data["usage"]}))
+    if usage and is_object(parts.usage):
+        chunks.append(_write(Event(index=-1), {**head, "choices": [], "usage": parts.usage}))
     return chunks
 
 
-def _delta(message: object, delta: object) -> dict[str, Any]:
-    fields = delta if isinstance(delta, dict) else message if isinstance(message, dict) else {}
-    calls = fields.get("tool_calls")
-    if isinstance(calls, list):
-        for at, call in enumerate(calls):
-            if isinstance(call, dict) and not isinstance(call.get("index"), int):
-                call["index"] = at
-    return fields
+def _streamed(raw: msgspec.Raw, index: int) -> dict[str, object]:
+    """Return the choice in *raw* with its message as a `delta`."""
+    if holds_many_values(bytes(raw)):
+        known = msgspec.structs.asdict(_decode_known(raw))
+        fields: dict[str, msgspec.Raw] = {name: value for name, value in known.items() if len(value)}
+    else:
+        fields = decode_fields(raw)
+    message, delta = fields.pop("message", _NO_JSON), fields.get("delta", _NO_JSON)
+    found = next((part for part in (delta, message) if is_object(part)), _EMPTY_OBJECT)
+    return {**fields, "index": index, "delta": _delta(found)}
 
 
-def _write(event: Event, chunk: dict[str, Any]) -> Event:
-    payload = msgspec.json.encode(chunk)
+def _delta(message: msgspec.Raw) -> object:
+    """Return *message* with an index for each tool call, which clients of streams need."""
+    calls = first_items(_decode_calls(message).tool_calls)
+    if not calls or holds_many_values(bytes(message)):
+        return message
+    numbered = [_numbered(call, at) for at, call in enumerate(calls)]
+    return {**decode_fields(message), "tool_calls": numbered}
+
+
+def _numbered(call: msgspec.Raw, at: int) -> object:
+    if not is_object(call):
+        return call
+    fields = decode_fields(call)
+    try:
+        _decode_index(fields.get("index", _NO_JSON))
+    except DECODE_FAULTS:
+        return {**fields, "index": at}
+    return call
+
+
+def _write(event: Event, chunk: dict[str, object]) -> Event:
+    payload = one_line(msgspec.json.encode(chunk))
     event.payload, event.raw, event.whole = payload, b"data: " + payload + b"\n\n", False
     return event

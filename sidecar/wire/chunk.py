@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -13,12 +10,11 @@ import msgspec
 from policies.api.event import MAX_CHOICES, Event, choice_index, content_texts, other_tokens, reasoning_text
 from policies.api.tokens import DATA_BYTES_PER_TOKEN
 
+from .decoding.own_choice import own_payloads
+from .decoding.repair import repaired
+from .decoding.value_count import holds_many_values
 from .usage_fields import Reported, read_report
-from .value_count import holds_many_values
 
-_NOT_FINITE = re.compile(rb"-?Infinity|NaN")
-MAX_CONSTANTS = 100_000
-"""Constants that are replaced in one event or answer; more are an event that is not JSON."""
 _EMPTY_JSON_BYTES = b"[]{}, \t\r\nnul"
 """Bytes of JSON without content, such as `[{}]` or `[null]`."""
 
@@ -66,12 +62,23 @@ class _AllFields(msgspec.Struct, gc=False):
     choices: list[_Fields] = []
 
 
-Item: TypeAlias = "tuple[Choice | None, bytes, bytes]"
-"""An event that is not built yet: its choice (None for a frame without one), its own bytes, its frame's JSON."""
+class _RawFields(msgspec.Struct, gc=False):
+    delta: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+
+
+class _AllRawFields(msgspec.Struct, gc=False):
+    choices: list[_RawFields] = []
+
+
+Item: TypeAlias = "tuple[Choice | list[Choice] | None, bytes, bytes]"
+"""Events that are not built yet: a choice, or all choices of a frame with several, or None for a frame without one; the
+frame's bytes, empty for several choices; its JSON."""
 
 EMPTY_DELTA = Delta()
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 """Decode one chunk.  A builtin, because it is called for every token; `read_repaired` reads what it refuses."""
+_decode_raw_fields = msgspec.json.Decoder(_AllRawFields).decode
 _decode_all_fields = msgspec.json.Decoder(_AllFields).decode
 
 
@@ -79,10 +86,10 @@ def other_outputs(payload: bytes) -> list[int]:
     """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` lacks; 0 if all are empty.
 
     Call it only if `Delta` has found no output: the same output is often in two fields.  Empty if *payload* cannot be
-    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size.
+    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size in its message.
     """
     if holds_many_values(payload):
-        return [len(payload) // DATA_BYTES_PER_TOKEN]
+        return _outputs_of_many(payload)
     try:
         choices = _decode_all_fields(payload).choices
     except (msgspec.MsgspecError, RecursionError):
@@ -92,6 +99,22 @@ def other_outputs(payload: bytes) -> list[int]:
             return []
         choices = [_Fields(_object(each.get("delta")), _object(each.get("message"))) for each in found]
     return [_other_tokens(fields) for fields in choices]
+
+
+def _outputs_of_many(payload: bytes) -> list[int]:
+    """Return what `other_outputs` does for a whole answer with many values, which has few choices."""
+    try:
+        parts = [each.delta if len(each.delta) else each.message for each in _decode_raw_fields(payload).choices]
+    except (msgspec.MsgspecError, RecursionError):
+        return [len(payload) // DATA_BYTES_PER_TOKEN]
+    return [_tokens_of_raw(bytes(part)) for part in parts]
+
+
+def _tokens_of_raw(part: bytes) -> int:
+    if holds_many_values(part):
+        return len(part) // DATA_BYTES_PER_TOKEN
+    fields = decode_json(part) if part else None
+    return other_tokens(fields, whole=True) if isinstance(fields, dict) else 0
 
 
 def _other_tokens(fields: _Fields) -> int:
@@ -123,49 +146,10 @@ def read_repaired(payload: bytes) -> tuple[Chunk, bytes]:
     """Return the chunk in *payload*, and *payload* as valid JSON.
 
     Lone surrogates are replaced, and `NaN` and `Infinity`, which servers in Python write as log probabilities, become
-    null (sgl-project/sglang#4097).  Raises `ValueError` unless *payload* is a JSON object otherwise.
+    null (sgl-project/sglang#4097).  Raises `ValueError` unless *payload* is a JSON object otherwise, and for one of more
+    than 1 MB that would have to be repaired.
     """
-    try:
-        return read_chunk(payload), payload
-    except ValueError:
-        if b"NaN" in payload or b"Infinity" in payload:
-            payload = _without_constants(payload)
-            with contextlib.suppress(ValueError):
-                return read_chunk(payload), payload
-        payload = _without_lone_surrogates(payload)
-    return read_chunk(payload), payload
-
-
-def _without_constants(payload: bytes) -> bytes:
-    """Return *payload* with null for each `NaN` and `Infinity` outside of a string; in linear time."""
-    masked = payload.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-    pieces, start, counted, in_string = [], 0, 0, False
-    for at, found in enumerate(_NOT_FINITE.finditer(masked)):
-        if at == MAX_CONSTANTS:
-            break
-        begin, end = found.span()
-        in_string ^= masked.count(b'"', counted, begin) % 2 == 1
-        counted = begin
-        if not in_string:
-            pieces += [payload[start:begin], b"null"]
-            start = end
-    return b"".join([*pieces, payload[start:]]) if pieces else payload
-
-
-def _without_lone_surrogates(payload: bytes) -> bytes:
-    """Return the JSON in *payload* with U+FFFD for lone surrogates, as from a server that splits an emoji over two events.
-
-    Raises `ValueError` if it is not JSON for another reason.
-    """
-    if b"\\ud" not in payload.lower():
-        msg = "not JSON"
-        raise ValueError(msg)
-    try:
-        text = json.dumps(json.loads(payload), ensure_ascii=False)
-    except RecursionError as error:
-        msg = "nested too deeply"
-        raise ValueError(msg) from error
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    return repaired(payload, read_chunk)
 
 
 def decode_json(payload: bytes) -> object:
@@ -188,16 +172,21 @@ def decode_object(payload: bytes) -> dict[str, Any]:
 
 
 def _read_leniently(payload: bytes) -> Chunk:
+    """Return the chunk in *payload*, of whose values the types are unexpected; raises `ValueError` for too many of them."""
+    if holds_many_values(payload):
+        msg = "an object of unexpected types has too many values"
+        raise ValueError(msg)
     data = decode_object(payload)
     error = data.get("error")
     return Chunk(
-        choices=[_choice(each) for each in _list(data.get("choices")) if isinstance(each, dict)],
+        choices=[choice_of_object(each) for each in _list(data.get("choices")) if isinstance(each, dict)],
         usage=read_report(data.get("usage")),
         error=None if error is None else msgspec.Raw(msgspec.json.encode(error)),
     )
 
 
-def _choice(data: dict[str, Any]) -> Choice:
+def choice_of_object(data: dict[str, Any]) -> Choice:
+    """Return the choice in decoded JSON; a field of an unexpected type is read as absent."""
     finish = data.get("finish_reason")
     return Choice(
         delta=_delta(data.get("delta")),
@@ -238,18 +227,6 @@ def _object(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def with_index(payload: bytes, index: int) -> bytes:
-    """Return the chunk in *payload* with *index* for its only choice; *payload* itself where it cannot be decoded."""
-    try:
-        data = decode_object(payload)
-    except ValueError:
-        return payload
-    for choice in _list(data.get("choices")):
-        if isinstance(choice, dict):
-            choice["index"] = index
-    return msgspec.json.encode(data)
-
-
 def event_of(choice: Choice, raw: bytes, payload: bytes) -> Event:
     """Return the event of *choice*, which is a piece of a stream or a whole answer."""
     part = choice.delta
@@ -271,7 +248,13 @@ def event_of(choice: Choice, raw: bytes, payload: bytes) -> Event:
 
 def events_of(items: Sequence[Item]) -> list[Event]:
     """Return the events of *items*, in order."""
-    return [
-        Event(raw=raw, payload=payload, index=-1) if choice is None else event_of(choice, raw, payload)
-        for choice, raw, payload in items
-    ]
+    events: list[Event] = []
+    for choice, raw, payload in items:
+        if type(choice) is Choice:
+            events.append(event_of(choice, raw, payload))
+        elif isinstance(choice, list):
+            own = own_payloads([each.index for each in choice], payload)
+            events += [event_of(each, b"", own_payload) for each, own_payload in zip(choice, own, strict=True)]
+        else:
+            events.append(Event(raw=raw, payload=payload, index=-1))
+    return events

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .chunk import decode_json, decode_object
+from .decoding.own_choice import DECODE_FAULTS, decode_fields, one_line
 
 if TYPE_CHECKING:
     from .chunk import Chunk
@@ -168,14 +169,27 @@ def _fields(payload: bytes) -> dict[str, Any]:
         return {}
 
 
+_CHOICES_DECODER = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+
+
 def without_error(payload: bytes) -> bytes:
     """Return the chunk in *payload* without its error and those of its choices (OpenRouter).
 
     They are not redacted.  Raises `ValueError` where the chunk cannot be encoded again.
     """
-    data = decode_object(payload)
-    choices = data.get("choices")
-    for part in (data, *(choices if isinstance(choices, list) else ())):
-        if isinstance(part, dict):
-            part.pop("error", None)
-    return msgspec.json.encode(data)
+    try:
+        fields = decode_fields(payload)
+        if payload.count(b'"error"') > ("error" in fields) and (choices := fields.get("choices")) is not None:
+            fields["choices"] = _without_errors(choices)
+    except DECODE_FAULTS as error:
+        msg = "not a JSON object"
+        raise ValueError(msg) from error
+    fields.pop("error", None)
+    return one_line(msgspec.json.encode(fields))
+
+
+def _without_errors(choices: msgspec.Raw) -> msgspec.Raw:
+    parts = _CHOICES_DECODER.decode(choices)
+    for part in parts:
+        part.pop("error", None)
+    return msgspec.Raw(msgspec.json.encode(parts))

@@ -24,8 +24,12 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from .decoding.value_count import holds_many_values
+
 MAX_REPORTED_TOKENS = 10_000_000
 """Larger numbers are ignored: no model has such a context, and one such report would exhaust a tenant's budget."""
+MAX_SEARCHED_BYTES = 1_048_576
+"""Bytes of an object up to which it is searched for the places before it is decoded."""
 MAX_NUMBER_CHARACTERS = 20
 """Longest string that is read as a number."""
 TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_REPORTED_TOKENS)]
@@ -139,7 +143,9 @@ def reports_beside(payload: bytes, *, has_usage: bool) -> Sequence[Reported]:
     that may have further figures are read.
     """
     find = payload.find  # `in` takes twice as long: it tries an integer first
-    if find(b'"timings"') < 0:
+    if len(payload) > MAX_SEARCHED_BYTES:
+        pass  # decoding takes less time than the searches
+    elif find(b'"timings"') < 0:
         if has_usage:
             if find(b'"x_groq"') < 0:
                 return ()
@@ -158,7 +164,9 @@ def reports_beside(payload: bytes, *, has_usage: bool) -> Sequence[Reported]:
 
 
 def _read_places(payload: bytes) -> ReportPlaces:
-    """Return the places in *payload*, some of which are of unexpected types."""
+    """Return the places in *payload*, some of which are of unexpected types; none of one with too many values."""
+    if len(payload) > MAX_SEARCHED_BYTES or holds_many_values(payload):
+        return ReportPlaces()
     try:
         data = msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -32,17 +32,19 @@ async def read_limited(response: UpstreamResponse, limit: int, on_blank: Callabl
     """
     pieces, size, decode = [], 0, decoder(response.header(b"content-encoding"))
     while raw := await response.read():
-        data = raw if decode is None else decode(raw)
-        size += len(data)
-        if size > limit:
-            msg = f"the response has more than {limit} bytes"
-            raise ResponseTooLarge(msg)
-        pieces.append(data)
-        if on_blank is not None and data:
-            if data.isspace():
-                on_blank()
-            else:
-                on_blank = None
+        for data in (raw,) if decode is None else decode(raw):
+            size += len(data)
+            if size > limit:
+                msg = f"the response has more than {limit} bytes"
+                raise ResponseTooLarge(msg)
+            pieces.append(data)
+            if on_blank is not None and data:
+                if data.isspace():
+                    on_blank()
+                else:
+                    on_blank = None
+            if decode is not None:
+                await asyncio.sleep(0)  # other tasks run between two steps
     return b"".join(pieces)
 
 
@@ -52,10 +54,13 @@ async def read_error_body(response: UpstreamResponse, *, within: float = ERROR_B
     try:
         decode = decoder(response.header(b"content-encoding"))
         async with asyncio.timeout(within):
-            while raw := await response.read():
-                body += raw if decode is None else decode(raw)
-                if len(body) >= MAX_ERROR_BYTES:
-                    break
+            while len(body) < MAX_ERROR_BYTES and (raw := await response.read()):
+                for data in (raw,) if decode is None else decode(raw):
+                    body += data
+                    if len(body) >= MAX_ERROR_BYTES:
+                        break
+                    if decode is not None:
+                        await asyncio.sleep(0)
     except (TimeoutError, *READ_ERRORS):
         pass
     return body[:MAX_ERROR_BYTES]

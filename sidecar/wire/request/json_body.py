@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from sidecar.wire.decoding.lone_surrogates import has_surrogates, replace_lone_surrogates
+from sidecar.wire.decoding.repair import MAX_REPAIRED_BYTES
+from sidecar.wire.decoding.value_count import count_marks, more_values_steps
 from sidecar.wire.request.json_fault import MAX_DIGITS, json_fault
-from sidecar.wire.request.lone_surrogates import has_surrogates, replace_lone_surrogates
 from sidecar.wire.request.long_numbers import MAX_LARGE_BODY_DIGITS, long_number_steps
-from sidecar.wire.value_count import count_marks, more_values_steps
 
 MAX_DEPTH = 100
 MAX_VALUES = 50_000
@@ -24,8 +25,6 @@ LIGHT_VALUES = 5_000
 """Values of a body that is decoded and checked in one step."""
 LARGE_BODY_BYTES = 262_144
 """Bytes of a body from which on it is decoded in several event-loop iterations, however few values it has."""
-MAX_REPAIRED_BYTES = 1_048_576
-"""Bytes of a body in which lone surrogates are replaced, the place of bad UTF-8 is named, and numbers may be long."""
 MANY_VALUES = 1_000
 """Values from which on a larger body is searched for long numbers. Measured: 5 ms for as many of 640 digits."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.wire.value_count import count_marks
+from sidecar.wire.decoding.value_count import count_marks
 
 from .documented_fields import DOCUMENTED_FIELDS, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
 

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from policies.api.event import Event, rebuilt_answer
+from policies.api.event import Event
+from policies.engine.rebuilt_answer import rebuilt_answer
 from sidecar.wire.chunk import event_of, read_chunk
 
 

@@ -141,3 +141,35 @@ async def test_first_list_must_succeed() -> None:
         with pytest.raises(UpstreamError):
             await chat(router)
         await eventually(lambda: requests(up) == ["list"])
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"data":[{"id":"a","x":[1]},7,[],{"id":3}]}', "a"),
+        (b'{"data":[{"id":"a"}' + b",[]" * 1_000_000 + b"]}", "a"),
+        (b'{"data":[{"id":3},{"id":"a"}]}', ""),
+        (b'{"data":[]}', ""),
+        (b'{"data":{"id":"a"}}', ""),
+        (b'[{"id":"a"}]', ""),
+        (b'{"data":[' + b"[" * 100_000, ""),
+    ],
+    ids=["other types behind it", "a million entries", "number", "empty", "no list", "no object", "nested"],
+)
+async def test_first_name_is_read_without_the_rest(body: bytes, name: str) -> None:
+    """The first name of a list counts, whatever the other entries are; a list without one leaves the model unknown."""
+
+    async def lists(connection: Connection) -> None:
+        if b"/models" in connection.head.split(b"\r\n")[0]:
+            await connection.answer(200, body)
+        else:
+            await connection.stream("fine")
+
+    async with upstream(lists) as up:
+        client = UpstreamClient(ResolvedUpstream(base_url=up.url), HttpTransport(), clock=lambda: 0.0)
+        call = make_call("hi")
+        call.model = ""
+        try:
+            assert await client.model(call) == name
+        finally:
+            await client.aclose()

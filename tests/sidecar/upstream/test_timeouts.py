@@ -106,11 +106,11 @@ async def test_steady_output_never_times_out(tmp_path: Path) -> None:
         await connection.send(HEAD)
         for _ in range(20):
             await connection.chunk(token("x"))
-            await asyncio.sleep(0.02)  # a pace well below the timeouts
+            await asyncio.sleep(0.06)  # a pace well below the timeouts
         await connection.chunk(STOP + b"data: [DONE]\n\n")
         await connection.send(b"0\r\n\r\n")
 
-    chat, (status, body), _ = await served(tmp_path, steady, {"first_token": 0.3, "idle": 0.3}, stream=True)
+    chat, (status, body), _ = await served(tmp_path, steady, {"first_token": 1.0, "idle": 1.0}, stream=True)
 
     assert ([name for name, _ in chat].count("token"), chat[-1][0]) == (20, "done")
     assert (status, b"error" in body) == (200, False)

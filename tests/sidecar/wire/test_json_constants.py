@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.wire.answer_reader import AnswerReader
-from sidecar.wire.chunk import MAX_CONSTANTS, read_repaired
+from sidecar.wire.chunk import read_repaired
+from sidecar.wire.decoding.repair import MAX_CONSTANTS
 from sidecar.wire.error_object import MalformedAnswer
 
 NAN, INFINITY = float("nan"), float("inf")

@@ -11,7 +11,7 @@ from chunks import delta, read, sse
 from policies.api.event import Event
 from policies.api.tokens import MEDIA_TOKENS
 from sidecar.wire.answer_reader import MAX_HELD_BYTES, MAX_HELD_EVENTS, AnswerReader
-from sidecar.wire.value_count import MAX_EVENT_VALUES
+from sidecar.wire.decoding.value_count import MAX_EVENT_VALUES
 
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm, "}]}
 """As Mistral streams it (BerriAI/litellm#16272)."""

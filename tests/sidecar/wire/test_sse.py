@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.wire.decoding.value_count import MAX_EVENT_VALUES
 from sidecar.wire.sse_reader import EventTooLarge, Frame, SSEReader
 from sidecar.wire.sse_writer import (
     DONE_EVENT,
@@ -21,7 +22,6 @@ from sidecar.wire.sse_writer import (
     openai_error_event,
     token_event,
 )
-from sidecar.wire.value_count import MAX_EVENT_VALUES
 
 CHUNK = b'{"choices":[{"index":0,"delta":{"content":"h\xc3\xa9llo"}}]}'
 

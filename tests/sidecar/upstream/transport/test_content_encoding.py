@@ -9,7 +9,7 @@ from time import process_time
 import httpx
 import pytest
 
-from sidecar.upstream.transport.content_encoding import MAX_DECODED_BYTES, Decode, decoder
+from sidecar.upstream.transport.content_encoding import DECODED_STEP_BYTES, MIN_CHECKED_BYTES, Decode, decoder
 
 
 def made(encoding: str) -> Decode:
@@ -48,14 +48,43 @@ def test_any_split_gives_the_same_body(encoding: str, body: bytes, size: int) ->
     """All members are decoded, deflate with or without its header, for any split; bytes behind the last are ignored."""
     decode = made(encoding)
 
-    assert b"".join(decode(body[at : at + size]) for at in range(0, len(body), size)) == b"hello world"
+    assert b"".join(b"".join(decode(body[at : at + size])) for at in range(0, len(body), size)) == b"hello world"
 
 
 def test_decoded_size_is_bounded() -> None:
-    """The decoded size of one read is bounded over all its members, and endless members take linear time."""
-    with pytest.raises(httpx.DecodingError, match="more than"):
-        made("gzip")(gzip.compress(b"x" * (MAX_DECODED_BYTES // 2)) * 3)
+    """The decoded size of a body is bounded by what arrived of it, and endless members take linear time."""
+    with pytest.raises(httpx.DecodingError, match="more than 200 times"):
+        list(made("gzip")(gzip.compress(b"x" * (MIN_CHECKED_BYTES // 2)) * 3))
 
     began = process_time()
-    assert made("gzip")(gzip.compress(b"x") * 40_000) == b"x" * 40_000
+    assert b"".join(made("gzip")(gzip.compress(b"x") * 40_000)) == b"x" * 40_000
     assert process_time() - began < 5
+
+
+@pytest.mark.parametrize("body", [b"x" * 3_000_000, b": a\n\n" * 100_000, b""], ids=["one byte", "comments", "nothing"])
+def test_steps_are_small(body: bytes) -> None:
+    """Each step decodes at most 32 kB, whatever a read holds."""
+    steps = list(made("gzip")(gzip.compress(body)))
+
+    assert b"".join(steps) == body
+    assert max(map(len, steps), default=0) <= DECODED_STEP_BYTES
+
+
+def test_expansion_is_bounded_over_all_reads() -> None:
+    """A body that expands too much is refused however it is divided: beyond 4 MB, at 200 times what arrived."""
+    packed, decode, size = gzip.compress(b"x" * 60_000_000), made("gzip"), 0
+    with pytest.raises(httpx.DecodingError, match="more than 200 times"):
+        for at in range(0, len(packed), 100):
+            for step in decode(packed[at : at + 100]):
+                size += len(step)
+    assert size <= 200 * len(packed)
+    assert size < 20_000_000
+
+
+def test_body_that_compresses_well_is_read() -> None:
+    """Keep-alive comments and repeated tokens, which compress a hundredfold, stay within the limit."""
+    stream = b'data: {"choices":[{"index":0,"delta":{"content":" the"},"finish_reason":null}]}\n\n' * 40_000
+    packed = gzip.compress(stream)
+
+    assert len(stream) > 100 * len(packed)
+    assert b"".join(made("gzip")(packed)) == stream

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from policies.api.prompt_size import size_of
 from policies.testing import make_call
+from sidecar.wire.decoding.lone_surrogates import MAX_REPLACED, SEARCHED_BYTES
+from sidecar.wire.decoding.repair import MAX_REPAIRED_BYTES
 from sidecar.wire.request.json_body import (
     LARGE_BODY_BYTES,
     LIGHT_VALUES,
-    MAX_REPAIRED_BYTES,
     MAX_VALUES,
     BadRequest,
     is_light,
@@ -25,7 +26,6 @@ from sidecar.wire.request.json_body import (
     json_steps,
 )
 from sidecar.wire.request.json_fault import MAX_DIGITS
-from sidecar.wire.request.lone_surrogates import MAX_REPLACED, SEARCHED_BYTES
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
@@ -183,7 +183,7 @@ def test_lone_surrogates_are_replaced(pieces: list[str], searched: int) -> None:
     raw = f'{{"{"".join(pieces)}": ["{"".join(pieces)}"]}}'
     whole = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(json.loads(raw), ensure_ascii=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sidecar.wire.request.lone_surrogates.SEARCHED_BYTES", searched)
+        patch.setattr("sidecar.wire.decoding.lone_surrogates.SEARCHED_BYTES", searched)
         assert json_object(raw.encode()) == json.loads(whole)
 
 
