@@ -45,7 +45,12 @@ def status_error(
     name = _CLASS_BY_STATUS.get(status, "InternalServerError" if status >= FIRST_SERVER_ERROR else "APIStatusError")
 
     def make() -> Exception:
-        fields = [each for each in headers.multi_items() if holds_secret is None or not holds_secret(each[1])]
+        # As bytes: httpx cannot encode again what it has decoded from a value that is not ASCII.
+        fields = [
+            (field, value)
+            for field, value in headers.raw
+            if holds_secret is None or not holds_secret(value.decode("latin-1"))
+        ]
         response = httpx.Response(status, headers=fields, content=b"", request=request)
         return _exception(name, message, response=response, body=error_fields or None)
 
