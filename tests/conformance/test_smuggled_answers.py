@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -74,10 +74,10 @@ async def test_answer_never_reaches_another_client(running: Running, row: Answer
     up.clear()
     answers: Iterator[bytes] = iter([row.data])
 
-    def answer(message: Message) -> bytes:
-        return next(answers, None) or ordinary(message)
+    def answer(message: Message) -> Sequence[bytes]:
+        return [data] if (data := next(answers, None)) is not None else ordinary(message)
 
-    up.answer, up.ends_first = answer, row.ends
+    up.answer, up.end = answer, "fin" if row.ends else ""
     first, raw = await call(running)
     second, next_raw = await call(running)
 

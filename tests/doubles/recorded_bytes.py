@@ -1,15 +1,17 @@
-"""An upstream that records every byte of each connection, and answers complete requests with bytes of the test."""
+"""An upstream that records every byte of each connection, and answers complete requests with pieces of the test."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from scripts import whole_answer
 from strict_http import Message, NotStrict, read_message
 
-Answer = Callable[[Message], bytes]
+Answer = Callable[[Message], Sequence[bytes]]
 
 
 def with_length(body: bytes, status: bytes = b"200 OK", *lines: bytes) -> bytes:
@@ -18,9 +20,9 @@ def with_length(body: bytes, status: bytes = b"200 OK", *lines: bytes) -> bytes:
     return b"\r\n".join(head) + b"\r\n\r\n" + body
 
 
-def ordinary(_: Message) -> bytes:
+def ordinary(_: Message) -> Sequence[bytes]:
     """Return a complete answer without `stream`."""
-    return with_length(whole_answer("ordinary"))
+    return [with_length(whole_answer("ordinary"))]
 
 
 class RecordingUpstream:
@@ -37,8 +39,8 @@ class RecordingUpstream:
         """The connection of each request."""
         self.faults: list[str] = []
         self.url = ""
-        self.ends_first = False
-        """Whether it closes its side behind its next answer."""
+        self.end = ""
+        """How it ends the connection behind its next answer: `fin` closes its side, `reset` resets it."""
         self.greeting = b""
         """What it sends on each new connection, before any request."""
         self.ended: set[int] = set()
@@ -51,10 +53,15 @@ class RecordingUpstream:
         return b"".join(self.connections)
 
     def clear(self) -> None:
+        """Forget all bytes and requests, and answer as at first."""
+        self.answer = ordinary
+        self.clear_requests()
+
+    def clear_requests(self) -> None:
         """Forget all bytes and requests; open connections stay open, and keep their numbers."""
         for each in self.connections:
             each.clear()
-        self.requests, self.used, self.faults, self.answer = [], [], [], ordinary
+        self.requests, self.used, self.faults = [], [], []
 
     def send(self, connection: int, data: bytes) -> None:
         """Send *data* on *connection* although no request waits for it."""
@@ -79,12 +86,11 @@ class RecordingUpstream:
                     rest = rest[message.size :]
                     self.requests.append(message)
                     self.used.append(number)
-                    writer.write(self.answer(message))
-                    await writer.drain()
-                    if self.ends_first:
-                        self.ends_first = False
-                        writer.write_eof()
-        except ConnectionError:
+                    if await self._answer(message, writer):
+                        rest = b""
+                        await reader.read()
+                        return
+        except OSError:
             pass
         finally:
             self.ended.add(number)
@@ -92,6 +98,21 @@ class RecordingUpstream:
             if rest:
                 self.faults.append(f"incomplete: {rest[:80]!r}")
             writer.close()
+
+    async def _answer(self, message: Message, writer: asyncio.StreamWriter) -> bool:
+        """Answer *message*; return whether the connection serves no further request."""
+        end, self.end = self.end, ""
+        for piece in self.answer(message):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        if end == "fin":
+            writer.write_eof()
+        elif end == "reset":
+            raw = writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        return bool(end)
 
     def _next(self, data: bytes) -> Message | None:
         try:

@@ -11,7 +11,12 @@ REQUEST_LINE = re.compile(rb"([A-Z]+) ([\x21-\x7e]+) HTTP/1\.1")
 FIELD = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+ANY_VALUE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\0\r\n]*?)[ \t]*")
+"""A field whose value may have control characters, which do not concern the framing."""
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+CHUNK_SIZE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|\"[\t\x20\x21\x23-\x5b\x5d-\x7e]*\"))?)*" % (_TOKEN, _TOKEN)
+)
 LENGTH = re.compile(rb"\d{1,15}")
 NO_BODY = frozenset({204, 304})
 FIRST_FINAL_STATUS = 200
@@ -49,10 +54,12 @@ class Message(NamedTuple):
         return self.until_close or b"close" in options or (version == b"1.0" and b"keep-alive" not in options)
 
 
-def read_message(data: bytes, *, request: bool = False, has_body: bool = True) -> Message | None:
+def read_message(
+    data: bytes, *, request: bool = False, has_body: bool = True, controls: bool = False
+) -> Message | None:
     """Return the first message of *data*; None while its head is incomplete. Raise `NotStrict` for anything else.
 
-    *has_body*: False for the response to HEAD.
+    *has_body*: False for the response to HEAD. *controls*: values of fields may have control characters.
     """
     end = data.find(b"\r\n\r\n")
     if end < 0:
@@ -61,7 +68,7 @@ def read_message(data: bytes, *, request: bool = False, has_body: bool = True) -
     match = (REQUEST_LINE if request else STATUS_LINE).fullmatch(start)
     if match is None:
         raise NotStrict(f"first line {start[:80]!r}")
-    fields = read_fields(lines)
+    fields = read_fields(lines, ANY_VALUE if controls else FIELD)
     status = 0 if request else int(match[2])
     lengths = [value for name, value in fields if name == b"content-length"]
     codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
@@ -86,11 +93,11 @@ def read_message(data: bytes, *, request: bool = False, has_body: bool = True) -
     return Message(start, status, fields, data[body_at:], ended=False, until_close=True, size=len(data))
 
 
-def read_fields(lines: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+def read_fields(lines: Sequence[bytes], field: re.Pattern[bytes] = FIELD) -> list[tuple[bytes, bytes]]:
     """Return names in lower case and values of header *lines*. Raise `NotStrict` for a line that is no field."""
     fields = []
     for line in lines:
-        if (match := FIELD.fullmatch(line)) is None:
+        if (match := field.fullmatch(line)) is None:
             raise NotStrict(f"header line {line[:80]!r}")
         fields.append((match[1].lower(), match[2]))
     return fields
