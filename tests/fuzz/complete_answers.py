@@ -65,7 +65,7 @@ def read_answer(data: bytes, schema: str, *, closed: bool) -> Reading:
     try:
         message = final_message(data)
     except NotStrict:
-        finishes = MAY_FINISH.search(data) is not None or schema == "plain" or b"{" in data
+        finishes = MAY_FINISH.search(data) is not None or schema in ("plain", "models") or b"{" in data
         return Reading(
             Verdict.UNCLEAR if finishes or b"\x1f\x8b" in data or b"encoding" in data.lower() else Verdict.BROKEN
         )

@@ -10,7 +10,7 @@ from byte_mutations import INTERESTING
 
 
 class Parts(NamedTuple):
-    """One message: its first line, its header lines, and its body without framing."""
+    """One message: its first line, its header lines, and its body."""
 
     start: bytes
     lines: list[bytes]
@@ -75,11 +75,11 @@ STATUSES = (
 )  # fmt: skip
 
 
-def parts_of(data: bytes, body: bytes | None = None) -> Parts:
-    """Return the parts of the message *data*; *body* is its body without framing, where that is known."""
+def parts_of(data: bytes) -> Parts:
+    """Return the parts of the message *data*, its body with its framing."""
     head, _, rest = data.partition(b"\r\n\r\n")
     start, *lines = head.split(b"\r\n")
-    return Parts(start, lines, rest if body is None else body)
+    return Parts(start, lines, rest)
 
 
 def framed(parts: Parts, chance: Random, *, zipped: bool = False) -> bytes:

@@ -15,7 +15,7 @@ from client_wire import is_answered
 from complete_answers import Reading, Verdict, final_message, read_answer
 from fuzz_seeds import AnswerSeed, answers
 from fuzzed import CHAT, COMPLETIONS, EVENTS, LIST, MODELS, STREAM, USUAL, WHOLE, Fuzzed, ordinary_answer, received
-from http_mutations import ANSWER_LINES, framed, mutate_lines, mutate_status_line, parts_of
+from http_mutations import ANSWER_LINES, Parts, framed, mutate_lines, mutate_status_line, parts_of
 from json_mutations import mutate_json
 from sse_mutations import mutate_events
 from strict_http import Message, NotStrict, read_responses
@@ -74,8 +74,7 @@ def _restructured(data: bytes, chance: Random) -> bytes:
         return data
     if message is None:
         return data
-    head = data[data.rfind(b"HTTP/1", 0, data.find(message.start) + 6) :]
-    parts = parts_of(head, message.body)
+    parts = Parts(message.start, [b": ".join(field) for field in message.fields], message.body)
     how = chance.random()
     if b"data:" in parts.body and how < 0.75:
         parts = parts._replace(body=mutate_events(parts.body, chance))
