@@ -53,6 +53,7 @@ def test_no_fault_is_known() -> None:
 
 
 BAD_CHUNK = b"POST /api/chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+MANY_CHOICES = sse({"choices": [{"index": 0, "delta": {}, "x": [0] * 30}] * 1_000})
 FOUND: tuple[tuple[str, AnyCase], ...] = (
     ("the id of a 400 is in its record", ClientCase([BAD_CHUNK])),
     ("a status without a name has its space", UpstreamCase("plain", [with_length(b"{}", b"529 X")], "")),
@@ -60,6 +61,7 @@ FOUND: tuple[tuple[str, AnyCase], ...] = (
         "a number out of range in a field that is not used is no fault of the sidecar",
         UpstreamCase("chat", [HEAD + chunk(sse({"choices": []}).replace(b"[]", b'[{"delta":{},"index":0}],"x":1e400') + token("a") + STOP), END], ""),
     ),
+    ("an event of many choices is no stall", UpstreamCase("chat", [HEAD + chunk(MANY_CHOICES) + chunk(token("a") + STOP) + END], "")),
 )  # fmt: skip
 
 
