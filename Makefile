@@ -8,7 +8,7 @@ NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel floods drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
+.PHONY: help demo test test-kill soak cancel floods fuzz drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the r
 
 stalls: $(VENV)/.ready ## Print the longest step of the event loop for each hostile request and answer (STALLS=--only=models)
 	PYTHONPATH=tests/doubles $(BIN)/python bench/stalls.py $(STALLS)
+
+fuzz: $(VENV)/.ready ## Send mutated requests and answers until it is interrupted (FUZZ_SEED=1 FUZZ_CASES=10000 FUZZ_WIRE=client)
+	PYTHONPATH=tests/doubles $(BIN)/python tests/fuzz/fuzz.py $(if $(FUZZ_WIRE),--wire $(FUZZ_WIRE))
 
 lint: $(VENV)/.ready ## Lint with ruff, all rules
 	$(BIN)/ruff check .

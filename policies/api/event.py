@@ -65,7 +65,10 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
     def _other_tokens(self, *, reasoning: bool = True) -> int:
         if has_many_values(self.payload):
             return len(self.payload) // DATA_BYTES_PER_TOKEN
-        choice = choice_of(self.data, self.index) if self.index >= 0 else None
+        try:
+            choice = choice_of(self.data, self.index) if self.index >= 0 else None
+        except ValueError:  # such as a number out of range, in a field that nothing else has read
+            return 0
         part = None if choice is None else choice.get("message" if self.whole else "delta")
         return other_tokens(part, whole=self.whole, reasoning=reasoning) if isinstance(part, dict) else 0
 

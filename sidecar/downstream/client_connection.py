@@ -41,6 +41,8 @@ class ClientConnection:
     """Whether too many bytes wait for the client: `drain` before writing more."""
     receive: Receive
     """ASGI's `receive` for the body of the request."""
+    request_id: str
+    """The id of the request, once its route or the server's own refusal has chosen it."""
     refused_as: str = ""
     """The code of the error with which the server itself has refused the rest of the body; empty if it has not."""
 

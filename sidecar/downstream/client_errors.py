@@ -34,7 +34,7 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
     `error` event. *final* sends `x-should-retry: false`. *wait* is `Retry-After` in seconds, None where waiting does
     not help. *detail* is the precise text where *message* is a fixed one. *details* are further fields of the error object.
     *upstream_object* is upstream's own error object, which `/v1` shows in place of the fields that it has. *allow* and
-    *challenge* are the headers `Allow` and `WWW-Authenticate`.
+    *challenge* are the headers `Allow` and `WWW-Authenticate`; *closes* ends the connection behind the response.
     """
 
     status: int
@@ -50,6 +50,7 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
     upstream_object: Mapping[str, object] = {}
     allow: str = ""
     challenge: str = ""
+    closes: bool = False
 
     @property
     def headers(self) -> list[Header]:
@@ -63,6 +64,8 @@ class ClientError(msgspec.Struct, frozen=True, kw_only=True):
             headers.append((b"x-should-retry", b"false"))
         if self.allow:
             headers.append((b"allow", self.allow.encode()))
+        if self.closes:
+            headers.append((b"connection", b"close"))
         if self.challenge:
             headers.append((b"www-authenticate", self.challenge.encode()))
         return headers

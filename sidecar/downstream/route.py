@@ -79,7 +79,8 @@ class Route(ABC):
         """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
         services, clocks = self.services, self.services.policy_services
         headers: dict[bytes, bytes] = dict(scope["headers"])  # the last one of a repeated header
-        name = request_id(headers.get(REQUEST_ID_HEADER), services.request_ids)
+        name = connection.request_id or request_id(headers.get(REQUEST_ID_HEADER), services.request_ids)
+        connection.request_id = name  # type: ignore[misc]  # each kind of connection has it
         trail = RequestTrail(
             request_id=name,
             route=self.path,
@@ -91,6 +92,8 @@ class Route(ABC):
             if (prepared := await self._prepared(scope, connection, headers, trail)) is not None:
                 await self._serve(*prepared, trail)
         finally:
+            if connection.refused_as:
+                trail.error = ClientError(status=connection.status, code=connection.refused_as, message="")
             if (observe := services.observe) is not None:
                 observe(trail.record(connection.status, clocks.monotonic()))
 
@@ -115,8 +118,6 @@ class Route(ABC):
             if services.active_calls.draining:  # since the request began
                 raise RequestRefused(draining())
         except ClientDisconnected:
-            if connection.refused_as:
-                trail.error = ClientError(status=connection.status, code=connection.refused_as, message="")
             return None
         except asyncio.CancelledError:  # the server ends this task: the time of a drain is over
             trail.error = draining()

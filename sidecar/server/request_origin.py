@@ -8,9 +8,11 @@ Other clients send neither.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 from litestar.config.cors import CORSConfig
 
 from sidecar.downstream.client_errors import ClientError, cross_site, host_not_allowed, invalid_request
@@ -26,6 +28,9 @@ MAX_ORIGIN_BYTES = 300
 """Bytes of an `Origin` header that is compared with patterns; longer ones are not permitted."""
 HOST_REQUIRED_VERSION = "1.1"
 TWO_HOSTS = "The request has several 'Host' headers. Send one."
+INVALID_HOST = "The 'Host' header is not a host name or address, with or without a port."
+_HOST_VALUE = re.compile(rb"(?:\[[0-9A-Za-z:.%_-]{1,100}\]|[A-Za-z0-9._~%!$&'()*+;=-]{0,255})(?::\d{0,5})?")
+"""`Host` (RFC 9110, 7.2), without the comma that joins repeated fields."""
 NO_HOST = "The request has no 'Host' header, which HTTP/1.1 requires."
 
 
@@ -65,9 +70,11 @@ class RequestOrigin:
         if values == [self._host]:  # another header is repeated
             return None
         if len(values) > 1:
-            return invalid_request(TWO_HOSTS, None)
+            return _bad_host(TWO_HOSTS)
         if not values:
-            return invalid_request(NO_HOST, None) if scope["http_version"] == HOST_REQUIRED_VERSION else None
+            return _bad_host(NO_HOST) if scope["http_version"] == HOST_REQUIRED_VERSION else None
+        if _HOST_VALUE.fullmatch(values[0]) is None:
+            return _bad_host(INVALID_HOST)
         if self._permits_host is None or self._permits_host(values[0]):
             return None
         return host_not_allowed(values[0].decode("latin-1"))
@@ -83,6 +90,11 @@ class RequestOrigin:
         if site in (None, NO_SITE) and (not origin or _is_origin_of(host, origin)):
             return None
         return cross_site(origin.decode("latin-1"))
+
+
+def _bad_host(message: str) -> ClientError:
+    """Return the 400, which closes the connection: a proxy in front may have read another host (RFC 9112, 3.2)."""
+    return msgspec.structs.replace(invalid_request(message, None), closes=True)
 
 
 def permits_origin(config: CORSConfig, origin: bytes) -> bool:

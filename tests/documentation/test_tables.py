@@ -149,6 +149,7 @@ def test_every_refusal_is_documented() -> None:
         http_limits.slow_head(1.0),
         http_limits.long_url(),
         http_limits.many_fields(""),
+        http_limits.other_version(),
     ]
     sources = [*(ROOT / "policies" / "builtin").glob("*.py"), ROOT / "policies" / "engine" / "ledger.py"]
     rejections = {

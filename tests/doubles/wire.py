@@ -226,6 +226,11 @@ class Client:
             await self.reader.readline()
             return status, headers, body
 
+    async def until_end(self) -> bytes:
+        """Return all bytes until the other side closes."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            return await self.reader.read()
+
     def pause_reading(self) -> None:
         """Read nothing from the socket until `resume_reading`."""
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the transport of a socket also reads

@@ -194,9 +194,10 @@ class ClientProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.more_body and (cycle.response_complete or cycle.response_started):
             self._linger()
             return
-        name = uuid4().hex
+        name = (is_open and cycle is not None and cycle.request_id) or uuid4().hex
         self.transport.write(refusal_bytes(error, name))
         if cycle is not None and is_open:
+            cycle.request_id = name
             cycle.end_with(error)  # its route leaves the record
         elif self._limits.record is not None:
             self._limits.record(name, error, self.client[0] if self.client else "")

@@ -124,7 +124,9 @@ def much_overhead() -> ClientError:
 
 def other_version() -> ClientError:
     """Return the 505 for a request of another version of HTTP, which the parser would accept (RFC 9110, 2.5)."""
-    return ClientError(status=505, code="invalid_request", message="Use HTTP/1.1 or HTTP/1.0.")
+    return ClientError(
+        status=505, code="invalid_request", message="Use HTTP/1.1 or HTTP/1.0.", kind="invalid_request_error"
+    )
 
 
 def _large_head(message: str) -> ClientError:

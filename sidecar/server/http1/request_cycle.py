@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sidecar.downstream.client_errors import ClientError
     from sidecar.wire.limit_headers import Header
 
-STATUS_LINES = {status: line.strip() for status, line in STATUS_LINE.items()}
+STATUS_LINES = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
+"""Status lines without their end. One without a reason keeps the space behind the status (RFC 9112, 4)."""
 CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 BODILESS_STATUSES = frozenset({204, 304})
@@ -45,6 +46,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     full = disconnected = response_started = response_complete = False
     more_body = True
     status = 0
+    request_id = ""
     body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's is always bytearray
     chunked_encoding: bool | None = None
     expected_content_length = 0
