@@ -14,7 +14,14 @@ import msgspec
 
 from .documented_fields import DOCUMENTED_FIELDS, MESSAGE_NAMES, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
 from .json_body import BadRequest
-from .routing_fields import MAX_FIELD_NAME_LENGTH, MAX_JUDGED_VALUES, NAME_COST, decoded_field, is_routing_name
+from .routing_fields import (
+    MAX_FIELD_NAME_LENGTH,
+    MAX_JUDGED_VALUES,
+    NAME_COST,
+    decoded_field,
+    is_routing_name,
+    may_hide_object,
+)
 
 CLIENT_FIELDS_STATE = "sidecar.client_fields"
 """The key in a call's `state` for its fields as the client sent them, where only some upstreams receive all of them."""
@@ -84,7 +91,7 @@ class DocumentedPart:
         part = {}
         for name, value in found.items():
             shape = table.get(name)
-            if shape is None:
+            if shape is None or (shape is not FieldKind.CONTENT and may_hide_object(value, shape)):
                 self._drop(where, name)
             elif shape is FieldKind.CONTENT or value is None or isinstance(value, str | int | float):
                 part[name] = value
@@ -126,8 +133,8 @@ class DocumentedPart:
         self._judge(len(tools))
         part = []
         for at, tool in enumerate(tools):
-            kind = tool.get("type", "function") if isinstance(tool, dict) else None
-            if kind in TOOL_TYPES and not _TOOL_BODIES.isdisjoint(tool):
+            kind = tool.get("type") if isinstance(tool, dict) else ""
+            if (kind is None or kind in TOOL_TYPES) and not _TOOL_BODIES.isdisjoint(tool):
                 part.append(self._fields(tool, TOOL_FIELDS, f"tools[{at}]."))
             else:
                 self._drop(f"tools[{at}].", "type")
