@@ -164,6 +164,7 @@ ROUTES: dict[str, Fields] = {
     "temperature is an object": {"temperature": {"model": "dear"}},
     "seed is a list of objects": {"seed": [{"model": "dear"}]},
     "tool of the server": {"tools": [{"type": "openrouter:image_generation", "parameters": {"model": "dear"}}]},
+    "tool by name": {"tools": [{"googleSearch": {"model": "dear"}}]},
     "mcp tool": {"tools": [{"type": "mcp", "server_url": "http://10.0.0.1"}]},
     "tool with a model": {"tools": [{"type": "function", "function": {"name": "f"}, "model": "dear"}]},
     "kv_transfer_params": {"kv_transfer_params": {"remote_host": "10.0.0.1", "remote_port": 1}},
@@ -329,7 +330,7 @@ LEGITIMATE: dict[str, Fate] = {
     "Perplexity dates": Fate({"last_updated_after_filter": "3/1/2026", "search_language_filter": ["en"]}),
     "Fireworks": Fate({"context_length_exceeded_behavior": "truncate", "top_k": 40}),
     "options without a value": Fate(
-        {"fallbacks": None, "engine": None, "provider": None, "extra_body": {}, "plugins": [], "lora_path": None},
+        {"fallbacks": None, "engine": None, "provider": None, "extra_body": None, "plugins": [], "lora_path": None},
         "dropped",
     ),
     "label with brackets": Fate({"metadata": {"note": "a [b] {c}"}}),

@@ -126,6 +126,8 @@ TOOL_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
 )
 TOOL_TYPES = ("function", "custom", "builtin_function")
 """Types of tools that only describe a function. A server runs the other types, with models and fees of its choice."""
+TOOL_BODIES = frozenset({"function", "custom", "name"})
+"""Names of which a tool that describes a function has one."""
 MESSAGE_NAMES = frozenset(
     "role content name tool_calls tool_call_id refusal audio function_call annotations id type text"  # noqa: SIM905
     " reasoning reasoning_content reasoning_details thinking thinking_blocks images prefix partial cache_control".split()

@@ -12,15 +12,23 @@ from typing import Any
 
 import msgspec
 
-from .documented_fields import DOCUMENTED_FIELDS, MESSAGE_NAMES, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
+from .documented_fields import (
+    DOCUMENTED_FIELDS,
+    MESSAGE_NAMES,
+    TOOL_BODIES,
+    TOOL_FIELDS,
+    TOOL_TYPES,
+    FieldKind,
+    FieldShape,
+)
 from .json_body import BadRequest
 from .routing_fields import (
     MAX_FIELD_NAME_LENGTH,
     MAX_JUDGED_VALUES,
-    NAME_COST,
     decoded_field,
     is_routing_name,
     may_hide_object,
+    name_cost,
 )
 
 CLIENT_FIELDS_STATE = "sidecar.client_fields"
@@ -34,8 +42,6 @@ _PLAIN_NAME = re.compile("[A-Za-z_]{1,40}")
 _COUNT_STEM = re.compile("token|predict|maxlen|length|bestof|budget|numreturn|ncmpl|candidate")
 _COUNT_NAMES = frozenset({"n", "length"})
 _NOT_LETTERS = re.compile(r"[\W_]+")
-_TOOL_BODIES = frozenset({"function", "custom", "name"})
-"""Names of which a tool that describes a function has one."""
 _TOOL_SETTINGS = ("tool_choice", "parallel_tool_calls")
 
 
@@ -89,6 +95,8 @@ class DocumentedPart:
 
     def _fields(self, found: Mapping[str, Any], table: Mapping[str, FieldShape], where: str) -> dict[str, Any]:
         part = {}
+        if where:
+            self._judge(len(found))
         for name, value in found.items():
             shape = table.get(name)
             if shape is None or (shape is not FieldKind.CONTENT and may_hide_object(value, shape)):
@@ -120,9 +128,9 @@ class DocumentedPart:
             return [self._variables(each, where) for each in value]
         if not isinstance(value, dict):
             return value
-        self._judge(NAME_COST * len(value))
         part = {}
         for name, each in value.items():
+            self._judge(name_cost(name))
             if len(name) > MAX_FIELD_NAME_LENGTH or _is_count(name) or is_routing_name(name):
                 self._drop(where, name)
             else:
@@ -134,7 +142,7 @@ class DocumentedPart:
         part = []
         for at, tool in enumerate(tools):
             kind = tool.get("type") if isinstance(tool, dict) else ""
-            if (kind is None or kind in TOOL_TYPES) and not _TOOL_BODIES.isdisjoint(tool):
+            if (kind is None or kind in TOOL_TYPES) and not TOOL_BODIES.isdisjoint(tool):
                 part.append(self._fields(tool, TOOL_FIELDS, f"tools[{at}]."))
             else:
                 self._drop(f"tools[{at}].", "type")

@@ -48,7 +48,7 @@ def is_refused(body: dict[str, Any]) -> bool:
 @given(st.text(min_size=1, max_size=20).filter(lambda name: name not in DOCUMENTED_FIELDS), MIXED)
 def test_undocumented_field_cannot_hold_a_name(name: str, value: Any) -> None:
     """An undocumented field passes only if it is empty, or without text and objects under a name that is not of routing."""
-    is_empty = value is None or value in ([], {})
+    is_empty = value is None or value == []
     assert is_refused({name: value}) == (not is_empty and (is_routing_name(name) or names_something(value)))
 
 
@@ -100,6 +100,13 @@ def test_text_that_may_be_an_object_is_refused(name: str) -> None:
         assert DocumentedPart({name: text}).body == {}
 
 
+@pytest.mark.parametrize("value", [{}, True, [], None, {"a": 1}])
+def test_tool_that_describes_no_function_is_refused(value: object) -> None:
+    """A tool without type, function and name is one that a server runs, whatever its value."""
+    assert is_refused({"tools": [{"googleSearch": value}]})
+    assert not is_refused({"tools": [{"type": None, "function": {"name": "f"}}, {"name": "g"}]})
+
+
 @pytest.mark.parametrize(
     "name", ["cheap-1/../dear", "../dear", "cheap-1\\..\\dear", "dear?-mini", "dear#-mini", "a%2f..%2fb"]
 )
@@ -129,8 +136,23 @@ def test_plain_names_pass(name: str) -> None:
         {"tools": [{"function": {}}] * (MAX_JUDGED_VALUES + 1)},
         {"metadata": {f"a{at}": 1 for at in range(3_000)}},
         {"options": {f"a{at}": 1 for at in range(3_000)}},
+        {"a-" * 120 + str(at): 1 for at in range(250)},
+        {"metadata": {"a-" * 120 + str(at): 1 for at in range(250)}},
+        {"tools": [{"type": "function", "name": "f", "function": {}}] * 4_500},
     ],
-    ids=["names", "long name", "numbers", "lists", "words", "tools", "labels", "options"],
+    ids=[
+        "names",
+        "long name",
+        "numbers",
+        "lists",
+        "words",
+        "tools",
+        "labels",
+        "options",
+        "long names",
+        "long labels",
+        "fields of tools",
+    ],
 )
 def test_body_beyond_the_limits_is_refused(body: dict[str, Any]) -> None:
     """A body with more than can be checked in a few milliseconds is refused."""
