@@ -99,9 +99,14 @@ class DocumentedPart:
             self._judge(len(found))
         for name, value in found.items():
             shape = table.get(name)
-            if shape is None or (shape is not FieldKind.CONTENT and may_hide_object(value, shape)):
+            if shape is None:
                 self._drop(where, name)
-            elif shape is FieldKind.CONTENT or value is None or isinstance(value, str | int | float):
+            elif (
+                shape is FieldKind.CONTENT
+                or value is None
+                or isinstance(value, int | float)
+                or (shape is FieldKind.SETTING and isinstance(value, str))
+            ):
                 part[name] = value
             elif (kept := self._value(_decoded(value), shape, where + name)) is not None:
                 part[name] = kept
@@ -112,7 +117,7 @@ class DocumentedPart:
     def _value(self, value: Any, shape: FieldShape, path: str) -> Any:
         """Return the documented part of *value*; None if it has none."""
         if not isinstance(value, list | dict):
-            return value
+            return None if may_hide_object(value, shape) else value
         if shape is FieldKind.VARIABLES:
             return self._variables(value, f"{path}.")
         if shape is FieldKind.TOOLS:

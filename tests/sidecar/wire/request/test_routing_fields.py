@@ -98,6 +98,7 @@ def test_text_that_may_be_an_object_is_refused(name: str) -> None:
         assert is_refused({name: text})
         assert is_refused({name: msgspec.Raw(msgspec.json.encode(text))})
         assert DocumentedPart({name: text}).body == {}
+        assert DocumentedPart({name: msgspec.Raw(msgspec.json.encode(text))}).body == {}
 
 
 @pytest.mark.parametrize("value", [{}, True, [], None, {"a": 1}])
