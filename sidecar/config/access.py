@@ -117,6 +117,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
         A field that could choose another model is `Forbidden` to a key with `models`. Where only policies depend on the
         model (prices), it is a `BadRequest`. A list of models names none: it is reduced to those that the key may use.
+        Another upstream's default model that the key may not use is not requested: the call then names its own.
         """
         if call.has_completion:
             profile = self.profiles.get(call.profile, self.base)
@@ -129,21 +130,33 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             if not matches_any(model, self.models):
                 what = f"the model {model[:100]!r}" if model else "a model that the call does not name"
                 raise Forbidden(f"This key may not use {what}.", "model")
+        if not call.names_model and not self._may_use_defaults(call, self.models):
+            call.substituted_model = ""
+
+    @staticmethod
+    def _may_use_defaults(call: Call, models: tuple[str, ...]) -> bool:
+        """Whether *models* permit the default model of each upstream, to which a fallback could send *call*."""
+        named = call.services.names_of(call.model, (), substituted=False)
+        others = [name for name in call.served_models if name not in named]
+        return all(any(fnmatchcase(name, pattern) for pattern in models) for name in others)
 
     def _check_fields(self, call: Call, rules: list[ModelRule]) -> None:
         listed = {*(self.models or ()), *(name for rule in rules for name in rule.names)}
+        way_out = "Use another name, or ask the operator to configure this one in full"
         try:
             if call.names_model:  # the operator has chosen the default model
                 check_model_name(call.model, "model", listed)
             for at, name in enumerate(call.fallback_models):
                 check_model_name(name, f"models[{at}]", listed)
+            way_out = 'Remove it, or ask the operator to have such fields dropped (`fields = "known"`)'
             check_routing(call.body)
             if CLIENT_FIELDS_STATE in call.state:
                 call.state[CLIENT_FIELDS_STATE] = dict(call.body)  # with the values that the check has decoded
+            way_out = "Remove it"
             if any(rule.option == "prices" for rule in rules):
                 check_tier(call.body)
         except RoutingField as fault:
             if self.models is not None:
-                raise Forbidden(f"{fault}. Remove it: this key may use only some `models`.", fault.field) from None
+                raise Forbidden(f"{fault}. {way_out}: this key may use only some `models`.", fault.field) from None
             setting = f"`{rules[0].option}` of the policy {rules[0].policy!r}"
-            raise BadRequest(f"{fault}. Remove it: limits depend on the model ({setting}).", fault.field) from None
+            raise BadRequest(f"{fault}. {way_out}: limits depend on the model ({setting}).", fault.field) from None

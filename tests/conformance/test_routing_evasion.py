@@ -149,6 +149,7 @@ async def test_refusal_names_field_and_setting(tmp_path: Path, names: list[str])
                 assert ((status, error["code"]), error["param"].startswith(field)) == (expected, True), (name, error)
                 assert f"'{error['param']}'" in error["message"]
                 assert setting in error["message"]
+                assert field == "service_tier" or "ask the operator to have such fields dropped" in error["message"]
 
 
 @pytest.mark.parametrize("names", groups(LEGITIMATE), ids=first)
@@ -289,6 +290,24 @@ async def test_default_model_of_the_operator_is_not_judged(tmp_path: Path, path:
         assert (await served.post(path, body))[0] == 200
         assert (await served.post(V1, body | {"model": "gpt:nitro"}))[0] == 400
     assert up.requests[0].body["model"] == "gpt:nitro"
+
+
+@pytest.mark.parametrize("path", [V1, "/api/chat"])
+@pytest.mark.parametrize(("models", "asked"), [('["cheap"]', "cheap"), ('["cheap", "dear"]', "dear")])
+async def test_default_model_of_a_fallback_is_permitted(tmp_path: Path, path: str, models: str, asked: str) -> None:
+    """A call that names no model is not served by another upstream's default model that its key may not use."""
+
+    async def down(connection: Any) -> None:
+        await connection.answer(503, b"{}")
+
+    async with upstream(down) as first, upstream(answers) as other:
+        text = key("k", "t", f"models = {models}") + '[[policy]]\nuse = "fallback"\n'
+        for each, model in ((first, "cheap"), (other, "dear")):
+            text += f'[[upstream]]\nbase_url = "{each.url}"\nmodel = "{model}"\n'
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            status, _, _ = await served.post(path, {"messages": HELLO["messages"]}, "authorization: Bearer k")
+
+    assert (status, [each.body["model"] for each in other.requests]) == (200, [asked])
 
 
 async def test_routing_headers_and_queries_stay_here(tmp_path: Path) -> None:

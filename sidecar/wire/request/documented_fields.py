@@ -3,7 +3,7 @@
 A field is listed only if it can choose neither a model, a server, a key nor a price, and if it is no further ceiling or
 count beside those that limits read (`LIMIT_FIELDS`, `MANY_FIELDS`). Sources: OpenAI's API reference
 (openai-python 3.54, `completion_create_params.py`); `ChatCompletionRequest` of vLLM and SGLang; the server README of
-llama.cpp; the documents of Ollama, LM Studio, TGI, OpenRouter, LiteLLM, DeepSeek, DashScope, Mistral, Groq, xAI and
+llama.cpp and the requests of its web interface; the documents of Ollama, LM Studio, TGI, OpenRouter, LiteLLM, DeepSeek, DashScope, Mistral, Groq, xAI and
 Perplexity.
 """
 
@@ -68,6 +68,8 @@ SERVER_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
         **_settings("dynatemp_range dynatemp_exponent smoothing_factor smoothing_curve xtc_probability xtc_threshold"),
         **_settings("dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers dry_range"),
         **_settings("top_n_sigma penalize_nl samplers sampler_seed min_keep n_keep n_probs do_sample random_seed"),
+        **_settings("typ_p backend_sampling context_length_exceeded_behavior"),
+        "repetition_detection": _settings("max_pattern_size min_pattern_size min_count"),
         **_settings("use_beam_search early_stopping ignore_eos bad_words include_stop_str_in_output"),
         **_settings("skip_special_tokens spaces_between_special_tokens add_special_tokens no_stop_trim stop_regex"),
         **_settings("truncate_prompt_tokens temperature_last add_bos_token ban_eos_token watermark"),
@@ -78,7 +80,7 @@ SERVER_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
         **_settings("guided_decoding_backend guided_whitespace_pattern grammar_lazy structured_output"),
         # Prompt and template.
         **_content("chat_template documents"),
-        **_settings("echo add_generation_prompt continue_final_message safe_prompt prefix tool_prompt"),
+        **_settings("echo add_generation_prompt continue_final_message safe_prompt prefix tool_prompt prompt_mode"),
         "chat_template_kwargs": FieldKind.VARIABLES,
         "mm_processor_kwargs": FieldKind.VARIABLES,
         "media_io_kwargs": FieldKind.VARIABLES,
@@ -91,6 +93,7 @@ SERVER_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
         **_settings("prompt_logprobs return_tokens_as_token_ids return_token_ids return_tokens return_progress"),
         **_settings("return_hidden_states return_routed_experts timings_per_token post_sampling_probs response_fields"),
         **_settings("return_citations return_images return_related_questions include_citations details"),
+        **_settings("sse_ping_interval"),
         "usage": _settings("include"),
         # Scheduling and caches.
         **_settings("priority request_id rid session_id conversation_id cache_salt extra_key id_slot cache_prompt"),
@@ -104,7 +107,8 @@ SERVER_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
         ),
         # Search of the server (Perplexity, DashScope, Mistral, xAI).
         **_settings("enable_search search_mode search_recency_filter search_domain_filter search_after_date_filter"),
-        **_settings("search_before_date_filter disable_search language_preference"),
+        **_settings("search_before_date_filter disable_search language_preference search_language_filter"),
+        **_settings("last_updated_after_filter last_updated_before_filter image_domain_filter image_format_filter"),
         "image_config": _settings("aspect_ratio image_size quality"),
     }
 )
@@ -122,6 +126,8 @@ TOOL_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
 )
 TOOL_TYPES = ("function", "custom", "builtin_function")
 """Types of tools that only describe a function. A server runs the other types, with models and fees of its choice."""
+TOOL_BODIES = frozenset({"function", "custom", "name"})
+"""Names of which a tool that describes a function has one."""
 MESSAGE_NAMES = frozenset(
     "role content name tool_calls tool_call_id refusal audio function_call annotations id type text"  # noqa: SIM905
     " reasoning reasoning_content reasoning_details thinking thinking_blocks images prefix partial cache_control".split()

@@ -12,9 +12,24 @@ from typing import Any
 
 import msgspec
 
-from .documented_fields import DOCUMENTED_FIELDS, MESSAGE_NAMES, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
+from .documented_fields import (
+    DOCUMENTED_FIELDS,
+    MESSAGE_NAMES,
+    TOOL_BODIES,
+    TOOL_FIELDS,
+    TOOL_TYPES,
+    FieldKind,
+    FieldShape,
+)
 from .json_body import BadRequest
-from .routing_fields import MAX_FIELD_NAME_LENGTH, MAX_JUDGED_VALUES, NAME_COST, decoded_field, is_routing_name
+from .routing_fields import (
+    MAX_FIELD_NAME_LENGTH,
+    MAX_JUDGED_VALUES,
+    decoded_field,
+    is_routing_name,
+    may_hide_object,
+    name_cost,
+)
 
 CLIENT_FIELDS_STATE = "sidecar.client_fields"
 """The key in a call's `state` for its fields as the client sent them, where only some upstreams receive all of them."""
@@ -27,8 +42,6 @@ _PLAIN_NAME = re.compile("[A-Za-z_]{1,40}")
 _COUNT_STEM = re.compile("token|predict|maxlen|length|bestof|budget|numreturn|ncmpl|candidate")
 _COUNT_NAMES = frozenset({"n", "length"})
 _NOT_LETTERS = re.compile(r"[\W_]+")
-_TOOL_BODIES = frozenset({"function", "custom", "name"})
-"""Names of which a tool that describes a function has one."""
 _TOOL_SETTINGS = ("tool_choice", "parallel_tool_calls")
 
 
@@ -82,11 +95,18 @@ class DocumentedPart:
 
     def _fields(self, found: Mapping[str, Any], table: Mapping[str, FieldShape], where: str) -> dict[str, Any]:
         part = {}
+        if where:
+            self._judge(len(found))
         for name, value in found.items():
             shape = table.get(name)
             if shape is None:
                 self._drop(where, name)
-            elif shape is FieldKind.CONTENT or value is None or isinstance(value, str | int | float):
+            elif (
+                shape is FieldKind.CONTENT
+                or value is None
+                or isinstance(value, int | float)
+                or (shape is FieldKind.SETTING and isinstance(value, str))
+            ):
                 part[name] = value
             elif (kept := self._value(_decoded(value), shape, where + name)) is not None:
                 part[name] = kept
@@ -97,7 +117,7 @@ class DocumentedPart:
     def _value(self, value: Any, shape: FieldShape, path: str) -> Any:
         """Return the documented part of *value*; None if it has none."""
         if not isinstance(value, list | dict):
-            return value
+            return None if may_hide_object(value, shape) else value
         if shape is FieldKind.VARIABLES:
             return self._variables(value, f"{path}.")
         if shape is FieldKind.TOOLS:
@@ -113,9 +133,9 @@ class DocumentedPart:
             return [self._variables(each, where) for each in value]
         if not isinstance(value, dict):
             return value
-        self._judge(NAME_COST * len(value))
         part = {}
         for name, each in value.items():
+            self._judge(name_cost(name))
             if len(name) > MAX_FIELD_NAME_LENGTH or _is_count(name) or is_routing_name(name):
                 self._drop(where, name)
             else:
@@ -126,8 +146,8 @@ class DocumentedPart:
         self._judge(len(tools))
         part = []
         for at, tool in enumerate(tools):
-            kind = tool.get("type", "function") if isinstance(tool, dict) else None
-            if kind in TOOL_TYPES and not _TOOL_BODIES.isdisjoint(tool):
+            kind = tool.get("type") if isinstance(tool, dict) else ""
+            if (kind is None or kind in TOOL_TYPES) and not TOOL_BODIES.isdisjoint(tool):
                 part.append(self._fields(tool, TOOL_FIELDS, f"tools[{at}]."))
             else:
                 self._drop(f"tools[{at}].", "type")

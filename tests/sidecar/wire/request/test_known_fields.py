@@ -78,8 +78,10 @@ def test_note_shows_no_text_of_clients() -> None:
         {"stop": [1] * 20_000},
         {"metadata": {"x": [1] * 20_000}},
         {"metadata": {str(at): 1 for at in range(3_000)}},
+        {"metadata": {"a-" * 120 + str(at): 1 for at in range(250)}},
+        {"tools": [{"type": "function", "name": "f", "function": {}}] * 4_500},
     ],
-    ids=["fields", "messages", "tools", "list", "values", "labels"],
+    ids=["fields", "messages", "tools", "list", "values", "labels", "long labels", "fields of tools"],
 )
 def test_body_beyond_the_limits_is_refused(body: dict[str, Any]) -> None:
     """A body with more undocumented names than can be dropped in a few milliseconds is refused."""

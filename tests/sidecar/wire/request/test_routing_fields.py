@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS
+from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS, FieldKind
+from sidecar.wire.request.known_fields import DocumentedPart
 from sidecar.wire.request.routing_fields import (
     MAX_FIELD_NAME_LENGTH,
     MAX_JUDGED_BYTES,
     MAX_JUDGED_VALUES,
     SETTING_WORDS,
     RoutingField,
+    check_model_name,
     check_routing,
     check_tier,
     is_routing_name,
@@ -45,8 +47,9 @@ def is_refused(body: dict[str, Any]) -> bool:
 
 @given(st.text(min_size=1, max_size=20).filter(lambda name: name not in DOCUMENTED_FIELDS), MIXED)
 def test_undocumented_field_cannot_hold_a_name(name: str, value: Any) -> None:
-    """An undocumented field passes only without text and objects, and only under a name that is not of routing."""
-    assert is_refused({name: value}) == (is_routing_name(name) or names_something(value))
+    """An undocumented field passes only if it is empty, or without text and objects under a name that is not of routing."""
+    is_empty = value is None or value == []
+    assert is_refused({name: value}) == (not is_empty and (is_routing_name(name) or names_something(value)))
 
 
 @given(NUMBERS)
@@ -84,6 +87,45 @@ def test_other_names_are_not(name: str) -> None:
     assert not is_routing_name(name)
 
 
+OBJECTS = [name for name, shape in DOCUMENTED_FIELDS.items() if shape not in (FieldKind.SETTING, FieldKind.CONTENT)]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_text_that_may_be_an_object_is_refused(name: str) -> None:
+    """Text in place of a documented object passes only if it cannot be an object or a list in JSON."""
+    check_routing({name: "auto"})
+    for text in ('{"model": "dear"}', ' ["dear"]'):
+        assert is_refused({name: text})
+        assert is_refused({name: msgspec.Raw(msgspec.json.encode(text))})
+        assert DocumentedPart({name: text}).body == {}
+        assert DocumentedPart({name: msgspec.Raw(msgspec.json.encode(text))}).body == {}
+
+
+@pytest.mark.parametrize("value", [{}, True, [], None, {"a": 1}])
+def test_tool_that_describes_no_function_is_refused(value: object) -> None:
+    """A tool without type, function and name is one that a server runs, whatever its value."""
+    assert is_refused({"tools": [{"googleSearch": value}]})
+    assert not is_refused({"tools": [{"type": None, "function": {"name": "f"}}, {"name": "g"}]})
+
+
+@pytest.mark.parametrize(
+    "name", ["cheap-1/../dear", "../dear", "cheap-1\\..\\dear", "dear?-mini", "dear#-mini", "a%2f..%2fb"]
+)
+def test_name_that_leads_a_url_elsewhere_is_refused(name: str) -> None:
+    """A name that changes the path of a URL it is written into is refused, unless the operator has configured it."""
+    with pytest.raises(RoutingField, match="URL"):
+        check_model_name(name, "model", ("cheap-*",))
+    check_model_name(name, "model", ("cheap-*", name))
+
+
+@pytest.mark.parametrize(
+    "name", ["meta-llama/Llama-3.1-8B", "qwen3:8b", "a..b", "./models/x.gguf", "arn:aws:x/y", "a@2026"]
+)
+def test_plain_names_pass(name: str) -> None:
+    """Names with slashes, colons, dots and versions pass."""
+    check_model_name(name, "model", ())
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -95,8 +137,23 @@ def test_other_names_are_not(name: str) -> None:
         {"tools": [{"function": {}}] * (MAX_JUDGED_VALUES + 1)},
         {"metadata": {f"a{at}": 1 for at in range(3_000)}},
         {"options": {f"a{at}": 1 for at in range(3_000)}},
+        {"a-" * 120 + str(at): 1 for at in range(250)},
+        {"metadata": {"a-" * 120 + str(at): 1 for at in range(250)}},
+        {"tools": [{"type": "function", "name": "f", "function": {}}] * 4_500},
     ],
-    ids=["names", "long name", "numbers", "lists", "words", "tools", "labels", "options"],
+    ids=[
+        "names",
+        "long name",
+        "numbers",
+        "lists",
+        "words",
+        "tools",
+        "labels",
+        "options",
+        "long names",
+        "long labels",
+        "fields of tools",
+    ],
 )
 def test_body_beyond_the_limits_is_refused(body: dict[str, Any]) -> None:
     """A body with more than can be checked in a few milliseconds is refused."""
