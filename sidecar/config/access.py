@@ -138,7 +138,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         """Whether *models* permit the default model of each upstream, to which a fallback could send *call*."""
         named = call.services.names_of(call.model, (), substituted=False)
         others = [name for name in call.served_models if name not in named]
-        return all(any(fnmatchcase(name, pattern) for pattern in models) for name in others)
+        return all(matches_any(name, models) for name in others)
 
     def _check_fields(self, call: Call, rules: list[ModelRule]) -> None:
         listed = {*(self.models or ()), *(name for rule in rules for name in rule.names)}
