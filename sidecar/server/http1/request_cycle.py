@@ -15,6 +15,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from sidecar.downstream.client_connection import ClientConnection, Head, OnDisconnect
+from sidecar.downstream.request import announced_length
 
 from .http_limits import MAX_SHORT_REST_BYTES
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sidecar.wire.limit_headers import Header
 
 STATUS_LINES = {status: line.strip() for status, line in STATUS_LINE.items()}
-CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 BODILESS_STATUSES = frozenset({204, 304})
 """Statuses whose responses have no body and no length (RFC 9112, 6.3)."""
@@ -115,8 +115,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         """
         if self.waiting_for_100_continue:
             return False
-        length = dict(self.scope["headers"]).get(CONTENT_LENGTH, b"")
-        return length.isdigit() and int(length) <= MAX_SHORT_REST_BYTES
+        length = announced_length(dict(self.scope["headers"]))
+        return length is not None and length <= MAX_SHORT_REST_BYTES
 
     def wake_receiver(self) -> None:
         """Wake the tasks that wait in `receive`, if there are any."""
