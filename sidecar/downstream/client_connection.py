@@ -43,6 +43,8 @@ class ClientConnection:
     """ASGI's `receive` for the body of the request."""
     refused_as: str = ""
     """The code of the error with which the server itself has refused the rest of the body; empty if it has not."""
+    refused_id: str = ""
+    """The request id of that answer."""
 
     def whole_body(self) -> bytes | None:
         """Return the body of the request where all of it has arrived; None: use `receive`. Called at most once, first.

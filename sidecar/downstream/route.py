@@ -91,6 +91,8 @@ class Route(ABC):
             if (prepared := await self._prepared(scope, connection, headers, trail)) is not None:
                 await self._serve(*prepared, trail)
         finally:
+            if connection.refused_as:
+                trail.note_server_refusal(connection)
             if (observe := services.observe) is not None:
                 observe(trail.record(connection.status, clocks.monotonic()))
 
@@ -115,8 +117,6 @@ class Route(ABC):
             if services.active_calls.draining:  # since the request began
                 raise RequestRefused(draining())
         except ClientDisconnected:
-            if connection.refused_as:
-                trail.error = ClientError(status=connection.status, code=connection.refused_as, message="")
             return None
         except asyncio.CancelledError:  # the server ends this task: the time of a drain is over
             trail.error = draining()

@@ -118,7 +118,10 @@ async def recorded(
     finally:
         if observe is not None and services is not None and ROUTED_KEY not in scope:
             path: str = scope["path"]
-            status = status if own is None else own.status
+            if own is not None:
+                status = own.status
+                if own.refused_as:
+                    name, code = own.refused_id.encode(), own.refused_as
             ending, usual_code = _end_of(status)
             record = Record(
                 request_id=name.decode("latin-1"),

@@ -175,7 +175,6 @@ class HttpProtocol(ClientProtocol):
         self._receives, self._waits_since, self._head_bytes = RECEIVES_BODY, None, 0
         if self._held_bytes:
             self._release_head()
-        self.headers = []  # for trailers, which are no part of the head
         if version not in HTTP_VERSIONS:
             self._stop(other_version())
         if len(headers) > MAX_HEAD_FIELDS:
@@ -188,6 +187,7 @@ class HttpProtocol(ClientProtocol):
         if url[:1] != b"/" or url.find(b"#") >= 0 or method == b"CONNECT":
             raw_path, query, headers = self._unusual_target(method, headers)
         path = raw_path.decode("ascii")
+        self.headers = []  # for trailers, which are no part of the head
         scope: HTTPScope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},

@@ -102,9 +102,9 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             self.on_disconnect = None
             on_disconnect()
 
-    def end_with(self, error: ClientError) -> None:
-        """Note that the server has refused the rest of the request with *error*, and end the request."""
-        self.status, self.refused_as, self.disconnected = error.status, error.code, True
+    def end_with(self, error: ClientError, name: str) -> None:
+        """Note that the server has refused the rest of the request with *error*, and end it; *name* is its request id."""
+        self.status, self.refused_as, self.refused_id, self.disconnected = error.status, error.code, name, True
         self.client_left()
 
     def _can_keep_alive(self) -> bool:
@@ -133,7 +133,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return ASGI's next `http.request`, or `http.disconnect` if the client or the response has ended."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
+        if self.waiting_for_100_continue and not self.disconnected and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
