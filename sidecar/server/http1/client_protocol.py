@@ -148,7 +148,8 @@ class ClientProtocol(HttpToolsProtocol):
         self._set_timer(now, seconds)
 
     def _set_timer(self, now: float, seconds: float) -> None:
-        """Let the timer fire in *seconds* or earlier."""
+        """Let the timer fire in *seconds* or earlier, within the keep-alive time in any case: see `_start_idle`."""
+        seconds = min(seconds, self.timeout_keep_alive)
         if self.timeout_keep_alive_task is not None:
             if self._timer_due <= now + seconds:
                 return

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 """Headers that offer another protocol. `Connection` can stay: without these it offers nothing."""
+ANSWERED_READ_BYTES = 4_096
+"""Bytes that are parsed at a time while the rest of the body of an answered request arrives."""
 HTTP_VERSIONS = ("1.1", "1.0")
 _NOTED_FIELDS = frozenset({b"expect", b"transfer-encoding"})
 
@@ -76,6 +78,9 @@ class HttpProtocol(ClientProtocol):
                 self.transport.abort()
             return
         if self._receives == RECEIVES_BODY:
+            if len(data) > ANSWERED_READ_BYTES and self.cycle is not None and self.cycle.response_complete:
+                self._parse_behind_answer(data)
+                return
             self._body_reads += len(data)
         else:
             self._head_bytes += len(data)
@@ -93,6 +98,14 @@ class HttpProtocol(ClientProtocol):
             return
         if self._receives and self._surplus < 0:
             self._await_rest()
+
+    def _parse_behind_answer(self, data: bytes) -> None:
+        """Parse *data*, in which the body of an answered request may end, and the next head begin.
+
+        Bytes of that head in the same part do not count in its limit, so the parts are small.
+        """
+        for start in range(0, len(data), ANSWERED_READ_BYTES):
+            self.data_received(data[start : start + ANSWERED_READ_BYTES])
 
     def _parse_long_read(self, data: bytes) -> None:
         """Parse *data*, which exceeds the limit of a head: its head must end within the limit.
