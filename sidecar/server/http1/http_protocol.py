@@ -62,6 +62,8 @@ class HttpProtocol(ClientProtocol):
     """Bytes read since the end of the last request; 0 while a body is read."""
     _body_reads = _body_start = 0
     """Bytes read for the current body behind those that came with its head; data bytes of all bodies before that."""
+    _data_reads = _data_bytes = 0
+    """`_body_reads` and `_body_bytes` when data has arrived last. Behind that the parser may be keeping trailers."""
     _codings: tuple[bytes, ...] = ()
     """The values of `Transfer-Encoding` of the request that is being read."""
     _fault: ClientError | None = None
@@ -137,12 +139,20 @@ class HttpProtocol(ClientProtocol):
                 self._held_bytes += held
         elif self._waits_since is None:  # the first read of the body
             self._body_reads, self._body_start = 0, self._body_bytes
+            self._data_reads, self._data_bytes = 0, self._body_bytes
             self._body_mark = self._body_bytes
             self._wait(self._limits.body_timeout)
         else:
             arrived = self._body_bytes - self._body_start
-            if self._body_reads - arrived > MAX_HEAD_BYTES + MAX_OVERHEAD_RATIO * arrived:
+            if self._body_bytes > self._data_bytes:
+                self._data_reads, self._data_bytes = self._body_reads, self._body_bytes
+            if (
+                self._body_reads - arrived > MAX_HEAD_BYTES + MAX_OVERHEAD_RATIO * arrived
+                or self._body_reads - self._data_reads > MAX_HEAD_BYTES
+            ):
                 self._refuse(much_overhead())
+            elif len(self.headers) > MAX_HEAD_FIELDS:
+                self._refuse(many_fields("trailers have"))
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its offer of another protocol (RFC 9110, 7.8), which ends the parser."""
