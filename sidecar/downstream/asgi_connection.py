@@ -37,14 +37,13 @@ class AsgiConnection(ClientConnection):
         "_writer",
         "full",
         "receive",
-        "request_id",
         "status",
     )
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.receive, self._send = receive, send
         self.full = self._closed = False
-        self.status, self.request_id = 0, ""
+        self.status = 0
         self._pending: deque[dict[str, Any]] = deque()
         self._headers: list[Header] = []
         self._size = 0

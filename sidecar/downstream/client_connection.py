@@ -41,10 +41,10 @@ class ClientConnection:
     """Whether too many bytes wait for the client: `drain` before writing more."""
     receive: Receive
     """ASGI's `receive` for the body of the request."""
-    request_id: str
-    """The id of the request, once its route or the server's own refusal has chosen it."""
     refused_as: str = ""
     """The code of the error with which the server itself has refused the rest of the body; empty if it has not."""
+    refused_id: str = ""
+    """The request id of that answer."""
 
     def whole_body(self) -> bytes | None:
         """Return the body of the request where all of it has arrived; None: use `receive`. Called at most once, first.

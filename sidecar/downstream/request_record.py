@@ -10,12 +10,14 @@ import msgspec
 from policies.api.lease import Ending
 from policies.records.record import Record
 
+from .client_errors import ClientError
+
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.lease import Outcome
     from policies.engine.call_control import CallControl
 
-    from .client_errors import ClientError
+    from .client_connection import ClientConnection
 
 CLIENT_CLOSED_REQUEST = 499
 """The status in the record of a request whose client left before it got one."""
@@ -49,6 +51,11 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
         self.model_asked = "" if model == call.substituted_model else model
         if traceparent is not None and _TRACE_PARENT.fullmatch(traceparent):
             self.trace_parent = traceparent.decode()
+
+    def note_server_refusal(self, connection: ClientConnection) -> None:
+        """Note that the client got the server's answer, whatever the route has found out until then."""
+        self.request_id = connection.refused_id
+        self.error = ClientError(status=connection.status, code=connection.refused_as, message="")
 
     def record(self, status: int, now: float) -> Record:
         """Return the record; *status* is what the client was sent (0: nothing), *now* the end by the monotonic clock."""

@@ -79,8 +79,7 @@ class Route(ABC):
         """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
         services, clocks = self.services, self.services.policy_services
         headers: dict[bytes, bytes] = dict(scope["headers"])  # the last one of a repeated header
-        name = connection.request_id or request_id(headers.get(REQUEST_ID_HEADER), services.request_ids)
-        connection.request_id = name  # type: ignore[misc]  # each kind of connection has it
+        name = request_id(headers.get(REQUEST_ID_HEADER), services.request_ids)
         trail = RequestTrail(
             request_id=name,
             route=self.path,
@@ -93,7 +92,7 @@ class Route(ABC):
                 await self._serve(*prepared, trail)
         finally:
             if connection.refused_as:
-                trail.error = ClientError(status=connection.status, code=connection.refused_as, message="")
+                trail.note_server_refusal(connection)
             if (observe := services.observe) is not None:
                 observe(trail.record(connection.status, clocks.monotonic()))
 

@@ -120,8 +120,8 @@ async def recorded(
             path: str = scope["path"]
             if own is not None:
                 status = own.status
-                if own.refused_as:  # the server itself has answered
-                    code, name = own.refused_as, own.request_id.encode()
+                if own.refused_as:
+                    name, code = own.refused_id.encode(), own.refused_as
             ending, usual_code = _end_of(status)
             record = Record(
                 request_id=name.decode("latin-1"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sidecar.downstream.buffered_bodies import HEADS_OWNER
 from sidecar.downstream.client_errors import ClientError, invalid_request
+from sidecar.downstream.request import new_request_id, request_id
+from sidecar.downstream.route import REQUEST_ID_HEADER
 
 from .http_limits import (
     HTTP_LIMITS_STATE,
@@ -147,7 +148,8 @@ class ClientProtocol(HttpToolsProtocol):
         self._set_timer(now, seconds)
 
     def _set_timer(self, now: float, seconds: float) -> None:
-        """Let the timer fire in *seconds* or earlier."""
+        """Let the timer fire in *seconds* or earlier, within the keep-alive time in any case: see `_start_idle`."""
+        seconds = min(seconds, self.timeout_keep_alive)
         if self.timeout_keep_alive_task is not None:
             if self._timer_due <= now + seconds:
                 return
@@ -194,11 +196,11 @@ class ClientProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.more_body and (cycle.response_complete or cycle.response_started):
             self._linger()
             return
-        name = (is_open and cycle is not None and cycle.request_id) or uuid4().hex
+        headers = cycle.scope["headers"] if cycle is not None and is_open else self.headers or ()
+        name = request_id(dict(headers).get(REQUEST_ID_HEADER), new_request_id)
         self.transport.write(refusal_bytes(error, name))
         if cycle is not None and is_open:
-            cycle.request_id = name
-            cycle.end_with(error)  # its route leaves the record
+            cycle.end_with(error, name)  # its route leaves the record
         elif self._limits.record is not None:
             self._limits.record(name, error, self.client[0] if self.client else "")
         self._linger()

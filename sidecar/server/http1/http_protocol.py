@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 """Headers that offer another protocol. `Connection` can stay: without these it offers nothing."""
+ANSWERED_READ_BYTES = 4_096
+"""Bytes that are parsed at a time while the rest of the body of an answered request arrives."""
 HTTP_VERSIONS = ("1.1", "1.0")
 _NOTED_FIELDS = frozenset({b"expect", b"transfer-encoding"})
 
@@ -60,6 +62,8 @@ class HttpProtocol(ClientProtocol):
     """Bytes read since the end of the last request; 0 while a body is read."""
     _body_reads = _body_start = 0
     """Bytes read for the current body behind those that came with its head; data bytes of all bodies before that."""
+    _data_reads = _data_bytes = 0
+    """`_body_reads` and `_body_bytes` when data has arrived last. Behind that the parser may be keeping trailers."""
     _codings: tuple[bytes, ...] = ()
     """The values of `Transfer-Encoding` of the request that is being read."""
     _fault: ClientError | None = None
@@ -76,6 +80,9 @@ class HttpProtocol(ClientProtocol):
                 self.transport.abort()
             return
         if self._receives == RECEIVES_BODY:
+            if len(data) > ANSWERED_READ_BYTES and self.cycle is not None and self.cycle.response_complete:
+                self._parse_behind_answer(data)
+                return
             self._body_reads += len(data)
         else:
             self._head_bytes += len(data)
@@ -93,6 +100,14 @@ class HttpProtocol(ClientProtocol):
             return
         if self._receives and self._surplus < 0:
             self._await_rest()
+
+    def _parse_behind_answer(self, data: bytes) -> None:
+        """Parse *data*, in which the body of an answered request may end, and the next head begin.
+
+        Bytes of that head in the same part do not count in its limit, so the parts are small.
+        """
+        for start in range(0, len(data), ANSWERED_READ_BYTES):
+            self.data_received(data[start : start + ANSWERED_READ_BYTES])
 
     def _parse_long_read(self, data: bytes) -> None:
         """Parse *data*, which exceeds the limit of a head: its head must end within the limit.
@@ -124,12 +139,20 @@ class HttpProtocol(ClientProtocol):
                 self._held_bytes += held
         elif self._waits_since is None:  # the first read of the body
             self._body_reads, self._body_start = 0, self._body_bytes
+            self._data_reads, self._data_bytes = 0, self._body_bytes
             self._body_mark = self._body_bytes
             self._wait(self._limits.body_timeout)
         else:
             arrived = self._body_bytes - self._body_start
-            if self._body_reads - arrived > MAX_HEAD_BYTES + MAX_OVERHEAD_RATIO * arrived:
+            if self._body_bytes > self._data_bytes:
+                self._data_reads, self._data_bytes = self._body_reads, self._body_bytes
+            if (
+                self._body_reads - arrived > MAX_HEAD_BYTES + MAX_OVERHEAD_RATIO * arrived
+                or self._body_reads - self._data_reads > MAX_HEAD_BYTES
+            ):
                 self._refuse(much_overhead())
+            elif len(self.headers) > MAX_HEAD_FIELDS:
+                self._refuse(many_fields("trailers have"))
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its offer of another protocol (RFC 9110, 7.8), which ends the parser."""
@@ -175,7 +198,6 @@ class HttpProtocol(ClientProtocol):
         self._receives, self._waits_since, self._head_bytes = RECEIVES_BODY, None, 0
         if self._held_bytes:
             self._release_head()
-        self.headers = []  # for trailers, which are no part of the head
         if version not in HTTP_VERSIONS:
             self._stop(other_version())
         if len(headers) > MAX_HEAD_FIELDS:
@@ -188,6 +210,7 @@ class HttpProtocol(ClientProtocol):
         if url[:1] != b"/" or url.find(b"#") >= 0 or method == b"CONNECT":
             raw_path, query, headers = self._unusual_target(method, headers)
         path = raw_path.decode("ascii")
+        self.headers = []  # for trailers, which are no part of the head
         scope: HTTPScope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from sidecar.downstream.client_connection import ClientConnection, Head, OnDisconnect
+from sidecar.downstream.request import announced_length
 
 from .http_limits import MAX_SHORT_REST_BYTES
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 STATUS_LINES = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 """Status lines without their end. One without a reason keeps the space behind the status (RFC 9112, 4)."""
-CONTENT_LENGTH = b"content-length"
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
 BODILESS_STATUSES = frozenset({204, 304})
 """Statuses whose responses have no body and no length (RFC 9112, 6.3)."""
@@ -46,7 +46,6 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     full = disconnected = response_started = response_complete = False
     more_body = True
     status = 0
-    request_id = ""
     body: bytes | bytearray = b""  # type: ignore[assignment]  # uvicorn's is always bytearray
     chunked_encoding: bool | None = None
     expected_content_length = 0
@@ -104,9 +103,9 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             self.on_disconnect = None
             on_disconnect()
 
-    def end_with(self, error: ClientError) -> None:
-        """Note that the server has refused the rest of the request with *error*, and end the request."""
-        self.status, self.refused_as, self.disconnected = error.status, error.code, True
+    def end_with(self, error: ClientError, name: str) -> None:
+        """Note that the server has refused the rest of the request with *error*, and end it; *name* is its request id."""
+        self.status, self.refused_as, self.refused_id, self.disconnected = error.status, error.code, name, True
         self.client_left()
 
     def _can_keep_alive(self) -> bool:
@@ -117,8 +116,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
         """
         if self.waiting_for_100_continue:
             return False
-        length = dict(self.scope["headers"]).get(CONTENT_LENGTH, b"")
-        return length.isdigit() and int(length) <= MAX_SHORT_REST_BYTES
+        length = announced_length(dict(self.scope["headers"]))
+        return length is not None and length <= MAX_SHORT_REST_BYTES
 
     def wake_receiver(self) -> None:
         """Wake the tasks that wait in `receive`, if there are any."""
@@ -135,7 +134,7 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return ASGI's next `http.request`, or `http.disconnect` if the client or the response has ended."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
+        if self.waiting_for_100_continue and not self.disconnected and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:

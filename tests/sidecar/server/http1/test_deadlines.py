@@ -11,7 +11,13 @@ from served_connection import CHUNKED_POST, GET, KEEP_ALIVE_SECONDS, ServedConne
 from wire import eventually
 
 from sidecar.downstream.buffered_bodies import REPORT_SECONDS
-from sidecar.server.http1.http_limits import LEAST_BODY_RATE, LINGER_SECONDS, MAX_SHORT_REST_BYTES, HttpLimits
+from sidecar.server.http1.http_limits import (
+    LEAST_BODY_RATE,
+    LINGER_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_SHORT_REST_BYTES,
+    HttpLimits,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -182,3 +188,44 @@ async def test_connections_beyond_the_limit_get_503() -> None:
 def _joining(shared: set[Any], limits: HttpLimits) -> ServedConnection:
     """Return a connection that is made while those in *shared* are open."""
     return ServedConnection(limits=limits, connections=shared)
+
+
+@pytest.mark.parametrize("first", [b"xxxx", b""], ids=["in a part of the read", "in the read"])
+async def test_head_behind_an_answered_body_is_bounded(first: bytes) -> None:
+    """A head that begins in the same read as the end of an answered request's body is bounded as every head."""
+    served = ServedConnection(early)
+    served.protocol.data_received(post(5) + first)
+    await eventually(lambda: not served.protocol.tasks)
+    assert b"connection: close" not in served.transport.sent
+    served.transport.sent = b""
+    fields = b"".join(b"a: " + b"x" * 16_000 + b"\r\n" for _ in range(15))
+    served.protocol.data_received(b"x" * (5 - len(first)) + GET[:-2] + fields + b"\r\n")
+    await eventually(lambda: not served.protocol.tasks)
+
+    assert refusal(served) == (431, "head_too_large")
+
+
+async def test_requests_behind_an_answered_body_are_served() -> None:
+    """A long read with the end of an answered request's body and the next request is not refused."""
+    served = ServedConnection(early)
+    served.protocol.data_received(post(MAX_SHORT_REST_BYTES))
+    await eventually(lambda: not served.protocol.tasks)
+    head = GET[:-2] + b"a: " + b"x" * (MAX_HEAD_BYTES // 2) + b"\r\n\r\n"
+    served.protocol.data_received(b"x" * MAX_SHORT_REST_BYTES + head)
+    await eventually(lambda: not served.protocol.tasks)
+
+    assert served.transport.sent.count(b"HTTP/1.1 401 ") == 2
+
+
+async def test_long_body_timeout_does_not_prolong_idle_time() -> None:
+    """An idle connection is closed after the keep-alive time, also behind a body that might have taken longer."""
+    served, asked = asking(HttpLimits(body_timeout=KEEP_ALIVE_SECONDS * 10))
+    served.loop.advance(KEEP_ALIVE_SECONDS * 0.99)
+    served.protocol.data_received(post(2))
+    served.loop.advance(KEEP_ALIVE_SECONDS * 0.99)
+    served.protocol.data_received(b"hi")
+    await served.answered()
+    served.loop.advance(KEEP_ALIVE_SECONDS * 1.01)
+
+    assert len(asked) == 1
+    assert served.transport.closing

@@ -128,6 +128,29 @@ async def test_trailers_and_extensions_are_bounded(rest: bytes, size: int) -> No
     assert asked == []
 
 
+@pytest.mark.parametrize("size", [1_000, 65_536])
+@pytest.mark.parametrize("trailers", [b"a: " + b"x" * 1_500_000, b"a:\r\n" * 375_000], ids=["a value", "many fields"])
+async def test_data_permits_no_more_trailers(trailers: bytes, size: int) -> None:
+    """Trailers are refused at the same limit, before they have ended, behind a body whose data permits long extensions."""
+    served, asked = asking()
+    served.protocol.data_received(CHUNKED_POST)
+    await asyncio.sleep(0)
+    data = b"186a0\r\n" + b"x" * 100_000 + b"\r\n"
+    for read in in_reads(data, size):
+        served.protocol.data_received(read)
+        await asyncio.sleep(0)
+    sent = 0
+    for read in in_reads(b"0\r\n" + trailers, size):
+        if not served.transport.sent:
+            sent += len(read)
+        served.protocol.data_received(read)
+    await eventually(lambda: not served.protocol.tasks)
+
+    assert sent <= MAX_HEAD_BYTES + 2 * size
+    assert refusal(served) == (431, "head_too_large")
+    assert asked == []
+
+
 async def test_chunks_of_one_byte_are_served() -> None:
     """A body in chunks of one byte is served: its overhead is five bytes each."""
     served, asked = asking()
