@@ -286,12 +286,26 @@ def test_memory_is_bounded() -> None:
 
 
 def test_tenants_beyond_the_bound_count_as_one() -> None:
-    """Further tenants share a circuit; one unused for the whole window gives way to a new tenant."""
+    """Where 64 tenants have failures, further ones share a circuit; one unused for the window gives way to a new tenant."""
     upstream = Upstream()
     for at in range(MAX_TENANTS):
-        upstream.succeed(f"t{at}")
+        upstream.succeed(f"t{at}", times=2)
+        upstream.fail(f"t{at}", times=1)
     upstream.fail("late")
     assert not upstream.passes("later")
     assert upstream.passes("t1")
     upstream.clock.advance(SETTINGS.window)
     assert upstream.passes("later")
+
+
+def test_failing_tenant_beyond_the_bound_blocks_no_other() -> None:
+    """A tenant that fails takes the place of one that does not, also while all places are in use."""
+    upstream = Upstream()
+    for at in range(2 * MAX_TENANTS):
+        upstream.succeed(f"t{at}", times=2)
+    upstream.fail("late", times=100)
+    upstream.fail(f"t{2 * MAX_TENANTS - 1}", times=100)
+    assert [scope.tenant for scope in upstream.opened] == ["late", f"t{2 * MAX_TENANTS - 1}"]
+    assert not upstream.passes("late")
+    assert all(upstream.passes(f"t{at}") for at in range(2 * MAX_TENANTS - 1))
+    assert upstream.passes("new")
