@@ -37,7 +37,8 @@ class RetryBudget:
     """
 
     __slots__ = (
-        "_balance", "_calls", "_clock", "_max_calls", "_per_second", "_price", "_refilled_at", "_start", "_tenants", "_window",
+        "_balance", "_calls", "_clock", "_full_until", "_max_calls", "_per_second", "_price", "_refilled_at", "_start",
+        "_tenants", "_window",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,8 @@ class RetryBudget:
         self._calls = SlidingWindow(window, buckets=DEPOSIT_BUCKETS)
         self._tenants: dict[str, SlidingWindow] = {}
         """The calls of each tenant, and its retries, which are marked."""
+        self._full_until = self._refilled_at
+        """Until then all tenants count as recent, so that a call of a further one does not read them all."""
 
     def deposit(self, tenant: str = DEFAULT_TENANT) -> None:
         """Count one call of *tenant* that was sent to the upstream. Called once per call and upstream, not per attempt."""
@@ -88,7 +91,8 @@ class RetryBudget:
     def _added(self, tenant: str, now: float) -> SlidingWindow:
         """Count *tenant* on its own if there is room, also that of tenants without a recent call."""
         tenants = self._tenants
-        if len(tenants) >= MAX_TENANTS:
+        if len(tenants) >= MAX_TENANTS and now >= self._full_until:
+            self._full_until = now + self._window / DEPOSIT_BUCKETS
             for name, window in list(tenants.items()):
                 window.expire(now)
                 if not window.total:

@@ -127,7 +127,7 @@ class Breaker:
         if not self._open_count:
             return Permit(self, tenant, model, self._epoch)
         now, callers = self._clock(), dict[Circuit, str]()
-        for group in (self._upstream, self._models.entries.get(model) or self._placed_group(model, tenant, now)):
+        for group in (self._upstream, self._group(model, tenant, now)):
             for circuit, caller in ((group.shared, tenant), (self._circuit(group, tenant, now), client)):
                 if circuit.cause is not None:
                     callers[circuit] = caller
@@ -161,7 +161,7 @@ class Breaker:
                 circuit.end_probe(epoch, now, has_result=circuit.scope.model is None)
             return
         self._count_answer(self._upstream, tenant, epoch, now)
-        group = self._models.entries.get(permit.model) or self._placed_group(permit.model, tenant, now)
+        group = self._group(permit.model, tenant, now)
         if error is None or error.kind not in UNHEALTHY_KINDS:
             self._count_answer(group, tenant, epoch, now)
         else:
@@ -179,7 +179,7 @@ class Breaker:
                 circuit.end_probe(epoch, now, has_result=False)
 
     def _count_answer(self, group: CircuitGroup, tenant: str, epoch: int, now: float) -> None:
-        own, shared = group.tenants.entries.get(tenant) or self._placed(group, tenant, now), group.shared
+        own, shared = self._circuit(group, tenant, now), group.shared
         group.used_at = own.used_at = now
         if epoch >= shared.changed and epoch >= own.changed:
             own.attempts.add(now)
@@ -197,7 +197,7 @@ class Breaker:
         *,
         independent: bool = False,
     ) -> None:
-        own, shared = self._circuit(group, tenant, now), group.shared
+        own, shared = self._circuit(group, tenant, now, fails=True), group.shared
         group.used_at = own.used_at = now
         if epoch < shared.changed or epoch < own.changed:
             return
@@ -220,17 +220,23 @@ class Breaker:
         if self._on_change is not None:
             self._on_change(Change("closed" if cause is None else "open", circuit.scope, cause))
 
-    def _circuit(self, group: CircuitGroup, tenant: str, now: float) -> TenantCircuit:
-        return group.tenants.entries.get(tenant) or self._placed(group, tenant, now)
+    def _circuit(self, group: CircuitGroup, tenant: str, now: float, *, fails: bool = False) -> TenantCircuit:
+        return group.tenants.entries.get(tenant) or self._placed(group, tenant, now, fails=fails)
 
-    def _placed(self, group: CircuitGroup, tenant: str, now: float) -> TenantCircuit:
-        """Return a circuit for a new *tenant* of *group*: in a free place, or in one unused for the whole window."""
+    def _placed(self, group: CircuitGroup, tenant: str, now: float, *, fails: bool) -> TenantCircuit:
+        """Return a circuit for a new *tenant* of *group*: in a free place, or in one unused for the whole window.
+
+        Else a tenant that *fails* takes the place of one without failures, and the others share a circuit.
+        """
         if group.tenants.is_full:
-            unused = group.tenants.unused(now)
-            if unused is None:
+            replaced = group.tenants.unused(now) or (group.without_failures(now) if fails else None)
+            if replaced is None:
                 return group.of_others()
-            self._forget((group.tenants.entries.pop(unused),), now)
+            self._forget((group.tenants.entries.pop(replaced),), now)
         return group.add(tenant, now)
+
+    def _group(self, model: str, tenant: str, now: float) -> CircuitGroup:
+        return self._models.entries.get(model) or self._placed_group(model, tenant, now)
 
     def _placed_group(self, model: str, tenant: str, now: float) -> CircuitGroup:
         """Return circuits for a new *model*: in a free place, or in one unused for the whole window.

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sidecar.config.upstream import BreakerSettings
 
 MAX_TENANTS = 64
-"""Tenants with a circuit of their own in one group; further ones share one and count as one tenant."""
+"""Tenants with a circuit of their own in one group; further ones share one and count as one tenant.
+
+A tenant whose attempt fails takes the place of one without failures, so that it does not block those that share.
+"""
 OTHER_TENANTS = "(others)"
 
 
@@ -79,6 +82,14 @@ class CircuitGroup:
         circuit = self.tenants.entries[tenant] = self._new(tenant)
         circuit.used_at = now
         return circuit
+
+    def without_failures(self, now: float) -> str | None:
+        """Return the tenant whose circuit to replace by that of a failing tenant; None if all others fail as well."""
+        entries = self.tenants.entries
+        for circuit in entries.values():
+            circuit.attempts.expire(now)
+        names = [name for name, each in entries.items() if each.cause is None and not each.attempts.marked]
+        return self.tenants.least_recent(names) if names else None
 
     def of_others(self) -> TenantCircuit:
         """Return the circuit that tenants without one of their own share."""

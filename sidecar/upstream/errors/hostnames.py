@@ -32,6 +32,8 @@ MAX_HOST_WORDS = 250
 _NUMBERED_LABEL = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
 _VERSION_NUMBER = re.compile(r"v?\d+\.\d", re.IGNORECASE)
 _CAMEL_CASE = re.compile(r"(?:[A-Z][a-z]+){2,6}")
+_DATE_AND_HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
+"""The beginning of a time of ISO 8601, up to its first colon."""
 
 
 def _words(line: str) -> frozenset[str]:
@@ -56,6 +58,8 @@ FIELD_WORDS = _words(
     " position tokens limit length size count total"
 )
 """Words in paths of request fields."""
+LIST_FIELDS = _words("messages tools contents input system functions choices")
+"""First words of field paths with an index, as of Anthropic: `messages.0.content.1.image.source.base64.data`."""
 
 
 def mask_hosts(text: str, mask: str) -> str:
@@ -99,7 +103,7 @@ def _is_host(name: str) -> bool:
     first, last = labels[0], labels[-1]
     if len(labels) == 1:
         return first.lower() == "localhost"
-    if not all(labels) or all(len(label) == 1 for label in labels):
+    if not all(labels) or all(len(label) == 1 for label in labels) or (first in LIST_FIELDS and labels[1].isdigit()):
         return False
     if last.lower() in HOST_SUFFIXES:
         return True
@@ -111,7 +115,8 @@ def _is_host(name: str) -> bool:
         return False
     if last.istitle() or _CAMEL_CASE.fullmatch(last):  # "model.Please", "litellm.RateLimitError"
         return _is_host(".".join(labels[:-1]))
-    return not all(_is_field(label) for label in labels)
+    of_type = _CAMEL_CASE.fullmatch(first) is not None  # Google: "GenerateContentRequest.tools[0].name"
+    return not all(_is_field(label) for label in labels[of_type:])
 
 
 def _is_field(label: str) -> bool:
@@ -122,5 +127,6 @@ def _is_host_with_port(name: str) -> bool:
     return (
         len(name) > 1
         and any(char.isalpha() for char in name)
+        and not _DATE_AND_HOUR.fullmatch(name)
         and not all(_is_field(label) for label in name.split("."))
     )

@@ -17,12 +17,17 @@ _MIXED_LETTERS = r"(?:[A-Za-z]+\d+[A-Za-z]|\d+[A-Za-z]+\d)[A-Za-z0-9]*"
 _MIXED_GROUP = re.compile(rf"(?<![A-Za-z0-9]){_MIXED_LETTERS}")
 _LONG_GROUP = re.compile(rf"(?<![A-Za-z0-9])(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{{{MAX_GROUP_LENGTH + 1},}}")
 _LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=~.-]{{{MAX_MIXED_CHARACTERS + 1},}}")
+_UUID_PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _KNOWN_IDENTIFIER = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\d{8}T\d{6}Z?"
-    r"|(?:req|request|trace|chatcmpl|cmpl|gen|msg|resp|call|toolu|fc|file|batch|ft|run|thread|asst)[-_][A-Za-z0-9]{1,40}",
+    rf"{_UUID_PATTERN}|\d{{8}}T\d{{6}}Z?"
+    r"|(?:req|request|trace|chatcmpl|cmpl|gen|msg|resp|call|toolu|fc|file|batch|ft|run|thread|asst)[-_]"
+    rf"(?:(?:tool|vrtx|bdrk)[-_])?(?:{_UUID_PATTERN}|[A-Za-z0-9]{{1,40}})",
     re.IGNORECASE,
 )
-"""UUIDs, timestamps, and identifiers with the prefixes of OpenAI's, Anthropic's and OpenRouter's interfaces."""
+"""UUIDs, timestamps, and identifiers with the prefixes of OpenAI's, Anthropic's and OpenRouter's interfaces.
+
+vLLM sends `chatcmpl-tool-…` and `chatcmpl-` with a UUID, Anthropic on Vertex AI and Bedrock `req_vrtx_…` and `toolu_bdrk_…`.
+"""
 
 
 def mask_opaque_words(text: str, mask: str) -> str:

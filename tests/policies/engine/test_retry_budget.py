@@ -8,6 +8,7 @@ import pytest
 from policies import Chain, Fallback, Policy, RetryClassifier, UpstreamError
 from policies.api.services import Services
 from policies.engine.retry_budget import MAX_TENANTS, RetryBudget, RetryBudgets
+from policies.engine.sliding_window import SlidingWindow
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 BROKEN = UpstreamError(openai.OpenAIError("down"), "overloaded")
@@ -218,3 +219,25 @@ async def test_failing_calls_of_one_tenant_leave_retries_to_another() -> None:
     upstream.names.clear()
     await serve([], make_call("hi", services=services, tenant="other"), chain=fails)
     assert len(upstream.names) > 1
+
+
+def test_call_of_a_tenant_without_a_place_reads_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all places are taken, a call does not read the windows of all tenants; a place that falls free is used."""
+    clock, reads = FakeClock(), list[SlidingWindow]()
+    budget = RetryBudget(clock)
+    for at in range(MAX_TENANTS):
+        budget.deposit(f"t{at}")
+    expire = SlidingWindow.expire
+
+    def counted(window: SlidingWindow, now: float) -> None:
+        reads.append(window)
+        expire(window, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SlidingWindow, "expire", counted)
+        for _ in range(100):
+            budget.deposit("late")
+    assert len(reads) < 2 * MAX_TENANTS
+    clock.advance(60)
+    budget.deposit("late")
+    assert sum(budget.withdraw("late") for _ in range(20)) == 10

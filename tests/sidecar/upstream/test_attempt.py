@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from serving import settings_of, sidecar
-from wire import HEAD, Connection, Script, sse, token, upstream
+from wire import HEAD, Connection, Script, eventually, sse, token, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -139,3 +139,29 @@ async def test_model_lists_do_not_count(tmp_path: Path) -> None:
             seen.append(dict(served.gateway.upstream.states)["upstream-1"])
 
     assert (seen, status, json.loads(body)) == (["closed", "open"], 200, json.loads(MODEL_LIST))
+
+
+async def test_head_of_a_probe_closes_the_circuit_of_the_upstream(tmp_path: Path) -> None:
+    """An upstream that reset its connections is reached again with the head of an answer, before its first output."""
+    told = asyncio.Event()
+
+    async def reset(connection: Connection) -> None:
+        connection.reset()
+
+    async def slow(connection: Connection) -> None:
+        await connection.send(HEAD)
+        await told.wait()
+        connection.close()
+
+    async with upstream(reset, slow) as up:
+        text = table(up.url, "calls = 1, rate = 1, probe = 1e-9")
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            await served.post("/v1/chat/completions", HI)
+            states = [served.gateway.upstream.states["upstream-1"]]
+            client = await served.client()
+            await client.post("/v1/chat/completions", HI)
+            await eventually(lambda: served.gateway.upstream.states["upstream-1"] == "closed")
+            told.set()
+            client.close()
+
+    assert states == ["open"]

@@ -286,12 +286,75 @@ def test_memory_is_bounded() -> None:
 
 
 def test_tenants_beyond_the_bound_count_as_one() -> None:
-    """Further tenants share a circuit; one unused for the whole window gives way to a new tenant."""
+    """Where 64 tenants have failures, further ones share a circuit; one unused for the window gives way to a new tenant."""
     upstream = Upstream()
     for at in range(MAX_TENANTS):
-        upstream.succeed(f"t{at}")
+        upstream.succeed(f"t{at}", times=2)
+        upstream.fail(f"t{at}", times=1)
     upstream.fail("late")
     assert not upstream.passes("later")
     assert upstream.passes("t1")
     upstream.clock.advance(SETTINGS.window)
     assert upstream.passes("later")
+
+
+def test_failing_tenant_beyond_the_bound_blocks_no_other() -> None:
+    """A tenant that fails takes the place of one that does not, also while all places are in use."""
+    upstream = Upstream()
+    for at in range(2 * MAX_TENANTS):
+        upstream.succeed(f"t{at}", times=2)
+    upstream.fail("late", times=100)
+    upstream.fail(f"t{2 * MAX_TENANTS - 1}", times=100)
+    assert [scope.tenant for scope in upstream.opened] == ["late", f"t{2 * MAX_TENANTS - 1}"]
+    assert not upstream.passes("late")
+    assert all(upstream.passes(f"t{at}") for at in range(2 * MAX_TENANTS - 1))
+    assert upstream.passes("new")
+
+
+def test_outage_before_the_recovery_does_not_count() -> None:
+    """Once the circuit for all has closed, a few failures open none, whichever tenant's they are."""
+    upstream = Upstream()
+    upstream.fail("a", "x", "connect", connected=False)
+    upstream.clock.advance(5)
+    upstream.enter("b", "y").answered()
+    upstream.succeed("b", "y", times=9)
+    upstream.fail("a", "x", "connect", connected=False, times=1)
+    assert upstream.breaker.state == "closed"
+    for _ in range(10):
+        for tenant in ("a", "b"):
+            upstream.fail(tenant, "z", times=1)
+    assert Scope("z") in upstream.opened
+    upstream.clock.advance(5)
+    upstream.succeed("c", "z")
+    before = len(upstream.changes)
+    upstream.fail("b", "z", times=1)
+    assert upstream.changes[before:] == []
+
+
+def test_head_of_an_answer_from_before_an_outage_closes_nothing() -> None:
+    """The head of a probe's answer does not close a circuit that has closed and opened again meanwhile."""
+    upstream = Upstream()
+    upstream.fail("a", kind="connect", connected=False)
+    upstream.clock.advance(5)
+    late = upstream.enter("a")
+    upstream.clock.advance(5)
+    upstream.succeed("b")
+    upstream.fail("a", kind="connect", connected=False)
+    states: list[str] = [upstream.breaker.state]
+    late.answered()
+    late.release()
+    states.append(upstream.breaker.state)
+    upstream.clock.advance(5)
+    upstream.enter("a")
+    assert [*states, upstream.breaker.state] == ["open", "open", "half-open"]
+
+
+def test_refused_call_waits_for_at_most_one_probe() -> None:
+    """The wait of a refused attempt is at most `probe` seconds, also for a caller that gives way to others."""
+    upstream = Upstream()
+    upstream.fail("a", kind="connect", connected=False)
+    for tenant in ("b", "c"):
+        assert refusal(upstream, tenant) == 5
+    upstream.clock.advance(5)
+    assert refusal(upstream, "a") is None
+    assert refusal(upstream, "a") == 5
