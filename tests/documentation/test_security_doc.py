@@ -40,7 +40,7 @@ def test_fixed_limits_are_those_of_the_code() -> None:
         "idle connection": (process.KEEPALIVE_SECONDS, None),
         "version": ("1.1", http_limits.other_version()),
         "transfer coding": ("chunked", http_limits.coding_fault((b"x",), "1.1")),
-        "bytes read behind a refusal": (f"{http_limits.LINGER_SECONDS:g} s", None),
+        "bytes read behind a refusal": (f"a pause of {http_limits.LINGER_SECONDS:g} s", None),
     }
     assert {name for name, row in LIMITS.items() if not row[1]} == set(expected)
     for name, (limit, error) in expected.items():

@@ -8,7 +8,7 @@ import socket
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sidecar.downstream.buffered_bodies import HEADS_OWNER
-from sidecar.downstream.client_errors import ClientError, invalid_request
+from sidecar.downstream.client_errors import ClientError, draining, invalid_request
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import REQUEST_ID_HEADER
 
@@ -16,7 +16,9 @@ from .http_limits import (
     HTTP_LIMITS_STATE,
     LEAST_BODY_RATE,
     LINGER_SECONDS,
+    MAX_LINGER_SECONDS,
     MAX_REFUSED_CONNECTIONS,
+    SHUTDOWN_LINGER_SECONDS,
     HttpLimits,
     slow_head,
 )
@@ -53,6 +55,10 @@ class ClientProtocol(HttpToolsProtocol):
     """Bytes of data in all bodies of the connection, now and at the start of the wait."""
     _held_bytes = 0
     """Bytes of an incomplete head that count in the total of unread requests."""
+    _lingered_bytes = 0
+    """The surplus at the start of the wait for the end of a refused request."""
+    _lingers_until = 0.0
+    """Until when the end of a refused request is waited for."""
     _waits_since: float | None = None
     """Since when the client is waited for, in seconds of the loop's clock; None while a request is served."""
     _wait_seconds = 0.0
@@ -169,7 +175,9 @@ class ClientProtocol(HttpToolsProtocol):
         left = self._waits_since + self._wait_seconds - now
         if left > 0:
             self._set_timer(now, left)
-        elif self._surplus >= 0 or self._receives == RECEIVES_NOTHING:
+        elif self._surplus >= 0:
+            self._linger_on(now)
+        elif self._receives == RECEIVES_NOTHING:
             self.transport.close()
         elif self._receives == RECEIVES_HEAD:
             self._refuse(slow_head(self._wait_seconds))
@@ -178,6 +186,16 @@ class ClientProtocol(HttpToolsProtocol):
             self._wait(self._wait_seconds)
         else:
             self._refuse(self._limits.slow_body())
+
+    def shutdown(self) -> None:
+        """Close the connection behind its running response; refuse a request that has not arrived. Called at the stop."""
+        if self._surplus >= 0 and self._waits_since is not None:
+            self.transport.close()
+        elif self._receives and self._surplus < 0:
+            self._refuse(draining())
+            self._wait(SHUTDOWN_LINGER_SECONDS)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """See uvicorn; *msg* is the cause."""
@@ -206,8 +224,12 @@ class ClientProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close the connection once the client has closed its side, or after `LINGER_SECONDS`; discard what it sends."""
+        """Close the connection once the client has closed its side, or has sent nothing for `LINGER_SECONDS`.
+
+        What it sends is discarded, for at most `MAX_LINGER_SECONDS`.
+        """
         self._surplus, self.headers = max(self._surplus, 0), []
+        self._lingered_bytes, self._lingers_until = self._surplus, self.loop.time() + MAX_LINGER_SECONDS
         self._release_head()
         if self.transport.is_closing():
             return
@@ -215,6 +237,14 @@ class ClientProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+        self._wait(LINGER_SECONDS)
+
+    def _linger_on(self, now: float) -> None:
+        """Wait again for a client that is still sending."""
+        if self._surplus == self._lingered_bytes or now >= self._lingers_until:
+            self.transport.close()
+            return
+        self._lingered_bytes = self._surplus
         self._wait(LINGER_SECONDS)
 
     def _release_head(self) -> None:

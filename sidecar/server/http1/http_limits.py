@@ -20,8 +20,10 @@ HEAD_SECONDS = 30.0
 """A request head must be complete this long after its first byte."""
 LEAST_BODY_RATE = 1_024
 """Bytes a second that a body must arrive with, averaged over `server.body_timeout`."""
-LINGER_SECONDS = 5.0
-"""How long bytes of a refused request are read and discarded, so that the client can read its answer.
+LINGER_SECONDS, MAX_LINGER_SECONDS, SHUTDOWN_LINGER_SECONDS = 5.0, 30.0, 1.0
+"""How long the end of a refused request is awaited: without data, in all, and when the process stops.
+
+Its bytes are read and discarded meanwhile, so that the client can read its answer.
 
 Closing a socket with unread bytes resets the connection, and a reset discards the answer on its way (RFC 9112, 9.6).
 """

@@ -15,7 +15,9 @@ from sidecar.server.http1.http_limits import (
     LEAST_BODY_RATE,
     LINGER_SECONDS,
     MAX_HEAD_BYTES,
+    MAX_LINGER_SECONDS,
     MAX_SHORT_REST_BYTES,
+    SHUTDOWN_LINGER_SECONDS,
     HttpLimits,
 )
 
@@ -118,7 +120,45 @@ async def test_early_answer_closes_unless_the_rest_is_short(head: bytes, answers
     assert served.transport.sent.count(b"HTTP/1.1 401 ") == answers
     if answers == 1:
         served.loop.advance(LINGER_SECONDS * 0.02)
+        assert not served.transport.closing  # the client has sent something
+        served.loop.advance(LINGER_SECONDS)
         assert served.transport.closing
+
+
+async def test_upload_that_goes_on_is_read_for_a_bounded_time() -> None:
+    """A client that goes on to send a refused body is read for 30 s in all, and one that stops for 5 s is not."""
+    served = ServedConnection(early)
+    served.protocol.data_received(post(MAX_SHORT_REST_BYTES + 1))
+    await eventually(lambda: not served.protocol.tasks)
+    for _ in range(int(MAX_LINGER_SECONDS)):
+        assert not served.transport.closing
+        served.protocol.data_received(b"x")
+        served.loop.advance(1.01)
+
+    assert served.transport.closing
+
+
+async def test_stop_refuses_requests_that_have_not_arrived() -> None:
+    """At the stop of the process, an unfinished head or body gets 503, and its connection is closed a second later."""
+    records = Refusals()
+    limits = HttpLimits(record=records.add)
+    for unfinished in (GET[:9], post(9)):
+        served, asked = asking(limits)
+        served.protocol.data_received(unfinished)
+        await asyncio.sleep(0)
+        served.protocol.shutdown()
+        await eventually(lambda served=served: not served.protocol.tasks)  # type: ignore[misc]  # bound to its round
+        assert served.transport.sent.startswith(b"HTTP/1.1 503 ")
+        served.loop.advance(SHUTDOWN_LINGER_SECONDS * 1.01)
+        assert served.transport.closing
+        assert asked == []
+    lingering = ServedConnection(early)
+    lingering.protocol.data_received(CHUNKED_POST)
+    await eventually(lambda: not lingering.protocol.tasks)
+    lingering.protocol.shutdown()
+
+    assert lingering.transport.closing
+    assert records == [(503, "draining", "")]
 
 
 async def test_rest_that_never_arrives_does_not_keep_the_connection() -> None:
