@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from recorded_bytes import RecordingUpstream, recording_upstream
@@ -79,18 +79,13 @@ def _is_answered(raw: bytes, row: Row) -> bool:
     return bool(responses) and responses[-1].ended and not responses[-1].closes
 
 
-def _marked(row: Row) -> Any:
-    marks = [pytest.mark.xfail(strict=True, reason=row.fault)] if row.fault else []
-    return pytest.param(row, id=row.name, marks=marks)
-
-
 def test_tables_are_large() -> None:
     """The table of requests has at least 146 rows, each with a unique name and a source."""
     assert len({row.name for row in REQUESTS}) == len(REQUESTS) >= 146
     assert all(row.source for row in REQUESTS)
 
 
-@pytest.mark.parametrize("row", [_marked(row) for row in REQUESTS])
+@pytest.mark.parametrize("row", REQUESTS, ids=[row.name for row in REQUESTS])
 async def test_hidden_request_is_never_served(running: Running, row: Row) -> None:
     """The row gets its one answer; upstream receives at most its own request, and no byte of the hidden one."""
     up, served = running

@@ -1,7 +1,7 @@
 """Answers of an upstream whose end is ambiguous, or that carry a second answer for the next client on the connection.
 
 To add a case, add a row: its name, the bytes that are sent in one write for the first request, what the first client must
-receive, what becomes of the connection, and the source of the technique.
+receive, whether the connection is kept, and the source of the technique.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Client(StrEnum):
 
 
 class Kept(StrEnum):
-    """What becomes of the connection to the upstream."""
+    """Whether the connection to the upstream is kept."""
 
     DROPPED = "dropped"
     KEPT = "kept"
@@ -50,7 +50,6 @@ class AnswerRow(NamedTuple):
     kept: Kept
     source: str
     ends: bool = False
-    fault: str = ""
 
 
 def answer(*lines: bytes, body: bytes = FIRST, start: bytes = b"HTTP/1.1 200 OK") -> bytes:

@@ -57,8 +57,6 @@ class Row(NamedTuple):
     data: bytes
     expect: Expect
     source: str
-    fault: str = ""
-    """Why the sidecar does not meet the expectation yet."""
 
 
 def post(*lines: bytes, body: bytes = b"", start: bytes = b"POST %b HTTP/1.1" % PATH, host: bool = True) -> bytes:

@@ -32,7 +32,7 @@ class ClientCase(msgspec.Struct, frozen=True, tag="client"):
 
 
 class Predicted(msgspec.Struct):
-    """What a parser of HTTP sees in the bytes: the methods of complete requests, and whether an answer is certain to come."""
+    """The methods of the complete requests in the bytes of a client; *broken*: further bytes are no request."""
 
     methods: list[bytes] = msgspec.field(default_factory=list)
     broken: bool = False
@@ -137,7 +137,7 @@ async def check_client_case(case: ClientCase, target: Fuzzed) -> list[str]:
         responses[-1] = responses[-1]._replace(ended=True)
     for at, response in enumerate(responses):
         faults += faults_of_response(response, methods[at] if at < len(methods) else b"", target)
-    return target.unknown(faults + _record_faults(responses, settled, target, lost=end == "reset"))
+    return faults + _record_faults(responses, settled, target, lost=end == "reset")
 
 
 def faults_of_response(response: Message, method: bytes, target: Fuzzed) -> list[str]:

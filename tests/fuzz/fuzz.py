@@ -15,7 +15,6 @@ import os
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import count
@@ -63,13 +62,12 @@ class Report(msgspec.Struct):
     worst_ms: float = 0.0
     worst_where: str = ""
     grown_mb: float = 0.0
-    known: Counter[str] = msgspec.field(default_factory=Counter)
 
     def __str__(self) -> str:
         """Return the numbers in one line."""
         return (
             f"{self.cases} cases in {self.seconds:.0f} s, {len(self.found)} faults, longest step {self.worst_ms} ms "
-            f"({self.worst_where or 'below 10 ms'}), memory {self.grown_mb:+.0f} MB, known faults {dict(self.known)}"
+            f"({self.worst_where or 'below 10 ms'}), memory {self.grown_mb:+.0f} MB"
         )
 
 
@@ -137,8 +135,6 @@ async def run(
 def _measure(report: Report, target: Fuzzed) -> None:
     """Add one case of *target* to *report*."""
     report.cases += 1
-    report.known += target.known
-    target.known.clear()
     if target.worst_ms > report.worst_ms:
         report.worst_ms, report.worst_where = target.worst_ms, target.worst_where
     report.grown_mb = max(report.grown_mb, target.grown_mb)
@@ -188,10 +184,10 @@ async def fuzz(wires: list[str], seed: int, cases: int | None, first: int) -> in
     turn = cases if cases is not None else CASES_PER_TURN
     for start in count(first, turn) if cases is None else (first,):
         for wire, report in reports.items():
-            known = len(report.found)
+            reported = len(report.found)
             await run(wire, seed, turn, start, report=report, progress=True)
             print(f"{wire}: {report}", flush=True)
-            for found in report.found[known:]:
+            for found in report.found[reported:]:
                 print(f"replay: python tests/fuzz/fuzz.py --replay {await save(found)}", flush=True)
     return 1 if any(report.found for report in reports.values()) else 0
 

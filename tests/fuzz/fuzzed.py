@@ -8,13 +8,11 @@ import json
 import re
 import socket
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from known_faults import KNOWN_FAULTS
 from places import ROOT
 from process import Program, program
 from recorded_bytes import RecordingUpstream, recording_upstream, with_length
@@ -32,7 +30,6 @@ MAX_STEP_MS = 200.0
 MAX_GROWTH_MB = 120.0
 """Resident memory that a process may gain after its first cases."""
 WARM_CASES = 200
-OPERATION_PATHS = ("/healthz", "/readyz")
 CHAT, COMPLETIONS, MODELS = "/api/chat", "/v1/chat/completions", "/v1/models"
 CONFIGURATION = """
 [server]
@@ -119,8 +116,6 @@ class Fuzzed:
         self.refusals = known_refusals()
         self.port = running.port
         self.cases = 0
-        self.known = Counter[str]()
-        """How often each known fault occurred."""
         self.worst_ms, self.worst_where = 0.0, ""
         self._warm_mb = self.grown_mb = 0.0
 
@@ -134,17 +129,6 @@ class Fuzzed:
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._running.popen.poll() is None
-
-    def unknown(self, faults: list[str]) -> list[str]:
-        """Return *faults* without those that are known, which are counted."""
-        kept = []
-        for fault in faults:
-            known = next((each for each in KNOWN_FAULTS if each.pattern in fault), None)
-            if known is None:
-                kept.append(fault)
-            else:
-                self.known[known.pattern] += 1
-        return kept
 
     def faults_of(self, settled: Settled) -> list[str]:
         """Return what is wrong inside the process after a case, whatever was sent."""

@@ -21,7 +21,6 @@ from fuzz import WIRES, Found, make_case, run
 from fuzz_seeds import answers, request_parts
 from fuzzed import STREAMED, Fuzzed, fuzzed
 from json_mutations import mutate_json, parse, render
-from known_faults import KNOWN_FAULTS
 from recorded_bytes import with_length
 from scripts import whole_answer
 from shrinking import AnyCase, shrunk
@@ -46,11 +45,6 @@ async def test_mutated_messages_break_no_rule(wire: str) -> None:
     assert not report.found, "\n".join(map(str, report.found))
 
 
-def test_no_fault_is_known() -> None:
-    """No fault is excepted from the rules."""
-    assert not KNOWN_FAULTS
-
-
 BAD_CHUNK = b"POST /api/chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
 MANY_CHOICES = sse({"choices": [{"index": 0, "delta": {}, "x": [0] * 30}] * 1_000})
 FOUND: tuple[tuple[str, AnyCase], ...] = (
@@ -65,9 +59,8 @@ FOUND: tuple[tuple[str, AnyCase], ...] = (
 
 
 @pytest.mark.parametrize("case", [case for _, case in FOUND], ids=[name for name, _ in FOUND])
-async def test_found_fault_is_fixed(case: AnyCase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_found_fault_is_fixed(case: AnyCase) -> None:
     """A case that once failed breaks no rule any more."""
-    monkeypatch.setattr("fuzzed.KNOWN_FAULTS", ())
     async with fuzzed() as target:
         assert await fuzz.check(case, target) == []
 
