@@ -42,7 +42,7 @@ soak: $(VENV)/.ready ## Look for leaks and long steps in 10,000 failures and abo
 cancel: $(VENV)/.ready ## Measure how soon the upstream request is closed after its client has disconnected
 	PYTHONPATH=tests/doubles $(BIN)/python bench/cancel.py
 
-floods: $(VENV)/.ready ## Measure memory under floods of unfinished heads and bodies, and who reads the refusal
+floods: $(VENV)/.ready ## Measure memory under floods of unfinished heads and bodies, and how many clients read the refusal
 	PYTHONPATH=tests/doubles $(BIN)/python bench/floods.py
 
 drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the requests that reach it

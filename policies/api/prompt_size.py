@@ -30,7 +30,7 @@ MAX_READ_ITEMS = 5_000
 
 
 MAX_FIELDS = 256
-"""Fields of a body up to which known settings are told apart from others; of more, all count."""
+"""Fields of a body up to which short settings do not count; in a body with more fields, all of them count."""
 
 
 _TEXT_PART = b'{"type":"text","text":'

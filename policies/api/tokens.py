@@ -147,7 +147,7 @@ class Estimator:
 
     Calls of a tenant correct the estimates of that tenant alone, so that a tenant cannot change those of another. A
     correction is bounded: to half of the shipped estimate, and to one token per byte, which no tokenizer exceeds. It is
-    forgotten an hour after the last report, so that wrong reports do not make prompts unaffordable for ever. *clock* is
+    forgotten an hour after the last report, so that wrong reports do not make prompts unaffordable forever. *clock* is
     monotonic, in seconds.
     """
 

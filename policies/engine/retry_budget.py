@@ -8,7 +8,7 @@ Deposits and the refill are counted separately, and neither accumulates: a depos
 refill stops at the initial amount. So a quiet or busy period does not permit a retry storm afterwards.
 
 All tenants share the budget. While several of them call, each one may take what its own calls deposit and half of the
-reserve a minute, so that a tenant whose calls all fail leaves the others theirs.
+reserve a minute. So a tenant whose calls all fail does not use up the retries of the others.
 """
 
 from __future__ import annotations

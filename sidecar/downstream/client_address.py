@@ -91,7 +91,7 @@ def x_forwarded_for_hops(fields: Sequence[str]) -> Iterator[str]:
 def forwarded_hops(fields: Sequence[str]) -> Iterator[str]:
     """Yield the addresses in the `for` parameters of a `Forwarded` header, the last one first; empty for any other hop.
 
-    A hop that does not follow the grammar is empty and the last one: what stands in front of it cannot be told apart.
+    A hop that does not follow the grammar is empty and ends the iteration: the hops in front of it cannot be separated.
     """
     left = MAX_FORWARDED_CHARACTERS
     for field in reversed(fields):

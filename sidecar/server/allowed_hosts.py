@@ -1,8 +1,8 @@
 """The host names under which clients may reach the sidecar.
 
 A web page of another site can let its own host name resolve to 127.0.0.1 (DNS rebinding). Its requests to that name are then
-of the same origin, for which browsers need no permission. Their `Host` header has the page's host name, so it tells them
-from requests of the user: DNS gives an attacker no IP address, no `localhost` and no name below `internal`.
+of the same origin, for which browsers need no permission. Their `Host` header has the page's host name, which distinguishes
+them from requests of the user: DNS gives an attacker no IP address, no `localhost` and no name below `internal`.
 """
 
 from __future__ import annotations

@@ -35,9 +35,9 @@ NO_HOST = "The request has no 'Host' header, which HTTP/1.1 requires."
 
 
 class RequestOrigin:
-    """Tells requests that may call from those of web pages that may not.
+    """Finds requests of web pages that may not call.
 
-    *permits_host* tells whether requests may have a value of `Host` (`AllowedHosts.permits`); None if all may. *origins* are
+    *permits_host* returns whether a value of `Host` is allowed (`AllowedHosts.permits`); None allows all. *origins* are
     those of pages that may call, as `cors_origins` has them.
     """
 

@@ -42,8 +42,8 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
     def feed(self, data: bytes) -> list[Frame]:
         """Return the events that *data* completes, in order.
 
-        Raises `EventTooLarge` if one of them, or the incomplete next one, has more than `max_event` bytes, too many lines or
-        values, or too many bytes to repair its UTF-8. The reader cannot be used afterwards.
+        Raises `EventTooLarge` if one of them, or the incomplete next one, has more than `max_event` bytes, or too many lines
+        or values, or is too large to repair its UTF-8. The reader cannot be used afterwards.
         """
         if not self._begun:
             if data and not self._rest and data[0] != UTF8_BOM[0]:

@@ -133,7 +133,7 @@ async def test_refusal_of_a_body_has_the_request_id_of_its_record(tmp_path: Path
 
 
 async def test_long_form_of_a_length_is_served(tmp_path: Path) -> None:
-    """Leading zeros of `Content-Length` are no fault of ours: more digits than `int` reads are no internal error."""
+    """A `Content-Length` with more leading zeros than `int` reads is read, and causes no internal error."""
     async with upstream(hello) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         raw = json.dumps(HI).encode()
         for path, expected in [(V1, 200), ("/v1/none", 404)]:

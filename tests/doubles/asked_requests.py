@@ -1,4 +1,4 @@
-"""What reaches the application behind one connection of the server, and what the server refuses by itself."""
+"""Record the requests that reach the application behind one connection of the server, and the server's own refusals."""
 
 from __future__ import annotations
 

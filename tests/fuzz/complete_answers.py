@@ -25,7 +25,7 @@ FIRST_FINAL_STATUS, OK = 200, 200
 
 
 class Verdict(StrEnum):
-    """What a client may be told about an answer."""
+    """How a client may see an answer end."""
 
     COMPLETE = "complete"
     BROKEN = "broken"

@@ -1,4 +1,4 @@
-"""What the fuzzer knows of the sidecar from inside: its records, its counters, its log, and the steps of its event loop.
+"""Observe a sidecar from inside for the fuzzer: its records, its counters, its log, and the steps of its event loop.
 
 The sidecar loads `Watching` as a policy and `Recording` as an observer, as it loads those of a deployment. Both belong to
 the `Watch` of the process, which serves a Unix socket: for each line that it reads it waits until no request is served,

@@ -1,4 +1,4 @@
-"""The lifetime of a client connection: how long the client is waited for, how a request is refused, how it ends."""
+"""The lifetime of a client connection: its timeouts, its refusals and its end."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ClientProtocol(HttpToolsProtocol):
             self._refuse(limits.too_many_connections())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Report the disconnect to the running call, and cancel the timer so that it keeps nothing alive."""
+        """Report the disconnect to the running call, and cancel the timer, which refers to the connection."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves the timer running if the connection broke
         self._release_head()

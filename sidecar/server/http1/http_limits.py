@@ -23,9 +23,8 @@ LEAST_BODY_RATE = 1_024
 LINGER_SECONDS, MAX_LINGER_SECONDS, SHUTDOWN_LINGER_SECONDS = 5.0, 30.0, 1.0
 """How long the end of a refused request is awaited: without data, in all, and when the process stops.
 
-Its bytes are read and discarded meanwhile, so that the client can read its answer.
-
-Closing a socket with unread bytes resets the connection, and a reset discards the answer on its way (RFC 9112, 9.6).
+Its bytes are read and discarded meanwhile, so that the client can read its answer. Closing a socket with unread bytes
+resets the connection, and a reset discards the answer on its way (RFC 9112, 9.6).
 """
 MAX_SURPLUS_BYTES = 67_108_864
 """Bytes behind a request, or of a refused one, that are read and discarded; a client that sends more is disconnected."""

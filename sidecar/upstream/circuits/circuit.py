@@ -59,8 +59,8 @@ class Circuit:
     def wait(self, caller: str, now: float) -> float:
         """Return the seconds until *caller* may make a probe; 0 or less if it may now.
 
-        A caller that has made one gives way to the others for a whole round, or until none of them has made use of a probe
-        for `probe` seconds.
+        A caller that has made one waits until each of the others had a turn, or until no other caller has used a turn for
+        `probe` seconds.
         """
         last_probe = self._last_probes[self._turn_of(caller)]
         next_turn = last_probe + self._probe_seconds * len(self._last_probes)

@@ -1,7 +1,7 @@
 """The circuits of one upstream, or of one of its models: one for each tenant, and one for all tenants together.
 
-A tenant's own attempts open its own circuit. The circuit for all opens only if the attempts would open it whichever one
-tenant is left out. So the requests of one tenant never block another one.
+A tenant's own attempts open its own circuit. The circuit for all opens only if it would also open without the
+attempts of any one tenant. So the requests of one tenant never block another one.
 """
 
 from __future__ import annotations

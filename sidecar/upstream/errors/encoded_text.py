@@ -62,7 +62,7 @@ Places: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 
 class TooManyLayers(Exception):
-    """A text is encoded more often than it is read."""
+    """A text has more layers of encoding than are undone."""
 
 
 class View:

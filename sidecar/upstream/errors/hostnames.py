@@ -28,7 +28,7 @@ _HOST_WORD = re.compile(
 )
 MAX_HOST_NAME_LENGTH = 253
 MAX_HOST_WORDS = 250
-"""Words with dots of one error that are judged; those that follow are masked."""
+"""Words with dots of one error that are checked; further ones are masked."""
 _NUMBERED_LABEL = re.compile(r"[a-z]{2,}\d{1,3}", re.IGNORECASE)
 _VERSION_NUMBER = re.compile(r"v?\d+\.\d", re.IGNORECASE)
 _CAMEL_CASE = re.compile(r"(?:[A-Z][a-z]+){2,6}")

@@ -81,7 +81,7 @@ class Secrets:
         return _merged(found)
 
     def may_be_in(self, text: str) -> bool:
-        """Whether *text* holds a part of a secret, or is encoded too often to tell."""
+        """Whether *text* holds a part of a secret, or has too many layers of encoding to be searched."""
         try:
             return bool(self.spans(text))
         except TooManyLayers:
@@ -101,35 +101,35 @@ NO_SECRETS = Secrets()
 
 
 class _Runs:
-    """Runs of letters and digits: `known` ones, those of them that are `telling` because they are no words, and `parts` of them."""
+    """Runs of letters and digits: `known` ones, those of them that are `distinctive` because they are no words, and `parts` of them."""
 
     def __init__(self) -> None:
-        self.known, self.telling, self.parts = set[bytes](), set[bytes](), set[bytes]()
+        self.known, self.distinctive, self.parts = set[bytes](), set[bytes](), set[bytes]()
 
     def add(self, folded: bytes, words: set[int]) -> bool:
-        """Add the runs of *folded*, in which *words* are the places of words; return whether one of them is telling."""
+        """Add the runs of *folded*, in which *words* are the places of words; return whether one of them is distinctive."""
         starts = range(len(folded) - RUN_LENGTH + 1)
-        telling = [at for at in starts if not words.issuperset(range(at, at + RUN_LENGTH))] if words else starts
-        if telling:
-            self.telling.update(folded[at : at + RUN_LENGTH] for at in telling)
+        distinctive = [at for at in starts if not words.issuperset(range(at, at + RUN_LENGTH))] if words else starts
+        if distinctive:
+            self.distinctive.update(folded[at : at + RUN_LENGTH] for at in distinctive)
             self.known.update(folded[at : at + RUN_LENGTH] for at in starts)
             self.parts.update(folded[at : at + PART_STEP + 1] for at in range(len(folded) - PART_STEP))
-        return bool(telling)
+        return bool(distinctive)
 
     def include(self, other: _Runs) -> None:
         """Add the runs of *other*."""
         self.known |= other.known
-        self.telling |= other.telling
+        self.distinctive |= other.distinctive
         self.parts |= other.parts
 
     def spans(self, folded: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of *folded* with telling runs and the known ones beside them.  Linear: no range is read twice."""
+        """Yield the ranges of *folded* with distinctive runs and the known ones beside them.  Linear: no range is read twice."""
         end, parts, known = 0, self.parts, self.known
         for at in range(0, len(folded) - PART_STEP, PART_STEP):
             if folded[at : at + PART_STEP + 1] not in parts or at + PART_STEP < end:
                 continue
             for found in range(at, max(-1, at - PART_STEP), -1):
-                if folded[found : found + RUN_LENGTH] in self.telling:
+                if folded[found : found + RUN_LENGTH] in self.distinctive:
                     break
             else:
                 continue

@@ -21,7 +21,7 @@ MAX_FORWARDED_VALUE_LENGTH = 8_192
 """Characters of a header that an upstream names; a longer value is not forwarded."""
 MAX_HEADER_NAME_LENGTH = 100
 IDEMPOTENCY_SUFFIX = b"idempotency-key"
-"""End of the names of headers by which a server tells a repeated request from a new one, such as `X-Idempotency-Key`."""
+"""End of the names of headers by which a server recognises a repeated request, such as `X-Idempotency-Key`."""
 
 CONNECTION_HEADER = b"connection"
 _PLAIN_CONNECTIONS = frozenset({b"keep-alive", b"close", b"Keep-Alive"})

@@ -1,7 +1,7 @@
 """The documented fields of a chat completion: those of OpenAI, and the parameters of known servers that choose nothing.
 
-A field is listed only if it can choose neither a model, a server, a key nor a price, and if it is no further ceiling or
-count beside those that limits read (`LIMIT_FIELDS`, `MANY_FIELDS`). Sources: OpenAI's API reference
+A listed field chooses no model, server, key or price. Ceilings and counts are listed only if limits read them
+(`LIMIT_FIELDS`, `MANY_FIELDS`). Sources: OpenAI's API reference
 (openai-python 3.54, `completion_create_params.py`); `ChatCompletionRequest` of vLLM and SGLang; the server README of
 llama.cpp and the requests of its web interface; the documents of Ollama, LM Studio, TGI, OpenRouter, LiteLLM, DeepSeek, DashScope, Mistral, Groq, xAI and
 Perplexity.

@@ -58,9 +58,9 @@ class BadRequest(Exception):
 def json_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in *raw*, with U+FFFD for lone surrogates.
 
-    Raises `BadRequest` for anything else: no body, bad UTF-8, NaN or another type. It also does for more than 100 levels,
-    more than 50,000 values, integers of more than 640 digits, and in bodies of more than 1 MB for numbers of more than
-    100 digits and for lone surrogates.
+    Raises `BadRequest` for anything else: no body, bad UTF-8, NaN or another type. More than 100 levels, 50,000 values, or
+    640 digits in an integer are refused too. So are, in bodies of more than 1 MB, numbers of more than 100 digits and lone
+    surrogates.
     """
     if _is_flat(raw):
         try:

@@ -96,7 +96,7 @@ def test_another_tenants_reports_leave_a_long_prompt_affordable() -> None:
 
 
 def test_correction_is_forgotten_after_an_hour() -> None:
-    """Wrong reports do not make a prompt unaffordable for ever: without new ones the shipped estimate holds again."""
+    """Wrong reports do not make a prompt unaffordable forever: without new ones the shipped estimate holds again."""
     clock = FakeClock()
     estimator, prompt = Estimator(clock), Size(30_000, 1)
     shipped = estimator.estimate("m", prompt, tenant="t")

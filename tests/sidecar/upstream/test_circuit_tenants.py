@@ -77,7 +77,7 @@ def test_failures_of_one_model_block_that_model_only(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["server", "connect"])
 def test_failures_of_one_tenant_block_that_tenant_only(kind: str) -> None:
-    """Failures that the requests may cause block their tenant only, also a tenant that has not called yet is let through."""
+    """Failures that the requests may cause block their tenant only; a tenant that has not called yet is let through too."""
     upstream = Upstream()
     upstream.fail("a", kind=kind, times=100)
     assert not upstream.passes("a")
@@ -107,7 +107,7 @@ def test_resets_and_one_refused_connection_block_one_tenant() -> None:
 
 
 def test_failures_of_several_tenants_block_all() -> None:
-    """A model is blocked for all tenants if its attempts fail whichever one tenant is left out."""
+    """A model is blocked for all tenants if its attempts fail even without those of any one tenant."""
     upstream = Upstream()
     for _ in range(9):
         for tenant in ("a", "b"):
@@ -128,8 +128,8 @@ def test_many_tenants_with_few_calls_detect_an_outage() -> None:
     assert upstream.opened == [Scope("m")]
 
 
-def test_largest_tenant_cannot_hide_behind_another_ones_failures() -> None:
-    """A tenant with many answers and some failures is not the one to leave out, so its answers keep the model open."""
+def test_answers_of_a_tenant_with_failures_count_for_all() -> None:
+    """The answers of a tenant count although it has failures too, so they keep the model available to all."""
     upstream = Upstream()
     upstream.succeed("large", times=1_000)
     upstream.fail("large", times=60)

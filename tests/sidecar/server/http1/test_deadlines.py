@@ -32,7 +32,7 @@ def post(length: int, *fields: bytes) -> bytes:
 
 
 async def test_slow_body_is_408() -> None:
-    """A body below 1 kB/s over `body_timeout` is 408; its application hears of a disconnect, and is not recorded twice."""
+    """A body below 1 kB/s over `body_timeout` is 408; its application gets a disconnect, and one record is written."""
     records = Refusals()
     served, asked = asking(HttpLimits(body_timeout=BODY_SECONDS, record=records.add))
     served.protocol.data_received(post(50_000))
@@ -190,7 +190,7 @@ async def test_nonsense_behind_a_request_does_not_cut_its_answer() -> None:
 
 
 async def test_invalid_body_is_400() -> None:
-    """A body that is not valid HTTP is 400; its application hears of a disconnect."""
+    """A body that is not valid HTTP is 400; its application gets a disconnect."""
     served, asked = asking()
     served.protocol.data_received(CHUNKED_POST)
     await asyncio.sleep(0)

@@ -78,7 +78,7 @@ def cpu_seconds(work: Callable[[str], object], text: str, runs: int = 2) -> floa
 
 
 def grows_too_fast(work: Callable[[str], object], unit: str) -> bool:
-    """Whether *work* takes more than `MAX_RATIO` times as long for twice the text.  Measured again before it says so."""
+    """Whether *work* takes more than `MAX_RATIO` times as long for twice the text.  A slow result is measured again."""
     short = (unit * LENGTH)[:LENGTH]
     for runs in (1, 3, 10):
         least = cpu_seconds(work, short, runs)
@@ -95,7 +95,7 @@ def test_time_is_linear_in_the_text(name: str) -> None:
 
 
 def test_quadratic_pattern_is_noticed() -> None:
-    """The measure tells a pattern that reads its text again from each of its characters."""
+    """The measurement detects a pattern that searches its text again from each character."""
     assert grows_too_fast(sub(re.compile(r"a+b")), "a")
 
 

@@ -21,7 +21,7 @@ from sidecar.upstream.errors.redact import ENCODED_MESSAGE, MAX_READ_LENGTH, red
 from sidecar.upstream.errors.secret_values import MAX_CLIENT_SECRET_LENGTH, RUN_LENGTH, Secrets
 
 Traced = list[tuple[str, frozenset[int]]]
-"""The characters of a text, each with the places of the secret's characters that it tells something about."""
+"""The characters of a text, each with the places of the secret's characters that it encodes, in full or in part."""
 NOTHING: frozenset[int] = frozenset()
 
 
@@ -36,7 +36,7 @@ def by_character(escape: Callable[[str], str]) -> Callable[[Traced], Traced]:
 
 
 def by_digit(bits: int, digits_of: Callable[[bytes], str]) -> Callable[[Traced], Traced]:
-    """Return an encoding of bytes by *digits_of*, whose digits tell *bits* each of the one or two bytes that they are part of."""
+    """Return an encoding of bytes by *digits_of*, whose digits encode *bits* each, of one or two bytes."""
 
     def encode(text: Traced) -> Traced:
         sources = [source for char, source in text for _ in char.encode()]
@@ -101,9 +101,9 @@ def wrapped(text: Traced, width: int, gap: str) -> Traced:
 
 
 def longest_left(key: str, text: Traced, shown: Traced) -> int:
-    """Return how many letters and digits of *key* in a row are in *shown*, what is left of *text*, with all that tells them."""
-    told, left = (Counter(at for _, source in part for at in source) for part in (text, shown))
-    runs = "".join("x" if left[at] == told[at] else " " for at, char in enumerate(key) if char.isalnum())
+    """Return how many letters and digits of *key* in a row are encoded as fully in *shown*, the rest of *text*, as in *text*."""
+    sent, left = (Counter(at for _, source in part for at in source) for part in (text, shown))
+    runs = "".join("x" if left[at] == sent[at] else " " for at, char in enumerate(key) if char.isalnum())
     return max(map(len, runs.split()), default=0)
 
 
