@@ -64,12 +64,16 @@ class HttpLimits:
 
     def too_many_connections(self) -> ClientError:
         """Return the 503 for a connection beyond `max_connections`."""
-        return overloaded(f"The sidecar has {self.max_connections} open connections (server.max_connections).")
+        return overloaded(
+            f"The sidecar has {self.max_connections} open connections (server.max_connections). Try again later."
+        )
 
     def slow_body(self) -> ClientError:
         """Return the 408 for a body that arrives too slowly."""
-        message = f"The body arrived at less than {LEAST_BODY_RATE} bytes a second for {self.body_timeout:g} s (server.body_timeout)."
-        return _timed_out(message)
+        return _timed_out(
+            f"The body arrived at less than {LEAST_BODY_RATE} bytes a second for {self.body_timeout:g} s (server.body_timeout). "
+            "Send it faster, or raise 'body_timeout' in [server]."
+        )
 
 
 def affordable_connections(most: int, warn: Callable[[str], None]) -> int:
@@ -82,14 +86,15 @@ def affordable_connections(most: int, warn: Callable[[str], None]) -> int:
     if files == resource.RLIM_INFINITY or most <= affordable:
         return most
     warn(
-        f"server.max_connections: {most} connections need more than the {files} open files that the system permits; using {affordable}. Raise the limit with `ulimit -n`."
+        f"server.max_connections: {most} connections need more than the {files} open files that the system permits; "
+        f"using {affordable}. Raise the limit with `ulimit -n`."
     )
     return affordable
 
 
 def slow_head(seconds: float) -> ClientError:
     """Return the 408 for a request head that was not complete after *seconds*."""
-    return _timed_out(f"The request head was not complete within {seconds:g} s.")
+    return _timed_out(f"The request head was not complete within {seconds:g} s. Send it at once.")
 
 
 def _timed_out(message: str) -> ClientError:
@@ -101,25 +106,26 @@ def long_head(url: bytes) -> ClientError:
     return (
         long_url()
         if len(url) > MAX_URL_BYTES
-        else _large_head(f"The request head has more than {MAX_HEAD_BYTES} bytes.")
+        else _large_head(f"The request head has more than {MAX_HEAD_BYTES} bytes. Send fewer or shorter headers.")
     )
 
 
 def long_url() -> ClientError:
-    """Return the 414."""
-    message = f"The URL has more than {MAX_URL_BYTES} bytes."
+    """Return the 414 for a URL of too many bytes."""
+    message = f"The URL has more than {MAX_URL_BYTES} bytes. Send the data in the body."
     return ClientError(status=414, code="url_too_long", message=message)
 
 
 def many_fields(what: str) -> ClientError:
     """Return the 431 for too many fields of *what*, the request head or the trailers."""
-    return _large_head(f"The {what} more than {MAX_HEAD_FIELDS} fields.")
+    return _large_head(f"The {what} more than {MAX_HEAD_FIELDS} fields. Send fewer.")
 
 
 def much_overhead() -> ClientError:
     """Return the 431 for trailers and chunk extensions of too many bytes."""
     return _large_head(
-        f"The chunked body has more than {MAX_HEAD_BYTES} bytes of trailers, or {MAX_OVERHEAD_RATIO} bytes of chunk extensions for each byte of data."
+        f"The chunked body has more than {MAX_HEAD_BYTES} bytes of trailers, or {MAX_OVERHEAD_RATIO} bytes of chunk extensions for each byte of data. "
+        "Send fewer of them."
     )
 
 
