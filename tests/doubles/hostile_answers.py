@@ -295,9 +295,9 @@ ANSWERS: dict[str, Answer] = {
     ),
     "an endless field": Answer(lambda: OK + b"x: " + b"a" * (20 * MB)),
     "20,000 fields": Answer(lambda: OK + b"a: b\r\n" * 20_000 + b"\r\n"),
-    "20,000 informational heads": Answer(lambda: b"HTTP/1.1 100 \r\n\r\n" * 20_000 + events(b"")),
+    "60,000 informational heads": Answer(lambda: b"HTTP/1.1 100 \r\n\r\n" * 60_000 + events(b"")),
     "informational heads with fields": Answer(
-        lambda: (b"HTTP/1.1 103 X\r\n" + b"a:b\r\n" * 200 + b"\r\n") * 250 + events(b"")
+        lambda: (b"HTTP/1.1 103 X\r\n" + b"a:b\r\n" * 200 + b"\r\n") * 1_000 + events(b"")
     ),
     "20,000 trailers": Answer(
         lambda: chunked(TOKEN + STOP + DONE, 1_000)[:-2] + b"a: b\r\n" * 20_000 + b"\r\n", succeeds=True
