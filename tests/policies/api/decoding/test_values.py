@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -65,7 +66,12 @@ def test_no_reader_converts_a_long_number_as_it_is(
     """All readers of answers round a long number before they convert it."""
     rounded: list[int] = []
     round_it = values._rounded  # what is tested is that it is called
-    monkeypatch.setattr(values, "_rounded", lambda text: [rounded.append(len(text)), round_it(text)][1])
+
+    def noting(text: str) -> Decimal:
+        rounded.append(len(text))
+        return round_it(text)
+
+    monkeypatch.setattr(values, "_rounded", noting)
     read(LONG)
 
     assert rounded == [len(LONG)]
