@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from .decoding.values import decode_values
+from .decoding.values import decode_forwarded
 from .rejection import Rejection
 from .tokens import DATA_BYTES_PER_TOKEN, names_reasoning, value_tokens
 
@@ -50,7 +50,7 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
         An answer with log probabilities has megabytes of it: decoding takes up to 15 ms each.
         """
-        decoded: dict[str, Any] = decode_values(self.payload) if self.payload else {}
+        decoded: dict[str, Any] = decode_forwarded(self.payload) if self.payload else {}
         return decoded
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.decoding.values import decode_values
+from policies.api.decoding.values import decode_forwarded
 from policies.api.event import (
     Event,
     choice_index,
@@ -115,5 +115,5 @@ def _message(raw: msgspec.Raw) -> dict[str, Any]:
     for name in TEXT_FIELDS:
         if name in fields:
             is_text = _starts(fields[name], b'"') or not has_many_values(bytes(fields[name]))
-            fields[name] = decode_values(fields[name]) if is_text else None
+            fields[name] = decode_forwarded(fields[name]) if is_text else None
     return fields
