@@ -300,20 +300,20 @@ ANSWERS: dict[str, Answer] = {
     ),
     # numbers between two floats
     "1 MB of slow floats as output": Answer(
-        lambda: sized(b'{"choices":[{"message":{"x":[' + floats(28) + b"0]}}]}", JSON), streams=False, succeeds=True
+        lambda: sized(b'{"choices":[{"message":{"x":[' + floats(33) + b"0]}}]}", JSON), streams=False, succeeds=True
     ),
     "1 MB of slow floats beside content of another type": Answer(
-        lambda: sized(b'{"choices":[{"message":{"content":1}}],"x":[' + floats(28) + b"0]}", JSON),
+        lambda: sized(b'{"choices":[{"message":{"content":1}}],"x":[' + floats(33) + b"0]}", JSON),
         streams=False,
         succeeds=True,
     ),
     "1 MB of slow floats beside timings of another type": Answer(
-        lambda: sized(b'{"timings":1,"choices":[{"message":{"content":"a"}}],"x":[' + floats(28) + b"0]}", JSON),
+        lambda: sized(b'{"timings":1,"choices":[{"message":{"content":"a"}}],"x":[' + floats(33) + b"0]}", JSON),
         streams=False,
         succeeds=True,
     ),
     "one event of 1 MB of slow floats": Answer(
-        lambda: events(b'data: {"choices":[{"delta":{"content":1}}],"x":[' + floats(28) + b"0]}\n\n"), succeeds=True
+        lambda: events(b'data: {"choices":[{"delta":{"content":1}}],"x":[' + floats(33) + b"0]}\n\n"), succeeds=True
     ),
     "60 kB of slow floats in an error": Answer(
         lambda: sized(b'{"error":{"message":"a","x":[' + floats(22, 60_000) + b"0]}}", JSON), streams=False
