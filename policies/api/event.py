@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
+from .decoding.values import decode_forwarded
 from .rejection import Rejection
 from .tokens import DATA_BYTES_PER_TOKEN, names_reasoning, value_tokens
 
@@ -49,7 +50,7 @@ class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
         An answer with log probabilities has megabytes of it: decoding takes up to 15 ms each.
         """
-        decoded: dict[str, Any] = msgspec.json.decode(self.payload) if self.payload else {}
+        decoded: dict[str, Any] = decode_forwarded(self.payload) if self.payload else {}
         return decoded
 
     @property
@@ -130,6 +131,11 @@ def has_many_values(payload: bytes) -> bool:
 def choice_index(value: object) -> int:
     """Return the index of a choice that upstream sent as *value*; 0 for an impossible one."""
     return value if type(value) is int and 0 <= value < MAX_CHOICES else 0
+
+
+def own_indexes(indexes: Sequence[int]) -> Sequence[int]:
+    """Return *indexes*, those of the choices of one answer, or their positions if two are equal."""
+    return indexes if len(set(indexes)) == len(indexes) else range(len(indexes))
 
 
 def choice_of(data: dict[str, Any], index: int) -> dict[str, Any] | None:

@@ -7,7 +7,15 @@ from typing import Any
 
 import msgspec
 
-from policies.api.event import Event, choice_index, choice_of, has_many_values, put_text
+from policies.api.decoding.values import decode_forwarded
+from policies.api.event import (
+    Event,
+    choice_index,
+    choice_of,
+    has_many_values,
+    own_indexes,
+    put_text,
+)
 
 KNOWN_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices")
 """Fields that are kept of an answer with so many values that others are not read."""
@@ -59,8 +67,11 @@ def rebuilt_answer(payload: bytes, events: Sequence[Event], unchanged: Sequence[
             by_index.setdefault(event.index, []).append(event)
         before = {event.index: event for event in unchanged}
         listed = _items.decode(data["choices"])
+        objects = [raw for raw in listed if _starts(raw, b"{")]
+        indexes = iter(own_indexes([choice_index(_index_of.decode(raw).index) for raw in objects]))
         data["choices"] = [
-            _rebuilt_choice(raw, payload, by_index, before) if _starts(raw, b"{") else raw for raw in listed
+            _rebuilt_choice(raw, next(indexes), payload, by_index, before) if _starts(raw, b"{") else raw
+            for raw in listed
         ]
     return msgspec.json.encode(data)
 
@@ -78,9 +89,8 @@ def _starts(raw: msgspec.Raw, mark: bytes) -> bool:
 
 
 def _rebuilt_choice(
-    raw: msgspec.Raw, payload: bytes, by_index: dict[int, list[Event]], before: dict[int, Event]
+    raw: msgspec.Raw, index: int, payload: bytes, by_index: dict[int, list[Event]], before: dict[int, Event]
 ) -> msgspec.Raw | dict[str, Any]:
-    index = choice_index(_index_of.decode(raw).index)
     own, was = by_index.get(index, []), before.get(index)
     if was is not None and len(own) == 1 and own[0] is was:
         return raw
@@ -105,5 +115,5 @@ def _message(raw: msgspec.Raw) -> dict[str, Any]:
     for name in TEXT_FIELDS:
         if name in fields:
             is_text = _starts(fields[name], b'"') or not has_many_values(bytes(fields[name]))
-            fields[name] = msgspec.json.decode(fields[name]) if is_text else None
+            fields[name] = decode_forwarded(fields[name]) if is_text else None
     return fields

@@ -203,7 +203,7 @@ class AnswerBody:
     async def _deliver_whole(self, to: Deliver) -> None:
         """Deliver an answer that came as one JSON object."""
         self._whole_has_ended = False
-        batch = await in_steps(self.reading.take_whole_steps(b"".join(self._form.whole or ()), as_stream=True))
+        batch = await in_steps(self.reading.take_whole_steps(self._form.take_whole(), as_stream=True))
         if self.reading.failure is not None:
             self._broken = self._upstream.failure_in(self.reading, self._call)
         elif (last := self._ended(batch)) is not None:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
-MAX_PART_BYTES = 32_768
-"""Bytes that are read in one iteration.  Measured: 1 ms for tokens, 7 ms for events that are made to be slow."""
+MAX_PART_BYTES = 16_384
+"""Bytes that are read in one iteration.  Measured: 0.5 ms for tokens, 4 ms for events that are made to be slow, and 17 ms
+for 5,000 choices that a policy reads."""
 
 Result = TypeVar("Result")
 

@@ -101,11 +101,11 @@ class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
                 self.all_finished = len(seen) == len(finished) >= self.answers
         return tokens
 
-    def _count_others(self, choices: Sequence[Choice], payload: bytes) -> None:
-        """Count the output of *choices*, those of *payload*, in fields that `Delta` does not have."""
+    def _count_others(self, choices: Sequence[Choice], payload: bytes, *, many: bool = False) -> None:
+        """Count the output of *choices*, those of *payload*, in fields that `Delta` does not have; see `other_outputs`."""
         if choices[0].finish_reason and payload.find(b'"delta":{}') >= 0 and payload.count(b'"delta"') == 1:
             return  # nearly every last chunk
-        for choice, tokens in zip(choices, other_outputs(payload), strict=False):
+        for choice, tokens in zip(choices, other_outputs(payload, many=many), strict=False):
             if not tokens_of(choice):
                 self._add_output(choice, tokens)
 

@@ -77,6 +77,11 @@ class AnswerForm(msgspec.Struct, eq=False, kw_only=True):
             frames = self._read_as(is_stream=self.declared, first=self._first)
         return frames if self.reader is None else [*frames, *self.reader.end()]
 
+    def take_whole(self) -> bytes:
+        """Return what arrived of the JSON object, and release its pieces, which take as much memory."""
+        pieces, self.whole = self.whole or [], []
+        return b"".join(pieces)
+
     def _read_as(self, *, is_stream: bool, first: bytes) -> list[Frame]:
         if is_stream:
             self.reader = SSEReader()

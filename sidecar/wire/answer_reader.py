@@ -156,7 +156,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         choices = chunk.choices if chunk.choices and len(chunk.choices) <= MAX_CHOICES else []
         outputs = [tokens_of(choice) for choice in choices]
         if choices and not any(outputs):
-            outputs = other_outputs(payload)
+            outputs = other_outputs(payload, many=False)
         has_output = self._fail(error) and any(outputs)
         try:
             rest = without_error(payload) if has_output else b""
@@ -202,13 +202,17 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             return None
         self.failure = find_error(answer.chunk, answer.payload)
         choices = list(answer.chunk.choices or ()) if self.failure is None else []
-        yield from self._count_whole(answer, choices, as_stream=as_stream)
+        yield from self._count_whole(answer, choices)
         if self.failure is not None:
             return None
         self.done = True
         if as_stream:
             events = [event_of(choice, b"", b"") for choice in choices]
-            events = yield from chunks_steps(events, answer.payload, usage=self.shows_usage)
+            try:
+                events = yield from chunks_steps(events, answer, usage=self.shows_usage)
+            except AnswerTooComplex as error:
+                self.failure = MalformedAnswer(str(error))
+                return None
             return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
         if not choices:
             none = [Event(raw=answer.body, payload=answer.payload, index=-1, whole=True)]
@@ -216,11 +220,9 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         item: Item = (choices[0] if len(choices) == 1 else choices, b"", answer.payload)
         return WholeBatch(events=partial(events_of, [item]), raw=answer.body, payload=answer.payload)
 
-    def _count_whole(
-        self, answer: WholeAnswer, choices: list[Choice], *, as_stream: bool
-    ) -> Generator[None, None, None]:
+    def _count_whole(self, answer: WholeAnswer, choices: list[Choice]) -> Generator[None, None, None]:
         """Count the output and the reported usage of *answer*, whose *choices* are no failure so far."""
-        if as_stream:
+        if len(choices) > 1:
             number_choices(choices)
         is_silent = False
         for choice in choices:
@@ -230,7 +232,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         if is_silent:
             if is_large:
                 yield
-            self._count_others(choices, answer.payload)
+            self._count_others(choices, answer.payload, many=answer.has_many_values)
         if is_large:
             yield
         self._report.take_all(answer.chunk.usage, answer.payload, self.outputs)

@@ -7,7 +7,15 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from policies.api.event import MAX_CHOICES, Event, choice_index, content_texts, other_tokens, reasoning_text
+from policies.api.decoding.values import decode_number, decode_values
+from policies.api.event import (
+    MAX_CHOICES,
+    Event,
+    choice_index,
+    content_texts,
+    other_tokens,
+    reasoning_text,
+)
 from policies.api.tokens import DATA_BYTES_PER_TOKEN
 
 from .decoding.own_choice import own_payloads
@@ -79,16 +87,16 @@ EMPTY_DELTA = Delta()
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 """Decode one chunk.  A builtin, because it is called for every token; `read_repaired` reads what it refuses."""
 _decode_raw_fields = msgspec.json.Decoder(_AllRawFields).decode
-_decode_all_fields = msgspec.json.Decoder(_AllFields).decode
+_decode_all_fields = msgspec.json.Decoder(_AllFields, float_hook=decode_number).decode
 
 
-def other_outputs(payload: bytes) -> list[int]:
+def other_outputs(payload: bytes, *, many: bool) -> list[int]:
     """Return for each choice of the chunk in *payload* the tokens in fields that `Delta` lacks; 0 if all are empty.
 
     Call it only if `Delta` has found no output: the same output is often in two fields.  Empty if *payload* cannot be
-    decoded.  More than `MAX_EVENT_VALUES` values, which only a whole answer can have, count by their size in its message.
+    decoded.  *many*: it has more than `MAX_EVENT_VALUES` values, as only a whole answer can; they count by their size.
     """
-    if holds_many_values(payload):
+    if many:
         return _outputs_of_many(payload)
     try:
         choices = _decode_all_fields(payload).choices
@@ -131,7 +139,7 @@ def has_content(raw: msgspec.Raw | None) -> bool:
 def read_chunk(payload: bytes) -> Chunk:
     """Return the chunk in *payload*; a field of an unexpected type is read as absent.
 
-    Raises `ValueError` unless *payload* is a JSON object.
+    *payload* has at most `MAX_EVENT_VALUES` values.  Raises `ValueError` unless it is a JSON object.
     """
     try:
         return decode_chunk(payload)
@@ -155,7 +163,7 @@ def read_repaired(payload: bytes) -> tuple[Chunk, bytes]:
 def decode_json(payload: bytes) -> object:
     """Return the JSON value in *payload*; raises `ValueError` unless it is JSON that can be decoded."""
     try:
-        value: object = msgspec.json.decode(payload)
+        value: object = decode_values(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         msg = "not JSON"
         raise ValueError(msg) from error
@@ -172,10 +180,7 @@ def decode_object(payload: bytes) -> dict[str, Any]:
 
 
 def _read_leniently(payload: bytes) -> Chunk:
-    """Return the chunk in *payload*, of whose values the types are unexpected; raises `ValueError` for too many of them."""
-    if holds_many_values(payload):
-        msg = "an object of unexpected types has too many values"
-        raise ValueError(msg)
+    """Return the chunk in *payload*, of whose values the types are unexpected."""
     data = decode_object(payload)
     error = data.get("error")
     return Chunk(

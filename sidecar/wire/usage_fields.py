@@ -24,6 +24,8 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from policies.api.decoding.values import decode_values
+
 from .decoding.value_count import holds_many_values
 
 MAX_REPORTED_TOKENS = 10_000_000
@@ -168,7 +170,7 @@ def _read_places(payload: bytes) -> ReportPlaces:
     if len(payload) > MAX_SEARCHED_BYTES or holds_many_values(payload):
         return ReportPlaces()
     try:
-        data = msgspec.json.decode(payload)
+        data = decode_values(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ReportPlaces()
     if not isinstance(data, dict):

@@ -32,11 +32,15 @@ class AnswerTooComplex(ValueError):
 
 
 class WholeAnswer(NamedTuple):
-    """An answer: what is used of it, its JSON, and its bytes for clients, which may have `NaN`."""
+    """An answer: what is used of it, its JSON, and its bytes for clients, which may have `NaN`.
+
+    *has_many_values*: it has more than `MAX_EVENT_VALUES`.
+    """
 
     chunk: Chunk
     payload: bytes
     body: bytes
+    has_many_values: bool = False
 
 
 class _Parts(msgspec.Struct, gc=False):
@@ -54,6 +58,7 @@ class _ChoiceFields(msgspec.Struct, gc=False):
     finish_reason: msgspec.Raw = _NO_JSON
 
 
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_choice_fields = msgspec.json.Decoder(_ChoiceFields).decode
 _decode_parts = msgspec.json.Decoder(_Parts).decode
 _decode_choice = msgspec.json.Decoder(Choice).decode
@@ -83,8 +88,8 @@ def whole_answer_steps(body: bytes) -> Generator[None, None, WholeAnswer]:
             choices.append(_choice(raw))
             if len(raw) > LARGE_EVENT_BYTES:
                 yield
-    error = None if parts.error in (_NO_JSON, b"null") else parts.error
-    return WholeAnswer(Chunk(choices, _usage(parts.usage), error), payload, body)
+    error = parts.error if len(parts.error) else None
+    return WholeAnswer(Chunk(choices, _usage(parts.usage), error), payload, body, has_many_values=True)
 
 
 def _answer(chunk: Chunk, payload: bytes, body: bytes) -> WholeAnswer:
@@ -94,7 +99,7 @@ def _answer(chunk: Chunk, payload: bytes, body: bytes) -> WholeAnswer:
 
 
 def _too_many_choices() -> AnswerTooComplex:
-    return AnswerTooComplex(f"the answer has more than {MAX_CHOICES} choices")
+    return AnswerTooComplex(f"the answer has more than {MAX_CHOICES} choices, or tool calls in one message")
 
 
 def _parts(body: bytes) -> _Parts:
@@ -130,6 +135,8 @@ def first_items(raw: msgspec.Raw) -> Sequence[msgspec.Raw]:
     No object is created for items beyond these, however many there are.
     """
     try:
+        if len(raw) <= MAX_CHOICES:  # too short for as many items
+            return _decode_items(raw)
         found = _items_decoder().decode(raw)
     except DECODE_FAULTS:
         return []

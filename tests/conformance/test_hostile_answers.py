@@ -124,7 +124,7 @@ async def test_no_answer_holds_the_loop(tmp_path: Path) -> None:
                 step, where, complete = await worst_step(program, case, limit)
                 if step > limit:
                     held.append(f"{name}: {step} ms in {where}")
-                if set(complete) != {case.succeeds}:
+                if case.succeeds is not None and set(complete) != {case.succeeds}:
                     wrong.append(f"{name}: {complete}")
             resident = program.sample().resident_mb
 

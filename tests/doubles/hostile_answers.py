@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from hostile_bodies import between_floats
+
 MB = 1_000_000
 LARGE_BODY_BYTES = 1_100_000
 """Answers of more bytes, decoded, may hold the loop for 100 ms; others for 20 ms."""
@@ -36,7 +38,7 @@ class Answer(NamedTuple):
     response: Callable[[], bytes]
     streams: bool = True
     large: bool = False
-    succeeds: bool = False
+    succeeds: bool | None = False
     lists_models: bool = False
     pieces: int = 1
 
@@ -82,6 +84,10 @@ def event(filler: bytes) -> bytes:
 def logprobs(tokens: int, top: int = 20) -> dict[str, Any]:
     one = {"token": "word", "logprob": -0.123456, "bytes": [119, 111, 114, 100]}
     return {"content": [{**one, "top_logprobs": [one] * top} for _ in range(tokens)]}
+
+
+def floats(digits: int, size: int = MB) -> bytes:
+    return until(between_floats(digits) + b",", size)
 
 
 def whole(filler: bytes) -> Callable[[], bytes]:
@@ -140,6 +146,9 @@ ANSWERS: dict[str, Answer] = {
             ).encode(),
             JSON,
         )
+    ),
+    "2,000 tool calls under a stream": Answer(
+        lambda: sized(json.dumps({"choices": [choice() | {"message": {"tool_calls": [{}] * 2_000}}]}).encode(), JSON)
     ),
     "300,000 keys under a stream": Answer(
         lambda: sized(b'{"choices":[{"message":{"content":"a"}' + until(b',"a":1', 1_000_000) + b"}]}", JSON),
@@ -287,6 +296,36 @@ ANSWERS: dict[str, Answer] = {
                 b'data: {"choices":[{"index":%d,"delta":{"content":"a"}}]}\n\n' % (at % 1024) for at in range(5_000)
             )
         ),
+        succeeds=True,
+    ),
+    # numbers between two floats
+    "1 MB of slow floats as output": Answer(
+        lambda: sized(b'{"choices":[{"message":{"x":[' + floats(33) + b"0]}}]}", JSON), streams=False, succeeds=True
+    ),
+    "1 MB of slow floats beside content of another type": Answer(
+        lambda: sized(b'{"choices":[{"message":{"content":1}}],"x":[' + floats(33) + b"0]}", JSON),
+        streams=False,
+        succeeds=True,
+    ),
+    "1 MB of slow floats beside timings of another type": Answer(
+        lambda: sized(b'{"timings":1,"choices":[{"message":{"content":"a"}}],"x":[' + floats(33) + b"0]}", JSON),
+        streams=False,
+        succeeds=True,
+    ),
+    "one event of 1 MB of slow floats": Answer(
+        lambda: events(b'data: {"choices":[{"delta":{"content":1}}],"x":[' + floats(33) + b"0]}\n\n"), succeeds=True
+    ),
+    "60 kB of slow floats in an error": Answer(
+        lambda: sized(b'{"error":{"message":"a","x":[' + floats(22, 60_000) + b"0]}}", JSON), streams=False
+    ),
+    # many choices of one answer
+    "30 tool calls in each of 1,000 choices": Answer(
+        lambda: sized(multi(1_000, b'{"message":{"tool_calls":[' + b"{}," * 29 + b"{}]}}"), JSON), succeeds=None
+    ),
+    "30 MB of marks and quotes as output": Answer(
+        lambda: sized(b'{"choices":[{"message":{"x":"' + until(b'[[,[,\\"', 30 * MB) + b'"}}]}', JSON),
+        streams=False,
+        large=True,
         succeeds=True,
     ),
     # heads and framing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+from decimal import Decimal, localcontext
 
 FREE_FIELD = b"response_format"
 """A field with any JSON, which no rule reads."""
@@ -67,6 +69,14 @@ def deep(levels: int, size: int) -> bytes:
 
 def number(digits: int) -> bytes:
     return b"9" * digits
+
+
+def between_floats(digits: int, near: float = 1e300) -> bytes:
+    """Return the first *digits* of the number in the middle between *near* and the next float: slow to convert."""
+    with localcontext(prec=1_200):
+        middle = (Decimal(near) + Decimal(math.nextafter(near, math.inf))) / 2
+        written = f"{middle:.{digits - 1}e}" if digits < len(middle.as_tuple().digits) else f"{middle:e}"
+    return written.encode()
 
 
 def zipped(body: bytes) -> bytes:

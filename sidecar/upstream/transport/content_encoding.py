@@ -19,8 +19,8 @@ GZIP_OR_ZLIB_WBITS = 32 + zlib.MAX_WBITS
 RAW_DEFLATE_WBITS = -zlib.MAX_WBITS
 """For zlib: deflate without a header, which some servers send as `deflate`."""
 GZIP_MAGIC = b"\x1f\x8b"
-DECODED_STEP_BYTES = 32_768
-"""Bytes that one step makes at most.  Measured: 0.2 ms."""
+DECODED_STEP_BYTES = 16_384
+"""Bytes that one step makes at most, as many as `MAX_PART_BYTES`.  Measured: 0.1 ms."""
 ENCODED_STEP_BYTES = 4_096
 """Bytes that one step reads at most.  zlib copies the rest of its input behind each member of a gzip body."""
 MAX_EXPANSION = 200

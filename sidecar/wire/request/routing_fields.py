@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from policies.api.decoding.values import decode_values
 from sidecar.wire.decoding.value_count import count_marks
 
 from .documented_fields import DOCUMENTED_FIELDS, TOOL_BODIES, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
@@ -238,7 +239,7 @@ def decoded_field(value: msgspec.Raw) -> Any:
         msg = f"is too large to be checked, more than {MAX_JUDGED_BYTES} bytes or {MAX_JUDGED_VALUES} values"
         raise ValueError(msg)
     try:
-        return msgspec.json.decode(data)
+        return decode_values(data)
     except (msgspec.MsgspecError, RecursionError):
         msg = "cannot be read"
         raise ValueError(msg) from None

@@ -55,6 +55,29 @@ def test_only_changed_choices_are_written_again() -> None:
     assert json.loads(made) == {"id": "1", "choices": [choice(0, "z", x=7), json.loads(kept)]}
 
 
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_number_out_of_range_does_not_hinder_a_change(*, as_stream: bool) -> None:
+    """A policy can change the text of an answer that has a number which no float can hold."""
+    batch = AnswerReader().take_whole(b'{"choices":[{"message":{"content":"a"},"x":1e400}]}', as_stream=as_stream)
+    assert batch is not None
+    made = EventFilters([Changing(lambda event: event.with_text("z"))], 1, copy_context()).apply(batch).raw
+
+    assert b'"content":"z"' in made
+
+
+@pytest.mark.parametrize("index", [{}, {"index": 0}, {"index": 3}])
+def test_choices_with_equal_indexes_keep_their_own_texts(index: dict[str, int]) -> None:
+    """Choices that upstream numbers alike, or not at all, are told apart by their positions.
+
+    Otherwise each would get the texts of all: 1,000 choices of 1 kB would become 1 GB.
+    """
+    choices = [{**index, "message": {"content": text}, "finish_reason": "stop"} for text in "abc"]
+    body = json.dumps({"choices": [choices[0], None, *choices[1:]]}).encode()
+    made = json.loads(filtered(body, lambda event: event.with_text(event.text.upper()), 3))["choices"]
+
+    assert [None if each is None else each["message"]["content"] for each in made] == ["A", None, "B", "C"]
+
+
 def test_dropped_choice_becomes_empty() -> None:
     """A choice that a policy drops stays in the answer, without text and with a finish."""
     made = filtered(json.dumps({"choices": [choice(0, "a"), choice(1, "b")]}).encode(), drop_second, 2)

@@ -42,7 +42,7 @@ class Turns:
 
 
 def test_parts_are_all_of_a_read() -> None:
-    """The parts of a read are at most 32 kB each, and together the read."""
+    """The parts of a read are at most 16 kB each, and together the read."""
     data = bytes(range(256)) * 1_000
     parts = list(parts_of(data))
 

@@ -99,3 +99,12 @@ def test_object_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     form.feed(b"{" + b" " * 99)
     with pytest.raises(EventTooLarge, match="more than 100 bytes"):
         form.feed(b" ")
+
+
+def test_pieces_of_a_whole_answer_are_released_once_joined() -> None:
+    """The pieces of one JSON object are not kept beside the joined bytes; its form stays known."""
+    form = AnswerForm(declared=False)
+    form.feed(b'{"a"')
+    form.feed(b":1}")
+
+    assert (form.take_whole(), form.whole) == (b'{"a":1}', [])

@@ -16,6 +16,7 @@ from policies.api.event import MAX_CHOICES, WholeBatch
 from policies.api.usage import Usage
 from sidecar.wire.answer_end import cut_batch
 from sidecar.wire.answer_reader import AnswerReader
+from sidecar.wire.answer_to_chunks import WRITTEN_STEP_BYTES
 from sidecar.wire.decoding import steps as scanning
 from sidecar.wire.decoding.own_choice import MAX_REPEATED_BYTES, copied_fields, own_payloads, with_index
 from sidecar.wire.decoding.repair import MAX_REPAIRED_BYTES
@@ -183,6 +184,28 @@ def test_large_answer_takes_several_steps(name: str) -> None:
     assert batch is not None
     assert small is not None
     assert (count >= 4, once) == (True, 1)
+
+
+def test_chunks_of_many_choices_take_several_steps() -> None:
+    """Chunks of many short choices are written in steps, and each tool call gets an index."""
+    choice = b'{"message":{"tool_calls":[' + b"{}," * 29 + b"{}]}}"
+    body = b'{"choices":[' + b",".join([choice] * 1_000) + b"]}"
+    batch, count = drained(AnswerReader().take_whole_steps(body, as_stream=True))
+
+    assert batch is not None
+    assert count > 1_000 * len(choice) // WRITTEN_STEP_BYTES
+    assert [call["index"] for call in batch.events[-1].data["choices"][0]["delta"]["tool_calls"]] == list(range(30))
+
+
+@pytest.mark.parametrize("count", [300, 900, 1_100])
+def test_tool_calls_up_to_the_limit_are_numbered(count: int) -> None:
+    """Tool calls are numbered up to the limit of items, and an answer with more fails, however short they are."""
+    calls = b"[" + b",".join([b"1"] * count) + b"]"
+    reader = AnswerReader()
+    batch = reader.take_whole(b'{"choices":[{"message":{"tool_calls":' + calls + b"}}]}", as_stream=True)
+
+    assert (batch is None) == (count > MAX_CHOICES)
+    assert isinstance(reader.failure, MalformedAnswer) == (count > MAX_CHOICES)
 
 
 def test_events_of_several_choices_have_their_own() -> None:

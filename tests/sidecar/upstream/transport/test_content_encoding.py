@@ -63,7 +63,7 @@ def test_decoded_size_is_bounded() -> None:
 
 @pytest.mark.parametrize("body", [b"x" * 3_000_000, b": a\n\n" * 100_000, b""], ids=["one byte", "comments", "nothing"])
 def test_steps_are_small(body: bytes) -> None:
-    """Each step decodes at most 32 kB, whatever a read holds."""
+    """Each step decodes at most 16 kB, whatever a read holds."""
     steps = list(made("gzip")(gzip.compress(body)))
 
     assert b"".join(steps) == body

@@ -1,0 +1,1 @@
+"""Decode JSON from outside in bounded time."""
