@@ -15,6 +15,8 @@ SOUND_BYTES_PER_TOKEN = 100
 
 MAX_UNREAD_FIELD_BYTES = 256
 """A field that models do not read counts nothing up to this size as JSON; a larger one counts in full."""
+MAX_SHORT_SETTING = 42
+"""Below so many characters, a text has at most `MAX_UNREAD_FIELD_BYTES` as JSON: six for each, and two quotes."""
 
 
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
@@ -81,7 +83,10 @@ def size_of(call: Call) -> Size:
     the body.
     """
     size = parts = media = files = 0
-    messages, rest = _read_and_rest(call.messages)
+    messages, rest = call.messages, list[Message]()
+    count = len(messages)
+    if count > MAX_READ_ITEMS:
+        messages, rest = _read_and_rest(messages)
     for message in messages:
         content = message.get("content")
         if isinstance(content, str):
@@ -101,12 +106,14 @@ def size_of(call: Call) -> Size:
             size += len(msgspec.json.encode(beside))
     for field, value in call.body.items():
         if isinstance(value, _READABLE_TYPES) and field != "messages":
+            if type(value) is str and len(value) < MAX_SHORT_SETTING and field in _NOT_READ:
+                continue
             read = _json_bytes(value)
             size += read if read > MAX_UNREAD_FIELD_BYTES or field not in _NOT_READ else 0
     if rest:
         read, of_rest = _measured_at_once(rest)
         size, media = size + read, media + of_rest
-    return Size(size, len(call.messages), parts, media, files)
+    return Size(size, count, parts, media, files)
 
 
 def _read_and_rest(messages: list[Message]) -> tuple[list[Message], list[Message]]:

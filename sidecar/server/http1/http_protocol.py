@@ -41,7 +41,8 @@ UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 """Headers that offer another protocol. `Connection` can stay: without these it offers nothing."""
 ANSWERED_READ_BYTES = 4_096
 """Bytes that are parsed at a time while the rest of the body of an answered request arrives."""
-HTTP_VERSIONS = ("1.1", "1.0")
+USUAL_VERSION = "1.1"
+HTTP_VERSIONS = (USUAL_VERSION, "1.0")
 _NOTED_FIELDS = frozenset({b"expect", b"transfer-encoding"})
 
 
@@ -198,14 +199,8 @@ class HttpProtocol(ClientProtocol):
         self._receives, self._waits_since, self._head_bytes = RECEIVES_BODY, None, 0
         if self._held_bytes:
             self._release_head()
-        if version not in HTTP_VERSIONS:
-            self._stop(other_version())
-        if len(headers) > MAX_HEAD_FIELDS:
-            self._stop(many_fields("request head has"))
-        if len(url) > MAX_URL_BYTES:
-            self._stop(long_url())
-        if self._codings and (fault := coding_fault(self._codings, version)) is not None:
-            self._stop(fault)
+        if version != USUAL_VERSION or self._codings or len(headers) > MAX_HEAD_FIELDS or len(url) > MAX_URL_BYTES:
+            self._check_head(version)
         raw_path, _, query = url.partition(b"?")
         if url[:1] != b"/" or url.find(b"#") >= 0 or method == b"CONNECT":
             raw_path, query, headers = self._unusual_target(method, headers)
@@ -239,6 +234,17 @@ class HttpProtocol(ClientProtocol):
         task = self.loop.create_task(cycle.run_asgi(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def _check_head(self, version: str) -> None:
+        """Stop the parser if the head exceeds a limit, or its body or version of HTTP is not supported."""
+        if version not in HTTP_VERSIONS:
+            self._stop(other_version())
+        if len(self.headers) > MAX_HEAD_FIELDS:
+            self._stop(many_fields("request head has"))
+        if len(self.url) > MAX_URL_BYTES:
+            self._stop(long_url())
+        if self._codings and (fault := coding_fault(self._codings, version)) is not None:
+            self._stop(fault)
 
     def on_body(self, body: bytes) -> None:
         """Store a part of the running request's body; it is discarded once the route has read the body it needs."""

@@ -85,6 +85,8 @@ def _is_flat(raw: bytes) -> bool:
     size = len(raw)
     if size > LARGE_BODY_BYTES or not raw.startswith(b"{"):
         return False
+    if size <= 2 * MAX_DEPTH:  # each level has two brackets
+        return True
     opened = raw.count(b"{") + raw.count(b"[")
     return opened <= MAX_DEPTH and (size <= MAX_VALUES or opened + raw.count(b",") <= MAX_VALUES)
 
