@@ -18,7 +18,7 @@ from hostile import AB, DONE, LAST, STOP
 from recorded_outcomes import RecordOutcomes
 from scripts import answers, closes, resets
 from serving import CHAT, Sidecar, events, settings_of, sidecar, with_policies
-from wire import HEAD, Client, Connection, Script, chunk, eventually, token, upstream
+from wire import HEAD, TIMEOUT_SECONDS, Client, Connection, Script, chunk, eventually, token, upstream
 
 from policies.api.event import Batch
 from policies.api.lease import Outcome
@@ -87,8 +87,9 @@ async def test_next_call_succeeds_behind_a_slow_client(tmp_path: Path, rest: byt
     async def first(connection: Connection) -> None:
         await connection.send(HEAD)
         while not full.is_set():
-            await connection.chunk(token("x" * 60_000))
-            await asyncio.sleep(0)
+            await connection.chunk(token("x" * 10_000))
+            for _ in range(5):  # the sidecar keeps up: what it has not read would hold up `send` below
+                await asyncio.sleep(0)
         for _ in range(50):
             await asyncio.sleep(0)
         await connection.send(rest + chunk(STOP) + chunk(DONE) + LAST)
@@ -101,7 +102,7 @@ async def test_next_call_succeeds_behind_a_slow_client(tmp_path: Path, rest: byt
         client = await served.client()
         client.pause_reading()
         await client.post(V1, HI | {"max_tokens": 1_000_000})  # a growing reservation would read more slowly
-        await over.wait()
+        await asyncio.wait_for(over.wait(), TIMEOUT_SECONDS)
         for _ in range(50):
             await asyncio.sleep(0)
         client.reset()
