@@ -93,7 +93,7 @@ class Flood:
         self.open -= 1
 
     def close(self) -> None:
-        """Close what is still open."""
+        """Close the open connections."""
         for key in list(self._selector.get_map().values()):
             self._end(key)
 

@@ -11,68 +11,38 @@ from .tokens import BOUND_MESSAGE_TOKENS, MEDIA_TOKENS, PART_TOKENS, Size
 
 SOUND_BYTES_PER_TOKEN = 100
 """Bytes of a sound or a file, in base64, that count as one token."""
-
-
 MAX_UNREAD_FIELD_BYTES = 256
 """A field that models do not read counts nothing up to this size as JSON; a larger one counts in full."""
 MAX_SHORT_SETTING = 42
 """Below so many characters, a text has at most `MAX_UNREAD_FIELD_BYTES` as JSON: six for each, and two quotes."""
-
-
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
     "model models messages stream stream_options stop user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
     " presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs parallel_tool_calls"
     " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier".split()
 )
 """Fields of a body that models do not read. A server may put any other field into the prompt, so those count."""
-
-
 MAX_READ_ITEMS = 5_000
 """Messages of a call, and parts of its messages, that are read one by one: each costs up to two microseconds."""
-
-
 MAX_FIELDS = 256
 """Fields of a body up to which short settings do not count; in a body with more fields, all of them count."""
-
-
 _TEXT_PART = b'{"type":"text","text":'
 """Beginning of a part that is text, in JSON. No string contains it, because quotes in strings are escaped."""
-
-
 _MEDIA_KEYS = tuple(f'"{field}":'.encode() for field in UNTYPED_PART_FIELDS)
-
-
 _PRINTED_SETTINGS = frozenset({"reasoning_effort", "verbosity"})
 """Fields of `_NOT_READ` that chat templates may print (gpt-oss: "Reasoning: high"), so the bound counts them."""
-
-
 _READABLE_TYPES = (str, list, dict, msgspec.Raw)
-
-
 _PLAIN_KEYS = frozenset({"role", "content"})
-
-
 _FRAMED_ROLES = frozenset(
     {"system", "developer", "user", "assistant", "tool", "function", "control", "ipython", "model", None}
 )
 """Roles that the frame of a message covers. Chat templates print the role, so another one counts as text."""
-
-
 _TEXT_PART_KEYS = frozenset({"type", "text"})
-
-
 _TEXT_PART_TYPES = frozenset(
     {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_reference"}
 )
 """Types of parts that hold text, in `text` or in a field of their own; a part of an unknown type may be media."""
-
-
 _MEDIA_PART_TYPES = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
-
-
 _FILE_PART_TYPES = frozenset({"file", "input_file"})
-
-
 _SOUND_PART_TYPES = _FILE_PART_TYPES | {"input_audio"}
 
 

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 
+from sidecar.config.settings import ServerSettings
 from sidecar.downstream.buffered_bodies import BufferedBodies, Episode, Report
 from sidecar.downstream.client_errors import ClientError, invalid_request, overloaded
 
@@ -32,7 +33,7 @@ MAX_SHORT_REST_BYTES = 65_536
 """The longest body that is read and discarded behind an early answer without closing the connection."""
 MAX_REFUSED_CONNECTIONS = 256
 """Connections beyond `server.max_connections` that get a 503 at the same time; further ones are reset."""
-DEFAULT_MAX_CONNECTIONS, DEFAULT_BODY_SECONDS, DEFAULT_MAX_BUFFERED = 8_192, 30.0, 268_435_456
+DEFAULT_SETTINGS = ServerSettings()
 HTTP_LIMITS_STATE = "sidecar.http_limits"
 """The key in the lifespan state under which the server finds a function that returns its `HttpLimits`."""
 FILES_PER_CONNECTION, OTHER_FILES = 2, 128
@@ -50,15 +51,15 @@ class HttpLimits:
     def __init__(
         self,
         *,
-        max_connections: int = DEFAULT_MAX_CONNECTIONS,
-        body_timeout: float = DEFAULT_BODY_SECONDS,
+        max_connections: int = DEFAULT_SETTINGS.max_connections,
+        body_timeout: float = DEFAULT_SETTINGS.body_timeout,
         buffered: BufferedBodies | None = None,
         record: Callable[[str, ClientError, str], None] | None = None,
         on_full: Report | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_connections, self.body_timeout = max_connections, body_timeout
-        self.buffered = buffered or BufferedBodies(DEFAULT_MAX_BUFFERED)
+        self.buffered = buffered or BufferedBodies(DEFAULT_SETTINGS.max_buffered)
         self.record = record
         self.refused_connections = Episode(on_full, clock)
 
