@@ -10,13 +10,13 @@ import msgspec
 
 from policies.api.call import Call
 from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities, counts_by_model
+from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
 from policies.api.policy import Policy
 from policies.api.prompt_size import bound_tokens, size_of
 from policies.api.rejection import Rejection
 from policies.api.store import Standing
-from policies.api.tokens import MEDIA_TOKENS
 from policies.api.usage import Usage
 from policies.api.window import Calendar, Period, zone_of
 

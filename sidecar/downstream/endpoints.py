@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from policies.api.call import Call
+from policies.api.requests.request_form import MODELS_REQUEST
 from policies.engine.chain import Chain
 from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.request.json_body import BadRequest
@@ -121,7 +122,7 @@ class ModelsRoute(Route):
     async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
         profile = request.access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
-        call = self.call(request, {}, operation="models", profile=profile.name)
+        call = self.call(request, {}, operation=MODELS_REQUEST, profile=profile.name)
         return call, self.services.chains[profile.owner, profile.name], self.response(JSONResponse, request)
 
 

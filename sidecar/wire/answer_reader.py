@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policies.api.event import MAX_CHOICES, Batch, Event, WholeBatch
+from policies.api.decoding.choices import MAX_CHOICES
+from policies.api.event import Batch, Event, WholeBatch
 
 from .answer_counts import AnswerCounts
 from .answer_to_chunks import chunks_steps, number_choices

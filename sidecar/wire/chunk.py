@@ -7,16 +7,10 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from policies.api.decoding.choices import MAX_CHOICES, choice_index, content_texts, other_tokens, reasoning_text
+from policies.api.decoding.token_counts import DATA_BYTES_PER_TOKEN
 from policies.api.decoding.values import decode_number, decode_values
-from policies.api.event import (
-    MAX_CHOICES,
-    Event,
-    choice_index,
-    content_texts,
-    other_tokens,
-    reasoning_text,
-)
-from policies.api.tokens import DATA_BYTES_PER_TOKEN
+from policies.api.event import Event
 
 from .decoding.own_choice import own_payloads
 from .decoding.repair import repaired
