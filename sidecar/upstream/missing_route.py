@@ -26,10 +26,16 @@ class MissingRoute:
         self._name, self._base_url, self._warn = name, base_url, warn
         self._logged: set[str] = set()
 
-    def note_refusal(self, method: str, path: str, status: int, body: bytes, model: str) -> None:
-        """Note that a request for *model* with *method* to *path* below the base URL got *status* and *body*."""
-        if path not in self._logged and lacks_route(status, body, model):
+    def note_refusal(self, method: str, path: str, status: int, body: bytes, model: str) -> bool:
+        """Note that a request for *model* with *method* to *path* below the base URL got *status* and *body*.
+
+        Return whether the server lacks the path.
+        """
+        if not lacks_route(status, body, model):
+            return False
+        if path not in self._logged:
             self._log(method, path, str(status))
+        return True
 
     def note_error(self, message: str) -> None:
         """Note the *message* of an error object under status 200 to a chat request: LM Studio's form for unknown paths."""

@@ -12,6 +12,7 @@ from policies.api.decoding.choices import MAX_CHOICES
 from policies.api.event import Batch, Event, WholeBatch
 
 from .answer_counts import AnswerCounts
+from .answer_end import cut_batch
 from .answer_to_chunks import chunks_steps, number_choices
 from .chunk import Choice, Chunk, Item, decode_chunk, event_of, events_of, other_outputs, read_repaired
 from .decoding.value_count import LARGE_EVENT_BYTES
@@ -175,6 +176,11 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         batch = Batch(events=partial(events_of, self._held), raw=b"".join(self._held_raw))
         self._held, self._held_raw = [], []
         return batch
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        """See `sidecar.wire.operations.operation.Reading.cut_off`."""
+        usage = self.usage if self.shows_usage else None
+        return cut_batch(sample, self.open_choices, usage, prompt_tokens)
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
         """Take an answer as `take_whole_steps` does, in one step."""

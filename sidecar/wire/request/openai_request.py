@@ -246,3 +246,8 @@ def model_id(path: str) -> str | None:
     name = path.removeprefix(MODEL_PREFIX).removesuffix("/")
     is_id = len(name) <= MAX_MODEL_ID_LENGTH and all(map(_ID_SEGMENT.fullmatch, name.split("/")))
     return name if is_id else None
+
+
+def asked_for_usage(options: object) -> bool:
+    """Whether *options*, a client's `stream_options`, ask for the chunk with the usage."""
+    return isinstance(options, dict) and options.get("include_usage") is True
