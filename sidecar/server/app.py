@@ -34,7 +34,7 @@ from sidecar.downstream.route import (
     Route,
 )
 from sidecar.downstream.unknown_path import advice, origin_of
-from sidecar.wire.operations.registry import OPERATIONS
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from sidecar.config.settings import Settings
 
 DATA_ROUTES: Mapping[str, Callable[[Gateway], Route]] = {
-    **{each.path: partial(OperationRoute, operation=each) for each in OPERATIONS},
+    **{each.path: partial(OperationRoute, operation=each) for each in GOVERNED_OPERATIONS},
     CHAT_PATH: ChatRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,

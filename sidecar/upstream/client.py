@@ -18,7 +18,7 @@ from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarg
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.operations.registry import OPERATIONS, operation_of
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS, operation_of
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 from sidecar.wire.sse_writer import openai_error_body
@@ -88,7 +88,7 @@ class UpstreamClient:
         self._streamed: dict[str, Target] = {}
         self._at_once: dict[str, Target] = {}
         """The targets of requests for streams and for whole answers, by the names of the operations."""
-        for each in OPERATIONS:
+        for each in GOVERNED_OPERATIONS:
             url = httpx.URL(f"{settings.endpoint}{each.upstream_path}", params=query)
             self._streamed[each.request.name] = Target("POST", url, [*headers, *_STREAM_HEADERS])
             self._at_once[each.request.name] = Target("POST", url, [*headers, *_WHOLE_HEADERS])

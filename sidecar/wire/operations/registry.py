@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from .operation import Operation
 
-OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS,)
+GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS,)
 """One for each API, without Chat Nest's, whose calls are chat completions with another route."""
-_BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in OPERATIONS})
+_BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in GOVERNED_OPERATIONS})
 
 
 def operation_of(call: Call) -> Operation:
