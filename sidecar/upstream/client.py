@@ -219,14 +219,16 @@ class UpstreamClient:
             self._listed_model.forget(model)
         return error
 
-    def lacks_route(self, answer: UpstreamResponse, path: str) -> UpstreamError:
-        """Return the failure of an *answer* that means that the server has no route at *path* below the base URL."""
-        cause = f"The upstream {self.settings.name!r} has no route '{path}': it answered {answer.status}."
+    def lacks_route(self, answer: UpstreamResponse, path: str, model: str) -> UpstreamError:
+        """Return the failure of an *answer* to a request for *model* that means that the server has no route at *path*.
+
+        Not every server says which of both it lacks, so the list of models is read again too.
+        """
+        self._listed_model.forget(model)
+        cause = f"The upstream {self.settings.name!r} has no route for POST {path}: it answered {answer.status}."
         error = {"message": cause, "type": "invalid_request_error", "param": None, "code": "upstream_route_missing"}
-        body = openai_error_body(error)
-        return from_status(
-            httpx.codes.NOT_FOUND, answer.headers, body, self.asked, own_key=self.own_key, now=self.clock()
-        )
+        status, body = httpx.codes.NOT_FOUND, openai_error_body(error)
+        return from_status(status, answer.headers, body, self.asked, own_key=self.own_key, now=self.clock())
 
     def failure_in(self, reading: Reading, call: Call) -> UpstreamError:
         """Return the failure that was read instead of an answer to *call* under status 200.
