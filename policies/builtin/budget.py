@@ -103,7 +103,7 @@ class Budget(Policy, frozen=True):
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""
         if not call.has_completion:
             return None
-        if self.reserve == "bound" and call.max_tokens is None:
+        if self.reserve == "bound" and call.max_tokens is None and call.has_ceiling:
             call.max_tokens = ceiling = self.expected_answer(call)
             call.note(f"set the answer's ceiling to {ceiling} tokens")
         return _TokenLease(self, call) if self.usd is None else _DollarLease(self, call)
