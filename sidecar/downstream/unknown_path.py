@@ -54,7 +54,9 @@ _ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with a
 _LEGACY_ADVICE = f"This route of OpenAI's old API is not served here; {_CHAT_INSTEAD}, or '/v1/completions'."
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _STORED_ADVICE = f"Stored completions are not served here; {_CHAT_INSTEAD} without `store`."
-_OPENAI_ADVICE = "This route of OpenAI's API is not served here. Send such requests to the model server itself."
+_OPENAI_ADVICE = (
+    f"This route of OpenAI's API is not served here; {_CHAT_INSTEAD}, or send such requests to the model server itself."
+)
 _NATIVE_ADVICE = (
     f"The native routes of Ollama, llama.cpp and other servers are not served here; {_CHAT_INSTEAD} and '{MODELS_PATH}' "
     "with an OpenAI client."
