@@ -21,12 +21,11 @@ from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS, operation_of
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
-from sidecar.wire.sse_writer import openai_error_body
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel
-from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute
+from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute, missing_route
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -225,10 +224,7 @@ class UpstreamClient:
         Not every server says which of both it lacks, so the list of models is read again too.
         """
         self._listed_model.forget(model)
-        cause = f"The upstream {self.settings.name!r} has no route for POST {path}: it answered {answer.status}."
-        error = {"message": cause, "type": "invalid_request_error", "param": None, "code": "upstream_route_missing"}
-        status, body = httpx.codes.NOT_FOUND, openai_error_body(error)
-        return from_status(status, answer.headers, body, self.asked, own_key=self.own_key, now=self.clock())
+        return missing_route(self.settings.name, path, answer.status, answer.headers, self.asked)
 
     def failure_in(self, reading: Reading, call: Call) -> UpstreamError:
         """Return the failure that was read instead of an answer to *call* under status 200.

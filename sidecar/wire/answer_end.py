@@ -14,7 +14,7 @@ from policies.api.usage import Usage
 from .decoding.own_choice import copied_fields, one_line
 
 LENGTH_FINISH = "length"
-EMPTY_PIECE: Mapping[str, object] = MappingProxyType({"delta": MappingProxyType({})})
+EMPTY_PIECE: Mapping[str, object] = MappingProxyType({"delta": {}})
 
 
 def cut_batch(
