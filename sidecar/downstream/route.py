@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 CHAT_PATH = "/api/chat"
 COMPLETIONS_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
+USAGE_PATH = "/v1/usage"
 HEALTH_PATH, READY_PATH = "/healthz", "/readyz"
 REQUEST_ID_HEADER = b"x-request-id"
 TRACE_PARENT_HEADER = b"traceparent"

@@ -13,14 +13,14 @@ from difflib import get_close_matches
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .client_connection import Scope
-from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH
+from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH, USAGE_PATH
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""
-SERVED_PATHS = (COMPLETIONS_PATH, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
+SERVED_PATHS = (COMPLETIONS_PATH, CHAT_PATH, MODELS_PATH, USAGE_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
-    f"The routes are POST {COMPLETIONS_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
-    f"and GET {READY_PATH}."
+    f"The routes are POST {COMPLETIONS_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {USAGE_PATH}, "
+    f"GET {HEALTH_PATH} and GET {READY_PATH}."
 )
 CLOSE_ENOUGH = 0.8
 """Least similarity, from 0 to 1, of a path to the route that is suggested for it."""
@@ -126,6 +126,8 @@ def _nearest(parts: list[str]) -> str | None:
         return COMPLETIONS_PATH
     if parts[-1:] == ["models"]:
         return MODELS_PATH
+    if parts[-1:] == ["usage"]:
+        return USAGE_PATH
     names = _without_prefixes(parts)
     if names[:1] == ["models"] and names[-1].rpartition(":")[2] not in _GEMINI_METHODS:
         return MODEL_ROUTE

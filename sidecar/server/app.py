@@ -31,9 +31,11 @@ from sidecar.downstream.route import (
     MODELS_PATH,
     READY_PATH,
     REQUEST_ID_HEADER,
+    USAGE_PATH,
     Route,
 )
 from sidecar.downstream.unknown_path import advice, origin_of
+from sidecar.downstream.usage.usage_route import UsageRoute
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
@@ -51,6 +53,7 @@ DATA_ROUTES: dict[str, type[Route]] = {
     COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,
+    USAGE_PATH: UsageRoute,
 }
 
 
