@@ -58,17 +58,17 @@ def _row(claim: Claim, start: int, group: str, now: int, reads: CounterReads[Row
 def _of_sliding(claim: Claim, row: RowT | None, now: int, length: int, reads: CounterReads[RowT]) -> Standing:
     if row is None or not row.spent:
         return _made(claim, 0, 0, now)
-    time = max(now, row.ends - length)
-    used, oldest = row.spent, row.oldest
-    has_expired = oldest <= time - length
-    if not has_expired and used + claim.base <= claim.limit:
-        return _made(claim, used, 0, max(now, oldest + length))
-    entries = [(last, amount) for last, amount in reads.entries(row) if last > time - length]
-    used, resets_at = sum(amount for _, amount in entries), now
-    left = used
-    for last, amount in entries:
-        left, resets_at = left - amount, last + length
-        if left + claim.base <= claim.limit or used + claim.base <= claim.limit:
+    since = max(now, row.ends - length) - length
+    if row.oldest > since and row.spent + claim.base <= claim.limit:
+        return _made(claim, row.spent, 0, max(now, row.oldest + length))
+    used, left, resets_at = row.spent, row.spent, now
+    for last, amount in reads.entries(row):  # the expired ones come first
+        left -= amount
+        if last <= since:
+            used = left
+            continue
+        resets_at = last + length
+        if left + claim.base <= claim.limit:
             break
     return _made(claim, used, 0, max(now, resets_at))
 

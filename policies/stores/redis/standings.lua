@@ -38,19 +38,16 @@ local function read_sliding(claim)
   local list = P .. 'e:' .. claim.counter
   local oldest = tonumber(string.match(redis.call('LINDEX', list, 0), ':(%d+):'))
   if oldest > since and total + claim.base <= claim.limit then return total, math.max(now, oldest + length) end
-  local used, entries = 0, {}
-  for _, logged in ipairs(redis.call('LRANGE', list, 0, -1)) do
+  local used, left, resets_at = total, total, now
+  for _, logged in ipairs(redis.call('LRANGE', list, 0, -1)) do  -- the expired ones come first
     local last, amount = string.match(logged, ':(%d+):(%d+)$')
-    last, amount = tonumber(last), tonumber(amount)
-    if last > since then
-      used = used + amount
-      entries[#entries + 1] = {last, amount}
+    last, left = tonumber(last), left - tonumber(amount)
+    if last <= since then
+      used = left
+    else
+      resets_at = last + length
+      if left + claim.base <= claim.limit then break end
     end
-  end
-  local left, resets_at = used, now
-  for _, entry in ipairs(entries) do
-    left, resets_at = left - entry[2], entry[1] + length
-    if left + claim.base <= claim.limit or used + claim.base <= claim.limit then break end
   end
   return used, math.max(now, resets_at)
 end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from policies.api.claim import Claim
 from policies.api.store import Standing
@@ -32,8 +32,8 @@ def standings_in_file(execute: Execute, claims: Sequence[Claim], now: int, windo
         found = execute(SELECT_COUNTER, (key, start)).fetchone()
         return None if found is None else SQLiteRow(*found)
 
-    def entries(row: SQLiteRow) -> list[tuple[int, int]]:
-        return [(last, amount) for _, last, amount in row.entries(execute)]
+    def entries(row: SQLiteRow) -> Iterator[tuple[int, int]]:
+        return ((last, amount) for _, last, amount in row.entries(execute))
 
     reads = CounterReads(row, entries, lambda group: group_size(execute, group))
     return read_standings(claims, now, window_at, reads)
