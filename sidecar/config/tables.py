@@ -21,7 +21,7 @@ SEE_EXAMPLE = "see `sidecar config` for an example"
 
 _MESSAGE_PATH = re.compile(r" - at `\$(.*)`$")
 _EXPECTED_MESSAGE = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
-_FIELD_MESSAGE = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
+_FIELD_MESSAGE = re.compile(r"^(\w+)((?:\[\d+\]|\.[\w-]+)*): (.+)$", re.DOTALL)
 _URL_CREDENTIALS = re.compile("//.*@", re.DOTALL)
 """A user name and a password in a URL; a password may contain an unquoted `/` or `@`."""
 _TYPE_NAMES = {
@@ -182,7 +182,7 @@ def faults_from_error(error: Exception, path: str, fields: Iterable[str]) -> lis
     Each further line that starts so is a fault of its own.
     """
     known = "|".join(map(re.escape, fields))
-    messages = re.split(rf"\n(?=(?:{known})(?:\[\d+\])*: )", str(error)) if known else [str(error)]
+    messages = re.split(rf"\n(?=(?:{known})(?:\[\d+\]|\.[\w-]+)*: )", str(error)) if known else [str(error)]
     found = []
     for message in messages:
         text, where = message or type(error).__name__, path
