@@ -193,6 +193,8 @@ def _list_keys(options: argparse.Namespace) -> int:
     lines = key_lines(settings.keys, time.time())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    if _config_path(options) is None:
+        print("sidecar key list: no file is named: give --config FILE", file=sys.stderr)
     print(keys_as_json(lines) if options.json else keys_as_table(lines))
     return 0
 

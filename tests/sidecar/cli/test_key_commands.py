@@ -175,6 +175,13 @@ def test_list_is_a_table(tmp_path: Path) -> None:
     assert keys_as_table([]) == "no keys: every client is the tenant 'default'"
 
 
+def test_list_without_a_file_says_so(tmp_path: Path) -> None:
+    """Without a file there are no keys; a line on stderr names the flag that may be missing."""
+    code, out, err = ran("key", "list", folder=tmp_path)
+    assert (code, out) == (0, "no keys: every client is the tenant 'default'\n")
+    assert err == "sidecar key list: no file is named: give --config FILE\n"
+
+
 def test_list_needs_no_secret(tmp_path: Path) -> None:
     """`key list` works where the variables and files of upstreams' keys are missing, and opens no store."""
     upstreams = '[[upstream]]\nbase_url = "http://h/v1"\napi_key_env = "NOT_SET"\n'

@@ -59,6 +59,7 @@ NAME = "use the name of a field at the top level of the body: 1 to 64 letters, d
         ("set = { stop = [9007199254740992] }", ["policy[0].set.stop: 9007199254740992 is too large for JSON; use at most 9007199254740991"]),
         (f"set = {{ stop = {'[' * 33}1{']' * 33} }}", ["policy[0].set.stop: the value is nested too deeply; use at most 32 levels"]),
         (f"set = {{ stop = '{'x' * 16_384}' }}", ["policy[0]: the values have 16400 bytes as JSON; use at most 16384"]),
+        (f"set = {{ stop = [{'[1],' * 501}] }}", ["policy[0]: the lists and tables have 1002 values; use at most 1000"]),
         (f"drop = [{', '.join(repr(f'f{at}') for at in range(65))}]", ["policy[0]: 65 fields are too many; list at most 64, or use several policies"]),
         ("set = { 'a.b' = 1 }", [f"policy[0].set: invalid name 'a.b'; {NAME}"]),
         ("drop = ['']", [f"policy[0].drop[0]: invalid name ''; {NAME}"]),
