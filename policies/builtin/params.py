@@ -52,12 +52,11 @@ class Params(Policy, frozen=True, kw_only=True):
             for name in self.drop:
                 body.pop(name, None)
         for name, value in self.default.items():
-            if (call.max_tokens if name in CEILING_FIELDS else body.get(name)) is None:
-                _write(call, name, value)
+            is_absent = (call.max_tokens if name in CEILING_FIELDS else body.get(name)) is None
+            if is_absent and _write(call, name, value):
                 changes.append(f"default {name}")
         for name, value in self.set.items():
-            if _may_set(call, name, value):
-                _write(call, name, value)
+            if _may_set(call, name, value) and _write(call, name, value):
                 changes.append(f"set {name}")
         if changes:
             _note(call, f"{self.name or 'params'}: ", changes)
@@ -103,13 +102,15 @@ def _may_set(call: Call, name: str, value: Any) -> bool:
     return True
 
 
-def _write(call: Call, name: str, value: Any) -> None:
+def _write(call: Call, name: str, value: Any) -> bool:
+    """Write the field *name*; return False for a ceiling of a call that takes none."""
     if name in CEILING_FIELDS:
         call.max_tokens = value
-        return
+        return call.max_tokens is not None
     call.body[name] = value if isinstance(value, PLAIN_TYPES) else _copied(value)
     if isinstance(sent := call.state.get(CLIENT_VALUES_STATE), dict):
         sent.pop(name, None)  # the value is the operator's, also if it equals the client's
+    return True
 
 
 def _copied(value: Any) -> Any:
