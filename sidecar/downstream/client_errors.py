@@ -90,13 +90,15 @@ def invalid_request(message: str, param: str | None, detail: str = "") -> Client
     return ClientError(status=400, code="invalid_request", message=message, param=param, detail=detail)
 
 
-def unauthorized(*, ambiguous: bool = False) -> ClientError:
-    """Return the 401 for a missing or unknown API key; *ambiguous*: for two different ones."""
+def unauthorized(*, ambiguous: bool = False, expired: bool = False) -> ClientError:
+    """Return the 401 for a missing or unknown API key; *ambiguous*: for two different ones; *expired*: for an old one."""
     message = (
         "The API key is missing or unknown. Send it as 'Authorization: Bearer KEY', 'api-key: KEY' or 'x-api-key: KEY'."
     )
     if ambiguous:
         message = "The headers carry different API keys. Send one key."
+    if expired:
+        message = "The API key has expired. Ask the operator of this service for a new one."
     return ClientError(status=401, code="unauthorized", message=message, challenge="Bearer")
 
 

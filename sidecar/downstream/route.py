@@ -23,7 +23,7 @@ from sidecar.wire.request.client_headers import (
 from sidecar.wire.request.json_body import BadRequest
 
 from .active_calls import ActiveCall
-from .authentication import AmbiguousKeys, UnknownKey
+from .authentication import AmbiguousKeys, ExpiredKey, UnknownKey
 from .client_connection import ClientConnection, Scope
 from .client_errors import (
     ClientError,
@@ -111,7 +111,7 @@ class Route(ABC):
                 raise RequestRefused(fault)
             self._check_open(trail.method)
             access = services.keys.access(headers)
-            trail.tenant = access.tenant
+            trail.tenant, trail.key_id = access.tenant, access.key_id
             request = IncomingRequest(scope, connection, headers, trail.request_id, access, trail.ip)
             call, chain, response = await self.prepare(request)
             if services.observe is not None:
@@ -127,6 +127,8 @@ class Route(ABC):
             self._refuse(connection, trail.error, trail.request_id)
             raise
         except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
+            if isinstance(refusal, ExpiredKey):
+                trail.tenant, trail.key_id = refusal.access.tenant, refusal.access.key_id
             trail.error = _client_error(refusal)
         except Exception as error:  # noqa: BLE001  # an internal error must not end the connection without a response
             services.policy_services.log.error("request %s: %s", trail.request_id, error_report(error))  # noqa: TRY400
@@ -259,5 +261,5 @@ def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -
     if isinstance(error, Forbidden):
         return forbidden(error.message, error.param)
     if isinstance(error, UnknownKey):
-        return unauthorized(ambiguous=isinstance(error, AmbiguousKeys))
+        return unauthorized(ambiguous=isinstance(error, AmbiguousKeys), expired=isinstance(error, ExpiredKey))
     return invalid_request(error.message, error.param, error.detail)

@@ -98,7 +98,7 @@ class Gateway:
         )
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
-        self.keys = KeyTable(settings.default_access, settings.keys)
+        self.keys = KeyTable(settings.default_access, settings.keys, self.policy_services.clock)
         self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         listed, checks = settings.server.allowed_hosts, on_loopback and not settings.keys
         permits_host = AllowedHosts(listed, socket.gethostname()).permits if listed or checks else None
