@@ -18,6 +18,8 @@ from policies.stores.counting.counters import (
 )
 from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
 
+from .entries import MemoryEntries
+
 
 class _Row(CounterRow, eq=False):
     """A counter. `entries` has, by an entry's start, the time of its last request and its amount; oldest first."""
@@ -41,6 +43,7 @@ class MemoryStore(CounterStore[_Row]):
         """By call and part: the ceiling, and what was taken."""
         self._group_sizes: Counter[str] = Counter()
         self._cleaned_at = self._now()
+        self.entries = MemoryEntries(clock)
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
@@ -66,6 +69,18 @@ class MemoryStore(CounterStore[_Row]):
             for (key, start), row in self._rows.items()
             if start != SLIDING_START and start <= now < row.ends
         ]
+
+    async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
+        """See `EntryStore.remember`."""
+        await self.entries.remember(entries, seconds)
+
+    async def recall(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """See `EntryStore.recall`."""
+        return await self.entries.recall(keys)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """See `EntryStore.forget`."""
+        await self.entries.forget(keys)
 
     async def heartbeat(self) -> None:
         """Do nothing: the reservations of a process that dies go with its memory."""

@@ -28,6 +28,7 @@ from policies.stores.counting.counters import (
 from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, Taken
 
 from .database import BUSY_TIMEOUT_SECONDS, Database
+from .entries import EntriesInFile
 from .group_commit import GroupCommit, QueuedOperation
 from .maintenance import calls_of, dead_owners, is_cleanup_due, record_heartbeat, remove_unused
 from .sliding_log import SELECT_COUNTER, UPSERT_COUNTER, SQLiteRow, select_counters
@@ -45,8 +46,8 @@ _TAKEN_ENCODER = msgspec.msgpack.Encoder()
 _TAKEN_DECODER = msgspec.msgpack.Decoder(list[Taken])
 
 
-class SQLiteStore(CounterStore[SQLiteRow]):
-    """See `policies.api.store.Store`. The file is opened at the first operation, and again after an error.
+class SQLiteStore(CounterStore[SQLiteRow], EntriesInFile):
+    """See `policies.api.store.Store` and `EntryStore`. The file is opened at the first operation, and again after an error.
 
     With *resident*, the event loop runs as long as the process: then a read may be left open for a moment between operations.
     *grace* and *busy_timeout* are seconds; the latter bounds the wait for a file that another process has locked.
