@@ -16,8 +16,8 @@ Limit = Annotated[int, msgspec.Meta(ge=1)]
 class MaxTokens(Policy, frozen=True):
     """Clamp each answer to `output` tokens, and refuse a call whose prompt and answers exceed `request` tokens.
 
-    The prompt counts a quarter of its characters, rounded up, as in Chat Nest. The client's `maxTokensPerRequest`
-    lowers `request`.
+    The prompt counts a quarter of its characters, rounded up, as in Chat Nest, and the tokens that upstream keeps of
+    earlier calls. The client's `maxTokensPerRequest` lowers `request`.
     """
 
     output: Limit
@@ -40,7 +40,8 @@ class MaxTokens(Policy, frozen=True):
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:
             return
-        wanted = -(-call.characters // 4) + call.choices_generated * (call.max_tokens or 0)
+        prompt = -(-call.characters // 4) + call.hidden_prompt_tokens
+        wanted = prompt + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
             bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"
             msg = f"The request is too large: {bounds}; shorten the prompt or lower max_tokens."

@@ -223,7 +223,11 @@ class Route(ABC):
         services = self.services
         try:
             await chain.run(
-                call, response, admitted=response.admitted if response.sends_start_event else None, control=active
+                call,
+                response,
+                admitted=response.admitted if response.sends_start_event else None,
+                control=active,
+                last_lease=response.last_lease,
             )
         except Rejection as rejection:
             return error_for_rejection(rejection)
