@@ -13,7 +13,7 @@ from .services import Services
 from .store import Standing
 from .tokens import Size
 
-Operation: TypeAlias = Literal["chat", "models"]
+Operation: TypeAlias = Literal["chat", "models", "stored"]
 Message: TypeAlias = dict[str, Any]
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
@@ -63,7 +63,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     services: Services
     """Clocks, randomness, the log. See `Services`."""
     operation: Operation = "chat"
-    """The kind of request: a completion ("chat"), or the list of models or the entry of `model` ("models")."""
+    """The kind of request: a completion ("chat"), models or the entry of `model` ("models"), a stored object ("stored")."""
     tenant: str = "default"
     """The tenant of the client's API key."""
     ip: str = ""

@@ -17,8 +17,7 @@ from policies.stores.counting.counters import (
     CounterStore,
 )
 from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
-
-from .entries import MemoryEntries
+from policies.stores.entries.in_memory import MemoryEntries
 
 
 class _Row(CounterRow, eq=False):

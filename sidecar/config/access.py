@@ -124,7 +124,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             rules = [rule for rule in profile.model_rules if rule.where.covers(call)]
             if self.models is not None or rules:
                 self._check_fields(call, rules)
-        if self.models is None or (call.operation == "models" and not call.model):
+        if self.models is None or (not call.has_completion and not call.model):
             return
         for model in call.candidate_models:
             if not matches_any(model, self.models):

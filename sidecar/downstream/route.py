@@ -32,8 +32,12 @@ from .client_errors import (
     internal_error,
     invalid_request,
     method_not_allowed,
+    owners_unavailable,
     unauthorized,
+    unknown_object,
+    unknown_reference,
 )
+from .ownership.owners import NotOwned, OwnersUnavailable
 from .refusal_form import RefusalForm
 from .request import LARGE_INFLATED_BODIES, ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
@@ -122,7 +126,7 @@ class Route(ABC):
             trail.error = draining()
             self._refuse(connection, trail.error, trail.request_id)
             raise
-        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
+        except (RequestRefused, BadRequest, Forbidden, UnknownKey, NotOwned, OwnersUnavailable) as refusal:
             trail.error = _client_error(refusal)
         except Exception as error:  # noqa: BLE001  # an internal error must not end the connection without a response
             services.policy_services.log.error("request %s: %s", trail.request_id, error_report(error))  # noqa: TRY400
@@ -247,7 +251,13 @@ def _pass_deadline(active: ActiveCall, seconds: float) -> None:
     active.cancel_with(deadline_passed(seconds))
 
 
-def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
+def _client_error(
+    error: RequestRefused | BadRequest | Forbidden | UnknownKey | NotOwned | OwnersUnavailable,
+) -> ClientError:
+    if isinstance(error, NotOwned):
+        return (unknown_object if error.in_path else unknown_reference)(error.kind, error.stored_id)
+    if isinstance(error, OwnersUnavailable):
+        return owners_unavailable()
     if isinstance(error, RequestRefused):
         return error.error
     if isinstance(error, Forbidden):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from sidecar.wire.request.openai_request import MODEL_ROUTE
+from sidecar.wire.stored.paths import CONVERSATIONS_PATH, RESPONSES_PATH
 
 from .client_connection import Scope
 from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH
@@ -20,7 +21,7 @@ MAX_READ_CHARACTERS = 200
 SERVED_PATHS = (COMPLETIONS_PATH, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
     f"The routes are POST {COMPLETIONS_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
-    f"and GET {READY_PATH}."
+    f"and GET {READY_PATH}; stored objects are below {RESPONSES_PATH} and {CONVERSATIONS_PATH}."
 )
 CLOSE_ENOUGH = 0.8
 """Least similarity, from 0 to 1, of a path to the route that is suggested for it."""

@@ -33,6 +33,7 @@ from sidecar.downstream.route import (
     REQUEST_ID_HEADER,
     Route,
 )
+from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import advice, origin_of
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
@@ -51,6 +52,7 @@ DATA_ROUTES: dict[str, type[Route]] = {
     COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,
+    **stored_routes(),
 }
 
 
@@ -63,7 +65,7 @@ class Application:
         self._routes: dict[str, Route] = {}
         self._limits: HttpLimits | None = None
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` has it
+        data = [self._data_route(path) for path in DATA_ROUTES if "{" not in path]  # `past_router` has the others
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],

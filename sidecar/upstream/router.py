@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .attempt import Attempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
+from .plain_attempt import PlainAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -71,4 +72,6 @@ class UpstreamRouter:
 
 
 def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
-    return ModelListAttempt(upstream, call) if call.operation == "models" else Attempt(upstream, call)
+    if call.operation == "models":
+        return ModelListAttempt(upstream, call)
+    return PlainAttempt(upstream, call) if call.operation == "stored" else Attempt(upstream, call)

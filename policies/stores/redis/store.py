@@ -26,7 +26,7 @@ from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, bucket_seconds
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
-from policies.stores.entries import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
+from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
 """First element of the reply of `reserve.lua`. A refused claim is `REPLY_ANSWERED` with the index of the claim."""
@@ -34,7 +34,7 @@ MAX_ATTEMPTS = 3
 DOWN_RETRY_SECONDS = 0.5
 """Time for which a server that failed is not asked again. After it one operation at a time tries; the others fail at once."""
 ACCOUNTS_PAGE_SIZE = 500
-SCRIPTS = ("reserve", "settle", "heartbeat", "accounts", "remember", "recall", "forget")
+SCRIPT_NAMES = ("reserve", "settle", "heartbeat", "accounts", "remember", "recall", "forget")
 REDIS_REMEDIES = {
     "NOAUTH": "give the password in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB",
     "invalid username-password": "correct the password in SIDECAR_STORE",
@@ -81,7 +81,7 @@ class RedisStore:
         self._is_down = self._is_retrying = False
         self._down_until = 0.0
         self._client = self._new_client()
-        self._sources = {name: _script_source(name) for name in SCRIPTS}
+        self._sources = {name: _script_source(name) for name in SCRIPT_NAMES}
         self._scripts = {name: self._client.register_script(source) for name, source in self._sources.items()}
 
     def _new_client(self, **node: Any) -> Redis:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -28,12 +28,10 @@ from policies.stores.counting.counters import (
 from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, Taken
 
 from .database import BUSY_TIMEOUT_SECONDS, Database
-from .entries import EntriesInFile
+from .entries import EntriesInFile, ResultT
 from .group_commit import GroupCommit, QueuedOperation
 from .maintenance import calls_of, dead_owners, is_cleanup_due, record_heartbeat, remove_unused
 from .sliding_log import SELECT_COUNTER, UPSERT_COUNTER, SQLiteRow, select_counters
-
-ResultT = TypeVar("ResultT")
 
 MAINTENANCE_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
 """Longest time between two heartbeats of a process that reserves; `heartbeat` itself is called less often."""

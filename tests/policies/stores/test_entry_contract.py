@@ -9,7 +9,7 @@ import pytest
 from stored import Opened, objects_of
 
 from policies.api.store import MAX_ENTRIES_AT_ONCE, MAX_ENTRY_BYTES, MAX_ENTRY_KEY_CHARACTERS, EntryStore
-from policies.stores.entries import EXPIRED_PER_OPERATION
+from policies.stores.entries.bounds import EXPIRED_PER_OPERATION
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock
 
