@@ -47,6 +47,7 @@ def test_references_are_read(body: dict[str, Any], expected: References) -> None
         ({"input": [{"type": "item_reference"}]}, "input[0].id"),
         ({"input": [{}, {"type": "item_reference", "id": "a/b"}]}, "input[1].id"),
         ({"input": [{"type": "message", "Type": "item_reference", "id": "a"}]}, "input[0].Type"),
+        ({"input": ["x"] * 10_001}, "input"),
         ({"input": [{"id": f"i{at}"} for at in range(MAX_REFERENCED_ITEMS + 1)]}, "input"),
     ],
 )
