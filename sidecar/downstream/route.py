@@ -33,8 +33,12 @@ from .client_errors import (
     internal_error,
     invalid_request,
     method_not_allowed,
+    owners_unavailable,
     unauthorized,
+    unknown_object,
+    unknown_reference,
 )
+from .ownership.owners import NotOwned, OwnersUnavailable
 from .refusal_form import ChatNestRefusals, OperationRefusals, RefusalForm
 from .request import LARGE_INFLATED_BODIES, ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
@@ -126,7 +130,7 @@ class Route(ABC):
             trail.error = draining()
             self._refuse(connection, trail.error, trail.request_id)
             raise
-        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
+        except (RequestRefused, BadRequest, Forbidden, UnknownKey, NotOwned, OwnersUnavailable) as refusal:
             if isinstance(refusal, ExpiredKey):
                 trail.tenant, trail.key_id = refusal.access.tenant, refusal.access.key_id
             trail.error = _client_error(refusal)
@@ -235,7 +239,11 @@ class Route(ABC):
         services = self.services
         try:
             await chain.run(
-                call, response, admitted=response.admitted if response.sends_start_event else None, control=active
+                call,
+                response,
+                admitted=response.admitted if response.sends_start_event else None,
+                control=active,
+                last_lease=response.last_lease,
             )
         except Rejection as rejection:
             return error_for_rejection(rejection)
@@ -255,7 +263,13 @@ def _pass_deadline(active: ActiveCall, seconds: float) -> None:
     active.cancel_with(deadline_passed(seconds))
 
 
-def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
+def _client_error(
+    error: RequestRefused | BadRequest | Forbidden | UnknownKey | NotOwned | OwnersUnavailable,
+) -> ClientError:
+    if isinstance(error, NotOwned):
+        return (unknown_object if error.in_path else unknown_reference)(error.kind, error.stored_id)
+    if isinstance(error, OwnersUnavailable):
+        return owners_unavailable()
     if isinstance(error, RequestRefused):
         return error.error
     if isinstance(error, Forbidden):
