@@ -25,7 +25,7 @@ from sidecar.wire.stored.paths import PlainRequest
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
-from .listed_model import ListedModel
+from .listed_model import ListedModel, first_model
 from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute, missing_route
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class UpstreamClient:
         if not self.known_model(call):
             listed.refreshing()
             try:
-                listed.learn(_first_model(await self.models(call.forwarded_headers)))
+                listed.learn(first_model(await self.models(call.forwarded_headers)))
             except UpstreamError:
                 if not listed.name:
                     raise
@@ -267,29 +267,6 @@ class UpstreamClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self.transport.aclose()
-
-
-class _Listed(msgspec.Struct):
-    id: str = ""
-
-
-class _First(msgspec.Struct, array_like=True):
-    entry: _Listed
-
-
-class _List(msgspec.Struct):
-    data: _First
-
-
-_decode_list = msgspec.json.Decoder(_List).decode
-
-
-def _first_model(body: bytes) -> str:
-    """Return the first name in a list of models; empty without one. The other entries are skipped, not decoded."""
-    try:
-        return _decode_list(body).data.entry.id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 def _ignore_reached() -> None:
