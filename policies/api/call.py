@@ -78,7 +78,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     permitted_models: Sequence[str] | None = None
     """Patterns of the models that the client's key may use; None permits all."""
     upstream: str = ""
-    """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
+    """The upstream of all attempts; a policy may set it in `admit`. Empty: one that serves the model."""
     state: dict[str, object] = {}
     """Data that one policy passes to another. Start each key with the policy's name: "spam.score"."""
     deadline: float | None = None

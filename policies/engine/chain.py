@@ -63,7 +63,7 @@ class Chain:
         self._ledger = ledger or Ledger(services)
         self._retries = retries or RetryBudgets(services.monotonic)
         self._members = Members(policies, services)
-        self._decisions = RetryDecisions(self._members, services, self._retries)
+        self._decisions = RetryDecisions(self._members, services, self._retries, upstream)
 
     async def run(
         self, call: Call, sink: BatchSink, *, admitted: Admitted | None = None, control: CallControl | None = None
@@ -160,7 +160,7 @@ class Chain:
         if run.leases and run.call.has_completion:
             filters = EventFilters.of(run.leases, run.call.choices_returned)
         known = self._services.upstreams
-        name = run.call.upstream or known[0]
+        name = run.call.upstream or (known[0] if len(known) == 1 else await self._upstream.choose(run.call))
         if name not in known:
             raise HookMisuse(f"a policy set call.upstream to {not_configured(known)}")
         while True:
