@@ -65,7 +65,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     permitted_models: Sequence[str] | None = None
     """Patterns of the models that the client's key may use; None permits all."""
     upstream: str = ""
-    """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
+    """The upstream of all attempts; a policy may set it in `admit`. Empty: one that serves the model."""
     required_upstream: str = ""
     """The only upstream that has the call's stored response or conversation; it precedes `upstream` and `Retry.upstream`."""
     hidden_prompt_tokens: int = 0

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from .decoding.model_echo import ModelEcho
+from .decoding.own_choice import one_line
 from .decoding.repair import MAX_REPAIRED_BYTES
 from .decoding.value_count import LARGE_EVENT_BYTES, MAX_EVENT_VALUES, holds_many_values
 
@@ -125,6 +127,24 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
 
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"upstream sent an event of more than {self.max_event} bytes")
+
+
+class EchoingReader(SSEReader, kw_only=True, eq=False):
+    """An `SSEReader` whose events have the client's name of the model, by *echo*."""
+
+    echo: ModelEcho
+
+    def _split(self, data: bytes) -> list[Frame]:
+        return [self._echoed(frame) for frame in super()._split(data)]
+
+    def _echoed(self, frame: Frame) -> Frame:
+        payload = self.echo.payload(frame.payload)
+        if payload is frame.payload:
+            return frame
+        # Its lines are one now: line breaks in JSON are only between its values.
+        payload = one_line(payload)
+        name = b"event: %b\n" % frame.event.encode() if frame.raw.startswith(b"event: ") else b""
+        return Frame(b"%bdata: %b\n\n" % (name, payload), payload, frame.event)
 
 
 def _frame(block: bytes) -> Frame | None:
