@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from openai.types.responses import Response, ResponseItemList, ResponseStreamEve
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import BaseModel
 from samples import completions, embeddings, messages, response_object, responses
+from samples.recorded_answers import ERROR_STATUS, LLAMA_CPP
 from samples.sample import Sample, data_event, named_event
 
 EVENT_CLASSES: tuple[type[BaseModel], ...] = get_args(get_args(ResponseStreamEvent)[0])
@@ -108,3 +110,14 @@ def test_events_on_the_wire() -> None:
     """Events of Responses and Messages repeat their type in the `event:` line; those of completions have data alone."""
     assert named_event(messages.PING) == b'event: ping\ndata: {"type": "ping"}\n\n'
     assert data_event({"a": "ë"}) == 'data: {"a": "ë"}\n\n'.encode()
+
+
+def test_recorded_answers_are_whole() -> None:
+    """Each recorded JSON answer decodes, and each stream ends with its last event."""
+    ends = ("[DONE]", "response.completed", "message_stop")
+    for name, body in LLAMA_CPP.items():
+        if name.endswith(".sse"):
+            assert body.endswith(b"\n\n"), name
+            assert any(end in body.decode().split("\n\n")[-2] for end in ends), name
+        else:
+            assert ("error" in json.loads(body)) == (name in ERROR_STATUS), name
