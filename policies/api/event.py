@@ -20,6 +20,15 @@ class EventForm(Protocol):
         """Return *event*, which was created or changed by a policy, as server-sent events."""
         ...
 
+    def written(self, events: Sequence[Event]) -> bytes:
+        """Return *events*, the next ones of a stream as the client gets them, as server-sent events.
+
+        Called once for each batch, in order, where a policy reads events. Three kinds have no payload: text that a policy has
+        added, which belongs to the part `index`; the end of an answer that a policy has stopped, which has a finish; and
+        an event without both, which is nothing.
+        """
+        ...
+
     def with_payload(self, event: Event, data: dict[str, Any]) -> Event:
         """Return *event* with *data* as its JSON object, and the text, reasoning, tool and finish that it has."""
         ...

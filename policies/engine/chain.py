@@ -228,5 +228,5 @@ class Chain:
 
     def _learn(self, run: CallState, usage: Usage) -> None:
         size = run.call.size
-        if size is not None and usage.input and run.attempts == 1:
+        if size is not None and usage.input and run.attempts == 1 and run.call.prompt_turns == 1:
             self._services.tokens.learn(run.call.model, size, usage.input, tenant=run.call.tenant)

@@ -19,6 +19,8 @@ from .rebuilt_answer import rebuilt_answer
 if TYPE_CHECKING:
     from typing import Self
 
+    from policies.api.event import EventForm
+
 
 class EventFilters:
     """The leases of one call that override `on_event` or `flush`.
@@ -27,10 +29,15 @@ class EventFilters:
     leases run in the context of their own call, which `of` captures.
     """
 
-    __slots__ = ("_choices_left", "_context", "_leases")
+    __slots__ = ("_choices_left", "_context", "_form", "_leases", "_may_hold", "_part")
 
     def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
         self._leases, self._choices_left, self._context = leases, choices, context
+        self._form: EventForm | None = None
+        self._part = 0
+        """The part of the last event, in answers of an API with a form of its own: what leases flush belongs to it."""
+        self._may_hold = True
+        """Whether leases may hold something back: with a form, whether they have read an event since the last flush."""
 
     @classmethod
     def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
@@ -58,21 +65,25 @@ class EventFilters:
         Called at most once per call. Exceptions of a lease are ignored and its text is lost: the failure of the answer
         itself is reported.
         """
-        if self._choices_left <= 0:
+        if self._choices_left <= 0 or not self._may_hold:
             return None
         try:
             events = self._context.run(self._flush)
         except Exception:  # noqa: BLE001  # user code may raise anything
             return None
-        return Batch(events=events, raw=_encoded(events)) if events else None
+        return Batch(events=events, raw=self._encoded(events)) if events else None
 
     def _apply(self, batch: Batch) -> Batch:
         shown: list[Event] = []
-        last = batch.last
-        for event in batch.events:
+        last, events = batch.last, batch.events
+        if events and events[0].form is not None:
+            self._form = events[0].form
+        for event in events:
             if event.index < 0:
                 shown.append(event)
                 continue
+            if self._form is not None:
+                self._part, self._may_hold = event.index, self._may_hold or event.finish is None
             try:
                 kept = self._filtered(event, self._leases)
             except Stop as stop:
@@ -83,14 +94,19 @@ class EventFilters:
                 kept = event.with_text("")
             if kept is not None:
                 shown += [kept] if kept.finish is None else self._with_flushed(kept)
-        if last and self._choices_left > 0:
+        if last and self._choices_left > 0 and self._may_hold:
             shown += self._flush()
-        return Batch(events=shown, raw=_raw(batch, shown), last=last)
+        return Batch(events=shown, raw=self._raw(batch, shown), last=last)
 
     def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
-        """Return *event*, which finishes a choice; the last finish comes after the text that leases flush."""
-        self._choices_left = 0 if ends_all else self._choices_left - 1
-        if self._choices_left > 0 or not (flushed := self._flush()):
+        """Return *event*, which finishes a choice; the last finish comes after the text that leases flush.
+
+        With a form, each part of the answer finishes, and leases flush before each finish.
+        """
+        if self._form is None or ends_all:
+            self._choices_left = 0 if ends_all else self._choices_left - 1
+        is_open = not self._may_hold if self._form is not None else self._choices_left > 0
+        if is_open or not (flushed := self._flush()):
             return [event]
         if event.whole:
             return [event, *flushed]
@@ -112,6 +128,7 @@ class EventFilters:
     def _flush(self) -> list[Event]:
         # Text that a lease flushes passes the leases between it and the client.
         flushed: list[Event] = []
+        self._may_hold = self._form is None
         for at, lease in enumerate(self._leases):
             events = lease.flush()
             if not isinstance(events, Iterable):
@@ -119,25 +136,30 @@ class EventFilters:
             for event in events:
                 if not isinstance(event, Event):
                     raise HookMisuse(returned(lease, "flush", event, "a sequence of events", is_item=True))
+                if self._form is not None and event.form is None:
+                    event = replace(event, form=self._form, index=self._part)  # noqa: PLW2901  # the same event
                 kept = self._filtered(event, self._leases[at + 1 :])
                 if kept is not None:
                     flushed.append(kept)
         return flushed
 
+    def _raw(self, batch: Batch, shown: Sequence[Event]) -> bytes:
+        """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
+        events, form = batch.events, self._form
+        if isinstance(batch, WholeBatch):
+            if len(shown) == len(events) and all(map(is_, shown, events)):
+                return batch.raw
+            rebuilt = rebuilt_answer if form is None else form.rebuilt_answer
+            return rebuilt(batch.payload, shown, events)
+        whole = next((event.payload for event in events if event.whole), None)
+        return self._encoded(shown) if whole is None else rebuilt_answer(whole, shown)
 
-def _raw(batch: Batch, shown: Sequence[Event]) -> bytes:
-    """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
-    events = batch.events
-    if isinstance(batch, WholeBatch):
-        is_same = len(shown) == len(events) and all(map(is_, shown, events))
-        return batch.raw if is_same else rebuilt_answer(batch.payload, shown, events)
-    whole = next((event.payload for event in events if event.whole), None)
-    return _encoded(shown) if whole is None else rebuilt_answer(whole, shown)
-
-
-def _encoded(events: Sequence[Event]) -> bytes:
-    return b"".join(event.encode() for event in events)
+    def _encoded(self, events: Sequence[Event]) -> bytes:
+        if self._form is not None:
+            return self._form.written(events)
+        return b"".join(event.encode() for event in events)
 
 
 def _stopped(event: Event, stop: Stop) -> Event:
-    return replace(event, raw=b"", text="", reasoning="", tool=False, finish=stop.finish)
+    payload = event.payload if event.form is None else b""
+    return replace(event, raw=b"", payload=payload, text="", reasoning="", tool=False, finish=stop.finish)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .client_connection import Scope
@@ -17,9 +18,10 @@ from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""
-SERVED_PATHS = (COMPLETIONS_PATH, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
+OPERATION_PATHS = tuple(each.path for each in GOVERNED_OPERATIONS)
+SERVED_PATHS = (*OPERATION_PATHS, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
-    f"The routes are POST {COMPLETIONS_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
+    f"The routes are {', '.join(f'POST {path}' for path in (*OPERATION_PATHS, CHAT_PATH))}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
     f"and GET {READY_PATH}."
 )
 CLOSE_ENOUGH = 0.8
@@ -37,17 +39,6 @@ _HOST_VALUE = re.compile(rb"[A-Za-z0-9._\-]{1,100}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,
 _PROXY_HEADERS = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"via"})
 
 _CHAT_INSTEAD = f"use '{COMPLETIONS_PATH}'"
-_RESPONSES_ADVICE = (
-    f"The Responses API is not served here; {_CHAT_INSTEAD}. "
-    'OpenAI Agents SDK: set_default_openai_api("chat_completions"), in JavaScript setOpenAIAPI("chat_completions"). '
-    "Vercel AI SDK: openai.chat(model), or createOpenAICompatible. LangChain: ChatOpenAI(use_responses_api=False). "
-    "pydantic-ai: OpenAIChatModel. LlamaIndex: OpenAI, not OpenAIResponses."
-)
-"""How SDKs whose default is the Responses API are switched.
-
-Sources: openai.github.io/openai-agents-python and -js (configuration), the AI SDK's migration guide to version 5, the
-release notes of langchain-openai 0.3.9, pydantic.dev/docs/ai/models/openai, developers.llamaindex.ai.
-"""
 _ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _LEGACY_ADVICE = f"Legacy completions are not served here; {_CHAT_INSTEAD} with `messages` instead of `prompt`."
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
@@ -72,14 +63,14 @@ _ADVICE_BY_SEGMENT = dict(
         *_for_each("completion infill tokenize detokenize apply-template props slots lora-adapters", _NATIVE_ADVICE),
         *_for_each("embedding rerank reranking score pooling classify generate_stream info encode", _NATIVE_ADVICE),
         *_for_each("get_model_info server_info internal extra chat_template", _NATIVE_ADVICE),
-        *_for_each("responses conversations", _RESPONSES_ADVICE),
         *_for_each("messages complete", _ANTHROPIC_ADVICE),
         *_for_each("completions edits engines", _LEGACY_ADVICE),
         *_for_each(
             "embeddings moderations audio images files uploads batches assistants threads realtime", _OPENAI_ADVICE
         ),
         *_for_each(
-            "vector_stores fine_tuning fine-tunes evals containers videos organization skills chatkit", _OPENAI_ADVICE
+            "conversations vector_stores fine_tuning fine-tunes evals containers videos organization skills chatkit",
+            _OPENAI_ADVICE,
         ),
     ]
 )
@@ -126,6 +117,9 @@ def _nearest(parts: list[str]) -> str | None:
         return COMPLETIONS_PATH
     if parts[-1:] == ["models"]:
         return MODELS_PATH
+    for path in OPERATION_PATHS:
+        if parts[-1:] == [path.removeprefix("/v1/")]:
+            return path
     names = _without_prefixes(parts)
     if names[:1] == ["models"] and names[-1].rpartition(":")[2] not in _GEMINI_METHODS:
         return MODEL_ROUTE

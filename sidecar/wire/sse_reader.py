@@ -17,6 +17,8 @@ MAX_EVENT_BYTES = 16_777_216
 MAX_EVENT_LINES = 10_000
 """Lines of one event of more than `LARGE_EVENT_BYTES`, comments included.  Measured: 4 ms to read as many."""
 UTF8_BOM = b"\xef\xbb\xbf"
+_DROPPED_NAMES = (b"message", b"ping", b"")
+"""Names of events that are dropped, or whose events are forwarded without them."""
 
 
 class EventTooLarge(ValueError):
@@ -130,6 +132,10 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
 def _frame(block: bytes) -> Frame | None:
     if block.startswith(b"data: ") and b"\n" not in block:
         return Frame(block + b"\n\n", block[6:]) if len(block) > len(b"data: ") else None
+    if block.startswith(b"event: ") and block.count(b"\n") == 1 and (at := block.find(b"\ndata: ")) > 0:
+        named, payload = block[7:at], block[at + 7 :]
+        if payload and named not in _DROPPED_NAMES:  # nearly every event with a name
+            return Frame(block + b"\n\n", payload, named.decode())
     name, data, kept = "", [], []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
