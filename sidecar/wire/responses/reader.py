@@ -138,7 +138,7 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
         part = self._outline.add_delta(event, delta)
         if not delta:
             return
-        kind = kind_of(event.type)
+        kind = kind_of(event.type) if part is None else part.kind
         if len(delta) <= SHORT_PIECE and delta.isascii():
             tokens = 1
         elif kind is PartKind.OTHER and part is not None and not part.name.endswith(("arguments", "input", "code")):

@@ -9,7 +9,7 @@ import msgspec
 
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS
 
-from .response_event import ADDED_ITEM, DELTA_ENDING, DONE_ENDING, DONE_ITEM, Key, ResponseEvent
+from .response_event import ADDED_ITEM, DELTA_ENDING, DONE_ENDING, DONE_ITEM, Key, PartKind, ResponseEvent, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ class OutlinePart(msgspec.Struct, eq=False, kw_only=True):
     fields: dict[str, str | int]
     """The fields that name its place in events."""
     delta_type: str
+    kind: PartKind
     output_index: int | None
     item_id: str | None
     content_index: int | None
@@ -146,6 +147,7 @@ class Outline:
             place=event.place,
             fields=fields,
             delta_type=name + DELTA_ENDING,
+            kind=kind_of(name + DELTA_ENDING),
             output_index=event.output_index,
             item_id=event.item_id,
             content_index=event.content_index,
