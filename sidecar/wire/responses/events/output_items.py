@@ -8,16 +8,19 @@ from typing import NamedTuple
 import msgspec
 
 from policies.api.decoding.token_counts import DATA_BYTES_PER_TOKEN, least_tokens, streamed_tokens, value_tokens
-from sidecar.wire.chunk import decode_object
-from sidecar.wire.decoding.own_choice import DECODE_FAULTS, is_object
+from sidecar.wire.chunk import decode_json
+from sidecar.wire.decoding.own_choice import DECODE_FAULTS, decode_fields
 from sidecar.wire.decoding.value_count import holds_many_values
-from sidecar.wire.whole_answer import first_items
+from sidecar.wire.whole_answer import AnswerTooComplex, first_items
+
+from .response_event import SUMMARY_NAME, TYPE_PREFIX
 
 PART_LISTS = ("content", "summary")
 """Fields of an item that hold its parts."""
 ITEM_STATES = frozenset({"object", "created_by", "encrypted_content", "annotations", "logprobs"})
 """Fields of an item or a part that hold no output of their own. Reasoning that is encrypted is counted by the usage alone."""
-SMALL_FIELD_BYTES = 65_536
+TEXT_KINDS = frozenset({"output_text", "refusal", "reasoning_text"})
+"""Types of parts of the content whose text is streamed."""
 _NO_JSON = msgspec.Raw()
 
 
@@ -26,6 +29,10 @@ class ItemFields(msgspec.Struct, gc=False):
 
     content: msgspec.Raw = _NO_JSON
     summary: msgspec.Raw = _NO_JSON
+
+
+class _Output(msgspec.Struct, gc=False):
+    output: msgspec.Raw = _NO_JSON
 
 
 class TextPart(msgspec.Struct, gc=False):
@@ -48,6 +55,7 @@ class Counted(NamedTuple):
 
 
 _decode_item_fields = msgspec.json.Decoder(ItemFields).decode
+_decode_output = msgspec.json.Decoder(_Output).decode
 decode_text_part = msgspec.json.Decoder(TextPart).decode
 
 
@@ -58,6 +66,48 @@ def text_of_part(raw: msgspec.Raw) -> str:
     except DECODE_FAULTS:
         return ""
     return part.text or part.refusal or ""
+
+
+class ItemText(NamedTuple):
+    """A text of an item: the name of its deltas, its place, and itself."""
+
+    name: str
+    place: int
+    text: str
+
+
+def item_texts(raw: msgspec.Raw) -> list[ItemText]:
+    """Return the texts of the item in *raw*; none of one with more than 1,024 parts. Nothing else of it is decoded."""
+    found: list[ItemText] = []
+    try:
+        fields = _decode_item_fields(raw)
+        for name in PART_LISTS:
+            listed = getattr(fields, name)
+            for at, each in enumerate(first_items(listed) if len(listed) else ()):
+                if kind := _part_name(each, name):
+                    found.append(ItemText(kind, at, text_of_part(each)))  # easier to read
+    except (AnswerTooComplex, *DECODE_FAULTS):
+        return found
+    return found
+
+
+def output_items(response: msgspec.Raw) -> Sequence[msgspec.Raw]:
+    """Return the items of a response object; none if it has no list of at most 1,024."""
+    try:
+        output = _decode_output(response).output
+        return first_items(output) if len(output) else ()
+    except (AnswerTooComplex, *DECODE_FAULTS):
+        return ()
+
+
+def _part_name(raw: msgspec.Raw, field: str) -> str:
+    if field == "summary":
+        return SUMMARY_NAME
+    try:
+        kind = decode_text_part(raw).type
+    except DECODE_FAULTS:
+        return ""
+    return f"{TYPE_PREFIX}{kind}" if kind in TEXT_KINDS else ""
 
 
 def counted_text(text: str, *, whole: bool = True) -> Counted:
@@ -92,13 +142,19 @@ def counted_part(raw: msgspec.Raw) -> Counted:
 
 
 def _other_fields(raw: bytes, known: Sequence[str]) -> Counted:
-    if holds_many_values(raw):
-        return Counted(len(raw) // DATA_BYTES_PER_TOKEN, 1)
-    if not is_object(msgspec.Raw(raw)):
-        return counted_text(raw.decode("utf-8", "replace")) if raw[:1] == b'"' else Counted()
+    """Count the fields of an object that are not *known*; a field with many values counts by its size."""
     try:
-        data = decode_object(raw)
-    except ValueError:
-        return Counted()
-    tokens = value_tokens({name: value for name, value in data.items() if name not in known}, whole=True)
+        fields = decode_fields(raw)
+    except DECODE_FAULTS:
+        return counted_text(raw.decode("utf-8", "replace")) if raw[:1] == b'"' else Counted()
+    tokens = 0
+    for name, value in fields.items():
+        if name in known:
+            continue
+        each = bytes(value)
+        try:
+            many = holds_many_values(each)
+            tokens += len(each) // DATA_BYTES_PER_TOKEN if many else value_tokens({name: decode_json(each)}, whole=True)
+        except ValueError:
+            continue
     return Counted(tokens, min(tokens, 1))

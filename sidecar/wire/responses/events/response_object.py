@@ -32,6 +32,15 @@ class ResponseObject(msgspec.Struct, gc=False):
     response: msgspec.Raw | None = None
 
 
+class _Details(msgspec.Struct, gc=False):
+    reason: str | None = None
+
+
+class _Ended(msgspec.Struct, gc=False):
+    incomplete_details: _Details | None = None
+
+
+_decode_ended = msgspec.json.Decoder(_Ended).decode
 _decode_response = msgspec.json.Decoder(ResponseObject).decode
 
 
@@ -70,6 +79,15 @@ def failure_of(response: ResponseObject) -> dict[str, Any]:
         return MODEL_FAILED
     found = error_object(value) if isinstance(value, str | dict | list) and value else None
     return found or MODEL_FAILED
+
+
+def incomplete_reason(raw: msgspec.Raw | None) -> str:
+    """Return why the response in *raw* is incomplete; empty where it is not."""
+    try:
+        details = None if raw is None else _decode_ended(raw).incomplete_details
+    except DECODE_FAULTS:
+        return ""
+    return "" if details is None else details.reason or ""
 
 
 def error_in(response: ResponseObject, payload: bytes) -> dict[str, Any] | None:

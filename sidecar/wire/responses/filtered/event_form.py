@@ -11,9 +11,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.decoding.values import decode_forwarded
 from policies.api.event import Event
-from sidecar.wire.decoding.own_choice import DECODE_FAULTS
 from sidecar.wire.responses.events.closing_events import encoded_event, ending_events
 from sidecar.wire.responses.events.outline import Outline, item_key_of
 from sidecar.wire.responses.events.response_event import (
@@ -30,9 +28,10 @@ from sidecar.wire.responses.events.response_event import (
     kind_of,
     read_event,
 )
+from sidecar.wire.responses.events.response_object import incomplete_reason
 
 from .seen_parts import SeenParts
-from .shown_texts import ShownTexts
+from .shown_texts import ShownTexts, shallow_fields
 from .whole_events import WholeEvents, rebuilt_response
 
 NEEDLESS_FIELDS = ("obfuscation", "logprobs")
@@ -116,10 +115,8 @@ class ResponsesForm:
         return found
 
     def _finish_of(self, event: ResponseEvent) -> str:
-        data = _decoded(bytes(event.response or b""))
-        details = data.get("incomplete_details")
-        reason = details.get("reason") if isinstance(details, dict) else None
-        if isinstance(reason, str) and reason:
+        reason = incomplete_reason(event.response)
+        if reason:
             return FINISH_BY_REASON.get(reason, reason)
         return "tool_calls" if self._seen.has_calls else "stop"
 
@@ -196,7 +193,7 @@ class ResponsesForm:
         if data is None and event.raw and self._is_next(read):
             self._shown.add_other(read)
             return event.raw
-        return self._note(event.data if data is None else data)
+        return self._note(shallow_fields(event.payload) if data is None else data)
 
     def _is_next(self, read: ResponseEvent) -> bool:
         """Whether the number of *read* is above that of the last event; it is not behind events that were added."""
@@ -233,11 +230,3 @@ class ResponsesForm:
         for fields in ending_events(self._shown, REASON_BY_FINISH.get(finish), None):
             written += encoded_event(fields)[0]
         return written
-
-
-def _decoded(raw: bytes) -> dict[str, Any]:
-    try:
-        data = decode_forwarded(raw)
-    except DECODE_FAULTS:
-        return {}
-    return data if isinstance(data, dict) else {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from policies.api.decoding.values import decode_forwarded
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS
 from sidecar.wire.responses.events.closing_events import TEXT_ITEMS
-from sidecar.wire.responses.events.outline import MAX_KEPT_PARTS, item_key_of, part_names
-from sidecar.wire.responses.events.output_items import text_of_part
+from sidecar.wire.responses.events.outline import MAX_KEPT_PARTS, item_id_of, item_key_of, part_names
+from sidecar.wire.responses.events.output_items import item_texts, output_items, text_of_part
 from sidecar.wire.responses.events.response_event import (
     ADDED_ITEM,
     DELTA_ENDING,
@@ -20,16 +20,12 @@ from sidecar.wire.responses.events.response_event import (
     REFUSAL_NAME,
     SUMMARY_NAME,
     TERMINAL_TYPES,
-    TEXT_NAME,
     TEXT_TYPES,
     Key,
     PartKind,
     ResponseEvent,
     kind_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 PLACE_FIELDS = ("item_id", "output_index", "content_index", "summary_index")
 NO_PART = -1
@@ -82,14 +78,15 @@ class SeenParts:
         fields = {field: value for field in PLACE_FIELDS if (value := getattr(event, field)) is not None}
         kind = kind_of(name + DELTA_ENDING)
         key = event.item_key
+        if len(self._parts) >= MAX_KEPT_PARTS:  # further parts count as the last one
+            return next(reversed(self._parts.values()))
         number = self._calls.get(key, NO_PART) if kind is PartKind.OTHER else NO_PART
         if number < 0:
             number, self._count = self._count, self._count + 1
         is_text = name + DELTA_ENDING in TEXT_TYPES
         part = SeenPart(number=number, name=name, fields=fields, is_text=is_text, item_key=key)
-        if len(self._parts) < MAX_KEPT_PARTS:
-            self._parts[key, name, event.place] = part
-            self._keys[key] = None
+        self._parts[key, name, event.place] = part
+        self._keys[key] = None
         if is_text:
             self._open.append(part)
             self._last_text = part
@@ -150,40 +147,40 @@ class SeenParts:
             for each in part_names(name, event.part):
                 yield from self._rest(event.item_key, each, place, text_of_part(event.part), is_announced=True)
         elif event.item is not None and name in (ADDED_ITEM, DONE_ITEM):
-            data = _decoded(event.item)
             key = item_key_of(event)
             more = {} if event.output_index is None else {"output_index": event.output_index}
-            yield from self._unseen_item(data, key, more, is_announced=name == ADDED_ITEM)
-        elif name in TERMINAL_TYPES:
-            output = _decoded(event.response).get("output")
-            for at, item in enumerate(output if isinstance(output, list) else ()):
-                if isinstance(item, dict):
-                    yield from self._unseen_output(item, at)
+            yield from self._unseen_item(event.item, key, more, is_announced=name == ADDED_ITEM)
+        elif name in TERMINAL_TYPES and event.response is not None:
+            for at, item in enumerate(output_items(event.response)):
+                yield from self._unseen_output(item, at)
         elif name.endswith(DONE_ENDING) and event.repeated:
             each = name.removesuffix(DONE_ENDING)
             if kind_of(each + DELTA_ENDING) is not PartKind.OTHER:
                 yield from self._rest(event.item_key, each, place, event.repeated, is_announced=True)
 
-    def _unseen_output(self, item: dict[str, Any], at: int) -> Iterator[dict[str, Any]]:
-        identity = item.get("id")
-        key: Key = at if self.has_item(at) or not isinstance(identity, str) or not self.has_item(identity) else identity
+    def _unseen_output(self, item: msgspec.Raw, at: int) -> Iterator[dict[str, Any]]:
+        key = self.key_in_output(item_id_of(item), at)
         found = list(self._unseen_item(item, key, {"output_index": at} if key == at else {}, is_announced=False))
         if found and not self.has_item(key):
-            yield {"type": ADDED_ITEM, "output_index": at, "item": {**item, "status": "in_progress", "content": []}}
+            fields = _decoded(item)
+            yield {"type": ADDED_ITEM, "output_index": at, "item": {**fields, "status": "in_progress", "content": []}}
         yield from found
 
+    def key_in_output(self, identity: str | None, at: int) -> Key:
+        """Return the key of the item with *identity* that is at the place *at* of the output of a response object."""
+        return at if identity is None or self.has_item(at) or not self.has_item(identity) else identity
+
     def _unseen_item(
-        self, item: dict[str, Any], key: Key, place: dict[str, Any], *, is_announced: bool
+        self, item: msgspec.Raw, key: Key, place: dict[str, Any], *, is_announced: bool
     ) -> Iterator[dict[str, Any]]:
-        if isinstance(identity := item.get("id"), str):
+        if (identity := item_id_of(item)) is not None:
             place = {"item_id": identity, **place}
-        for field, index in (("summary", "summary_index"), ("content", "content_index")):
-            parts = item.get(field)
-            for at, part in enumerate(parts if isinstance(parts, list) else ()):
-                if isinstance(part, dict) and (name := name_of_part(part, field)):
-                    text = part.get("refusal" if name == REFUSAL_NAME else "text")
-                    if isinstance(text, str):
-                        yield from self._rest(key, name, {**place, index: at}, text, is_announced=is_announced)
+        for text in item_texts(item):
+            if text.name:
+                index = "summary_index" if text.name == SUMMARY_NAME else "content_index"
+                yield from self._rest(
+                    key, text.name, {**place, index: text.place}, text.text, is_announced=is_announced
+                )
 
     def _rest(
         self, key: Key, name: str, place: dict[str, Any], text: str, *, is_announced: bool
@@ -201,14 +198,6 @@ class SeenParts:
                 begun["type"] = "summary_text"
             yield {"type": f"response.{kind}.added", **place, "part": begun}
         yield {"type": name + DELTA_ENDING, **place, "delta": text[shown:]}
-
-
-def name_of_part(part: dict[str, Any], field: str) -> str:
-    """Return the name of the text of *part*, which is in *field* of an item; empty if it has none."""
-    if field == "summary":
-        return SUMMARY_NAME
-    names: Sequence[str] = (TEXT_NAME, REFUSAL_NAME, "response.reasoning_text")
-    return next((name for name in names if name == f"response.{part.get('type')}"), "")
 
 
 def _decoded(raw: msgspec.Raw | None) -> dict[str, Any]:
