@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +34,12 @@ NO_RESPONSE: dict[str, Any] = {"id": "", "object": "response", "created_at": 0, 
 _CALL_FIELDS = {"function_call": (ARGUMENTS_NAME, "arguments"), "custom_tool_call": (INPUT_NAME, "input")}
 
 
+def is_text_item(item: Mapping[str, Any]) -> bool:
+    """Whether *item* is a message or reasoning."""
+    kind = item.get("type")
+    return isinstance(kind, str) and kind in TEXT_ITEMS
+
+
 def encoded_event(fields: dict[str, Any]) -> tuple[bytes, bytes]:
     """Return *fields* as a server-sent event, and as JSON."""
     payload = one_line(msgspec.json.encode(fields))
@@ -45,7 +51,7 @@ def usage_object(usage: Usage, prompt_tokens: int, reasoning: int) -> dict[str, 
     prompt = usage.input or prompt_tokens
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": usage.cached},
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": min(reasoning, usage.output)},
         "total_tokens": prompt + usage.output,
@@ -68,7 +74,7 @@ def ending_events(outline: Outline, reason: str | None, usage: dict[str, Any] | 
             continue
         parts = outline.parts_of(key)
         fields = _fields_of(item.added if item is not None else b"", parts)
-        if fields.get("type") not in TEXT_ITEMS or not all(part.is_whole for part in parts):
+        if not is_text_item(fields) or not all(part.is_whole for part in parts):
             continue
         events += [event for part in parts if not part.is_closed for event in _closing_part(part)]
         content = [_part_object(part) for part in parts if part.name != SUMMARY_NAME]

@@ -9,7 +9,7 @@ import msgspec
 
 from policies.api.decoding.values import decode_forwarded
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS
-from sidecar.wire.responses.events.closing_events import TEXT_ITEMS
+from sidecar.wire.responses.events.closing_events import is_text_item
 from sidecar.wire.responses.events.outline import MAX_KEPT_PARTS, item_id_of, item_key_of, part_names
 from sidecar.wire.responses.events.output_items import item_texts, output_items, text_of_part
 from sidecar.wire.responses.events.response_event import (
@@ -120,7 +120,7 @@ class SeenParts:
     def call(self, event: ResponseEvent) -> int:
         """Return the number of the call whose item *event* has; `NO_PART` for a message or reasoning."""
         data = _decoded(event.item)
-        if data.get("type") in TEXT_ITEMS:
+        if is_text_item(data):
             return NO_PART
         key = item_key_of(event)
         if key not in self._calls and len(self._calls) < MAX_KEPT_PARTS:
