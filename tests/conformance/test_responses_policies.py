@@ -238,6 +238,28 @@ def test_dropped_calls_are_not_in_the_response() -> None:
     assert events[-1]["response"]["output"] == []
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": "response.later.delta", "delta": "secret"},
+        {"type": "response.later", "secret": "x"},
+        {
+            "type": "response.shell_call_output_content.delta",
+            "item_id": "s",
+            "output_index": 9,
+            "delta": {"stdout": "x"},
+        },
+        {"type": "response.image_generation_call.partial_image", "item_id": "i", "partial_image_b64": "QUJD"},
+    ],
+    ids=lambda fields: fields["type"],
+)
+def test_output_of_any_type_passes_policies(fields: dict[str, Any]) -> None:
+    """A policy can drop output that is no text, also of a type that nothing knows."""
+    begun, rest = STREAMS["text"][:6], STREAMS["text"][6:]
+    events = shown(WithoutCalls(), *begun, fields, *rest)
+    assert events == [*begun, *rest]
+
+
 def test_changed_arguments_are_repeated() -> None:
     """A policy that changes arguments by `with_payload` changes them where they are repeated."""
 

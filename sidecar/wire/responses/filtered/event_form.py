@@ -25,6 +25,7 @@ from sidecar.wire.responses.events.response_event import (
     ReadItem,
     ResponseEvent,
     event_of_object,
+    is_silent,
     kind_of,
     read_event,
 )
@@ -97,6 +98,8 @@ class ResponsesForm:
                 self._withheld.add(item_key_of(event))
         elif event.item is None and event.part is None and event.response is None and kind_of(name) is PartKind.OTHER:
             number = seen.number_of(event)
+            if number < 0 and not is_silent(name):  # output of a type that is not known
+                number = seen.last
             tool = number >= 0
         events.append(Event(raw=raw, payload=payload, tool=tool, finish=finish, index=number, form=self))
         if is_added:
