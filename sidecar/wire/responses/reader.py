@@ -11,7 +11,8 @@ import msgspec
 from policies.api.decoding.token_counts import SHORT_PIECE, least_tokens, streamed_tokens, value_tokens
 from policies.api.event import Batch, Event, WholeBatch
 from policies.api.usage import Usage
-from sidecar.wire.answer_reader import DONE_MARKER, MAX_HELD_BYTES, MAX_HELD_EVENTS
+from sidecar.wire.answer_form import MAX_ANSWER_BYTES
+from sidecar.wire.answer_reader import DONE_MARKER, MAX_HELD_EVENTS
 from sidecar.wire.chunk import Chunk
 from sidecar.wire.error_object import NOT_JSON, MalformedAnswer, error_of_event, error_of_list, find_error
 from sidecar.wire.reported_usage import Report
@@ -128,7 +129,8 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
 
     def _hold(self, frame: Frame) -> None:
         self._held_bytes += len(frame.raw)
-        if self._held_bytes > MAX_HELD_BYTES or len(self._held) > MAX_HELD_EVENTS:
+        # The first two events repeat the instructions and the tools of the request, so that they may be large.
+        if self._held_bytes > MAX_ANSWER_BYTES or len(self._held) > MAX_HELD_EVENTS:
             self.failure = MalformedAnswer("the stream has too many bytes or events before its first output")
         if self.failure is not None:
             self._held, self._held_raw = [], []

@@ -210,6 +210,16 @@ def test_events_before_output_are_bounded() -> None:
     assert reader.failure is not None
 
 
+def test_long_instructions_are_repeated_before_output() -> None:
+    """The first two events repeat the instructions of the request, however long they are."""
+    reader = ResponsesReader()
+    taken(reader, *opened(instructions="x" * 2_000_000))
+    assert reader.failure is None
+    batch = taken(reader, DELTA | {"delta": "x"})
+    assert batch is not None
+    assert len(batch.raw) > 4_000_000
+
+
 def test_report_below_what_was_read_counts_as_read() -> None:
     """A report that cannot be true is replaced by the estimate."""
     reader = ResponsesReader()
