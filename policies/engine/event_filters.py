@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from policies.api.event import Batch, Event, WholeBatch
+from policies.api.event import Batch, Event, OrderedForm, WholeBatch
 from policies.api.lease import Lease
 from policies.api.rejection import Stop
 
@@ -19,8 +19,6 @@ from .rebuilt_answer import rebuilt_answer
 if TYPE_CHECKING:
     from typing import Self
 
-    from policies.api.event import EventForm
-
 
 class EventFilters:
     """The leases of one call that override `on_event` or `flush`.
@@ -29,15 +27,16 @@ class EventFilters:
     leases run in the context of their own call, which `of` captures.
     """
 
-    __slots__ = ("_choices_left", "_context", "_form", "_leases", "_may_hold", "_part")
+    __slots__ = ("_choices_left", "_context", "_leases", "_may_hold", "_ordered", "_part")
 
     def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
         self._leases, self._choices_left, self._context = leases, choices, context
-        self._form: EventForm | None = None
+        self._ordered: OrderedForm | None = None
+        """The form of an answer whose texts end each on its own; None for other answers, which end once for each choice."""
         self._part = 0
-        """The part of the last event, in answers of an API with a form of its own: what leases flush belongs to it."""
+        """The part of the last event of such an answer: what leases flush belongs to it."""
         self._may_hold = True
-        """Whether leases may hold something back: with a form, whether they have read an event since the last flush."""
+        """Whether leases may hold something back: in such an answer, whether they have read an event since the last flush."""
 
     @classmethod
     def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
@@ -76,13 +75,13 @@ class EventFilters:
     def _apply(self, batch: Batch) -> Batch:
         shown: list[Event] = []
         last, events = batch.last, batch.events
-        if events and events[0].form is not None:
-            self._form = events[0].form
+        if events and (form := events[0].form) is not None and isinstance(form, OrderedForm):
+            self._ordered = form
         for event in events:
             if event.index < 0:
                 shown.append(event)
                 continue
-            if self._form is not None:
+            if self._ordered is not None:
                 self._part, self._may_hold = event.index, self._may_hold or event.finish is None
             try:
                 kept = self._filtered(event, self._leases)
@@ -101,11 +100,11 @@ class EventFilters:
     def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
         """Return *event*, which finishes a choice; the last finish comes after the text that leases flush.
 
-        With a form, each part of the answer finishes, and leases flush before each finish.
+        With an ordered form, each text of the answer finishes, and leases flush before each finish.
         """
-        if self._form is None or ends_all:
+        if self._ordered is None or ends_all:
             self._choices_left = 0 if ends_all else self._choices_left - 1
-        is_open = not self._may_hold if self._form is not None else self._choices_left > 0
+        is_open = not self._may_hold if self._ordered is not None else self._choices_left > 0
         if is_open or not (flushed := self._flush()):
             return [event]
         if event.whole:
@@ -128,7 +127,7 @@ class EventFilters:
     def _flush(self) -> list[Event]:
         # Text that a lease flushes passes the leases between it and the client.
         flushed: list[Event] = []
-        self._may_hold = self._form is None
+        self._may_hold = self._ordered is None
         for at, lease in enumerate(self._leases):
             events = lease.flush()
             if not isinstance(events, Iterable):
@@ -136,8 +135,8 @@ class EventFilters:
             for event in events:
                 if not isinstance(event, Event):
                     raise HookMisuse(returned(lease, "flush", event, "a sequence of events", is_item=True))
-                if self._form is not None and event.form is None:
-                    event = replace(event, form=self._form, index=self._part)  # noqa: PLW2901  # the same event
+                if self._ordered is not None and event.form is None:
+                    event = replace(event, form=self._ordered, index=self._part)  # noqa: PLW2901  # the same event
                 kept = self._filtered(event, self._leases[at + 1 :])
                 if kept is not None:
                     flushed.append(kept)
@@ -145,21 +144,26 @@ class EventFilters:
 
     def _raw(self, batch: Batch, shown: Sequence[Event]) -> bytes:
         """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
-        events, form = batch.events, self._form
+        events = batch.events
         if isinstance(batch, WholeBatch):
-            if len(shown) == len(events) and all(map(is_, shown, events)):
-                return batch.raw
-            rebuilt = rebuilt_answer if form is None else form.rebuilt_answer
-            return rebuilt(batch.payload, shown, events)
+            is_same = len(shown) == len(events) and all(map(is_, shown, events))
+            return batch.raw if is_same else _rebuilt(batch.payload, shown, events)
         whole = next((event.payload for event in events if event.whole), None)
-        return self._encoded(shown) if whole is None else rebuilt_answer(whole, shown)
+        return self._encoded(shown) if whole is None else _rebuilt(whole, shown, ())
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
-        if self._form is not None:
-            return self._form.written(events)
+        if self._ordered is not None:
+            return self._ordered.written(events)
         return b"".join(event.encode() for event in events)
 
 
+def _rebuilt(payload: bytes, shown: Sequence[Event], unchanged: Sequence[Event]) -> bytes:
+    """Return the whole answer *payload* with its texts as in *shown*; *unchanged* are the events before the policies."""
+    form = next((event.form for event in (*unchanged, *shown) if event.form is not None), None)
+    write = rebuilt_answer if form is None else form.rebuilt_answer
+    return write(payload, shown, unchanged)
+
+
 def _stopped(event: Event, stop: Stop) -> Event:
-    payload = event.payload if event.form is None else b""
+    payload = b"" if isinstance(event.form, OrderedForm) else event.payload
     return replace(event, raw=b"", payload=payload, text="", reasoning="", tool=False, finish=stop.finish)

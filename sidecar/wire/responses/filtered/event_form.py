@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.event import Event
+from policies.api.event import Event, OrderedForm
 from sidecar.wire.responses.events.closing_events import encoded_event, ending_events
 from sidecar.wire.responses.events.outline import Outline, item_key_of
 from sidecar.wire.responses.events.response_event import (
@@ -41,8 +41,8 @@ REASON_BY_FINISH = {"length": "max_output_tokens", "content_filter": "content_fi
 FINISH_BY_REASON = {"max_output_tokens": "length", "content_filter": "content_filter"}
 
 
-class ResponsesForm:
-    """See `policies.api.event.EventForm`. One per answer; it takes the events in order, once each."""
+class ResponsesForm(OrderedForm):
+    """See `policies.api.event.OrderedForm`. One per answer; it takes the events in order, once each."""
 
     def __init__(self) -> None:
         self._seen = SeenParts()
@@ -161,7 +161,7 @@ class ResponsesForm:
         return rebuilt_response(self._whole, events, unchanged, REASON_BY_FINISH)
 
     def written(self, events: Sequence[Event]) -> bytes:
-        """See `EventForm.written`."""
+        """See `OrderedForm.written`."""
         return b"".join(map(self._written, events))
 
     def _written(self, event: Event) -> bytes:
