@@ -58,6 +58,15 @@ class RunningPolicy:
         """
         return None
 
+    def limits_for(self, call: Call) -> Sequence[Claim]:
+        """Return the limits that count calls like *call*, as claims of the least that one such call takes.
+
+        Called for each `GET /v1/usage`; nothing is reserved. It must change nothing and must not block. *call* has the
+        caller's tenant, address, profile and headers. Its body has only the model and the user of the query, if any.
+        `match` is not checked before: it is shown. Return the same counters as the leases of `admit` do.
+        """
+        return ()
+
     async def stop(self) -> None:
         """Release resources. Called once, when the last chain that uses it is closed."""
 
@@ -109,6 +118,8 @@ class Policy(
     """Fields that a profile may only lower; None is the loosest value."""
     fixed_in_profiles: ClassVar[tuple[str, ...]] = ("name", "match", "when_store_fails")
     """Fields that a profile cannot change, because its calls share the base chain's counters."""
+    fixed_because: ClassVar[str] = "they share one counter: set it in [[policy]] instead"
+    """Why the fields of `fixed_in_profiles` cannot differ, and the cure, for the error at start."""
     runs_once: ClassVar[bool] = True
     """Whether all chains of a process share the object that an overridden `start` returns. See `start`."""
 
@@ -171,12 +182,18 @@ class Policy(
             answer=answer,
             max_identities=0 if group is None else max_identities,
             identity_group=group or "",
+            by=by,
         )
 
 
 def overrides(running: RunningPolicy, name: str) -> bool:
     """Whether the class of *running* overrides the hook *name*."""
     return getattr(type(running), name) is not getattr(RunningPolicy, name)
+
+
+def is_built_in(policy: type[RunningPolicy]) -> bool:
+    """Whether *policy* is a class of this package."""
+    return policy.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def is_shared(policy: type[Policy]) -> bool:

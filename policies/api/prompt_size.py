@@ -21,7 +21,7 @@ MAX_SHORT_SETTING = 42
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
     "model models messages stream stream_options stop user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
     " presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs parallel_tool_calls"
-    " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier".split()
+    " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier encoding_format dimensions echo".split()
 )
 """Fields of a body that models do not read. A server may put any other field into the prompt, so those count."""
 MAX_READ_ITEMS = 5_000
@@ -56,8 +56,8 @@ def size_of(call: Call) -> Size:
     the body.
     """
     size = parts = media = files = 0
-    messages, ids, _ = call.prompt
-    prompt_fields, rest = call.operation.prompt_fields, list[Message]()
+    prompt, form, rest = call.prompt, call.operation, list[Message]()
+    messages, prompt_fields = prompt.messages, form.prompt_fields
     count = len(messages)
     if count > MAX_READ_ITEMS:
         messages, rest = _read_and_rest(messages)
@@ -87,7 +87,8 @@ def size_of(call: Call) -> Size:
     if rest:
         read, of_rest = _measured_at_once(rest)
         size, media = size + read, media + of_rest
-    return Size(size, count, parts, media, files, ids)
+    framed = count if form.frames_messages else 0
+    return Size(size, framed, parts + count - framed, media, files, prompt.token_ids)
 
 
 def _read_and_rest(messages: list[Message]) -> tuple[list[Message], list[Message]]:
@@ -114,8 +115,10 @@ def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
     *media* tokens too: it may refer to a file that upstream fetches. Parts and messages beyond 5,000 count as in `size_of`.
     Time is linear in the size of the body.
     """
-    messages, ids, _ = call.prompt
-    parts, tokens = 0, ids + BOUND_MESSAGE_TOKENS * len(messages)
+    prompt = call.prompt
+    messages, ids = prompt.messages, prompt.token_ids
+    frame = BOUND_MESSAGE_TOKENS if call.operation.frames_messages else PART_TOKENS
+    parts, tokens = 0, ids + frame * len(messages)
     messages, rest = _read_and_rest(messages)
     for message in messages:
         content = message.get("content")

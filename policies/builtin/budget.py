@@ -9,7 +9,15 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from policies.api.call import Call
-from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities, counts_by_model
+from policies.api.claim import (
+    DEFAULT_MAX_IDENTITIES,
+    MICRO_DOLLARS_PER_DOLLAR,
+    By,
+    Claim,
+    Identities,
+    Unit,
+    counts_by_model,
+)
 from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
@@ -49,6 +57,7 @@ class Budget(Policy, frozen=True):
     what an answer without a ceiling uses beyond its reservation. That is charged as debt. An image or other media part
     counts as `media` tokens; with `"bound"` its bytes count too, and so do those of all fields that may enter the prompt.
     A prompt counts once more for each call of a tool that the server may run (`max_tool_calls`).
+    What upstream keeps of earlier calls counts as the tokens that it last reported.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
     `when_store_fails = "admit"`.
@@ -100,11 +109,23 @@ class Budget(Policy, frozen=True):
         own: dict[str, Sequence[str]] = {"prices": tuple(self.prices)} if self.usd is not None else {}
         return {**super().model_options, **own, **({"by": ()} if counts_by_model(self.by) else {})}
 
+    @property
+    def amount(self) -> int:
+        """The limit in tokens, or in micro-dollars."""
+        return round((self.usd or 0) * MICRO_DOLLARS_PER_DOLLAR) if self.tokens is None else self.tokens
+
+    def limits_for(self, call: Call) -> Sequence[Claim]:
+        """Return a claim of nothing: what a call reserves depends on its prompt and its model's price."""
+        window = Calendar(self.window, self.timezone)
+        unit: Unit = "tokens" if self.usd is None else "usd"
+        most = self.identities
+        return (self.claim(call, 0, limit=self.amount, window=window, by=self.by, unit=unit, max_identities=most),)
+
     async def admit(self, call: Call) -> Lease | None:
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""
         if not call.has_completion:
             return None
-        if self.reserve == "bound" and call.max_tokens is None:
+        if self.reserve == "bound" and call.max_tokens is None and call.has_ceiling:
             call.max_tokens = ceiling = self.expected_answer(call)
             call.note(f"set the answer's ceiling to {ceiling} tokens")
         return _TokenLease(self, call) if self.usd is None else _DollarLease(self, call)
@@ -136,6 +157,7 @@ class _BudgetLease(Lease):
             self._prompt = bound_tokens(call, policy.media)
         else:
             self._prompt = call.services.tokens.estimate(model, size, policy.media, tenant=call.tenant)
+        self._prompt += call.hidden_prompt_tokens
         self._prompt *= call.prompt_turns
         return self._prompt
 
@@ -171,14 +193,13 @@ class _DollarLease(_BudgetLease):
 
     def claims(self) -> Sequence[Claim]:
         policy, call = self._policy, self._call
-        assert policy.usd is not None  # for the type: `admit` chooses this class
         prices = self._prices(call.served_models)
         prompt = self._measure()
         return (
             policy.claim(
                 call,
                 max(price.prompt(prompt) for price in prices),
-                limit=round(policy.usd * MICRO_DOLLARS_PER_DOLLAR),
+                limit=policy.amount,
                 window=Calendar(policy.window, policy.timezone),
                 by=policy.by,
                 unit="usd",

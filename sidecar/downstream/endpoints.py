@@ -82,10 +82,10 @@ class OperationRoute(Route):
         """See `Route`."""
         check_json(request.headers)
         services = self.services
+        operation, limit = self.operation, services.settings.server.max_body
         body, is_large = await read_object(
-            request, services.settings.server.max_body, self.large_inflated, services.buffered
+            request, limit, self.large_inflated, services.buffered, operation.token_id_fields
         )
-        operation = self.operation
         items = await in_steps(operation.check_steps(body)) if is_large else operation.check(body)
         note = ""
         if self._known_upstreams is not False or request.access.fields == "known":

@@ -31,9 +31,12 @@ from sidecar.downstream.route import (
     MODELS_PATH,
     READY_PATH,
     REQUEST_ID_HEADER,
+    USAGE_PATH,
     Route,
 )
+from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import advice, origin_of
+from sidecar.downstream.usage.usage_route import UsageRoute
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
@@ -50,6 +53,8 @@ DATA_ROUTES: Mapping[str, Callable[[Gateway], Route]] = {
     CHAT_PATH: ChatRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,
+    USAGE_PATH: UsageRoute,
+    **stored_routes(),
 }
 """Makes the routes of the data, by their paths."""
 
@@ -63,7 +68,7 @@ class Application:
         self._routes: dict[str, Route] = {}
         self._limits: HttpLimits | None = None
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` has it
+        data = [self._data_route(path) for path in DATA_ROUTES if "{" not in path]  # `past_router` has the others
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],

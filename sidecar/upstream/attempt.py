@@ -166,7 +166,7 @@ class Attempt:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
             path, upstream = operation_of(self._call).upstream_path, self._upstream
             if upstream.routes.note_refusal("POST", path, response.status, body, self._model):
-                failure = upstream.lacks_route(response, path)
+                failure = upstream.lacks_route(response, path, self._model)
             else:
                 failure = upstream.failure(
                     response, body, self._model, upstream.secrets_of(self._call.forwarded_headers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -257,3 +257,18 @@ def events_of(items: Sequence[Item]) -> list[Event]:
         else:
             events.append(Event(raw=raw, payload=payload, index=-1))
     return events
+
+
+class ChunkForm(NamedTuple):
+    """How an API writes its chunks.
+
+    *decode* reads one, and raises an error of msgspec for what *read* may still read, with fields of unexpected types;
+    *read* raises `ValueError`. *events_of* makes events of what was read.
+    """
+
+    decode: Callable[[bytes], Chunk]
+    read: Callable[[bytes], Chunk]
+    events_of: Callable[[Sequence[Item]], list[Event]]
+
+
+CHAT_CHUNKS = ChunkForm(decode_chunk, read_chunk, events_of)

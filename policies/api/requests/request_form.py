@@ -12,12 +12,15 @@ from .parts import Message
 class Prompt(NamedTuple):
     """The prompt of a request: its messages, the number of token ids, and how many prompts are answered separately.
 
-    A prompt that is a string, or a list of them, has one message without a role for each.
+    A prompt that is a string, or a list of them, has one message without a role for each. Token ids that the sidecar has not
+    decoded (`msgspec.Raw`) are counted by their commas.
     """
 
     messages: list[Message]
     token_ids: int = 0
     prompts: int = 1
+    longest_ids: int = 0
+    """The number of token ids of the longest prompt that consists of them."""
 
 
 class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,8 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each prompt of a list gets answers of its own."""
     turns_field: str = ""
     """The field with the most calls of the server's own tools; each of them sends the prompt to the model again."""
+    frames_messages: bool = True
+    """Whether a chat template puts a frame around each message of the prompt; false for plain text."""
     can_stream: bool = True
     """Whether `stream` has an effect."""
 
@@ -49,30 +54,54 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
         """Return the prompt in *body*. Called about twice per call; no text is copied."""
         if len(self.prompt_fields) == 1 and self.prompt_fields[0] == self.conversation_field:
             return Prompt(body.get(self.conversation_field) or [])
-        messages: list[Message] = []
-        ids, prompts = 0, 1
+        found = _Found()
         for field in self.prompt_fields:
             value = body.get(field)
-            if not isinstance(value, list):
-                if isinstance(value, str):
-                    messages.append({"content": value})
-                elif value is not None:
-                    messages.append({"content": [value]})
-                continue
-            plain = 0
-            for each in value:
-                if isinstance(each, dict):
-                    messages.append(each)
-                elif isinstance(each, str):
-                    messages.append({"content": each})
-                elif isinstance(each, list):
-                    ids += len(each)
-                else:
-                    plain += 1
-            ids += plain
-            if self.answers_each_prompt and not plain:
-                prompts = max(prompts, len(value))
-        return Prompt(messages, ids, prompts)
+            if isinstance(value, list):
+                found.take_list(value)
+            elif isinstance(value, msgspec.Raw):
+                found.take_ids(bytes(value))
+            elif value is not None:
+                found.messages.append({"content": value if isinstance(value, str) else [value]})
+        prompts = found.prompts if self.answers_each_prompt else 1
+        return Prompt(found.messages, found.ids, prompts, found.longest)
+
+
+class _Found:
+    """What has been read of a prompt."""
+
+    __slots__ = ("ids", "longest", "messages", "prompts")
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.ids = self.longest = 0
+        self.prompts = 1
+
+    def take_list(self, value: list[Any]) -> None:
+        """Take a list of messages, of prompts, or of token ids, which may be mixed (llama.cpp)."""
+        plain = 0
+        for each in value:
+            if isinstance(each, dict):
+                self.messages.append(each)
+            elif isinstance(each, str):
+                self.messages.append({"content": each})
+            elif isinstance(each, list):
+                self._add(len(each))
+            else:
+                plain += 1
+        self._add(plain)
+        if not plain:
+            self.prompts = max(self.prompts, len(value))
+
+    def take_ids(self, written: bytes) -> None:
+        """Take token ids, or lists of them, that are not decoded."""
+        for ids in written.split(b"]"):
+            self._add(ids.count(b",") + 1)
+        self.prompts = max(self.prompts, written.count(b"[") - 1)
+
+    def _add(self, ids: int) -> None:
+        self.ids += ids
+        self.longest = max(self.longest, ids)
 
 
 CHAT_REQUEST = RequestForm(name="chat")
@@ -81,3 +110,7 @@ MODELS_REQUEST = RequestForm(
     name="models", has_completion=False, prompt_fields=(), conversation_field="", ceiling_field="", can_stream=False
 )
 """The list of models, or the entry of one."""
+STORED_REQUEST = RequestForm(
+    name="stored", has_completion=False, prompt_fields=(), conversation_field="", ceiling_field="", can_stream=False
+)
+"""Stored responses and conversations: no model works for them."""

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
@@ -112,6 +112,22 @@ class Database:
         if isinstance(error, sqlite3.Error):
             raise StoreDown(self._describe(error)) from error
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Execute]:
+        """Give `execute` for statements that only read, in one snapshot of the file; writers are not waited for."""
+        try:
+            self.end_read()
+            if self._connection is None:
+                self._open()
+            self.execute("BEGIN")
+            yield self.execute
+            self.execute("COMMIT")
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreDown(self._describe(error)) from error
+            raise
+
     def _leave_read_open(self) -> None:
         """Open a read, unless other processes use the file: an open read keeps what they write in the WAL."""
         if self._reader is None or self.is_shared:
@@ -173,12 +189,12 @@ class Database:
                 msg = f"{self._path} holds the tables of another program; name another file"
                 raise StoreDown(msg)
             if version == 0:
-                for statement in resources.files(__package__).joinpath("schema.sql").read_text("utf-8").split(";"):
-                    file.execute(statement)
+                _execute_file(file, "schema.sql")
                 file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 msg = f"{self._path} was written by another version ({version}, this one reads {SCHEMA_VERSION}); use another file"
                 raise StoreDown(msg)
+            _execute_file(file, "entries.sql")
             file.execute("COMMIT")
         except BaseException:
             file.close()
@@ -198,6 +214,12 @@ class Database:
             "see that no other program writes to the file",
         )
         return f"{self._path}: {text}; {remedy}"
+
+
+def _execute_file(file: sqlite3.Connection, name: str) -> None:
+    """Execute the statements of the SQL file *name* of this package in the open transaction of *file*."""
+    for statement in resources.files(__package__).joinpath(name).read_text("utf-8").split(";"):
+        file.execute(statement)
 
 
 def _use_wal(file: sqlite3.Connection, timeout: float) -> None:

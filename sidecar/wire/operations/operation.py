@@ -96,6 +96,8 @@ class Operation(ABC):
     """Whether a stream has usage only with `stream_options.include_usage`, which the sidecar adds."""
     renames_ceiling: ClassVar[bool] = False
     """Whether some servers know the ceiling as `max_completion_tokens` alone, others not (chat completions)."""
+    token_id_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that may have hundreds of thousands of token ids, which stay JSON in a large body."""
     has_chat_nest_events: ClassVar[bool] = False
     """Whether the header `x-event-schema: chat-nest` is obeyed."""
     stream_end: ClassVar[bytes] = OPENAI_DONE_EVENT

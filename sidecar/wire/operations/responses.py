@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from policies.api.requests.request_form import RequestForm
-from sidecar.wire.request.responses_request import PROMPT_FIELDS, RESPONSES_FIELDS, check_responses, responses_steps
+from sidecar.wire.request.responses_request import INPUT_FIELDS, RESPONSES_FIELDS, check_responses, responses_steps
 from sidecar.wire.responses.events.closing_events import encoded_event
 from sidecar.wire.responses.reader import ResponsesReader
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RESPONSES_REQUEST = RequestForm(
     name="responses",
-    prompt_fields=PROMPT_FIELDS,
+    prompt_fields=INPUT_FIELDS,
     conversation_field="",
     ceiling_field="max_output_tokens",
     turns_field="max_tool_calls",

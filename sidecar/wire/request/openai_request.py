@@ -105,7 +105,10 @@ def _too_many_items() -> BadRequest:
 
 
 def settle_fields(body: dict[str, Any]) -> None:
-    """Write the numbers and switches of *body* that all APIs have as all servers read them, and check its names of models."""
+    """Write the numbers and switches of *body* as all servers read them, and check its names of models and of the user.
+
+    Raises `BadRequest`.
+    """
     if not _CEILING_FIELDS.isdisjoint(body):
         settle_ceilings(body)
     if not _CHOICE_FIELDS.isdisjoint(body):

@@ -25,11 +25,11 @@ from .openai_request import (
 )
 from .request_counts import as_switch, positive_number
 
-PROMPT_FIELDS = ("instructions", "input")
+INPUT_FIELDS = ("instructions", "input")
 HISTORY_FIELDS = ("previous_response_id", "conversation", "prompt")
 """Fields that refer to a prompt which the server has."""
 RESPONSES_CHECKED = (CHECKED_FIELDS - {"messages"}) | {
-    *PROMPT_FIELDS,
+    *INPUT_FIELDS,
     *HISTORY_FIELDS,
     "background",
     "max_tool_calls",
@@ -97,7 +97,7 @@ def responses_steps(body: dict[str, Any]) -> Generator[None, None, int]:
     if not body.keys() <= RESPONSES_COMMON:
         check_spelling(body, RESPONSES_CHECKED)
     items = 0
-    for field in PROMPT_FIELDS:
+    for field in INPUT_FIELDS:
         items += yield from _check_prompt(body, field, items)
     if not body.get("input") and not any(body.get(field) for field in (*HISTORY_FIELDS, "instructions")):
         msg = "'input' must be a text, or a non-empty list of items."

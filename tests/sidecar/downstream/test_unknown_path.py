@@ -13,6 +13,7 @@ from recording import HI, SERVERS, recorded
 from serving import settings_of, sidecar
 from wire import upstream
 
+from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import SERVED_PATHS, advice, origin_of
 from sidecar.server.app import DATA_ROUTES
 from sidecar.server.shortcut import OPERATION_ROUTES
@@ -30,7 +31,7 @@ V1 = "/v1/chat/completions"
 
 def test_advice_names_the_routes_that_exist() -> None:
     """The routes that are named are those of the application."""
-    assert {*SERVED_PATHS, MODEL_ROUTE} == {*DATA_ROUTES, *OPERATION_ROUTES}
+    assert {*SERVED_PATHS, MODEL_ROUTE, *stored_routes()} == {*DATA_ROUTES, *OPERATION_ROUTES}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,9 @@ def test_advice_names_the_routes_that_exist() -> None:
         ("/api/v0/models", "/v1/models", SET_BASE),
         ("/models/org/m:8b", MODEL_ROUTE, SET_BASE),
         ("/v1/v1/models/m", MODEL_ROUTE, ONE_TOO_MANY),
+        ("/completions", "/v1/completions", SET_BASE),
+        ("/v1/v1/embeddings", "/v1/embeddings", ONE_TOO_MANY),
+        ("/openai/deployments/d/embeddings", "/v1/embeddings", f" Azure's client adds '/deployments': use the plain OpenAI client.{SET_BASE}"),
         ("/API/Chat", "/api/chat", ""),
         ("/health", "/healthz", ""),
         ("/v1/health", "/healthz", ""),
@@ -68,9 +72,9 @@ def test_nearest_route_is_named(path: str, nearest: str, more: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
-        ("/v1/completions /completions /v1/engines/e/completions", ("Legacy completions are not served here", V1, "`messages`")),
+        ("/v1/engines/e/completions /v1/edits", ("old API is not served here", V1, "'/v1/completions'")),
         ("/v1/messages /messages /v1/messages/count_tokens /v1/complete", ("Anthropic's API is not served here", V1)),
-        ("/v1/embeddings /v1/moderations /v1/audio/speech /v1/audio/transcriptions /v1/images/generations /v1/files /v1/files/f1/content /v1/uploads /v1/batches /v1/assistants /v1/threads/t/messages /v1/vector_stores /v1/fine_tuning/jobs /v1/realtime /v1/realtime/sessions /v1/evals /v1/videos /openai/deployments/d/embeddings", ("OpenAI's API is not served here", V1)),
+        ("/v1/moderations /v1/audio/speech /v1/audio/transcriptions /v1/images/generations /v1/files /v1/files/f1/content /v1/uploads /v1/batches /v1/assistants /v1/threads/t/messages /v1/vector_stores /v1/fine_tuning/jobs /v1/realtime /v1/realtime/sessions /v1/evals /v1/videos", ("OpenAI's API is not served here", V1)),
         ("/v1/chat/completions/c1 /v1/chat/completions/c1/messages", ("Stored completions are not served here", V1)),
         ("/v1beta/models/gemini:generateContent /v1/v1beta/models/g:streamGenerateContent", ("Gemini's own API is not served here", V1)),
         ("/api/generate /api/tags /api/show /api/ps /api/embed /api/version /completion /infill /tokenize /props /slots /generate /generate_stream /rerank /v1/rerank /get_model_info", ("Ollama, llama.cpp and other servers are not served here", V1, "/v1/models")),
