@@ -10,6 +10,7 @@ from policies.api.requests.request_form import RequestForm
 from sidecar.wire.request.responses_request import INPUT_FIELDS, RESPONSES_FIELDS, check_responses, responses_steps
 from sidecar.wire.responses.events.closing_events import encoded_event
 from sidecar.wire.responses.reader import ResponsesReader
+from sidecar.wire.stored.created import created_by
 
 from .operation import Operation
 
@@ -38,6 +39,7 @@ class Responses(Operation):
     upstream_path: ClassVar = "/responses"
     fields: ClassVar = RESPONSES_FIELDS
     stream_end: ClassVar = b""
+    stores_answers: ClassVar = True
 
     def check(self, body: dict[str, Any]) -> int:
         """See `Operation.check`."""
@@ -49,7 +51,7 @@ class Responses(Operation):
 
     def reading(self, call: Call) -> ResponsesReader:
         """See `Operation.reading`."""
-        return ResponsesReader()
+        return ResponsesReader(created=created_by(call))
 
     def error_events(self, error: Mapping[str, Any], status: int, written: bytes) -> bytes:
         """Return one `error` event, numbered after the last one that was *written*.

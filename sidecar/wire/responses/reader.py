@@ -16,6 +16,7 @@ from sidecar.wire.answer_reader import DONE_MARKER, MAX_HELD_EVENTS
 from sidecar.wire.chunk import Chunk
 from sidecar.wire.error_object import NOT_JSON, MalformedAnswer, error_of_event, error_of_list, find_error
 from sidecar.wire.reported_usage import Report
+from sidecar.wire.stored.created import CreatedIds
 from sidecar.wire.whole_answer import AnswerTooComplex
 
 from .events.closing_events import encoded_event, ending_events, usage_object
@@ -57,6 +58,8 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
     says_why: bool = False
     all_finished: bool = False
     failure: dict[str, Any] | MalformedAnswer | None = None
+    created: CreatedIds | None = None
+    """Gets the ids that the answer names, where upstream stores it."""
     _held: list[ReadItem] = msgspec.field(default_factory=list)
     _held_raw: list[bytes] = msgspec.field(default_factory=list)
     _held_bytes: int = 0
@@ -165,6 +168,8 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
         if not kind and (error := find_error(Chunk(error=event.error), payload)) is not None:
             self.failure = error
             return
+        if self.created is not None and event.response is not None:
+            self.created.note_event(payload)
         counted = self._unseen(event, kind, payload)
         self._outline.add_other(event)
         self._add(counted)
@@ -262,6 +267,8 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
             if self.failure is not None:
                 return None
             self.done = self.all_finished = True
+            if self.created is not None:
+                self.created.note_answer(answer.payload)
             self.says_why = answer.response.status == "incomplete"
             if as_stream:
                 yield
