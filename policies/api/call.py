@@ -160,6 +160,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return name if isinstance(name, str) else str(name) if type(name) is int else ""
 
     @property
+    def prompt_turns(self) -> int:
+        """How often the model may read the prompt: once, and once more for each call of a tool that the server runs."""
+        calls = self.body.get(self.operation.turns_field) if self.operation.turns_field else None
+        return 1 + calls if type(calls) is int and calls > 0 else 1
+
+    @property
     def stream(self) -> bool:
         """Whether a stream is requested from upstream."""
         return self.body.get("stream") is True and self.operation.can_stream

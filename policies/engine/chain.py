@@ -251,6 +251,7 @@ class Chain:
             raise cancelled
 
     def _learn(self, run: CallState, usage: Usage) -> None:
-        size = run.call.size
-        if size is not None and usage.input and run.attempts == 1 and not run.call.hidden_prompt_tokens:
-            self._services.tokens.learn(run.call.model, size, usage.input, tenant=run.call.tenant)
+        size, call = run.call.size, run.call
+        if size is None or not usage.input or run.attempts != 1 or call.hidden_prompt_tokens or call.prompt_turns != 1:
+            return
+        self._services.tokens.learn(call.model, size, usage.input, tenant=call.tenant)
