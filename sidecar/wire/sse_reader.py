@@ -16,6 +16,8 @@ from .decoding.value_count import LARGE_EVENT_BYTES, MAX_EVENT_VALUES, holds_man
 MAX_EVENT_BYTES = 16_777_216
 MAX_EVENT_LINES = 10_000
 """Lines of one event of more than `LARGE_EVENT_BYTES`, comments included.  Measured: 4 ms to read as many."""
+UNNAMED_EVENTS = (b"message", b"ping")
+"""Names of events that are the default name, or that are dropped."""
 UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -109,7 +111,7 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
             payloads = data[6:-2].split(b"\n\ndata: ")
             if data.count(b"\n") == 2 * len(payloads):  # each event is one line, as in nearly every read
                 return [Frame(b"data: " + payload + b"\n\n", payload) for payload in payloads if payload]
-        frames = (_frame(block) for block in data.split(b"\n\n"))
+        frames = (_frame(block) for block in data.split(b"\n\n") if block)
         return [frame for frame in frames if frame is not None]
 
     def _check_sizes(self, blocks: Sequence[bytes]) -> None:
@@ -130,6 +132,10 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
 def _frame(block: bytes) -> Frame | None:
     if block.startswith(b"data: ") and b"\n" not in block:
         return Frame(block + b"\n\n", block[6:]) if len(block) > len(b"data: ") else None
+    if block.startswith(b"event: "):
+        named, _, line = block[7:].partition(b"\n")
+        if line.startswith(b"data: {") and line.find(b"\n") < 0 and named not in UNNAMED_EVENTS:
+            return Frame(block + b"\n\n", line[6:], named.decode())  # nearly every event of an API that names them
     name, data, kept = "", [], []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")

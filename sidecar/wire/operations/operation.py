@@ -96,6 +96,10 @@ class Operation(ABC):
     """Whether a stream has usage only with `stream_options.include_usage`, which the sidecar adds."""
     renames_ceiling: ClassVar[bool] = False
     """Whether some servers know the ceiling as `max_completion_tokens` alone, others not (chat completions)."""
+    passed_query: ClassVar[str] = ""
+    """The query that is passed on to upstreams where a client sends it; all others are dropped."""
+    names_request_id: ClassVar[bool] = False
+    """Whether errors have the request id in `request_id`, and responses in `request-id` (Anthropic)."""
     has_chat_nest_events: ClassVar[bool] = False
     """Whether the header `x-event-schema: chat-nest` is obeyed."""
     stream_end: ClassVar[bytes] = OPENAI_DONE_EVENT
@@ -118,6 +122,10 @@ class Operation(ABC):
     @abstractmethod
     def reading(self, call: Call) -> Reading:
         """Return the state of an answer to *call* before its first byte. Called once per attempt with status 200."""
+
+    def fitted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return *body*, which policies have changed, with settings that fit its ceiling; not for `renames_ceiling`."""
+        return body
 
     def error_body(self, status: int, error: Mapping[str, Any]) -> bytes:
         """Return the JSON body of an error response with *status*; *error* is OpenAI's error object."""

@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .chat_completions import CHAT_COMPLETIONS
+from .messages import MESSAGES_API
 
 if TYPE_CHECKING:
     from policies.api.call import Call
 
     from .operation import Operation
 
-GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS,)
+GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS, MESSAGES_API)
 """One for each API, without Chat Nest's, whose calls are chat completions with another route."""
 _BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in GOVERNED_OPERATIONS})
 
