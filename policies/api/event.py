@@ -17,7 +17,10 @@ class EventForm(Protocol):
     """How an API other than chat completions writes events that policies have changed. One per answer."""
 
     def encoded(self, event: Event) -> bytes:
-        """Return *event*, which was created or changed by a policy, as server-sent events."""
+        """Return *event* as server-sent events. Called in order for all events of an answer that policies read.
+
+        An event that is as it came has `raw`; one that a policy has created has no `payload` and no form.
+        """
         ...
 
     def with_payload(self, event: Event, data: dict[str, Any]) -> Event:

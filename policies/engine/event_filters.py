@@ -19,6 +19,8 @@ from .rebuilt_answer import rebuilt_answer
 if TYPE_CHECKING:
     from typing import Self
 
+    from policies.api.event import EventForm
+
 
 class EventFilters:
     """The leases of one call that override `on_event` or `flush`.
@@ -27,10 +29,11 @@ class EventFilters:
     leases run in the context of their own call, which `of` captures.
     """
 
-    __slots__ = ("_choices_left", "_context", "_leases")
+    __slots__ = ("_choices_left", "_context", "_form", "_leases")
 
     def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
         self._leases, self._choices_left, self._context = leases, choices, context
+        self._form: EventForm | None = None
 
     @classmethod
     def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
@@ -64,11 +67,13 @@ class EventFilters:
             events = self._context.run(self._flush)
         except Exception:  # noqa: BLE001  # user code may raise anything
             return None
-        return Batch(events=events, raw=_encoded(events)) if events else None
+        return Batch(events=events, raw=_encoded(events, self._form)) if events else None
 
     def _apply(self, batch: Batch) -> Batch:
         shown: list[Event] = []
         last = batch.last
+        if batch.events:
+            self._form = batch.events[0].form
         for event in batch.events:
             if event.index < 0:
                 shown.append(event)
@@ -85,7 +90,7 @@ class EventFilters:
                 shown += [kept] if kept.finish is None else self._with_flushed(kept)
         if last and self._choices_left > 0:
             shown += self._flush()
-        return Batch(events=shown, raw=_raw(batch, shown), last=last)
+        return Batch(events=shown, raw=_raw(batch, shown, self._form), last=last)
 
     def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
         """Return *event*, which finishes a choice; the last finish comes after the text that leases flush."""
@@ -125,18 +130,22 @@ class EventFilters:
         return flushed
 
 
-def _raw(batch: Batch, shown: Sequence[Event]) -> bytes:
+def _raw(batch: Batch, shown: Sequence[Event], form: EventForm | None) -> bytes:
     """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
     events = batch.events
     if isinstance(batch, WholeBatch):
         is_same = len(shown) == len(events) and all(map(is_, shown, events))
-        return batch.raw if is_same else rebuilt_answer(batch.payload, shown, events)
+        if is_same:
+            return batch.raw
+        rebuild = rebuilt_answer if form is None else form.rebuilt_answer
+        return rebuild(batch.payload, shown, events)
     whole = next((event.payload for event in events if event.whole), None)
-    return _encoded(shown) if whole is None else rebuilt_answer(whole, shown)
+    return _encoded(shown, form) if whole is None else rebuilt_answer(whole, shown)
 
 
-def _encoded(events: Sequence[Event]) -> bytes:
-    return b"".join(event.encode() for event in events)
+def _encoded(events: Sequence[Event], form: EventForm | None) -> bytes:
+    """Return the bytes of *events*. A *form* writes all of them, because it must know what the client has got."""
+    return b"".join(event.encode() if form is None else form.encoded(event) for event in events)
 
 
 def _stopped(event: Event, stop: Stop) -> Event:

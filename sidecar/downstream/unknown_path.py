@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sidecar.wire.operations.messages import COUNT_TOKENS, MESSAGES_API
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .client_connection import Scope
@@ -17,15 +18,16 @@ from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""
-SERVED_PATHS = (COMPLETIONS_PATH, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
+MESSAGES_PATH, COUNT_PATH = MESSAGES_API.path, COUNT_TOKENS.path
+SERVED_PATHS = (COMPLETIONS_PATH, MESSAGES_PATH, COUNT_PATH, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
-    f"The routes are POST {COMPLETIONS_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
+    f"The routes are POST {COMPLETIONS_PATH}, POST {MESSAGES_PATH}, POST {COUNT_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
     f"and GET {READY_PATH}."
 )
 CLOSE_ENOUGH = 0.8
 """Least similarity, from 0 to 1, of a path to the route that is suggested for it."""
 
-_PREFIX_SEGMENTS = frozenset({"api", "openai", "v0", "v1", "v1beta", "v2", "v3"})
+_PREFIX_SEGMENTS = frozenset({"anthropic", "api", "openai", "v0", "v1", "v1beta", "v2", "v3"})
 """Segments in front of a route, by which base URLs differ."""
 _HEALTH_NAMES = frozenset({"health", "healthz", "live", "livez", "ping"})
 _READY_NAMES = frozenset({"ready", "readyz", "readiness"})
@@ -48,7 +50,7 @@ _RESPONSES_ADVICE = (
 Sources: openai.github.io/openai-agents-python and -js (configuration), the AI SDK's migration guide to version 5, the
 release notes of langchain-openai 0.3.9, pydantic.dev/docs/ai/models/openai, developers.llamaindex.ai.
 """
-_ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
+_ANTHROPIC_ADVICE = f"Of Anthropic's API, only '{MESSAGES_PATH}' and '{COUNT_PATH}' are served here."
 _LEGACY_ADVICE = f"Legacy completions are not served here; {_CHAT_INSTEAD} with `messages` instead of `prompt`."
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _STORED_ADVICE = f"Stored completions are not served here; {_CHAT_INSTEAD} without `store`."
@@ -124,9 +126,13 @@ def _nearest(parts: list[str]) -> str | None:
         return same
     if parts[-2:] == ["chat", "completions"] or parts[-1:] == ["chat"]:
         return COMPLETIONS_PATH
+    if parts[-2:] == ["messages", "count_tokens"]:
+        return COUNT_PATH
     if parts[-1:] == ["models"]:
         return MODELS_PATH
     names = _without_prefixes(parts)
+    if names == ["messages"]:
+        return MESSAGES_PATH
     if names[:1] == ["models"] and names[-1].rpartition(":")[2] not in _GEMINI_METHODS:
         return MODEL_ROUTE
     if parts and parts[-1] in _HEALTH_NAMES:

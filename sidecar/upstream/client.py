@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl
 
 import httpx
 import msgspec
@@ -18,6 +19,8 @@ from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarg
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.operations.messages import COUNT_TOKENS
+from sidecar.wire.operations.operation import PASSED_QUERY_STATE
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS, operation_of
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
@@ -25,7 +28,7 @@ from sidecar.wire.sse_writer import openai_error_body
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
-from .listed_model import ListedModel
+from .listed_model import ListedModel, first_model
 from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute
 
 if TYPE_CHECKING:
@@ -88,10 +91,14 @@ class UpstreamClient:
         self._streamed: dict[str, Target] = {}
         self._at_once: dict[str, Target] = {}
         """The targets of requests for streams and for whole answers, by the names of the operations."""
-        for each in GOVERNED_OPERATIONS:
+        for each in (*GOVERNED_OPERATIONS, COUNT_TOKENS):
             url = httpx.URL(f"{settings.endpoint}{each.upstream_path}", params=query)
-            self._streamed[each.request.name] = Target("POST", url, [*headers, *_STREAM_HEADERS])
-            self._at_once[each.request.name] = Target("POST", url, [*headers, *_WHOLE_HEADERS])
+            names = {each.request.name: url}
+            if passed := each.passed_query:
+                names[f"{each.request.name}?{passed}"] = url.copy_merge_params(dict(parse_qsl(passed)))
+            for name, target in names.items():
+                self._streamed[name] = Target("POST", target, [*headers, *_STREAM_HEADERS])
+                self._at_once[name] = Target("POST", target, [*headers, *_WHOLE_HEADERS])
         self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
         self.asked = httpx.Request("POST", chat_url)
@@ -130,7 +137,7 @@ class UpstreamClient:
         if not self.known_model(call):
             listed.refreshing()
             try:
-                listed.learn(_first_model(await self.models(call.forwarded_headers)))
+                listed.learn(first_model(await self.models(call.forwarded_headers)))
             except UpstreamError:
                 if not listed.name:
                     raise
@@ -155,19 +162,33 @@ class UpstreamClient:
 
         *call* is that of the client; None for the sidecar's own requests.
         """
-        answer, target = None, self._listed
+        target = self._listed
         if path:
             query = dict(self.settings.query) or None
             target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), target.headers)
+        return await self._fetched(target, headers, b"", call, "" if path else LIST_ROUTE)
+
+    async def _fetched(
+        self, target: Target, headers: Mapping[str, str], sent: bytes, call: Call | None, listed: str = ""
+    ) -> bytes:
+        """Return the JSON answer to *sent*, a request without a completion.  Raises `UpstreamError`.
+
+        *listed* is the path of a list, whose absence is logged.
+        """
+        answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
+                answer = await self.transport.send(target, self._passed(headers), sent, _ignore_reached)
                 if call is not None:
                     call.upstream_headers = passed_headers(answer.fields, self.secrets.are_in)
                 if answer.status != httpx.codes.OK:
                     body = await read_error_body(answer)
-                    if not path:
-                        self.routes.note_refusal("GET", LIST_ROUTE, answer.status, body, "")
+                    if listed:
+                        self.routes.note_refusal("GET", listed, answer.status, body, "")
+                    elif sent and call is not None:
+                        path = COUNT_TOKENS.upstream_path
+                        if self.routes.note_refusal("POST", path, answer.status, body, call.model):
+                            raise self.lacks_route(answer, path)
                     raise self.failure(answer, body, secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
@@ -186,8 +207,24 @@ class UpstreamClient:
         """
         headers = self._passed(call.forwarded_headers)
         body = self.request_body(call, model, style, streams=streams)
-        target = (self._streamed if streams else self._at_once)[call.operation.name]
-        return self.transport.send(target, headers, body, on_connected, on_alive)
+        return self.transport.send(self._target(call, streams=streams), headers, body, on_connected, on_alive)
+
+    def _target(self, call: Call, *, streams: bool) -> Target:
+        """Return where a request for *call* goes, with the query that its API passes on."""
+        name = call.operation.name
+        if call.state and (passed := call.state.get(PASSED_QUERY_STATE)) is not None:
+            name = f"{name}?{passed}"
+        return (self._streamed if streams else self._at_once)[name]
+
+    async def count_tokens(self, call: Call) -> bytes:
+        """Return the JSON answer to a request for the number of tokens of *call*'s prompt.  Raises `UpstreamError`."""
+        model = await self.model(call)
+        fields = call.body if call.model == model or not model else {**call.body, "model": model}
+        if self._is_strict and (sent := call.state.get(CLIENT_FIELDS_STATE)) is not None:
+            fields = DocumentedPart(fields, cast("dict[str, Any]", sent), fields=COUNT_TOKENS.fields).body
+        return await self._fetched(
+            self._target(call, streams=False), call.forwarded_headers, msgspec.json.encode(fields), call
+        )
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held
@@ -245,29 +282,6 @@ class UpstreamClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self.transport.aclose()
-
-
-class _Listed(msgspec.Struct):
-    id: str = ""
-
-
-class _First(msgspec.Struct, array_like=True):
-    entry: _Listed
-
-
-class _List(msgspec.Struct):
-    data: _First
-
-
-_decode_list = msgspec.json.Decoder(_List).decode
-
-
-def _first_model(body: bytes) -> str:
-    """Return the first name in a list of models; empty without one. The other entries are skipped, not decoded."""
-    try:
-        return _decode_list(body).data.entry.id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 def _ignore_reached() -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from policies.api.requests.request_form import MODELS_REQUEST
+from sidecar.wire.operations.messages import COUNT_REQUEST
 
 from .attempt import Attempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
+from .token_count import TokenCountAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -73,4 +75,6 @@ class UpstreamRouter:
 
 
 def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
-    return ModelListAttempt(upstream, call) if call.operation is MODELS_REQUEST else Attempt(upstream, call)
+    if call.operation is MODELS_REQUEST:
+        return ModelListAttempt(upstream, call)
+    return TokenCountAttempt(upstream, call) if call.operation is COUNT_REQUEST else Attempt(upstream, call)

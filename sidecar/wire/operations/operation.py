@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sidecar.wire.sse_reader import Frame
 
 
+PASSED_QUERY_STATE = "sidecar.passed_query"
+"""The key in a call's `state` that is set where the client sent the query that its API passes on."""
+
+
 class Reading(Protocol):
     """The state of one answer: what was read of it, and the batches for its client. One per attempt; no I/O.
 
