@@ -17,9 +17,9 @@ class EventForm(Protocol):
     """How an API other than chat completions writes events that policies have changed. One per answer."""
 
     def encoded(self, event: Event) -> bytes:
-        """Return *event* as server-sent events. Called in order for all events of an answer that policies read.
+        """Return *event*, which has no `raw`, as server-sent events. Called once for each such event, in order.
 
-        An event that is as it came has `raw`; one that a policy has created has no `payload` and no form.
+        An event that a policy has created has no `payload` and no form.
         """
         ...
 

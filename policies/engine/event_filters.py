@@ -144,8 +144,10 @@ def _raw(batch: Batch, shown: Sequence[Event], form: EventForm | None) -> bytes:
 
 
 def _encoded(events: Sequence[Event], form: EventForm | None) -> bytes:
-    """Return the bytes of *events*. A *form* writes all of them, because it must know what the client has got."""
-    return b"".join(event.encode() if form is None else form.encoded(event) for event in events)
+    """Return the bytes of *events*; those that policies have created are written in the *form* of the answer."""
+    if form is None:
+        return b"".join(event.encode() for event in events)
+    return b"".join(event.encode() if event.raw or event.form is not None else form.encoded(event) for event in events)
 
 
 def _stopped(event: Event, stop: Stop) -> Event:

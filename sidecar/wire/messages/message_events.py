@@ -23,6 +23,7 @@ from .stream_event import (
     BLOCK_START,
     BLOCK_STOP,
     MESSAGE_DELTA,
+    STOP_EVENT,
     RawEvent,
     StreamEvent,
     block_of,
@@ -42,7 +43,7 @@ _OWN_BLOCK = -1
 class MessageEvents:
     """The form of the events of one answer (`policies.api.event.EventForm`). It knows what the client has got so far."""
 
-    __slots__ = ("_begun", "_is_text", "_number", "_open", "_waiting", "last_text", "outputs")
+    __slots__ = ("_begun", "_has_ended", "_is_text", "_number", "_open", "_waiting", "last_text", "outputs")
 
     def __init__(self) -> None:
         self.outputs = 0
@@ -53,13 +54,16 @@ class MessageEvents:
         """Upstream's index of the block that the client has open."""
         self._number = self._begun = 0
         """The client's index of this block, and how many blocks it has got."""
-        self._is_text = False
+        self._is_text = self._has_ended = False
         self._waiting = ""
         """Text that waits for the end of a block that is no text."""
 
-    def event_of(self, event: StreamEvent, raw: bytes, payload: bytes) -> Event:
-        """Return the event for policies: with the index of its block, or -1 if it has neither output nor a finish."""
-        made = Event(raw=raw, payload=payload, index=-1, form=self)
+    def event_of(self, event: StreamEvent, payload: bytes) -> Event:
+        """Return the event for policies: with the index of its block, or -1 if it has neither output nor a finish.
+
+        It has no `raw`, so that it is written by `encoded`, which must see all events.
+        """
+        made = Event(payload=payload, index=-1, form=self)
         if event.type == BLOCK_DELTA and (delta := event.delta) is not None:
             made.index, made.text, made.reasoning = event.index, delta.text or "", delta.thinking or ""
             made.tool = bool(delta.partial_json)
@@ -81,12 +85,14 @@ class MessageEvents:
             block = block_of(msgspec.Raw(payload))
             parts = {"text": block.text or "", "reasoning": block.thinking or "", "tool": block.is_tool}
             return msgspec.structs.replace(event, raw=b"", payload=payload, **parts)
-        made = self.event_of(read_event(payload)[0], b"", payload)
+        made = self.event_of(read_event(payload)[0], payload)
         made.index = event.index
         return made
 
     def encoded(self, event: Event) -> bytes:
         """See `EventForm.encoded`. Called for all events of an answer, in order, where a policy reads them."""
+        if self._has_ended:
+            return b""
         if not event.payload:
             return self._finish(event, None) if event.finish is not None else self._text(event.text)
         shape = read_event(event.payload)[0]
@@ -98,14 +104,14 @@ class MessageEvents:
             return self._delta(event, shape)
         if shape.type == BLOCK_STOP:
             return self._end_block() if shape.index == self._open else b""
-        return event.raw or named_event(shape.type, event.payload)
+        return named_event(shape.type, event.payload)
 
     def cut(self, open_blocks: Sequence[int], usage: Mapping[str, int]) -> Batch:
         """Return the last batch of an answer that ends early: the stops of its *open_blocks*, and the reason."""
         ending = {"stop_reason": "max_tokens", "stop_sequence": None}
         payload = msgspec.json.encode({"type": MESSAGE_DELTA, "delta": ending, "usage": usage})
-        raw = b"".join([*map(_stop, open_blocks), named_event(MESSAGE_DELTA, payload)])
-        event = Event(raw=raw, payload=payload, index=self.last_text, finish="max_tokens", form=self)
+        raw = b"".join([*map(_stop, open_blocks), named_event(MESSAGE_DELTA, payload), STOP_EVENT])
+        event = Event(payload=payload, index=self.last_text, finish="max_tokens", form=self)
         return Batch(events=[event], raw=raw, last=True)
 
     def _start(self, event: Event, shape: StreamEvent) -> bytes:
@@ -114,23 +120,24 @@ class MessageEvents:
         self._begun += 1
         block = block_of(shape.content_block)
         self._is_text = block.type == "text"
-        if event.raw and self._number == shape.index:
-            return before + event.raw
+        is_same = (block.text or "") == event.text
+        if is_same and self._number == shape.index:
+            return before + named_event(BLOCK_START, event.payload)
         data: dict[str, Any] = decode_forwarded(event.payload)
         data["index"] = self._number
-        if (block.text or "") != event.text and isinstance(data.get("content_block"), dict):
+        if not is_same and isinstance(data.get("content_block"), dict):
             data["content_block"]["text"] = event.text
         return before + named_event(BLOCK_START, msgspec.json.encode(data))
 
     def _delta(self, event: Event, shape: StreamEvent) -> bytes:
         if shape.index != self._open:
             return self._text(event.text)
-        if event.raw and self._number == shape.index:
-            return event.raw
+        text = "" if shape.delta is None else shape.delta.text or ""
+        if text == event.text and self._number == shape.index:
+            return named_event(BLOCK_DELTA, event.payload)
         data: dict[str, Any] = decode_forwarded(event.payload)
         data["index"] = self._number
         more = b""
-        text = "" if shape.delta is None else shape.delta.text or ""
         if text != event.text:
             if text:
                 data["delta"]["text"] = event.text
@@ -167,7 +174,8 @@ class MessageEvents:
         return ended + self._text(waiting) + self._end_block() if waiting else ended
 
     def _finish(self, event: Event, payload: bytes | None) -> bytes:
-        """Return the end of the answer, except for `message_stop`; *payload* is upstream's, if it has ended it itself."""
+        """Return the end of the answer; *payload* is that of upstream's `message_delta`, if it has ended it itself."""
+        self._has_ended = True
         reason = STOP_REASONS.get(event.finish or "", event.finish)
         before = self._text(event.text) if event.text and not self._waiting else b""
         before += self._end_block()
@@ -177,9 +185,9 @@ class MessageEvents:
         else:
             data = decode_forwarded(payload)
             if data["delta"]["stop_reason"] == event.finish:
-                return before + named_event(MESSAGE_DELTA, payload)
+                return before + named_event(MESSAGE_DELTA, payload) + STOP_EVENT
             data["delta"] = {**data["delta"], "stop_reason": reason}
-        return before + named_event(MESSAGE_DELTA, msgspec.json.encode(data))
+        return before + named_event(MESSAGE_DELTA, msgspec.json.encode(data)) + STOP_EVENT
 
     def rebuilt_answer(self, payload: bytes, events: Sequence[Event], unchanged: Sequence[Event]) -> bytes:
         """See `EventForm.rebuilt_answer`."""
@@ -221,7 +229,7 @@ def _stop(number: int) -> bytes:
 def policy_events(items: Sequence[RawEvent], form: MessageEvents, outputs: int) -> list[Event]:
     """Return the events of *items*, after which the answer has *outputs* tokens."""
     form.outputs = outputs
-    return [form.event_of(*item) for item in items]
+    return [form.event_of(event, payload) for event, _, payload in items]
 
 
 def _whole_events(blocks: Sequence[msgspec.Raw], stop_reason: str, form: MessageEvents) -> list[Event]:

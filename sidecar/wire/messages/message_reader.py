@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from policies.api.event import Batch
-from policies.api.usage import Usage
 from sidecar.wire.chunk import Chunk, has_content
 from sidecar.wire.error_object import NOT_JSON, MalformedAnswer, decode_error, error_of_event, error_of_list, find_error
-from sidecar.wire.reported_usage import Report
-from sidecar.wire.whole_answer import AnswerTooComplex, first_items
+from sidecar.wire.whole_answer import AnswerTooComplex
 
 from .frame_repair import NO_EVENT, named_frame, repaired_frame
+from .message_counts import MessageCounts
 from .message_events import MessageEvents, policy_events, whole_batch
 from .stream_event import (
     BLOCK_DELTA,
@@ -27,72 +26,39 @@ from .stream_event import (
     MESSAGE_STOP,
     NO_OUTPUT,
     PING_EVENT_TYPE,
-    Output,
+    STOP_EVENT,
     RawEvent,
     StreamEvent,
     decode_event,
     output_of_block,
-    output_of_delta,
     output_of_unknown,
 )
-from .usage_reports import MessageUsage, UsageReports
 from .whole_message import stream_items, whole_message_steps
 
 if TYPE_CHECKING:
     from sidecar.wire.sse_reader import Frame
 
-    from .whole_message import WholeMessage
 
 OPENAI_END_MARK = b"[DONE]"
 MAX_EARLY_BYTES, MAX_EARLY_EVENTS = 1_000_000, 1_000
 """Limits of what is held back before the first output."""
-ONE_TOKEN_BYTES = 12
-"""Bytes of a piece of text up to which it is one token; see `policies.api.decoding.token_counts`."""
-USUAL_REASONS = frozenset({"end_turn", "stop_sequence", "tool_use", "stop"})
-"""Reasons that do not explain an answer without output."""
 
 
-class MessageReader(msgspec.Struct, kw_only=True, eq=False):
-    """The state of one answer. See `sidecar.wire.operations.operation.Reading`.
+class MessageReader(MessageCounts, kw_only=True, eq=False):
+    """The state of one answer. See `sidecar.wire.operations.operation.Reading`, and `MessageCounts` for its public fields.
 
-    Events pass as upstream sent them, except for pings, which the sidecar sends itself, `message_stop`, which is the end of
-    the stream, and events without a name, which Anthropic's SDKs skip: they get the name of their type.
+    Events pass as upstream sent them, except for pings, which the sidecar sends itself, and events without a name, which
+    Anthropic's SDKs skip: they get the name of their type. `message_delta` with the reason waits for `message_stop`, which
+    the reader adds where upstream ends without it.
     """
 
-    outputs: int = 0
-    finishes: int = 0
-    has_output: bool = False
-    done: bool = False
-    says_why: bool = False
-    all_finished: bool = False
-    failure: dict[str, Any] | MalformedAnswer | None = None
     _form: MessageEvents = msgspec.field(default_factory=MessageEvents)
     _open: dict[int, None] = msgspec.field(default_factory=dict)
-    _reports: UsageReports = msgspec.field(default_factory=UsageReports)
-    _report: Report = msgspec.field(default_factory=Report)
-    _first_output: int = 0
-    """Output tokens that the start of the message reported: a part of those that follow."""
     _held: list[RawEvent] = msgspec.field(default_factory=list)
     _held_raw: list[bytes] = msgspec.field(default_factory=list)
     _held_bytes: int = 0
-
-    @property
-    def finished(self) -> bool:
-        """See `Reading.finished`."""
-        return self.all_finished
-
-    @property
-    def usage(self) -> Usage:
-        """See `Reading.usage`."""
-        usage = self._report.usage(self.outputs)
-        if usage.output >= self._first_output:
-            return usage
-        return Usage(usage.input, self._first_output, usage.cached, usage.unreported)
-
-    @property
-    def is_answered(self) -> bool:
-        """See `Reading.is_answered`."""
-        return self.usage.output > 0
+    _finish_at: int = 0
+    """Where the finish is among the events that are being read."""
 
     def take(self, frames: Sequence[Frame]) -> Batch | None:
         """See `Reading.take`."""
@@ -105,25 +71,29 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
                 event, payload, raw = self._read_unusual(frame)
             if event.type != frame.event:
                 payload, raw = named_frame(event, frame, payload, raw)
-            if event.type != BLOCK_DELTA or len(event.error):
-                passes = event is not NO_EVENT and self._take_other(event, payload)
-            else:
+            if event.type == BLOCK_DELTA and len(event.error) == 0:
                 self._take_delta(event, payload)
                 passes = True
+            else:
+                passes = event is not NO_EVENT and self._take_other(event, payload)
+            if passes:
+                items.append((event, raw, payload))
+                raws.append(raw)
+                if not self.has_output or self.all_finished:
+                    self._hold(raw)
             if self.done or self.failure is not None:
                 break
-            if not passes:
-                continue
-            items.append((event, raw, payload))
-            raws.append(raw)
-            if not self.has_output:
-                self._hold(raw)
         if self.failure is not None and not self.has_output:
             items.clear()
             raws.clear()
         if not self.has_output or not items:
             return None
         self._held, self._held_raw = [], []
+        if self.all_finished and not self.done:
+            at, self._finish_at = self._finish_at, 0
+            self._held, self._held_raw, items, raws = items[at:], raws[at:], items[:at], raws[:at]
+            if not items:
+                return None
         return Batch(
             events=partial(policy_events, items, self._form, self.outputs), raw=b"".join(raws), outputs=self.outputs
         )
@@ -134,7 +104,6 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
         The end mark of OpenAI's streams, which some servers send here too, is dropped.
         """
         if frame.payload.lstrip().startswith(OPENAI_END_MARK):
-            self.done = self.all_finished
             return NO_EVENT, b"", b""
         try:
             return repaired_frame(frame)
@@ -148,11 +117,6 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
         if self._held_bytes > MAX_EARLY_BYTES or len(self._held) > MAX_EARLY_EVENTS:
             self.failure = MalformedAnswer("the stream has too many bytes or events before its first output")
 
-    def _fail(self, failure: dict[str, Any] | MalformedAnswer) -> None:
-        """Keep *failure*, unless the answer had finished before."""
-        if not self.all_finished:
-            self.failure = failure
-
     def _take_other(self, event: StreamEvent, payload: bytes) -> bool:
         """Take an event that is no delta of a block; return whether its client gets it."""
         kind = event.type
@@ -161,7 +125,7 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
             return False
         if kind == MESSAGE_STOP:
             self.done = True
-            return False
+            return True
         if kind == PING_EVENT_TYPE:
             return False
         if kind == BLOCK_START:
@@ -173,33 +137,12 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
         elif kind == MESSAGE_START:
             self._take_start(event)
         elif kind == MESSAGE_DELTA:
+            if not self.all_finished:
+                self._finish_at = len(self._held)
             self._take_finish(event)
         else:
             return self._take_unknown(event, payload)
         return True
-
-    def _take_start(self, event: StreamEvent) -> None:
-        message = event.message
-        if message is None:
-            return
-        if message.usage is not None:
-            totals = self._reports.take(message.usage)
-            self._first_output, totals.completion_tokens = totals.completion_tokens or 0, None
-            totals.total_tokens = None
-            self._report.take(totals, self.outputs)
-        try:
-            for block in first_items(message.content) if has_content(message.content) else ():
-                self._add(output_of_block(block, whole=True))
-        except AnswerTooComplex as error:
-            self._fail(MalformedAnswer(str(error)))
-
-    def _take_finish(self, event: StreamEvent) -> None:
-        if event.usage is not None:
-            self._report.take(self._reports.take(event.usage), self.outputs)
-        if event.delta is not None and (reason := event.delta.stop_reason):
-            self.all_finished = True
-            self.finishes += 1
-            self.says_why = self.says_why or reason not in USUAL_REASONS
 
     def _take_unknown(self, event: StreamEvent, payload: bytes) -> bool:
         """Take an event of an unknown type: what is in it counts, unless it is an error object without a type."""
@@ -208,31 +151,15 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
             return False
         self._add(output_of_unknown(payload))
         if event.usage is not None:
-            self._report.take(self._reports.take(event.usage), self.outputs)
+            self._take_usage(event.usage)
         return True
-
-    def _take_delta(self, event: StreamEvent, payload: bytes) -> None:
-        """Take a piece of a block. Called for nearly every event."""
-        delta = event.delta
-        has_text = delta is not None and delta.thinking is None and delta.partial_json is None and delta.text
-        if has_text and len(has_text) <= ONE_TOKEN_BYTES and has_text.isascii():
-            self.outputs += 1
-            self.has_output = True
-            return
-        found = output_of_delta(event, payload)
-        self._add(found)
-        if not found.tokens:
-            self.finishes += 1  # progress, such as a signature
-
-    def _add(self, found: Output) -> None:
-        """Count output. Upstream may report fewer tokens than were estimated, but at least one for each piece."""
-        if tokens := found.tokens:
-            self.outputs += tokens
-            self.has_output = True
-            self._report.excess += max(0, tokens - max(1, found.least))
 
     def held(self) -> Batch:
         """See `Reading.held`."""
+        if self.all_finished and not self.done:
+            self.done = True
+            self._held.append((StreamEvent(MESSAGE_STOP), STOP_EVENT, b'{"type":"message_stop"}'))
+            self._held_raw.append(STOP_EVENT)
         batch = Batch(events=partial(policy_events, self._held, self._form, self.outputs), raw=b"".join(self._held_raw))
         self._held, self._held_raw = [], []
         return batch
@@ -279,16 +206,3 @@ class MessageReader(msgspec.Struct, kw_only=True, eq=False):
                 last=True,
             )
         return whole_batch(message, self._form)
-
-    def _count_whole(self, message: WholeMessage) -> Generator[None, None, None]:
-        for block in message.blocks:
-            self._add(output_of_block(block, whole=True))
-            if message.is_large:
-                yield
-        if message.usage is not None:
-            self._take_usage(message.usage)
-        reason = message.stop_reason
-        self.says_why = bool(reason) and reason not in USUAL_REASONS
-
-    def _take_usage(self, usage: MessageUsage) -> None:
-        self._report.take(self._reports.take(usage), self.outputs)

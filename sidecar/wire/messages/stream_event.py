@@ -105,6 +105,10 @@ def named_event(name: str, payload: bytes) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + one_line(payload) + b"\n\n"
 
 
+STOP_EVENT = named_event(MESSAGE_STOP, b'{"type":"message_stop"}')
+"""The end of a stream that upstream has not ended itself."""
+
+
 def read_event(payload: bytes) -> tuple[StreamEvent, bytes]:
     """Return the event in *payload*, and *payload* as valid JSON; a field of an unexpected type is read as absent.
 

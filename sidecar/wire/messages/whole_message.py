@@ -21,6 +21,7 @@ from .stream_event import (
     BLOCK_STOP,
     MESSAGE_DELTA,
     MESSAGE_START,
+    MESSAGE_STOP,
     Block,
     BlockDelta,
     RawEvent,
@@ -110,7 +111,7 @@ def _word(raw: msgspec.Raw) -> str:
 
 
 def stream_items(message: WholeMessage) -> Generator[None, None, list[RawEvent]]:
-    """Return the events of *message*, except for the last one, `message_stop`."""
+    """Return the events of *message*."""
     fields = message_fields(message.payload)
     yield
     usage = fields.get("usage", msgspec.Raw(b'{"input_tokens":0,"output_tokens":0}'))
@@ -125,7 +126,7 @@ def stream_items(message: WholeMessage) -> Generator[None, None, list[RawEvent]]
     delta = BlockDelta(stop_reason=message.stop_reason or "end_turn")
     ending = {"delta": {"stop_reason": reason, "stop_sequence": sequence}, "usage": usage}
     items.append(_item(StreamEvent(MESSAGE_DELTA, delta=delta), ending))
-    return items
+    return [*items, _item(StreamEvent(MESSAGE_STOP), {})]
 
 
 def message_fields(payload: bytes) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Messages(Operation):
     path: ClassVar = MESSAGES_PATH
     upstream_path: ClassVar = "/messages"
     fields: ClassVar = MESSAGES_API_FIELDS
-    stream_end: ClassVar = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    stream_end: ClassVar = b""
     ping: ClassVar = b'event: ping\ndata: {"type": "ping"}\n\n'
     passed_query: ClassVar = "beta=true"
     names_request_id: ClassVar = True
