@@ -17,9 +17,9 @@ class EventForm(Protocol):
     """How an API other than chat completions writes events that policies have changed. One per answer."""
 
     def encoded(self, event: Event) -> bytes:
-        """Return *event*, which has no `raw`, as server-sent events. Called once for each such event, in order.
+        """Return *event* as server-sent events. Called once for each event without `raw`, or without `form`, in order.
 
-        An event that a policy has created has no `payload` and no form.
+        An event without `form` was created by a policy: it has text, a finish, and maybe a chunk of chat completions.
         """
         ...
 

@@ -147,7 +147,7 @@ def _encoded(events: Sequence[Event], form: EventForm | None) -> bytes:
     """Return the bytes of *events*; those that policies have created are written in the *form* of the answer."""
     if form is None:
         return b"".join(event.encode() for event in events)
-    return b"".join(event.encode() if event.raw or event.form is not None else form.encoded(event) for event in events)
+    return b"".join(form.encoded(event) if event.form is None else event.encode() for event in events)
 
 
 def _stopped(event: Event, stop: Stop) -> Event:

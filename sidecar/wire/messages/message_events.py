@@ -23,6 +23,7 @@ from .stream_event import (
     BLOCK_START,
     BLOCK_STOP,
     MESSAGE_DELTA,
+    MESSAGE_STOP,
     STOP_EVENT,
     RawEvent,
     StreamEvent,
@@ -93,11 +94,15 @@ class MessageEvents:
         """See `EventForm.encoded`. Called for all events of an answer, in order, where a policy reads them."""
         if self._has_ended:
             return b""
-        if not event.payload:
+        if event.form is None:
             return self._finish(event, None) if event.finish is not None else self._text(event.text)
         shape = read_event(event.payload)[0]
+        if shape.type == MESSAGE_STOP:
+            return self._finish(event, None)  # a policy has dropped the finish
         if event.finish is not None:
             return self._finish(event, event.payload if shape.type == MESSAGE_DELTA else None)
+        if shape.type == MESSAGE_DELTA and event.index >= 0:  # its finish follows in an event of its own
+            return self._text(event.text)
         if shape.type == BLOCK_START:
             return self._start(event, shape)
         if shape.type == BLOCK_DELTA:
@@ -176,9 +181,8 @@ class MessageEvents:
     def _finish(self, event: Event, payload: bytes | None) -> bytes:
         """Return the end of the answer; *payload* is that of upstream's `message_delta`, if it has ended it itself."""
         self._has_ended = True
-        reason = STOP_REASONS.get(event.finish or "", event.finish)
-        before = self._text(event.text) if event.text and not self._waiting else b""
-        before += self._end_block()
+        reason = STOP_REASONS.get(event.finish or "stop", event.finish)
+        before = self._text(event.text) + self._end_block()
         if payload is None:
             ending = {"stop_reason": reason, "stop_sequence": None}
             data: dict[str, Any] = {"type": MESSAGE_DELTA, "delta": ending, "usage": {"output_tokens": self.outputs}}
@@ -208,7 +212,7 @@ class MessageEvents:
 
 def _blocks(own: Sequence[Event], was: Event | None) -> list[Any]:
     """Return what policies have left of one block, *own*; a block without text and without a call is left out."""
-    kept = [event for event in own if event.payload]
+    kept = [event for event in own if event.payload and event.form is not None]
     if was is not None and kept == [was] and not any(event.text for event in own if event is not was):
         return [msgspec.Raw(was.payload)]
     text = "".join(event.text for event in own)
