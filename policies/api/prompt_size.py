@@ -46,7 +46,9 @@ _TEXT_PART_TYPES = frozenset(
     | {"search_result"}
 )
 """Types of parts that hold text, in `text` or in a field of their own; a part of an unknown type may be media."""
-_TEXT_TYPE_ENDINGS = ("tool_use", "tool_result")
+RESULT_ENDING = "_result"
+"""End of the types of parts with the result of a tool, or with a part of it, such as `web_search_result`."""
+_TEXT_TYPE_ENDINGS = ("tool_use", RESULT_ENDING)
 """Ends of further such types: calls of tools and their results, of which only inner parts are media (Anthropic)."""
 _NESTING_PART_TYPES = frozenset({"document", "search_result"})
 """Types of parts that have parts or a source, beside the results of tools."""
@@ -209,7 +211,7 @@ def _part(part: Any, left: int, depth: int = MAX_TEXT_NESTING) -> tuple[int, int
         return 0, 0, 1, 0
     if kind in _MEDIA_PART_TYPES:  # named by its field alone: a server may read the other fields instead
         return _bytes_beside(part, kind), 0, 1, 0
-    if kind is not None and (kind in _NESTING_PART_TYPES or kind.endswith("tool_result")):
+    if kind is not None and (kind in _NESTING_PART_TYPES or kind.endswith(RESULT_ENDING)):
         return _nesting_part(part, kind, left, depth)
     size = len(msgspec.json.encode(part))
     read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND_PART_TYPES else size

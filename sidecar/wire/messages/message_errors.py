@@ -40,7 +40,7 @@ def message_error(status: int, error: Mapping[str, Any]) -> bytes:
     fields = {name: value for name, value in error.items() if name != REQUEST_ID_FIELD and value is not None}
     general = "api_error" if status >= FIRST_SERVER_ERROR else "invalid_request_error"
     kind = fields.get("type")
-    fields["type"] = kind if kind in SPECIFIC_TYPES else ERROR_TYPES.get(status, general)
+    fields["type"] = kind if isinstance(kind, str) and kind in SPECIFIC_TYPES else ERROR_TYPES.get(status, general)
     body: dict[str, Any] = {"type": "error", "error": fields}
     if request_id := error.get(REQUEST_ID_FIELD):
         body[REQUEST_ID_FIELD] = request_id
