@@ -162,33 +162,19 @@ class UpstreamClient:
 
         *call* is that of the client; None for the sidecar's own requests.
         """
-        target = self._listed
+        answer, target = None, self._listed
         if path:
             query = dict(self.settings.query) or None
             target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), target.headers)
-        return await self._fetched(target, headers, b"", call, "" if path else LIST_ROUTE)
-
-    async def _fetched(
-        self, target: Target, headers: Mapping[str, str], sent: bytes, call: Call | None, listed: str = ""
-    ) -> bytes:
-        """Return the JSON answer to *sent*, a request without a completion.  Raises `UpstreamError`.
-
-        *listed* is the path of a list, whose absence is logged.
-        """
-        answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.transport.send(target, self._passed(headers), sent, _ignore_reached)
+                answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
                 if call is not None:
                     call.upstream_headers = passed_headers(answer.fields, self.secrets.are_in)
                 if answer.status != httpx.codes.OK:
                     body = await read_error_body(answer)
-                    if listed:
-                        self.routes.note_refusal("GET", listed, answer.status, body, "")
-                    elif sent and call is not None:
-                        path = COUNT_TOKENS.upstream_path
-                        if self.routes.note_refusal("POST", path, answer.status, body, call.model):
-                            raise self.lacks_route(answer, path)
+                    if not path:
+                        self.routes.note_refusal("GET", LIST_ROUTE, answer.status, body, "")
                     raise self.failure(answer, body, secrets=self.secrets_of(headers))
                 return await read_limited(answer, MAX_LIST_BYTES)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
@@ -209,22 +195,17 @@ class UpstreamClient:
         body = self.request_body(call, model, style, streams=streams)
         return self.transport.send(self._target(call, streams=streams), headers, body, on_connected, on_alive)
 
+    def ask(self, call: Call, body: bytes) -> Awaitable[UpstreamResponse]:
+        """Send *body* to the route of *call*, which generates nothing, and return the answer, body unread.  Raises as `send`."""
+        headers = self._passed(call.forwarded_headers)
+        return self.transport.send(self._target(call, streams=False), headers, body, _ignore_reached)
+
     def _target(self, call: Call, *, streams: bool) -> Target:
         """Return where a request for *call* goes, with the query that its API passes on."""
         name = call.operation.name
         if call.state and (passed := call.state.get(PASSED_QUERY_STATE)) is not None:
             name = f"{name}?{passed}"
         return (self._streamed if streams else self._at_once)[name]
-
-    async def count_tokens(self, call: Call) -> bytes:
-        """Return the JSON answer to a request for the number of tokens of *call*'s prompt.  Raises `UpstreamError`."""
-        model = await self.model(call)
-        fields = call.body if call.model == model or not model else {**call.body, "model": model}
-        if self._is_strict and (sent := call.state.get(CLIENT_FIELDS_STATE)) is not None:
-            fields = DocumentedPart(fields, cast("dict[str, Any]", sent), fields=COUNT_TOKENS.fields).body
-        return await self._fetched(
-            self._target(call, streams=False), call.forwarded_headers, msgspec.json.encode(fields), call
-        )
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held
