@@ -1,0 +1,1 @@
+"""Attempts that relay a request and its answer as bytes."""
