@@ -13,7 +13,7 @@ from .services import Services
 from .store import Standing
 from .tokens import Size
 
-Operation: TypeAlias = Literal["chat", "models"]
+Operation: TypeAlias = Literal["chat", "models", "passthrough"]
 Message: TypeAlias = dict[str, Any]
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
@@ -63,7 +63,10 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     services: Services
     """Clocks, randomness, the log. See `Services`."""
     operation: Operation = "chat"
-    """The kind of request: a completion ("chat"), or the list of models or the entry of `model` ("models")."""
+    """The kind of request: a completion ("chat"), the list of models or the entry of `model` ("models"), or a route that
+    is relayed as bytes ("passthrough"), of whose body only `model` and `user` are known."""
+    tokens_each: int = 0
+    """The tokens that each call of a relayed route costs, at least; 0 for all calls whose prompt can be read."""
     tenant: str = "default"
     """The tenant of the client's API key."""
     ip: str = ""
@@ -121,8 +124,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def has_completion(self) -> bool:
-        """Whether a model answers the call, so that it has a prompt and costs tokens."""
-        return self.operation == "chat"
+        """Whether a model answers the call, so that it costs tokens. Its prompt can be read unless it has `tokens_each`."""
+        return self.operation == "chat" or self.tokens_each > 0
 
     @property
     def model(self) -> str:

@@ -29,6 +29,9 @@ class MaxTokens(Policy, frozen=True):
         """Lower the ceiling of *call*. Raises `Rejection` with the code `request_too_large`."""
         if not call.has_completion:
             return
+        if call.tokens_each:
+            self._check_fixed(call.tokens_each)
+            return
         requested = call.max_tokens
         if requested is None or requested > self.output:
             call.max_tokens = self.output
@@ -42,7 +45,14 @@ class MaxTokens(Policy, frozen=True):
             return
         wanted = -(-call.characters // 4) + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
-            bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"
-            msg = f"The request is too large: {bounds}; shorten the prompt or lower max_tokens."
-            details = {"policy": self.name, "limit": limit, "needed": wanted, "case": "never_fits"}
-            raise Rejection(400, "request_too_large", msg, details=details)
+            raise self._too_large(wanted, limit, "shorten the prompt or lower max_tokens")
+
+    def _check_fixed(self, tokens: int) -> None:
+        """Raise `Rejection` if a call that is charged *tokens*, whatever it holds, exceeds `request`."""
+        if self.request is not None and tokens > self.request:
+            raise self._too_large(tokens, self.request, "ask the operator to lower `tokens_each` of this route")
+
+    def _too_large(self, wanted: int, limit: int, cure: str) -> Rejection:
+        bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"
+        details = {"policy": self.name, "limit": limit, "needed": wanted, "case": "never_fits"}
+        return Rejection(400, "request_too_large", f"The request is too large: {bounds}; {cure}.", details=details)
