@@ -119,12 +119,12 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         model (prices), it is a `BadRequest`. A list of models names none: it is reduced to those that the key may use.
         Another upstream's default model that the key may not use is not requested: the call then names its own.
         """
-        if call.has_completion:
+        if call.has_completion or call.operation == "passthrough":
             profile = self.profiles.get(call.profile, self.base)
             rules = [rule for rule in profile.model_rules if rule.where.covers(call)]
             if self.models is not None or rules:
                 self._check_fields(call, rules)
-        if self.models is None or (call.operation == "models" and not call.model):
+        if self.models is None or not (call.has_completion or call.model):
             return
         for model in call.candidate_models:
             if not matches_any(model, self.models):
@@ -132,6 +132,11 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
                 raise Forbidden(f"This key may not use {what}.", "model")
         if not call.names_model and not self._may_use_defaults(call, self.models):
             call.substituted_model = ""
+
+    def depends_on_model(self, call: Call) -> bool:
+        """Whether the key or a limit of *call* depends on its model, so that the model must be known."""
+        profile = self.profiles.get(call.profile, self.base)
+        return self.models is not None or any(rule.where.covers(call) for rule in profile.model_rules)
 
     @staticmethod
     def _may_use_defaults(call: Call, models: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ from .observers import read_observers
 from .policies import BaseChain, base_chain, uses_defaults
 from .prices import check_prices, with_prices
 from .profiles import read_profiles
-from .relay.passthrough import Passthrough, TenantChain, read_passthrough
+from .relay.passthrough import Passthrough, PassthroughSettings, TenantChain, opened_routes
 from .settings import DEFAULT_TENANT, Flags, ServerSettings, Settings, StoreSettings
 from .tables import SEE_EXAMPLE, ConfigError, ConfigFault, single_field, to_struct, unknown_key
 from .upstream_sources import check_fallback_targets, resolve_upstreams
@@ -123,10 +123,27 @@ def _passthrough(
     faults: list[ConfigFault],
 ) -> tuple[Passthrough, ...]:
     """Return the relayed routes of *table*, which may have other faults; *names* are those of the upstreams."""
-    entries = table.get("passthrough") if isinstance(table, dict) else None
-    if not isinstance(entries, list):
-        return ()
-    return read_passthrough(entries, (server or ServerSettings()).max_body, names, chains, faults)
+    listed = table.get("passthrough") if isinstance(table, dict) else None
+    entries: list[tuple[str, PassthroughSettings]] = []
+    for at, entry in enumerate(listed if isinstance(listed, list) else ()):
+        where, own = f"server.passthrough[{at}]", list[ConfigFault]()
+        if isinstance(entry, dict):
+            settings = to_struct(PassthroughSettings, entry, where, faults)
+        elif isinstance(entry, str):
+            settings = to_struct(PassthroughSettings, {"path": entry}, where, own)
+            faults += [msgspec.structs.replace(fault, path=where) for fault in own]
+        else:
+            continue  # a fault of its type already
+        if settings is not None:
+            entries.append((where, settings))
+    max_body = (server or ServerSettings()).max_body
+    routes: list[Passthrough] = []
+    for route in opened_routes(entries, max_body, names, chains):
+        if isinstance(route, Passthrough):
+            routes.append(route)
+        else:
+            faults.append(ConfigFault(*route))
+    return tuple(routes)
 
 
 def _read(path: Path, faults: list[ConfigFault]) -> dict[str, Any] | None:

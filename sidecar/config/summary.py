@@ -32,9 +32,7 @@ OUTSIDE_V1 = (
     "warning: passthrough {paths}: outside of /v1 some servers check no key (vLLM's --api-key covers only /v1, /v2,"
     " /inference and /cohere), so let only the sidecar reach them"
 )
-SHARED_ACCOUNT = (
-    "warning: passthrough {paths}: all tenants share what is stored in the upstream's account, and can read and delete it"
-)
+SHARED_ACCOUNT = "warning: passthrough {paths}: all tenants share what is stored in the upstream's account, and can read and delete it"
 
 
 def summary(settings: Settings) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -18,6 +19,7 @@ from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarg
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.relay.relayed_request import BODY_METHODS, relayed_url
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from sidecar.config.upstream import ResolvedUpstream
     from sidecar.upstream.transport.response import Alive, Connected, Headers, Transport, UpstreamResponse
     from sidecar.wire.answer_reader import AnswerReader
+    from sidecar.wire.relay.relayed_request import RelayedBody, RelayedRequest
 
 USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
@@ -181,6 +184,23 @@ class UpstreamClient:
         body = self.chat_body(call, model, style, streams=streams)
         target = self._streamed if streams else self._at_once
         return self.transport.send(target, headers, body, on_connected, on_alive)
+
+    def relay(
+        self, headers: Mapping[str, str], request: RelayedRequest, body: RelayedBody, on_connected: Connected
+    ) -> Awaitable[UpstreamResponse]:
+        """Send a relayed *request* with *body* and return the answer, body unread.
+
+        *headers* are those of its call that may be forwarded. Raises as `send` does, and `UploadBroken`.
+        """
+        query = "&".join(filter(None, (request.query, urlencode(self.settings.query))))
+        url = relayed_url(self.settings.endpoint, request.path) + (f"?{query}" if query else "")
+        target = Target(request.method, httpx.URL(url), self._listed.headers)
+        sent = [*self._passed(headers), *request.headers.items()]
+        if not isinstance(body, bytes):
+            return self.transport.send_streamed(target, sent, body, on_connected)
+        if not body and request.method in BODY_METHODS:
+            sent.append(("content-length", "0"))
+        return self.transport.send(target, sent, body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .attempt import Attempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
+from .relay_attempt import RelayAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -71,4 +72,8 @@ class UpstreamRouter:
 
 
 def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
-    return ModelListAttempt(upstream, call) if call.operation == "models" else Attempt(upstream, call)
+    kinds: Mapping[str, type[ModelListAttempt | RelayAttempt]] = {
+        "models": ModelListAttempt,
+        "passthrough": RelayAttempt,
+    }
+    return kinds.get(call.operation, Attempt)(upstream, call)

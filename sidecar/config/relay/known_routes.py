@@ -36,15 +36,15 @@ SERVED_ROUTES = (
 )
 """The sidecar's own paths; `*` stands for all below."""
 
-READING_METHODS = ("GET", "HEAD")
-_PREFIX = re.compile(r"v\d\w*|api|openai|inference|cohere|anthropic|experimental|compat|compatible-mode")
-_LATER = "its work runs later, when no limit of the sidecar counts it"
-_KEYS = "it opens a WebSocket or hands out a key for one, and what runs there passes no limit"
-_MANAGES = "it changes the server for all of its clients"
-_SHOWS = "it shows or continues requests of other clients"
-_HOST = "it runs code on the server's machine, or sends requests from there"
-_MODELS = "it lists or changes the server's models past the `models` of keys; '/v1/models' is served under them"
-_ACCOUNT = "it manages the account at the upstream, which all clients share"
+READING_METHODS = ("GET",)
+_PREFIX_SEGMENT = re.compile(r"v\d\w*|api|openai|inference|cohere|anthropic|experimental|compat|compatible-mode")
+_RUNS_LATER = "its work runs later, when no limit of the sidecar counts it"
+_OPENS_SOCKETS = "it opens a WebSocket or hands out a key for one, and what runs there passes no limit"
+_CHANGES_SERVER = "it changes the server for all of its clients"
+_SHOWS_OTHERS = "it shows or continues requests of other clients"
+_ACTS_ON_HOST = "it runs code on the server's machine, or sends requests from there"
+_LISTS_MODELS = "it lists or changes the server's models past the `models` of keys; '/v1/models' is served under them"
+_MANAGES_ACCOUNT = "it manages the account at the upstream, which all clients share"
 
 
 class RouteKind(IntEnum):
@@ -81,12 +81,12 @@ def _routes(names: str, facts: RouteFacts) -> Iterator[_KnownRoute]:
         )
 
 
-_GENERATES = RouteFacts(RouteKind.GENERATES, "it can generate, or read a prompt of any size")
-_POST = RouteFacts(RouteKind.HARMLESS, methods=("POST",))
-_GET = RouteFacts(RouteKind.HARMLESS, methods=READING_METHODS)
-_FILES = RouteFacts(RouteKind.HARMLESS, methods=("GET", "POST"), names_model=False)
-_FILE = RouteFacts(RouteKind.HARMLESS, methods=("GET", "DELETE"), names_model=False)
-_UPLOADS = RouteFacts(RouteKind.HARMLESS, methods=("POST",), names_model=False)
+_CAN_GENERATE = RouteFacts(RouteKind.GENERATES, "it can generate, or read a prompt of any size")
+_HARMLESS_POST = RouteFacts(RouteKind.HARMLESS, methods=("POST",))
+_HARMLESS_GET = RouteFacts(RouteKind.HARMLESS, methods=READING_METHODS)
+_FILE_LISTS = RouteFacts(RouteKind.HARMLESS, methods=("GET", "POST"), names_model=False)
+_FILE_ROUTES = RouteFacts(RouteKind.HARMLESS, methods=("GET", "DELETE"), names_model=False)
+_UPLOAD_ROUTES = RouteFacts(RouteKind.HARMLESS, methods=("POST",), names_model=False)
 
 
 def _refused(reason: str) -> RouteFacts:
@@ -95,44 +95,44 @@ def _refused(reason: str) -> RouteFacts:
 
 KNOWN_ROUTES = (
     # OpenAI and servers with its API
-    *_routes("chat/completions chat/completions/batch completions complete responses messages engines/**", _GENERATES),
-    *_routes("deployments/** embeddings chat audio/** images/** videos/** ocr interactions/**", _GENERATES),
+    *_routes("chat/completions chat/completions/batch completions complete responses messages engines/**", _CAN_GENERATE),
+    *_routes("deployments/** embeddings chat audio/** images/** videos/** ocr interactions/**", _CAN_GENERATE),
     # vLLM, TGI, SageMaker, Vertex AI
-    *_routes("invocations generate generative_scoring generate_stream vertex predict", _GENERATES),
+    *_routes("invocations generate generative_scoring generate_stream vertex predict", _CAN_GENERATE),
     # llama.cpp, SGLang, Ollama
-    *_routes("completion infill embedding generate_from_file vertex_generate encode health_generate", _GENERATES),
-    *_routes("embed web_search web_fetch", _GENERATES),
-    *_routes("rerank reranking score classify pooling tokenize detokenize apply-template chat_tokenize", _POST),
-    *_routes("moderations parse_function_call separate_reasoning show", _POST),
-    *_routes("chat/completions/render completions/render chat/completions/input_tokens", _POST),
-    *_routes("tags ps version info health ping load props get_model_info model_info", _GET),
-    *_routes("server_info get_server_info tokenizer_info", _GET),
-    *_routes("files", _FILES),
-    *_routes("files/*", _FILE),
+    *_routes("completion infill embedding generate_from_file vertex_generate encode health_generate", _CAN_GENERATE),
+    *_routes("embed web_search web_fetch", _CAN_GENERATE),
+    *_routes("rerank reranking score classify pooling tokenize detokenize apply-template chat_tokenize", _HARMLESS_POST),
+    *_routes("moderations parse_function_call separate_reasoning show", _HARMLESS_POST),
+    *_routes("chat/completions/render completions/render chat/completions/input_tokens", _HARMLESS_POST),
+    *_routes("tags ps version info health ping load props get_model_info model_info", _HARMLESS_GET),
+    *_routes("server_info get_server_info tokenizer_info", _HARMLESS_GET),
+    *_routes("files", _FILE_LISTS),
+    *_routes("files/*", _FILE_ROUTES),
     *_routes("files/*/content", RouteFacts(RouteKind.HARMLESS, methods=READING_METHODS, names_model=False)),
-    *_routes("uploads uploads/*/parts uploads/*/complete uploads/*/cancel", _UPLOADS),
-    *_routes("batches/** messages/batches/** fine_tuning/** fine-tunes/** evals/**", _refused(_LATER)),
-    *_routes("assistants/** threads/**", _refused(_LATER)),
-    *_routes("realtime/** chatkit/**", _refused(_KEYS)),
-    *_routes("containers/** cors-proxy/** tools/** collective_rpc", _refused(_HOST)),
-    *_routes("organization/** organizations/** dashboard/** billing/** me user/** signout", _refused(_ACCOUNT)),
-    *_routes("models/**", _refused(_MODELS)),
-    *_routes("conversations/** slots/** stream/** streams/** chat/completions/control", _refused(_SHOWS)),
-    *_routes("open_session close_session", _refused(_SHOWS)),
-    *_routes("lora-adapters/** load_lora_adapter unload_lora_adapter load_lora_adapter_from_tensors", _refused(_MANAGES)),
-    *_routes("pull push create copy delete blobs/** stop/** unload", _refused(_MANAGES)),
-    *_routes("sleep wake_up is_sleeping pause resume is_paused abort_requests abort_request", _refused(_MANAGES)),
-    *_routes("pause_generation continue_generation scale_elastic_ep is_scaling_elastic_ep", _refused(_MANAGES)),
-    *_routes("init_weight_transfer_engine get_world_size update_weights start_weight_update", _refused(_MANAGES)),
-    *_routes("update_weights_from_disk update_weights_from_tensor update_weights_from_distributed", _refused(_MANAGES)),
-    *_routes("update_weights_from_ipc update_weight_version init_weights_update_group", _refused(_MANAGES)),
-    *_routes("destroy_weights_update_group init_weights_send_group_for_remote_instance", _refused(_MANAGES)),
-    *_routes("send_weights_to_remote_instance get_weights_by_name weights_checker", _refused(_MANAGES)),
-    *_routes("release_memory_occupation resume_memory_occupation slow_down freeze_gc", _refused(_MANAGES)),
-    *_routes("flush_cache clear_hicache_storage_backend hicache/** set_internal_state", _refused(_MANAGES)),
-    *_routes("reset_prefix_cache reset_mm_cache reset_encoder_cache configure_logging", _refused(_MANAGES)),
-    *_routes("start_profile stop_profile start_expert_distribution_record", _refused(_MANAGES)),
-    *_routes("stop_expert_distribution_record dump_expert_distribution_record set_trace_level", _refused(_MANAGES)),
+    *_routes("uploads uploads/*/parts uploads/*/complete uploads/*/cancel", _UPLOAD_ROUTES),
+    *_routes("batches/** messages/batches/** fine_tuning/** fine-tunes/** evals/**", _refused(_RUNS_LATER)),
+    *_routes("assistants/** threads/**", _refused(_RUNS_LATER)),
+    *_routes("realtime/** chatkit/**", _refused(_OPENS_SOCKETS)),
+    *_routes("containers/** cors-proxy/** tools/** collective_rpc", _refused(_ACTS_ON_HOST)),
+    *_routes("organization/** organizations/** dashboard/** billing/** me user/** signout", _refused(_MANAGES_ACCOUNT)),
+    *_routes("models/**", _refused(_LISTS_MODELS)),
+    *_routes("conversations/** slots/** stream/** streams/** chat/completions/control", _refused(_SHOWS_OTHERS)),
+    *_routes("open_session close_session", _refused(_SHOWS_OTHERS)),
+    *_routes("lora-adapters/** load_lora_adapter unload_lora_adapter load_lora_adapter_from_tensors", _refused(_CHANGES_SERVER)),
+    *_routes("pull push create copy delete blobs/** stop/** unload", _refused(_CHANGES_SERVER)),
+    *_routes("sleep wake_up is_sleeping pause resume is_paused abort_requests abort_request", _refused(_CHANGES_SERVER)),
+    *_routes("pause_generation continue_generation scale_elastic_ep is_scaling_elastic_ep", _refused(_CHANGES_SERVER)),
+    *_routes("init_weight_transfer_engine get_world_size update_weights start_weight_update", _refused(_CHANGES_SERVER)),
+    *_routes("update_weights_from_disk update_weights_from_tensor update_weights_from_distributed", _refused(_CHANGES_SERVER)),
+    *_routes("update_weights_from_ipc update_weight_version init_weights_update_group", _refused(_CHANGES_SERVER)),
+    *_routes("destroy_weights_update_group init_weights_send_group_for_remote_instance", _refused(_CHANGES_SERVER)),
+    *_routes("send_weights_to_remote_instance get_weights_by_name weights_checker", _refused(_CHANGES_SERVER)),
+    *_routes("release_memory_occupation resume_memory_occupation slow_down freeze_gc", _refused(_CHANGES_SERVER)),
+    *_routes("flush_cache clear_hicache_storage_backend hicache/** set_internal_state", _refused(_CHANGES_SERVER)),
+    *_routes("reset_prefix_cache reset_mm_cache reset_encoder_cache configure_logging", _refused(_CHANGES_SERVER)),
+    *_routes("start_profile stop_profile start_expert_distribution_record", _refused(_CHANGES_SERVER)),
+    *_routes("stop_expert_distribution_record dump_expert_distribution_record set_trace_level", _refused(_CHANGES_SERVER)),
 )  # fmt: skip
 _UNKNOWN_ROUTE = RouteFacts(RouteKind.UNKNOWN, "it is not known, so it may generate")
 
@@ -140,7 +140,9 @@ _UNKNOWN_ROUTE = RouteFacts(RouteKind.UNKNOWN, "it is not known, so it may gener
 def without_prefixes(segments: Segments) -> Segments:
     """Return *segments* without those in front that servers put before their routes, in lower case."""
     folded = [None if each is None else each.lower() for each in segments]
-    at = next((at for at, part in enumerate(folded) if part is None or not _PREFIX.fullmatch(part)), len(folded))
+    at = next(
+        (at for at, part in enumerate(folded) if part is None or not _PREFIX_SEGMENT.fullmatch(part)), len(folded)
+    )
     return folded[at:]
 
 
@@ -159,7 +161,10 @@ def served_by_sidecar(segments: Segments) -> str:
     for path in SERVED_ROUTES:
         parts = path.split("/")[1:]
         has_more = parts[-1] == "*"
-        if _can_be(segments, _KnownRoute(parts[: -1 if has_more else None], has_more and len(segments) >= len(parts), _POST)):
+        if _can_be(
+            segments,
+            _KnownRoute(parts[: -1 if has_more else None], has_more and len(segments) >= len(parts), _HARMLESS_POST),
+        ):
             return path
     return ""
 

@@ -11,7 +11,6 @@ from policies.api.match import Match
 from policies.api.policy import Policy
 from policies.builtin.budget import Budget
 from policies.builtin.option_checks import raise_faults
-from sidecar.config.tables import ConfigFault, to_struct
 from sidecar.wire.relay.path_pattern import PathPattern
 
 from .known_routes import RouteFacts, RouteKind, facts_of, served_by_sidecar, without_prefixes
@@ -20,7 +19,7 @@ MAX_PASSTHROUGH_ROUTES = 64
 V1_SEGMENT = "v1"
 _MANY_TOKENS = 10_000_000
 
-Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class PassthroughSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +84,19 @@ class TenantChain(NamedTuple):
     where: str
 
 
-class _RelayedCall(NamedTuple):
+class RouteFault(NamedTuple):
+    """Why a route is not opened: the key path, the problem and the cure."""
+
+    path: str
+    problem: str
+    cure: str
+
+    def at(self, where: str) -> RouteFault:
+        """Return this fault for the entry at the key path *where*, of which `path` is the end."""
+        return self._replace(path=where + self.path)
+
+
+class _RelayedCall(msgspec.Struct):
     """The fields of a call that decide whether a policy covers it, whatever its model."""
 
     path: str
@@ -96,65 +107,47 @@ class _RelayedCall(NamedTuple):
     has_completion: bool = True
 
 
-def read_passthrough(
-    entries: Sequence[object],
+def opened_routes(
+    entries: Sequence[tuple[str, PassthroughSettings]],
     max_body: int,
     upstreams: Sequence[str],
     chains: Sequence[TenantChain],
-    faults: list[ConfigFault],
-) -> tuple[Passthrough, ...]:
-    """Return the relayed routes of *entries*; add a fault to *faults* for each that cannot be opened.
+) -> Iterator[Passthrough | RouteFault]:
+    """Yield the relayed route of each of *entries*, or why it cannot be opened; *entries* are by key path.
 
     *upstreams* are the configured names; none are known where only settings are read. *chains* are all chains of the file.
     """
     if len(entries) > MAX_PASSTHROUGH_ROUTES:
-        cure = f"name at most {MAX_PASSTHROUGH_ROUTES}"
-        faults.append(ConfigFault("server.passthrough", f"has {len(entries)} routes", cure))
-        return ()
-    found: list[Passthrough] = []
+        problem = f"has {len(entries)} routes"
+        yield RouteFault("server.passthrough", problem, f"name at most {MAX_PASSTHROUGH_ROUTES}")
+        return
     shapes: dict[tuple[str | None, ...], str] = {}
-    for at, entry in enumerate(entries):
-        if not isinstance(entry, str | dict):
-            continue  # a fault of its type already
-        where = f"server.passthrough[{at}]"
-        table = {"path": entry} if isinstance(entry, str) else entry
-        mine: list[ConfigFault] = []
-        settings = to_struct(PassthroughSettings, table, where, mine)
-        if isinstance(entry, str):  # a string has no key `path`
-            mine = [msgspec.structs.replace(fault, path=where) for fault in mine]
-        faults += mine
-        if settings is None:
-            continue
+    for where, settings in entries:
         pattern = PathPattern.parse(settings.path)
-        if pattern.segments in shapes:
-            problem = f"the same paths as {shapes[pattern.segments]}"
-            faults.append(ConfigFault(where, problem, "remove one of the two"))
+        if (other := shapes.setdefault(pattern.segments, where)) != where:
+            yield RouteFault(where, f"the same paths as {other}", "remove one of the two")
             continue
-        shapes[pattern.segments] = where
-        route = _route(settings, pattern, where, max_body, upstreams, faults)
-        if route is not None:
-            found.append(route)
-            faults += _uncovered(route, where, chains)
-    return tuple(found)
+        route = _route(settings, pattern, max_body, upstreams)
+        if isinstance(route, Passthrough):
+            fault = _uncovered(route, chains)
+            yield route if fault is None else fault.at(where)
+        else:
+            yield route.at(where)
 
 
 def _route(
     settings: PassthroughSettings,
     pattern: PathPattern,
-    where: str,
     max_body: int,
     upstreams: Sequence[str],
-    faults: list[ConfigFault],
-) -> Passthrough | None:
+) -> Passthrough | RouteFault:
     facts = facts_of(pattern.segments)
     fault = _path_fault(pattern, facts) or _kind_fault(settings, facts)
     if fault is not None:
-        faults.append(ConfigFault(where, *fault))
-        return None
+        return fault
     if settings.upstream is not None and upstreams and settings.upstream not in upstreams:
         cure = f"use one of {', '.join(map(repr, upstreams))}"
-        faults.append(ConfigFault(f"{where}.upstream", f"unknown upstream {settings.upstream!r}", cure))
-        return None
+        return RouteFault(".upstream", f"unknown upstream {settings.upstream!r}", cure)
     return Passthrough(
         pattern=pattern,
         methods=_methods(settings, facts),
@@ -165,39 +158,47 @@ def _route(
     )
 
 
-def _path_fault(pattern: PathPattern, facts: RouteFacts) -> tuple[str, str] | None:
+def _path_fault(pattern: PathPattern, facts: RouteFacts) -> RouteFault | None:
     """Return problem and cure of a path that is never relayed."""
     shown = repr(pattern.text)
     if served := served_by_sidecar(pattern.segments):
-        return f"{shown} is served as {served!r}, under all policies", "remove it"
+        return RouteFault("", f"{shown} is served as {served!r}, under all policies", "remove it")
     names = without_prefixes(pattern.segments)
     if not names or names[0] is None:
         cure = "write the first part of the route itself, as in '/v1/files/{id}'"
-        return f"{shown} names no route: it could stand for any", cure
+        return RouteFault("", f"{shown} names no route: it could stand for any", cure)
     if facts.kind is RouteKind.REFUSED:
-        return f"{shown} is not relayed: {facts.reason}", "remove it, and send such requests to the server itself"
+        return RouteFault(
+            "", f"{shown} is not relayed: {facts.reason}", "remove it, and send such requests to the server itself"
+        )
     return None
 
 
-def _kind_fault(settings: PassthroughSettings, facts: RouteFacts) -> tuple[str, str] | None:
+def _kind_fault(settings: PassthroughSettings, facts: RouteFacts) -> RouteFault | None:
     """Return problem and cure of a path that may generate, and for which nothing bounds that."""
     if settings.tokens_each is not None:
         if settings.generates is False:
-            return "`tokens_each` has no effect beside `generates = false`", "remove one of the two"
+            return RouteFault("", "`tokens_each` has no effect beside `generates = false`", "remove one of the two")
         return None
     shown, bound = repr(settings.path), "set `tokens_each` to the tokens that a budget charges for each call"
     if facts.kind is RouteKind.GENERATES:
-        return f"{shown} needs a budget that bounds it: {facts.reason}", bound
+        return RouteFault("", f"{shown} needs a budget that bounds it: {facts.reason}", bound)
     if settings.generates is False:
         return None
     if settings.generates:
-        return f"{shown} needs a budget that bounds it: `generates` is true", bound
+        return RouteFault("", f"{shown} needs a budget that bounds it: `generates` is true", bound)
     if facts.kind is RouteKind.UNKNOWN:
-        return f"{shown} needs a budget that bounds it: {facts.reason}", f"{bound}, or `generates = false` if it cannot"
+        return RouteFault(
+            "",
+            f"{shown} needs a budget that bounds it: {facts.reason}",
+            f"{bound}, or `generates = false` if it cannot",
+        )
     unknown = [method for method in settings.methods or () if method not in facts.methods]
     if unknown:
         known = ", ".join(facts.methods)
-        return f"{unknown[0]} {settings.path} is not known to be harmless", f"use {known}, or set `generates = false`"
+        return RouteFault(
+            "", f"{unknown[0]} {settings.path} is not known to be harmless", f"use {known}, or set `generates = false`"
+        )
     return None
 
 
@@ -205,18 +206,20 @@ def _methods(settings: PassthroughSettings, facts: RouteFacts) -> tuple[str, ...
     return tuple(dict.fromkeys(settings.methods or facts.methods or ("POST",)))
 
 
-def _uncovered(route: Passthrough, where: str, chains: Sequence[TenantChain]) -> Iterator[ConfigFault]:
-    """Yield a fault if there is a chain without a budget for all calls of *route*, which can generate."""
+def _uncovered(route: Passthrough, chains: Sequence[TenantChain]) -> RouteFault | None:
+    """Return the fault if there is a chain without a budget for all calls of *route*, which can generate."""
     if not route.tokens_each:
-        return
+        return None
     for tenant, policies, place in chains:
         call = _RelayedCall(route.path, tenant)
         if not any(_bounds(policy, call) for policy in policies):
             of_chain = f" of {place}" if place else ""
-            problem = f"no budget covers every call of {route.path!r} in the chain{of_chain}, so `tokens_each` bounds nothing"
-            cure = "add a [[policy]] with use = \"budget\" whose `only`, if it has one, has this path and no model"
-            yield ConfigFault(where, problem, cure)
-            return
+            problem = (
+                f"no budget covers every call of {route.path!r} in the chain{of_chain}, so `tokens_each` bounds nothing"
+            )
+            cure = 'add a [[policy]] with use = "budget" whose `only`, if it has one, has this path and no model'
+            return RouteFault("", problem, cure)
+    return None
 
 
 def _bounds(policy: Policy, call: _RelayedCall) -> bool:
@@ -225,4 +228,3 @@ def _bounds(policy: Policy, call: _RelayedCall) -> bool:
     if not isinstance(policy, Budget) or kind.admit is not Budget.admit or not kind.admit_returns_lease:
         return False
     return policy.match.model == "*" and Match(path=policy.match.path, tenant=policy.match.tenant).covers(call)
-

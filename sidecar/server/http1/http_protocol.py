@@ -250,7 +250,9 @@ class HttpProtocol(ClientProtocol):
         """Store a part of the running request's body; it is discarded once the route has read the body it needs."""
         cycle = self.cycle
         self._body_bytes += len(body)
-        if cycle is None or self._surplus >= 0 or cycle.on_disconnect is not None or cycle.response_complete:
+        if cycle is None or self._surplus >= 0 or cycle.response_complete:
+            return
+        if cycle.on_disconnect is not None and not cycle.streams_body:
             return
         if not cycle.body:
             cycle.body = body
@@ -260,6 +262,8 @@ class HttpProtocol(ClientProtocol):
             cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
+            if cycle.streams_body:
+                self._watch_unread()
         cycle.has_unread = True
         if cycle.body_arrived is not None:
             cycle.wake_receiver()

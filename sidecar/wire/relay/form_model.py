@@ -16,8 +16,8 @@ MAX_PART_HEAD_BYTES = 8_192
 MAX_FORM_PARTS = 1_000
 MODEL_FIELD = "model"
 _HEAD_END, _LINE_END, _CLOSE_MARK = b"\r\n\r\n", b"\r\n", b"--"
-_TYPE = re.compile(r"multipart/form-data\s*;\s*boundary=(\"?)([A-Za-z0-9'()+_,./:=?-]{1,70})\1\s*", re.IGNORECASE)
-_DISPOSITION = re.compile(
+_FORM_TYPE = re.compile(r"multipart/form-data\s*;\s*boundary=(\"?)([A-Za-z0-9'()+_,./:=?-]{1,70})\1\s*", re.IGNORECASE)
+_PART_DISPOSITION = re.compile(
     r"form-data; ?name=\"([^\"\\\r\n]*)\"(; ?filename=\"(?:[^\"\\\r\n]|\\[^\r\n])*\")?(; ?filename\*=[^;\"\s]*)?"
 )
 _PLAIN_TEXT = re.compile(r"text/plain(; ?charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -36,7 +36,7 @@ class _State(Enum):
 
 def boundary_of(content_type: str) -> bytes | None:
     """Return the boundary of a multipart form; None for another type, or one that is not written plainly."""
-    found = _TYPE.fullmatch(content_type)
+    found = _FORM_TYPE.fullmatch(content_type)
     return None if found is None else found[2].encode()
 
 
@@ -169,7 +169,7 @@ def _is_model(head: bytes) -> bool:
             kind = value.strip()
         elif key == "content-transfer-encoding":
             encoding = value.strip().lower()
-    found = _DISPOSITION.fullmatch(disposition)
+    found = _PART_DISPOSITION.fullmatch(disposition)
     if found is None:
         msg = "the name of a part is not written plainly"
         raise FormFault(msg)

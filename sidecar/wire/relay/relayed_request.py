@@ -6,6 +6,7 @@ It is in the `state` of its call: attempts and routes do not know each other.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,18 +16,24 @@ from .json_model import JsonFields
 
 if TYPE_CHECKING:
     from policies.api.call import Call
+    from policies.api.rejection import Rejection
 
 RELAY_STATE = "sidecar.relay"
 """The key in a call's `state` of its `RelayedRequest`."""
 V1_PREFIX = "/v1/"
-"""Paths below it are requested below the `base_url`, all others at the origin of the upstream."""
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+"""Methods whose requests have a body, even an empty one (RFC 9110, 8.6)."""
 
 
 class UploadFault(Exception):
     """The body of the request will not be complete: it is too large, the client left, or it is not as it must be.
 
-    The route that made the upload knows the answer to its client.
+    *rejection* is the answer to the client.
     """
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
 
 
 class Upload(Protocol):
@@ -34,8 +41,16 @@ class Upload(Protocol):
 
     length: int | None
     """The bytes of the whole body as the client announced them; None for a chunked body."""
-    taken: bool
-    """Whether bytes have been read, so that the request cannot be repeated."""
+
+    @property
+    def received(self) -> int:
+        """Bytes that the client has sent so far."""
+        ...
+
+    @property
+    def taken(self) -> bool:
+        """Whether bytes have been read, so that the request cannot be repeated."""
+        ...
 
     async def read(self) -> bytes:
         """Wait for the next bytes and return them; empty at the end. Raises `UploadFault`. Cancellation loses nothing."""
@@ -73,6 +88,17 @@ class RelayedRequest(msgspec.Struct, eq=False, kw_only=True):
     """The head of the answer that is delivered."""
     received_bytes: int = 0
     """Bytes of the answer's body so far."""
+
+
+def relayed_url(endpoint: str, path: str) -> str:
+    """Return the URL of *path* at an upstream whose requests begin with the URL *endpoint*.
+
+    `/v1` stands for the path of *endpoint*; other paths, the own ones of engines, are at its origin.
+    """
+    if path.startswith(V1_PREFIX):
+        return f"{endpoint}/{path.removeprefix(V1_PREFIX)}"
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc}{path}"
 
 
 def relayed(call: Call) -> RelayedRequest:

@@ -26,7 +26,14 @@ MAX_LINE_BYTES = 65_536
 """Bytes of a line that are kept; a longer line is not read."""
 _LINE_TYPES = ("text/event-stream", "application/x-ndjson", "application/jsonl")
 _JSON_TYPE = "application/json"
-_MARKS = (b'"usage"', b"eval_count", b"tokens_predicted", b"completion_tokens", b"generated_tokens", b'"timings"')
+_REPORT_MARKS = (
+    b'"usage"',
+    b"eval_count",
+    b"tokens_predicted",
+    b"completion_tokens",
+    b"generated_tokens",
+    b'"timings"',
+)
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -79,7 +86,7 @@ class TokenReports:
             self._read(bytes(self._kept) + first)
         self._kept.clear()
         self._is_skipping = False
-        if others and any(others.find(mark) >= 0 for mark in _MARKS):
+        if others and any(others.find(mark) >= 0 for mark in _REPORT_MARKS):
             for line in others.split(b"\n"):
                 self._read(line)
         self._keep_part(tail)
@@ -92,7 +99,7 @@ class TokenReports:
             self._kept += part
 
     def _read(self, line: bytes) -> None:
-        if not any(line.find(mark) >= 0 for mark in _MARKS):
+        if not any(line.find(mark) >= 0 for mark in _REPORT_MARKS):
             return
         payload = line.strip().removeprefix(b"data:").strip()
         try:

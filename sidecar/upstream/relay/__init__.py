@@ -1,1 +1,0 @@
-"""Attempts that relay a request and its answer as bytes."""
