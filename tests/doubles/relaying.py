@@ -25,7 +25,9 @@ class Received:
         """Set when the other side has closed the connection."""
         first, *lines = head.decode("latin-1").split("\r\n")
         self.method, self.target, _ = first.split(" ")
-        self.fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines if line)]
+        self.fields = [
+            (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines if line)
+        ]
         self._left = int(self.header("content-length") or 0)
         self._is_chunked = self.header("transfer-encoding") == "chunked"
 

@@ -37,7 +37,7 @@ FIRST_STATUS, SWITCHING_PROTOCOLS, FIRST_FINAL_STATUS = 100, 101, 200
 Callback: TypeAlias = "Callable[[Connection], None]"
 
 
-class Connection(asyncio.Protocol, RequestWriter):
+class Connection(RequestWriter, asyncio.Protocol):
     """One connection and its current response, which each `request` begins anew.
 
     `status` is 0 until the head of the response has arrived.  *keep* is called to return the connection to its pool,
