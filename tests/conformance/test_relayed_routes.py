@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from api_keys import key
 from recording import SERVERS, recorded
-from relaying import Received, RelayUpstream, echoes, relay_upstream
+from relaying import Received, echoes, relay_upstream
 from serving import settings_of, sidecar
-from wire import TIMEOUT_SECONDS, Client, chunk, eventually
+from wire import TIMEOUT_SECONDS, chunk, eventually
 
 pytestmark = pytest.mark.anyio
 

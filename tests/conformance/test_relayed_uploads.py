@@ -108,16 +108,18 @@ async def test_other_transports_stream_too(tmp_path: Path) -> None:
     async def reads(request: Received) -> None:
         await request.whole()
 
-    async with relay_upstream(echoes, reads) as up:
-        async with sidecar(settings_of(tmp_path, up.url, FILES), make_gateway=over_httpx) as served:
-            assert isinstance(served.gateway.upstream._first.transport, HttpxTransport)
-            status, _, _ = await served.post("/v1/files", body, FORM_TYPE)
-            client = await served.client()
-            await begin(client, "/v1/files", f"content-length: {len(body)}")
-            client.writer.write(body[:1_000_000])
-            await eventually(lambda: len(up.requests) == 2)
-            client.reset()
-            await asyncio.wait_for(up.requests[1].gone.wait(), TIMEOUT_SECONDS)
+    async with (
+        relay_upstream(echoes, reads) as up,
+        sidecar(settings_of(tmp_path, up.url, FILES), make_gateway=over_httpx) as served,
+    ):
+        assert isinstance(served.gateway.upstream._first.transport, HttpxTransport)
+        status, _, _ = await served.post("/v1/files", body, FORM_TYPE)
+        client = await served.client()
+        await begin(client, "/v1/files", f"content-length: {len(body)}")
+        client.writer.write(body[:1_000_000])
+        await eventually(lambda: len(up.requests) == 2)
+        client.reset()
+        await asyncio.wait_for(up.requests[1].gone.wait(), TIMEOUT_SECONDS)
     assert (status, up.requests[0].body == body, up.requests[1].is_complete) == (200, True, False)
 
 

@@ -119,6 +119,12 @@ class ClientProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
+    def _pause_reading(self, cycle: RequestCycle) -> None:
+        """Stop reading the body of *cycle*, of which enough waits for its route."""
+        self.flow.pause_reading()
+        if cycle.streams_body:
+            self._watch_unread()
+
     def _watch_unread(self) -> None:
         """Look for the end of a connection that is not read, because its body is ahead of the upstream."""
         if self._unread_timer is None:
