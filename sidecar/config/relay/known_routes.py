@@ -147,10 +147,16 @@ def without_prefixes(segments: Segments) -> Segments:
 
 
 def facts_of(segments: Segments) -> RouteFacts:
-    """Return the worst of what is known about the routes that *segments* can stand for; None in it is any segment."""
+    """Return the worst of what is known about the routes that *segments* can stand for; None in it is any segment.
+
+    Where that stands for the name of a known route, it stands for unknown ones too.
+    """
     names = without_prefixes(segments)
-    found = [route.facts for route in KNOWN_ROUTES if _can_be(names, route)]
-    return max(found, key=lambda facts: facts.kind, default=_UNKNOWN_ROUTE)
+    routes = [route for route in KNOWN_ROUTES if _can_be(names, route)]
+    found = [route.facts for route in routes]
+    if not any(_is_named(names, route) for route in routes):
+        found.append(_UNKNOWN_ROUTE)
+    return max(found, key=lambda facts: facts.kind)
 
 
 def served_by_sidecar(segments: Segments) -> str:
@@ -167,6 +173,12 @@ def served_by_sidecar(segments: Segments) -> str:
         ):
             return path
     return ""
+
+
+def _is_named(names: Segments, route: _KnownRoute) -> bool:
+    """Whether *names* have the fixed segments of *route*."""
+    pairs = zip(names, route.segments, strict=False)
+    return all(known is None or name == known for name, known in pairs)
 
 
 def _can_be(names: Segments, route: _KnownRoute) -> bool:
