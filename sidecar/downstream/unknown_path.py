@@ -54,11 +54,11 @@ _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an 
 _STORED_ADVICE = f"Stored completions are not served here; {_CHAT_INSTEAD} without `store`."
 _OPENAI_ADVICE = (
     f"This route of OpenAI's API is not served here: only '{COMPLETIONS_PATH}' and '{MODELS_PATH}' are. "
-    "Send such requests to the model server itself."
+    "Send such requests to the model server itself, or ask the operator to open the route ('passthrough' in [server])."
 )
 _NATIVE_ADVICE = (
     f"The native routes of Ollama, llama.cpp and other servers are not served here; {_CHAT_INSTEAD} and '{MODELS_PATH}' "
-    "with an OpenAI client."
+    "with an OpenAI client. The operator can open some of them ('passthrough' in [server])."
 )
 
 

@@ -13,6 +13,8 @@ from relaying import Received, echoes, relay_upstream
 from serving import settings_of, sidecar
 from wire import TIMEOUT_SECONDS, chunk, eventually
 
+from sidecar.server.http1.http_protocol import HttpProtocol
+
 pytestmark = pytest.mark.anyio
 
 RERANK = {"model": "m", "query": "q", "documents": ["a", "b"]}
@@ -188,9 +190,12 @@ async def test_events_come_back_as_they_are(tmp_path: Path) -> None:
     assert (read, end) == (events, b"0\r\n\r\n")
 
 
+@SERVERS
 @pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_cut_answer_is_visible(tmp_path: Path, framing: str, version: str) -> None:
+async def test_cut_answer_is_visible(
+    tmp_path: Path, framing: str, version: str, protocol: type[asyncio.Protocol]
+) -> None:
     """An answer that the upstream cuts ends without its end: the client's HTTP library raises."""
 
     async def cuts(request: Received) -> None:
@@ -200,7 +205,9 @@ async def test_cut_answer_is_visible(tmp_path: Path, framing: str, version: str)
         await request.piece()
         request.close()
 
-    async with relay_upstream(cuts) as up, recorded(tmp_path, up.url, SPEECH) as it:
+    if protocol is not HttpProtocol and version == "1.0":
+        pytest.skip("plain ASGI has no way to reset a connection")
+    async with relay_upstream(cuts) as up, recorded(tmp_path, up.url, SPEECH, protocol=protocol) as it:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.served.port)
         head = f"POST /v1/audio/speech HTTP/{version}\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
         writer.write(head.encode() + b"{}")
