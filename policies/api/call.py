@@ -82,6 +82,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Patterns of the models that the client's key may use; None permits all."""
     upstream: str = ""
     """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
+    is_pinned: bool = False
+    """Whether no other upstream than `upstream` may serve the call: policies that choose another one are not obeyed."""
     state: dict[str, object] = {}
     """Data that one policy passes to another. Start each key with the policy's name: "spam.score"."""
     deadline: float | None = None

@@ -58,6 +58,8 @@ class RetryDecisions:
             if not member.covers(call) or (decision := member.running.retry(call, failure)) is None:
                 continue
             if isinstance(decision, Retry):
+                if call.is_pinned and decision.upstream not in (None, failure.upstream):
+                    continue
                 if decision.upstream and decision.upstream not in (known := self._services.upstreams):
                     what = f"a Retry with {not_configured(known)}"
                     raise HookMisuse(f"{type(member.running).__name__}.retry returned {what}")

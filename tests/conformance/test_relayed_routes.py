@@ -438,6 +438,23 @@ async def test_named_upstream_gets_the_calls(tmp_path: Path) -> None:
     assert (len(first.requests), len(second.requests)) == (0, 1)
 
 
+async def test_named_upstream_is_the_only_one(tmp_path: Path) -> None:
+    """A call of a route with an `upstream` is repeated there, and never falls back to another one."""
+
+    async def busy(request: Received) -> None:
+        await request.whole()
+        await request.answer(503, b"{}")
+
+    async with relay_upstream() as first, relay_upstream(busy) as second:
+        text = '[server]\npassthrough = [{ path = "/v1/rerank", upstream = "b" }]\n'
+        for name, up in (("a", first), ("b", second)):
+            text += f'[[upstream]]\nname = "{name}"\nbase_url = "{up.url}"\n'
+        text += '[[policy]]\nuse = "fallback"\n[[policy]]\nuse = "retry"\nbase = 0.0\ncap = 0.0\n'
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            status, _, _ = await served.post("/v1/rerank", RERANK)
+    assert (status, len(first.requests), len(second.requests)) == (503, 0, 3)
+
+
 async def test_answers_of_compressing_servers_are_decoded(tmp_path: Path) -> None:
     """A compressed answer, which was not asked for, is decoded: the client may not know its coding."""
     import gzip

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.engine.chain import Chain
     from sidecar.config.relay.passthrough import Passthrough
+    from sidecar.downstream.client_connection import ClientConnection, Scope
     from sidecar.downstream.request_record import RequestTrail
     from sidecar.downstream.response import ClientResponse
     from sidecar.downstream.services import RouteServices
@@ -41,6 +42,8 @@ PROFILE_NAME_HEADER = b"x-profile"
 RELAYED_HEADERS = (b"content-type", b"accept")
 """Request headers about the bodies, which are sent upstream beside those of all calls."""
 MAX_RELAYED_VALUE_BYTES = 1_024
+HELD_KEY = "sidecar.held"
+"""The key in the scope of a request for what it holds of `max_buffered`."""
 FORM_TYPE = b"multipart/form-data"
 BAD_REQUEST_STATUS = 400
 NOT_READABLE = "limits or the key's `models` depend on the model of this request, and it cannot be read"
@@ -63,6 +66,15 @@ class RelayRoute(Route):
         """Whether *path*, the decoded path of a request, is one of its paths."""
         return self._relay.pattern.filled(path) is not None
 
+    async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
+        """See `Route`. What an upload holds counts as unread bytes of its tenant until the request is over."""
+        scope[HELD_KEY] = held = list[HeldBody]()
+        try:
+            await super().__call__(scope, connection)
+        finally:
+            for each in held:
+                each.release()
+
     def _check_open(self, method: str) -> None:
         if method not in self._relay.methods:
             raise RequestRefused(method_not_allowed(", ".join(self._relay.methods)))
@@ -84,6 +96,7 @@ class RelayRoute(Route):
             profile=profile.name,
             tokens_each=relay.tokens_each,
             upstream=relay.upstream,
+            is_pinned=bool(relay.upstream),
         )
         sent = RelayedRequest(
             method=scope["method"], path=path, query=query.text, headers=_relayed_headers(request.headers), body=b""
@@ -127,6 +140,8 @@ class RelayRoute(Route):
                 raise _unknown_model(call, f"The body is not a JSON object: {NOT_READABLE}.", "body")
             return
         sent.fields, sent.is_normalised = fields, must_know
+        if must_know:
+            sent.headers["content-type"] = "application/json"  # another charset may hold another model
         call.body.update(fields.texts())
         sent.model = call.model
 
@@ -141,6 +156,10 @@ class RelayRoute(Route):
         refusal_status = (
             None if not must_know else BAD_REQUEST_STATUS if call.permitted_models is None else FORBIDDEN_STATUS
         )
+        held = HeldBody(self.services.buffered, call.tenant)
+        request.scope[HELD_KEY].append(held)
+        if not held.add(UPLOAD_WINDOW_BYTES):
+            raise RequestRefused(unread_requests_full())
         upload = ClientUpload(request.connection, self._relay.max_body, length, form, refusal_status)
         if form is not None or length is None or length <= PREFIX_BYTES:
             try:
@@ -151,6 +170,7 @@ class RelayRoute(Route):
             call.model = sent.model = upload.model
         if upload.is_complete:
             sent.body = upload.whole()
+            held.release()
         else:
             request.connection.stream_body()
             sent.body = upload
@@ -158,17 +178,11 @@ class RelayRoute(Route):
     async def _serve(
         self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse, trail: RequestTrail
     ) -> None:
-        """See `Route._serve`. A body that streams through counts as unread bytes of its tenant meanwhile."""
+        """See `Route._serve`."""
         sent = relayed(call)
-        held = HeldBody(self.services.buffered, call.tenant)
         try:
-            if isinstance(sent.body, ClientUpload) and not held.add(UPLOAD_WINDOW_BYTES):
-                trail.error = unread_requests_full()
-                response.fail(trail.error)
-                return
             await super()._serve(request, call, chain, response, trail)
         finally:
-            held.release()
             body = sent.body
             trail.request_bytes = len(body) if isinstance(body, bytes) else body.received
             trail.answer_bytes = sent.received_bytes
