@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cases import CASES
 from contract import DIFFERENCES, REQUESTS, verdict
 from libraries import CLIENTS, missing
 from sides import Client, Played, both_sides
@@ -17,7 +16,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PLAYED] = []
 
 
-@pytest.fixture(scope="session", params=CLIENTS, ids=lambda client: client.name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with `played` for each case of each client."""
+    if "played" in metafunc.fixturenames:
+        pairs = [(client, case) for client in CLIENTS for case in client.cases]
+        names = [f"{client.name}: {case.name}" for client, case in pairs]
+        metafunc.parametrize(("played", "case"), pairs, indirect=["played"], ids=names, scope="session")
+
+
+@pytest.fixture(scope="session")
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """Play all cases with one client."""
     client: Client = request.param
@@ -32,14 +39,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print a line for each client, and the reasons of the differences."""
     lines: list[tuple[str, ...]] = [("client", "version", "cases", "equal", "by contract", "different")]
     for client, direct, through in config.stash[PLAYED]:
-        found = [verdict(case, direct, through) for case in CASES]
+        found = [verdict(case, direct, through) for case in client.cases]
         counts = [str(found.count(each)) for each in ("equal", "by contract", "different")]
         lines.append((client.name, direct.version, str(len(found)), *counts))
-    if len(lines) == 1:
+    totals = [str(sum(int(line[at]) for line in lines[1:])) for at in range(2, len(lines[0]))]
+    lines.append((f"{len(lines) - 1} clients", "", *totals))
+    if not config.stash[PLAYED]:
         return
     terminalreporter.section("clients, direct and through the sidecar")
     for line in lines:
-        terminalreporter.write_line("{:30} {:20} {:>6} {:>6} {:>12} {:>10}".format(*line))
+        terminalreporter.write_line("{:34} {:24} {:>6} {:>6} {:>12} {:>10}".format(*line))
     for title, table in (("different by contract", DIFFERENCES), ("another number of requests", REQUESTS)):
         terminalreporter.write_line(f"\n{title}:")
         for name, each in table.items():

@@ -79,8 +79,8 @@ async def begin(connection: Connection) -> None:
 
 
 def error_body(error: dict[str, Any]) -> dict[str, Any]:
-    """Return Anthropic's envelope."""
-    return messages.error(error["type"], error["message"])
+    """Return Anthropic's envelope, in which an error always has a type."""
+    return messages.error(error.get("type") or "invalid_request_error", error["message"])
 
 
 def error_events(error: dict[str, Any]) -> bytes:
