@@ -25,7 +25,7 @@ import httpx
 from sidecar.config.loader import default_text, load
 from sidecar.config.settings import Flags
 from sidecar.downstream.asgi_connection import over_asgi
-from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute
+from sidecar.downstream.endpoints import ChatRoute, OperationRoute
 from sidecar.downstream.route import CHAT_PATH, COMPLETIONS_PATH, Route
 from sidecar.server.gateway import Gateway
 from sidecar.server.process import _freeze_startup_objects
@@ -218,7 +218,7 @@ async def compare(folder: Path, only: str, rounds: int) -> None:
         if only not in name:
             continue
         body = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
-        route = (ChatRoute if path == CHAT_PATH else CompletionsRoute)(gateway)
+        route = (ChatRoute if path == CHAT_PATH else OperationRoute)(gateway)
         rows = []
         for _ in range(rounds):
             spent.update(dict.fromkeys(PARTS, 0.0))

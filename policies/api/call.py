@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
+
+from policies.api.requests.parts import Message, parts_of, replace_texts, texts
+from policies.api.requests.request_form import CHAT_REQUEST, Prompt, RequestForm
 
 from .claim import Claim
 from .services import Services
 from .store import Standing
 from .tokens import Size
 
-Operation: TypeAlias = Literal["chat", "models"]
-Message: TypeAlias = dict[str, Any]
-
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens", "max_new_tokens")
 """Fields that servers read as the ceiling of an answer: OpenAI's two, llama.cpp's own, and some that others accept."""
 MANY_FIELDS = ("n", "best_of", "n_cmpl", "num_return_sequences")
 """Fields for the number of answers: `best_of` are generated, `n` of them are returned; `n_cmpl` is llama.cpp's own."""
-UNTYPED_PART_FIELDS = (
-    "image_url",
-    "image",
-    "video_url",
-    "audio_url",
-    "input_image",
-    "input_audio",
-    "file",
-    "input_file",
-)
-"""Fields by which servers recognise the kind of a part that names none."""
-PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning")
-"""Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count."""
+RETURNED_FIELDS = tuple(field for field in MANY_FIELDS if field != "best_of")
 _LIMIT_FIELD_SET, _MANY_FIELD_SET = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
-_UNTYPED_PART_FIELD_SET, _PART_TEXT_FIELD_SET = frozenset(UNTYPED_PART_FIELDS), frozenset(PART_TEXT_FIELDS)
 
 MAX_NOTES, MAX_NOTE_LENGTH = 16, 200
 """Notes that a call keeps, and characters of each."""
@@ -62,8 +49,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """The whole JSON body."""
     services: Services
     """Clocks, randomness, the log. See `Services`."""
-    operation: Operation = "chat"
-    """The kind of request: a completion ("chat"), or the list of models or the entry of `model` ("models")."""
+    operation: RequestForm = CHAT_REQUEST
+    """The API of the request. Policies use the properties below, which are the same for all APIs."""
     tenant: str = "default"
     """The tenant of the client's API key."""
     ip: str = ""
@@ -121,8 +108,13 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def has_completion(self) -> bool:
-        """Whether a model answers the call, so that it has a prompt and costs tokens."""
-        return self.operation == "chat"
+        """Whether a model works for the call, so that it has a prompt and costs tokens."""
+        return self.operation.has_completion
+
+    @property
+    def has_ceiling(self) -> bool:
+        """Whether the answer has output tokens, whose number a ceiling limits; false for embeddings."""
+        return self.operation.ceiling_field != ""
 
     @property
     def model(self) -> str:
@@ -136,24 +128,37 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation, oldest message first; empty for a call without one."""
-        messages: list[Message] = self.body.get("messages") or []
+        """The conversation, oldest message first, of which policies may drop messages; empty for a call without one.
+
+        The input of the Responses API is none: its items refer to each other. `text` has the text of all APIs.
+        """
+        messages: list[Message] = self.body.get(self.operation.conversation_field) or []
         return messages
 
     @messages.setter
     def messages(self, messages: list[Message]) -> None:
-        self.body["messages"] = messages
+        if not (field := self.operation.conversation_field):
+            msg = f"a call of the API {self.operation.name!r} has no conversation to replace"
+            raise TypeError(msg)
+        self.body[field] = messages
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt in the form that is common to all APIs, instructions included. See `Prompt`."""
+        return self.operation.prompt(self.body)
 
     @property
     def user(self) -> str:
         """The end user that the client names; unique only within its tenant. A number is read as its digits."""
-        name = self.body.get("user")
+        name: Any = self.body
+        for field in self.operation.user_path:
+            name = name.get(field) if isinstance(name, dict) else None
         return name if isinstance(name, str) else str(name) if type(name) is int else ""
 
     @property
     def stream(self) -> bool:
         """Whether a stream is requested from upstream."""
-        return self.body.get("stream") is True
+        return self.body.get("stream") is True and self.operation.can_stream
 
     @property
     def names_model(self) -> bool:
@@ -178,19 +183,23 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def choices_generated(self) -> int:
-        """The number of answers that upstream generates, each up to the ceiling; at least 1."""
-        if _MANY_FIELD_SET.isdisjoint(self.body):
-            return 1
-        many = (self.body.get(field) for field in MANY_FIELDS)
-        return max(1, max((each for each in many if isinstance(each, int)), default=1))
+        """The number of answers that upstream generates, each up to the ceiling; at least 1, 0 without output tokens."""
+        return self._answers(MANY_FIELDS)
 
     @property
     def choices_returned(self) -> int:
         """The number of answers that upstream returns; of `best_of` it returns `n`."""
-        if _MANY_FIELD_SET.isdisjoint(self.body):
-            return 1
-        many = (self.body.get(field) for field in MANY_FIELDS if field != "best_of")
-        return max(1, max((each for each in many if isinstance(each, int)), default=1))
+        return self._answers(RETURNED_FIELDS)
+
+    def _answers(self, fields: Sequence[str]) -> int:
+        form = self.operation
+        if not form.ceiling_field:
+            return 0
+        each = 1
+        if not _MANY_FIELD_SET.isdisjoint(self.body):
+            many = (self.body.get(field) for field in fields)
+            each = max(1, max((number for number in many if isinstance(number, int)), default=1))
+        return each * self.prompt.prompts if form.answers_each_prompt else each
 
     @property
     def max_tokens(self) -> int | None:
@@ -216,20 +225,29 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
             if type(limit) is int and limit > 0:
                 is_set, is_lower = True, is_lower and limit > ceiling
             body[field] = ceiling
-        if not is_set:
-            self.ceiling_is_ours, body[LIMIT_FIELDS[0]] = True, ceiling
+        if not is_set and self.operation.ceiling_field:
+            self.ceiling_is_ours, body[self.operation.ceiling_field] = True, ceiling
         elif is_lower:
             self.ceiling_was_lowered = True
 
     @property
     def parts(self) -> list[dict[str, Any]]:
         """The parts of all messages that are objects, such as images, in order, whatever the form of the content."""
-        return [part for message in self.messages for part in parts_of(message) if isinstance(part, dict)]
+        return [part for message in self.prompt.messages for part in parts_of(message) if isinstance(part, dict)]
 
     @property
     def text(self) -> str:
-        """All text of the conversation, joined by spaces, for filters that search words."""
+        """All text of the prompt, joined by spaces, for filters that search words."""
         return " ".join(self._pieces())
+
+    def replace_text(self, change: Callable[[str], str]) -> None:
+        """Replace each text of the prompt by `change(text)`, whatever the API, for filters that change words.
+
+        Raises what *change* raises; the body is unchanged then.
+        """
+        form = self.operation
+        changed = {field: replace_texts(self.body[field], change) for field in form.prompt_fields if field in self.body}
+        self.body.update(changed)
 
     @property
     def characters(self) -> int:
@@ -238,52 +256,4 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return sum(map(len, pieces)) + max(0, len(pieces) - 1)
 
     def _pieces(self) -> list[str]:
-        return [piece for message in self.messages for piece in texts(message)]
-
-
-def parts_of(message: Message) -> list[Any]:
-    """Return the parts of one message's content: one for an object, a string or a number, none for null."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return content
-    return [] if content is None else [content]
-
-
-def texts(message: Message) -> list[str]:
-    """Return the texts of one message: its content, or the texts of its parts.
-
-    A part of an unknown kind counts as its JSON, and so does content of another type.
-    """
-    content = message.get("content")
-    if isinstance(content, str):
-        return [content]
-    found = []
-    for part in parts_of(message):
-        own = [part] if isinstance(part, str) else _part_texts(part)
-        if not own and part_kind(part) is None:
-            own = [msgspec.json.encode(part).decode()]
-        found += own
-    return found
-
-
-def _part_texts(part: object) -> list[str]:
-    if not isinstance(part, dict) or _PART_TEXT_FIELD_SET.isdisjoint(part):
-        return []
-    return [text for field in PART_TEXT_FIELDS if isinstance(text := part.get(field), str)]
-
-
-def part_kind(part: object) -> str | None:
-    """Return the kind of one part: its type, else the first known field of a part without type, as vLLM finds it.
-
-    None for a part that has neither.
-    """
-    if not isinstance(part, dict):
-        return None
-    if isinstance(kind := part.get("type"), str):
-        return kind
-    if _UNTYPED_PART_FIELD_SET.isdisjoint(part):
-        return None
-    for field in UNTYPED_PART_FIELDS:
-        if field in part:
-            return field
-    return None
+        return [piece for message in self.prompt.messages for piece in texts(message)]

@@ -6,8 +6,11 @@ from typing import Any
 
 import msgspec
 
-from .call import LIMIT_FIELDS, MANY_FIELDS, UNTYPED_PART_FIELDS, Call, Message, part_kind, parts_of
-from .tokens import BOUND_MESSAGE_TOKENS, MEDIA_TOKENS, PART_TOKENS, Size
+from policies.api.requests.parts import UNTYPED_PART_FIELDS, Message, part_kind, parts_of
+
+from .call import LIMIT_FIELDS, MANY_FIELDS, Call
+from .decoding.token_counts import MEDIA_TOKENS
+from .tokens import BOUND_MESSAGE_TOKENS, PART_TOKENS, Size
 
 SOUND_BYTES_PER_TOKEN = 100
 """Bytes of a sound or a file, in base64, that count as one token."""
@@ -18,7 +21,7 @@ MAX_SHORT_SETTING = 42
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
     "model models messages stream stream_options stop user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
     " presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs parallel_tool_calls"
-    " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier".split()
+    " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier encoding_format dimensions echo".split()
 )
 """Fields of a body that models do not read. A server may put any other field into the prompt, so those count."""
 MAX_READ_ITEMS = 5_000
@@ -53,7 +56,8 @@ def size_of(call: Call) -> Size:
     the body.
     """
     size = parts = media = files = 0
-    messages, rest = call.messages, list[Message]()
+    prompt, form, rest = call.prompt, call.operation, list[Message]()
+    messages, prompt_fields = prompt.messages, form.prompt_fields
     count = len(messages)
     if count > MAX_READ_ITEMS:
         messages, rest = _read_and_rest(messages)
@@ -75,7 +79,7 @@ def size_of(call: Call) -> Size:
         if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
             size += len(msgspec.json.encode(beside))
     for field, value in call.body.items():
-        if isinstance(value, _READABLE_TYPES) and field != "messages":
+        if isinstance(value, _READABLE_TYPES) and field not in prompt_fields:
             if type(value) is str and len(value) < MAX_SHORT_SETTING and field in _NOT_READ:
                 continue
             read = _json_bytes(value)
@@ -83,7 +87,8 @@ def size_of(call: Call) -> Size:
     if rest:
         read, of_rest = _measured_at_once(rest)
         size, media = size + read, media + of_rest
-    return Size(size, count, parts, media, files)
+    framed = count if form.frames_messages else 0
+    return Size(size, framed, parts + count - framed, media, files, prompt.token_ids)
 
 
 def _read_and_rest(messages: list[Message]) -> tuple[list[Message], list[Message]]:
@@ -110,8 +115,10 @@ def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
     *media* tokens too: it may refer to a file that upstream fetches. Parts and messages beyond 5,000 count as in `size_of`.
     Time is linear in the size of the body.
     """
-    parts, messages = 0, call.messages
-    tokens = BOUND_MESSAGE_TOKENS * len(messages)
+    prompt = call.prompt
+    messages, ids = prompt.messages, prompt.token_ids
+    frame = BOUND_MESSAGE_TOKENS if call.operation.frames_messages else PART_TOKENS
+    parts, tokens = 0, ids + frame * len(messages)
     messages, rest = _read_and_rest(messages)
     for message in messages:
         content = message.get("content")
@@ -134,7 +141,8 @@ def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
         read, of_rest = _measured_at_once(rest)
         tokens += read + media * of_rest
     fields = call.body.copy()
-    fields.pop("messages", None)
+    for field in call.operation.prompt_fields:
+        fields.pop(field, None)
     if len(fields) <= MAX_FIELDS:
         fields = {field: value for field, value in fields.items() if field not in _NOT_READ or _enters(field, value)}
     return tokens + _json_bytes(fields) if fields else tokens

@@ -10,13 +10,13 @@ import msgspec
 
 from policies.api.call import Call
 from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities, counts_by_model
+from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
 from policies.api.policy import Policy
 from policies.api.prompt_size import bound_tokens, size_of
 from policies.api.rejection import Rejection
 from policies.api.store import Standing
-from policies.api.tokens import MEDIA_TOKENS
 from policies.api.usage import Usage
 from policies.api.window import Calendar, Period, zone_of
 
@@ -103,7 +103,7 @@ class Budget(Policy, frozen=True):
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""
         if not call.has_completion:
             return None
-        if self.reserve == "bound" and call.max_tokens is None:
+        if self.reserve == "bound" and call.max_tokens is None and call.has_ceiling:
             call.max_tokens = ceiling = self.expected_answer(call)
             call.note(f"set the answer's ceiling to {ceiling} tokens")
         return _TokenLease(self, call) if self.usd is None else _DollarLease(self, call)

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
-from policies.api.call import Message, parts_of
+from policies.api.requests.parts import Message, parts_of
 
 Kind: TypeAlias = Literal["user", "instruction", "result"]
 SHARE_THAT_STAYS = 4

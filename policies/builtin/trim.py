@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from policies.api.call import Call, Message
+from policies.api.call import Call
 from policies.api.policy import Policy
+from policies.api.requests.parts import Message
 
 from .message_window import after_results, is_instruction, newest_window, stable_window
 

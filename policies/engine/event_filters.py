@@ -130,9 +130,16 @@ def _raw(batch: Batch, shown: Sequence[Event]) -> bytes:
     events = batch.events
     if isinstance(batch, WholeBatch):
         is_same = len(shown) == len(events) and all(map(is_, shown, events))
-        return batch.raw if is_same else rebuilt_answer(batch.payload, shown, events)
+        return batch.raw if is_same else _rebuilt(batch.payload, shown, events)
     whole = next((event.payload for event in events if event.whole), None)
-    return _encoded(shown) if whole is None else rebuilt_answer(whole, shown)
+    return _encoded(shown) if whole is None else _rebuilt(whole, shown, ())
+
+
+def _rebuilt(payload: bytes, shown: Sequence[Event], unchanged: Sequence[Event]) -> bytes:
+    """Return the whole answer *payload* with its texts as in *shown*; *unchanged* are the events before the policies."""
+    form = next((event.form for event in (*unchanged, *shown) if event.form is not None), None)
+    write = rebuilt_answer if form is None else form.rebuilt_answer
+    return write(payload, shown, unchanged)
 
 
 def _encoded(events: Sequence[Event]) -> bytes:

@@ -7,15 +7,9 @@ from typing import Any
 
 import msgspec
 
+from policies.api.decoding.choices import choice_index, choice_of, has_many_values, own_indexes, put_text
 from policies.api.decoding.values import decode_forwarded
-from policies.api.event import (
-    Event,
-    choice_index,
-    choice_of,
-    has_many_values,
-    own_indexes,
-    put_text,
-)
+from policies.api.event import Event
 
 KNOWN_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices")
 """Fields that are kept of an answer with so many values that others are not read."""

@@ -9,6 +9,7 @@ import msgspec
 from policies.api.call import Call
 from policies.api.match import Match, matches_any
 from policies.api.policy import Policy
+from sidecar.wire.operations.registry import operation_of
 from sidecar.wire.request.documented_fields import ForwardedFields
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE
@@ -124,7 +125,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             rules = [rule for rule in profile.model_rules if rule.where.covers(call)]
             if self.models is not None or rules:
                 self._check_fields(call, rules)
-        if self.models is None or (call.operation == "models" and not call.model):
+        if self.models is None or (not call.has_completion and not call.model):
             return
         for model in call.candidate_models:
             if not matches_any(model, self.models):
@@ -149,7 +150,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             for at, name in enumerate(call.fallback_models):
                 check_model_name(name, f"models[{at}]", listed)
             way_out = 'Remove it, or ask the operator to have such fields dropped (`fields = "known"`)'
-            check_routing(call.body)
+            check_routing(call.body, operation_of(call).fields)
             if CLIENT_FIELDS_STATE in call.state:
                 call.state[CLIENT_FIELDS_STATE] = dict(call.body)  # with the values that the check has decoded
             way_out = "Remove it"

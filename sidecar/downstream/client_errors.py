@@ -10,7 +10,7 @@ import msgspec
 
 from policies.api.rejection import Rejection
 from sidecar.wire.limit_headers import Header
-from sidecar.wire.sse_writer import error_event, openai_error_event
+from sidecar.wire.sse_writer import error_event, openai_error_body
 
 ERROR_TYPES_BY_STATUS = {
     401: "authentication_error",
@@ -209,7 +209,7 @@ def openai_error(fault: ClientError) -> dict[str, Any]:
 
 def openai_body(fault: ClientError) -> bytes:
     """Return the JSON body of a refusal on `/v1`."""
-    return msgspec.json.encode({"error": openai_error(fault)})
+    return openai_error_body(openai_error(fault))
 
 
 def chat_event(fault: ClientError) -> bytes:
@@ -223,8 +223,3 @@ def chat_refusal_event(fault: ClientError) -> bytes:
         return chat_event(fault)
     details = {"retry_after": math.ceil(fault.wait * 1000) / 1000, **fault.details}
     return chat_event(msgspec.structs.replace(fault, details=details))
-
-
-def openai_event(fault: ClientError) -> bytes:
-    """Return the error event of an OpenAI stream that failed; `[DONE]` follows it."""
-    return openai_error_event(openai_error(fault))

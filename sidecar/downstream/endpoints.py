@@ -1,22 +1,25 @@
-"""The data routes: Chat Nest, OpenAI chat completions, and models."""
+"""The data routes: Chat Nest, the APIs that pass the whole chain, and models."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from policies.api.call import Call
+from policies.api.requests.request_form import MODELS_REQUEST
 from policies.engine.chain import Chain
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS, CHAT_NEST
 from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
-from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, check_openai, model_id, openai_steps
+from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, model_id
 
 from .client_errors import not_found
 from .request import IncomingRequest, RequestRefused, check_json, in_steps, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
-from .route import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH, Route
+from .route import CHAT_PATH, MODELS_PATH, Route
 
 if TYPE_CHECKING:
+    from sidecar.wire.operations.operation import Operation
     from sidecar.wire.request.documented_fields import ForwardedFields
 
     from .services import RouteServices
@@ -34,6 +37,7 @@ class ChatRoute(Route):
     """`POST /api/chat`: a Chat Nest request, answered by Chat Nest events."""
 
     path = CHAT_PATH
+    operation = CHAT_NEST
 
     async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
@@ -63,12 +67,14 @@ class ChatRoute(Route):
         return call, self.services.chains[profile.owner, profile.name], self.response(ChatNestResponse, request)
 
 
-class CompletionsRoute(Route):
-    """`POST /v1/chat/completions`: an OpenAI request, answered as OpenAI would, or by Chat Nest events."""
+class OperationRoute(Route):
+    """`POST` to the path of one API: its request passes the whole chain and is answered in the form of the API.
 
-    path = COMPLETIONS_PATH
+    Chat completions are answered by Chat Nest events where the client asks for them.
+    """
 
-    def __init__(self, services: RouteServices) -> None:
+    def __init__(self, services: RouteServices, operation: Operation = CHAT_COMPLETIONS) -> None:
+        self.path, self.operation = operation.path, operation
         super().__init__(services)
         self._known_upstreams = services.settings.known_upstreams
 
@@ -76,10 +82,11 @@ class CompletionsRoute(Route):
         """See `Route`."""
         check_json(request.headers)
         services = self.services
+        operation, limit = self.operation, services.settings.server.max_body
         body, is_large = await read_object(
-            request, services.settings.server.max_body, self.large_inflated, services.buffered
+            request, limit, self.large_inflated, services.buffered, operation.token_id_fields
         )
-        items = await in_steps(openai_steps(body)) if is_large else check_openai(body)
+        items = await in_steps(operation.check_steps(body)) if is_large else operation.check(body)
         note = ""
         if self._known_upstreams is not False or request.access.fields == "known":
             body, note = self._forwarded(body, request.access.fields)
@@ -87,7 +94,13 @@ class CompletionsRoute(Route):
         access = request.access
         plain = named is None and access.allowed is None
         profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
-        call = self.call(request, body, profile=profile.name, is_large=is_large or items > MANY_ITEMS)
+        call = self.call(
+            request,
+            body,
+            operation=operation.request,
+            profile=profile.name,
+            is_large=is_large or items > MANY_ITEMS,
+        )
         if note:
             call.note(note)
         if self._known_upstreams is None:
@@ -95,7 +108,7 @@ class CompletionsRoute(Route):
         if not call.model and (model := self.services.default_model):
             call.model = call.substituted_model = model
         form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
-        if SCHEMA_HEADER in request.headers and _wants_chat_nest(request.headers):
+        if SCHEMA_HEADER in request.headers and operation.has_chat_nest_events and _wants_chat_nest(request.headers):
             if call.choices_generated > 1:
                 msg = "'n' must be 1 for Chat Nest events: they have no choice index."
                 raise BadRequest(msg, "n")
@@ -108,7 +121,7 @@ class CompletionsRoute(Route):
 
         Where only some upstreams have `fields = "known"`, all fields are, and each attempt drops its own.
         """
-        part = DocumentedPart(body)
+        part = DocumentedPart(body, fields=self.operation.fields)
         return (body, "") if fields == "any" and self._known_upstreams is None else (part.body, part.note())
 
 
@@ -121,7 +134,7 @@ class ModelsRoute(Route):
     async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
         profile = request.access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
-        call = self.call(request, {}, operation="models", profile=profile.name)
+        call = self.call(request, {}, operation=MODELS_REQUEST, profile=profile.name)
         return call, self.services.chains[profile.owner, profile.name], self.response(JSONResponse, request)
 
 

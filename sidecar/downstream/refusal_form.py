@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
+
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
 
 from .client_errors import (
     CLIENT_ERROR_STATUSES,
@@ -12,11 +14,12 @@ from .client_errors import (
     chat_body,
     chat_refusal_event,
     chat_status,
-    openai_body,
+    openai_error,
 )
 
 if TYPE_CHECKING:
     from sidecar.wire.limit_headers import Header
+    from sidecar.wire.operations.operation import Operation
 
     from .client_errors import ClientError
 
@@ -36,23 +39,44 @@ class EncodedError(NamedTuple):
     body: bytes
 
 
-class RefusalForm(Enum):
-    """How a path's errors are sent before the response has started.
+class RefusalForm(ABC):
+    """How the errors of one route are sent before the response has started."""
 
-    `CHAT_EVENT` sends a 4xx as one `error` event under status 200, because Chat Nest's client shows only "HTTP 429" for a
+    @abstractmethod
+    def encoded(self, error: ClientError) -> EncodedError:
+        """Return *error* in this form."""
+
+
+class OperationRefusals(RefusalForm):
+    """A true status, and the error object of the route's API."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+
+    def encoded(self, error: ClientError) -> EncodedError:
+        """See `RefusalForm.encoded`."""
+        body = self._operation.error_body(error.status, openai_error(error))
+        return EncodedError(error.status, (JSON_HEADER, *error.headers), body)
+
+
+class ChatNestRefusals(RefusalForm):
+    """Chat Nest's form.
+
+    *as_events* sends a 4xx as one `error` event under status 200, because Chat Nest's client shows only "HTTP 429" for a
     status. A 5xx keeps its status, because an event is final: the client sends such a call again after 1 s and 2 s, when the
     process or the store may be back. A 405 keeps it too, because it answers no call.
     """
 
-    OPENAI = auto()
-    CHAT_STATUS = auto()
-    CHAT_EVENT = auto()
+    def __init__(self, *, as_events: bool) -> None:
+        self._as_events = as_events
 
     def encoded(self, error: ClientError) -> EncodedError:
-        """Return *error* in this form."""
-        if self is RefusalForm.OPENAI:
-            return EncodedError(error.status, (JSON_HEADER, *error.headers), openai_body(error))
+        """See `RefusalForm.encoded`."""
         status = chat_status(error)
-        if self is RefusalForm.CHAT_EVENT and status in CLIENT_ERROR_STATUSES and status != METHOD_NOT_ALLOWED:
+        if self._as_events and status in CLIENT_ERROR_STATUSES and status != METHOD_NOT_ALLOWED:
             return EncodedError(200, EVENT_STREAM_HEADERS, chat_refusal_event(error))
         return EncodedError(status, (JSON_HEADER, *error.headers), chat_body(error))
+
+
+OPENAI_REFUSALS = OperationRefusals(CHAT_COMPLETIONS)
+"""OpenAI's form: also that of paths that are not served."""

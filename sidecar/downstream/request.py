@@ -10,9 +10,12 @@ from itertools import count
 from secrets import token_hex
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from sidecar.config.access import Access
 from sidecar.wire.request.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
 from sidecar.wire.request.json_body import LARGE_BODY_BYTES, is_light, json_object, json_steps
+from sidecar.wire.request.prompt_lists import without_token_ids
 
 from .buffered_bodies import BufferedBodies, HeldBody
 from .client_connection import ClientConnection, Scope
@@ -151,7 +154,11 @@ class IncomingRequest(NamedTuple):
 
 
 async def read_object(
-    request: IncomingRequest, limit: int, large_inflated: asyncio.Semaphore, buffered: BufferedBodies
+    request: IncomingRequest,
+    limit: int,
+    large_inflated: asyncio.Semaphore,
+    buffered: BufferedBodies,
+    id_fields: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], bool]:
     """Return the JSON object in the body of *request*, and whether it is large.
 
@@ -159,23 +166,25 @@ async def read_object(
 
     *limit* bounds the bytes that were sent, and those that they inflate to. *large_inflated* bounds the compressed bodies
     of more than `LARGE_BODY_BYTES` that are in memory at the same time, *buffered* all bodies until they are decoded.
+    Of a body that is not light, token ids in *id_fields* stay JSON, and do not count as values.
 
     Raises `RequestRefused`, `BadRequest` or `ClientDisconnected`.
     """
     raw = request.connection.whole_body()
     if raw is None or b"content-encoding" in request.headers or not is_light(raw):
-        return await _read_gradually(request, raw, limit, large_inflated, buffered)
+        return await _read_gradually(request, raw, limit, large_inflated, buffered, id_fields)
     if len(raw) > limit:
         raise RequestRefused(body_too_large(limit))
     return json_object(raw), False
 
 
-async def _read_gradually(
+async def _read_gradually(  # noqa: PLR0917  # those of `read_object`
     request: IncomingRequest,
     raw: bytes | None,
     limit: int,
     large_inflated: asyncio.Semaphore,
     buffered: BufferedBodies,
+    id_fields: tuple[str, ...],
 ) -> tuple[dict[str, Any], bool]:
     """See `read_object`; *raw* is the body if all of it has arrived. Its bytes are held in *buffered* until it is decoded."""
     held = HeldBody(buffered, request.access.tenant)
@@ -187,14 +196,14 @@ async def _read_gradually(
         elif not held.add(len(raw)):
             raise RequestRefused(unread_requests_full())
         if coding := content_coding(request.headers):
-            return await _inflated_object(inflate_steps(raw, coding, limit), limit, large_inflated)
-        return (json_object(raw), False) if is_light(raw) else (await _large_object(raw), True)
+            return await _inflated_object(inflate_steps(raw, coding, limit), limit, large_inflated, id_fields)
+        return (json_object(raw), False) if is_light(raw) else (await _large_object(raw, id_fields), True)
     finally:
         held.release()
 
 
 async def _inflated_object(
-    steps: Generator[int, None, bytes], limit: int, large_inflated: asyncio.Semaphore
+    steps: Generator[int, None, bytes], limit: int, large_inflated: asyncio.Semaphore, id_fields: tuple[str, ...]
 ) -> tuple[dict[str, Any], bool]:
     """Return the object in the body that *steps* inflate (`inflate_steps`); a large one waits for *large_inflated*."""
     async with AsyncExitStack() as held:
@@ -204,7 +213,7 @@ async def _inflated_object(
                 size = next(steps)
             except StopIteration as end:
                 raw: bytes = end.value
-                return (json_object(raw), False) if is_light(raw) else (await _large_object(raw), True)
+                return (json_object(raw), False) if is_light(raw) else (await _large_object(raw, id_fields), True)
             except InflatedTooLarge:
                 raise RequestRefused(body_too_large(limit)) from None
             if waits and size >= LARGE_BODY_BYTES:
@@ -213,12 +222,16 @@ async def _inflated_object(
             await asyncio.sleep(0)
 
 
-async def _large_object(raw: bytes) -> dict[str, Any]:
+async def _large_object(raw: bytes, id_fields: tuple[str, ...]) -> dict[str, Any]:
     """Return the object in *raw*, decoded in several event-loop iterations."""
     await asyncio.sleep(0)
+    ids: dict[str, msgspec.Raw] = {}
+    if id_fields:
+        raw, ids = without_token_ids(raw, id_fields)
+        await asyncio.sleep(0)
     found = await in_steps(json_steps(raw))
     await asyncio.sleep(0)
-    return found
+    return {**found, **ids}
 
 
 async def in_steps(steps: Generator[None, None, T]) -> T:

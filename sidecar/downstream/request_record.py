@@ -83,7 +83,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
             rejected_by="" if error is None else str(error.details.get("policy", "")),
             call_id=call.id,
             profile=call.profile,
-            operation=call.operation,
+            operation=call.operation.name,
             stream=call.stream,
             is_client_retry=call.is_client_retry,
             model_served=outcome.model,

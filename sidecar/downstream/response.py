@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.wire.limit_headers import Header, limit_headers
-from sidecar.wire.sse_writer import DONE_EVENT, OPENAI_DONE_EVENT, OPENAI_PING, PING_EVENT, START_EVENT, token_event
+from sidecar.wire.sse_writer import DONE_EVENT, PING_EVENT, START_EVENT, token_event
 
 from .client_connection import Head
-from .client_errors import chat_event, error_for_rejection, openai_event
+from .client_errors import chat_event, error_for_rejection, openai_error
 from .refusal_form import EVENT_STREAM_HEADERS, JSON_HEADER
 from .upstream_failures import empty_answer, output_exhausted
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.event import Batch, Event
     from policies.engine.call_control import CallControl
+    from sidecar.wire.operations.operation import Operation
 
     from .client_connection import ClientConnection
     from .client_errors import ClientError
@@ -39,10 +40,16 @@ class ClientResponse(ABC):
     """Whether it writes an event when its call is `admitted`."""
 
     def __init__(
-        self, connection: ClientConnection, request_id: str, *, refusals: RefusalForm, clock: Callable[[], float]
+        self,
+        connection: ClientConnection,
+        request_id: str,
+        *,
+        operation: Operation,
+        refusals: RefusalForm,
+        clock: Callable[[], float],
     ) -> None:
         self._connection, self._request_id = connection, request_id
-        self._refusals, self._clock = refusals, clock
+        self._operation, self._refusals, self._clock = operation, refusals, clock
         self.last_sent_at = clock()
         self.call: Call | None = None
         self.control: CallControl | None = None
@@ -96,7 +103,10 @@ class JSONResponse(ClientResponse):
 class EventStreamResponse(ClientResponse):
     """A stream of events. A subclass encodes them."""
 
-    ping_event: ClassVar[bytes] = OPENAI_PING
+    @property
+    def ping_event(self) -> bytes:
+        """The heartbeat."""
+        return self._operation.ping
 
     @abstractmethod
     def _encoded(self, batch: Batch) -> bytes:
@@ -200,13 +210,17 @@ class ChatNestResponse(EventStreamResponse):
 
 
 class OpenAIResponse(EventStreamResponse):
-    """The events of upstream, as they came."""
+    """The events of upstream, as they came, in the form of the API."""
+
+    _written = b""
+    """The last batch with output."""
 
     def _encoded(self, batch: Batch) -> bytes:
-        return batch.raw + OPENAI_DONE_EVENT if batch.last else batch.raw
+        self._written = raw = batch.raw
+        return raw + self._operation.stream_end if batch.last else raw
 
     def _error_events(self, error: ClientError) -> bytes:
-        return openai_event(error) + OPENAI_DONE_EVENT
+        return self._operation.error_events(openai_error(error), error.status, self._written)
 
 
 def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], form: RefusalForm) -> None:

@@ -12,6 +12,7 @@ from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS, CHAT_NEST
 from sidecar.wire.request.client_headers import (
     ClientHeaders,
     forwardable_headers,
@@ -34,17 +35,18 @@ from .client_errors import (
     method_not_allowed,
     unauthorized,
 )
-from .refusal_form import RefusalForm
+from .refusal_form import ChatNestRefusals, OperationRefusals, RefusalForm
 from .request import LARGE_INFLATED_BODIES, ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
 from .response import ClientResponse, write_error
 from .upstream_failures import deadline_passed, empty_answer, error_for_upstream
 
 if TYPE_CHECKING:
+    from sidecar.wire.operations.operation import Operation
+
     from .services import RouteServices
 
-CHAT_PATH = "/api/chat"
-COMPLETIONS_PATH = "/v1/chat/completions"
+CHAT_PATH, COMPLETIONS_PATH = CHAT_NEST.path, CHAT_COMPLETIONS.path
 MODELS_PATH = "/v1/models"
 HEALTH_PATH, READY_PATH = "/healthz", "/readyz"
 REQUEST_ID_HEADER = b"x-request-id"
@@ -58,6 +60,8 @@ class Route(ABC):
 
     path: str
     method = "POST"
+    operation: Operation = CHAT_COMPLETIONS
+    """The API, whose errors the route sends."""
 
     def __init__(self, services: RouteServices) -> None:
         self.services = services
@@ -70,10 +74,9 @@ class Route(ABC):
         )
         self._scoped = idempotency_names(self._forwardable) if settings.keys else ()
         """Headers whose values are scoped by tenant: with keys, all tenants share the sidecar's account at an upstream."""
-        self._refusals = RefusalForm.OPENAI
+        self._refusals: RefusalForm = OperationRefusals(self.operation)
         if self.path == CHAT_PATH:
-            as_events = services.settings.server.chat_refusals == "event"
-            self._refusals = RefusalForm.CHAT_EVENT if as_events else RefusalForm.CHAT_STATUS
+            self._refusals = ChatNestRefusals(as_events=services.settings.server.chat_refusals == "event")
 
     async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
         """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
@@ -174,7 +177,13 @@ class Route(ABC):
 
     def response(self, form: type[ClientResponse], request: IncomingRequest) -> ClientResponse:
         """Return a response of this *form* to *request*."""
-        return form(request.connection, request.name, refusals=self._refusals, clock=self.services.loop.time)
+        return form(
+            request.connection,
+            request.name,
+            operation=self.operation,
+            refusals=self._refusals,
+            clock=self.services.loop.time,
+        )
 
     async def _serve(
         self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse, trail: RequestTrail

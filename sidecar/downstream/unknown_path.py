@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .client_connection import Scope
@@ -17,10 +18,11 @@ from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""
-SERVED_PATHS = (COMPLETIONS_PATH, CHAT_PATH, MODELS_PATH, HEALTH_PATH, READY_PATH)
+POSTED_PATHS = (*(each.path for each in GOVERNED_OPERATIONS), CHAT_PATH)
+SERVED_PATHS = (*POSTED_PATHS, MODELS_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
-    f"The routes are POST {COMPLETIONS_PATH}, POST {CHAT_PATH}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {HEALTH_PATH} "
-    f"and GET {READY_PATH}."
+    f"The routes are {', '.join(f'POST {path}' for path in POSTED_PATHS)}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, "
+    f"GET {HEALTH_PATH} and GET {READY_PATH}."
 )
 CLOSE_ENOUGH = 0.8
 """Least similarity, from 0 to 1, of a path to the route that is suggested for it."""
@@ -49,12 +51,11 @@ Sources: openai.github.io/openai-agents-python and -js (configuration), the AI S
 release notes of langchain-openai 0.3.9, pydantic.dev/docs/ai/models/openai, developers.llamaindex.ai.
 """
 _ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
-_LEGACY_ADVICE = f"Legacy completions are not served here; {_CHAT_INSTEAD} with `messages` instead of `prompt`."
+_LEGACY_ADVICE = f"This route of OpenAI's old API is not served here; {_CHAT_INSTEAD}, or '/v1/completions'."
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _STORED_ADVICE = f"Stored completions are not served here; {_CHAT_INSTEAD} without `store`."
 _OPENAI_ADVICE = (
-    f"This route of OpenAI's API is not served here: only '{COMPLETIONS_PATH}' and '{MODELS_PATH}' are. "
-    "Send such requests to the model server itself."
+    f"This route of OpenAI's API is not served here; {_CHAT_INSTEAD}, or send such requests to the model server itself."
 )
 _NATIVE_ADVICE = (
     f"The native routes of Ollama, llama.cpp and other servers are not served here; {_CHAT_INSTEAD} and '{MODELS_PATH}' "
@@ -74,10 +75,8 @@ _ADVICE_BY_SEGMENT = dict(
         *_for_each("get_model_info server_info internal extra chat_template", _NATIVE_ADVICE),
         *_for_each("responses conversations", _RESPONSES_ADVICE),
         *_for_each("messages complete", _ANTHROPIC_ADVICE),
-        *_for_each("completions edits engines", _LEGACY_ADVICE),
-        *_for_each(
-            "embeddings moderations audio images files uploads batches assistants threads realtime", _OPENAI_ADVICE
-        ),
+        *_for_each("edits engines", _LEGACY_ADVICE),
+        *_for_each("moderations audio images files uploads batches assistants threads realtime", _OPENAI_ADVICE),
         *_for_each(
             "vector_stores fine_tuning fine-tunes evals containers videos organization skills chatkit", _OPENAI_ADVICE
         ),
@@ -126,6 +125,11 @@ def _nearest(parts: list[str]) -> str | None:
         return COMPLETIONS_PATH
     if parts[-1:] == ["models"]:
         return MODELS_PATH
+    for path in POSTED_PATHS:
+        name = path.removeprefix("/v1/").split("/")
+        is_whole = _without_prefixes(parts) == name or "deployments" in parts
+        if is_whole and parts[-len(name) :] == name:
+            return path
     names = _without_prefixes(parts)
     if names[:1] == ["models"] and names[-1].rpartition(":")[2] not in _GEMINI_METHODS:
         return MODEL_ROUTE

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from litestar import HttpMethod, Litestar, Request, Response, asgi, route
@@ -22,11 +23,10 @@ from sidecar.downstream.client_errors import (
     not_found,
     openai_body,
 )
-from sidecar.downstream.endpoints import ChatRoute, CompletionsRoute, ModelRoute, ModelsRoute
+from sidecar.downstream.endpoints import ChatRoute, ModelRoute, ModelsRoute, OperationRoute
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import (
     CHAT_PATH,
-    COMPLETIONS_PATH,
     HEALTH_PATH,
     MODELS_PATH,
     READY_PATH,
@@ -34,6 +34,7 @@ from sidecar.downstream.route import (
     Route,
 )
 from sidecar.downstream.unknown_path import advice, origin_of
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
@@ -42,16 +43,15 @@ from .http1.http_limits import HTTP_LIMITS_STATE, HttpLimits, affordable_connect
 from .shortcut import ROUTED_KEY, past_router, record_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sidecar.config.settings import Settings
 
-DATA_ROUTES: dict[str, type[Route]] = {
+DATA_ROUTES: Mapping[str, Callable[[Gateway], Route]] = {
+    **{each.path: partial(OperationRoute, operation=each) for each in GOVERNED_OPERATIONS},
     CHAT_PATH: ChatRoute,
-    COMPLETIONS_PATH: CompletionsRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,
 }
+"""Makes the routes of the data, by their paths."""
 
 
 class Application:

@@ -9,7 +9,7 @@ from policies.api.lease import Ending
 from policies.records.record import Record
 from sidecar.downstream.asgi_connection import over_asgi
 from sidecar.downstream.client_connection import CONNECTION_EXTENSION
-from sidecar.downstream.refusal_form import RefusalForm
+from sidecar.downstream.refusal_form import OPENAI_REFUSALS
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.request_record import CLIENT_CLOSED_REQUEST
 from sidecar.downstream.route import HEALTH_PATH, READY_PATH, REQUEST_ID_HEADER
@@ -84,7 +84,7 @@ def _answering(fault: ClientError) -> AsgiApp:
     """Return an application that answers every request with *fault*."""
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  # the form of ASGI
-        status, headers, body = RefusalForm.OPENAI.encoded(fault)
+        status, headers, body = OPENAI_REFUSALS.encoded(fault)
         headers = [*headers, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

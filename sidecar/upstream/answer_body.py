@@ -18,11 +18,11 @@ from sidecar.upstream.errors.classify import broken_off, empty
 from sidecar.upstream.transport.content_encoding import Decode, decoder
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_limited
 from sidecar.wire.answer_form import MAX_ANSWER_BYTES, AnswerForm
-from sidecar.wire.answer_reader import AnswerReader
+from sidecar.wire.operations.registry import operation_of
 from sidecar.wire.sse_reader import EventTooLarge
 
 from .answer_failures import cut_by, stop_iteration
-from .read_parts import MAX_PART_BYTES, asked_for_usage, has_comment, in_steps, parts_of
+from .read_parts import MAX_PART_BYTES, has_comment, in_steps, parts_of
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -60,10 +60,7 @@ class AnswerBody:
         self._response, self._timeout, self._permit, self._streams = response, timeout, permit, streams
         self._call, self._upstream = call, upstream
         self._request, self._idle = upstream.asked, upstream.settings.idle
-        options = call.body.get("stream_options")
-        self.reading = AnswerReader(
-            shows_usage=options is not None and asked_for_usage(options), answers=call.choices_returned
-        )
+        self.reading = operation_of(call).reading(call)
         self.over = False
         self._broken: UpstreamError | None = None
         fields = dict(reversed(response.fields))  # the first one of a repeated field

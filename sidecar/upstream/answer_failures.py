@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from policies.api.upstream import UpstreamError
     from sidecar.upstream.errors.secret_values import Secrets
-    from sidecar.wire.answer_reader import AnswerReader
+    from sidecar.wire.operations.operation import Reading
 
 
-def cut_by(reading: AnswerReader, request: httpx.Request, error: Exception, secrets: Secrets) -> UpstreamError:
+def cut_by(reading: Reading, request: httpx.Request, error: Exception, secrets: Secrets) -> UpstreamError:
     """Return the failure of an answer that *error* cut, after what was *reading*, without *secrets*."""
     if isinstance(error, TimeoutError):
         return timed_out("idle_timeout" if reading.has_output else "first_token_timeout", request)

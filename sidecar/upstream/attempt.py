@@ -11,13 +11,12 @@ from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_exception, timed_out, unavailable
 from sidecar.upstream.errors.error_body import refusal_text
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
-from sidecar.wire.answer_end import cut_batch
 from sidecar.wire.answer_headers import passed_headers
+from sidecar.wire.operations.registry import operation_of
 
 from .answer_body import AnswerBody, Deliver
 from .circuit_breaker import BreakerOpen
 from .dialect import ADAPTED_STATUSES
-from .missing_route import CHAT_ROUTE
 from .progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
@@ -83,9 +82,7 @@ class Attempt:
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         """See `policies.api.upstream.Stream.cut_off`."""
         assert self._body is not None  # for the type: an answer that is cut off has begun
-        reading = self._body.reading
-        usage = reading.usage if reading.shows_usage else None
-        return cut_batch(sample, reading.open_choices, usage, prompt_tokens)
+        return self._body.reading.cut_off(sample, prompt_tokens)
 
     async def __aenter__(self) -> Self:
         call, upstream = self._call, self._upstream
@@ -167,10 +164,13 @@ class Attempt:
         """
         try:
             body = await read_error_body(response, within=min(ERROR_BODY_SECONDS, self._upstream.settings.head))
-            self._upstream.routes.note_refusal("POST", CHAT_ROUTE, response.status, body, self._model)
-            failure = self._upstream.failure(
-                response, body, self._model, self._upstream.secrets_of(self._call.forwarded_headers)
-            )
+            path, upstream = operation_of(self._call).upstream_path, self._upstream
+            if upstream.routes.note_refusal("POST", path, response.status, body, self._model):
+                failure = upstream.lacks_route(response, path, self._model)
+            else:
+                failure = upstream.failure(
+                    response, body, self._model, upstream.secrets_of(self._call.forwarded_headers)
+                )
         finally:
             self._response = None
             await response.aclose()

@@ -18,19 +18,20 @@ from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarg
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.error_object import MalformedAnswer
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS, operation_of
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel
-from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute
+from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute, missing_route
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.config.upstream import ResolvedUpstream
     from sidecar.upstream.transport.response import Alive, Connected, Headers, Transport, UpstreamResponse
-    from sidecar.wire.answer_reader import AnswerReader
+    from sidecar.wire.operations.operation import Reading
 
 USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
@@ -83,14 +84,19 @@ class UpstreamClient:
         """Headers of clients that are not forwarded."""
         if USER_AGENT not in own:
             headers.append((USER_AGENT, "chatnest-sidecar"))
-        self._streamed = Target("POST", chat_url, [*headers, *_STREAM_HEADERS])
-        self._at_once = Target("POST", chat_url, [*headers, *_WHOLE_HEADERS])
+        self._streamed: dict[str, Target] = {}
+        self._at_once: dict[str, Target] = {}
+        """The targets of requests for streams and for whole answers, by the names of the operations."""
+        for each in GOVERNED_OPERATIONS:
+            url = httpx.URL(f"{settings.endpoint}{each.upstream_path}", params=query)
+            self._streamed[each.request.name] = Target("POST", url, [*headers, *_STREAM_HEADERS])
+            self._at_once[each.request.name] = Target("POST", url, [*headers, *_WHOLE_HEADERS])
         self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
         self.asked = httpx.Request("POST", chat_url)
         """The request that exceptions of the OpenAI SDK name."""
 
-    def chat_body(self, call: Call, model: str, style: RequestStyle, *, streams: bool) -> bytes:
+    def request_body(self, call: Call, model: str, style: RequestStyle, *, streams: bool) -> bytes:
         """Return the body of a request for *call*, written in *style*; *streams*: the answer is to be a stream."""
         body = self.dialect.body(call, model, style, streams=streams)
         if self.settings.models and call.fallback_models:
@@ -101,7 +107,7 @@ class UpstreamClient:
 
     def _documented(self, call: Call, body: dict[str, Any], sent: object) -> dict[str, Any]:
         """Return *body* without those fields of the client, *sent*, that are not documented; note them once."""
-        part = DocumentedPart(body, cast("dict[str, Any]", sent))
+        part = DocumentedPart(body, cast("dict[str, Any]", sent), fields=operation_of(call).fields)
         if (note := part.note()) and (line := f"upstream {self.settings.name}: {note}") not in call.notes:
             call.note(line)
         return part.body
@@ -178,8 +184,8 @@ class UpstreamClient:
         what arrives before the head is complete.  Raises one of `READ_ERRORS`; cancellation closes the socket.
         """
         headers = self._passed(call.forwarded_headers)
-        body = self.chat_body(call, model, style, streams=streams)
-        target = self._streamed if streams else self._at_once
+        body = self.request_body(call, model, style, streams=streams)
+        target = (self._streamed if streams else self._at_once)[call.operation.name]
         return self.transport.send(target, headers, body, on_connected, on_alive)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
@@ -212,7 +218,15 @@ class UpstreamClient:
             self._listed_model.forget(model)
         return error
 
-    def failure_in(self, reading: AnswerReader, call: Call) -> UpstreamError:
+    def lacks_route(self, answer: UpstreamResponse, path: str, model: str) -> UpstreamError:
+        """Return the failure of an *answer* to a request for *model* that means that the server has no route at *path*.
+
+        Not every server says which of both it lacks, so the list of models is read again too.
+        """
+        self._listed_model.forget(model)
+        return missing_route(self.settings.name, path, answer.status, answer.headers, self.asked)
+
+    def failure_in(self, reading: Reading, call: Call) -> UpstreamError:
         """Return the failure that was read instead of an answer to *call* under status 200.
 
         An error object before any output or usage report did no work; a malformed answer may have.

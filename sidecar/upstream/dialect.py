@@ -19,6 +19,7 @@ from sidecar.upstream.errors.fitted_ceiling import (
     sent_words,
 )
 from sidecar.upstream.errors.token_limits import TokenLimits
+from sidecar.wire.operations.registry import operation_of
 from sidecar.wire.request.client_headers import KEY_HEADERS
 
 MAX_LEARNT_MODELS = 256
@@ -86,12 +87,15 @@ class Dialect:
         body = call.body
         if body.get("model") != model and (model or call.model):
             body = {**body, "model": model}
-        if streams and not style.plain_usage:
+        operation = operation_of(call)
+        if streams and operation.asks_for_usage and not style.plain_usage:
             options = body.get("stream_options") or {}
             body = {**body, "stream_options": {**options, "include_usage": True}}
         ceiling = style.ceiling if style.ceiling is not None and is_of_policies(call) else None
         if ceiling is not None:
             body = ceiling.applied(call, body)
+        if not operation.renames_ceiling:
+            return body
         if not call.ceiling_is_ours:
             if not _adds(call, style):
                 return body
@@ -112,7 +116,12 @@ class Dialect:
         if status not in ADAPTED_STATUSES:
             return None
         is_field_status, replace = status in REFUSED_FIELD_STATUSES, msgspec.structs.replace
-        added_usage = call.stream and call.body.get("stream_options") is None and not style.plain_usage
+        added_usage = (
+            operation_of(call).asks_for_usage
+            and call.stream
+            and call.body.get("stream_options") is None
+            and not style.plain_usage
+        )
         if is_field_status and added_usage and ("stream_options" in text or "include_usage" in text):
             return replace(style, plain_usage=True)
         if call.max_tokens is None:
@@ -132,6 +141,7 @@ class Dialect:
         """Whether *text* asks for the other field for ceilings."""
         return (
             call.ceiling_is_ours
+            and operation_of(call).renames_ceiling
             and self._may_rename
             and not style.modern_limit
             and MAX_COMPLETION_FIELD in text
@@ -179,4 +189,6 @@ class Dialect:
 def _adds(call: Call, style: RequestStyle) -> bool:
     """Whether to add a ceiling field: not if the client sent `max_tokens` or the field that the server obeys."""
     own = (MAX_TOKENS_FIELD, style.limit_field)
+    if not operation_of(call).renames_ceiling:
+        return False
     return call.max_tokens is not None and not style.alone and all(call.body.get(field) is None for field in own)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import httpx
+
+from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.error_body import MAX_CLASSIFIED_BYTES, parse_error_body
+from sidecar.upstream.errors.sdk import status_error
 
 CHAT_ROUTE, LIST_ROUTE = "/chat/completions", "/models"
 """Paths of requests below the base URL."""
@@ -26,10 +30,16 @@ class MissingRoute:
         self._name, self._base_url, self._warn = name, base_url, warn
         self._logged: set[str] = set()
 
-    def note_refusal(self, method: str, path: str, status: int, body: bytes, model: str) -> None:
-        """Note that a request for *model* with *method* to *path* below the base URL got *status* and *body*."""
-        if path not in self._logged and lacks_route(status, body, model):
+    def note_refusal(self, method: str, path: str, status: int, body: bytes, model: str) -> bool:
+        """Note that a request for *model* with *method* to *path* below the base URL got *status* and *body*.
+
+        Return whether the server lacks the path.
+        """
+        if not lacks_route(status, body, model):
+            return False
+        if path not in self._logged:
             self._log(method, path, str(status))
+        return True
 
     def note_error(self, message: str) -> None:
         """Note the *message* of an error object under status 200 to a chat request: LM Studio's form for unknown paths."""
@@ -52,3 +62,14 @@ def lacks_route(status: int, body: bytes, model: str) -> bool:
         return True
     words = " ".join([text, *(str(error[key]) for key in ("code", "type", "param", "detail") if key in error)])
     return not (model and model.lower() in words.lower()) and _NAMES_A_MODEL.search(words) is None
+
+
+def missing_route(name: str, path: str, status: int, headers: httpx.Headers, request: httpx.Request) -> UpstreamError:
+    """Return the failure of a *request* to the upstream *name*, which has no route at *path* and answered *status*.
+
+    Its text is the sidecar's own, so that it is not redacted as the text of an upstream is.
+    """
+    message = f"The upstream {name!r} has no route for POST {path}: it answered {status}."
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": "upstream_route_missing"}
+    cause = status_error(httpx.codes.NOT_FOUND, message, headers, error, request)
+    return UpstreamError(cause, "request", kind_is_certain=True)

@@ -32,8 +32,3 @@ async def in_steps(steps: Generator[None, None, Result]) -> Result:
 def has_comment(data: bytes) -> bool:
     """Whether a line of *data* is a comment: such a byte behind a line ending is not part of a JSON string."""
     return data.startswith(b":") or data.find(b"\n:") >= 0 or data.find(b"\r:") >= 0
-
-
-def asked_for_usage(options: object) -> bool:
-    """Whether *options*, a client's `stream_options`, ask for the chunk with the usage."""
-    return isinstance(options, dict) and options.get("include_usage") is True

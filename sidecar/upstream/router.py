@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from policies.api.requests.request_form import MODELS_REQUEST
+
 from .attempt import Attempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
@@ -71,4 +73,4 @@ class UpstreamRouter:
 
 
 def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
-    return ModelListAttempt(upstream, call) if call.operation == "models" else Attempt(upstream, call)
+    return ModelListAttempt(upstream, call) if call.operation is MODELS_REQUEST else Attempt(upstream, call)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from policies.api.event import MAX_CHOICES, Batch, Event, WholeBatch
+from policies.api.decoding.choices import MAX_CHOICES
+from policies.api.event import Batch, Event, WholeBatch
 
 from .answer_counts import AnswerCounts
+from .answer_end import cut_batch
 from .answer_to_chunks import chunks_steps, number_choices
-from .chunk import Choice, Chunk, Item, decode_chunk, event_of, events_of, other_outputs, read_repaired
+from .chunk import CHAT_CHUNKS, Choice, Chunk, ChunkForm, Item, event_of, other_outputs
+from .decoding.repair import repaired
 from .decoding.value_count import LARGE_EVENT_BYTES
 from .error_object import (
     MODEL_FAILED,
@@ -42,6 +45,8 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
     can be repeated.  `shows_usage`: the client gets the usage chunk.
     """
 
+    chunks: ClassVar[ChunkForm] = CHAT_CHUNKS
+    """How chunks are decoded, and made events."""
     shows_usage: bool = True
     _held: list[Item] = msgspec.field(default_factory=list)
     _held_raw: list[bytes] = msgspec.field(default_factory=list)
@@ -52,11 +57,11 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
 
         Stops at `[DONE]` and at the first failure.
         """
-        items, raws = self._held, self._held_raw
+        items, raws, decode = self._held, self._held_raw, self.chunks.decode
         for frame in frames:
             payload = frame.payload
             try:
-                chunk = decode_chunk(payload)
+                chunk = decode(payload)
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 if payload.lstrip().startswith(DONE_MARKER):
                     self.done = True
@@ -78,13 +83,13 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         if not self.has_output or not items:
             return None
         self._held, self._held_raw = [], []
-        return Batch(events=partial(events_of, items), raw=b"".join(raws), outputs=self.outputs)
+        return Batch(events=partial(self.chunks.events_of, items), raw=b"".join(raws), outputs=self.outputs)
 
     def _read_unusual(self, frame: Frame) -> tuple[Chunk, bytes]:
         """Return the chunk and the payload of *frame*, with its faults repaired; the empty chunk where that has failed."""
         payload = frame.payload
         try:
-            return read_repaired(payload)
+            return repaired(payload, self.chunks.read)
         except ValueError:
             found = error_of_event(payload) if frame.event == "error" else error_of_list(payload)
             self._fail(NOT_JSON if found is None else found)
@@ -171,9 +176,14 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
 
     def held(self) -> Batch:
         """Return the events that were held back, if any, as a batch."""
-        batch = Batch(events=partial(events_of, self._held), raw=b"".join(self._held_raw))
+        batch = Batch(events=partial(self.chunks.events_of, self._held), raw=b"".join(self._held_raw))
         self._held, self._held_raw = [], []
         return batch
+
+    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
+        """See `sidecar.wire.operations.operation.Reading.cut_off`."""
+        usage = self.usage if self.shows_usage else None
+        return cut_batch(sample, self.open_choices, usage, prompt_tokens)
 
     def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
         """Take an answer as `take_whole_steps` does, in one step."""
@@ -200,6 +210,7 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             found = error_of_list(body)
             self.failure = MalformedAnswer("the answer is not JSON") if found is None else found
             return None
+        self.complete(answer)
         self.failure = find_error(answer.chunk, answer.payload)
         choices = list(answer.chunk.choices or ()) if self.failure is None else []
         yield from self._count_whole(answer, choices)
@@ -207,18 +218,25 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
             return None
         self.done = True
         if as_stream:
-            events = [event_of(choice, b"", b"") for choice in choices]
-            try:
-                events = yield from chunks_steps(events, answer, usage=self.shows_usage)
-            except AnswerTooComplex as error:
-                self.failure = MalformedAnswer(str(error))
-                return None
-            return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
+            return (yield from self._stream_steps(answer, choices))
         if not choices:
             none = [Event(raw=answer.body, payload=answer.payload, index=-1, whole=True)]
             return WholeBatch(events=none, raw=answer.body, payload=answer.payload)
         item: Item = (choices[0] if len(choices) == 1 else choices, b"", answer.payload)
-        return WholeBatch(events=partial(events_of, [item]), raw=answer.body, payload=answer.payload)
+        return WholeBatch(events=partial(self.chunks.events_of, [item]), raw=answer.body, payload=answer.payload)
+
+    def _stream_steps(self, answer: WholeAnswer, choices: list[Choice]) -> Generator[None, None, Batch | None]:
+        """Return *answer*, which has *choices*, as the only batch of a stream; None where that fails."""
+        events = [event_of(choice, b"", b"") for choice in choices]
+        try:
+            events = yield from chunks_steps(events, answer, usage=self.shows_usage)
+        except AnswerTooComplex as error:
+            self.failure = MalformedAnswer(str(error))
+            return None
+        return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
+
+    def complete(self, answer: WholeAnswer) -> None:
+        """Set the messages of the choices of *answer*, for APIs that have their output elsewhere."""
 
     def _count_whole(self, answer: WholeAnswer, choices: list[Choice]) -> Generator[None, None, None]:
         """Count the output and the reported usage of *answer*, whose *choices* are no failure so far."""

@@ -6,7 +6,8 @@ from collections.abc import Generator, Sequence
 
 import msgspec
 
-from policies.api.event import Event, own_indexes
+from policies.api.decoding.choices import own_indexes
+from policies.api.event import Event
 
 from .chunk import Choice
 from .decoding.own_choice import DECODE_FAULTS, copied_fields, decode_fields, is_object, one_line

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from policies.api.decoding.choices import MAX_CHOICES, choice_index, content_texts, other_tokens, reasoning_text
+from policies.api.decoding.token_counts import DATA_BYTES_PER_TOKEN
 from policies.api.decoding.values import decode_number, decode_values
-from policies.api.event import (
-    MAX_CHOICES,
-    Event,
-    choice_index,
-    content_texts,
-    other_tokens,
-    reasoning_text,
-)
-from policies.api.tokens import DATA_BYTES_PER_TOKEN
+from policies.api.event import Event
 
 from .decoding.own_choice import own_payloads
 from .decoding.repair import repaired
@@ -263,3 +257,18 @@ def events_of(items: Sequence[Item]) -> list[Event]:
         else:
             events.append(Event(raw=raw, payload=payload, index=-1))
     return events
+
+
+class ChunkForm(NamedTuple):
+    """How an API writes its chunks.
+
+    *decode* reads one, and raises an error of msgspec for what *read* may still read, with fields of unexpected types;
+    *read* raises `ValueError`. *events_of* makes events of what was read.
+    """
+
+    decode: Callable[[bytes], Chunk]
+    read: Callable[[bytes], Chunk]
+    events_of: Callable[[Sequence[Item]], list[Event]]
+
+
+CHAT_CHUNKS = ChunkForm(decode_chunk, read_chunk, events_of)

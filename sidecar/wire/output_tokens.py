@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.api.tokens import SHORT_PIECE, streamed_tokens
+from policies.api.decoding.token_counts import SHORT_PIECE, streamed_tokens
 
 from .chunk import has_content
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from policies.api.tokens import least_tokens
+from policies.api.decoding.token_counts import least_tokens
 from policies.api.usage import Usage
 
 from .usage_fields import Reported, figures_of, reports_beside

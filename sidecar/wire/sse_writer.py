@@ -30,6 +30,11 @@ def error_event(message: str, code: str, *, retryable: bool, details: Mapping[st
     return b"event: error\ndata: " + data + b"\n\n"
 
 
-def openai_error_event(error: dict[str, object]) -> bytes:
+def openai_error_body(error: Mapping[str, object]) -> bytes:
+    """Return the JSON body of an error response of OpenAI's APIs."""
+    return msgspec.json.encode({"error": error})
+
+
+def openai_error_event(error: Mapping[str, object]) -> bytes:
     """Return the event that makes OpenAI's SDKs raise."""
-    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+    return b"data: " + openai_error_body(error) + b"\n\n"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from policies.api.event import MAX_CHOICES
+from policies.api.decoding.choices import MAX_CHOICES
 
 from .chunk import Choice, Chunk, choice_of_object, decode_json, read_repaired
 from .decoding.own_choice import DECODE_FAULTS, is_object

@@ -19,8 +19,9 @@ from policies.api.event import Batch
 from sidecar.downstream.active_calls import ActiveCall
 from sidecar.downstream.asgi_connection import AsgiConnection
 from sidecar.downstream.client_errors import draining
-from sidecar.downstream.refusal_form import RefusalForm
+from sidecar.downstream.refusal_form import OPENAI_REFUSALS
 from sidecar.downstream.response import OpenAIResponse
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -143,7 +144,7 @@ async def test_last_batch_is_not_cut() -> None:
         sent.append(message)
 
     connection = AsgiConnection(_silent, send)
-    response = OpenAIResponse(connection, "r", refusals=RefusalForm.OPENAI, clock=lambda: 0.0)
+    response = OpenAIResponse(connection, "r", operation=CHAT_COMPLETIONS, refusals=OPENAI_REFUSALS, clock=lambda: 0.0)
     active = ActiveCall(response)
     with active:
         active.cancel_with(draining())
@@ -161,7 +162,7 @@ async def test_failed_ping_means_a_disconnect(caplog: pytest.LogCaptureFixture) 
         raise RuntimeError
 
     connection = AsgiConnection(_silent, send)
-    response = OpenAIResponse(connection, "r", refusals=RefusalForm.OPENAI, clock=lambda: 0.0)
+    response = OpenAIResponse(connection, "r", operation=CHAT_COMPLETIONS, refusals=OPENAI_REFUSALS, clock=lambda: 0.0)
     active = ActiveCall(response)
     connection.watch(active.client_left)
     with active:

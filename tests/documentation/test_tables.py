@@ -27,7 +27,7 @@ from sidecar.wire.request.documented_fields import OPENAI_FIELDS, SERVER_FIELDS
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+GOVERNED_OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 HEADER = "| setting | default | meaning |"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -171,7 +171,7 @@ def test_codes_of_upstream_failures_are_documented() -> None:
 def test_every_record_field_is_documented() -> None:
     """docs/operations.md has each field of a record."""
     named: set[str] = set()
-    for text, fields, _ in rows(OPERATIONS, "| text | JSON | meaning |"):
+    for text, fields, _ in rows(GOVERNED_OPERATIONS, "| text | JSON | meaning |"):
         named.update(re.findall(r"`(\w+)`", text if fields == "the same" else fields))
     assert named == set(Record.__struct_fields__)
 

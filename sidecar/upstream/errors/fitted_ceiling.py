@@ -11,8 +11,9 @@ import msgspec
 from httpx import codes
 
 from policies.api.call import LIMIT_FIELDS, Call
+from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.prompt_size import size_of
-from policies.api.tokens import BYTES_PER_TOKEN, MEDIA_TOKENS, MESSAGE_TOKENS, PART_TOKENS, Size
+from policies.api.tokens import BYTES_PER_TOKEN, MESSAGE_TOKENS, PART_TOKENS, Size
 
 from .sdk import FIRST_SERVER_ERROR
 from .token_limits import TokenLimits
@@ -102,7 +103,7 @@ def estimated_prompt(call: Call) -> int:
     size = call.size or call.state.get(MEASURED_STATE)
     if not isinstance(size, Size):
         size = call.state[MEASURED_STATE] = size_of(call)
-    frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media
+    frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media + size.token_ids
     return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + TEMPLATE_TOKENS
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from policies.api.call import Caps, Message
+from policies.api.call import Caps
+from policies.api.requests.parts import Message
 
 from .json_body import BadRequest
 from .openai_request import MAX_ITEMS, check_type, positive_integer

@@ -33,28 +33,34 @@ FieldShape: TypeAlias = Union[FieldKind, "Mapping[str, FieldShape]"]
 """A mapping stands for an object, or a list of objects, with these documented names."""
 
 
-def _settings(names: str) -> dict[str, FieldShape]:
+def settings_fields(names: str) -> dict[str, FieldShape]:
+    """Return a table of settings with these *names*, which spaces separate."""
     return dict.fromkeys(names.split(), FieldKind.SETTING)
 
 
-def _content(names: str) -> dict[str, FieldShape]:
+def content_fields(names: str) -> dict[str, FieldShape]:
+    """Return a table of content with these *names*, which spaces separate."""
     return dict.fromkeys(names.split(), FieldKind.CONTENT)
 
 
 OPENAI_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
-        **_settings(" ".join((*LIMIT_FIELDS, *MANY_FIELDS))),
-        **_settings("model models stream temperature top_p presence_penalty frequency_penalty seed stop user store"),
-        **_settings("logprobs top_logprobs parallel_tool_calls reasoning_effort verbosity modalities service_tier"),
-        **_settings("prompt_cache_key prompt_cache_retention safety_identifier"),
-        **_content("messages functions response_format prediction logit_bias"),
-        "stream_options": _settings("include_usage include_obfuscation continuous_usage_stats"),
+        **settings_fields(" ".join((*LIMIT_FIELDS, *MANY_FIELDS))),
+        **settings_fields(
+            "model models stream temperature top_p presence_penalty frequency_penalty seed stop user store"
+        ),
+        **settings_fields(
+            "logprobs top_logprobs parallel_tool_calls reasoning_effort verbosity modalities service_tier"
+        ),
+        **settings_fields("prompt_cache_key prompt_cache_retention safety_identifier"),
+        **content_fields("messages functions response_format prediction logit_bias"),
+        "stream_options": settings_fields("include_usage include_obfuscation continuous_usage_stats"),
         "tools": FieldKind.TOOLS,
-        "tool_choice": {**_settings("type name mode"), **_content("function custom allowed_tools")},
-        "function_call": _settings("name"),
-        "audio": {**_settings("format"), "voice": _settings("id")},
-        "web_search_options": {**_settings("search_context_size"), **_content("user_location")},
-        "prompt_cache_options": _settings("mode ttl"),
+        "tool_choice": {**settings_fields("type name mode"), **content_fields("function custom allowed_tools")},
+        "function_call": settings_fields("name"),
+        "audio": {**settings_fields("format"), "voice": settings_fields("id")},
+        "web_search_options": {**settings_fields("search_context_size"), **content_fields("user_location")},
+        "prompt_cache_options": settings_fields("mode ttl"),
         "metadata": FieldKind.VARIABLES,
     }
 )
@@ -63,53 +69,73 @@ OPENAI_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
 SERVER_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
         # Sampling: vLLM, SGLang, llama.cpp, Ollama, TGI, OpenRouter.
-        **_settings("top_k top_a min_p typical typical_p tfs_z epsilon_cutoff eta_cutoff repetition_penalty"),
-        **_settings("repeat_penalty repeat_last_n length_penalty mirostat mirostat_mode mirostat_tau mirostat_eta"),
-        **_settings("dynatemp_range dynatemp_exponent smoothing_factor smoothing_curve xtc_probability xtc_threshold"),
-        **_settings("dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers dry_range"),
-        **_settings("top_n_sigma penalize_nl samplers sampler_seed min_keep n_keep n_probs do_sample random_seed"),
-        **_settings("typ_p backend_sampling context_length_exceeded_behavior"),
-        "repetition_detection": _settings("max_pattern_size min_pattern_size min_count"),
-        **_settings("use_beam_search early_stopping ignore_eos bad_words include_stop_str_in_output"),
-        **_settings("skip_special_tokens spaces_between_special_tokens add_special_tokens no_stop_trim stop_regex"),
-        **_settings("truncate_prompt_tokens temperature_last add_bos_token ban_eos_token watermark"),
-        **_content("stop_token_ids allowed_token_ids banned_tokens"),
+        **settings_fields("top_k top_a min_p typical typical_p tfs_z epsilon_cutoff eta_cutoff repetition_penalty"),
+        **settings_fields(
+            "repeat_penalty repeat_last_n length_penalty mirostat mirostat_mode mirostat_tau mirostat_eta"
+        ),
+        **settings_fields(
+            "dynatemp_range dynatemp_exponent smoothing_factor smoothing_curve xtc_probability xtc_threshold"
+        ),
+        **settings_fields(
+            "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers dry_range"
+        ),
+        **settings_fields(
+            "top_n_sigma penalize_nl samplers sampler_seed min_keep n_keep n_probs do_sample random_seed"
+        ),
+        **settings_fields("typ_p backend_sampling context_length_exceeded_behavior"),
+        "repetition_detection": settings_fields("max_pattern_size min_pattern_size min_count"),
+        **settings_fields("use_beam_search early_stopping ignore_eos bad_words include_stop_str_in_output"),
+        **settings_fields(
+            "skip_special_tokens spaces_between_special_tokens add_special_tokens no_stop_trim stop_regex"
+        ),
+        **settings_fields("truncate_prompt_tokens temperature_last add_bos_token ban_eos_token watermark"),
+        **content_fields("stop_token_ids allowed_token_ids banned_tokens"),
         # Output in a given form.
-        **_content("guided_json guided_regex guided_choice guided_grammar structured_outputs structural_tag"),
-        **_content("json_schema grammar grammar_triggers regex ebnf format"),
-        **_settings("guided_decoding_backend guided_whitespace_pattern grammar_lazy structured_output"),
+        **content_fields("guided_json guided_regex guided_choice guided_grammar structured_outputs structural_tag"),
+        **content_fields("json_schema grammar grammar_triggers regex ebnf format"),
+        **settings_fields("guided_decoding_backend guided_whitespace_pattern grammar_lazy structured_output"),
         # Prompt and template.
-        **_content("chat_template documents"),
-        **_settings("echo add_generation_prompt continue_final_message safe_prompt prefix tool_prompt prompt_mode"),
+        **content_fields("chat_template documents"),
+        **settings_fields(
+            "echo add_generation_prompt continue_final_message safe_prompt prefix tool_prompt prompt_mode"
+        ),
         "chat_template_kwargs": FieldKind.VARIABLES,
         "mm_processor_kwargs": FieldKind.VARIABLES,
         "media_io_kwargs": FieldKind.VARIABLES,
         # Reasoning. Budgets of tokens are further ceilings, so they are not listed.
-        **_settings("think enable_thinking include_reasoning reasoning_format reasoning_split reasoning_history"),
-        **_settings("separate_reasoning stream_reasoning thinking_forced_open clear_thinking preserve_thinking"),
-        "reasoning": _settings("effort exclude enabled summary"),
-        "thinking": _settings("type clear_thinking keep"),
+        **settings_fields("think enable_thinking include_reasoning reasoning_format reasoning_split reasoning_history"),
+        **settings_fields("separate_reasoning stream_reasoning thinking_forced_open clear_thinking preserve_thinking"),
+        "reasoning": settings_fields("effort exclude enabled summary"),
+        "thinking": settings_fields("type clear_thinking keep"),
         # What the answer reports.
-        **_settings("prompt_logprobs return_tokens_as_token_ids return_token_ids return_tokens return_progress"),
-        **_settings("return_hidden_states return_routed_experts timings_per_token post_sampling_probs response_fields"),
-        **_settings("return_citations return_images return_related_questions include_citations details"),
-        **_settings("sse_ping_interval"),
-        "usage": _settings("include"),
+        **settings_fields("prompt_logprobs return_tokens_as_token_ids return_token_ids return_tokens return_progress"),
+        **settings_fields(
+            "return_hidden_states return_routed_experts timings_per_token post_sampling_probs response_fields"
+        ),
+        **settings_fields("return_citations return_images return_related_questions include_citations details"),
+        **settings_fields("sse_ping_interval"),
+        "usage": settings_fields("include"),
         # Scheduling and caches.
-        **_settings("priority request_id rid session_id conversation_id cache_salt extra_key id_slot cache_prompt"),
-        **_settings("keep_alive ttl parse_tool_calls t_max_predict_ms user_id"),
-        "cache_control": _settings("type ttl"),
-        "cache": _settings("no-cache no-store ttl s-maxage namespace use-cache"),
-        "options": _settings(
+        **settings_fields(
+            "priority request_id rid session_id conversation_id cache_salt extra_key id_slot cache_prompt"
+        ),
+        **settings_fields("keep_alive ttl parse_tool_calls t_max_predict_ms user_id"),
+        "cache_control": settings_fields("type ttl"),
+        "cache": settings_fields("no-cache no-store ttl s-maxage namespace use-cache"),
+        "options": settings_fields(
             "temperature top_k top_p min_p typical_p tfs_z seed stop num_ctx num_keep num_batch num_gpu main_gpu num_thread"
             " use_mmap use_mlock numa low_vram f16_kv repeat_last_n repeat_penalty presence_penalty frequency_penalty"
             " mirostat mirostat_tau mirostat_eta penalize_newline"
         ),
         # Search of the server (Perplexity, DashScope, Mistral, xAI).
-        **_settings("enable_search search_mode search_recency_filter search_domain_filter search_after_date_filter"),
-        **_settings("search_before_date_filter disable_search language_preference search_language_filter"),
-        **_settings("last_updated_after_filter last_updated_before_filter image_domain_filter image_format_filter"),
-        "image_config": _settings("aspect_ratio image_size quality"),
+        **settings_fields(
+            "enable_search search_mode search_recency_filter search_domain_filter search_after_date_filter"
+        ),
+        **settings_fields("search_before_date_filter disable_search language_preference search_language_filter"),
+        **settings_fields(
+            "last_updated_after_filter last_updated_before_filter image_domain_filter image_format_filter"
+        ),
+        "image_config": settings_fields("aspect_ratio image_size quality"),
     }
 )
 """Parameters of other servers that are forwarded like OpenAI's."""
@@ -119,9 +145,9 @@ DOCUMENTED_FIELDS: Mapping[str, FieldShape] = MappingProxyType({**SERVER_FIELDS,
 
 TOOL_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
-        **_settings("type name strict defer_loading"),
-        **_content("function custom description parameters input_schema"),
-        "cache_control": _settings("type ttl"),
+        **settings_fields("type name strict defer_loading"),
+        **content_fields("function custom description parameters input_schema"),
+        "cache_control": settings_fields("type ttl"),
     }
 )
 TOOL_TYPES = ("function", "custom", "builtin_function")

@@ -48,14 +48,20 @@ _TOOL_SETTINGS = ("tool_choice", "parallel_tool_calls")
 class DocumentedPart:
     """The documented part of one request's *body*, which stays as it is: `body` is the copy, without the dropped fields.
 
-    With *original*, only values that are still those of *original* are judged: policies have set the others. Of messages
+    *fields* are those that the API documents. With *original*, only values that are still those of *original* are judged: policies have set the others. Of messages
     and `stream_options` only the documented names are kept in any case. Time is linear. Raises `BadRequest` for a body with
     too many names and values to judge, by `MAX_JUDGED_VALUES`.
     """
 
     __slots__ = ("_left", "_named", "body", "dropped")
 
-    def __init__(self, body: Mapping[str, Any], original: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        body: Mapping[str, Any],
+        original: Mapping[str, Any] | None = None,
+        *,
+        fields: Mapping[str, FieldShape] = DOCUMENTED_FIELDS,
+    ) -> None:
         self._left, self.dropped = MAX_JUDGED_VALUES, 0
         self._named: list[str] = []
         judged, kept = body, {}
@@ -64,7 +70,7 @@ class DocumentedPart:
             is_ours -= {"messages", "stream_options"}
             kept = {name: body[name] for name in is_ours}
             judged = {name: value for name, value in body.items() if name not in is_ours}
-        part = self._fields(judged, DOCUMENTED_FIELDS, "")
+        part = self._fields(judged, fields, "")
         if isinstance(messages := part.get("messages"), list):
             part["messages"] = self._messages(messages)
         if "tools" in judged and "tools" not in part:

@@ -58,10 +58,10 @@ def check_openai(body: dict[str, Any]) -> int:
             items += len(parts)
             for number, part in enumerate(parts):
                 if isinstance(part, dict) and not part.keys() <= MESSAGE_FIELDS:
-                    _check_spelling(part, MESSAGE_FIELDS, f"messages[{at}].content[{number}]")
+                    check_spelling(part, MESSAGE_FIELDS, f"messages[{at}].content[{number}]")
     if items > MAX_ITEMS:
         raise _too_many_items()
-    _settle_fields(body)
+    settle_fields(body)
     return items
 
 
@@ -76,7 +76,7 @@ def openai_steps(body: dict[str, Any]) -> Generator[None, None, int]:
             checked += 1
             if isinstance(part, dict) and not part.keys() <= MESSAGE_FIELDS:
                 checked += len(part)
-                _check_spelling(part, MESSAGE_FIELDS, f"messages[{at}].content[{number}]")
+                check_spelling(part, MESSAGE_FIELDS, f"messages[{at}].content[{number}]")
             if checked > CHECKED_PER_STEP:
                 checked = 0
                 yield
@@ -85,14 +85,14 @@ def openai_steps(body: dict[str, Any]) -> Generator[None, None, int]:
             yield
     if items > MAX_ITEMS:
         raise _too_many_items()
-    _settle_fields(body)
+    settle_fields(body)
     return items
 
 
 def _messages_of(body: dict[str, Any]) -> list[Any]:
     """Return the messages of *body*; raise `BadRequest` unless it has a list of them, and the names of its fields are plain."""
     if not body.keys() <= COMMON_FIELDS:
-        _check_spelling(body, CHECKED_FIELDS)
+        check_spelling(body, CHECKED_FIELDS)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         msg = "'messages' must be a non-empty list of messages."
@@ -104,7 +104,11 @@ def _too_many_items() -> BadRequest:
     return BadRequest(f"'messages' has more than {MAX_ITEMS} messages and parts in all.", "messages")
 
 
-def _settle_fields(body: dict[str, Any]) -> None:
+def settle_fields(body: dict[str, Any]) -> None:
+    """Write the numbers and switches of *body* as all servers read them, and check its names of models and of the user.
+
+    Raises `BadRequest`.
+    """
     if not _CEILING_FIELDS.isdisjoint(body):
         settle_ceilings(body)
     if not _CHOICE_FIELDS.isdisjoint(body):
@@ -160,7 +164,7 @@ def _settle_stream_options(body: dict[str, Any]) -> None:
         del body["stream_options"]
         return
     if not options.keys() <= STREAM_OPTIONS:
-        _check_spelling(options, STREAM_OPTIONS, "stream_options")
+        check_spelling(options, STREAM_OPTIONS, "stream_options")
     shown = options.get("include_usage")
     if shown is not None and not isinstance(shown, bool) and (shown := as_switch(shown)) is not None:
         options["include_usage"] = shown
@@ -199,7 +203,7 @@ def _check_user(user: object) -> None:
         raise BadRequest(msg, "user")
 
 
-def _check_spelling(data: dict[str, Any], fields: Collection[str], where: str = "") -> None:
+def check_spelling(data: dict[str, Any], fields: Collection[str], where: str = "") -> None:
     """Raise `BadRequest` for a key that equals one of *fields* except for case, or up to a NUL character.
 
     Servers in Go accept the one as that field, servers in C the other. *where* is the path of *data* in the body. It also
@@ -224,7 +228,7 @@ def _check_message(message: object, at: int) -> list[Any] | None:
         msg = f"'messages[{at}]' must be an object with 'role' and 'content'."
         raise BadRequest(msg, f"messages[{at}]")
     if not message.keys() <= MESSAGE_FIELDS:
-        _check_spelling(message, MESSAGE_FIELDS, f"messages[{at}]")
+        check_spelling(message, MESSAGE_FIELDS, f"messages[{at}]")
     if not isinstance(message.get("role", ""), str) and message["role"] is not None:
         msg = f"'messages[{at}].role' must be a string."
         raise BadRequest(msg, f"messages[{at}].role")
@@ -234,7 +238,7 @@ def _check_message(message: object, at: int) -> list[Any] | None:
     if isinstance(content, list):
         return content
     if isinstance(content, dict) and not content.keys() <= MESSAGE_FIELDS:
-        _check_spelling(content, MESSAGE_FIELDS, f"messages[{at}].content")
+        check_spelling(content, MESSAGE_FIELDS, f"messages[{at}].content")
     return None
 
 
@@ -246,3 +250,8 @@ def model_id(path: str) -> str | None:
     name = path.removeprefix(MODEL_PREFIX).removesuffix("/")
     is_id = len(name) <= MAX_MODEL_ID_LENGTH and all(map(_ID_SEGMENT.fullmatch, name.split("/")))
     return name if is_id else None
+
+
+def asked_for_usage(options: object) -> bool:
+    """Whether *options*, a client's `stream_options`, ask for the chunk with the usage."""
+    return isinstance(options, dict) and options.get("include_usage") is True

@@ -80,12 +80,12 @@ def is_routing_name(name: str) -> bool:
     return not _ROUTING_WORDS.isdisjoint(_NOT_LETTERS.split(folded))
 
 
-def check_routing(body: dict[str, Any]) -> None:
+def check_routing(body: dict[str, Any], fields: Mapping[str, FieldShape] = DOCUMENTED_FIELDS) -> None:
     """Raise `RoutingField` for the first field of *body* that could choose a model, a server or a key.
 
-    Values that are not decoded yet (`msgspec.Raw`) are, up to a limit, where they must be read. Time is linear.
+    *fields* are those that the API documents. Values that are not decoded yet (`msgspec.Raw`) are, up to a limit, where they must be read. Time is linear.
     """
-    _Reader().fields(body, DOCUMENTED_FIELDS, "")
+    _Reader().fields(body, fields, "")
 
 
 def check_tier(body: Mapping[str, Any]) -> None:

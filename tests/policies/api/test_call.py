@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from policies import Call
+from policies.api.requests.request_form import CHAT_REQUEST, MODELS_REQUEST, RequestForm
 from policies.testing import make_call
 
 
@@ -53,8 +54,8 @@ def test_headers_are_read_only() -> None:
         headers["x"] = "y"  # type: ignore[index]  # the mistake that is tested
 
 
-@pytest.mark.parametrize(("operation", "has"), [("chat", True), ("models", False)])
-def test_model_list_has_no_completion(operation: str, has: bool) -> None:  # noqa: FBT001  # a column of the table
+@pytest.mark.parametrize(("operation", "has"), [(CHAT_REQUEST, True), (MODELS_REQUEST, False)])
+def test_model_list_has_no_completion(operation: RequestForm, has: bool) -> None:  # noqa: FBT001  # a column of the table
     """A chat call has a completion, a request for the list of models has none."""
     assert make_call("hi", operation=operation).has_completion is has
 

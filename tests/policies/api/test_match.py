@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policies import Match
 from policies.api.match import PatternSet, longest_match, matches_any
+from policies.api.requests.request_form import MODELS_REQUEST
 from policies.testing import make_call, make_services
 
 PATTERNS = ["*", "gpt-*", "gpt-4o*", "gpt-4o-mini", "[a-c]?", "a?"]
@@ -80,7 +81,7 @@ def test_match_covers_each_model_that_may_serve(body: dict[str, Any], names: lis
 
 def test_match_by_model_does_not_cover_model_lists() -> None:
     """A match by model does not cover requests for the list of models."""
-    assert not Match(model="gpt-4*").covers(make_call(operation="models", body={"model": None}))
+    assert not Match(model="gpt-4*").covers(make_call(operation=MODELS_REQUEST, body={"model": None}))
 
 
 PIECES = st.text(st.sampled_from("ab*?[]!-.|()\n\\"), max_size=6)

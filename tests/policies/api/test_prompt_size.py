@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.prompt_size import MAX_FIELDS, MAX_READ_ITEMS, bound_tokens, size_of
-from policies.api.tokens import MEDIA_TOKENS, Size
+from policies.api.tokens import Size
 from policies.testing import make_call
 
 

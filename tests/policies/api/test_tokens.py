@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import Budget, Usage
-from policies.api.tokens import REMEMBER_SECONDS, Estimator, Size, streamed_tokens
+from policies.api.decoding.token_counts import streamed_tokens
+from policies.api.tokens import REMEMBER_SECONDS, Estimator, Size
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
 

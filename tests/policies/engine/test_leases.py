@@ -24,6 +24,7 @@ from policies import (
     RunningPolicy,
     Services,
 )
+from policies.api.requests.request_form import MODELS_REQUEST
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
@@ -84,7 +85,7 @@ async def test_limit_with_another_lease_needs_claims() -> None:
 
 async def test_list_of_models_needs_no_lease() -> None:
     """A call that no model answers costs nothing: a budget returns no lease for it."""
-    served = await serve([Budget(name="b", tokens=100)], make_call("hi", operation="models"))
+    served = await serve([Budget(name="b", tokens=100)], make_call("hi", operation=MODELS_REQUEST))
     assert served.outcome is not None
 
 

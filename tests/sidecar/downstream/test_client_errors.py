@@ -14,7 +14,7 @@ from sidecar.downstream.client_errors import (
     draining,
     error_for_rejection,
 )
-from sidecar.downstream.refusal_form import RefusalForm
+from sidecar.downstream.refusal_form import OPENAI_REFUSALS, ChatNestRefusals
 
 
 def test_rejection_keeps_its_code_and_details() -> None:
@@ -48,7 +48,7 @@ def test_chat_event_has_the_precise_message() -> None:
 def test_only_a_final_status_becomes_an_event(status: int) -> None:
     """As an event, a 4xx has status 200 and no headers that are about its status; a 405 and a 5xx stay as they are."""
     error = error_for_rejection(Rejection(status, "c", "m", retry_after=0.0101))
-    plain, event = RefusalForm.CHAT_STATUS.encoded(error), RefusalForm.CHAT_EVENT.encoded(error)
+    plain, event = ChatNestRefusals(as_events=False).encoded(error), ChatNestRefusals(as_events=True).encoded(error)
     assert (plain.status, plain.body) == (status, b'{"error":"m","code":"c"}')
     if status in (405, 500, 502, 503, 504, 200):
         assert event == plain
@@ -61,6 +61,6 @@ def test_only_a_final_status_becomes_an_event(status: int) -> None:
 def test_forms_agree_on_the_fault() -> None:
     """OpenAI's form and both of Chat Nest's have the same code and fields."""
     error = error_for_rejection(BUDGET)
-    openai_form = json.loads(RefusalForm.OPENAI.encoded(error).body)["error"]
+    openai_form = json.loads(OPENAI_REFUSALS.encoded(error).body)["error"]
     assert (openai_form["code"], openai_form["message"], openai_form["held"]) == ("budget_exceeded", "precise", 7)
-    assert (b"retry-after", b"3") in RefusalForm.OPENAI.encoded(error).headers
+    assert (b"retry-after", b"3") in OPENAI_REFUSALS.encoded(error).headers

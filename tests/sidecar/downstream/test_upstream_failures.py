@@ -11,7 +11,7 @@ from upstream_errors import NOW, REQUEST, classified, error_body
 
 from policies.api.failure import GiveUpReason
 from policies.api.upstream import UpstreamError
-from sidecar.downstream.client_errors import ClientError, chat_event, openai_body, openai_event
+from sidecar.downstream.client_errors import ClientError, chat_event, openai_body, openai_error
 from sidecar.downstream.upstream_failures import deadline_passed, error_for_upstream
 from sidecar.upstream.errors.classify import (
     empty,
@@ -22,6 +22,7 @@ from sidecar.upstream.errors.classify import (
     timed_out,
     unavailable,
 )
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
 
 RATE = {
     "message": "Limit 3, Used 3. Try again in 20s.",
@@ -34,7 +35,8 @@ RATE = {
 def envelope(fault: ClientError) -> dict[str, Any]:
     """Return the error object of the response on `/v1`, which that of the event equals."""
     found: dict[str, Any] = json.loads(openai_body(fault))["error"]
-    assert json.loads(openai_event(fault).decode().removeprefix("data: ")) == {"error": found}
+    events = CHAT_COMPLETIONS.error_events(openai_error(fault), fault.status, b"")
+    assert json.loads(events.decode().partition("\n\n")[0].removeprefix("data: ")) == {"error": found}
     return found
 
 

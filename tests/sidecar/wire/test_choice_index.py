@@ -10,7 +10,8 @@ from chunks import delta, read, sse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.api.event import MAX_CHOICES, Event
+from policies.api.decoding.choices import MAX_CHOICES
+from policies.api.event import Event
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.sse_reader import SSEReader
 

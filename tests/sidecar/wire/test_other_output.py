@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from chunks import delta, read, sse
 
+from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.event import Event
-from policies.api.tokens import MEDIA_TOKENS
 from sidecar.wire.answer_reader import MAX_HELD_BYTES, MAX_HELD_EVENTS, AnswerReader
 from sidecar.wire.decoding.value_count import MAX_EVENT_VALUES
 

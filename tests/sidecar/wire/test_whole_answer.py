@@ -12,7 +12,8 @@ from hostile_answers import NORMAL, logprobs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.api.event import MAX_CHOICES, WholeBatch
+from policies.api.decoding.choices import MAX_CHOICES
+from policies.api.event import WholeBatch
 from policies.api.usage import Usage
 from sidecar.wire.answer_end import cut_batch
 from sidecar.wire.answer_reader import AnswerReader

@@ -1,0 +1,1 @@
+"""The parts of request bodies that policies read, for each API."""

@@ -1,0 +1,121 @@
+"""Read the messages of a request, and the parts of their content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+Message: TypeAlias = dict[str, Any]
+
+UNTYPED_PART_FIELDS = (
+    "image_url",
+    "image",
+    "video_url",
+    "audio_url",
+    "input_image",
+    "input_audio",
+    "file",
+    "input_file",
+)
+"""Fields by which servers recognise the kind of a part that names none."""
+PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning")
+"""Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count."""
+ITEM_TEXT_FIELDS = ("output", "arguments", "input", "summary")
+"""Fields of an item without `content` that hold its text or its parts: calls of functions, their results, reasoning."""
+MAX_TEXT_NESTING = 4
+"""Lists of parts in parts whose text is read: results of tools have parts."""
+_UNTYPED_PART_FIELD_SET, _PART_TEXT_FIELD_SET = frozenset(UNTYPED_PART_FIELDS), frozenset(PART_TEXT_FIELDS)
+
+
+def parts_of(message: Message) -> list[Any]:
+    """Return the parts of one message's content: one for an object, a string or a number, none for null."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return content
+    return [] if content is None else [content]
+
+
+def texts(message: Message) -> list[str]:
+    """Return the texts of one message: its content, or the texts of its parts.
+
+    A part of an unknown kind counts as its JSON, and so does content of another type. An item without content has the
+    texts of `ITEM_TEXT_FIELDS`.
+    """
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content]
+    if content is None:
+        return [] if message.keys() <= {"role", "content"} else _item_texts(message)
+    found = []
+    for part in parts_of(message):
+        own = [part] if isinstance(part, str) else _part_texts(part)
+        if not own and part_kind(part) is None:
+            own = [msgspec.json.encode(part).decode()]
+        found += own
+    return found
+
+
+def _item_texts(item: Message) -> list[str]:
+    found = _part_texts(item)
+    for field in ITEM_TEXT_FIELDS:
+        found += _nested_texts(item.get(field), MAX_TEXT_NESTING)
+    return found
+
+
+def _nested_texts(value: object, depth: int) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return _part_texts(value)
+    if isinstance(value, list) and depth:
+        return [text for each in value for text in _nested_texts(each, depth - 1)]
+    return []
+
+
+def _part_texts(part: object) -> list[str]:
+    if not isinstance(part, dict):
+        return []
+    found = []
+    if not _PART_TEXT_FIELD_SET.isdisjoint(part):
+        found = [text for field in PART_TEXT_FIELDS if isinstance(text := part.get(field), str)]
+    if isinstance(inner := part.get("content"), str | list):  # the result of a tool
+        found += _nested_texts(inner, MAX_TEXT_NESTING)
+    return found
+
+
+def replace_texts(value: Any, change: Callable[[str], str], depth: int = MAX_TEXT_NESTING) -> Any:
+    """Return *value*, a prompt, a message or a part of any shape, with each of its texts replaced by `change(text)`.
+
+    Objects are copied where a text in them changes. Texts are those that `texts` returns, without JSON of unknown parts.
+    """
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [replace_texts(each, change, depth - 1) for each in value] if depth >= 0 else value
+    if not isinstance(value, dict):
+        return value
+    changed = dict(value)
+    for field in (*PART_TEXT_FIELDS, "content", *ITEM_TEXT_FIELDS):
+        inner = value.get(field)
+        if isinstance(inner, str) or (isinstance(inner, list | dict) and depth >= 0 and field not in PART_TEXT_FIELDS):
+            changed[field] = replace_texts(inner, change, depth - 1)
+    return changed
+
+
+def part_kind(part: object) -> str | None:
+    """Return the kind of one part: its type, else the first known field of a part without type, as vLLM finds it.
+
+    None for a part that has neither.
+    """
+    if not isinstance(part, dict):
+        return None
+    if isinstance(kind := part.get("type"), str):
+        return kind
+    if _UNTYPED_PART_FIELD_SET.isdisjoint(part):
+        return None
+    for field in UNTYPED_PART_FIELDS:
+        if field in part:
+            return field
+    return None

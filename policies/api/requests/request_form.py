@@ -1,0 +1,110 @@
+"""Where one API has the parts of a request that policies read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .parts import Message
+
+
+class Prompt(NamedTuple):
+    """The prompt of a request: its messages, the number of token ids, and how many prompts are answered separately.
+
+    A prompt that is a string, or a list of them, has one message without a role for each. Token ids that the sidecar has not
+    decoded (`msgspec.Raw`) are counted by their commas.
+    """
+
+    messages: list[Message]
+    token_ids: int = 0
+    prompts: int = 1
+    longest_ids: int = 0
+    """The number of token ids of the longest prompt that consists of them."""
+
+
+class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
+    """One API, as policies see its requests: the names of the fields that hold each part.
+
+    Policies read a call by the properties of `Call`, which are the same for all APIs, and do not compare names.
+    """
+
+    name: str
+    """The name in records: "chat", "responses", …"""
+    has_completion: bool = True
+    """Whether a model works for the call, so that it has a prompt and costs tokens."""
+    conversation_field: str = "messages"
+    """The field with messages of which the oldest may be dropped; empty for none."""
+    prompt_fields: tuple[str, ...] = ("messages",)
+    """The fields with the prompt: text, messages, token ids, or lists of them."""
+    ceiling_field: str = "max_tokens"
+    """The field in which a ceiling is set for a client that sent none; empty where answers have no output tokens."""
+    user_path: tuple[str, ...] = ("user",)
+    """The names of the fields that lead to the end user."""
+    answers_each_prompt: bool = False
+    """Whether each prompt of a list gets answers of its own."""
+    frames_messages: bool = True
+    """Whether a chat template puts a frame around each message of the prompt; false for plain text."""
+    can_stream: bool = True
+    """Whether `stream` has an effect."""
+
+    def prompt(self, body: dict[str, Any]) -> Prompt:
+        """Return the prompt in *body*. Called about twice per call; no text is copied."""
+        if len(self.prompt_fields) == 1 and self.prompt_fields[0] == self.conversation_field:
+            return Prompt(body.get(self.conversation_field) or [])
+        found = _Found()
+        for field in self.prompt_fields:
+            value = body.get(field)
+            if isinstance(value, list):
+                found.take_list(value)
+            elif isinstance(value, msgspec.Raw):
+                found.take_ids(bytes(value))
+            elif value is not None:
+                found.messages.append({"content": value if isinstance(value, str) else [value]})
+        prompts = found.prompts if self.answers_each_prompt else 1
+        return Prompt(found.messages, found.ids, prompts, found.longest)
+
+
+class _Found:
+    """What has been read of a prompt."""
+
+    __slots__ = ("ids", "longest", "messages", "prompts")
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.ids = self.longest = 0
+        self.prompts = 1
+
+    def take_list(self, value: list[Any]) -> None:
+        """Take a list of messages, of prompts, or of token ids, which may be mixed (llama.cpp)."""
+        plain = 0
+        for each in value:
+            if isinstance(each, dict):
+                self.messages.append(each)
+            elif isinstance(each, str):
+                self.messages.append({"content": each})
+            elif isinstance(each, list):
+                self._add(len(each))
+            else:
+                plain += 1
+        self._add(plain)
+        if not plain:
+            self.prompts = max(self.prompts, len(value))
+
+    def take_ids(self, written: bytes) -> None:
+        """Take token ids, or lists of them, that are not decoded."""
+        for ids in written.split(b"]"):
+            self._add(ids.count(b",") + 1)
+        self.prompts = max(self.prompts, written.count(b"[") - 1)
+
+    def _add(self, ids: int) -> None:
+        self.ids += ids
+        self.longest = max(self.longest, ids)
+
+
+CHAT_REQUEST = RequestForm(name="chat")
+"""OpenAI's chat completions, and Chat Nest's calls, which are sent upstream as such."""
+MODELS_REQUEST = RequestForm(
+    name="models", has_completion=False, prompt_fields=(), conversation_field="", ceiling_field="", can_stream=False
+)
+"""The list of models, or the entry of one."""

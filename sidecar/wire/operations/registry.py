@@ -1,0 +1,25 @@
+"""All APIs that are governed by the whole chain. Adding one is described in CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .chat_completions import CHAT_COMPLETIONS
+from .completions import COMPLETIONS
+from .embeddings import EMBEDDINGS
+
+if TYPE_CHECKING:
+    from policies.api.call import Call
+
+    from .operation import Operation
+
+GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS)
+"""One for each API, without Chat Nest's, whose calls are chat completions with another route."""
+_BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in GOVERNED_OPERATIONS})
+
+
+def operation_of(call: Call) -> Operation:
+    """Return the API of *call*, which a model answers. Called a few times per call."""
+    return _BY_NAME[call.operation.name]
