@@ -53,6 +53,7 @@ MAX_IDENTITY_LENGTH = 128
 DEFAULT_MAX_IDENTITIES = 10_000
 IPV6_HOST_BITS = 64
 MICRO_DOLLARS_PER_DOLLAR = 1_000_000
+_KINDS_BY_PART: dict[Identity, tuple[Identity, ...]] = {"user": ("tenant", "user")}
 TOKEN_SCALES: dict[str, int] = {"usd": MICRO_DOLLARS_PER_DOLLAR}
 """Divisor of a claim's `per_token` by unit, if it is not 1: prices are per million tokens."""
 
@@ -68,6 +69,11 @@ def amount_text(unit: Unit, amount: int) -> str:
     if unit == "usd":
         return number_text(unit, amount)
     return f"{number_text(unit, amount)} {unit.removesuffix('s') if amount == 1 else unit}"
+
+
+def in_units(unit: str, amount: int) -> float:
+    """Return *amount* as it is reported: dollars for micro-dollars ("usd"), any other unit unchanged."""
+    return amount / MICRO_DOLLARS_PER_DOLLAR if unit == "usd" else amount
 
 
 def number_text(unit: Unit, amount: int) -> str:
@@ -89,6 +95,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     At most `max_identities` client-chosen identities per `identity_group` (the part of the identity that clients cannot
     choose) get their own counter; all others share one overflow counter. An open counter never moves there. 0 is no
     limit.
+
+    `by` is what it counts by, for reports; None where that is not known.
     """
 
     policy: str
@@ -102,6 +110,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_identities: int = 0
     identity_group: str = ""
     answer: int = 0
+    by: By | None = None
 
     @property
     def scale(self) -> int:
@@ -170,6 +179,25 @@ def identity(call: IdentifiedCall, by: By) -> CountedIdentity:
         return CountedIdentity(IDENTITY_SEPARATOR.join(names), None)
     known = [call.tenant] if "tenant" in parts or "user" in parts else []
     return CountedIdentity(IDENTITY_SEPARATOR.join(names), IDENTITY_SEPARATOR.join(known))
+
+
+def kinds_of(by: By) -> list[Identity]:
+    """Return the kinds of identity in *by*, in the order of `identity`; a user is counted within its tenant."""
+    return [kind for part in (by if isinstance(by, list) else [by]) for kind in _KINDS_BY_PART.get(part, (part,))]
+
+
+def identity_names(by: By, name: str) -> dict[str, str]:
+    """Return the parts of the identity *name* by their kind; `(others)` for those that share an overflow counter."""
+    kinds = kinds_of(by)
+    if name.endswith(OVERFLOW_SUFFIX):
+        known = {"tenant": name.removesuffix(OVERFLOW_SUFFIX)} if "tenant" in kinds else {}
+        return {kind: known.get(kind, "(others)") for kind in kinds if kind != "global"}
+    return {kind: part for kind, part in zip(kinds, name.split(IDENTITY_SEPARATOR), strict=False) if kind != "global"}
+
+
+def is_of_one_tenant(by: By | None) -> bool:
+    """Return whether only the calls of one tenant fill a counter; False where *by* is not known."""
+    return by is not None and "tenant" in kinds_of(by)
 
 
 def _name(call: IdentifiedCall, part: Identity) -> str:

@@ -33,6 +33,7 @@ POLICY_HOOKS: Final = (
     Hook("admit", 1, is_async=True),
     Hook("enter", 1, is_async=True),
     Hook("retry", 2),
+    Hook("limits_for", 1, may_yield=True),
     Hook("start", 1),
     Hook("stop", 0, is_async=True),
 )
@@ -45,7 +46,9 @@ LEASE_HOOKS: Final = (
     Hook("settle", 1, is_async=True),
 )
 _ON_LEASE = {hook.name: f"define {hook.name} on the lease that admit returns" for hook in LEASE_HOOKS}
-_ON_POLICY = {name: f"define {name} on the policy" for name in ("admit", "enter", "retry", "start", "stop")}
+_ON_POLICY = {
+    name: f"define {name} on the policy" for name in ("admit", "enter", "retry", "limits_for", "start", "stop")
+}
 POLICY_CURES: Final[Mapping[str, str]] = {
     **_ON_LEASE,
     "open": "it is now called start",

@@ -58,6 +58,15 @@ class RunningPolicy:
         """
         return None
 
+    def limits_for(self, call: Call) -> Sequence[Claim]:
+        """Return the limits that count calls like *call*, as claims of the least that one such call takes.
+
+        Called for each `GET /v1/usage`; nothing is reserved. It must change nothing and must not block. *call* has the
+        caller's tenant, address, profile and headers. Its body has only the model and the user of the query, if any.
+        `match` is not checked before: it is shown. Return the same counters as the leases of `admit` do.
+        """
+        return ()
+
     async def stop(self) -> None:
         """Release resources. Called once, when the last chain that uses it is closed."""
 
@@ -171,12 +180,18 @@ class Policy(
             answer=answer,
             max_identities=0 if group is None else max_identities,
             identity_group=group or "",
+            by=by,
         )
 
 
 def overrides(running: RunningPolicy, name: str) -> bool:
     """Whether the class of *running* overrides the hook *name*."""
     return getattr(type(running), name) is not getattr(RunningPolicy, name)
+
+
+def is_built_in(policy: type[RunningPolicy]) -> bool:
+    """Whether *policy* is a class of this package."""
+    return policy.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def is_shared(policy: type[Policy]) -> bool:

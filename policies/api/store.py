@@ -161,6 +161,14 @@ class Store(Protocol):
         """Return all calendar counters whose window is open. For reports and tests: it may take long."""
         ...
 
+    async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
+        """Return the standing of each claim's counter, in their order, and change nothing. For `GET /v1/usage`.
+
+        Each claim is checked alone, without a ceiling: `needed` is its `base` where that does not fit now, else 0.
+        `resets_at` is as in `Grant.standings`. Raises `StoreDown`.
+        """
+        ...
+
     async def heartbeat(self) -> None:
         """Record that this process is alive, so that its reservations are not charged. Call it every few seconds."""
         ...

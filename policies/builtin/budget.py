@@ -9,7 +9,15 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from policies.api.call import Call
-from policies.api.claim import DEFAULT_MAX_IDENTITIES, MICRO_DOLLARS_PER_DOLLAR, By, Claim, Identities, counts_by_model
+from policies.api.claim import (
+    DEFAULT_MAX_IDENTITIES,
+    MICRO_DOLLARS_PER_DOLLAR,
+    By,
+    Claim,
+    Identities,
+    Unit,
+    counts_by_model,
+)
 from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.lease import ExactCharge, Lease
 from policies.api.match import longest_match
@@ -99,6 +107,18 @@ class Budget(Policy, frozen=True):
         own: dict[str, Sequence[str]] = {"prices": tuple(self.prices)} if self.usd is not None else {}
         return {**super().model_options, **own, **({"by": ()} if counts_by_model(self.by) else {})}
 
+    @property
+    def amount(self) -> int:
+        """The limit in tokens, or in micro-dollars."""
+        return round((self.usd or 0) * MICRO_DOLLARS_PER_DOLLAR) if self.tokens is None else self.tokens
+
+    def limits_for(self, call: Call) -> Sequence[Claim]:
+        """Return a claim of nothing: what a call reserves depends on its prompt and its model's price."""
+        window = Calendar(self.window, self.timezone)
+        unit: Unit = "tokens" if self.usd is None else "usd"
+        most = self.identities
+        return (self.claim(call, 0, limit=self.amount, window=window, by=self.by, unit=unit, max_identities=most),)
+
     async def admit(self, call: Call) -> Lease | None:
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""
         if not call.has_completion:
@@ -169,14 +189,13 @@ class _DollarLease(_BudgetLease):
 
     def claims(self) -> Sequence[Claim]:
         policy, call = self._policy, self._call
-        assert policy.usd is not None  # for the type: `admit` chooses this class
         prices = self._prices(call.served_models)
         prompt = self._measure()
         return (
             policy.claim(
                 call,
                 max(price.prompt(prompt) for price in prices),
-                limit=round(policy.usd * MICRO_DOLLARS_PER_DOLLAR),
+                limit=policy.amount,
                 window=Calendar(policy.window, policy.timezone),
                 by=policy.by,
                 unit="usd",

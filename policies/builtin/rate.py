@@ -42,6 +42,10 @@ class Rate(Policy, frozen=True, kw_only=True):
         """Return a lease that claims one request."""
         return _RateLease(self, call)
 
+    def limits_for(self, call: Call) -> Sequence[Claim]:
+        """Return the claim of one request."""
+        return _RateLease(self, call).claims()
+
 
 class _RateLease(Lease):
     __slots__ = ("_call", "_policy")

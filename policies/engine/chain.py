@@ -35,7 +35,7 @@ from .event_filters import EventFilters
 from .growth import growth_of
 from .leases import claims_of, keep, keep_entered
 from .ledger import Ledger
-from .members import Member, Members
+from .members import ListedLimits, Member, Members
 from .retry_budget import RetryBudgets
 from .retry_decision import RetryDecisions
 from .sink import BatchSink
@@ -99,6 +99,18 @@ class Chain:
                     run.report(control)
         sink.write_nowait(last)
         return outcome
+
+    def limits_for(self, call: Call) -> list[ListedLimits]:
+        """Return the limits that count calls like *call*, in the order of the chain; nothing is reserved.
+
+        Raises what a policy raises.
+        """
+        return list(self._members.limits_for(call))
+
+    @property
+    def unlisted(self) -> list[str]:
+        """The names of policies that may refuse calls and do not report limits."""
+        return self._members.unlisted
 
     async def close(self) -> None:
         """Stop what the policies have running and no other chain uses, newest first."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from policies.api.claim import Claim
 from policies.api.hooks import HookError
 from policies.api.match import Match
 from policies.api.policy import (
@@ -16,11 +17,12 @@ from policies.api.policy import (
     RunningPolicy,
     StoreFailure,
     check_policy,
+    is_built_in,
     is_shared,
     overrides,
 )
 
-from .error_report import error_report
+from .error_report import HookMisuse, error_report, returned
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -37,6 +39,7 @@ class Member(msgspec.Struct, frozen=True, eq=False):
     when_store_fails: StoreFailure
     must_claim: bool = False
     """Whether `admit` must return a lease with claims. See `RunningPolicy.admit_returns_lease`."""
+    name: str = ""
 
     def has_no_limit(self, lease: object) -> str:
         """Return the message for an `admit` that returned *lease*, which makes no claims. It contains class names only."""
@@ -49,6 +52,14 @@ class _Started(msgspec.Struct, frozen=True, eq=False):
 
     policy: Policy
     running: RunningPolicy
+
+
+class ListedLimits(NamedTuple):
+    """The limits that one policy reports for a call, and the calls to which they apply."""
+
+    policy: str
+    match: Match
+    claims: Sequence[Claim]
 
 
 class Members:
@@ -86,7 +97,32 @@ class Members:
         if must_claim and not overrides(running, "admit"):
             raise HookError(f"{type(policy).__name__}.start returned a {name} without admit", LEASE_CURE)
         match = None if policy.match == Match() else policy.match
-        return Member(match, policy.match.covers, running, policy.when_store_fails, must_claim)
+        return Member(match, policy.match.covers, running, policy.when_store_fails, must_claim, policy.name)
+
+    def limits_for(self, call: Call) -> Iterator[ListedLimits]:
+        """Yield the limits of each policy that overrides `limits_for`, for calls like *call*. Raises `HookMisuse`."""
+        for member in self.admitting:
+            running = member.running
+            if not overrides(running, "limits_for"):
+                continue
+            made = running.limits_for(call)
+            if not isinstance(made, Iterable):
+                raise HookMisuse(returned(running, "limits_for", made, "a sequence of claims"))
+            claims = tuple(made)
+            for each in claims:
+                if not isinstance(each, Claim):
+                    raise HookMisuse(returned(running, "limits_for", each, "a sequence of claims", is_item=True))
+            yield ListedLimits(member.name, member.match or Match(), claims)
+
+    @property
+    def unlisted(self) -> list[str]:
+        """The names of the deployment's own policies that may refuse calls and do not report limits."""
+        hidden = {
+            id(each): each.name
+            for each in (*self.admitting, *self.entering)
+            if not (overrides(each.running, "limits_for") or is_built_in(type(each.running)))
+        }
+        return list(hidden.values())
 
     def _started(self, policy: Policy) -> RunningPolicy:
         kind, shared = type(policy), self._services.shared_objects

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from policies.api.claim import Claim
-from policies.api.store import Account, Grant, ReservationGone, account
+from policies.api.store import Account, Grant, ReservationGone, Standing, account
 from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.counters import (
@@ -16,6 +16,7 @@ from policies.stores.counting.counters import (
     GROUP_CLEANUP_INTERVAL_MICROSECONDS,
     CounterStore,
 )
+from policies.stores.counting.reading import CounterReads, read_standings
 from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
 
 
@@ -66,6 +67,11 @@ class MemoryStore(CounterStore[_Row]):
             for (key, start), row in self._rows.items()
             if start != SLIDING_START and start <= now < row.ends
         ]
+
+    async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
+        """See `Store.standings`."""
+        reads = CounterReads(self._find_row, lambda row: row.entries.values(), self._group_sizes.__getitem__)
+        return read_standings(claims, self._now(), self._windows.at, reads)
 
     async def heartbeat(self) -> None:
         """Do nothing: the reservations of a process that dies go with its memory."""

@@ -9,24 +9,18 @@ from typing import Any
 
 import msgspec
 
-from policies.api.claim import IDENTITY_SEPARATOR, MICRO_DOLLARS_PER_DOLLAR, OVERFLOW_SUFFIX
+from policies.api.claim import identity_names, in_units
 from policies.api.store import Account, Store
 from policies.api.window import Calendar, span_of, zone_of
 from policies.builtin.budget import Budget
 from policies.stores.opening import open_store
 from sidecar.config.settings import Settings
+from sidecar.downstream.usage.entry import LimitOfProfile
 
 from .limit_report import RateLine, UnknownTenant, columns, known_tenants, limit_of, rates_of, shown_amount
 
 MAX_LISTED_TENANTS = 10
 TABLE_HEADER = ("budget", "for", "window", "limit", "spent", "reserved", "left", "resets at")
-
-
-class ProfileLimit(msgspec.Struct, frozen=True):
-    """The limit of a budget in one profile, and what it leaves of the counter that all profiles share."""
-
-    limit: float
-    left: float
 
 
 class BudgetLine(msgspec.Struct, frozen=True):
@@ -46,7 +40,7 @@ class BudgetLine(msgspec.Struct, frozen=True):
     reserved: float
     left: float
     resets_at: int
-    profiles: dict[str, ProfileLimit]
+    profiles: dict[str, LimitOfProfile]
     rates: list[RateLine]
 
 
@@ -122,15 +116,12 @@ def _lines(budget: Budget, settings: Settings, accounts: Iterable[Account], now:
 
 
 def _line(budget: Budget, settings: Settings, account: Account) -> BudgetLine:
-    counts = _counts(budget, account.identity)
+    counts = identity_names(budget.by, account.identity)
     tenant = counts.get("tenant")
 
-    def amount(micro: float) -> float:
-        return micro if budget.usd is None else micro / MICRO_DOLLARS_PER_DOLLAR
-
-    def within(profile: str) -> ProfileLimit:
+    def within(profile: str) -> LimitOfProfile:
         limit = limit_of(settings, budget, tenant, profile)
-        return ProfileLimit(amount(limit), amount(max(0, limit - account.spent - account.reserved)))
+        return LimitOfProfile.of(account.unit, limit, account.spent + account.reserved)
 
     chain = within("")
     return BudgetLine(
@@ -140,25 +131,13 @@ def _line(budget: Budget, settings: Settings, account: Account) -> BudgetLine:
         unit=account.unit,
         window=budget.window,
         limit=chain.limit,
-        spent=amount(account.spent),
-        reserved=amount(account.reserved),
+        spent=in_units(account.unit, account.spent),
+        reserved=in_units(account.unit, account.reserved),
         left=chain.left,
         resets_at=round(account.resets_at),
         profiles={name: within(name) for name in sorted(settings.profiles)},
         rates=rates_of(settings, tenant),
     )
-
-
-def _counts(budget: Budget, identity: str) -> dict[str, str]:
-    by = budget.by if isinstance(budget.by, list) else [budget.by]
-    kinds = [kind for who in by for kind in (("tenant", "user") if who == "user" else (who,))]
-    if identity.endswith(OVERFLOW_SUFFIX):
-        trusted = "tenant" in kinds
-        known = {"tenant": identity.removesuffix(OVERFLOW_SUFFIX)} if trusted else {}
-        return {kind: known.get(kind, "(others)") for kind in kinds if kind != "global"}
-    return {
-        kind: name for kind, name in zip(kinds, identity.split(IDENTITY_SEPARATOR), strict=False) if kind != "global"
-    }
 
 
 def as_json(lines: Sequence[BudgetLine]) -> str:

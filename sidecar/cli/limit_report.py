@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, By
+from policies.api.claim import By, in_units
 from policies.api.policy import Policy
 from policies.builtin.budget import Budget
 from policies.builtin.rate import Rate
@@ -66,7 +66,7 @@ def _in_profile(access: Access, policy: str, profile: str) -> int:
 def limit_amount(policy: Policy) -> int:
     """Return the limit of a rate or a budget in its unit; dollars in micro-dollars."""
     if isinstance(policy, Budget):
-        return policy.tokens or round((policy.usd or 0) * MICRO_DOLLARS_PER_DOLLAR)
+        return policy.amount
     assert isinstance(policy, Rate)  # for the type: only rates and budgets have a limit
     return policy.requests
 
@@ -101,7 +101,7 @@ def _rows(
     by = policy.by if isinstance(policy.by, str) else ", ".join(policy.by)
     unit = "usd" if isinstance(policy, Budget) and policy.usd is not None else ""
     for limits, names in sharing.items():
-        amounts = (shown_amount(limit / MICRO_DOLLARS_PER_DOLLAR if unit else limit, unit) for limit in limits)
+        amounts = (shown_amount(in_units(unit, limit), unit) for limit in limits)
         yield policy.name, _who(names, len(tenants)), by, window, *amounts
 
 

@@ -108,8 +108,12 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         wanted = wanted if wanted in self.profiles else DEFAULT_CHAT_PROFILE
         return self._permitted(wanted, self.profiles.get(wanted, self.base))
 
+    def permits(self, profile: Profile) -> bool:
+        """Return whether the key may use *profile*."""
+        return self.allowed is None or profile.name in self.allowed
+
     def _permitted(self, wanted: str, profile: Profile) -> Profile:
-        if self.allowed is None or profile.name in self.allowed:
+        if self.permits(profile):
             return profile
         raise Forbidden(f"This key may not use the profile {wanted[:100]!r}.", "profile")
 

@@ -174,6 +174,12 @@ def internal_error() -> ClientError:
     return ClientError(status=500, code="internal_error", message="AI request failed", retryable=True, final=False)
 
 
+def store_unavailable() -> ClientError:
+    """Return the 503 for a request that needs the store while it is down; a client can retry after a second."""
+    message = "The limits cannot be read just now. Please try again in a moment."
+    return ClientError(status=503, code="store_unavailable", message=message, retryable=True, final=False, wait=1.0)
+
+
 def draining() -> ClientError:
     """Return the 503 of a process that is shutting down; a client can retry after a second."""
     message = "The service is restarting. Please try again in a moment."

@@ -106,14 +106,15 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
         """Return how the request ended: a deadline or a drain cancels the call, but for its client the call failed.
 
         A client that left without a status, while its call was settled, has cancelled it.  A complete answer that a
-        client's protocol cannot express (Chat Nest's, without text) has failed.
+        client's protocol cannot express (Chat Nest's, without text) has failed.  A request that is answered without a call
+        (usage) is done.
         """
         if outcome is not None and outcome.ending is not Ending.CANCELLED:
             if outcome.ending is Ending.DONE and self.error is not None:
                 return Ending.FAILED
             return Ending.CANCELLED if not status and self.error is None else outcome.ending
         if self.error is None:
-            return Ending.CANCELLED
+            return Ending.DONE if status and outcome is None else Ending.CANCELLED
         return Ending.FAILED if outcome is not None or self.error.code == "internal_error" else Ending.REJECTED
 
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 CHAT_PATH, COMPLETIONS_PATH = CHAT_NEST.path, CHAT_COMPLETIONS.path
 MODELS_PATH = "/v1/models"
+USAGE_PATH = "/v1/usage"
 HEALTH_PATH, READY_PATH = "/healthz", "/readyz"
 REQUEST_ID_HEADER = b"x-request-id"
 TRACE_PARENT_HEADER = b"traceparent"

@@ -14,14 +14,14 @@ from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .client_connection import Scope
-from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH
+from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH, USAGE_PATH
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""
 POSTED_PATHS = (*(each.path for each in GOVERNED_OPERATIONS), CHAT_PATH)
-SERVED_PATHS = (*POSTED_PATHS, MODELS_PATH, HEALTH_PATH, READY_PATH)
+SERVED_PATHS = (*POSTED_PATHS, MODELS_PATH, USAGE_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
-    f"The routes are {', '.join(f'POST {path}' for path in POSTED_PATHS)}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, "
+    f"The routes are {', '.join(f'POST {path}' for path in POSTED_PATHS)}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {USAGE_PATH}, "
     f"GET {HEALTH_PATH} and GET {READY_PATH}."
 )
 CLOSE_ENOUGH = 0.8
@@ -130,6 +130,8 @@ def _nearest(parts: list[str]) -> str | None:
         is_whole = _without_prefixes(parts) == name or "deployments" in parts
         if is_whole and parts[-len(name) :] == name:
             return path
+    if parts[-1:] == ["usage"]:
+        return USAGE_PATH
     names = _without_prefixes(parts)
     if names[:1] == ["models"] and names[-1].rpartition(":")[2] not in _GEMINI_METHODS:
         return MODEL_ROUTE

@@ -31,9 +31,11 @@ from sidecar.downstream.route import (
     MODELS_PATH,
     READY_PATH,
     REQUEST_ID_HEADER,
+    USAGE_PATH,
     Route,
 )
 from sidecar.downstream.unknown_path import advice, origin_of
+from sidecar.downstream.usage.usage_route import UsageRoute
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
@@ -50,6 +52,7 @@ DATA_ROUTES: Mapping[str, Callable[[Gateway], Route]] = {
     CHAT_PATH: ChatRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,
+    USAGE_PATH: UsageRoute,
 }
 """Makes the routes of the data, by their paths."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim
+from policies.api.claim import Claim, in_units
 from policies.api.store import Grant, refusal_case
 from policies.api.window import MAX_SENSIBLE_WAIT, Calendar, resets_soon
 
@@ -84,16 +84,12 @@ def refusal_of(
         rejection.final = wait > MAX_SENSIBLE_WAIT
     rejection.details = {
         "policy": claim.policy,
-        "limit": _in_units(claim, claim.limit),
-        "used": _in_units(claim, standing.spent),
-        "held": _in_units(claim, standing.held),
-        "needed": _in_units(claim, needed),
+        "limit": in_units(claim.unit, claim.limit),
+        "used": in_units(claim.unit, standing.spent),
+        "held": in_units(claim.unit, standing.held),
+        "needed": in_units(claim.unit, needed),
         "resets_at": math.ceil(standing.resets_at),
         "case": case,
         **rejection.details,
     }
     return rejection
-
-
-def _in_units(claim: Claim, amount: int) -> float:
-    return amount / MICRO_DOLLARS_PER_DOLLAR if claim.unit == "usd" else amount

@@ -78,7 +78,9 @@ class RedisStore:
         self._is_down = self._is_retrying = False
         self._down_until = 0.0
         self._client = self._new_client()
-        self._sources = {name: _script_source(name) for name in ("reserve", "settle", "heartbeat", "accounts")}
+        self._sources = {
+            name: _script_source(name) for name in ("reserve", "settle", "heartbeat", "accounts", "standings")
+        }
         self._scripts = {name: self._client.register_script(source) for name, source in self._sources.items()}
 
     def _new_client(self, **node: Any) -> Redis:
@@ -96,20 +98,10 @@ class RedisStore:
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
-        for _ in range(MAX_ATTEMPTS):
-            now = self._estimated_time()
-            arguments: list[Any] = [self._owner, call_id, part, ceiling, len(claims)]
-            for claim in claims:
-                arguments += self._claim_arguments(claim, now)
-            reply = await self._run("reserve", self._time_argument(), *arguments)
-            self._set_clock_offset(reply[1])
-            if reply[0] == REPLY_CALL_ENDED:
-                raise ReservationGone(call_id)
-            if reply[0] == REPLY_ANSWERED:
-                break
-        else:
-            msg = f"{self._address}: its clock jumps; see that the servers keep time"
-            raise StoreDown(msg)
+        call = self._owner, call_id, part, ceiling, len(claims)
+        reply = await self._run_in_windows("reserve", call, claims, self._claim_arguments)
+        if reply[0] == REPLY_CALL_ENDED:
+            raise ReservationGone(call_id)
         standings = [
             Standing(claim.limit, used, resets_at / MICROSECONDS_PER_SECOND, held, needed)
             for claim, used, held, needed, resets_at in zip(
@@ -119,17 +111,39 @@ class RedisStore:
         refused = None if reply[3] < 0 else reply[3]
         return Grant(reply[2], standings, reply[1] / MICROSECONDS_PER_SECOND, refused)
 
+    async def _run_in_windows(
+        self, script: str, first: Sequence[Any], claims: Sequence[Claim], arguments_of: Callable[[Claim, float], Any]
+    ) -> Any:
+        """Run *script* with the arguments of *claims* after the *first* ones, until their windows are current ones."""
+        for _ in range(MAX_ATTEMPTS):
+            now, arguments = self._estimated_time(), [*first]
+            for claim in claims:
+                arguments += arguments_of(claim, now)
+            reply = await self._run(script, self._time_argument(), *arguments)
+            self._set_clock_offset(reply[1])
+            if reply[0] != REPLY_OTHER_WINDOW:
+                return reply
+        msg = f"{self._address}: its clock jumps; see that the servers keep time"
+        raise StoreDown(msg)
+
     def _claim_arguments(self, claim: Claim, now: float) -> tuple[Any, ...]:
         """Return the twelve arguments of one claim, in the order that `reserve.lua` documents."""
         window, bucket = claim.window, 0
         if isinstance(window, Sliding):
-            start, ends = SLIDING_START, round(window.seconds * MICROSECONDS_PER_SECOND)
             bucket = round(bucket_seconds(window, claim.limit) * MICROSECONDS_PER_SECOND)
-        else:
-            start, ends = self._windows.at(window, round(now * MICROSECONDS_PER_SECOND))
-        group = (claim.max_identities, claim.group_key, claim.overflow_key) if claim.max_identities else (0, "", "")
         costs = (claim.limit, claim.base, claim.per_token, claim.scale, claim.floor)
-        return (claim.key, start, ends, *costs, bucket, *group)
+        return (claim.key, *self._span(claim, now), *costs, bucket, *_group_arguments(claim))
+
+    def _read_arguments(self, claim: Claim, now: float) -> tuple[Any, ...]:
+        """Return the eight arguments of one claim, in the order that `standings.lua` documents."""
+        return (claim.key, *self._span(claim, now), claim.limit, claim.base, *_group_arguments(claim))
+
+    def _span(self, claim: Claim, now: float) -> tuple[int, int]:
+        """Return start and end of a calendar window at *now*, or -1 and the length of a sliding one; in microseconds."""
+        window = claim.window
+        if isinstance(window, Sliding):
+            return SLIDING_START, round(window.seconds * MICROSECONDS_PER_SECOND)
+        return self._windows.at(window, round(now * MICROSECONDS_PER_SECOND))
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         """See `Store.settle`."""
@@ -155,6 +169,20 @@ class RedisStore:
             if len(rows) < ACCOUNTS_PAGE_SIZE:
                 break
         return found
+
+    async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
+        """See `Store.standings`."""
+        reply = await self._run_in_windows("standings", (len(claims),), claims, self._read_arguments)
+        return [
+            Standing(
+                claim.limit,
+                used,
+                resets_at / MICROSECONDS_PER_SECOND,
+                held,
+                claim.base if used + claim.base > claim.limit else 0,
+            )
+            for claim, used, held, resets_at in zip(claims, reply[2::3], reply[3::3], reply[4::3], strict=True)
+        ]
 
     async def heartbeat(self) -> None:
         """See `Store.heartbeat`."""
@@ -221,6 +249,11 @@ class RedisStore:
         text = str(error) or type(error).__name__
         remedies = (remedy for phrase, remedy in REDIS_REMEDIES.items() if phrase in text)
         return f"{self._address}: {text}; {next(remedies, 'see that it runs and can be reached')}"
+
+
+def _group_arguments(claim: Claim) -> tuple[int, str, str]:
+    """Return how many identities have a counter of their own, the key of their group, and that of its overflow counter."""
+    return (claim.max_identities, claim.group_key, claim.overflow_key) if claim.max_identities else (0, "", "")
 
 
 def _was_never_sent(error: RedisError) -> bool:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
@@ -111,6 +111,22 @@ class Database:
         self.close()
         if isinstance(error, sqlite3.Error):
             raise StoreDown(self._describe(error)) from error
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Execute]:
+        """Give `execute` for statements that only read, in one snapshot of the file; writers are not waited for."""
+        try:
+            self.end_read()
+            if self._connection is None:
+                self._open()
+            self.execute("BEGIN")
+            yield self.execute
+            self.execute("COMMIT")
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreDown(self._describe(error)) from error
+            raise
 
     def _leave_read_open(self) -> None:
         """Open a read, unless other processes use the file: an open read keeps what they write in the WAL."""

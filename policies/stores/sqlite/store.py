@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from policies.api.claim import Claim
-from policies.api.store import Account, Grant, ReservationGone, StoreDown, account
+from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
 from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.counters import (
@@ -30,6 +30,7 @@ from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, Taken
 from .database import BUSY_TIMEOUT_SECONDS, Database
 from .group_commit import GroupCommit, QueuedOperation
 from .maintenance import calls_of, dead_owners, is_cleanup_due, record_heartbeat, remove_unused
+from .reading import group_size, open_counters, standings_in_file
 from .sliding_log import SELECT_COUNTER, UPSERT_COUNTER, SQLiteRow, select_counters
 
 ResultT = TypeVar("ResultT")
@@ -112,6 +113,11 @@ class SQLiteStore(CounterStore[SQLiteRow]):
         rows = self._execute_now(self._open_counters, ())
         return [account(key, spent, held, ends / MICROSECONDS_PER_SECOND) for key, spent, held, ends in rows]
 
+    async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
+        """See `Store.standings`. It takes no lock that a writer holds or waits for."""
+        with self._database.reading() as execute:
+            return standings_in_file(execute, claims, self._now(), self._windows.at)
+
     async def heartbeat(self) -> None:
         """See `Store.heartbeat`. A file that was moved or deleted is closed; the one at its path is used from now on."""
         self._database.close_if_replaced()
@@ -163,9 +169,7 @@ class SQLiteStore(CounterStore[SQLiteRow]):
     def _open_counters(self) -> list[tuple[str, int, int, int]]:
         self._charge_dead_owners(now := self._now())
         self._write_changed()
-        return self._database.execute(
-            "SELECT key, spent, held, ends FROM counter WHERE start >= 0 AND start <= ?1 AND ends > ?1", (now,)
-        ).fetchall()
+        return open_counters(self._database.execute, now)
 
     def _load_rows(self, counters: Sequence[ClaimedCounter[SQLiteRow]]) -> None:
         rows = self._rows
@@ -265,14 +269,10 @@ class SQLiteStore(CounterStore[SQLiteRow]):
         return taken if deleted else ()
 
     def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
-        if self._group_size(group) < max_identities:
+        if group_size(self._database.execute, group) < max_identities:
             return False
         self._clean_up(now, GROUP_CLEANUP_INTERVAL_MICROSECONDS)
-        return self._group_size(group) >= max_identities
-
-    def _group_size(self, group: str) -> int:
-        row = self._database.execute("SELECT counters FROM crowd WHERE key = ?", (group,)).fetchone()
-        return 0 if row is None else row[0]
+        return group_size(self._database.execute, group) >= max_identities
 
     def _maintain(self, now: int) -> None:
         """Record a heartbeat, charge the reservations of dead processes, and remove unused counters."""

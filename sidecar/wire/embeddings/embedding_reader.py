@@ -15,18 +15,18 @@ from sidecar.wire.decoding.repair import repaired
 from sidecar.wire.error_object import MalformedAnswer, error_of_list, find_error
 from sidecar.wire.reported_usage import Report
 from sidecar.wire.usage_fields import Reported, read_report
+from sidecar.wire.whole_answer import MAX_USAGE_BYTES
 
 if TYPE_CHECKING:
     from sidecar.wire.sse_reader import Frame
 
-MAX_USAGE_BYTES = 65_536
 _NO_JSON = msgspec.Raw()
 
 
 class _Answer(msgspec.Struct, gc=False):
     data: msgspec.Raw = _NO_JSON
     usage: msgspec.Raw = _NO_JSON
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NO_JSON
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -84,12 +84,13 @@ class EmbeddingReader(msgspec.Struct, kw_only=True, eq=False):
         usage = _usage(answer.usage)
         if usage is not None:
             self._report.take(usage, 0)
-        head = Chunk(error=answer.error, usage=usage)
+        error = answer.error if len(answer.error) else None
+        head = Chunk(error=error, usage=usage)
         if not _has_items(answer.data):
             self.failure = find_error(head, payload) or MalformedAnswer("the answer has no data")
             return None
-        if answer.error is not None and (error := find_error(head, payload)) is not None:
-            self.failure = error
+        if error is not None and (found := find_error(head, payload)) is not None:
+            self.failure = found
             return None
         self.done = self.has_output = self.all_finished = True
         event = Event(raw=body, payload=payload, index=-1, whole=True)

@@ -27,7 +27,7 @@ COMPLETION_REQUEST = RequestForm(
     frames_messages=False,
 )
 _GOVERNED_FIELDS = (CHECKED_FIELDS - {"messages"}) | {*PROMPT_FIELDS, "echo"}
-_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
+_COMPLETION_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
         **{name: shape for name, shape in DOCUMENTED_FIELDS.items() if name != "messages"},
         "prompt": FieldKind.CONTENT,
@@ -43,7 +43,7 @@ class Completions(Operation):
     request: ClassVar = COMPLETION_REQUEST
     path: ClassVar = "/v1/completions"
     upstream_path: ClassVar = "/completions"
-    fields: ClassVar = _FIELDS
+    fields: ClassVar = _COMPLETION_FIELDS
     asks_for_usage: ClassVar = True
     token_id_fields: ClassVar = ("prompt",)
 
@@ -70,4 +70,4 @@ class Completions(Operation):
         return reader
 
 
-COMPLETIONS = Completions()
+TEXT_COMPLETIONS = Completions()

@@ -26,7 +26,7 @@ EMBEDDING_REQUEST = RequestForm(
     can_stream=False,
 )
 _GOVERNED_FIELDS = frozenset({"input", "model", "models", "user"})
-_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
+_EMBEDDING_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
         "input": FieldKind.CONTENT,
         # OpenAI, vLLM, SGLang, llama.cpp, Ollama; Cohere, NVIDIA, Voyage and Jina behind the same route.
@@ -49,7 +49,7 @@ class Embeddings(Operation):
     request: ClassVar = EMBEDDING_REQUEST
     path: ClassVar = "/v1/embeddings"
     upstream_path: ClassVar = "/embeddings"
-    fields: ClassVar = _FIELDS
+    fields: ClassVar = _EMBEDDING_FIELDS
     token_id_fields: ClassVar = ("input",)
 
     def check(self, body: dict[str, Any]) -> int:
@@ -64,4 +64,4 @@ class Embeddings(Operation):
         return EmbeddingReader()
 
 
-EMBEDDINGS = Embeddings()
+TEXT_EMBEDDINGS = Embeddings()
