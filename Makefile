@@ -87,7 +87,7 @@ bench: $(VENV)/.ready ## Measure the overhead, compared with nginx if it is inst
 
 $(ENGINE)/.ready: constraints-engine.txt
 	$(PYTHON) -m venv $(ENGINE)
-	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]' gguf numpy -c constraints-engine.txt
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]' xllamacpp gguf numpy -c constraints-engine.txt
 	@touch $@
 
 test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test against a real engine, llama.cpp (builds it first, which takes minutes)
