@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apis.api import Api, breaks, cut, ends_early, fails, stalls, starts_with
+from apis.messages import MESSAGES
 from apis.responses import RESPONSES
 from wire import Script
 
@@ -77,11 +78,19 @@ class Case:
     """Whether the operation ends with an error, direct and through the sidecar; None where clients differ."""
     closes: bool = False
     """Whether the client leaves, so that upstream's connection must be closed."""
+    differs: str = ""
+    """The name of a further difference that the contract of this API makes, beside that of the case."""
 
 
 def failure(api: Api, name: str, status: int, error: dict[str, Any], operation: str = "plain") -> Case:
     """Return the case of an upstream that answers *error* to every request."""
-    return Case(name, operation, (fails(api, status, error),), shows=error["message"], fails=(True, True))
+    script = fails(api, status, error)
+    return Case(name, operation, (script,), shows=error["message"], fails=(True, True), differs=error_form(api))
+
+
+def error_form(api: Api) -> str:
+    """Return the difference that the error envelope of *api* makes, empty if it makes none."""
+    return "error of Messages" if api is MESSAGES else ""
 
 
 def recovery(api: Api, name: str, operation: str, status: int, error: dict[str, Any], *headers: str) -> Case:
@@ -115,8 +124,9 @@ def error_in_stream(api: Api) -> Case:
     """
     script = breaks(api, SERVER)
     if api is RESPONSES:
-        return Case("error in a stream", "stream", (script,), fails=(None, None))
-    return Case("error in a stream", "stream", (script,), shows=SERVER["message"], fails=(True, True))
+        return Case("error event in a stream", "stream", (script,), fails=(None, True))
+    shows, differs = SERVER["message"], error_form(api)
+    return Case("error in a stream", "stream", (script,), shows=shows, fails=(True, True), differs=differs)
 
 
 def stream_failures(api: Api) -> tuple[Case, ...]:
