@@ -18,6 +18,7 @@ from policies.api.usage import Usage
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
+from policies.builtin.params import Params
 from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
@@ -52,6 +53,7 @@ __all__ = [
     "MaxTokens",
     "Observer",
     "Outcome",
+    "Params",
     "Policy",
     "Rate",
     "Record",

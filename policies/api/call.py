@@ -66,6 +66,10 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Patterns of the models that the client's key may use; None permits all."""
     upstream: str = ""
     """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
+    required_upstream: str = ""
+    """The only upstream that has the call's stored response or conversation; it precedes `upstream` and `Retry.upstream`."""
+    hidden_prompt_tokens: int = 0
+    """Tokens of the prompt that only upstream has, such as an earlier response: as last reported, or an estimate."""
     state: dict[str, object] = {}
     """Data that one policy passes to another. Start each key with the policy's name: "spam.score"."""
     deadline: float | None = None

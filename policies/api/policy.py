@@ -118,6 +118,8 @@ class Policy(
     """Fields that a profile may only lower; None is the loosest value."""
     fixed_in_profiles: ClassVar[tuple[str, ...]] = ("name", "match", "when_store_fails")
     """Fields that a profile cannot change, because its calls share the base chain's counters."""
+    fixed_because: ClassVar[str] = "they share one counter: set it in [[policy]] instead"
+    """Why the fields of `fixed_in_profiles` cannot differ, and the cure, for the error at start."""
     runs_once: ClassVar[bool] = True
     """Whether all chains of a process share the object that an overridden `start` returns. See `start`."""
 

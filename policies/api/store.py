@@ -13,7 +13,7 @@ may have cost that much. A store that cannot be reached raises `StoreDown`; the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -179,4 +179,31 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Close files and connections."""
+        ...
+
+
+MAX_ENTRY_KEY_CHARACTERS, MAX_ENTRY_BYTES, MAX_ENTRIES_AT_ONCE = 128, 512, 256
+"""Bounds of one operation on entries: the length of a key, the size of a value, and the number of keys."""
+
+
+@runtime_checkable
+class EntryStore(Protocol):
+    """Small values that expire, shared by the same processes as the counters of the store.
+
+    A store may lack these operations; then each process keeps the entries in its own memory. The number of entries is
+    bounded: the store drops the oldest ones, so each caller must accept that an entry is missing. The operations are
+    idempotent and raise `StoreDown`. After a cancellation an operation may have been executed. Keys are printable ASCII; keys
+    and values beyond the bounds above raise `ValueError`.
+    """
+
+    async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
+        """Keep *entries* for *seconds*, in one operation. An entry with the same key is replaced."""
+        ...
+
+    async def recall(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Return the values of *keys* in their order; None for an entry that is missing or has expired."""
+        ...
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Remove the entries of *keys*; missing ones are ignored."""
         ...

@@ -56,6 +56,7 @@ class Budget(Policy, frozen=True):
     exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can: by the error of the estimate, and by
     what an answer without a ceiling uses beyond its reservation. That is charged as debt. An image or other media part
     counts as `media` tokens; with `"bound"` its bytes count too, and so do those of all fields that may enter the prompt.
+    What upstream keeps of earlier calls counts as the tokens that it last reported.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
     `when_store_fails = "admit"`.
@@ -155,6 +156,7 @@ class _BudgetLease(Lease):
             self._prompt = bound_tokens(call, policy.media)
         else:
             self._prompt = call.services.tokens.estimate(model, size, policy.media, tenant=call.tenant)
+        self._prompt += call.hidden_prompt_tokens
         return self._prompt
 
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:

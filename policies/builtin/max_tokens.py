@@ -17,8 +17,8 @@ Limit = Annotated[int, msgspec.Meta(ge=1)]
 class MaxTokens(Policy, frozen=True):
     """Clamp each answer to `output` tokens, and refuse a call whose prompt and answers exceed `request` tokens.
 
-    The prompt counts a quarter of its characters, rounded up, as in Chat Nest, and one for each token id. The client's
-    `maxTokensPerRequest` lowers `request`. Embeddings have no answer, so that `request` limits their inputs in all, and
+    The prompt counts a quarter of its characters, rounded up, as in Chat Nest, one for each token id, and the tokens that
+    upstream keeps of earlier calls. The client's `maxTokensPerRequest` lowers `request`. Embeddings have no answer, so that `request` limits their inputs in all, and
     *input* each one of them.
     """
 
@@ -47,7 +47,7 @@ class MaxTokens(Policy, frozen=True):
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:
             return
-        prompt = -(-call.characters // 4) + call.prompt.token_ids
+        prompt = -(-call.characters // 4) + call.prompt.token_ids + call.hidden_prompt_tokens
         wanted = prompt + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
             bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"

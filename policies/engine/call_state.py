@@ -74,6 +74,8 @@ class CallState(msgspec.Struct, eq=False):
     counted: set[str] = set()
     leases: list[Lease] = []
     """Those that look at events or are settled."""
+    last_lease: Lease | None = None
+    """Settled after those of the policies."""
     growth: Growth | None = None
     """Reserves the rest of a stream without a ceiling; None for any other call."""
     stream: Stream | None = None

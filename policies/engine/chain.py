@@ -66,16 +66,24 @@ class Chain:
         self._decisions = RetryDecisions(self._members, services, self._retries)
 
     async def run(
-        self, call: Call, sink: BatchSink, *, admitted: Admitted | None = None, control: CallControl | None = None
+        self,
+        call: Call,
+        sink: BatchSink,
+        *,
+        admitted: Admitted | None = None,
+        control: CallControl | None = None,
+        last_lease: Lease | None = None,
     ) -> Outcome:
         """Serve *call* and write its batches to *sink*; everything is settled on return, however the call ends.
 
-        *admitted* is called once, when the call holds its reservation. The last batch is written after settlement.
+        *admitted* is called once, when the call holds its reservation. The last batch is written after settlement; the caller's
+        own *last_lease* is settled after all others, and its event hooks are not called.
         Raises `Rejection` or `UpstreamError`. A cancellation closes upstream, then settles; `control.settling` is True while it must not
         come.
         """
         services = self._services
         run = CallState(call, Reservation(call, ()), services, services.clock(), services.monotonic())
+        run.last_lease = last_lease
         end = CANCELLED_END
         try:
             await self._admit(run, admitted)
@@ -172,7 +180,7 @@ class Chain:
         if run.leases and run.call.has_completion:
             filters = EventFilters.of(run.leases, run.call.choices_returned)
         known = self._services.upstreams
-        name = run.call.upstream or known[0]
+        name = run.call.required_upstream or run.call.upstream or known[0]
         if name not in known:
             raise HookMisuse(f"a policy set call.upstream to {not_configured(known)}")
         while True:
@@ -218,6 +226,8 @@ class Chain:
         except Exception as error:  # noqa: BLE001  # the leases are settled, whatever fails
             self._services.log.error("call %s: settlement failed: %s", run.call.id, error_report(error))  # noqa: TRY400
         leases = run.leases
+        if run.last_lease is not None:
+            leases.insert(0, run.last_lease)
         while leases:
             lease = leases[-1]
             with anyio.move_on_after(self._settle_within, shield=True) as scope:
@@ -240,5 +250,5 @@ class Chain:
 
     def _learn(self, run: CallState, usage: Usage) -> None:
         size = run.call.size
-        if size is not None and usage.input and run.attempts == 1:
+        if size is not None and usage.input and run.attempts == 1 and not run.call.hidden_prompt_tokens:
             self._services.tokens.learn(run.call.model, size, usage.input, tenant=run.call.tenant)

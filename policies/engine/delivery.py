@@ -103,6 +103,7 @@ def _cut_off(run: CallState, stream: Stream, newest: Batch, filters: EventFilter
     assert run.growth is not None  # for the type: only a growing reservation can be used up
     call, size = run.call, run.call.size
     prompt = 0 if size is None else run.services.tokens.estimate(call.model, size, tenant=call.tenant)
+    prompt += call.hidden_prompt_tokens
     sample = next((event.payload for event in reversed(newest.events) if event.payload), b"")
     cut = stream.cut_off(sample, prompt)
     shown = filters.apply(cut) if filters else cut

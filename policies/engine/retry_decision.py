@@ -58,6 +58,8 @@ class RetryDecisions:
                 if decision.upstream and decision.upstream not in (known := self._services.upstreams):
                     what = f"a Retry with {not_configured(known)}"
                     raise HookMisuse(f"{type(member.running).__name__}.retry returned {what}")
+                if call.required_upstream and decision.upstream not in (None, call.required_upstream):
+                    continue  # no other upstream has what the call names
                 in_time = call.deadline is None or self._services.monotonic() + decision.after < call.deadline
                 return decision if in_time else DECLINED_BY_CHAIN
             if isinstance(decision, GiveUp):

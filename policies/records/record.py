@@ -55,6 +55,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     call_id: str = ""
     """The id of reservations in the store; empty if the request did not reach the chain."""
     tenant: str = ""
+    key_id: str = ""
+    """The `id` of the client's `[[key]]`; empty for a key without an id."""
     profile: str = ""
     ip: str = ""
     """The client's address, after trusted proxies."""

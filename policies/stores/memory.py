@@ -18,6 +18,7 @@ from policies.stores.counting.counters import (
 )
 from policies.stores.counting.reading import CounterReads, read_standings
 from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
+from policies.stores.entries.in_memory import MemoryEntries
 
 
 class _Row(CounterRow, eq=False):
@@ -42,6 +43,7 @@ class MemoryStore(CounterStore[_Row]):
         """By call and part: the ceiling, and what was taken."""
         self._group_sizes: Counter[str] = Counter()
         self._cleaned_at = self._now()
+        self.entries = MemoryEntries(clock)
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
@@ -72,6 +74,18 @@ class MemoryStore(CounterStore[_Row]):
         """See `Store.standings`."""
         reads = CounterReads(self._find_row, lambda row: row.entries.values(), self._group_sizes.__getitem__)
         return read_standings(claims, self._now(), self._windows.at, reads)
+
+    async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
+        """See `EntryStore.remember`."""
+        await self.entries.remember(entries, seconds)
+
+    async def recall(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """See `EntryStore.recall`."""
+        return await self.entries.recall(keys)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """See `EntryStore.forget`."""
+        await self.entries.forget(keys)
 
     async def heartbeat(self) -> None:
         """Do nothing: the reservations of a process that dies go with its memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -17,7 +18,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8787
 DEFAULT_MOCK_PORT = 8788
 PORT_HELP = "port to listen on; 0 picks a free one (default: %(default)s)"
-CONFIGURED_COMMANDS = frozenset({"serve", "usage", "check"})
+CONFIGURED_COMMANDS = frozenset({"serve", "usage", "check", "key rotate", "key list"})
 """Commands that read the configuration."""
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -92,23 +93,28 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
     config_summary = "print the shipped configuration, ready to save and edit"
     config = add("config", config_summary, texts.CONFIG_DESCRIPTION, texts.CONFIG_EXAMPLES)
     usage = add("usage", "show how much of each budget is spent", texts.USAGE_DESCRIPTION, texts.USAGE_EXAMPLES)
-    key = subparsers.add_parser("key", help="create keys for clients", description="Create keys for clients.")
+    key_help = "create, rotate and list keys of clients"
+    key = subparsers.add_parser("key", help=key_help, description="Create, rotate and list keys of clients.")
     actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
     key_summary = "print a new key and its [[key]] table"
     new = add("key new", key_summary, texts.NEW_KEY_DESCRIPTION, texts.NEW_KEY_EXAMPLES, to=actions)
+    rotate_summary = "print a new key for a [[key]], and its changed table"
+    rotate = add("key rotate", rotate_summary, texts.ROTATE_KEY_DESCRIPTION, texts.ROTATE_KEY_EXAMPLES, to=actions)
+    listing_summary = "list the keys of the configuration"
+    listing = add("key list", listing_summary, texts.LIST_KEYS_DESCRIPTION, texts.LIST_KEYS_EXAMPLES, to=actions)
     check = add("check", "validate a configuration file", texts.CHECK_DESCRIPTION, texts.CHECK_EXAMPLES)
 
     _add_serve_flags(serve)
     demo.add_argument("--port", type=_port, default=DEFAULT_PORT, metavar="P", help=PORT_HELP)
     _add_mock_flags(mock)
-    for command in (usage, check):
+    for command in (usage, check, rotate, listing):
         _add_config(command)
     check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the file to validate, like --config")
     _add_store(usage)
     usage.add_argument("--tenant", type=_text, metavar="T", help="show this tenant only (default: all)")
     usage.add_argument("--json", action="store_true", help="print JSON: a list with one object for each budget counter")
-    tenant_help = "tenant of the key (default: %(default)s)"
-    new.add_argument("--tenant", type=_text, default="default", metavar="T", help=tenant_help)
+    _add_key_flags(new, rotate)
+    listing.add_argument("--json", action="store_true", help="print JSON: a list with one object for each key")
     for command in (serve, config, check):
         command.lists_policies = True
     return parser
@@ -142,6 +148,20 @@ def _add_mock_flags(mock: argparse.ArgumentParser) -> None:
     mock.add_argument("--first-ms", type=_milliseconds, default=0.0, metavar="N", help=first_help)
 
 
+def _add_key_flags(new: _Parser, rotate: _Parser) -> None:
+    tenant_help = "tenant of the key (default: %(default)s)"
+    new_date_help = "last day of the key, or its last moment with an offset from UTC (default: none)"
+    old_date_help = "the same for the old key (default: valid until its hash is removed)"
+    new.add_argument("--tenant", type=_text, default="default", metavar="T", help=tenant_help)
+    new.add_argument(
+        "--id", type=_key_id, metavar="ID", help="name of the key in logs and for `key rotate` (default: none)"
+    )
+    new.add_argument("--not-after", type=_date, metavar="DATE", help=new_date_help)
+    new.add_argument("--comment", type=_comment, metavar="TEXT", help="a note for `key list` (default: none)")
+    rotate.add_argument("--id", type=_key_id, required=True, metavar="ID", help="`id` of the [[key]]")
+    rotate.add_argument("--old-not-after", type=_date, metavar="DATE", help=old_date_help)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     file_help = "configuration file (default: the shipped configuration; no file is searched for)"
     parser.add_argument("--config", type=Path, metavar="FILE", help=file_help)
@@ -156,6 +176,27 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _text(text: str) -> str | InvalidFlag:
     return text if text.strip() else InvalidFlag("the value is empty: omit the flag, or give a value")
+
+
+def _key_id(text: str) -> str | InvalidFlag:
+    from sidecar.config.key_values.texts import id_fault  # noqa: PLC0415  # two commands need it
+
+    return InvalidFlag(fault) if (fault := id_fault(text)) else text
+
+
+def _comment(text: str) -> str | InvalidFlag:
+    from sidecar.config.key_values.texts import comment_fault  # noqa: PLC0415
+
+    return InvalidFlag(fault) if (fault := comment_fault(text)) else text
+
+
+def _date(text: str) -> date | InvalidFlag:
+    from sidecar.config.key_values.expiry import read_date  # noqa: PLC0415
+
+    try:
+        return read_date(text)
+    except ValueError as error:
+        return InvalidFlag(str(error))
 
 
 def _port(text: str) -> int | InvalidFlag:

@@ -119,4 +119,28 @@ the client: the configuration holds only its SHA-256. Once a file has keys, call
 NEW_KEY_EXAMPLES = """\
 examples:
   sidecar key new --tenant acme
+  sidecar key new --tenant acme --id acme-web --not-after 2027-12-31 --comment "ask Kim"
+"""
+
+ROTATE_KEY_DESCRIPTION = """\
+Print a new random key, and below it the [[key]] table of the configuration that accepts the new key and
+the old one. Changes no file: replace the table, restart the sidecar, give the new key to the client, and
+remove the old hash when the client uses the new key. Limits count by tenant, so a rotation resets none.
+"""
+
+ROTATE_KEY_EXAMPLES = """\
+examples:
+  sidecar key rotate --id acme-web --config sidecar.toml
+  sidecar key rotate --id acme-web --config sidecar.toml --old-not-after 2027-01-31
+"""
+
+LIST_KEYS_DESCRIPTION = """\
+List the keys of the configuration: id, tenant, whether they have expired, the beginning of their hashes,
+and what they may use. Needs no secret and does not open the store.
+"""
+
+LIST_KEYS_EXAMPLES = """\
+examples:
+  sidecar key list --config sidecar.toml
+  sidecar key list --config sidecar.toml --json
 """

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from .arguments import CONFIGURED_COMMANDS, make_parser, take_faults
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from sidecar.config.settings import Settings
 
 SIGINT_EXIT_CODE = 130
@@ -48,14 +50,20 @@ def _run(argv: Sequence[str] | None) -> int:
     return code
 
 
+def _config_path(options: argparse.Namespace) -> Path | None:
+    """Return the configuration file of the flags or the environment; None for the shipped configuration."""
+    file: Path | None = getattr(options, "file", None)
+    named = os.environ.get("SIDECAR_CONFIG")
+    return file or options.config or (Path(named) if named else None)
+
+
 def _settings(options: argparse.Namespace, *, need_upstream: bool) -> Settings | None:
     from sidecar.config.loader import load
     from sidecar.config.settings import Flags
     from sidecar.config.tables import ConfigError
 
     environ = os.environ
-    file: Path | None = getattr(options, "file", None)
-    path = file or options.config or (Path(name) if (name := environ.get("SIDECAR_CONFIG")) else None)
+    path = _config_path(options)
     given = {name: value for name in Flags.__struct_fields__ if (value := getattr(options, name, None)) is not None}
     try:
         return load(path, environ=environ, flags=Flags(**given), need_upstream=need_upstream)
@@ -126,7 +134,68 @@ def _usage(options: argparse.Namespace) -> int:
 def _new_key(options: argparse.Namespace) -> int:
     from sidecar.config.keys import new_key
 
-    print(new_key(options.tenant), end="")
+    if _is_past(options.not_after, options.command, "--not-after"):
+        return 2
+    _print_toml(new_key(options.tenant, id=options.id, not_after=options.not_after, comment=options.comment))
+    return 0
+
+
+def _rotate_key(options: argparse.Namespace) -> int:
+    if _is_past(options.old_not_after, options.command, "--old-not-after"):
+        return 2
+    settings = _settings(options, need_upstream=False)
+    if settings is None:
+        return 2
+    import time
+
+    from .key_commands import KeyNotRotated, rotated_key
+
+    path = _config_path(options)
+    source = "the shipped configuration" if path is None else repr(str(path))
+    try:
+        text = rotated_key(
+            settings.keys, options.id, source=source, now=time.time(), old_not_after=options.old_not_after
+        )
+    except KeyNotRotated as error:
+        print(f"sidecar key rotate: argument --id: {error}", file=sys.stderr)
+        return 2
+    _print_toml(text)
+    return 0
+
+
+def _print_toml(text: str) -> None:
+    """Print *text* in UTF-8, the encoding of TOML files, whatever the encoding of the terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text, end="")
+
+
+def _is_past(last_day: date | None, command: str, flag: str) -> bool:
+    """Whether *last_day* has passed, which is printed as a fault of *flag*."""
+    import time
+
+    from sidecar.config.key_values.expiry import last_moment
+
+    if time.time() <= last_moment(last_day):
+        return False
+    print(f"sidecar {command}: argument {flag}: {last_day} has passed; name a later date", file=sys.stderr)
+    return True
+
+
+def _list_keys(options: argparse.Namespace) -> int:
+    settings = _settings(options, need_upstream=False)
+    if settings is None:
+        return 2
+    import time
+
+    from .key_commands import key_lines, keys_as_json, keys_as_table
+
+    lines = key_lines(settings.keys, time.time())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if _config_path(options) is None:
+        print("sidecar key list: no file is named: give --config FILE", file=sys.stderr)
+    print(keys_as_json(lines) if options.json else keys_as_table(lines))
     return 0
 
 
@@ -160,5 +229,7 @@ COMMAND_FUNCTIONS = {
     "check": _check,
     "usage": _usage,
     "key new": _new_key,
+    "key rotate": _rotate_key,
+    "key list": _list_keys,
 }
 """The function of each command; it imports what the command needs, so that the others stay fast."""

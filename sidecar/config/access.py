@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,8 @@ from sidecar.wire.request.documented_fields import ForwardedFields
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE
 from sidecar.wire.request.routing_fields import RoutingField, check_model_name, check_routing, check_tier
+
+from .key_values.expiry import NO_EXPIRY
 
 LEGACY_PROFILES = {"budget": "constrained", "moderate": "balanced", "free": "expanded"}
 DEFAULT_CHAT_PROFILE = "balanced"
@@ -63,20 +66,30 @@ class Profile(msgspec.Struct, frozen=True):
         msgspec.structs.force_setattr(self, "model_rules", rules)
 
 
+class KeyHash(msgspec.Struct, frozen=True):
+    """The SHA-256 of one key of a client, and the last time at which it is valid, in seconds since 1970."""
+
+    digest: bytes
+    last_moment: float = NO_EXPIRY
+
+
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Permissions of one key: its tenant, its chains, and the profiles and models that it may use (None: all).
 
-    *digest* is the SHA-256 of the key; empty where the file has no keys.  *fields* are those that are forwarded.
+    *key_id* names the key in records, and *hashes* are those of the key; empty where the file has no keys.  *fields* are those
+    that are forwarded.  *table* is the `[[key]]` as in the file, for the commands about keys.
     *limits_models* is derived: whether the key or a policy has a rule for models, so that `check` is needed.
     """
 
     tenant: str
-    digest: bytes = b""
+    key_id: str = ""
+    hashes: tuple[KeyHash, ...] = ()
     base: Profile
     profiles: Mapping[str, Profile]
     allowed: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
     fields: ForwardedFields = "any"
+    table: Mapping[str, Any] = {}
     limits_models: bool = False
 
     def __post_init__(self) -> None:

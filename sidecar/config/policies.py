@@ -16,9 +16,11 @@ from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy, check_policy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
 from policies.builtin.max_tokens import MaxTokens
+from policies.builtin.params import Params
 from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
+from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS, FieldKind
 
 from .named_objects import ObjectFault, load_object, object_of
 from .tables import ConfigFault, to_struct
@@ -26,6 +28,7 @@ from .tables import ConfigFault, to_struct
 ENTRY_POINT_GROUP = "chatnest_sidecar.policies"
 BUILT_IN: Mapping[str, type[Policy]] = {
     "rate": Rate,
+    "params": Params,
     "trim": Trim,
     "max_tokens": MaxTokens,
     "budget": Budget,
@@ -169,6 +172,8 @@ def _policy(
     policy = None
     if kind is not None:
         policy = to_struct(kind, {key: value for key, value in entry.items() if key != "use"}, path, faults)
+    if isinstance(policy, Params):
+        faults += _rename_faults(policy, f"{path}.rename")
     if not isinstance(name, str):
         return "", kind, None  # its type is a fault already, unless the class is not known
     if policy is not None:
@@ -181,6 +186,17 @@ def _policy(
     if policy is None or len(faults) > before:
         return name, kind, None
     return name, kind, msgspec.structs.replace(policy, name=name)
+
+
+def _rename_faults(policy: Params, path: str) -> Iterator[ConfigFault]:
+    """Yield a fault for each field that clients' values would get whose meaning is not known: it could choose a model.
+
+    The fields of a call are checked under the client's names, before the chain.
+    """
+    for old, new in policy.rename.items():
+        if DOCUMENTED_FIELDS.get(new) is not FieldKind.SETTING:
+            right = "use a documented one (docs/configuration.md) that holds a number, a word or a switch"
+            yield ConfigFault(f"{path}.{old}", f"a client's value cannot get the name {new!r}", right)
 
 
 def _is_name(name: str) -> bool:

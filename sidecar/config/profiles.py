@@ -156,7 +156,7 @@ def _converted(
         if key not in known:
             faults.append(unknown_key(where, key, known.keys() - fixed))
         elif key in fixed:
-            right = "they share one counter: set it in [[policy]] instead"
+            right = kind.fixed_because
             if is_shared(kind):
                 cure = f"set it in [[policy]] instead, or give {kind.__name__} runs_once = False"
                 right = f"they share one running object: {cure}"

@@ -21,7 +21,7 @@ SEE_EXAMPLE = "see `sidecar config` for an example"
 
 _MESSAGE_PATH = re.compile(r" - at `\$(.*)`$")
 _EXPECTED_MESSAGE = re.compile(r"^Expected `(.+?)`(?:, got `.+`|( .+))$")
-_FIELD_MESSAGE = re.compile(r"^(\w+)((?:\[\d+\])*): (.+)$", re.DOTALL)
+_FIELD_MESSAGE = re.compile(r"^(\w+)((?:\[\d+\]|\.[\w-]+)*): (.+)$", re.DOTALL)
 _URL_CREDENTIALS = re.compile("//.*@", re.DOTALL)
 """A user name and a password in a URL; a password may contain an unquoted `/` or `@`."""
 _TYPE_NAMES = {
@@ -126,6 +126,8 @@ def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault], *, 
     """Return *value* converted to the type *kind*; add a fault with *cure* to *faults* and return None if that fails."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return to_struct(kind, value, path, faults)
+    if isinstance(value, dict) and (struct := _struct_in(kind)) is not None:
+        return to_struct(struct, value, path, faults)
     if (expected := _out_of_range(value)) is not None:
         faults.append(_invalid(path, value, expected, cure))
         return None
@@ -144,6 +146,13 @@ def to_value(kind: Any, value: object, path: str, faults: list[ConfigFault], *, 
         where, message = (found[1], message[: found.start()]) if found else ("", message)
         faults.append(_invalid(path + where, _at(value, where), _expected(message, kind), cure))
         return None
+
+
+def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that the union *kind* has for tables; None without one."""
+    if get_origin(kind) not in (Union, UnionType):
+        return None
+    return next((each for each in get_args(kind) if isinstance(each, type) and issubclass(each, msgspec.Struct)), None)
 
 
 def _inner_type(kind: Any, value: object) -> Any:
@@ -182,7 +191,7 @@ def faults_from_error(error: Exception, path: str, fields: Iterable[str]) -> lis
     Each further line that starts so is a fault of its own.
     """
     known = "|".join(map(re.escape, fields))
-    messages = re.split(rf"\n(?=(?:{known})(?:\[\d+\])*: )", str(error)) if known else [str(error)]
+    messages = re.split(rf"\n(?=(?:{known})(?:\[\d+\]|\.[\w-]+)*: )", str(error)) if known else [str(error)]
     found = []
     for message in messages:
         text, where = message or type(error).__name__, path
@@ -254,6 +263,10 @@ def _options(kind: Any) -> Iterable[str]:
 
 
 def _described(kind: Any) -> str:
+    if described := next((meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description), None):
+        return str(described)
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_described(each) for each in get_args(kind) if each is not type(None))
     base = get_origin(kind) or kind
     if isinstance(getattr(kind, "__metadata__", None), tuple):
         base = get_args(kind)[0] if get_args(kind) else kind.__origin__

@@ -11,6 +11,7 @@ import msgspec
 from policies.api.rejection import Rejection
 from sidecar.wire.limit_headers import Header
 from sidecar.wire.sse_writer import error_event, openai_error_body
+from sidecar.wire.stored.references import CONVERSATION_FIELD, INPUT_FIELD, PREVIOUS_FIELD, StoredKind
 
 ERROR_TYPES_BY_STATUS = {
     401: "authentication_error",
@@ -90,13 +91,15 @@ def invalid_request(message: str, param: str | None, detail: str = "") -> Client
     return ClientError(status=400, code="invalid_request", message=message, param=param, detail=detail)
 
 
-def unauthorized(*, ambiguous: bool = False) -> ClientError:
-    """Return the 401 for a missing or unknown API key; *ambiguous*: for two different ones."""
+def unauthorized(*, ambiguous: bool = False, expired: bool = False) -> ClientError:
+    """Return the 401 for a missing or unknown API key; *ambiguous*: for two different ones; *expired*: for an old one."""
     message = (
         "The API key is missing or unknown. Send it as 'Authorization: Bearer KEY', 'api-key: KEY' or 'x-api-key: KEY'."
     )
     if ambiguous:
         message = "The headers carry different API keys. Send one key."
+    if expired:
+        message = "The API key has expired. Ask the operator of this service for a new one."
     return ClientError(status=401, code="unauthorized", message=message, challenge="Bearer")
 
 
@@ -132,6 +135,39 @@ def cross_site(origin: str) -> ClientError:
 def not_found(path: str, advice: str = ".") -> ClientError:
     """Return the 404 for *path*, of which at most 100 characters are quoted; *advice* is the rest of the message."""
     return ClientError(status=404, code="not_found", message=f"Nothing is served at {path[:100]!r}{advice}")
+
+
+def unknown_reference(kind: StoredKind, stored_id: str) -> ClientError:
+    """Return the error for a body that refers to a stored object which its tenant does not have, with OpenAI's text.
+
+    For an earlier response that is a 400 (lmstudio-ai/lmstudio-bug-tracker#1188, maximhq/bifrost#2441). An object of another
+    tenant is refused as an unknown one.
+    """
+    if kind == "response":
+        message = f"Previous response with id '{stored_id}' not found."
+        return ClientError(status=400, code="previous_response_not_found", message=message, param=PREVIOUS_FIELD)
+    return unknown_object(kind, stored_id, CONVERSATION_FIELD if kind == "conversation" else INPUT_FIELD)
+
+
+def unknown_object(kind: StoredKind, stored_id: str, param: str | None = None) -> ClientError:
+    """Return the 404 for a path whose stored object the tenant does not have."""
+    message = f"{kind.capitalize()} with id '{stored_id}' not found."
+    return ClientError(status=404, code="not_found", message=message, param=param)
+
+
+def owners_unavailable() -> ClientError:
+    """Return the 503 for a request that refers to a stored object while the store does not answer."""
+    message = "The owner of the stored object cannot be checked just now. Please try again in a moment."
+    return ClientError(status=503, code="store_unavailable", message=message, retryable=True, final=False, wait=1.0)
+
+
+def compaction_refused() -> ClientError:
+    """Return the 404 for `POST /v1/responses/compact`."""
+    message = (
+        "Compaction is not served here: it generates an answer whose length no field limits, so that no budget could "
+        "bound it. Send a shorter input, or let the server drop old items with 'truncation': 'auto'."
+    )
+    return ClientError(status=404, code="not_found", message=message)
 
 
 def method_not_allowed(allow: str) -> ClientError:

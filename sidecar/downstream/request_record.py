@@ -36,6 +36,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
     started_at: float
     begun: float
     tenant: str = ""
+    key_id: str = ""
     ip: str = ""
     call: Call | None = None
     model_asked: str = ""
@@ -71,6 +72,7 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
             "ending": self._ending(outcome, status),
             "code": "" if error is None else error.code,
             "tenant": self.tenant,
+            "key_id": self.key_id,
             "ip": self.ip,
             "model_asked": self.model_asked,
             "trace_parent": self.trace_parent,

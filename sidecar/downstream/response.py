@@ -21,6 +21,7 @@ from .upstream_failures import empty_answer, output_exhausted
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.event import Batch, Event
+    from policies.api.lease import Lease
     from policies.engine.call_control import CallControl
     from sidecar.wire.operations.operation import Operation
 
@@ -53,6 +54,8 @@ class ClientResponse(ABC):
         self.last_sent_at = clock()
         self.call: Call | None = None
         self.control: CallControl | None = None
+        self.last_lease: Lease | None = None
+        """Settled before the last batch is written, after the leases of the policies."""
         self.error: ClientError | None = None
         """The error that ended a complete answer, because the client's protocol cannot express it."""
         self.closing = False

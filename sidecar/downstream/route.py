@@ -23,7 +23,7 @@ from sidecar.wire.request.client_headers import (
 from sidecar.wire.request.json_body import BadRequest
 
 from .active_calls import ActiveCall
-from .authentication import AmbiguousKeys, UnknownKey
+from .authentication import AmbiguousKeys, ExpiredKey, UnknownKey
 from .client_connection import ClientConnection, Scope
 from .client_errors import (
     ClientError,
@@ -33,8 +33,12 @@ from .client_errors import (
     internal_error,
     invalid_request,
     method_not_allowed,
+    owners_unavailable,
     unauthorized,
+    unknown_object,
+    unknown_reference,
 )
+from .ownership.owners import NotOwned, OwnersUnavailable
 from .refusal_form import ChatNestRefusals, OperationRefusals, RefusalForm
 from .request import LARGE_INFLATED_BODIES, ClientDisconnected, IncomingRequest, RequestRefused, request_id
 from .request_record import RequestTrail
@@ -111,7 +115,7 @@ class Route(ABC):
                 raise RequestRefused(fault)
             self._check_open(trail.method)
             access = services.keys.access(headers)
-            trail.tenant = access.tenant
+            trail.tenant, trail.key_id = access.tenant, access.key_id
             request = IncomingRequest(scope, connection, headers, trail.request_id, access, trail.ip)
             call, chain, response = await self.prepare(request)
             if services.observe is not None:
@@ -126,7 +130,9 @@ class Route(ABC):
             trail.error = draining()
             self._refuse(connection, trail.error, trail.request_id)
             raise
-        except (RequestRefused, BadRequest, Forbidden, UnknownKey) as refusal:
+        except (RequestRefused, BadRequest, Forbidden, UnknownKey, NotOwned, OwnersUnavailable) as refusal:
+            if isinstance(refusal, ExpiredKey):
+                trail.tenant, trail.key_id = refusal.access.tenant, refusal.access.key_id
             trail.error = _client_error(refusal)
         except Exception as error:  # noqa: BLE001  # an internal error must not end the connection without a response
             services.policy_services.log.error("request %s: %s", trail.request_id, error_report(error))  # noqa: TRY400
@@ -233,7 +239,11 @@ class Route(ABC):
         services = self.services
         try:
             await chain.run(
-                call, response, admitted=response.admitted if response.sends_start_event else None, control=active
+                call,
+                response,
+                admitted=response.admitted if response.sends_start_event else None,
+                control=active,
+                last_lease=response.last_lease,
             )
         except Rejection as rejection:
             return error_for_rejection(rejection)
@@ -253,11 +263,17 @@ def _pass_deadline(active: ActiveCall, seconds: float) -> None:
     active.cancel_with(deadline_passed(seconds))
 
 
-def _client_error(error: RequestRefused | BadRequest | Forbidden | UnknownKey) -> ClientError:
+def _client_error(
+    error: RequestRefused | BadRequest | Forbidden | UnknownKey | NotOwned | OwnersUnavailable,
+) -> ClientError:
+    if isinstance(error, NotOwned):
+        return (unknown_object if error.in_path else unknown_reference)(error.kind, error.stored_id)
+    if isinstance(error, OwnersUnavailable):
+        return owners_unavailable()
     if isinstance(error, RequestRefused):
         return error.error
     if isinstance(error, Forbidden):
         return forbidden(error.message, error.param)
     if isinstance(error, UnknownKey):
-        return unauthorized(ambiguous=isinstance(error, AmbiguousKeys))
+        return unauthorized(ambiguous=isinstance(error, AmbiguousKeys), expired=isinstance(error, ExpiredKey))
     return invalid_request(error.message, error.param, error.detail)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .client_address import TrustedProxies
     from .client_errors import ClientError
     from .heartbeat import Heartbeats
+    from .ownership.owners import ResponseOwners
     from .request import RequestIds
 
 
@@ -42,6 +43,8 @@ class RouteServices(Protocol):
     request_ids: RequestIds
     buffered: BufferedBodies
     """The unread bodies of all requests."""
+    owners: ResponseOwners
+    """The tenants of stored responses and conversations."""
     origin_fault: OriginFault
     """Returns the error for a request whose host or web page may not call; None to serve it. Called once per request."""
     observe: Observe | None

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
+from sidecar.wire.stored.paths import CONVERSATIONS_PATH, RESPONSES_PATH
 
 from .client_connection import Scope
 from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH, USAGE_PATH
@@ -22,7 +23,7 @@ POSTED_PATHS = (*(each.path for each in GOVERNED_OPERATIONS), CHAT_PATH)
 SERVED_PATHS = (*POSTED_PATHS, MODELS_PATH, USAGE_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
     f"The routes are {', '.join(f'POST {path}' for path in POSTED_PATHS)}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {USAGE_PATH}, "
-    f"GET {HEALTH_PATH} and GET {READY_PATH}."
+    f"GET {HEALTH_PATH} and GET {READY_PATH}; stored objects are below {RESPONSES_PATH} and {CONVERSATIONS_PATH}."
 )
 CLOSE_ENOUGH = 0.8
 """Least similarity, from 0 to 1, of a path to the route that is suggested for it."""

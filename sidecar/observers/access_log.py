@@ -73,13 +73,15 @@ class AccessLineFormat:
     def _text(self, record: Record, level: LogLevel) -> bytes:
         time = self._timestamps.text(record.started_at + record.total_seconds)
         names = [record.request_id, record.method, record.route, record.tenant, record.ip, record.profile]
-        names += record.model_asked, record.model_served, record.upstream
+        names += record.model_asked, record.model_served, record.upstream, record.key_id
         if not is_plain("".join(names)):  # one check for all: in most lines no name needs quotes
             names = [name and quoted(name) for name in names]
-        request_id, method, route, tenant, ip, profile, asked, served, upstream = names
+        request_id, method, route, tenant, ip, profile, asked, served, upstream, key_id = names
         line = f"{time} {level.upper()} request id={request_id or EMPTY_VALUE}"
         if tenant:
             line += f" tenant={tenant}"
+        if key_id:
+            line += f" key_id={key_id}"
         if ip:
             line += f" ip={ip}"
         line += f" {method or EMPTY_VALUE} {route or EMPTY_VALUE} {record.status}"
@@ -93,18 +95,7 @@ class AccessLineFormat:
             line += f" model={asked}"
         if upstream:
             line += f" upstream={upstream}"
-        line += _usage_and_times(record)
-        if record.attempts:
-            line += f" attempts={record.attempts}"
-        if record.failed_attempts:
-            line += (
-                f" failed={quoted(', '.join(f'{each.upstream}: {each.error_kind}' for each in record.failed_attempts))}"
-            )
-        if record.upstream_error:
-            line += f" upstream_error={quoted(record.upstream_error)}"
-        if record.notes:
-            line += f" notes={quoted('; '.join(record.notes))}"
-        return (line + "\n").encode()
+        return (line + _usage_and_times(record) + _attempts_and_notes(record) + "\n").encode()
 
 
 def _refusal(record: Record) -> str:
@@ -129,6 +120,17 @@ def _usage_and_times(record: Record) -> str:
     if record.first_output_seconds is not None:
         text += f" first={record.first_output_seconds:.3f}s"
     return f"{text} total={record.total_seconds:.3f}s"
+
+
+def _attempts_and_notes(record: Record) -> str:
+    text = f" attempts={record.attempts}" if record.attempts else ""
+    if record.failed_attempts:
+        text += f" failed={quoted(', '.join(f'{each.upstream}: {each.error_kind}' for each in record.failed_attempts))}"
+    if record.upstream_error:
+        text += f" upstream_error={quoted(record.upstream_error)}"
+    if record.notes:
+        text += f" notes={quoted('; '.join(record.notes))}"
+    return text
 
 
 def _changed(record: Record, change: Callable[[str], str]) -> Record:

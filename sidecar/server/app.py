@@ -34,6 +34,7 @@ from sidecar.downstream.route import (
     USAGE_PATH,
     Route,
 )
+from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import advice, origin_of
 from sidecar.downstream.usage.usage_route import UsageRoute
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
@@ -53,6 +54,7 @@ DATA_ROUTES: Mapping[str, Callable[[Gateway], Route]] = {
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,
     USAGE_PATH: UsageRoute,
+    **stored_routes(),
 }
 """Makes the routes of the data, by their paths."""
 
@@ -66,7 +68,7 @@ class Application:
         self._routes: dict[str, Route] = {}
         self._limits: HttpLimits | None = None
         origins = list(settings.server.cors_origins)
-        data = [self._data_route(path) for path in DATA_ROUTES if path != MODEL_ROUTE]  # `past_router` has it
+        data = [self._data_route(path) for path in DATA_ROUTES if "{" not in path]  # `past_router` has the others
         litestar = Litestar(
             route_handlers=[*data, self._health(), self._readiness()],
             lifespan=[self._running],

@@ -13,12 +13,14 @@ from policies.api.services import Services
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
 from policies.engine.retry_budget import RetryBudgets
+from policies.stores.entries.in_memory import entries_of
 from policies.stores.opening import open_store
 from sidecar.downstream.active_calls import ActiveCalls
 from sidecar.downstream.authentication import KeyTable
 from sidecar.downstream.buffered_bodies import BufferedBodies
 from sidecar.downstream.client_address import TrustedProxies
 from sidecar.downstream.heartbeat import Heartbeats
+from sidecar.downstream.ownership.owners import ResponseOwners
 from sidecar.downstream.request import RequestIds
 from sidecar.downstream.services import Observe, OriginFault
 from sidecar.observers.dispatch import Observers
@@ -96,9 +98,14 @@ class Gateway:
             is_shared=len({each.tenant for each in settings.accesses}) > 1,
             on_change=self._report_buffered,
         )
+        self.owners = ResponseOwners(
+            entries_of(self.policy_services.store, self.policy_services.clock),
+            self.policy_services.upstreams,
+            keyed=bool(settings.keys),
+        )
         self._ledger = Ledger(self.policy_services)
         self._retries = RetryBudgets(self.policy_services.monotonic)
-        self.keys = KeyTable(settings.default_access, settings.keys)
+        self.keys = KeyTable(settings.default_access, settings.keys, self.policy_services.clock)
         self.trusted_proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.proxy_header)
         listed, checks = settings.server.allowed_hosts, on_loopback and not settings.keys
         permits_host = AllowedHosts(listed, socket.gethostname()).permits if listed or checks else None

@@ -14,6 +14,7 @@ from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.request_record import CLIENT_CLOSED_REQUEST
 from sidecar.downstream.route import HEALTH_PATH, READY_PATH, REQUEST_ID_HEADER
 from sidecar.wire.request.openai_request import MODEL_PREFIX, MODEL_ROUTE
+from sidecar.wire.stored.paths import stored_route
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -43,7 +44,7 @@ def past_router(
     """Return *litestar* with a shortcut past its router for the data *routes*, which it serves in the same way.
 
     Measured: the router and its layers take 9 to 14 us of a call, a twentieth. A request without the server's own
-    connection goes through the router. The route of one model never does: Litestar's ASGI handlers have no path
+    connection goes through the router. Routes with ids never do: Litestar's ASGI handlers have no path
     parameters. Data routes check the request's origin and write their records themselves; for all other requests both are
     done here. Health routes are served under any host and to any page: probes send various names. *server_state* is added
     to the lifespan state, for the server's own connections.
@@ -52,7 +53,7 @@ def past_router(
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
-            route = routes.get(path) or _model_route(routes, path)
+            route = routes.get(path) or _route_with_ids(routes, path)
             if route is None:
                 serving = services()
                 fault = None if serving is None else serving.origin_fault(scope, dict(scope["headers"]))
@@ -65,7 +66,7 @@ def past_router(
             if own is not None:
                 await route(scope, own)
                 return
-            if path.startswith(MODEL_PREFIX):
+            if path not in routes or "{" in path:
                 await over_asgi(route, scope, receive, send)
                 return
         elif scope["type"] == "lifespan" and (state := scope.get("state")) is not None:
@@ -75,9 +76,15 @@ def past_router(
     return asgi
 
 
-def _model_route(routes: Mapping[str, DataRoute], path: str) -> DataRoute | None:
-    """Return the route of one model if *path* is below the list of models; a trailing slash is the list itself."""
-    return routes.get(MODEL_ROUTE) if path.startswith(MODEL_PREFIX) and path != MODEL_PREFIX else None
+def _route_with_ids(routes: Mapping[str, DataRoute], path: str) -> DataRoute | None:
+    """Return the route of one model, or of a stored object, if *path* has its form.
+
+    The list of models with a trailing slash is the list itself.
+    """
+    if path.startswith(MODEL_PREFIX) and path != MODEL_PREFIX:
+        return routes.get(MODEL_ROUTE)
+    found = stored_route(path)
+    return None if found is None else routes.get(found)
 
 
 def _answering(fault: ClientError) -> AsgiApp:

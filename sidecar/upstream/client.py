@@ -21,10 +21,11 @@ from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS, operation_of
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
+from sidecar.wire.stored.paths import PlainRequest
 
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
-from .listed_model import ListedModel
+from .listed_model import ListedModel, first_model
 from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute, missing_route
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
+LISTED_REQUEST = PlainRequest("GET", LIST_ROUTE, LIST_ROUTE)
+PLAIN_STATUSES = frozenset({httpx.codes.OK, httpx.codes.CREATED})
+"""Statuses of an answer that is not a stream: some servers create conversations with 201."""
 _STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "application/json")]
 _WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
 
@@ -91,6 +95,8 @@ class UpstreamClient:
             url = httpx.URL(f"{settings.endpoint}{each.upstream_path}", params=query)
             self._streamed[each.request.name] = Target("POST", url, [*headers, *_STREAM_HEADERS])
             self._at_once[each.request.name] = Target("POST", url, [*headers, *_WHOLE_HEADERS])
+        self.plain_headers = tuple(headers)
+        """The headers of every request, without those of its body."""
         self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
         self.asked = httpx.Request("POST", chat_url)
@@ -129,7 +135,7 @@ class UpstreamClient:
         if not self.known_model(call):
             listed.refreshing()
             try:
-                listed.learn(_first_model(await self.models(call.forwarded_headers)))
+                listed.learn(first_model(await self.models(call.forwarded_headers)))
             except UpstreamError:
                 if not listed.name:
                     raise
@@ -154,21 +160,39 @@ class UpstreamClient:
 
         *call* is that of the client; None for the sidecar's own requests.
         """
-        answer, target = None, self._listed
-        if path:
-            query = dict(self.settings.query) or None
-            target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), target.headers)
+        if not path:
+            return await self.fetch(self._listed, headers, b"", MAX_LIST_BYTES, call=call, request=LISTED_REQUEST)
+        query = dict(self.settings.query) or None
+        target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), self._listed.headers)
+        return await self.fetch(target, headers, b"", MAX_LIST_BYTES, call=call)
+
+    async def fetch(
+        self,
+        target: Target,
+        headers: Mapping[str, str],
+        body: bytes,
+        limit: int,
+        *,
+        call: Call | None = None,
+        request: PlainRequest | None = None,
+    ) -> bytes:
+        """Return the whole answer to a request that generates nothing, of at most *limit* bytes.  Raises `UpstreamError`.
+
+        *headers* are the client's, to be forwarded.  *call* gets upstream's headers.  If the server lacks the route of
+        *request*, that is logged once.
+        """
+        answer = None
         try:
             async with asyncio.timeout(self.settings.head):
-                answer = await self.transport.send(target, self._passed(headers), b"", _ignore_reached)
+                answer = await self.transport.send(target, self._passed(headers), body, _ignore_reached)
                 if call is not None:
                     call.upstream_headers = passed_headers(answer.fields, self.secrets.are_in)
-                if answer.status != httpx.codes.OK:
-                    body = await read_error_body(answer)
-                    if not path:
-                        self.routes.note_refusal("GET", LIST_ROUTE, answer.status, body, "")
-                    raise self.failure(answer, body, secrets=self.secrets_of(headers))
-                return await read_limited(answer, MAX_LIST_BYTES)
+                if answer.status not in PLAIN_STATUSES:
+                    refusal = await read_error_body(answer)
+                    if request is not None:
+                        self.routes.note_refusal(request.method, request.route, answer.status, refusal, request.id)
+                    raise self.failure(answer, refusal, secrets=self.secrets_of(headers))
+                return await read_limited(answer, limit)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise from_exception(error, self.asked, sent=True) from error
         finally:
@@ -243,29 +267,6 @@ class UpstreamClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self.transport.aclose()
-
-
-class _Listed(msgspec.Struct):
-    id: str = ""
-
-
-class _First(msgspec.Struct, array_like=True):
-    entry: _Listed
-
-
-class _List(msgspec.Struct):
-    data: _First
-
-
-_decode_list = msgspec.json.Decoder(_List).decode
-
-
-def _first_model(body: bytes) -> str:
-    """Return the first name in a list of models; empty without one. The other entries are skipped, not decoded."""
-    try:
-        return _decode_list(body).data.entry.id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 def _ignore_reached() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 REMEMBER_SECONDS = 60.0
 REFRESH_SECONDS = 10.0
 """Seconds for one call to read the list again, while other calls use the name that is remembered."""
@@ -37,3 +39,26 @@ class ListedModel:
         """Drop *name* if it is remembered: the upstream no longer has this model."""
         if name == self.name:
             self.name = ""
+
+
+class _Listed(msgspec.Struct):
+    id: str = ""
+
+
+class _First(msgspec.Struct, array_like=True):
+    entry: _Listed
+
+
+class _List(msgspec.Struct):
+    data: _First
+
+
+_decode_list = msgspec.json.Decoder(_List).decode
+
+
+def first_model(body: bytes) -> str:
+    """Return the first name in a list of models; empty without one. The other entries are skipped, not decoded."""
+    try:
+        return _decode_list(body).data.entry.id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""

@@ -1,32 +1,19 @@
-"""The list of models, or the entry of one, as an attempt: it passes the same chain as every other call.
-
-It bypasses the circuit breaker in both directions. A server that lists its models may still be unable to run one, so a
-list does not close the breaker. And an open breaker must not fail clients that list models before their first call.
-"""
+"""The list of models, or the entry of one, as an attempt."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
-from policies.api.event import Batch, Event
-from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import from_object
 from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE
 
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
-    from policies.api.call import Call
-
-    from .client import UpstreamClient
+from .plain_attempt import WholeAttempt
 
 MAX_LISTED_VALUES = 100_000
 """Values of a list that is reduced for a client: OpenRouter's list of 400 models has 25,000."""
@@ -35,34 +22,14 @@ MAX_MODEL_NAME_LENGTH = 256
 """Characters of a name that is compared with patterns; a longer one is left out."""
 
 
-class ModelListAttempt:
-    """See `policies.api.upstream.Stream`: one batch, the JSON as upstream sent it.
+class ModelListAttempt(WholeAttempt):
+    """The list as upstream sent it, or one entry of it.
 
     For a client that may use some models only, the list is reduced to these.
     """
 
-    usage = Usage()
-    has_finished = False
-
-    def __init__(self, upstream: UpstreamClient, call: Call) -> None:
-        self._upstream, self._call = upstream, call
-
-    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
-        """Raise `NotImplementedError`: a list is one batch and reserves no tokens."""
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    async def deliver(self, to: Callable[[Batch], bool]) -> None:
-        """Request the list or the model and deliver it as one batch. Raises `UpstreamError`."""
-        body = await (self._one() if self._call.path == MODEL_ROUTE else self._listed())
-        to(Batch(events=[Event(index=-1, raw=body)], raw=body, last=True))
+    async def _body(self) -> bytes:
+        return await (self._one() if self._call.path == MODEL_ROUTE else self._listed())
 
     async def _one(self) -> bytes:
         call, upstream = self._call, self._upstream

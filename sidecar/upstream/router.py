@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from policies.api.requests.request_form import MODELS_REQUEST
+from policies.api.requests.request_form import MODELS_REQUEST, STORED_REQUEST
 
 from .attempt import Attempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
+from .plain_attempt import PlainAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -73,4 +74,6 @@ class UpstreamRouter:
 
 
 def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
-    return ModelListAttempt(upstream, call) if call.operation is MODELS_REQUEST else Attempt(upstream, call)
+    if call.operation is MODELS_REQUEST:
+        return ModelListAttempt(upstream, call)
+    return PlainAttempt(upstream, call) if call.operation is STORED_REQUEST else Attempt(upstream, call)

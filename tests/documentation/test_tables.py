@@ -146,6 +146,8 @@ def test_every_refusal_is_documented() -> None:
         client_errors.internal_error(),
         client_errors.draining(),
         client_errors.unread_requests_full(),
+        client_errors.unknown_reference("response", ""),
+        client_errors.owners_unavailable(),
         http_limits.slow_head(1.0),
         http_limits.long_url(),
         http_limits.many_fields(""),

@@ -108,3 +108,7 @@ MODELS_REQUEST = RequestForm(
     name="models", has_completion=False, prompt_fields=(), conversation_field="", ceiling_field="", can_stream=False
 )
 """The list of models, or the entry of one."""
+STORED_REQUEST = RequestForm(
+    name="stored", has_completion=False, prompt_fields=(), conversation_field="", ceiling_field="", can_stream=False
+)
+"""Stored responses and conversations: no model works for them."""

@@ -7,6 +7,7 @@
 --   h:CALL       a reservation: o owner, and what each part took;  x:CALL a call that has ended;  o:OWNER calls of an owner
 --   w            owners by their last heartbeat;  a  calendar counters by their end;  n:GROUP  the counters of a group of
 --                identities by their end
+--   k:KEY        an entry "end:value", expiring;  k  the keys of entries by their end
 local P = KEYS[1] .. ':'
 local SLIDING, LARGEST, HOUR, ENDED_MS = -1, 9007199254740991, 3600000000, 60000
 

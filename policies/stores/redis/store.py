@@ -26,6 +26,7 @@ from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, bucket_seconds
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
+from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
 """First element of the reply of `reserve.lua`. A refused claim is `REPLY_ANSWERED` with the index of the claim."""
@@ -33,6 +34,7 @@ MAX_ATTEMPTS = 3
 DOWN_RETRY_SECONDS = 0.5
 """Time for which a server that failed is not asked again. After it one operation at a time tries; the others fail at once."""
 ACCOUNTS_PAGE_SIZE = 500
+SCRIPT_NAMES = ("reserve", "settle", "heartbeat", "accounts", "standings", "remember", "recall", "forget")
 REDIS_REMEDIES = {
     "NOAUTH": "give the password in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB",
     "invalid username-password": "correct the password in SIDECAR_STORE",
@@ -46,7 +48,7 @@ REDIS_REMEDIES = {
 
 
 class RedisStore:
-    """See `policies.api.store.Store`.
+    """See `policies.api.store.Store` and `EntryStore`.
 
     *url* is `redis://`, `rediss://` or `unix://`, with user, password and database. All keys begin with *prefix*, which tells
     deployments on one server apart. Each operation has *timeout* seconds, which include connecting and waiting for one of
@@ -55,6 +57,7 @@ class RedisStore:
     """
 
     is_remote = True
+    max_entries = MAX_SHARED_ENTRIES
 
     def __init__(
         self,
@@ -78,9 +81,7 @@ class RedisStore:
         self._is_down = self._is_retrying = False
         self._down_until = 0.0
         self._client = self._new_client()
-        self._sources = {
-            name: _script_source(name) for name in ("reserve", "settle", "heartbeat", "accounts", "standings")
-        }
+        self._sources = {name: _script_source(name) for name in SCRIPT_NAMES}
         self._scripts = {name: self._client.register_script(source) for name, source in self._sources.items()}
 
     def _new_client(self, **node: Any) -> Redis:
@@ -183,6 +184,25 @@ class RedisStore:
             )
             for claim, used, held, resets_at in zip(claims, reply[2::3], reply[3::3], reply[4::3], strict=True)
         ]
+
+    async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
+        """See `EntryStore.remember`."""
+        check_entries(entries)
+        pairs = [each for entry in entries.items() for each in entry]
+        milliseconds = max(1, round(seconds * 1000))
+        bounds = (milliseconds, self.max_entries, EXPIRED_PER_OPERATION)
+        await self._run("remember", self._time_argument(), *bounds, *pairs)
+
+    async def recall(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """See `EntryStore.recall`."""
+        check_keys(keys)
+        found: list[bytes | None] = await self._run("recall", self._time_argument(), *keys)
+        return found
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """See `EntryStore.forget`."""
+        check_keys(keys)
+        await self._run("forget", *keys)
 
     async def heartbeat(self) -> None:
         """See `Store.heartbeat`."""

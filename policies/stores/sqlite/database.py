@@ -189,12 +189,12 @@ class Database:
                 msg = f"{self._path} holds the tables of another program; name another file"
                 raise StoreDown(msg)
             if version == 0:
-                for statement in resources.files(__package__).joinpath("schema.sql").read_text("utf-8").split(";"):
-                    file.execute(statement)
+                _execute_file(file, "schema.sql")
                 file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 msg = f"{self._path} was written by another version ({version}, this one reads {SCHEMA_VERSION}); use another file"
                 raise StoreDown(msg)
+            _execute_file(file, "entries.sql")
             file.execute("COMMIT")
         except BaseException:
             file.close()
@@ -214,6 +214,12 @@ class Database:
             "see that no other program writes to the file",
         )
         return f"{self._path}: {text}; {remedy}"
+
+
+def _execute_file(file: sqlite3.Connection, name: str) -> None:
+    """Execute the statements of the SQL file *name* of this package in the open transaction of *file*."""
+    for statement in resources.files(__package__).joinpath(name).read_text("utf-8").split(";"):
+        file.execute(statement)
 
 
 def _use_wal(file: sqlite3.Connection, timeout: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -28,12 +28,11 @@ from policies.stores.counting.counters import (
 from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, Taken
 
 from .database import BUSY_TIMEOUT_SECONDS, Database
+from .entries import EntriesInFile, ResultT
 from .group_commit import GroupCommit, QueuedOperation
 from .maintenance import calls_of, dead_owners, is_cleanup_due, record_heartbeat, remove_unused
 from .reading import group_size, open_counters, standings_in_file
 from .sliding_log import SELECT_COUNTER, UPSERT_COUNTER, SQLiteRow, select_counters
-
-ResultT = TypeVar("ResultT")
 
 MAINTENANCE_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
 """Longest time between two heartbeats of a process that reserves; `heartbeat` itself is called less often."""
@@ -46,8 +45,8 @@ _TAKEN_ENCODER = msgspec.msgpack.Encoder()
 _TAKEN_DECODER = msgspec.msgpack.Decoder(list[Taken])
 
 
-class SQLiteStore(CounterStore[SQLiteRow]):
-    """See `policies.api.store.Store`. The file is opened at the first operation, and again after an error.
+class SQLiteStore(CounterStore[SQLiteRow], EntriesInFile):
+    """See `policies.api.store.Store` and `EntryStore`. The file is opened at the first operation, and again after an error.
 
     With *resident*, the event loop runs as long as the process: then a read may be left open for a moment between operations.
     *grace* and *busy_timeout* are seconds; the latter bounds the wait for a file that another process has locked.

@@ -104,7 +104,8 @@ def estimated_prompt(call: Call) -> int:
     if not isinstance(size, Size):
         size = call.state[MEASURED_STATE] = size_of(call)
     frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + MEDIA_TOKENS * size.media + size.token_ids
-    return int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN) + TEMPLATE_TOKENS
+    shown = int(((size.bytes + size.files) / BYTES_PER_TOKEN + frames) * PROMPT_MARGIN)
+    return shown + TEMPLATE_TOKENS + call.hidden_prompt_tokens
 
 
 def after_refused_ceiling(

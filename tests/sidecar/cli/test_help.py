@@ -19,7 +19,20 @@ def printed_help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["serve"], ["demo"], ["mock"], ["config"], ["check"], ["usage"], ["key", "new"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["serve"],
+        ["demo"],
+        ["mock"],
+        ["config"],
+        ["check"],
+        ["usage"],
+        ["key", "new"],
+        ["key", "rotate"],
+        ["key", "list"],
+    ],
+)
 def test_help_of_a_command_is_complete(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's help has its usage, examples, environment variables and exit codes, and fits 110 columns."""
     text = printed_help(capsys, *command)

@@ -16,9 +16,7 @@ from sidecar.config.upstream import ResolvedUpstream
 STORE_CURE = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
 URL_CURE = "write it like 'http://127.0.0.1:11434/v1'"
 ORIGIN_CURE = "write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"
-USE_CURE = (
-    "use a built-in policy (rate, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"
-)
+USE_CURE = "use a built-in policy (rate, params, trim, max_tokens, budget, fallback, retry), an installed one, or 'module:Class'"
 CLASS_CURE = "derive the class from policies.Policy and override one of admit, enter, retry"
 EXAMPLE_CURE = "see `sidecar config` for an example"
 NAME_CURE = "use printable ASCII without quotes, and not 'temperature': headers and profiles contain the name"

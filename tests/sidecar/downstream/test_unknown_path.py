@@ -13,6 +13,7 @@ from recording import HI, SERVERS, recorded
 from serving import settings_of, sidecar
 from wire import upstream
 
+from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import SERVED_PATHS, advice, origin_of
 from sidecar.server.app import DATA_ROUTES
 from sidecar.server.shortcut import OPERATION_ROUTES
@@ -30,7 +31,7 @@ V1 = "/v1/chat/completions"
 
 def test_advice_names_the_routes_that_exist() -> None:
     """The routes that are named are those of the application."""
-    assert {*SERVED_PATHS, MODEL_ROUTE} == {*DATA_ROUTES, *OPERATION_ROUTES}
+    assert {*SERVED_PATHS, MODEL_ROUTE, *stored_routes()} == {*DATA_ROUTES, *OPERATION_ROUTES}
 
 
 @pytest.mark.parametrize(

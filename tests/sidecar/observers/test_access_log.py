@@ -21,7 +21,7 @@ from sidecar.observers.escaping import quoted
 from sidecar.observers.levels import level_of
 
 TEXTS = (
-    "request_id", "method", "route", "code", "rejected_by", "call_id", "tenant", "profile", "ip", "operation",
+    "request_id", "method", "route", "code", "rejected_by", "call_id", "tenant", "key_id", "profile", "ip", "operation",
     "model_asked", "model_served", "upstream", "error_kind", "upstream_error", "trace_parent",
 )  # fmt: skip
 FORGERIES = (
@@ -53,6 +53,14 @@ def test_text_line_has_all_fields() -> None:
         "model=a->b upstream=openai tokens=12/345 cost=$0.0012 first=0.210s total=1.934s attempts=1 "
         'notes="kept 6 of 14 messages"\n'
     )
+
+
+def test_line_has_the_id_of_the_key() -> None:
+    """Lines of both formats have the id of the client's key, and nothing for a key without one."""
+    record = make_record(key_id="acme-web")
+    assert " tenant=acme key_id=acme-web ip=" in line_of(record)
+    assert json.loads(line_of(record, format="json"))["key_id"] == "acme-web"
+    assert "key_id" not in line_of(make_record()) + line_of(make_record(), format="json")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from claims import totals
+from redis.asyncio import Redis
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server, with_own_prefix
 from stored import keys_in_redis
 from wire import eventually
@@ -222,3 +223,28 @@ async def meet(first: RedisServer, second: RedisServer) -> None:
         await asyncio.sleep(0.05)
     await one.aclose()
     await two.aclose()
+
+
+async def test_entries_expire_on_the_server(redis: RedisServer) -> None:
+    """Each entry is a key with an expiry, and new entries remove expired ones from the list of all keys."""
+    prefix, now = with_own_prefix("")[8:], [1_800_000_000.0]
+    store = RedisStore(redis.url, prefix=prefix, clock=lambda: now[0])
+    await store.remember({str(at): b"1" for at in range(9)}, 60)
+    now[0] += 61
+    await store.remember({"new": b"2"}, 60)
+    assert await keys_in_redis(redis.url, prefix) == ["k", "k:new"]
+    client: Any = Redis.from_url(redis.url)
+    assert await client.zrange(f"{{{prefix}}}:k", 0, -1) == [b"new"]
+    for key in ("k", "k:new"):
+        assert 0 < await client.pttl(f"{{{prefix}}}:{key}") <= 60_000
+    await client.aclose()
+    await store.aclose()
+
+
+async def test_entries_raise_while_the_server_is_down(tmp_path: Path) -> None:
+    """Each operation raises `StoreDown` while the server is down."""
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0")
+    for operation in (store.remember({"a": b"1"}, 60), store.recall(["a"]), store.forget(["a"])):
+        with pytest.raises(StoreDown):
+            await operation
+    await store.aclose()

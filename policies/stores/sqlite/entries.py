@@ -1,0 +1,77 @@
+"""The entries of a SQLite store: small values that expire, in the table `entry`.
+
+An operation costs one transaction, which it shares with others where several calls are running (`group_commit.py`). Each
+write removes as many entries as it adds, if these have expired or exceed the bound, so that no transaction takes long.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from policies.api.window import MICROSECONDS_PER_SECOND
+from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
+
+from .database import Database
+from .group_commit import GroupCommit
+
+ResultT = TypeVar("ResultT")
+
+_REMOVE_EXPIRED = "DELETE FROM entry WHERE number IN (SELECT number FROM entry WHERE ends <= ? ORDER BY ends LIMIT ?)"
+_REMOVE_OLDEST = "DELETE FROM entry WHERE number <= (SELECT max(number) FROM entry) - ?"
+
+
+class EntriesInFile(ABC):
+    """The operations of `EntryStore` for a SQLite store, whose transactions they use."""
+
+    max_entries = MAX_SHARED_ENTRIES
+    _database: Database
+    _group_commit: GroupCommit
+    _running: set[str]
+
+    @abstractmethod
+    def _execute_now(self, function: Callable[..., ResultT], arguments: tuple[Any, ...]) -> ResultT:
+        """Execute *function* in a transaction."""
+
+    @abstractmethod
+    def _now(self) -> int:
+        """Return the time in microseconds."""
+
+    async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
+        """See `EntryStore.remember`."""
+        check_entries(entries)
+        await self._execute_entries(self._remember, (dict(entries), round(seconds * MICROSECONDS_PER_SECOND)))
+
+    async def recall(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """See `EntryStore.recall`."""
+        check_keys(keys)
+        return cast("list[bytes | None]", await self._execute_entries(self._recall, (keys,)))
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """See `EntryStore.forget`."""
+        check_keys(keys)
+        await self._execute_entries(self._forget, (keys,))
+
+    async def _execute_entries(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        group = self._group_commit
+        if group.queued or (len(self._running) > 1 and group.should_queue()):
+            return await group.submit(function, arguments)
+        return self._execute_now(function, arguments)
+
+    def _remember(self, entries: Mapping[str, bytes], microseconds: int) -> None:
+        now, database = self._now(), self._database
+        rows = [(key, value, now + microseconds) for key, value in entries.items()]
+        database.execute_many("INSERT OR REPLACE INTO entry (key, value, ends) VALUES (?, ?, ?)", rows)
+        database.execute(_REMOVE_EXPIRED, (now, len(rows) + EXPIRED_PER_OPERATION))
+        database.execute(_REMOVE_OLDEST, (self.max_entries,))
+
+    def _recall(self, keys: Sequence[str]) -> list[bytes | None]:
+        now, found = self._now(), list[bytes | None]()
+        for key in keys:
+            row = self._database.execute("SELECT value FROM entry WHERE key = ? AND ends > ?", (key, now)).fetchone()
+            found.append(None if row is None else row[0])
+        return found
+
+    def _forget(self, keys: Sequence[str]) -> None:
+        self._database.execute_many("DELETE FROM entry WHERE key = ?", [(key,) for key in keys])

@@ -1,0 +1,1 @@
+"""Stored responses and conversations: the ids in requests and answers, and the routes that read them."""
