@@ -198,8 +198,9 @@ def requests_differ(client: Client, case: Case, direct: Outcome, through: Outcom
     allowed = rule.allowed(client, *counts) if rule else counts[0] == counts[1]
     if not allowed or not (rule or all(counts)):
         return f"{counts[0]} requests direct, {counts[1]} through the sidecar"
+    expected = [expected_request(each) for each in direct.requests]
     for at, request in enumerate(through.requests):
-        sent = direct.requests[min(at, counts[0] - 1)]
-        if request != expected_request(sent):
-            return f"direct {sent}, through the sidecar {request}"
+        same = request in expected if rule else request == expected[at]
+        if not same:
+            return f"direct {direct.requests}, through the sidecar {request}"
     return ""
