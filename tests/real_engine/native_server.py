@@ -19,7 +19,7 @@ def start(model: str, port: int, *, embeddings: bool) -> xllamacpp.Server:
     settings.model.path = model
     settings.n_ctx, settings.n_parallel = SLOTS * CONTEXT_PER_SLOT, SLOTS
     settings.hostnames, settings.port = ["127.0.0.1"], port
-    settings.warmup = False
+    settings.warmup = settings.cache_prompt = False
     settings.embedding = embeddings
     if embeddings:
         settings.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

