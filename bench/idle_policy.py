@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from policies import Call, Lease, Policy
@@ -35,6 +35,12 @@ class Ready:
 
     def open(self, call: Call, name: str | None = None) -> Self:
         return self
+
+    async def choose(self, call: Call) -> str:
+        return call.services.upstreams[0]
+
+    def another(self, call: Call, tried: Sequence[str]) -> str | None:
+        return None
 
     def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
         raise NotImplementedError

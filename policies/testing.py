@@ -137,6 +137,14 @@ class ScriptedUpstream:
         self.names.append(name)
         return ScriptedStream(self, call, script, self._usage)
 
+    async def choose(self, call: Call) -> str:
+        """Return the first upstream."""
+        return call.services.upstreams[0]
+
+    def another(self, call: Call, tried: Sequence[str]) -> str | None:
+        """Return None: no other upstream serves the model."""
+        return None
+
 
 class ScriptedStream:
     """One attempt of a `ScriptedUpstream`."""

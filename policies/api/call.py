@@ -65,7 +65,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     permitted_models: Sequence[str] | None = None
     """Patterns of the models that the client's key may use; None permits all."""
     upstream: str = ""
-    """The upstream of the first attempt; a policy may set it in `admit`. Empty is the default one."""
+    """The upstream of all attempts; a policy may set it in `admit`. Empty: one that serves the model."""
     required_upstream: str = ""
     """The only upstream that has the call's stored response or conversation; it precedes `upstream` and `Retry.upstream`."""
     hidden_prompt_tokens: int = 0
@@ -158,6 +158,12 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         for field in self.operation.user_path:
             name = name.get(field) if isinstance(name, dict) else None
         return name if isinstance(name, str) else str(name) if type(name) is int else ""
+
+    @property
+    def prompt_turns(self) -> int:
+        """How often the model may read the prompt: once, and once more for each call of a tool that the server runs."""
+        calls = self.body.get(self.operation.turns_field) if self.operation.turns_field else None
+        return 1 + calls if type(calls) is int and calls > 0 else 1
 
     @property
     def stream(self) -> bool:

@@ -29,6 +29,22 @@ class EventForm(Protocol):
         ...
 
 
+class OrderedForm(EventForm):
+    """The form of an API that ends each text of an answer on its own, and repeats it later.
+
+    It writes all events in order, those that no policy has changed too. Leases flush before the end of each text.
+    """
+
+    def written(self, events: Sequence[Event]) -> bytes:
+        """Return *events*, the next ones of a stream as the client gets them, as server-sent events.
+
+        Called once for each batch, in order, where a policy reads events. Three kinds have no payload: text that a policy has
+        added, which belongs to the part `index`; the end of an answer that a policy has stopped, which has a finish; and
+        an event without both, which is nothing.
+        """
+        raise NotImplementedError
+
+
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One part of one answer. Do not modify events: `with_text` and `with_payload` return changed copies.
 

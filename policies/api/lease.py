@@ -135,9 +135,11 @@ class Lease:
         return event
 
     def flush(self) -> Sequence[Event]:
-        """Return events that were held back, to be sent after the last one.
+        """Return events that were held back, and forget them, to be sent after the last one.
 
-        Called at most once, also where the answer did not end well: before the finish of a complete answer or of one that
+        Called at most once for an answer of one text, as chat completions are. The Responses API ends each text of an answer on its
+        own: there it is called before the end of each, and before the end of the answer if the lease has read events since.
+        It is called also where the answer did not end well: before the finish of a complete answer or of one that
         a lease stopped (`Stop`), and before the error of an answer that broke or was cancelled after output, so that no
         text is lost. Not called where there was no output.
         """

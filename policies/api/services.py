@@ -28,6 +28,21 @@ class NamesOfModels(Protocol):
         ...
 
 
+class MayServe(Protocol):
+    """Whether an upstream may serve a model: False only if its models are known, and lack it.
+
+    *substituted* is True if the client named no model and *model* is the default of the first upstream.
+    """
+
+    def __call__(self, upstream: str, model: str, *, substituted: bool) -> bool:
+        """See the class."""
+        ...
+
+
+def _may_serve(upstream: str, model: str, *, substituted: bool) -> bool:  # noqa: ARG001  # the signature of the protocol
+    return True
+
+
 def _as_asked(model: str, fallbacks: Sequence[str], *, substituted: bool) -> Sequence[str]:  # noqa: ARG001  # the signature of the protocol
     return [model, *fallbacks]
 
@@ -119,6 +134,8 @@ class Services(msgspec.Struct, kw_only=True, eq=False):
     """The names of all upstreams, the default one first."""
     names_of: NamesOfModels = _as_asked
     """Returns the upstreams' names of models; policies read `Call.served_models`."""
+    may_serve: MayServe = _may_serve
+    """Whether an upstream may serve a model; a policy that sends calls to another upstream asks it."""
     log: logging.Logger = logging.getLogger("sidecar")
     state_changed: StateChanged = _log_state
     """Report the state of something that calls share: its name, the state, the cause. The program logs each change once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -124,4 +124,16 @@ class Upstream(Protocol):
         *name* selects one of several upstreams; None is the first. Raises `LookupError` for a name that is not
         configured.
         """
+        ...
+
+    async def choose(self, call: Call) -> str:
+        """Return the name of the upstream for the first attempt of *call*, which all policies have admitted.
+
+        Called only where there are several upstreams and no policy has set `call.upstream`. Raises `Rejection` for a model
+        that none of them has.
+        """
+        ...
+
+    def another(self, call: Call, tried: Sequence[str]) -> str | None:
+        """Return an upstream that serves the model of *call* as well and is not among *tried*; None without one."""
         ...

@@ -56,6 +56,7 @@ class Budget(Policy, frozen=True):
     exceeds the limit while upstream obeys its ceiling. With `"estimate"` it can: by the error of the estimate, and by
     what an answer without a ceiling uses beyond its reservation. That is charged as debt. An image or other media part
     counts as `media` tokens; with `"bound"` its bytes count too, and so do those of all fields that may enter the prompt.
+    A prompt counts once more for each call of a tool that the server may run (`max_tool_calls`).
     What upstream keeps of earlier calls counts as the tokens that it last reported.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
@@ -157,6 +158,7 @@ class _BudgetLease(Lease):
         else:
             self._prompt = call.services.tokens.estimate(model, size, policy.media, tenant=call.tenant)
         self._prompt += call.hidden_prompt_tokens
+        self._prompt *= call.prompt_turns
         return self._prompt
 
     def refusal(self, claim: Claim, standing: Standing) -> Rejection:

@@ -23,7 +23,7 @@ class Fallback(Policy, frozen=True):
 
     It applies to the failure classes `on`. Without `to` the upstreams are all those of the file, in its order. Several
     fallbacks can send different classes to different upstreams; the first one in the chain with an untried upstream
-    decides.
+    decides. Without `to`, upstreams that are known to lack the call's model are left out.
 
     Put it before `retry`, which decides about each of the `attempts` but the last. If `retry` gives up (a spent quota,
     a long wait), the fallback moves on earlier. When every upstream of the list was tried, only `retry` decides. A call
@@ -47,6 +47,11 @@ class Fallback(Policy, frozen=True):
             return None
         if failure.attempts_here < self.attempts and failure.can_retry_here and failure.kind != "unavailable":
             return None
-        known = call.services.upstreams
-        others = [name for name in self.to or known if name in known and name not in failure.tried]
+        services = call.services
+        others = [
+            name for name in self.to or services.upstreams if name in services.upstreams and name not in failure.tried
+        ]
+        if others and not self.to:
+            model, substituted = call.model, not call.names_model
+            others = [name for name in others if services.may_serve(name, model, substituted=substituted)]
         return Retry(0.0, others[0]) if others else None

@@ -63,7 +63,7 @@ class Chain:
         self._ledger = ledger or Ledger(services)
         self._retries = retries or RetryBudgets(services.monotonic)
         self._members = Members(policies, services)
-        self._decisions = RetryDecisions(self._members, services, self._retries)
+        self._decisions = RetryDecisions(self._members, services, self._retries, upstream)
 
     async def run(
         self,
@@ -180,7 +180,9 @@ class Chain:
         if run.leases and run.call.has_completion:
             filters = EventFilters.of(run.leases, run.call.choices_returned)
         known = self._services.upstreams
-        name = run.call.required_upstream or run.call.upstream or known[0]
+        name = run.call.required_upstream or run.call.upstream
+        if not name:
+            name = known[0] if len(known) == 1 else await self._upstream.choose(run.call)
         if name not in known:
             raise HookMisuse(f"a policy set call.upstream to {not_configured(known)}")
         while True:
@@ -249,6 +251,7 @@ class Chain:
             raise cancelled
 
     def _learn(self, run: CallState, usage: Usage) -> None:
-        size = run.call.size
-        if size is not None and usage.input and run.attempts == 1 and not run.call.hidden_prompt_tokens:
-            self._services.tokens.learn(run.call.model, size, usage.input, tenant=run.call.tenant)
+        size, call = run.call.size, run.call
+        if size is None or not usage.input or run.attempts != 1 or call.hidden_prompt_tokens or call.prompt_turns != 1:
+            return
+        self._services.tokens.learn(call.model, size, usage.input, tenant=call.tenant)

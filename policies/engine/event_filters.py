@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from policies.api.event import Batch, Event, WholeBatch
+from policies.api.event import Batch, Event, OrderedForm, WholeBatch
 from policies.api.lease import Lease
 from policies.api.rejection import Stop
 
@@ -27,10 +27,16 @@ class EventFilters:
     leases run in the context of their own call, which `of` captures.
     """
 
-    __slots__ = ("_choices_left", "_context", "_leases")
+    __slots__ = ("_choices_left", "_context", "_leases", "_may_hold", "_ordered", "_part")
 
     def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
         self._leases, self._choices_left, self._context = leases, choices, context
+        self._ordered: OrderedForm | None = None
+        """The form of an answer whose texts end each on its own; None for other answers, which end once for each choice."""
+        self._part = 0
+        """The part of the last event of such an answer: what leases flush belongs to it."""
+        self._may_hold = True
+        """Whether leases may hold something back: in such an answer, whether they have read an event since the last flush."""
 
     @classmethod
     def of(cls, leases: Sequence[Lease], choices: int) -> Self | None:
@@ -58,21 +64,25 @@ class EventFilters:
         Called at most once per call. Exceptions of a lease are ignored and its text is lost: the failure of the answer
         itself is reported.
         """
-        if self._choices_left <= 0:
+        if self._choices_left <= 0 or not self._may_hold:
             return None
         try:
             events = self._context.run(self._flush)
         except Exception:  # noqa: BLE001  # user code may raise anything
             return None
-        return Batch(events=events, raw=_encoded(events)) if events else None
+        return Batch(events=events, raw=self._encoded(events)) if events else None
 
     def _apply(self, batch: Batch) -> Batch:
         shown: list[Event] = []
-        last = batch.last
-        for event in batch.events:
+        last, events = batch.last, batch.events
+        if events and (form := events[0].form) is not None and isinstance(form, OrderedForm):
+            self._ordered = form
+        for event in events:
             if event.index < 0:
                 shown.append(event)
                 continue
+            if self._ordered is not None:
+                self._part, self._may_hold = event.index, self._may_hold or event.finish is None
             try:
                 kept = self._filtered(event, self._leases)
             except Stop as stop:
@@ -83,14 +93,19 @@ class EventFilters:
                 kept = event.with_text("")
             if kept is not None:
                 shown += [kept] if kept.finish is None else self._with_flushed(kept)
-        if last and self._choices_left > 0:
+        if last and self._choices_left > 0 and self._may_hold:
             shown += self._flush()
-        return Batch(events=shown, raw=_raw(batch, shown), last=last)
+        return Batch(events=shown, raw=self._raw(batch, shown), last=last)
 
     def _with_flushed(self, event: Event, *, ends_all: bool = False) -> list[Event]:
-        """Return *event*, which finishes a choice; the last finish comes after the text that leases flush."""
-        self._choices_left = 0 if ends_all else self._choices_left - 1
-        if self._choices_left > 0 or not (flushed := self._flush()):
+        """Return *event*, which finishes a choice; the last finish comes after the text that leases flush.
+
+        With an ordered form, each text of the answer finishes, and leases flush before each finish.
+        """
+        if self._ordered is None or ends_all:
+            self._choices_left = 0 if ends_all else self._choices_left - 1
+        is_open = not self._may_hold if self._ordered is not None else self._choices_left > 0
+        if is_open or not (flushed := self._flush()):
             return [event]
         if event.whole:
             return [event, *flushed]
@@ -112,6 +127,7 @@ class EventFilters:
     def _flush(self) -> list[Event]:
         # Text that a lease flushes passes the leases between it and the client.
         flushed: list[Event] = []
+        self._may_hold = self._ordered is None
         for at, lease in enumerate(self._leases):
             events = lease.flush()
             if not isinstance(events, Iterable):
@@ -119,20 +135,26 @@ class EventFilters:
             for event in events:
                 if not isinstance(event, Event):
                     raise HookMisuse(returned(lease, "flush", event, "a sequence of events", is_item=True))
+                if self._ordered is not None and event.form is None:
+                    event = replace(event, form=self._ordered, index=self._part)  # noqa: PLW2901  # the same event
                 kept = self._filtered(event, self._leases[at + 1 :])
                 if kept is not None:
                     flushed.append(kept)
         return flushed
 
+    def _raw(self, batch: Batch, shown: Sequence[Event]) -> bytes:
+        """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
+        events = batch.events
+        if isinstance(batch, WholeBatch):
+            is_same = len(shown) == len(events) and all(map(is_, shown, events))
+            return batch.raw if is_same else _rebuilt(batch.payload, shown, events)
+        whole = next((event.payload for event in events if event.whole), None)
+        return self._encoded(shown) if whole is None else _rebuilt(whole, shown, ())
 
-def _raw(batch: Batch, shown: Sequence[Event]) -> bytes:
-    """Return the bytes of *shown*, what policies have made of *batch*; a whole answer that they left alone is as it was."""
-    events = batch.events
-    if isinstance(batch, WholeBatch):
-        is_same = len(shown) == len(events) and all(map(is_, shown, events))
-        return batch.raw if is_same else _rebuilt(batch.payload, shown, events)
-    whole = next((event.payload for event in events if event.whole), None)
-    return _encoded(shown) if whole is None else _rebuilt(whole, shown, ())
+    def _encoded(self, events: Sequence[Event]) -> bytes:
+        if self._ordered is not None:
+            return self._ordered.written(events)
+        return b"".join(event.encode() for event in events)
 
 
 def _rebuilt(payload: bytes, shown: Sequence[Event], unchanged: Sequence[Event]) -> bytes:
@@ -142,9 +164,6 @@ def _rebuilt(payload: bytes, shown: Sequence[Event], unchanged: Sequence[Event])
     return write(payload, shown, unchanged)
 
 
-def _encoded(events: Sequence[Event]) -> bytes:
-    return b"".join(event.encode() for event in events)
-
-
 def _stopped(event: Event, stop: Stop) -> Event:
-    return replace(event, raw=b"", text="", reasoning="", tool=False, finish=stop.finish)
+    payload = b"" if isinstance(event.form, OrderedForm) else event.payload
+    return replace(event, raw=b"", payload=payload, text="", reasoning="", tool=False, finish=stop.finish)

@@ -14,7 +14,7 @@ from .error_report import HookMisuse, not_configured, returned
 if TYPE_CHECKING:
     from policies.api.call import Call
     from policies.api.services import Services
-    from policies.api.upstream import UpstreamError
+    from policies.api.upstream import Upstream, UpstreamError
 
     from .call_state import CallState
     from .members import Members
@@ -26,18 +26,24 @@ DECLINED_BY_CHAIN = GiveUp("declined")
 class RetryDecisions:
     """The retry decisions of one chain: those of its policies, bounded by the call's deadline and the retry budgets."""
 
-    def __init__(self, members: Members, services: Services, budgets: RetryBudgets) -> None:
-        self._members, self._services, self._budgets = members, services, budgets
+    def __init__(self, members: Members, services: Services, budgets: RetryBudgets, upstream: Upstream) -> None:
+        self._members, self._services, self._budgets, self._upstream = members, services, budgets, upstream
 
     def decide(self, run: CallState, error: UpstreamError) -> Retry | None:
         """Return the next attempt after *error*; None for none, with the reason in `error.give_up_reason`.
 
-        A call that has sent output is never repeated: its client may repeat it.
+        A call that has sent output is never repeated: its client may repeat it. A retry that names no upstream goes to one
+        that was not tried and serves the model as well, at once: a wait that the failed one asked for is not its own.
         """
         if run.started:
             return None
         failure = error.failure(attempt=run.attempts, upstream=run.tried[-1], tried=tuple(run.tried))
         verdict = self._verdict(run.call, failure)
+        if (name := self._another(run)) is not None:
+            if not isinstance(verdict, Retry) and failure.retry_after is not None:
+                verdict = self._verdict(run.call, replace(failure, retry_after=None))
+            if isinstance(verdict, Retry) and not verdict.upstream:
+                verdict = Retry(0.0, name)
         if isinstance(verdict, Retry):
             name = verdict.upstream or failure.upstream
             if name not in run.tried or self._budgets.of(name).withdraw(run.call.tenant):
@@ -48,6 +54,11 @@ class RetryDecisions:
             return other
         error.give_up_reason = verdict.reason or give_up_reason(failure)
         return None
+
+    def _another(self, run: CallState) -> str | None:
+        if run.call.upstream or len(self._services.upstreams) == 1:
+            return None
+        return self._upstream.another(run.call, run.tried)
 
     def _verdict(self, call: Call, failure: Failure) -> Retry | GiveUp:
         """Return what the first policy with an opinion wants; a retry only if there is time for it."""

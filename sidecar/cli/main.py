@@ -218,6 +218,10 @@ def _check(options: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="replace")
     chain = " → ".join(policy.name for policy in settings.base.policies) or "no policy"
     print(f"ok: {chain}; profiles: {', '.join(sorted(settings.profiles)) or 'none'}")
+    if len(settings.upstreams) > 1:
+        from sidecar.config.summary import upstream_lines
+
+        print(*(f"upstream {line}" for line in upstream_lines(settings)), sep="\n")
     return 0
 
 

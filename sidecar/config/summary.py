@@ -20,6 +20,8 @@ SCOPE_FIELDS = ("window", "by")
 """Fields of built-in limits with the identity and window that they count."""
 LIMITING_POLICIES = (Rate, Budget)
 MAX_SHOWN_PROFILES = 8
+MAX_SHOWN_MODELS = 8
+"""Names and patterns of models that are shown of one upstream."""
 NO_LIMIT = "warning: no rate and no budget policy is active: calls have no limit"
 OWN_LIMITS = "warning: no rate and no budget policy is active: only your own policies can limit calls ({names})"
 PARTLY_LIMITED = (
@@ -31,7 +33,7 @@ PARTLY_LIMITED = (
 def summary(settings: Settings) -> str:
     """Return the summary of *settings*, one fact a line.  It holds no secret: no key, header, query or password."""
     lines: list[str] = []
-    lines += _block("upstream", (_upstream(each) for each in settings.upstreams))
+    lines += _block("upstream", upstream_lines(settings))
     lines += _block("store", [_store(settings)])
     lines += _block("chain", map(_policy, settings.base.policies or ()))
     if not settings.base.policies:
@@ -47,9 +49,22 @@ def _block(label: str, values: Iterable[str]) -> list[str]:
     return [f"{'' if at else label:{LABEL_WIDTH}}{value}" for at, value in enumerate(values)]
 
 
+def upstream_lines(settings: Settings) -> list[str]:
+    """Return a line for each upstream: its address, its default model, and, of several, the models that it serves."""
+    several = len(settings.upstreams) > 1
+    return [_upstream(each) + (_routing(each) if several else "") for each in settings.upstreams]
+
+
 def _upstream(choice: ResolvedUpstream) -> str:
     model = f", model {choice.model}" if choice.model else ""
     return f"{choice.name or 'default'}: {choice.base_url}{model}"
+
+
+def _routing(choice: ResolvedUpstream) -> str:
+    names = [*choice.models, "what it lists"] if choice.serves is None else list(choice.serves)
+    left_out = len(names) - MAX_SHOWN_MODELS
+    shown = ", ".join([*names[:MAX_SHOWN_MODELS], *([f"and {left_out} more"] if left_out > 0 else [])])
+    return f", serves {shown}" + (f", weight {choice.weight:g}" if choice.weight != 1 else "")
 
 
 def _store(settings: Settings) -> str:

@@ -29,6 +29,8 @@ Files = Annotated[list[Text], msgspec.Meta(min_length=2, max_length=2)]
 """Two files.  Not a fixed-length tuple: in a union, msgspec 0.22 crashes on a list of another length."""
 
 HeaderNames = Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)]
+ServedNames = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=1_000)]
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 
 AUTHORIZATION_HEADER = "authorization"
 CONNECTION_HEADERS = frozenset(
@@ -69,7 +71,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     The key is in the environment variable *api_key_env* or in the file *api_key_file*, which is read at start.
 
-    *models* maps the client's model names, or patterns of them, to the server's.  *limit_field* is the field in which the
+    *models* maps the client's model names, or patterns of them, to the server's.  With *rewrite_answers* the answer to such
+    a name has it in its `model` fields.  *serves* are the models, or patterns, that this upstream serves; None for those
+    that it lists.  Upstreams that serve the same model share its calls by *weight*.  *limit_field* is the field in which the
     sidecar sets an output ceiling; None detects it.  *pass_authorization* forwards the client's own `Authorization` header;
     where it is set, also `api-key` and `x-api-key`.  *forward_headers* are further headers of clients that are forwarded.
     With *fields* = "known" only documented fields of clients are forwarded to this upstream.
@@ -91,6 +95,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transport: Text | None = None
     model: Text | None = None
     models: dict[str, str] = {}
+    serves: ServedNames | None = None
+    weight: Weight = 1.0
+    rewrite_answers: bool = True
     fields: ForwardedFields = "any"
     limit_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     connect: Seconds = 10.0
@@ -197,6 +204,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for model, name in self.models.items():
             if not name:
                 yield f"models: {model!r} maps to an empty name; write the server's name for it, or remove it"
+        for at, name in enumerate(self.serves or ()):
+            if name in (self.serves or ())[:at]:
+                yield f"serves[{at}]: {name!r} is listed twice; remove one of the two"
 
     @property
     def has_configured_key(self) -> bool:
@@ -215,8 +225,17 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def named(self, model: str) -> str:
         """Return the server's name of *model*: the entry of its name, else of the longest matching pattern, else *model*."""
-        pattern = longest_match(model, self.models) if self.models and model else None
+        pattern = self.alias_of(model)
         return model if pattern is None else self.models[pattern]
+
+    def alias_of(self, model: str) -> str | None:
+        """Return the name or the longest pattern in `models` that matches *model*; None without one."""
+        return longest_match(model, self.models) if self.models and model else None
+
+    @property
+    def exact_aliases(self) -> dict[str, str]:
+        """The entries of `models` for whole names, not patterns, that differ from the server's name."""
+        return {alias: name for alias, name in self.models.items() if alias != name and not _is_pattern(alias)}
 
 
 class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -244,6 +263,10 @@ class ResolvedUpstream(UpstreamSettings, frozen=True, kw_only=True, forbid_unkno
 
     def __repr__(self) -> str:
         return f"ResolvedUpstream({self.base_url!r}, model={self.model!r}, key={'set' if self.key else None})"
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
 
 
 def _header_name_faults(field: str, header: str) -> Iterator[str]:

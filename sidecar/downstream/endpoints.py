@@ -14,6 +14,7 @@ from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPar
 from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, model_id
 
 from .client_errors import not_found
+from .ownership.continuation import admitted
 from .request import IncomingRequest, RequestRefused, check_json, in_steps, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
 from .route import CHAT_PATH, MODELS_PATH, Route
@@ -114,7 +115,10 @@ class OperationRoute(Route):
                 raise BadRequest(msg, "n")
             body["stream"] = True
             form = ChatNestResponse
-        return call, self.services.chains[profile.owner, profile.name], self.response(form, request)
+        response = self.response(form, request)
+        if operation.stores_answers:
+            response.last_lease = await admitted(self.services.owners, call)
+        return call, self.services.chains[profile.owner, profile.name], response
 
     def _forwarded(self, body: dict[str, Any], fields: ForwardedFields) -> tuple[dict[str, Any], str]:
         """Return the fields of *body* that are forwarded by the *fields* of the key and of the upstreams, and a note.

@@ -219,7 +219,8 @@ class OpenAIResponse(EventStreamResponse):
     """The last batch with output."""
 
     def _encoded(self, batch: Batch) -> bytes:
-        self._written = raw = batch.raw
+        raw = batch.raw
+        self._written = raw or self._written
         return raw + self._operation.stream_end if batch.last else raw
 
     def _error_events(self, error: ClientError) -> bytes:

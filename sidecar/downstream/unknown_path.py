@@ -40,17 +40,6 @@ _HOST_VALUE = re.compile(rb"[A-Za-z0-9._\-]{1,100}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,
 _PROXY_HEADERS = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"via"})
 
 _CHAT_INSTEAD = f"use '{COMPLETIONS_PATH}'"
-_RESPONSES_ADVICE = (
-    f"The Responses API is not served here; {_CHAT_INSTEAD}. "
-    'OpenAI Agents SDK: set_default_openai_api("chat_completions"), in JavaScript setOpenAIAPI("chat_completions"). '
-    "Vercel AI SDK: openai.chat(model), or createOpenAICompatible. LangChain: ChatOpenAI(use_responses_api=False). "
-    "pydantic-ai: OpenAIChatModel. LlamaIndex: OpenAI, not OpenAIResponses."
-)
-"""How SDKs whose default is the Responses API are switched.
-
-Sources: openai.github.io/openai-agents-python and -js (configuration), the AI SDK's migration guide to version 5, the
-release notes of langchain-openai 0.3.9, pydantic.dev/docs/ai/models/openai, developers.llamaindex.ai.
-"""
 _ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _LEGACY_ADVICE = f"This route of OpenAI's old API is not served here; {_CHAT_INSTEAD}, or '/v1/completions'."
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
@@ -74,12 +63,12 @@ _ADVICE_BY_SEGMENT = dict(
         *_for_each("completion infill tokenize detokenize apply-template props slots lora-adapters", _NATIVE_ADVICE),
         *_for_each("embedding rerank reranking score pooling classify generate_stream info encode", _NATIVE_ADVICE),
         *_for_each("get_model_info server_info internal extra chat_template", _NATIVE_ADVICE),
-        *_for_each("responses conversations", _RESPONSES_ADVICE),
         *_for_each("messages complete", _ANTHROPIC_ADVICE),
         *_for_each("edits engines", _LEGACY_ADVICE),
         *_for_each("moderations audio images files uploads batches assistants threads realtime", _OPENAI_ADVICE),
         *_for_each(
-            "vector_stores fine_tuning fine-tunes evals containers videos organization skills chatkit", _OPENAI_ADVICE
+            "conversations vector_stores fine_tuning fine-tunes evals containers videos organization skills chatkit",
+            _OPENAI_ADVICE,
         ),
     ]
 )

@@ -89,7 +89,8 @@ class Gateway:
         self.policy_services.upstreams = tuple(each.name for each in settings.upstreams)
         over = None if transport is None else HttpxTransport(transport)
         self.upstream = UpstreamRouter([self._upstream(each, over) for each in settings.upstreams])
-        self.policy_services.names_of = self.upstream.names_of
+        self.upstream.start()
+        self.policy_services.names_of, self.policy_services.may_serve = self.upstream.names_of, self.upstream.may_serve
         self.heartbeats = Heartbeats(settings.server.heartbeat, clock=loop.time, call_at=loop.call_at)
         self.active_calls = ActiveCalls()
         self.request_ids = RequestIds()

@@ -66,7 +66,7 @@ class AnswerBody:
         fields = dict(reversed(response.fields))  # the first one of a repeated field
         kind = fields.get(b"content-type", b"")
         declared = kind == EVENT_STREAM or kind.partition(b";")[0].strip().lower() == EVENT_STREAM
-        self._form = AnswerForm(declared=declared)
+        self._form = AnswerForm(declared=declared, echo=upstream.echo(call))
         self._reader: SSEReader | None = None
         self._decode = _decoder(response, self._request) if b"content-encoding" in fields else None
         self._at_once = MAX_PART_BYTES if self._decode is None else 0
@@ -258,7 +258,7 @@ class AnswerBody:
         """Take the end of the body."""
         frames, reading = self._form.end(), self.reading
         if (whole := self._form.whole) is not None:
-            return reading.take_whole(b"".join(whole), as_stream=True)
+            return reading.take_whole(self._form.echoed(b"".join(whole)), as_stream=True)
         return reading.take(frames)
 
     def _ended(self, batch: Batch | None) -> Batch | None:
@@ -277,7 +277,7 @@ class AnswerBody:
                 body = await read_limited(self._response, MAX_ANSWER_BYTES, self._timeout.extend)
         except (ResponseTooLarge, TimeoutError, *READ_ERRORS) as error:
             raise self._cut(error) from error
-        batch = await in_steps(reading.take_whole_steps(body, as_stream=False))
+        batch = await in_steps(reading.take_whole_steps(self._form.echoed(body), as_stream=False))
         if batch is None:
             raise self._upstream.failure_in(self.reading, self._call)
         self.over = True

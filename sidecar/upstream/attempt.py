@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .circuit_breaker import Permit
     from .client import UpstreamClient
     from .dialect import RequestStyle
+    from .routing.load import UpstreamLoad
 
 STATUS_OK = 200
 MAX_REPEATS = 3
@@ -230,6 +231,33 @@ class Attempt:
             self._timeout.stop()
         if response is not None:
             await response.aclose()
+
+
+class CountedAttempt(Attempt):
+    """An attempt at one of several upstreams. It counts in the load of its upstream while it runs.
+
+    It counts before anything is awaited, so that calls of one event-loop iteration see each other.
+    """
+
+    def __init__(self, upstream: UpstreamClient, call: Call, load: UpstreamLoad) -> None:
+        super().__init__(upstream, call)
+        self._load = load
+
+    async def __aenter__(self) -> Self:
+        self._load.begin()
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._load.end()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        finally:
+            self._load.end()
 
 
 def _deadline_passed(call: Call) -> bool:

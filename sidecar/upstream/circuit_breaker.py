@@ -126,11 +126,8 @@ class Breaker:
         """
         if not self._open_count:
             return Permit(self, tenant, model, self._epoch)
-        now, callers = self._clock(), dict[Circuit, str]()
-        for group in (self._upstream, self._group(model, tenant, now)):
-            for circuit, caller in ((group.shared, tenant), (self._circuit(group, tenant, now), client)):
-                if circuit.cause is not None:
-                    callers[circuit] = caller
+        now = self._clock()
+        callers = self._open_circuits(tenant, model, client, now)
         wait, cause = 0.0, None
         for circuit, caller in callers.items():
             if (own_wait := circuit.wait(caller, now)) > wait:
@@ -140,6 +137,23 @@ class Breaker:
         for circuit, caller in callers.items():
             circuit.begin_probe(caller, now)
         return Permit(self, tenant, model, self._epoch, tuple(callers))
+
+    def refuses(self, tenant: str, model: str, client: str = "") -> bool:
+        """Whether `enter` would raise `BreakerOpen` now. Nothing is counted; the caller is remembered for its turn."""
+        if not self._open_count:
+            return False
+        now = self._clock()
+        circuits = self._open_circuits(tenant, model, client, now)
+        return any(circuit.wait(caller, now) > 0 for circuit, caller in circuits.items())
+
+    def _open_circuits(self, tenant: str, model: str, client: str, now: float) -> dict[Circuit, str]:
+        """Return the open circuits of a call, each with the caller that takes turns at it."""
+        groups = (self._upstream, self._group(model, tenant, now))
+        pairs = ((group.shared, tenant, self._circuit(group, tenant, now)) for group in groups)
+        each = (
+            (circuit, caller) for shared, caller, own in pairs for circuit, caller in ((shared, caller), (own, client))
+        )
+        return {circuit: caller for circuit, caller in each if circuit.cause is not None}
 
     def reached(self, permit: Permit) -> None:
         """Close the circuits of the upstream that *permit* probes."""

@@ -27,11 +27,14 @@ from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel, first_model
 from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute, missing_route
+from .routing.answer_names import echo_of
+from .routing.model_listing import ModelListing
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.config.upstream import ResolvedUpstream
     from sidecar.upstream.transport.response import Alive, Connected, Headers, Transport, UpstreamResponse
+    from sidecar.wire.decoding.model_echo import ModelEcho
     from sidecar.wire.operations.operation import Reading
 
 USER_AGENT = "user-agent"
@@ -99,6 +102,8 @@ class UpstreamClient:
         """The headers of every request, without those of its body."""
         self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
+        self.listing = ModelListing(settings.name, lambda: self.models({}), monotonic, warn or _ignore_warning)
+        """Its models, which are read only where routing needs them."""
         self.asked = httpx.Request("POST", chat_url)
         """The request that exceptions of the OpenAI SDK name."""
 
@@ -148,7 +153,13 @@ class UpstreamClient:
         """
         if substituted:
             model = self.default_model or model
-        return self.settings.named(model) if self.settings.models else model
+        if self.settings.models:
+            model = self.settings.named(model)
+        return model if self.listing.names is None else self.listing.names.spelled(model)
+
+    def echo(self, call: Call) -> ModelEcho | None:
+        """See `echo_of`."""
+        return echo_of(self, call)
 
     @property
     def default_model(self) -> str:
@@ -240,6 +251,7 @@ class UpstreamClient:
         )
         if is_missing_model(error):
             self._listed_model.forget(model)
+            self.listing.doubt(model)
         return error
 
     def lacks_route(self, answer: UpstreamResponse, path: str, model: str) -> UpstreamError:

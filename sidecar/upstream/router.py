@@ -1,4 +1,4 @@
-"""All upstreams of a process.  The first is the default; a policy's `Retry` can name another one."""
+"""All upstreams of a process, and which of them gets a call; a policy can name another one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from policies.api.requests.request_form import MODELS_REQUEST, STORED_REQUEST
 
-from .attempt import Attempt
+from .attempt import Attempt, CountedAttempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
 from .plain_attempt import PlainAttempt
+from .routing.model_routing import ModelRouting
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -32,18 +33,42 @@ class UpstreamRouter:
     """The configured upstreams; see `policies.api.upstream.Upstream`."""
 
     def __init__(self, upstreams: Sequence[UpstreamClient]) -> None:
-        self._first = upstreams[0]
+        self._upstreams, self._first = upstreams, upstreams[0]
         self._by_name = {upstream.settings.name: upstream for upstream in upstreams}
+        self.routing = ModelRouting(upstreams) if len(upstreams) > 1 else None
+        """None for a single upstream, which gets every call."""
+
+    def start(self) -> None:
+        """Begin to read the lists of models that routing needs, in the background; none for a single upstream."""
+        if self.routing is not None:
+            self.routing.start()
 
     def open(self, call: Call, name: str | None = None) -> Stream:
         """Prepare one attempt at the upstream called *name*, by default the first.  Raises `LookupError` for an unknown name."""
-        if name is None:
-            return _attempt(self._first, call)
-        found = self._by_name.get(name)
+        found = self._first if name is None else self._by_name.get(name)
         if found is None:
             msg = f"there is no upstream {name!r}; those that are configured: {', '.join(self._by_name)}"
             raise LookupError(msg)
-        return _attempt(found, call)
+        routing = self.routing
+        if call.operation is MODELS_REQUEST:
+            return ModelListAttempt(found, call, self._upstreams, routing)
+        if call.operation is STORED_REQUEST:
+            return PlainAttempt(found, call)
+        return (
+            Attempt(found, call) if routing is None else CountedAttempt(found, call, routing.loads[found.settings.name])
+        )
+
+    async def choose(self, call: Call) -> str:
+        """See `policies.api.upstream.Upstream.choose`."""
+        return self._first.settings.name if self.routing is None else await self.routing.choose(call)
+
+    def another(self, call: Call, tried: Sequence[str]) -> str | None:
+        """See `policies.api.upstream.Upstream.another`."""
+        return None if self.routing is None else self.routing.another(call, tried)
+
+    def may_serve(self, upstream: str, model: str, *, substituted: bool) -> bool:
+        """See `policies.api.services.MayServe`."""
+        return self.routing is None or self.routing.may_serve(upstream, model, substituted=substituted)
 
     @property
     def default_model(self) -> str:
@@ -68,12 +93,8 @@ class UpstreamRouter:
         return list(dict.fromkeys([*names, *others]))
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, and end the reads of lists of models."""
+        if self.routing is not None:
+            await self.routing.aclose()
         for upstream in self._by_name.values():
             await upstream.aclose()
-
-
-def _attempt(upstream: UpstreamClient, call: Call) -> Stream:
-    if call.operation is MODELS_REQUEST:
-        return ModelListAttempt(upstream, call)
-    return PlainAttempt(upstream, call) if call.operation is STORED_REQUEST else Attempt(upstream, call)

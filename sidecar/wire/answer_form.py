@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .sse_reader import UTF8_BOM, EventTooLarge, SSEReader
+from .sse_reader import UTF8_BOM, EchoingReader, EventTooLarge, SSEReader
 
 if TYPE_CHECKING:
+    from .decoding.model_echo import ModelEcho
     from .sse_reader import Frame
 
 MAX_ANSWER_BYTES = 33_554_432
@@ -31,6 +32,8 @@ class AnswerForm(msgspec.Struct, eq=False, kw_only=True):
     """
 
     declared: bool
+    echo: ModelEcho | None = None
+    """Writes the client's name of the model into the answer; None where it is the upstream's too."""
     reader: SSEReader | None = None
     whole: list[bytes] | None = None
     _first: bytes = b""
@@ -80,11 +83,15 @@ class AnswerForm(msgspec.Struct, eq=False, kw_only=True):
     def take_whole(self) -> bytes:
         """Return what arrived of the JSON object, and release its pieces, which take as much memory."""
         pieces, self.whole = self.whole or [], []
-        return b"".join(pieces)
+        return self.echoed(b"".join(pieces))
+
+    def echoed(self, whole: bytes) -> bytes:
+        """Return the JSON object *whole* with the client's name of the model."""
+        return whole if self.echo is None else self.echo.payload(whole)
 
     def _read_as(self, *, is_stream: bool, first: bytes) -> list[Frame]:
         if is_stream:
-            self.reader = SSEReader()
+            self.reader = SSEReader() if self.echo is None else EchoingReader(echo=self.echo)
             return self.reader.feed(first)
         self.whole = []
         return self._collect(self.whole, first)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from .decoding.model_echo import ModelEcho
+from .decoding.own_choice import one_line
 from .decoding.repair import MAX_REPAIRED_BYTES
 from .decoding.value_count import LARGE_EVENT_BYTES, MAX_EVENT_VALUES, holds_many_values
 
@@ -17,6 +19,10 @@ MAX_EVENT_BYTES = 16_777_216
 MAX_EVENT_LINES = 10_000
 """Lines of one event of more than `LARGE_EVENT_BYTES`, comments included.  Measured: 4 ms to read as many."""
 UTF8_BOM = b"\xef\xbb\xbf"
+_NAMED_EVENT_BREAKS = 3
+"""Line breaks of an event with a name and one line of data."""
+_DROPPED_NAMES = (b"message", b"ping", b"")
+"""Names of events that are dropped, or whose events are forwarded without them."""
 
 
 class EventTooLarge(ValueError):
@@ -109,8 +115,11 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
             payloads = data[6:-2].split(b"\n\ndata: ")
             if data.count(b"\n") == 2 * len(payloads):  # each event is one line, as in nearly every read
                 return [Frame(b"data: " + payload + b"\n\n", payload) for payload in payloads if payload]
-        frames = (_frame(block) for block in data.split(b"\n\n"))
-        return [frame for frame in frames if frame is not None]
+        elif data.startswith(b"event: ") and data.count(b"\n") == _NAMED_EVENT_BREAKS:  # one event of another API
+            at = data.find(b"\ndata: ")
+            if at > 0 and (named := data[7:at]) not in _DROPPED_NAMES and (payload := data[at + 7 : -2]):
+                return [Frame(data, payload, named.decode())]
+        return [frame for block in data.split(b"\n\n") if block and (frame := _frame(block)) is not None]
 
     def _check_sizes(self, blocks: Sequence[bytes]) -> None:
         for block in blocks:
@@ -127,9 +136,31 @@ class SSEReader(msgspec.Struct, kw_only=True, eq=False):
         return EventTooLarge(f"upstream sent an event of more than {self.max_event} bytes")
 
 
+class EchoingReader(SSEReader, kw_only=True, eq=False):
+    """An `SSEReader` whose events have the client's name of the model, by *echo*."""
+
+    echo: ModelEcho
+
+    def _split(self, data: bytes) -> list[Frame]:
+        return [self._echoed(frame) for frame in super()._split(data)]
+
+    def _echoed(self, frame: Frame) -> Frame:
+        payload = self.echo.payload(frame.payload)
+        if payload is frame.payload:
+            return frame
+        # Its lines are one now: line breaks in JSON are only between its values.
+        payload = one_line(payload)
+        name = b"event: %b\n" % frame.event.encode() if frame.raw.startswith(b"event: ") else b""
+        return Frame(b"%bdata: %b\n\n" % (name, payload), payload, frame.event)
+
+
 def _frame(block: bytes) -> Frame | None:
     if block.startswith(b"data: ") and b"\n" not in block:
         return Frame(block + b"\n\n", block[6:]) if len(block) > len(b"data: ") else None
+    if block.startswith(b"event: ") and block.count(b"\n") == 1 and (at := block.find(b"\ndata: ")) > 0:
+        named, payload = block[7:at], block[at + 7 :]
+        if payload and named not in _DROPPED_NAMES:  # nearly every event with a name
+            return Frame(block + b"\n\n", payload, named.decode())
     name, data, kept = "", [], []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")

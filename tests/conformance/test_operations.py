@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -434,7 +435,7 @@ async def test_policy_changes_all_of_the_text(tmp_path: Path, operation: Operati
             status, _, body = await served.post(operation.path, sample.body | {"stream": stream})
     assert status == 200
     for piece in PIECES:
-        assert piece.strip().encode() not in body, body
+        assert not re.search(rb"\b%b\b" % piece.strip().encode(), body), body  # names of events have "one" in "done"
         assert piece.strip().upper().encode() in body
     assert not stream or sample.complete(body), body
 

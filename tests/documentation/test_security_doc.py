@@ -12,6 +12,7 @@ from sidecar.server import process
 from sidecar.server.http1 import http_limits
 from sidecar.upstream import circuit_breaker
 from sidecar.upstream.circuits import circuit_group
+from sidecar.upstream.routing import listed_names
 
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 DEFAULTS = ServerSettings()
@@ -65,7 +66,8 @@ def test_answers_of_settings_are_those_of_the_code() -> None:
 
 
 def test_kept_tables_are_those_of_the_code() -> None:
-    """The numbers of circuits are those of the code."""
+    """The numbers of circuits and of listed models are those of the code."""
     kept = {row[0]: row[1] for row in rows(SECURITY, "| what | limit | beyond |")}
     names = (f"{circuit_breaker.MAX_MODELS} models", f"{circuit_group.MAX_TENANTS} tenants")
     assert all(name in kept["circuits of one upstream"] for name in names)
+    assert kept["listed models of one upstream"] == f"{listed_names.MAX_LISTED_MODELS:,} names"

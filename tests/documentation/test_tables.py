@@ -154,6 +154,7 @@ def test_every_refusal_is_documented() -> None:
         http_limits.other_version(),
     ]
     sources = [*(ROOT / "policies" / "builtin").glob("*.py"), ROOT / "policies" / "engine" / "ledger.py"]
+    sources += (ROOT / "sidecar" / "upstream" / "routing").glob("*.py")
     rejections = {
         (code, int(status))
         for source in sources

@@ -38,6 +38,12 @@ class Connection:
                 return value.strip()
         return None
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is a request for the list of models that belongs to no call."""
+        line = self.head.partition(b"\r\n")[0]
+        return line.startswith(b"GET ") and b"/models" in line and self.header("x-request-id") is None
+
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
@@ -84,12 +90,30 @@ class Connection:
 Script: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 
+async def refuses_list(connection: Connection) -> None:
+    """Answer that the models cannot be listed, so that the first upstream gets the calls."""
+    await connection.answer(503, b"")
+
+
+def lists_models(*names: str) -> Script:
+    """Return a script that lists the models *names*."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(200, json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode())
+
+    return script
+
+
 class Upstream:
     """The server: plays one script for each request, the last one for all further requests."""
 
-    def __init__(self, scripts: list[Script]) -> None:
-        self._scripts = scripts
+    def __init__(self, scripts: list[Script], *, has_probes: bool = True) -> None:
+        self._scripts, self._has_probes = scripts, has_probes
         self.requests: list[Connection] = []
+        """Those of calls; the requests by which the sidecar itself reads the models of several upstreams are not among them."""
+        self.lists: Script = refuses_list
+        """The script of these requests."""
+        self.probes: list[Connection] = []
         self.arrived = asyncio.Event()
         self.url = ""
         self.open = 0
@@ -108,6 +132,10 @@ class Upstream:
                     (int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")), 0
                 )
                 connection = Connection(reader, writer, head, await reader.readexactly(length))
+                if self._has_probes and connection.is_probe:
+                    self.probes.append(connection)
+                    await self.lists(connection)
+                    continue
                 self.requests.append(connection)
                 self.arrived.set()
                 script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
@@ -116,16 +144,19 @@ class Upstream:
             pass
         finally:
             self.open -= 1
-            for connection in self.requests:
+            for connection in (*self.requests, *self.probes):
                 if connection.uses(writer):
                     connection.gone.set()
             writer.close()
 
 
 @asynccontextmanager
-async def upstream(*scripts: Script, tls: SSLContext | None = None) -> AsyncIterator[Upstream]:
-    """Run an upstream on a free port while the block lasts, by HTTPS with *tls*."""
-    served = Upstream(list(scripts))
+async def upstream(*scripts: Script, tls: SSLContext | None = None, has_probes: bool = True) -> AsyncIterator[Upstream]:
+    """Run an upstream on a free port while the block lasts, by HTTPS with *tls*.
+
+    Without *has_probes*, requests for the list of models that belong to no call get the scripts of the others.
+    """
+    served = Upstream(list(scripts), has_probes=has_probes)
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -43,6 +43,8 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
     """The names of the fields that lead to the end user."""
     answers_each_prompt: bool = False
     """Whether each prompt of a list gets answers of its own."""
+    turns_field: str = ""
+    """The field with the most calls of the server's own tools; each of them sends the prompt to the model again."""
     frames_messages: bool = True
     """Whether a chat template puts a frame around each message of the prompt; false for plain text."""
     can_stream: bool = True

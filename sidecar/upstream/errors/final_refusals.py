@@ -28,6 +28,12 @@ _QUOTA_CODE = re.compile(
     r"insufficient.{0,12}(?:quota|balance|credit|fund)|(?:not_enough|no|out_of)_(?:balance|credits?|funds)|current_quota"
     r"|(?:credits?|balance).{0,12}(?:exhausted|depleted)|(?:spend|spending|billing)(?:_hard)?_(?:limit|cap)|billing_not_active|arrear|overdue"
 )
+_REFUSED_CODE = re.compile(
+    r"invalid_prompt|data_residency_mismatch|bio_policy|misalignment_policy_violation|image_content_policy_violation"
+    r"|invalid_(?:base64_)?image\w{0,20}|invalid_image_mode|image_(?:too_large|too_small|parse_error|file_\w{1,20})"
+    r"|(?:unsupported|empty)_image\w{0,20}|failed_to_download_image"
+)
+"""Codes of a failed response that blame the request (`types/responses/response_error.py` of openai 3.54.0)."""
 _TOO_MUCH_TEXT = frozenset({"string_above_max_length", "array_above_max_length"})
 _MONEY_WORDS = r"(?:credits?|credit balance|account balance|balance|funds)"
 _NO_CREDIT = re.compile(
@@ -40,7 +46,7 @@ _NO_CREDIT = re.compile(
 
 
 def kind_of_code(code: str, error: Mapping[str, Any]) -> str | None:
-    """Return the kind that a *code* in lower case stands for at any server, `context` or `quota`; else None.
+    """Return the kind that a *code* in lower case stands for at any server: `context`, `quota` or `request`; else None.
 
     Codes are the server's own words: they quote no client.
     """
@@ -51,6 +57,8 @@ def kind_of_code(code: str, error: Mapping[str, Any]) -> str | None:
         return "context" if is_prompt else None
     if _CONTEXT_CODE.search(code):
         return "context"
+    if _REFUSED_CODE.fullmatch(code):
+        return "request"
     return "quota" if _QUOTA_CODE.search(code) else None
 
 

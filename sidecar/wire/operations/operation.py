@@ -100,6 +100,8 @@ class Operation(ABC):
     """Fields that may have hundreds of thousands of token ids, which stay JSON in a large body."""
     has_chat_nest_events: ClassVar[bool] = False
     """Whether the header `x-event-schema: chat-nest` is obeyed."""
+    stores_answers: ClassVar[bool] = False
+    """Whether upstream stores answers, which belong to the tenant that made them, and requests refer to earlier ones."""
     stream_end: ClassVar[bytes] = OPENAI_DONE_EVENT
     """What follows the last event of a complete stream; the reader leaves it out."""
     ping: ClassVar[bytes] = OPENAI_PING

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from .chat_completions import CHAT_COMPLETIONS
 from .completions import TEXT_COMPLETIONS
 from .embeddings import TEXT_EMBEDDINGS
+from .responses import RESPONSES_API
 
 if TYPE_CHECKING:
     from policies.api.call import Call
 
     from .operation import Operation
 
-GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS, TEXT_COMPLETIONS, TEXT_EMBEDDINGS)
+GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS, RESPONSES_API, TEXT_COMPLETIONS, TEXT_EMBEDDINGS)
 """One for each API, without Chat Nest's, whose calls are chat completions with another route."""
 _BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in GOVERNED_OPERATIONS})
 

@@ -39,7 +39,7 @@ def settle_ceilings(body: dict[str, Any]) -> None:
     count as no ceiling; a ceiling that a policy sets later replaces them.
     """
     sent = [field for field in LIMIT_FIELDS if body.get(field) is not None]
-    numbers = [number for field in sent if (number := _positive(body[field])) is not None]
+    numbers = [number for field in sent if (number := positive_number(body[field])) is not None]
     if numbers:
         lowest = min(*numbers, MAX_SAFE_INTEGER)
         for field in sent:
@@ -56,7 +56,7 @@ def settle_choices(body: dict[str, Any]) -> None:
         value = body.get(field)
         if value is None or isinstance(value, bool) or value == 0:
             continue
-        number = _positive(value)
+        number = positive_number(value)
         if number is None or number > MAX_REQUESTED_CHOICES:
             msg = f"'{field}' must be an integer from 1 to {MAX_REQUESTED_CHOICES}."
             raise BadRequest(msg, field)
@@ -71,7 +71,7 @@ def as_switch(value: object) -> bool | None:
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
-def _positive(value: object) -> int | None:
+def positive_number(value: object) -> int | None:
     """Return the positive number that *value* denotes, rounded up; None for anything else."""
     if type(value) is int:
         return value if value > 0 else None

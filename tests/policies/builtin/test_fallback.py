@@ -51,6 +51,18 @@ def test_failure_goes_to_the_next_untried_upstream(
     assert verdict == (None if expected is None else Retry(0.0, expected))
 
 
+@pytest.mark.parametrize(("to", "expected"), [((), "c"), (("b", "c"), "b")])
+def test_upstream_without_the_model_is_left_out(to: tuple[str, ...], expected: str) -> None:
+    """Upstreams that lack the model are left out, unless `to` names them."""
+    call = make_call("hi", body={"model": "m"})
+    call.services.upstreams = ("a", "b", "c")
+    call.services.may_serve = lambda upstream, model, *, substituted: (
+        (upstream, model, substituted) != ("b", "m", False)
+    )
+
+    assert Fallback(to=to).retry(call, failure_of("server")) == Retry(0.0, expected)
+
+
 def refusal(kind: str = "server") -> UpstreamError:
     """Return an error of *kind* without a status."""
     return UpstreamError(openai.OpenAIError(kind), kind)

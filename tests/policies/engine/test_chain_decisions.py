@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import openai
@@ -86,3 +87,58 @@ async def test_unknown_upstream_of_a_retry_is_an_error() -> None:
     assert str(caught.value) == problem
     assert control.outcome is not None
     assert (control.outcome.upstream, control.outcome.attempts, upstream.names) == ("main", 1, ["main"])
+
+
+class Serving(ScriptedUpstream):
+    """Upstreams `b` and `c` serve the model; the call begins at `b`."""
+
+    async def choose(self, call: Call) -> str:
+        return "b"
+
+    def another(self, call: Call, tried: Sequence[str]) -> str | None:
+        return next((name for name in ("b", "c") if name not in tried), None)
+
+
+@pytest.mark.parametrize(
+    ("policies", "retry_after", "names"),
+    [
+        ([RetryClassifier(name="r", attempts=2)], None, ["b", "c", "c"]),
+        ([RetryClassifier(name="r", attempts=2)], 3600.0, ["b", "c"]),
+        ([RetryClassifier(name="r", attempts=1)], None, ["b"]),
+        ([], None, ["b"]),
+    ],
+)
+async def test_retry_goes_to_another_upstream_that_serves_the_model(
+    policies: list[Policy], retry_after: float | None, names: list[str]
+) -> None:
+    """A retry goes at once to an upstream that was not tried, also if the failed one asks for a long wait; then it stays."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    upstream = Serving([UpstreamError(openai.OpenAIError("x"), "rate", retry_after=retry_after)])
+    services = make_services(upstreams=("a", "b", "c"))
+    services.sleep = sleep
+    await serve(policies, make_call("hi", services=services), upstream)
+
+    assert upstream.names == names
+    assert slept[:1] == [0.0][: len(names) - 1]
+
+
+@pytest.mark.parametrize("by", ["call", "retry"])
+async def test_upstream_that_a_policy_names_takes_precedence(by: str) -> None:
+    """`call.upstream` holds for all attempts, and `Retry(upstream=…)` for the next one, whatever serves the model."""
+
+    class Names(Policy, frozen=True):
+        async def admit(self, call: Call) -> None:
+            call.upstream = "a" if by == "call" else ""
+
+        def retry(self, call: Call, failure: Failure) -> Decision | None:
+            return Retry(0.0, None if by == "call" else "a") if failure.attempt == 1 else None
+
+    upstream = Serving([FAILED])
+    services = make_services(upstreams=("a", "b", "c"))
+    await serve([Names(name="n")], make_call("hi", services=services), upstream)
+
+    assert upstream.names == (["a", "a"] if by == "call" else ["b", "a"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import Self
@@ -176,6 +176,12 @@ class FromAnotherContext:
 
     def open(self, call: Call, name: str | None = None) -> Callbacks:
         return Callbacks(self._texts, copy_context())
+
+    async def choose(self, call: Call) -> str:
+        return call.services.upstreams[0]
+
+    def another(self, call: Call, tried: Sequence[str]) -> str | None:
+        return None
 
 
 class Callbacks:

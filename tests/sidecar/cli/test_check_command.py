@@ -48,9 +48,10 @@ def test_file_is_named_by_position_or_flag(tmp_path: Path, arguments: tuple[str,
     """The file may stand alone or behind `--config`, or both if they are one file; it needs no secret to be set."""
     upstream = f'[[upstream]]\nbase_url = "{HERE}"\n'
     (tmp_path / "s.toml").write_text(f'{upstream}api_key_env = "NOT_SET"\n{upstream}api_key_file = "none"\n')
+    ok = "ok: rate → trim → max_tokens → budget → fallback → retry; profiles: balanced, constrained, expanded\n"
     assert ran("check", *arguments, folder=tmp_path) == (
         0,
-        "ok: rate → trim → max_tokens → budget → fallback → retry; profiles: balanced, constrained, expanded\n",
+        f"{ok}upstream upstream-1: {HERE}, serves what it lists\nupstream upstream-2: {HERE}, serves what it lists\n",
         "",
     )
 

@@ -49,6 +49,25 @@ def test_shipped_settings(tmp_path: Path) -> None:
     ]
 
 
+def test_routing_of_several_upstreams(tmp_path: Path) -> None:
+    """Of several upstreams each line says what it serves, and with which weight; of one alone it does not."""
+    tables = [
+        "serves = ['llama-*', 'qwen']\nweight = 3\n",
+        "models = { chat = 'm' }\n",
+        f"serves = {[f'm{at}' for at in range(20)]}\n",
+    ]
+    tables = [f"[[upstream]]\nbase_url = '{HERE}'\n{each}" for each in tables]
+    several = summary(settings_of(tmp_path, None, "".join(tables))).splitlines()[:3]
+    (alone, *_) = summary(settings_of(tmp_path, None, tables[0])).splitlines()
+
+    assert several == [
+        f"upstream  upstream-1: {HERE}, serves llama-*, qwen, weight 3",
+        f"          upstream-2: {HERE}, serves chat, what it lists",
+        f"          upstream-3: {HERE}, serves m0, m1, m2, m3, m4, m5, m6, m7, and 12 more",
+    ]
+    assert alone == f"upstream  upstream-1: {HERE}"
+
+
 def test_no_limit(tmp_path: Path) -> None:
     """A chain without a limit over several calls is warned of."""
     assert warnings(tmp_path, 'policy = []\n[store]\nurl = "memory://"') == [NO_LIMIT]

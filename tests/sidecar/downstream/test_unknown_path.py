@@ -48,6 +48,8 @@ def test_advice_names_the_routes_that_exist() -> None:
         ("/proxy/llm/chat/completions/", V1, SET_BASE),
         ("/openai/deployments/gpt-4o/chat/completions", V1, f" Azure's client adds '/deployments': use the plain OpenAI client.{SET_BASE}"),
         ("/models", "/v1/models", SET_BASE),
+        ("/responses", "/v1/responses", SET_BASE),
+        ("/openai/v1/responses", "/v1/responses", SET_BASE),
         ("/api/v0/models", "/v1/models", SET_BASE),
         ("/models/org/m:8b", MODEL_ROUTE, SET_BASE),
         ("/v1/v1/models/m", MODEL_ROUTE, ONE_TOO_MANY),
@@ -70,7 +72,6 @@ def test_nearest_route_is_named(path: str, nearest: str, more: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
-        ("/v1/responses /responses /v1/responses/r1 /openai/v1/responses /proxy/v1/responses", ("Responses API is not served here", V1, 'set_default_openai_api("chat_completions")', 'setOpenAIAPI("chat_completions")', "openai.chat(model)", "createOpenAICompatible", "use_responses_api=False", "OpenAIChatModel")),
         ("/v1/engines/e/completions /v1/edits", ("old API is not served here", V1, "'/v1/completions'")),
         ("/v1/messages /messages /v1/messages/count_tokens /v1/complete", ("Anthropic's API is not served here", V1)),
         ("/v1/moderations /v1/audio/speech /v1/audio/transcriptions /v1/images/generations /v1/files /v1/files/f1/content /v1/uploads /v1/batches /v1/assistants /v1/threads/t/messages /v1/vector_stores /v1/fine_tuning/jobs /v1/realtime /v1/realtime/sessions /v1/evals /v1/videos", ("OpenAI's API is not served here", V1)),

@@ -77,6 +77,21 @@ def test_opens_above_the_failure_rate() -> None:
     assert (found.value.wait, found.value.cause.kind) == (5.0, "overloaded")
 
 
+def test_refusals_are_known_without_an_attempt() -> None:
+    """`refuses` tells what `enter` would do, and takes no probe from the attempts that are made."""
+    breaker, clock = opened()
+    ask = breaker.breaker
+    assert (ask.refuses("t", "m"), ask.refuses("t", "other"), made()[0].breaker.refuses("t", "m")) == (
+        True,
+        False,
+        False,
+    )
+    clock.advance(5)
+    assert not any(ask.refuses("t", "m") for _ in range(3))
+    breaker.enter()
+    assert ask.refuses("t", "m")
+
+
 def test_few_attempts_do_not_open() -> None:
     """Fewer than `calls` attempts never open it."""
     breaker, _ = made()

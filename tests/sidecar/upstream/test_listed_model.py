@@ -41,7 +41,7 @@ class Server:
 @asynccontextmanager
 async def router_of(server: Server, **settings: Any) -> AsyncIterator[tuple[UpstreamRouter, FakeClock, Upstream]]:
     clock = FakeClock()
-    async with upstream(server) as up:
+    async with upstream(server, has_probes=False) as up:
         choice = ResolvedUpstream(base_url=up.url, **settings)
         router = UpstreamRouter([UpstreamClient(choice, HttpTransport(), clock=lambda: 0.0, monotonic=clock)])
         try:
@@ -165,7 +165,7 @@ async def test_first_name_is_read_without_the_rest(body: bytes, name: str) -> No
         else:
             await connection.stream("fine")
 
-    async with upstream(lists) as up:
+    async with upstream(lists, has_probes=False) as up:
         client = UpstreamClient(ResolvedUpstream(base_url=up.url), HttpTransport(), clock=lambda: 0.0)
         call = make_call("hi")
         call.model = ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import httpx
+import msgspec
 import pytest
 from api_keys import key
 from hypothesis import given
@@ -17,7 +18,8 @@ from serving import settings_of, sidecar
 from upstream_tables import FALLBACK, busy, table
 from wire import Connection, upstream
 
-from sidecar.upstream.model_list import ENTRIES_PER_ITERATION, permitted_list
+from sidecar.upstream.routing.listed_names import ENTRIES_PER_ITERATION
+from sidecar.upstream.routing.model_entries import shown_entries
 from sidecar.wire.request.openai_request import MODEL_PREFIX, model_id
 
 pytestmark = pytest.mark.anyio
@@ -188,13 +190,13 @@ async def test_long_list_is_reduced_in_several_iterations() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    found = await permitted_list(b'{"data":[%b]}' % listed, ["m-29999"], {"chat": "m-1"})
+    found = await shown_entries(b'{"data":[%b]}' % listed, {"chat": "m-1"}, lambda name: name == "m-29999")
     counting.cancel()
 
-    assert found == b'{"object":"list","data":[{"id":"m-29999","object":"model"}]}'
+    assert found == {"m-29999": msgspec.Raw(b'{"id":"m-29999","object":"model"}')}
     assert turns >= 30_000 // ENTRIES_PER_ITERATION
     with pytest.raises(ValueError, match="too long"):
-        await permitted_list(b'{"data":[%b1]}' % (b"1," * 1_000_000), ["*"], {})
+        await shown_entries(b'{"data":[%b1]}' % (b"1," * 1_000_000), {}, lambda _: True)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'{"data": {}}', b'{"data": [{"name": "x"}]}', b"<html>", b"\xff", b""])

@@ -1,0 +1,1 @@
+"""Routing by model: what each upstream serves, and which of several gets a call."""
