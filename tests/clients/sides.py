@@ -65,6 +65,8 @@ def received(connection: Connection) -> dict[str, Any]:
     """Return what must be the same of a request, whichever way it came."""
     kept = {name: connection.header(name) for name in SAME_HEADERS}
     body = connection.body if connection.raw_body else None
+    if body is None:
+        kept["content-type"] = None  # some clients send it with requests that have no body
     return {"line": connection.head.split(b"\r\n")[0].decode(), "headers": kept, "body": body}
 
 

@@ -75,7 +75,7 @@ await common.serve(["openai"], {
     const { id } = await responses.create(hello);
     seen.read = await responses.retrieve(id);
     seen.items = [];
-    for await (const item of responses.inputItems.list(id)) seen.items.push(item);
+    for await (const item of responses.inputItems.list(id, { limit: 5, order: "asc" })) seen.items.push(item);
     await responses.delete(id);
     seen.state = "deleted";
   },

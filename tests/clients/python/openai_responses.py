@@ -109,7 +109,7 @@ def stored(seen: Seen) -> None:
     """Read a response that this client has made, what it was made of, and delete it."""
     made = responses.create(model=MODEL, input=PROMPT)
     seen["read"] = responses.retrieve(made.id).model_dump()
-    seen["items"] = [item.model_dump() for item in responses.input_items.list(made.id)]
+    seen["items"] = [item.model_dump() for item in responses.input_items.list(made.id, limit=5, order="asc")]
     responses.delete(made.id)
     seen["state"] = "deleted"
 
