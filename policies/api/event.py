@@ -17,7 +17,10 @@ class EventForm(Protocol):
     """How an API other than chat completions writes events that policies have changed. One per answer."""
 
     def encoded(self, event: Event) -> bytes:
-        """Return *event*, which was created or changed by a policy, as server-sent events."""
+        """Return *event* as server-sent events. Called once for each event without `raw`, or without `form`, in order.
+
+        An event without `form` was created by a policy: it has text, a finish, and maybe a chunk of chat completions.
+        """
         ...
 
     def with_payload(self, event: Event, data: dict[str, Any]) -> Event:

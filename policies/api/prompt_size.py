@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from policies.api.requests.parts import UNTYPED_PART_FIELDS, Message, part_kind, parts_of
+from policies.api.requests.parts import MAX_TEXT_NESTING, UNTYPED_PART_FIELDS, Message, part_kind, parts_of
 
 from .call import LIMIT_FIELDS, MANY_FIELDS, Call
 from .decoding.token_counts import MEDIA_TOKENS
@@ -19,7 +19,7 @@ MAX_UNREAD_FIELD_BYTES = 256
 MAX_SHORT_SETTING = 42
 """Below so many characters, a text has at most `MAX_UNREAD_FIELD_BYTES` as JSON: six for each, and two quotes."""
 _NOT_READ = frozenset((*LIMIT_FIELDS, *MANY_FIELDS)) | frozenset(
-    "model models messages stream stream_options stop user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
+    "model models messages stream stream_options stop stop_sequences user store metadata service_tier temperature top_p top_k min_p seed"  # noqa: SIM905  # a list of words
     " presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs parallel_tool_calls"
     " reasoning_effort verbosity modalities audio prompt_cache_key safety_identifier encoding_format dimensions echo".split()
 )
@@ -31,6 +31,7 @@ MAX_FIELDS = 256
 _TEXT_PART = b'{"type":"text","text":'
 """Beginning of a part that is text, in JSON. No string contains it, because quotes in strings are escaped."""
 _MEDIA_KEYS = tuple(f'"{field}":'.encode() for field in UNTYPED_PART_FIELDS)
+_MEDIA_OR_SOURCE_KEYS = (*_MEDIA_KEYS, b'"source":')
 _PRINTED_SETTINGS = frozenset({"reasoning_effort", "verbosity"})
 """Fields of `_NOT_READ` that chat templates may print (gpt-oss: "Reasoning: high"), so the bound counts them."""
 _READABLE_TYPES = (str, list, dict, msgspec.Raw)
@@ -41,9 +42,18 @@ _FRAMED_ROLES = frozenset(
 """Roles that the frame of a message covers. Chat templates print the role, so another one counts as text."""
 _TEXT_PART_KEYS = frozenset({"type", "text"})
 _TEXT_PART_TYPES = frozenset(
-    {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_reference"}
+    {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_reference", "redacted_thinking"}
+    | {"search_result"}
 )
 """Types of parts that hold text, in `text` or in a field of their own; a part of an unknown type may be media."""
+RESULT_ENDING = "_result"
+"""End of the types of parts with the result of a tool, or with a part of it, such as `web_search_result`."""
+_TEXT_TYPE_ENDINGS = ("tool_use", RESULT_ENDING)
+"""Ends of further such types: calls of tools and their results, of which only inner parts are media (Anthropic)."""
+_NESTING_PART_TYPES = frozenset({"document", "search_result"})
+"""Types of parts that have parts or a source, beside the results of tools."""
+MAX_NESTED_READS = 1_000
+"""Inner parts of one part that are read one by one."""
 _MEDIA_PART_TYPES = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
 _FILE_PART_TYPES = frozenset({"file", "input_file"})
 _SOUND_PART_TYPES = _FILE_PART_TYPES | {"input_audio"}
@@ -72,8 +82,8 @@ def size_of(call: Call) -> Size:
                 rest.append(message)
                 continue
             for part in pieces:
-                read, of_file, is_media = _part(part)
-                size, files, media = size + read, files + of_file, media + is_media
+                read, of_file, of_media, inner = _part(part, MAX_READ_ITEMS - parts)
+                size, files, media, parts = size + read, files + of_file, media + of_media, parts + inner
         if (role := message.get("role")) not in _FRAMED_ROLES:
             size += len(msgspec.json.encode(role))
         if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
@@ -153,13 +163,18 @@ def _part_bound(part: Any, media: int) -> int:
         return _bytes(part)
     if type(part) is dict and part.keys() == _TEXT_PART_KEYS and part["type"] == "text" and type(part["text"]) is str:
         return _bytes(part["text"])
-    size = _json_bytes(part)
     if isinstance(part, msgspec.Raw):
-        return size + media
+        return _json_bytes(part) + media
     if not isinstance(part, dict):
-        return size
-    is_text = part_kind(part) in _TEXT_PART_TYPES or part.keys() == {"text"}
-    return size if is_text and part.keys().isdisjoint(UNTYPED_PART_FIELDS) else size + media
+        return _json_bytes(part)
+    encoded = msgspec.json.encode(part)
+    is_text = _is_text_type(part_kind(part)) or part.keys() == {"text"}
+    found = sum(map(encoded.count, _MEDIA_OR_SOURCE_KEYS))
+    return len(encoded) + media * max(found, 0 if is_text else 1)
+
+
+def _is_text_type(kind: str | None) -> bool:
+    return kind in _TEXT_PART_TYPES or (kind is not None and kind.endswith(_TEXT_TYPE_ENDINGS))
 
 
 def _enters(field: str, value: object) -> bool:
@@ -180,25 +195,58 @@ def _bytes(text: str) -> int:
     return memoryview(msgspec.Raw(text)).nbytes if type(text) is str else len(text.encode())
 
 
-def _part(part: Any) -> tuple[int, int, bool]:
-    """Return the bytes of one part of a message that a model reads, the further bytes of a file, and whether it is media."""
+def _part(part: Any, left: int, depth: int = MAX_TEXT_NESTING) -> tuple[int, int, int, int]:
+    """Return the bytes of one part that a model reads, the further bytes of files, and the numbers of media and inner parts.
+
+    At most *left* inner parts are read one by one, down to *depth* levels.
+    """
     if type(part) is dict and part.keys() == _TEXT_PART_KEYS and part["type"] == "text" and type(part["text"]) is str:
-        return _bytes(part["text"]), 0, False
+        return _bytes(part["text"]), 0, 0, 0
     if isinstance(part, str):
-        return _bytes(part), 0, False
+        return _bytes(part), 0, 0, 0
     kind = part_kind(part)
     text = part.get("text") if isinstance(part, dict) else None
-    is_media = kind is not None and kind not in _TEXT_PART_TYPES
+    is_media = kind is not None and not _is_text_type(kind)
     if isinstance(text, str):
         rest = 0 if part.keys() <= _TEXT_PART_KEYS else _bytes_beside(part, "text")
-        return _bytes(text) + rest, 0, is_media
+        return _bytes(text) + rest, 0, is_media, 0
     if kind in _MEDIA_PART_TYPES and kind == part.get("type"):
-        return 0, 0, True
+        return 0, 0, 1, 0
     if kind in _MEDIA_PART_TYPES:  # named by its field alone: a server may read the other fields instead
-        return _bytes_beside(part, kind), 0, True
+        return _bytes_beside(part, kind), 0, 1, 0
+    if kind is not None and (kind in _NESTING_PART_TYPES or kind.endswith(RESULT_ENDING)):
+        return _nesting_part(part, kind, left, depth)
     size = len(msgspec.json.encode(part))
     read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND_PART_TYPES else size
-    return read, size - read if kind in _FILE_PART_TYPES else 0, is_media
+    return read, size - read if kind in _FILE_PART_TYPES else 0, is_media, 0
+
+
+def _nesting_part(part: dict[str, Any], kind: str, left: int, depth: int) -> tuple[int, int, int, int]:
+    """Return what `_part` does for a part with inner parts or a source: a tool's result, a document (Anthropic)."""
+    source = part.get("source")
+    source = source if isinstance(source, dict) else {}
+    pieces = [
+        piece
+        for inner in (part.get("content"), source.get("content"))
+        for piece in (inner if isinstance(inner, list) else [] if inner is None else [inner])
+    ]
+    if len(pieces) > min(left, MAX_NESTED_READS) or (pieces and not depth):
+        read, media = _measured_at_once([part])
+        return read, 0, media, 0
+    size = len(msgspec.json.encode({key: value for key, value in part.items() if key not in ("content", "source")}))
+    size += 0 if source else len(msgspec.json.encode(part.get("source")))
+    files = media = 0
+    if source and isinstance(data := source.get("data"), str):
+        is_file = source.get("type") == "base64"
+        read = len(data) // SOUND_BYTES_PER_TOKEN if is_file else _bytes(data)
+        size, files = size + read, len(data) - read if is_file else 0
+    inner_count = len(pieces)
+    if kind == "document" and source.get("type") not in ("text", "content"):
+        media = 1
+    for piece in pieces:
+        read, of_file, of_media, inner = _part(piece, left - inner_count, depth - 1)
+        size, files, media, inner_count = size + read, files + of_file, media + of_media, inner_count + inner
+    return size, files, media, inner_count
 
 
 def _bytes_beside(part: dict[str, Any], field: str) -> int:

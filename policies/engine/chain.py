@@ -141,7 +141,7 @@ class Chain:
             await self._admit_late(run, not_covered, claiming)
         if call.is_large:
             await anyio.lowlevel.checkpoint()
-        if claiming and (claims := claims_of(call, claiming)):
+        if claiming and not call.operation.is_free and (claims := claims_of(call, claiming)):
             run.hold.claims = claims
             await self._ledger.reserve(run.hold)
             if run.hold.step:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from policies.api.event import Batch, Event, OrderedForm, WholeBatch
+from policies.api.event import Batch, Event, EventForm, OrderedForm, WholeBatch
 from policies.api.lease import Lease
 from policies.api.rejection import Stop
 
@@ -19,6 +19,8 @@ from .rebuilt_answer import rebuilt_answer
 if TYPE_CHECKING:
     from typing import Self
 
+    from policies.api.event import EventForm
+
 
 class EventFilters:
     """The leases of one call that override `on_event` or `flush`.
@@ -27,10 +29,12 @@ class EventFilters:
     leases run in the context of their own call, which `of` captures.
     """
 
-    __slots__ = ("_choices_left", "_context", "_leases", "_may_hold", "_ordered", "_part")
+    __slots__ = ("_choices_left", "_context", "_form", "_leases", "_may_hold", "_ordered", "_part")
 
     def __init__(self, leases: Sequence[Lease], choices: int, context: Context) -> None:
         self._leases, self._choices_left, self._context = leases, choices, context
+        self._form: EventForm | None = None
+        """The form of the answer, which also writes events that policies create; None for chat completions."""
         self._ordered: OrderedForm | None = None
         """The form of an answer whose texts end each on its own; None for other answers, which end once for each choice."""
         self._part = 0
@@ -75,8 +79,10 @@ class EventFilters:
     def _apply(self, batch: Batch) -> Batch:
         shown: list[Event] = []
         last, events = batch.last, batch.events
-        if events and (form := events[0].form) is not None and isinstance(form, OrderedForm):
-            self._ordered = form
+        if events and (form := events[0].form) is not None:
+            self._form = form
+            if isinstance(form, OrderedForm):
+                self._ordered = form
         for event in events:
             if event.index < 0:
                 shown.append(event)
@@ -154,7 +160,9 @@ class EventFilters:
     def _encoded(self, events: Sequence[Event]) -> bytes:
         if self._ordered is not None:
             return self._ordered.written(events)
-        return b"".join(event.encode() for event in events)
+        if (form := self._form) is None:
+            return b"".join(event.encode() for event in events)
+        return b"".join(form.encoded(event) if event.form is None else event.encode() for event in events)
 
 
 def _rebuilt(payload: bytes, shown: Sequence[Event], unchanged: Sequence[Event]) -> bytes:

@@ -24,6 +24,8 @@ CHAT_MESSAGES = {
     "budget_exceeded": (429, "Daily AI budget exceeded. Try again tomorrow."),
 }
 """Status and message on `/api/chat` that differ from `/v1`, as Chat Nest's own server sends them; by code."""
+COUNT_WAIT_SECONDS = 0.25
+"""Seconds after which a client may repeat a request for a number of tokens."""
 METHOD_NOT_ALLOWED, FIRST_SERVER_ERROR = 405, 500
 CLIENT_ERROR_STATUSES = range(400, 500)
 
@@ -191,6 +193,14 @@ def overloaded(message: str) -> ClientError:
 def unread_requests_full() -> ClientError:
     """Return the 503 for a request that would exceed `server.max_buffered`."""
     return overloaded("The sidecar holds too many bytes of unread requests (server.max_buffered). Try again later.")
+
+
+def too_many_counts(limit: int) -> ClientError:
+    """Return the 429 for a request for a number of tokens while *limit* others of the tenant, or too many in all, run."""
+    message = f"Too many counts of tokens run at the same time: at most {limit} for each tenant. Try again in a moment."
+    return ClientError(
+        status=429, code="too_many_counts", message=message, retryable=True, final=False, wait=COUNT_WAIT_SECONDS
+    )
 
 
 def unsupported_media_type() -> ClientError:

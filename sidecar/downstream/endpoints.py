@@ -8,12 +8,14 @@ from policies.api.call import Call
 from policies.api.requests.request_form import MODELS_REQUEST
 from policies.engine.chain import Chain
 from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS, CHAT_NEST
+from sidecar.wire.operations.messages import COUNT_TOKENS
+from sidecar.wire.operations.operation import PASSED_QUERY_STATE
 from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, model_id
 
-from .client_errors import not_found
+from .client_errors import not_found, too_many_counts
 from .ownership.continuation import admitted
 from .request import IncomingRequest, RequestRefused, check_json, in_steps, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
     from sidecar.wire.operations.operation import Operation
     from sidecar.wire.request.documented_fields import ForwardedFields
 
+    from .request_record import RequestTrail
     from .services import RouteServices
 
 SCHEMA_HEADER = b"x-event-schema"
 MANY_ITEMS = 1_000
 """Messages and their parts from which on a call is large: each policy gets an event-loop iteration of its own."""
+MAX_TENANT_COUNTS, MAX_COUNTS = 16, 64
+"""Requests for a number of tokens that run at the same time: of one tenant, and in the process."""
 NO_MODEL_ID = ": no model has such an id."
 
 
@@ -106,6 +111,8 @@ class OperationRoute(Route):
             call.note(note)
         if self._known_upstreams is None:
             call.state[CLIENT_FIELDS_STATE] = dict(body)
+        if operation.passed_query and request.scope["query_string"].decode("latin-1") == operation.passed_query:
+            call.state[PASSED_QUERY_STATE] = operation.passed_query
         if not call.model and (model := self.services.default_model):
             call.model = call.substituted_model = model
         form: type[ClientResponse] = OpenAIResponse if call.stream else JSONResponse
@@ -127,6 +134,35 @@ class OperationRoute(Route):
         """
         part = DocumentedPart(body, fields=self.operation.fields)
         return (body, "") if fields == "any" and self._known_upstreams is None else (part.body, part.note())
+
+
+class TokenCountRoute(OperationRoute):
+    """`POST /v1/messages/count_tokens`: upstream counts the tokens of a prompt; no limit counts the call.
+
+    So that it is no free load, each tenant, and the process, has a limit of counts that run at the same time.
+    """
+
+    def __init__(self, services: RouteServices) -> None:
+        super().__init__(services, COUNT_TOKENS)
+        self._running: dict[str, int] = {}
+
+    async def _serve(
+        self, request: IncomingRequest, call: Call, chain: Chain, response: ClientResponse, trail: RequestTrail
+    ) -> None:
+        running, tenant = self._running, call.tenant
+        own = running.get(tenant, 0)
+        if own >= MAX_TENANT_COUNTS or sum(running.values()) >= MAX_COUNTS:
+            trail.error = too_many_counts(MAX_TENANT_COUNTS)
+            self._refuse(request.connection, trail.error, trail.request_id)
+            return
+        running[tenant] = own + 1
+        try:
+            await super()._serve(request, call, chain, response, trail)
+        finally:
+            if running[tenant] == 1:
+                del running[tenant]
+            else:
+                running[tenant] -= 1
 
 
 class ModelsRoute(Route):

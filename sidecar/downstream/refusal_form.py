@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
 
@@ -43,8 +43,8 @@ class RefusalForm(ABC):
     """How the errors of one route are sent before the response has started."""
 
     @abstractmethod
-    def encoded(self, error: ClientError) -> EncodedError:
-        """Return *error* in this form."""
+    def encoded(self, error: ClientError, request_id: str = "") -> EncodedError:
+        """Return *error* of the request *request_id* in this form."""
 
 
 class OperationRefusals(RefusalForm):
@@ -53,9 +53,9 @@ class OperationRefusals(RefusalForm):
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
 
-    def encoded(self, error: ClientError) -> EncodedError:
+    def encoded(self, error: ClientError, request_id: str = "") -> EncodedError:
         """See `RefusalForm.encoded`."""
-        body = self._operation.error_body(error.status, openai_error(error))
+        body = self._operation.error_body(error.status, named_error(error, self._operation, request_id))
         return EncodedError(error.status, (JSON_HEADER, *error.headers), body)
 
 
@@ -70,12 +70,20 @@ class ChatNestRefusals(RefusalForm):
     def __init__(self, *, as_events: bool) -> None:
         self._as_events = as_events
 
-    def encoded(self, error: ClientError) -> EncodedError:
+    def encoded(self, error: ClientError, request_id: str = "") -> EncodedError:
         """See `RefusalForm.encoded`."""
         status = chat_status(error)
         if self._as_events and status in CLIENT_ERROR_STATUSES and status != METHOD_NOT_ALLOWED:
             return EncodedError(200, EVENT_STREAM_HEADERS, chat_refusal_event(error))
         return EncodedError(status, (JSON_HEADER, *error.headers), chat_body(error))
+
+
+def named_error(error: ClientError, operation: Operation, request_id: str) -> dict[str, Any]:
+    """Return OpenAI's object of *error*, with the request id where errors of the *operation* have it."""
+    fields = openai_error(error)
+    if operation.names_request_id and request_id:
+        fields["request_id"] = request_id
+    return fields
 
 
 OPENAI_REFUSALS = OperationRefusals(CHAT_COMPLETIONS)

@@ -14,8 +14,8 @@ from sidecar.wire.limit_headers import Header, limit_headers
 from sidecar.wire.sse_writer import DONE_EVENT, PING_EVENT, START_EVENT, token_event
 
 from .client_connection import Head
-from .client_errors import chat_event, error_for_rejection, openai_error
-from .refusal_form import EVENT_STREAM_HEADERS, JSON_HEADER
+from .client_errors import chat_event, error_for_rejection
+from .refusal_form import EVENT_STREAM_HEADERS, JSON_HEADER, named_error
 from .upstream_failures import empty_answer, output_exhausted
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class ClientResponse(ABC):
 
     def _headers(self, *headers: Header) -> list[Header]:
         head = [*headers, (b"x-request-id", self._request_id.encode())]
+        if self._operation.names_request_id:
+            head.append((b"request-id", self._request_id.encode()))
         if (call := self.call) is not None:
             head += call.upstream_headers
             if call.standings:
@@ -224,12 +226,13 @@ class OpenAIResponse(EventStreamResponse):
         return raw + self._operation.stream_end if batch.last else raw
 
     def _error_events(self, error: ClientError) -> bytes:
-        return self._operation.error_events(openai_error(error), error.status, self._written)
+        fields = named_error(error, self._operation, self._request_id)
+        return self._operation.error_events(fields, error.status, self._written)
 
 
 def write_error(connection: ClientConnection, error: ClientError, headers: list[Header], form: RefusalForm) -> None:
     """Write *error* as a response of its own, in the *form* of its path."""
-    encoded = form.encoded(error)
+    encoded = form.encoded(error, dict(headers).get(b"x-request-id", b"").decode())
     write_whole(connection, encoded.status, [*headers, *encoded.headers], encoded.body)
 
 

@@ -157,6 +157,8 @@ class Route(ABC):
 
     def _refuse(self, connection: ClientConnection, error: ClientError, name: str) -> None:
         headers = [(REQUEST_ID_HEADER, name.encode())]
+        if self.operation.names_request_id:
+            headers.append((b"request-id", name.encode()))
         if self.services.active_calls.draining:
             headers.append((b"connection", b"close"))
         write_error(connection, error, headers, self._refusals)

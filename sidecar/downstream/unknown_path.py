@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sidecar.wire.operations.messages import COUNT_TOKENS
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 from sidecar.wire.stored.paths import CONVERSATIONS_PATH, RESPONSES_PATH
@@ -19,7 +20,7 @@ from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""
-POSTED_PATHS = (*(each.path for each in GOVERNED_OPERATIONS), CHAT_PATH)
+POSTED_PATHS = (*(each.path for each in GOVERNED_OPERATIONS), COUNT_TOKENS.path, CHAT_PATH)
 SERVED_PATHS = (*POSTED_PATHS, MODELS_PATH, USAGE_PATH, HEALTH_PATH, READY_PATH)
 ALL_ROUTES = (
     f"The routes are {', '.join(f'POST {path}' for path in POSTED_PATHS)}, GET {MODELS_PATH}, GET {MODEL_ROUTE}, GET {USAGE_PATH}, "
@@ -28,7 +29,7 @@ ALL_ROUTES = (
 CLOSE_ENOUGH = 0.8
 """Least similarity, from 0 to 1, of a path to the route that is suggested for it."""
 
-_PREFIX_SEGMENTS = frozenset({"api", "openai", "v0", "v1", "v1beta", "v2", "v3"})
+_PREFIX_SEGMENTS = frozenset({"anthropic", "api", "openai", "v0", "v1", "v1beta", "v2", "v3"})
 """Segments in front of a route, by which base URLs differ."""
 _HEALTH_NAMES = frozenset({"health", "healthz", "live", "livez", "ping"})
 _READY_NAMES = frozenset({"ready", "readyz", "readiness"})
@@ -40,7 +41,7 @@ _HOST_VALUE = re.compile(rb"[A-Za-z0-9._\-]{1,100}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,
 _PROXY_HEADERS = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"via"})
 
 _CHAT_INSTEAD = f"use '{COMPLETIONS_PATH}'"
-_ANTHROPIC_ADVICE = f"Anthropic's API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
+_ANTHROPIC_ADVICE = "Of Anthropic's API, only '/v1/messages' and '/v1/messages/count_tokens' are served here."
 _LEGACY_ADVICE = f"This route of OpenAI's old API is not served here; {_CHAT_INSTEAD}, or '/v1/completions'."
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _STORED_ADVICE = f"Stored completions are not served here; {_CHAT_INSTEAD} without `store`."

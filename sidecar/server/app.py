@@ -23,7 +23,7 @@ from sidecar.downstream.client_errors import (
     not_found,
     openai_body,
 )
-from sidecar.downstream.endpoints import ChatRoute, ModelRoute, ModelsRoute, OperationRoute
+from sidecar.downstream.endpoints import ChatRoute, ModelRoute, ModelsRoute, OperationRoute, TokenCountRoute
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import (
     CHAT_PATH,
@@ -37,6 +37,7 @@ from sidecar.downstream.route import (
 from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import advice, origin_of
 from sidecar.downstream.usage.usage_route import UsageRoute
+from sidecar.wire.operations.messages import COUNT_TOKENS
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.openai_request import MODEL_ROUTE
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 DATA_ROUTES: Mapping[str, Callable[[Gateway], Route]] = {
     **{each.path: partial(OperationRoute, operation=each) for each in GOVERNED_OPERATIONS},
+    COUNT_TOKENS.path: TokenCountRoute,
     CHAT_PATH: ChatRoute,
     MODELS_PATH: ModelsRoute,
     MODEL_ROUTE: ModelRoute,

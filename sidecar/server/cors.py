@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EXPOSED_HEADERS = (
     "x-request-id",
+    "request-id",
     *(header.decode() for header in (UPSTREAM_REQUEST_ID, *TIMING_NAMES)),
     "x-should-retry",
     "retry-after",

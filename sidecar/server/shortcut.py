@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROUTED_KEY = "sidecar.routed"
 """Set in the scope of a request that reached a data route through the router: the route leaves the record."""
 OPERATION_ROUTES = (HEALTH_PATH, READY_PATH)
+ROOT_PATH = "/"
 UNKNOWN_ROUTE = "unknown"
 """The route in the record of a request whose path is not served: paths are chosen by clients."""
 FIRST_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED, BAD_REQUEST, INTERNAL_ERROR = 400, 404, 405, 400, 500
@@ -57,7 +58,9 @@ def past_router(
             if route is None:
                 serving = services()
                 fault = None if serving is None else serving.origin_fault(scope, dict(scope["headers"]))
-                if fault is None or (fault.status != BAD_REQUEST and path.rstrip("/") in OPERATION_ROUTES):
+                if fault is None and path == ROOT_PATH and scope["method"] == "HEAD":
+                    await recorded(_reachable, scope, receive, send, serving)
+                elif fault is None or (fault.status != BAD_REQUEST and path.rstrip("/") in OPERATION_ROUTES):
                     await recorded(litestar, scope, receive, send, serving)
                 else:
                     await recorded(_answering(fault), scope, receive, send, serving, code=fault.code)
@@ -99,6 +102,12 @@ def _answering(fault: ClientError) -> AsgiApp:
     return asgi
 
 
+async def _reachable(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  # the form of ASGI
+    """Answer `HEAD /`, by which Claude Code finds out whether a server can be reached. It costs nothing and needs no key."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def recorded(
     app: AsgiApp, scope: Scope, receive: Receive, send: Send, services: RouteServices | None, *, code: str = ""
 ) -> None:
@@ -135,7 +144,7 @@ async def recorded(
                 started_at=started_at,
                 total_seconds=time.monotonic() - begun,
                 method=scope["method"],
-                route=path if path in OPERATION_ROUTES else UNKNOWN_ROUTE,
+                route=path if path in OPERATION_ROUTES or app is _reachable else UNKNOWN_ROUTE,
                 status=status or CLIENT_CLOSED_REQUEST,
                 ending=ending,
                 code=code or usual_code,

@@ -11,14 +11,13 @@ import httpx
 import msgspec
 
 from policies.api.upstream import UpstreamError
-from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.errors.classify import from_exception, from_object, from_status, is_missing_model
 from sidecar.upstream.errors.secret_values import Secrets
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.operations.registry import GOVERNED_OPERATIONS, operation_of
+from sidecar.wire.operations.registry import operation_of
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 from sidecar.wire.stored.paths import PlainRequest
@@ -26,7 +25,8 @@ from sidecar.wire.stored.paths import PlainRequest
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel, first_model
-from .missing_route import CHAT_ROUTE, LIST_ROUTE, MissingRoute, missing_route
+from .missing_route import LIST_ROUTE, MissingRoute, missing_route
+from .request_targets import RequestTargets
 from .routing.answer_names import echo_of
 from .routing.model_listing import ModelListing
 
@@ -37,13 +37,10 @@ if TYPE_CHECKING:
     from sidecar.wire.decoding.model_echo import ModelEcho
     from sidecar.wire.operations.operation import Reading
 
-USER_AGENT = "user-agent"
 MAX_LIST_BYTES = 4_194_304
 LISTED_REQUEST = PlainRequest("GET", LIST_ROUTE, LIST_ROUTE)
 PLAIN_STATUSES = frozenset({httpx.codes.OK, httpx.codes.CREATED})
 """Statuses of an answer that is not a stream: some servers create conversations with 201."""
-_STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "application/json")]
-_WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
 
 
 class UpstreamClient:
@@ -76,35 +73,17 @@ class UpstreamClient:
         self.own_key = keyed or not (settings.pass_authorization or settings.pass_key_headers)
         """Whether requests have the sidecar's credentials, or none, and never the client's."""
         self.dialect = Dialect(settings.limit_field, monotonic, passes_keys=not self.own_key)
-        query = dict(settings.query) or None
-        chat_url = httpx.URL(f"{settings.endpoint}{CHAT_ROUTE}", params=query)
-        headers = [("accept-encoding", "identity"), *settings.headers.items(), *settings.secret_headers.items()]
-        if settings.key:
-            header = settings.api_key_header.lower()
-            headers.append((header, f"Bearer {settings.key}" if header == AUTHORIZATION_HEADER else settings.key))
-        own = frozenset(name.lower() for name, _ in headers)
-        self._held = own | withheld
+        self.targets = targets = RequestTargets(settings)
+        self._held = targets.own_names | withheld
         if not settings.pass_authorization:
             self._held |= ACCOUNT_HEADERS
         if not settings.pass_key_headers:
             self._held |= OTHER_KEY_HEADERS
         """Headers of clients that are not forwarded."""
-        if USER_AGENT not in own:
-            headers.append((USER_AGENT, "chatnest-sidecar"))
-        self._streamed: dict[str, Target] = {}
-        self._at_once: dict[str, Target] = {}
-        """The targets of requests for streams and for whole answers, by the names of the operations."""
-        for each in GOVERNED_OPERATIONS:
-            url = httpx.URL(f"{settings.endpoint}{each.upstream_path}", params=query)
-            self._streamed[each.request.name] = Target("POST", url, [*headers, *_STREAM_HEADERS])
-            self._at_once[each.request.name] = Target("POST", url, [*headers, *_WHOLE_HEADERS])
-        self.plain_headers = tuple(headers)
-        """The headers of every request, without those of its body."""
-        self._listed = Target("GET", httpx.URL(f"{settings.endpoint}{LIST_ROUTE}", params=query), headers)
         self._listed_model = ListedModel(monotonic)
         self.listing = ModelListing(settings.name, lambda: self.models({}), monotonic, warn or _ignore_warning)
         """Its models, which are read only where routing needs them."""
-        self.asked = httpx.Request("POST", chat_url)
+        self.asked = httpx.Request("POST", targets.chat_url)
         """The request that exceptions of the OpenAI SDK name."""
 
     def request_body(self, call: Call, model: str, style: RequestStyle, *, streams: bool) -> bytes:
@@ -172,10 +151,10 @@ class UpstreamClient:
         *call* is that of the client; None for the sidecar's own requests.
         """
         if not path:
-            return await self.fetch(self._listed, headers, b"", MAX_LIST_BYTES, call=call, request=LISTED_REQUEST)
-        query = dict(self.settings.query) or None
-        target = Target("GET", httpx.URL(f"{self.settings.endpoint}{path}", params=query), self._listed.headers)
-        return await self.fetch(target, headers, b"", MAX_LIST_BYTES, call=call)
+            return await self.fetch(
+                self.targets.listed, headers, b"", MAX_LIST_BYTES, call=call, request=LISTED_REQUEST
+            )
+        return await self.fetch(self.targets.at(path), headers, b"", MAX_LIST_BYTES, call=call)
 
     async def fetch(
         self,
@@ -220,8 +199,12 @@ class UpstreamClient:
         """
         headers = self._passed(call.forwarded_headers)
         body = self.request_body(call, model, style, streams=streams)
-        target = (self._streamed if streams else self._at_once)[call.operation.name]
-        return self.transport.send(target, headers, body, on_connected, on_alive)
+        return self.transport.send(self.targets.of(call, streams=streams), headers, body, on_connected, on_alive)
+
+    def ask(self, call: Call, body: bytes) -> Awaitable[UpstreamResponse]:
+        """Send *body* to the route of *call*, which generates nothing, and return the answer, body unread.  Raises as `send`."""
+        headers = self._passed(call.forwarded_headers)
+        return self.transport.send(self.targets.of(call, streams=False), headers, body, _ignore_reached)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

@@ -95,7 +95,7 @@ class Dialect:
         if ceiling is not None:
             body = ceiling.applied(call, body)
         if not operation.renames_ceiling:
-            return body
+            return operation.fitted(body) if is_of_policies(call) else body
         if not call.ceiling_is_ours:
             if not _adds(call, style):
                 return body

@@ -89,7 +89,7 @@ class PlainAttempt(WholeAttempt):
         settings = self._upstream.settings
         own = dict(settings.query)
         query = [*own.items(), *(pair for pair in request.query if pair[0] not in own)]
-        headers = [*self._upstream.plain_headers]
+        headers = [*self._upstream.targets.plain_headers]
         if request.has_body:
             headers += _JSON_HEADERS
         elif request.method == "POST":

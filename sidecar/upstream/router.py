@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from policies.api.requests.request_form import MODELS_REQUEST, STORED_REQUEST
+from sidecar.wire.operations.messages import COUNT_REQUEST
 
 from .attempt import Attempt, CountedAttempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
 from .plain_attempt import PlainAttempt
 from .routing.model_routing import ModelRouting
+from .token_count import TokenCountAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -54,6 +56,8 @@ class UpstreamRouter:
             return ModelListAttempt(found, call, self._upstreams, routing)
         if call.operation is STORED_REQUEST:
             return PlainAttempt(found, call)
+        if call.operation is COUNT_REQUEST:
+            return TokenCountAttempt(found, call)
         return (
             Attempt(found, call) if routing is None else CountedAttempt(found, call, routing.loads[found.settings.name])
         )

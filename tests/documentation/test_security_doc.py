@@ -7,7 +7,7 @@ from documents import rows
 from places import ROOT
 
 from sidecar.config.settings import ServerSettings
-from sidecar.downstream import client_errors
+from sidecar.downstream import client_errors, endpoints
 from sidecar.server import process
 from sidecar.server.http1 import http_limits
 from sidecar.upstream import circuit_breaker
@@ -71,3 +71,5 @@ def test_kept_tables_are_those_of_the_code() -> None:
     names = (f"{circuit_breaker.MAX_MODELS} models", f"{circuit_group.MAX_TENANTS} tenants")
     assert all(name in kept["circuits of one upstream"] for name in names)
     assert kept["listed models of one upstream"] == f"{listed_names.MAX_LISTED_MODELS:,} names"
+    counts = f"{endpoints.MAX_TENANT_COUNTS} of one tenant, {endpoints.MAX_COUNTS} of the process"
+    assert kept["counts of tokens that run at the same time"] == counts

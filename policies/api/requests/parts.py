@@ -24,6 +24,10 @@ PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning")
 """Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count."""
 ITEM_TEXT_FIELDS = ("output", "arguments", "input", "summary")
 """Fields of an item without `content` that hold its text or its parts: calls of functions, their results, reasoning."""
+DOCUMENT_TEXT_FIELDS = ("source", "title", "context")
+"""Fields of a part with a source that may hold text beside it."""
+FILE_SOURCES = frozenset({"base64", "url", "file"})
+"""Types of sources that are no text."""
 MAX_TEXT_NESTING = 4
 """Lists of parts in parts whose text is read: results of tools have parts."""
 _UNTYPED_PART_FIELD_SET, _PART_TEXT_FIELD_SET = frozenset(UNTYPED_PART_FIELDS), frozenset(PART_TEXT_FIELDS)
@@ -82,6 +86,19 @@ def _part_texts(part: object) -> list[str]:
         found = [text for field in PART_TEXT_FIELDS if isinstance(text := part.get(field), str)]
     if isinstance(inner := part.get("content"), str | list):  # the result of a tool
         found += _nested_texts(inner, MAX_TEXT_NESTING)
+    if "source" in part:
+        found += _document_texts(part)
+    elif isinstance(inner := part.get("input"), dict) and "type" in part:  # a call of a tool
+        found.append(msgspec.json.encode(inner).decode())
+    return found
+
+
+def _document_texts(part: dict[str, Any]) -> list[str]:
+    """Return the texts of a part that has a source, of Anthropic's API: not those of files, URLs and images."""
+    source = part["source"]
+    found = [text for field in DOCUMENT_TEXT_FIELDS if isinstance(text := part.get(field), str)]
+    if isinstance(source, dict) and source.get("type") not in FILE_SOURCES:
+        found += _nested_texts(source.get("data"), 0) + _nested_texts(source.get("content"), MAX_TEXT_NESTING)
     return found
 
 
@@ -101,7 +118,22 @@ def replace_texts(value: Any, change: Callable[[str], str], depth: int = MAX_TEX
         inner = value.get(field)
         if isinstance(inner, str) or (isinstance(inner, list | dict) and depth >= 0 and field not in PART_TEXT_FIELDS):
             changed[field] = replace_texts(inner, change, depth - 1)
+    if "source" in value:
+        _replace_in_document(changed, change, depth)
     return changed
+
+
+def _replace_in_document(part: dict[str, Any], change: Callable[[str], str], depth: int) -> None:
+    """Replace the texts that `_document_texts` returns in *part*, which is a copy."""
+    for field in DOCUMENT_TEXT_FIELDS:
+        if isinstance(text := part.get(field), str):
+            part[field] = change(text)
+    source = part["source"]
+    if isinstance(source, dict) and source.get("type") not in FILE_SOURCES:
+        inner = {
+            field: replace_texts(source[field], change, depth - 1) for field in ("data", "content") if field in source
+        }
+        part["source"] = {**source, **inner}
 
 
 def part_kind(part: object) -> str | None:

@@ -41,6 +41,8 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
     """The field in which a ceiling is set for a client that sent none; empty where answers have no output tokens."""
     user_path: tuple[str, ...] = ("user",)
     """The names of the fields that lead to the end user."""
+    is_free: bool = False
+    """Whether nothing is reserved for a call: policies see it, and limits do not count it."""
     answers_each_prompt: bool = False
     """Whether each prompt of a list gets answers of its own."""
     turns_field: str = ""

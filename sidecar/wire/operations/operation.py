@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sidecar.wire.sse_reader import Frame
 
 
+PASSED_QUERY_STATE = "sidecar.passed_query"
+"""The key in a call's `state` that is set where the client sent the query that its API passes on."""
+
+
 class Reading(Protocol):
     """The state of one answer: what was read of it, and the batches for its client. One per attempt; no I/O.
 
@@ -98,6 +102,10 @@ class Operation(ABC):
     """Whether some servers know the ceiling as `max_completion_tokens` alone, others not (chat completions)."""
     token_id_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that may have hundreds of thousands of token ids, which stay JSON in a large body."""
+    passed_query: ClassVar[str] = ""
+    """The query that is passed on to upstreams where a client sends it; all others are dropped."""
+    names_request_id: ClassVar[bool] = False
+    """Whether errors have the request id in `request_id`, and responses in `request-id` (Anthropic)."""
     has_chat_nest_events: ClassVar[bool] = False
     """Whether the header `x-event-schema: chat-nest` is obeyed."""
     stores_answers: ClassVar[bool] = False
@@ -122,6 +130,10 @@ class Operation(ABC):
     @abstractmethod
     def reading(self, call: Call) -> Reading:
         """Return the state of an answer to *call* before its first byte. Called once per attempt with status 200."""
+
+    def fitted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return *body*, which policies have changed, with settings that fit its ceiling; not for `renames_ceiling`."""
+        return body
 
     def error_body(self, status: int, error: Mapping[str, Any]) -> bytes:
         """Return the JSON body of an error response with *status*; *error* is OpenAI's error object."""

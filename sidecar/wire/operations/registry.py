@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .chat_completions import CHAT_COMPLETIONS
 from .completions import TEXT_COMPLETIONS
 from .embeddings import TEXT_EMBEDDINGS
+from .messages import MESSAGES_API
 from .responses import RESPONSES_API
 
 if TYPE_CHECKING:
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
     from .operation import Operation
 
-GOVERNED_OPERATIONS: tuple[Operation, ...] = (CHAT_COMPLETIONS, RESPONSES_API, TEXT_COMPLETIONS, TEXT_EMBEDDINGS)
+GOVERNED_OPERATIONS: tuple[Operation, ...] = (
+    CHAT_COMPLETIONS,
+    RESPONSES_API,
+    MESSAGES_API,
+    TEXT_COMPLETIONS,
+    TEXT_EMBEDDINGS,
+)
 """One for each API, without Chat Nest's, whose calls are chat completions with another route."""
 _BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in GOVERNED_OPERATIONS})
 

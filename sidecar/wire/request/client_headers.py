@@ -8,6 +8,7 @@ from hashlib import sha256
 
 FORWARDED_HEADERS = frozenset(
     {"x-request-id", "idempotency-key", "openai-beta", "traceparent", "tracestate", "http-referer", "x-title"}
+    | {"anthropic-version", "anthropic-beta"}
 )
 """Request headers that are always forwarded.  Cookies and all others are not, unless an upstream names them."""
 KEY_HEADERS = ("authorization", "api-key", "x-api-key")
@@ -26,7 +27,11 @@ IDEMPOTENCY_SUFFIX = b"idempotency-key"
 CONNECTION_HEADER = b"connection"
 _PLAIN_CONNECTIONS = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
 """Usual values of `Connection`, which name no header."""
-_FIXED_NAMES = frozenset(name.encode() for name in (*FORWARDED_HEADERS, *ACCOUNT_HEADERS, *KEY_HEADERS))
+LIST_HEADERS = frozenset({"anthropic-beta"})
+"""Headers of `FORWARDED_HEADERS` that are lists: clients may send them several times."""
+_FIXED_NAMES = frozenset(
+    name.encode() for name in (*(FORWARDED_HEADERS - LIST_HEADERS), *ACCOUNT_HEADERS, *KEY_HEADERS)
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_NAME = re.compile(
     r"host|accept|accept-encoding|content-.+|expect|connection|keep-alive|te|trailer|transfer-encoding|upgrade"

@@ -145,12 +145,24 @@ DOCUMENTED_FIELDS: Mapping[str, FieldShape] = MappingProxyType({**SERVER_FIELDS,
 
 TOOL_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
-        **settings_fields("type name strict defer_loading"),
-        **content_fields("function custom description parameters input_schema"),
+        **settings_fields("type name strict defer_loading eager_input_streaming allowed_callers max_characters"),
+        **settings_fields("display_width_px display_height_px display_number enable_zoom"),
+        **content_fields("function custom description parameters input_schema input_examples"),
         "cache_control": settings_fields("type ttl"),
     }
 )
-TOOL_TYPES = ("function", "custom", "builtin_function")
+ANTHROPIC_CLIENT_TOOLS = tuple(
+    f"{name}_{version}"
+    for name, versions in {
+        "bash": ("20241022", "20250124"),
+        "text_editor": ("20241022", "20250124", "20250429", "20250728"),
+        "computer": ("20241022", "20250124", "20251124"),
+        "memory": ("20250818",),
+    }.items()
+    for version in versions
+)
+"""Tools that the client runs, although Anthropic defines them (`types/tool_*_param.py` of anthropic 2.14)."""
+TOOL_TYPES = ("function", "custom", "builtin_function", *ANTHROPIC_CLIENT_TOOLS)
 """Types of tools that only describe a function. A server runs the other types, with models and fees of its choice."""
 TOOL_BODIES = frozenset({"function", "custom", "name"})
 """Names of which a tool that describes a function has one."""

@@ -31,8 +31,10 @@ SETTING_WORDS = frozenset(
     {"", "true", "false", "yes", "no", "on", "off", "none", "null", "enabled", "disabled", "minimal", "low", "medium", "high"}
 )  # fmt: skip
 """Words that name no model: switches and levels that servers accept as strings."""
-STANDARD_TIERS = (None, "", "auto", "default", "standard", "flex", "on_demand")
-"""Values of `service_tier` that cost at most the list price of a model."""
+STANDARD_TIERS = (None, "", "auto", "default", "standard", "standard_only", "flex", "on_demand")
+"""Values of the fields in `TIER_FIELDS` that cost at most the list price of a model."""
+TIER_FIELDS = ("service_tier", "speed")
+"""Fields by which a call can cost more: of OpenAI, and Anthropic's fast mode."""
 
 _NAME_SEPARATORS = re.compile("[,;|]")
 """LiteLLM and Helicone split `model` by commas."""
@@ -89,10 +91,11 @@ def check_routing(body: dict[str, Any], fields: Mapping[str, FieldShape] = DOCUM
 
 
 def check_tier(body: Mapping[str, Any]) -> None:
-    """Raise `RoutingField` if `service_tier` asks for processing that may cost more than the price of the model."""
-    tier = body.get("service_tier")
-    if (tier.lower() if isinstance(tier, str) else tier) not in STANDARD_TIERS:
-        raise RoutingField("service_tier", "may cost more than the price of the model")
+    """Raise `RoutingField` if a field asks for processing that may cost more than the price of the model."""
+    for field in TIER_FIELDS:
+        tier = body.get(field)
+        if (tier.lower() if isinstance(tier, str) else tier) not in STANDARD_TIERS:
+            raise RoutingField(field, "may cost more than the price of the model")
 
 
 def check_model_name(name: str, field: str, listed: Collection[str]) -> None:

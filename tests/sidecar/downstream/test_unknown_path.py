@@ -73,7 +73,7 @@ def test_nearest_route_is_named(path: str, nearest: str, more: str) -> None:
     ("paths", "words"),
     [
         ("/v1/engines/e/completions /v1/edits", ("old API is not served here", V1, "'/v1/completions'")),
-        ("/v1/messages /messages /v1/messages/count_tokens /v1/complete", ("Anthropic's API is not served here", V1)),
+        ("/v1/complete /v1/messages/batches /anthropic/v1/messages/batches", ("Of Anthropic's API", "'/v1/messages'", "'/v1/messages/count_tokens'")),
         ("/v1/moderations /v1/audio/speech /v1/audio/transcriptions /v1/images/generations /v1/files /v1/files/f1/content /v1/uploads /v1/batches /v1/assistants /v1/threads/t/messages /v1/vector_stores /v1/fine_tuning/jobs /v1/realtime /v1/realtime/sessions /v1/evals /v1/videos", ("OpenAI's API is not served here", V1)),
         ("/v1/chat/completions/c1 /v1/chat/completions/c1/messages", ("Stored completions are not served here", V1)),
         ("/v1beta/models/gemini:generateContent /v1/v1beta/models/g:streamGenerateContent", ("Gemini's own API is not served here", V1)),

@@ -23,7 +23,7 @@ CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream":
 @SERVERS
 @pytest.mark.parametrize(
     ("path", "route", "expected"),
-    [("/healthz", "/healthz", 200), ("/readyz", "/readyz", 200), ("/", "unknown", 404), ("/v1/x", "unknown", 404), ("/v1/models", "/v1/models", 405)],
+    [("/healthz", "/healthz", 200), ("/readyz", "/readyz", 200), ("/v1/x", "unknown", 404), ("/v1/models", "/v1/models", 405)],
 )  # fmt: skip
 async def test_head_is_answered_without_a_body(
     tmp_path: Path, path: str, route: str, expected: int, protocol: type[asyncio.Protocol]
@@ -41,6 +41,22 @@ async def test_head_is_answered_without_a_body(
     assert not whole or int(headers["content-length"]) == len(whole)
     assert (record.route, record.status, record.ending) == (route, expected, "done" if expected == 200 else "rejected")
     assert up.requests == []
+
+
+@SERVERS
+async def test_head_of_the_root_costs_nothing(tmp_path: Path, protocol: type[asyncio.Protocol]) -> None:
+    """`HEAD /`, the first request of Claude Code, is 200 without a key and without upstream; `GET /` names the routes."""
+    async with upstream() as up, recorded(tmp_path, up, protocol=protocol) as it:
+        client = await it.served.client()
+        client.writer.write(b"HEAD / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        status, headers = await client.head()
+        await client_reads_next_answer(client)
+        shown, _, text = await it.served.get("/")
+        (record,) = (each for each in it.records if each.method == "HEAD")
+
+    assert (status, headers["content-length"], "x-request-id" in headers) == (200, "0", True)
+    assert (shown, b"POST /v1/messages" in text) == (404, True)
+    assert (record.route, record.status, record.ending, up.requests) == ("/", 200, "done", [])
 
 
 async def client_reads_next_answer(client: Client) -> None:
