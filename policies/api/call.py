@@ -51,6 +51,8 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     """Clocks, randomness, the log. See `Services`."""
     operation: RequestForm = CHAT_REQUEST
     """The API of the request. Policies use the properties below, which are the same for all APIs."""
+    tokens_each: int = 0
+    """The tokens that each call of a relayed route costs, at least; 0 for all calls whose prompt can be read."""
     tenant: str = "default"
     """The tenant of the client's API key."""
     ip: str = ""

@@ -103,7 +103,8 @@ def matches_any(name: str, patterns: Sequence[str]) -> bool:
 
 def _any_fits(call: MatchedCall, pattern: Pattern) -> bool:
     if not call.has_completion:
-        return _fits_model(call.model, pattern)
+        others = call.served_models if call.model else ()
+        return any(_fits_model(name, pattern) for name in (call.model, *others))
     names = call.served_models
     return "" in names or any(_fits_model(name, pattern) for name in (*filter(None, call.candidate_models), *names))
 

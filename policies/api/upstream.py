@@ -39,6 +39,8 @@ class UpstreamError(Exception):
         wait_is_hint: bool = False,
     ) -> None:
         super().__init__(kind, error)
+        self.is_final = False
+        """Whether the call cannot be repeated, because its body streamed through and is not kept."""
         self.cause = Cause.of(error)
         self.kind, self.worked, self.instead = kind, worked, instead
         self.retry_after, self.should_retry, self.kind_is_certain = retry_after, should_retry, kind_is_certain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
@@ -29,6 +30,7 @@ from policies.api.usage import Usage
 from policies.api.window import Calendar, Period, zone_of
 
 from .budget_refusal import budget_refusal
+from .fixed_cost import FixedCost, flat_price
 from .option_checks import raise_faults
 from .prices import Price, price_of
 
@@ -58,6 +60,9 @@ class Budget(Policy, frozen=True):
     counts as `media` tokens; with `"bound"` its bytes count too, and so do those of all fields that may enter the prompt.
     A prompt counts once more for each call of a tool that the server may run (`max_tool_calls`).
     What upstream keeps of earlier calls counts as the tokens that it last reported.
+
+    A call of a relayed route costs its `tokens_each`, or what upstream reports if that is more. In dollars each of these
+    tokens has the highest price of its model, or of all models if it names none.
 
     The client's `dailyTokenLimit` lowers a daily budget of tokens. When the store is down, calls are refused unless
     `when_store_fails = "admit"`.
@@ -125,10 +130,26 @@ class Budget(Policy, frozen=True):
         """Return the lease that claims. With `reserve = "bound"`, set a ceiling if the call has none."""
         if not call.has_completion:
             return None
+        if call.tokens_each:
+            return self._fixed_cost(call, call.tokens_each)
         if self.reserve == "bound" and call.max_tokens is None and call.has_ceiling:
             call.max_tokens = ceiling = self.expected_answer(call)
             call.note(f"set the answer's ceiling to {ceiling} tokens")
         return _TokenLease(self, call) if self.usd is None else _DollarLease(self, call)
+
+    def _fixed_cost(self, call: Call, tokens: int) -> Lease:
+        """Return the lease of a call that costs *tokens* each. In dollars they have the price of its dearest token."""
+        price = None if self.usd is None else flat_price(call, self.prices, self.name)
+        claim = self.claim(
+            call,
+            tokens if price is None else math.ceil(price * tokens),
+            limit=round(self.usd * MICRO_DOLLARS_PER_DOLLAR) if self.usd is not None else self.tokens or 0,
+            window=Calendar(self.window, self.timezone),
+            by=self.by,
+            unit="tokens" if price is None else "usd",
+            max_identities=self.identities,
+        )
+        return FixedCost(claim, tokens, price)
 
     def expected_answer(self, call: Call) -> int:
         """Return `answer` in tokens: that of the longest pattern that matches the model; the largest for several models."""

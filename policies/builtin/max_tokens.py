@@ -32,6 +32,9 @@ class MaxTokens(Policy, frozen=True):
         """Lower the ceiling of *call*. Raises `Rejection` with the code `request_too_large`."""
         if not call.has_completion:
             return
+        if call.tokens_each:
+            self._check_fixed(call.tokens_each)
+            return
         requested = call.max_tokens
         if call.has_ceiling and (requested is None or requested > self.output):
             call.max_tokens = self.output
@@ -53,8 +56,17 @@ class MaxTokens(Policy, frozen=True):
             bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"
             raise self._too_large(bounds, limit, wanted)
 
-    def _too_large(self, bounds: str, limit: int, needed: int) -> Rejection:
-        msg = f"The request is too large: {bounds}; shorten the prompt or lower max_tokens."
+    def _check_fixed(self, tokens: int) -> None:
+        """Raise `Rejection` if a call that is charged *tokens*, whatever it holds, exceeds `request`."""
+        if self.request is not None and tokens > self.request:
+            bounds = f"prompt and answer may have {self.request:,} tokens in all, this one needs {tokens:,}"
+            cure = "ask the operator to lower `tokens_each` of this route"
+            raise self._too_large(bounds, self.request, tokens, cure)
+
+    def _too_large(
+        self, bounds: str, limit: int, needed: int, cure: str = "shorten the prompt or lower max_tokens"
+    ) -> Rejection:
+        msg = f"The request is too large: {bounds}; {cure}."
         details = {"policy": self.name, "limit": limit, "needed": needed, "case": "never_fits"}
         return Rejection(400, "request_too_large", msg, details=details)
 

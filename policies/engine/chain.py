@@ -176,8 +176,8 @@ class Chain:
 
     async def _forward(self, run: CallState, sink: BatchSink) -> Batch:
         """Make attempts until one gives output or no policy wants another; return the last batch."""
-        filters = None  # a list of models has no events
-        if run.leases and run.call.has_completion:
+        filters = None  # a list of models has no events, and a relayed answer is not read
+        if run.leases and run.call.has_completion and not run.call.tokens_each:
             filters = EventFilters.of(run.leases, run.call.choices_returned)
         known = self._services.upstreams
         name = run.call.required_upstream or run.call.upstream

@@ -37,6 +37,9 @@ class RetryDecisions:
         """
         if run.started:
             return None
+        if error.is_final:
+            error.give_up_reason = "declined"
+            return None
         failure = error.failure(attempt=run.attempts, upstream=run.tried[-1], tried=tuple(run.tried))
         verdict = self._verdict(run.call, failure)
         if (name := self._another(run)) is not None:

@@ -91,6 +91,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     """From the start to the last attempt: admission, queue, earlier attempts and backoff. None if no upstream was asked."""
     first_output_seconds: float | None = None
     """From the start to the first output that was sent to the client."""
+    request_bytes: int = 0
+    """Bytes of the body that a relayed request has sent upstream; 0 for other routes."""
+    answer_bytes: int = 0
+    """Bytes of the body of a relayed answer; 0 for other routes."""
     trace_parent: str = ""
     """The client's `traceparent` header if it is well-formed."""
     notes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import msgspec
 from policies.api.call import Call
 from policies.api.match import Match, matches_any
 from policies.api.policy import Policy
-from sidecar.wire.operations.registry import operation_of
+from sidecar.wire.operations.registry import fields_of
 from sidecar.wire.request.documented_fields import ForwardedFields
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE
@@ -137,7 +137,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         model (prices), it is a `BadRequest`. A list of models names none: it is reduced to those that the key may use.
         Another upstream's default model that the key may not use is not requested: the call then names its own.
         """
-        if call.has_completion:
+        if call.has_completion or call.operation.is_relayed:
             profile = self.profiles.get(call.profile, self.base)
             rules = [rule for rule in profile.model_rules if rule.where.covers(call)]
             if self.models is not None or rules:
@@ -150,6 +150,11 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
                 raise Forbidden(f"This key may not use {what}.", "model")
         if not call.names_model and not self._may_use_defaults(call, self.models):
             call.substituted_model = ""
+
+    def depends_on_model(self, call: Call) -> bool:
+        """Whether the key or a limit of *call* depends on its model, so that the model must be known."""
+        profile = self.profiles.get(call.profile, self.base)
+        return self.models is not None or any(rule.where.covers(call) for rule in profile.model_rules)
 
     @staticmethod
     def _may_use_defaults(call: Call, models: tuple[str, ...]) -> bool:
@@ -167,7 +172,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             for at, name in enumerate(call.fallback_models):
                 check_model_name(name, f"models[{at}]", listed)
             way_out = 'Remove it, or ask the operator to have such fields dropped (`fields = "known"`)'
-            check_routing(call.body, operation_of(call).fields)
+            check_routing(call.body, fields_of(call))
             if CLIENT_FIELDS_STATE in call.state:
                 call.state[CLIENT_FIELDS_STATE] = dict(call.body)  # with the values that the check has decoded
             way_out = "Remove it"

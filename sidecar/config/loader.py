@@ -20,7 +20,8 @@ from .observers import read_observers
 from .policies import BaseChain, base_chain, uses_defaults
 from .prices import check_prices, with_prices
 from .profiles import read_profiles
-from .settings import Flags, ServerSettings, Settings, StoreSettings
+from .relay.passthrough import Passthrough, PassthroughSettings, TenantChain, opened_routes
+from .settings import DEFAULT_TENANT, Flags, ServerSettings, Settings, StoreSettings
 from .tables import SEE_EXAMPLE, ConfigError, ConfigFault, single_field, to_struct, unknown_key
 from .upstream_sources import check_fallback_targets, resolve_upstreams
 
@@ -63,6 +64,8 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
     profiles = read_profiles(data.get("profile", {}), inherited, chain.policies, chain.broken, faults)
     accesses = read_keys(data.get("key", []), base, profiles, chain.broken, faults)
     check_prices(chain.policies, choices, faults)
+    chains = _chains(chain, profiles, accesses)
+    relayed = _passthrough(data.get("server", {}), server, [each.name for each in choices], chains, faults)
     check_fallback_targets(_by_path(chain, profiles, accesses), data.get("upstream", []), faults)
     if faults or server is None or store is None or log is None:
         raise ConfigError(source, faults)
@@ -76,6 +79,7 @@ def load(path: Path | None, *, environ: Mapping[str, str], flags: Flags, need_up
         profiles=profiles,
         folder=folder,
         keys=accesses,
+        passthrough=relayed,
         workers=flags.workers,
     )
 
@@ -95,6 +99,51 @@ def _by_path(chain: BaseChain, profiles: Mapping[str, Profile], accesses: Sequen
         own = (policy for policy in profile.policies if policy != base[policy.name])
         found |= {f"{path}.{policy.name}": policy for policy in own}
     return found
+
+
+def _chains(base: BaseChain, profiles: Mapping[str, Profile], accesses: Sequence[Access]) -> list[TenantChain]:
+    """Return all chains of the file, by tenant; none where a policy has a fault, because it might be the needed budget."""
+    if base.broken:
+        return []
+    if not accesses:
+        own = [TenantChain(DEFAULT_TENANT, each.policies, f"profile.{each.name}") for each in profiles.values()]
+        return [TenantChain(DEFAULT_TENANT, base.policies, ""), *own]
+    return [
+        TenantChain(access.tenant, each.policies, each.owner or (f"profile.{each.name}" if each.name else ""))
+        for access in accesses
+        for each in (access.base, *access.profiles.values())
+    ]
+
+
+def _passthrough(
+    table: Any,
+    server: ServerSettings | None,
+    names: Sequence[str],
+    chains: Sequence[TenantChain],
+    faults: list[ConfigFault],
+) -> tuple[Passthrough, ...]:
+    """Return the relayed routes of *table*, which may have other faults; *names* are those of the upstreams."""
+    listed = table.get("passthrough") if isinstance(table, dict) else None
+    entries: list[tuple[str, PassthroughSettings]] = []
+    for at, entry in enumerate(listed if isinstance(listed, list) else ()):
+        where, own = f"server.passthrough[{at}]", list[ConfigFault]()
+        if isinstance(entry, dict):
+            settings = to_struct(PassthroughSettings, entry, where, faults)
+        elif isinstance(entry, str):
+            settings = to_struct(PassthroughSettings, {"path": entry}, where, own)
+            faults += [msgspec.structs.replace(fault, path=where) for fault in own]
+        else:
+            continue  # a fault of its type already
+        if settings is not None:
+            entries.append((where, settings))
+    max_body = (server or ServerSettings()).max_body
+    routes: list[Passthrough] = []
+    for route in opened_routes(entries, max_body, names, chains):
+        if isinstance(route, Passthrough):
+            routes.append(route)
+        else:
+            faults.append(ConfigFault(*route))
+    return tuple(routes)
 
 
 def _read(path: Path, faults: list[ConfigFault]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from policies.stores.opening import StoreUrl
 from .access import Access, Profile
 from .base_url import parts_of
 from .log import LogSettings
+from .relay.passthrough import Passthrough
 from .upstream import NonNegativeSeconds, ResolvedUpstream, Seconds, Text
 
 Bytes = Annotated[int, msgspec.Meta(ge=1, extra={"unit": "bytes"})]
@@ -40,7 +41,8 @@ ORIGIN_WITHOUT_HOST = "file://"
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[server]`: times are in seconds, sizes in bytes.
 
-    A *deadline* of 0 means no deadline; a *port* of 0 picks a free one.
+    A *deadline* of 0 means no deadline; a *port* of 0 picks a free one.  The entries of *passthrough* are read by
+    `relay.passthrough`.
     """
 
     host: Text = "127.0.0.1"
@@ -62,6 +64,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     proxy_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
+    passthrough: tuple[str | dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         raise_faults(self._socket_faults(), self._proxy_faults(), self._origin_faults(), self._host_faults())
@@ -138,6 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     observers: tuple[Observer, ...] = ()
     keys: tuple[Access, ...] = ()
+    passthrough: tuple[Passthrough, ...] = ()
     workers: int = 1
 
     @property

@@ -12,6 +12,7 @@ from policies.api.policy import Policy, overrides
 from policies.builtin.budget import Budget
 from policies.builtin.rate import Rate
 
+from .relay.passthrough import Passthrough
 from .settings import Settings
 from .upstream import ResolvedUpstream
 
@@ -29,6 +30,12 @@ PARTLY_LIMITED = (
     " other calls have no limit"
 )
 
+OUTSIDE_V1 = (
+    "warning: passthrough {paths}: outside of /v1 some servers check no key (vLLM's --api-key covers only /v1, /v2,"
+    " /inference and /cohere), so let only the sidecar reach them"
+)
+SHARED_ACCOUNT = "warning: passthrough {paths}: all tenants share what is stored in the upstream's account, and can read and delete it"
+
 
 def summary(settings: Settings) -> str:
     """Return the summary of *settings*, one fact a line.  It holds no secret: no key, header, query or password."""
@@ -40,6 +47,7 @@ def summary(settings: Settings) -> str:
         lines += _block("chain", ["empty"])
     lines += _block("profiles", _profiles(settings))
     lines += _block("keys", [_keys(settings)])
+    lines += _block("relayed", map(_relayed, settings.passthrough))
     if settings.workers > 1:
         lines += _block("workers", [str(settings.workers)])
     return "\n".join([*lines, *_warnings(settings)])
@@ -138,8 +146,23 @@ def _keys(settings: Settings) -> str:
     return f"{len(settings.keys)} of {tenants} tenant{'s' if tenants > 1 else ''}{with_limits}"
 
 
+def _relayed(route: Passthrough) -> str:
+    bound = f", {route.tokens_each:_} tokens each" if route.tokens_each else ""
+    return f"{' '.join(route.methods)} {route.path}{bound}"
+
+
+def _relay_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a warning for relayed routes that the upstream may serve without its key, and for those of an account."""
+    if outside := [route.path for route in settings.passthrough if not route.is_below_v1]:
+        yield OUTSIDE_V1.format(paths=", ".join(outside))
+    shared = [route.path for route in settings.passthrough if route.is_of_account]
+    if shared and len({access.tenant for access in settings.accesses}) > 1:
+        yield SHARED_ACCOUNT.format(paths=", ".join(shared))
+
+
 def _warnings(settings: Settings) -> Iterator[str]:
     """Yield a warning if no limit counts over several calls.  Profiles and keys have the policies of the base chain."""
+    yield from _relay_warnings(settings)
     policies = settings.base.policies
     limits = [policy for policy in policies if isinstance(policy, LIMITING_POLICIES)]
     own = [policy.name for policy in policies if not _is_built_in(policy) and _may_limit(policy)]

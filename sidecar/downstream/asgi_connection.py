@@ -33,6 +33,7 @@ class AsgiConnection(ClientConnection):
         "_send",
         "_sent",
         "_size",
+        "_streams",
         "_watcher",
         "_writer",
         "full",
@@ -42,7 +43,7 @@ class AsgiConnection(ClientConnection):
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.receive, self._send = receive, send
-        self.full = self._closed = False
+        self.full = self._closed = self._streams = False
         self.status = 0
         self._pending: deque[dict[str, Any]] = deque()
         self._headers: list[Header] = []
@@ -94,8 +95,33 @@ class AsgiConnection(ClientConnection):
         self._on_disconnect = on_disconnect
         if self._closed:
             on_disconnect()
-        else:
-            self._watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
+        elif not self._streams:
+            self._start_watcher()
+
+    def stream_body(self) -> None:
+        """See `ClientConnection.stream_body`. While the body arrives, its reader gets the client's disconnect."""
+        receive = self.receive
+        self._streams = True
+
+        async def receive_watching() -> Any:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self._disconnect()
+            elif not message.get("more_body") and self._streams:
+                self._streams, self.receive = False, receive
+                if self._on_disconnect is not None:
+                    self._start_watcher()
+            return message
+
+        self.receive = receive_watching
+
+    def cut(self) -> None:
+        """See `ClientConnection.cut`. A server closes the connection of an application that ends without the last part."""
+        self._closed = True
+        self._pending.clear()
+
+    def _start_watcher(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
 
     def unwatch(self) -> None:
         """See `ClientConnection.unwatch`."""

@@ -68,10 +68,21 @@ class ClientConnection:
         """Wait until the connection is not `full`, or the client has disconnected."""
         raise NotImplementedError
 
+    def stream_body(self) -> None:
+        """Keep the rest of the body for `receive` while the disconnect is watched. Called at most once, before `watch`.
+
+        The rest is read at the pace of `receive`; without this call it is discarded from `watch` on.
+        """
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """Close the connection so that its client sees that the response, whose head was written, is not complete."""
+        raise NotImplementedError
+
     def watch(self, on_disconnect: OnDisconnect) -> None:
         """Call *on_disconnect* when the client disconnects or closes its side; at once if it already has.
 
-        Called once per request, after its whole body was read.
+        Called once per request, after its whole body was read, or `stream_body`.
         """
         raise NotImplementedError
 

@@ -44,6 +44,9 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
     control: CallControl | None = None
     error: ClientError | None = None
     """The error that was sent, or would have been; None for a success and for a client that left."""
+    request_bytes: int = 0
+    answer_bytes: int = 0
+    """Bytes of the two bodies of a relayed request."""
 
     def note_call(self, call: Call, traceparent: bytes | None) -> None:
         """Note the call that the request became. Policies may change its model later, so the asked one is kept now."""
@@ -84,6 +87,8 @@ class RequestTrail(msgspec.Struct, eq=False, kw_only=True):
             **known,
             rejected_by="" if error is None else str(error.details.get("policy", "")),
             call_id=call.id,
+            request_bytes=self.request_bytes,
+            answer_bytes=self.answer_bytes,
             profile=call.profile,
             operation=call.operation.name,
             stream=call.stream,

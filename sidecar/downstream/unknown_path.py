@@ -46,11 +46,12 @@ _LEGACY_ADVICE = f"This route of OpenAI's old API is not served here; {_CHAT_INS
 _GEMINI_ADVICE = f"Gemini's own API is not served here; {_CHAT_INSTEAD} with an OpenAI client."
 _STORED_ADVICE = f"Stored completions are not served here; {_CHAT_INSTEAD} without `store`."
 _OPENAI_ADVICE = (
-    f"This route of OpenAI's API is not served here; {_CHAT_INSTEAD}, or send such requests to the model server itself."
+    f"This route of OpenAI's API is not served here; {_CHAT_INSTEAD}, or send such requests to the model server itself. "
+    "An operator can open the route ('passthrough' in [server])."
 )
 _NATIVE_ADVICE = (
     f"The native routes of Ollama, llama.cpp and other servers are not served here; {_CHAT_INSTEAD} and '{MODELS_PATH}' "
-    "with an OpenAI client."
+    "with an OpenAI client. The operator can open some of them ('passthrough' in [server])."
 )
 
 

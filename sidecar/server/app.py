@@ -24,6 +24,7 @@ from sidecar.downstream.client_errors import (
     openai_body,
 )
 from sidecar.downstream.endpoints import ChatRoute, ModelRoute, ModelsRoute, OperationRoute, TokenCountRoute
+from sidecar.downstream.relay.relay_route import RelayRoutes
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import (
     CHAT_PATH,
@@ -69,6 +70,7 @@ class Application:
         self.gateway: Gateway | None = None
         self._routes: dict[str, Route] = {}
         self._limits: HttpLimits | None = None
+        self._relays: RelayRoutes | None = None
         origins = list(settings.server.cors_origins)
         data = [self._data_route(path) for path in DATA_ROUTES if "{" not in path]  # `past_router` has the others
         litestar = Litestar(
@@ -79,7 +81,7 @@ class Application:
             logging_config=None,
         )
         state = {HTTP_LIMITS_STATE: lambda: self._limits}
-        self.asgi: Any = past_router(litestar, self._routes, self._serving, state)
+        self.asgi: Any = past_router(litestar, self._routes, self._serving, state, self._relayed)
         if origins:
             self.asgi = Cors(
                 self.asgi, CORSConfig(allow_origins=origins, expose_headers=list(EXPOSED_HEADERS)), self._serving
@@ -93,6 +95,7 @@ class Application:
             logging.getLogger("sidecar").error("cannot start: %s: %s", type(error).__name__, error)  # noqa: TRY400
             raise
         self._routes.update((path, kind(gateway)) for path, kind in DATA_ROUTES.items())
+        self._relays = RelayRoutes(gateway) if self._settings.passthrough else None
         server = self._settings.server
         self._limits = HttpLimits(
             max_connections=affordable_connections(server.max_connections, gateway.policy_services.log.warning),
@@ -108,6 +111,9 @@ class Application:
 
     def _serving(self) -> Gateway | None:
         return self.gateway
+
+    def _relayed(self, path: str) -> Route | None:
+        return None if self._relays is None else self._relays.of(path)
 
     def _record_refused(self, name: str, error: ClientError, ip: str) -> None:
         record_refused(name, error, ip, None if self.gateway is None else self.gateway.observe)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -18,6 +19,7 @@ from sidecar.upstream.transport.response import Target
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.operations.registry import operation_of
+from sidecar.wire.relay.relayed_request import BODY_METHODS, relayed_url
 from sidecar.wire.request.client_headers import ACCOUNT_HEADERS, KEY_HEADERS, OTHER_KEY_HEADERS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 from sidecar.wire.stored.paths import PlainRequest
@@ -25,8 +27,8 @@ from sidecar.wire.stored.paths import PlainRequest
 from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel, first_model
-from .missing_route import LIST_ROUTE, MissingRoute, missing_route
-from .request_targets import RequestTargets
+from .missing_route import MissingRoute, missing_route
+from .request_targets import LIST_ROUTE, RequestTargets
 from .routing.answer_names import echo_of
 from .routing.model_listing import ModelListing
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from sidecar.upstream.transport.response import Alive, Connected, Headers, Transport, UpstreamResponse
     from sidecar.wire.decoding.model_echo import ModelEcho
     from sidecar.wire.operations.operation import Reading
+    from sidecar.wire.relay.relayed_request import RelayedBody, RelayedRequest
 
 MAX_LIST_BYTES = 4_194_304
 LISTED_REQUEST = PlainRequest("GET", LIST_ROUTE, LIST_ROUTE)
@@ -205,6 +208,23 @@ class UpstreamClient:
         """Send *body* to the route of *call*, which generates nothing, and return the answer, body unread.  Raises as `send`."""
         headers = self._passed(call.forwarded_headers)
         return self.transport.send(self.targets.of(call, streams=False), headers, body, _ignore_reached)
+
+    def relay(
+        self, headers: Mapping[str, str], request: RelayedRequest, body: RelayedBody, on_connected: Connected
+    ) -> Awaitable[UpstreamResponse]:
+        """Send a relayed *request* with *body* and return the answer, body unread.
+
+        *headers* are those of its call that may be forwarded. Raises as `send` does, and `UploadBroken`.
+        """
+        query = "&".join(filter(None, (request.query, urlencode(self.settings.query))))
+        url = relayed_url(self.settings.endpoint, request.path) + (f"?{query}" if query else "")
+        target = Target(request.method, httpx.URL(url), self.targets.listed.headers)
+        sent = [*self._passed(headers), *request.headers.items()]
+        if not isinstance(body, bytes):
+            return self.transport.send_streamed(target, sent, body, on_connected)
+        if not body and request.method in BODY_METHODS:
+            sent.append(("content-length", "0"))
+        return self.transport.send(target, sent, body, on_connected)
 
     def _passed(self, headers: Mapping[str, str]) -> Headers:
         held = self._held

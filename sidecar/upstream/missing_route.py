@@ -10,9 +10,9 @@ import httpx
 from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.error_body import MAX_CLASSIFIED_BYTES, parse_error_body
 from sidecar.upstream.errors.sdk import status_error
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
 
-CHAT_ROUTE, LIST_ROUTE = "/chat/completions", "/models"
-"""Paths of requests below the base URL."""
+CHAT_ROUTE = CHAT_COMPLETIONS.upstream_path
 MISSING_ROUTE_STATUSES = frozenset({404, 405})
 """Statuses of servers for a path that they do not have: many web pages accept only GET."""
 _NAMES_A_MODEL = re.compile(r"\bmodels?\b|deployment|\bengine|endpoints found|\bfunction '", re.IGNORECASE)

@@ -9,17 +9,18 @@ import httpx
 
 from sidecar.config.upstream import AUTHORIZATION_HEADER
 from sidecar.upstream.transport.response import Target
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
 from sidecar.wire.operations.messages import COUNT_TOKENS
 from sidecar.wire.operations.operation import PASSED_QUERY_STATE
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
-
-from .missing_route import CHAT_ROUTE, LIST_ROUTE
 
 if TYPE_CHECKING:
     from policies.api.call import Call
     from sidecar.config.upstream import ResolvedUpstream
 
 USER_AGENT = "user-agent"
+LIST_ROUTE = "/models"
+"""The path of the list of models, below the base URL."""
 _STREAM_HEADERS = [("accept", "text/event-stream"), ("content-type", "application/json")]
 _WHOLE_HEADERS = [("accept", "application/json"), ("content-type", "application/json")]
 
@@ -42,7 +43,7 @@ class RequestTargets:
         if USER_AGENT not in self.own_names:
             headers.append((USER_AGENT, "chatnest-sidecar"))
         self.plain_headers = tuple(headers)
-        self.chat_url = self._url(CHAT_ROUTE)
+        self.chat_url = self._url(CHAT_COMPLETIONS.upstream_path)
         self.listed = self.at(LIST_ROUTE)
         self._streamed: dict[str, Target] = {}
         self._whole: dict[str, Target] = {}

@@ -12,6 +12,7 @@ from .attempt import Attempt, CountedAttempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
 from .plain_attempt import PlainAttempt
+from .relay_attempt import RelayAttempt
 from .routing.model_routing import ModelRouting
 from .token_count import TokenCountAttempt
 
@@ -58,6 +59,8 @@ class UpstreamRouter:
             return PlainAttempt(found, call)
         if call.operation is COUNT_REQUEST:
             return TokenCountAttempt(found, call)
+        if call.operation.is_relayed:
+            return RelayAttempt(found, call)
         return (
             Attempt(found, call) if routing is None else CountedAttempt(found, call, routing.loads[found.settings.name])
         )

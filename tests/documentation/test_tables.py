@@ -152,9 +152,11 @@ def test_every_refusal_is_documented() -> None:
         http_limits.long_url(),
         http_limits.many_fields(""),
         http_limits.other_version(),
+        http_limits.no_websockets(),
     ]
     sources = [*(ROOT / "policies" / "builtin").glob("*.py"), ROOT / "policies" / "engine" / "ledger.py"]
     sources += (ROOT / "sidecar" / "upstream" / "routing").glob("*.py")
+    sources.append(ROOT / "sidecar" / "upstream" / "relay_attempt.py")
     rejections = {
         (code, int(status))
         for source in sources

@@ -46,5 +46,7 @@ class UnusedTransport:
     async def send(self, *_: object) -> ScriptedResponse:
         raise NotImplementedError
 
+    send_streamed = send
+
     async def aclose(self) -> None:
         pass

@@ -404,7 +404,7 @@ CONNECTIONS = (
         for offer in (b"h2c", b"websocket", b"TLS/1.0", b"h2c, websocket", b"smuggle")
     ),
     Row("upgrade without connection", measured(b"upgrade: websocket", body=CARRIER + HIDDEN_POST), SERVED, H2C),
-    Row("upgrade of a GET", get(b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-version: 13", b"sec-websocket-key: eA==") + HIDDEN_POST, SERVED, "0ang3el, Websocket Smuggling (2019)"),
+    Row("upgrade of a GET", get(b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-version: 13", b"sec-websocket-key: eA==") + HIDDEN_POST, REFUSED, "0ang3el, Websocket Smuggling (2019); RFC 6455, 4.1"),
     Row("upgrade of a chunked request", chunked(b"connection: upgrade", b"upgrade: h2c", body=BODY + HIDDEN_POST), SERVED, H2C),
     Row("upgrade with a length and chunked", measured(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked", body=CARRIER + HIDDEN_POST), REFUSED, f"{SECTION}6.1; {H2C}"),
     Row("two pipelined requests", measured() + HIDDEN_POST, SERVED, f"{SECTION}9.3.2: the client sends the second again"),

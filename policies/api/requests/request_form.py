@@ -51,6 +51,8 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a chat template puts a frame around each message of the prompt; false for plain text."""
     can_stream: bool = True
     """Whether `stream` has an effect."""
+    is_relayed: bool = False
+    """Whether the body is relayed as bytes, so that only `model` and `user` of it are known."""
 
     def prompt(self, body: dict[str, Any]) -> Prompt:
         """Return the prompt in *body*. Called about twice per call; no text is copied."""
@@ -116,3 +118,15 @@ STORED_REQUEST = RequestForm(
     name="stored", has_completion=False, prompt_fields=(), conversation_field="", ceiling_field="", can_stream=False
 )
 """Stored responses and conversations: no model works for them."""
+RELAYED_REQUEST = RequestForm(
+    name="passthrough",
+    has_completion=False,
+    prompt_fields=(),
+    conversation_field="",
+    ceiling_field="",
+    can_stream=False,
+    is_relayed=True,
+)
+"""A route that is relayed and generates nothing."""
+PRICED_RELAY_REQUEST = msgspec.structs.replace(RELAYED_REQUEST, has_completion=True)
+"""A route that is relayed and may generate, so that each call costs `Call.tokens_each`."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sidecar.config.access import Access
     from sidecar.config.settings import Settings
 
-MAX_QUERY_PARAMETERS = 16
+MAX_USAGE_PARAMETERS = 16
 MAX_LISTED_MODELS = 16
 """Most models for which limits that count by model are listed, where the query names none."""
 _WILDCARD_CHARACTERS = frozenset("*?[")
@@ -32,9 +32,9 @@ class Asked(NamedTuple):
 def asked_by(query: bytes) -> Asked:
     """Return what *query* asks for. Other parameters are ignored. Raises `BadRequest`."""
     try:
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_PARAMETERS)
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_USAGE_PARAMETERS)
     except ValueError:
-        raise BadRequest(f"The query has more than {MAX_QUERY_PARAMETERS} parameters.", None) from None
+        raise BadRequest(f"The query has more than {MAX_USAGE_PARAMETERS} parameters.", None) from None
     fields = dict(pairs)
     return Asked(fields.get("model", ""), fields.get("user", ""))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -34,6 +35,9 @@ KEEPALIVE_OPTIONS = {
     "TCP_USER_TIMEOUT": VANISHED_CLIENT_SECONDS * 1000,
 }
 """TCP options of each client connection, set where the platform has them."""
+UNREAD_CHECK_SECONDS = 0.02
+"""How often a connection whose reading is paused is checked for its end."""
+_HANGUP_EVENT = getattr(select, "POLLRDHUP", select.POLLHUP)
 RECEIVES_NOTHING, RECEIVES_HEAD, RECEIVES_BODY = range(3)
 """Parts of a request that a connection reads; only the first one is false."""
 
@@ -61,6 +65,8 @@ class ClientProtocol(HttpToolsProtocol):
     """Until when the end of a refused request is waited for."""
     _waits_since: float | None = None
     """Since when the client is waited for, in seconds of the loop's clock; None while a request is served."""
+    _unread_timer: asyncio.TimerHandle | None = None
+    """Fires while reading is paused, to look for the end of the connection."""
     _wait_seconds = 0.0
     """How long the current wait may take."""
     _timer_due = 0.0
@@ -112,6 +118,29 @@ class ClientProtocol(HttpToolsProtocol):
         cycle.client_left()
         if self.transport.get_write_buffer_size():
             self.transport.abort()
+
+    def _pause_reading(self, cycle: RequestCycle) -> None:
+        """Stop reading the body of *cycle*, of which enough waits for its route."""
+        self.flow.pause_reading()
+        if cycle.streams_body:
+            self._watch_unread()
+
+    def _watch_unread(self) -> None:
+        """Look for the end of a connection that is not read, because its body is ahead of the upstream."""
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(UNREAD_CHECK_SECONDS, self._check_unread)
+
+    def _check_unread(self) -> None:
+        self._unread_timer = None
+        cycle = self.cycle
+        if cycle is None or cycle.disconnected or not self.flow.read_paused or self.transport.is_closing():
+            return
+        opened = self.transport.get_extra_info("socket")
+        if opened is not None and has_hung_up(opened.fileno()):
+            self.eof_received()
+            self.transport.abort()
+        else:
+            self._watch_unread()
 
     def pause_writing(self) -> None:
         """Mark the running response as `full`."""
@@ -251,3 +280,10 @@ class ClientProtocol(HttpToolsProtocol):
         if held := self._held_bytes:
             self._held_bytes = 0
             self._limits.buffered.release(held, HEADS_OWNER)
+
+
+def has_hung_up(descriptor: int) -> bool:
+    """Whether the peer of a socket has closed its side, also behind bytes that have not been read. Takes a microsecond."""
+    poller = select.poll()
+    poller.register(descriptor, _HANGUP_EVENT)
+    return bool(poller.poll(0))

@@ -130,6 +130,14 @@ def much_overhead() -> ClientError:
     )
 
 
+def no_websockets() -> ClientError:
+    """Return the 400 for the handshake of a WebSocket (RFC 6455, 4.1): no limit could count what runs on one."""
+    message = (
+        "WebSockets are not served: no limit counts what runs on them. Use HTTP, with 'stream' in the body for events."
+    )
+    return ClientError(status=400, code="websocket_not_supported", message=message)
+
+
 def other_version() -> ClientError:
     """Return the 505 for a request of another version of HTTP, which the parser would accept (RFC 9110, 2.5)."""
     return ClientError(

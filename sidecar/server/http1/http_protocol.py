@@ -29,16 +29,16 @@ from .http_limits import (
     long_url,
     many_fields,
     much_overhead,
+    no_websockets,
     other_version,
 )
 from .request_cycle import RequestCycle
 from .request_target import InvalidTarget, unusual_target, with_host
+from .upgrade import head_without_upgrade, is_websocket
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
-"""Headers that offer another protocol. `Connection` can stay: without these it offers nothing."""
 ANSWERED_READ_BYTES = 4_096
 """Bytes that are parsed at a time while the rest of the body of an answered request arrives."""
 USUAL_VERSION = "1.1"
@@ -156,14 +156,15 @@ class HttpProtocol(ClientProtocol):
                 self._refuse(many_fields("trailers have"))
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse the request again without its offer of another protocol (RFC 9110, 7.8), which ends the parser."""
+        """Parse the request again without its offer of another protocol, which ends the parser; refuse a WebSocket."""
+        if is_websocket(self.parser, self.headers):
+            self._refuse(no_websockets())
+            return
+        head = head_without_upgrade(self.parser, self.url, self.headers)
         self._head_bytes = 0
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % field for field in self.headers if field[0] not in UPGRADE_HEADERS]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+        self.data_received(head + rest)
 
     def on_message_begin(self) -> None:
         """Start to read a request. If another one is running, that one becomes the last of the connection."""
@@ -250,7 +251,9 @@ class HttpProtocol(ClientProtocol):
         """Store a part of the running request's body; it is discarded once the route has read the body it needs."""
         cycle = self.cycle
         self._body_bytes += len(body)
-        if cycle is None or self._surplus >= 0 or cycle.on_disconnect is not None or cycle.response_complete:
+        if cycle is None or self._surplus >= 0 or cycle.response_complete:
+            return
+        if cycle.on_disconnect is not None and not cycle.streams_body:
             return
         if not cycle.body:
             cycle.body = body
@@ -259,7 +262,7 @@ class HttpProtocol(ClientProtocol):
                 cycle.body = bytearray(cycle.body)
             cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
+            self._pause_reading(cycle)
         cycle.has_unread = True
         if cycle.body_arrived is not None:
             cycle.wake_receiver()

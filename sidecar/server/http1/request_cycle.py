@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 STATUS_LINES = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 """Status lines without their end. One without a reason keeps the space behind the status (RFC 9112, 4)."""
 LENGTH_LINE, CONNECTION_LINE = b"\r\ncontent-length: ", b"\r\nconnection: "
+RESETTING_LINGER = struct.pack("ii", 1, 0)
+"""For `SO_LINGER`: closing the socket resets the connection."""
 BODILESS_STATUSES = frozenset({204, 304})
 """Statuses whose responses have no body and no length (RFC 9112, 6.3)."""
 
@@ -51,6 +55,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     expected_content_length = 0
     has_unread = False
     """Whether `receive` has something to return."""
+    streams_body = False
+    """Whether the body is read by `receive` while the disconnect is watched."""
     body_arrived: asyncio.Event | None = None
     """Set when `receive` can return; None while no task waits in it."""
     _asgi_head: Head | None = None
@@ -88,8 +94,24 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
             on_disconnect()
             return
         self.on_disconnect = on_disconnect
-        if self.flow.read_paused:
+        if self.flow.read_paused and not self.streams_body:
             self.flow.resume_reading()  # a long body paused it; a paused connection does not see the client's FIN
+
+    def stream_body(self) -> None:
+        """See `ClientConnection.stream_body`."""
+        self.streams_body = True
+
+    def cut(self) -> None:
+        """See `ClientConnection.cut`. Where only the end of the connection ends the response, it is reset instead."""
+        if self.disconnected or self.response_complete:
+            return
+        self.disconnected, self.keep_alive = True, False
+        if self.scope["http_version"] == "1.0" and (opened := self.transport.get_extra_info("socket")) is not None:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETTING_LINGER)
+            self.transport.abort()
+        else:
+            self.transport.close()
+        self.wake_receiver()
 
     def unwatch(self) -> None:
         """See `ClientConnection.unwatch`."""

@@ -14,7 +14,8 @@ from typing import TypeAlias, cast
 import httptools
 import httpx
 
-from .response import Alive, UpstreamResponse
+from .body_sender import BodySender, RequestWriter
+from .response import Alive
 
 READ_AHEAD_BYTES = 65_536
 """Bytes of a body that may wait for their reader before reading pauses.  One network read may exceed it."""
@@ -36,7 +37,7 @@ FIRST_STATUS, SWITCHING_PROTOCOLS, FIRST_FINAL_STATUS = 100, 101, 200
 Callback: TypeAlias = "Callable[[Connection], None]"
 
 
-class Connection(asyncio.Protocol, UpstreamResponse):
+class Connection(RequestWriter, asyncio.Protocol):
     """One connection and its current response, which each `request` begins anew.
 
     `status` is 0 until the head of the response has arrived.  *keep* is called to return the connection to its pool,
@@ -47,7 +48,6 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         "_drop",
         "_head",
         "_keep",
-        "_loop",
         "_message_complete",
         "_non_body_bytes",
         "_on_alive",
@@ -60,8 +60,6 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         "_was_paused",
         "heard",
         "on_body",
-        "should_close",
-        "transport",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keep: Callback, drop: Callback) -> None:
@@ -81,6 +79,8 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         self.should_close = self._paused = False
         self._head: asyncio.Future[None] | None = None
         self._on_alive: Alive | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.sender: BodySender | None = None
         self._begin()
         self._requested = False
 
@@ -120,6 +120,12 @@ class Connection(asyncio.Protocol, UpstreamResponse):
 
     async def aclose(self) -> None:
         """See `UpstreamResponse.aclose`."""
+        if (sender := self.sender) is not None:
+            self.sender = None
+            if not sender.is_done:
+                sender.cancel()
+                self.abort()
+                return
         transport = self.transport
         if transport is None or not self.ended or self._paused or transport.get_write_buffer_size():
             self.abort()
@@ -190,11 +196,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
             transport.pause_reading()
 
     def _reject(self, problem: str) -> None:
-        self.should_close = True
-        if not self.ended and self.broken is None:
-            self.broken = httpx.RemoteProtocolError(problem)
-        if self.transport is not None:
-            self.transport.abort()
+        self.break_off(httpx.RemoteProtocolError(problem))
 
     def on_message_begin(self) -> None:
         """Refuse a second response to one request (httptools callback)."""
@@ -250,6 +252,7 @@ class Connection(asyncio.Protocol, UpstreamResponse):
         """End or break the response, and leave the pool."""
         self.transport, self.should_close = None, True
         self._parser = None  # the parser refers to this object: break the cycle
+        self.resume_writing()
         self._drop(self)
         if self._requested and not self.ended:
             if self.status and self._until_close and exc is None and self.broken is None:

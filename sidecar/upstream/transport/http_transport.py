@@ -13,11 +13,14 @@ import httpx
 
 from sidecar.config.proxies import DEFAULT_PORTS, Proxy
 
+from .body_sender import BodySender, framing_of
 from .connect import Connector, Route
 from .dns_cache import DnsCache, resolve
 from .pool import ConnectionPool
 
 if TYPE_CHECKING:
+    from sidecar.wire.relay.relayed_request import Upload
+
     from .connection import Connection
     from .response import Alive, Connected, Headers, Target
 
@@ -101,6 +104,28 @@ class HttpTransport:
                 connection.abort()
                 raise
             connection = await pool.open()
+
+    async def send_streamed(
+        self, target: Target, headers: Headers, body: Upload, on_connected: Connected
+    ) -> Connection:
+        """See `Transport.send_streamed`. Each such request has a new connection: it cannot be sent again on another one."""
+        pool, lines = self._prepared.get(target) or self._prepare(target)
+        head = (lines + _lines(headers)).encode("latin-1") + framing_of(body)
+        connection = await pool.open()
+        try:
+            on_connected()
+            arrived = connection.request(head)
+            connection.sender = BodySender(connection, body)
+            await arrived
+            if connection.status or connection.broken is None:
+                return connection
+            raise connection.broken
+        except BaseException:
+            if (sender := connection.sender) is not None:
+                connection.sender = None
+                sender.cancel()
+            connection.abort()
+            raise
 
     def _prepare(self, target: Target) -> PreparedTarget:
         url = target.url

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, cast
 
 import httpx
 
+from sidecar.wire.relay.relayed_request import UploadFault
+
+from .body_sender import upload_broken
 from .connection import READ_AHEAD_BYTES, READ_AHEAD_PIECES
 from .response import UpstreamResponse
 
 if TYPE_CHECKING:
+    from sidecar.wire.relay.relayed_request import Upload
+
     from .response import Alive, Connected, Headers, Target
 
 PUMP_STOP_SECONDS = 1.0
@@ -47,15 +52,32 @@ class HttpxTransport:
         on_alive: Alive | None = None,  # httpx does not report what comes before the head
     ) -> HttpxResponse:
         """See `Transport.send`."""
-        on_connected()
+        return await self._send(target, [*target.headers, *headers], body or None, on_connected)
+
+    async def send_streamed(
+        self, target: Target, headers: Headers, body: Upload, on_connected: Connected
+    ) -> HttpxResponse:
+        """See `Transport.send_streamed`. The response is awaited when the whole body was sent."""
         fields = [*target.headers, *headers]
-        request = httpx.Request(
-            target.method, target.url, headers=fields, content=body or None, extensions=self._extensions
-        )
+        if body.length is not None:
+            fields.append(("content-length", str(body.length)))
+        return await self._send(target, fields, _pieces(body), on_connected)
+
+    async def _send(
+        self,
+        target: Target,
+        fields: list[tuple[str, str]],
+        content: bytes | AsyncIterator[bytes] | None,
+        on_connected: Connected,
+    ) -> HttpxResponse:
+        on_connected()
+        request = httpx.Request(target.method, target.url, headers=fields, content=content, extensions=self._extensions)
         try:
             answer = await self._transport.handle_async_request(request)
         except httpx.HTTPError:
             raise
+        except UploadFault as fault:
+            raise upload_broken(fault) from fault
         except Exception as error:
             msg = f"the transport failed: {type(error).__name__}"
             raise httpx.ReadError(msg) from error
@@ -71,6 +93,11 @@ class HttpxTransport:
         if self._open:
             await asyncio.wait([response.pump for response in self._open], timeout=PUMP_STOP_SECONDS)
         await self._transport.aclose()
+
+
+async def _pieces(body: Upload) -> AsyncIterator[bytes]:
+    while data := await body.read():
+        yield data
 
 
 class HttpxResponse(UpstreamResponse):

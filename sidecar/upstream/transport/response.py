@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import httpx
 import msgspec
+
+if TYPE_CHECKING:
+    from sidecar.wire.relay.relayed_request import Upload
 
 Headers: TypeAlias = Collection[tuple[str, str]]
 Connected: TypeAlias = Callable[[], None]
@@ -108,6 +111,16 @@ class Transport(Protocol):
         reports these.
         Raise `httpx.ConnectError` or `httpx.ConnectTimeout` if the server received nothing, another `httpx.HTTPError` if it
         may have.  Cancellation closes the connection.
+        """
+        ...
+
+    async def send_streamed(
+        self, target: Target, headers: Headers, body: Upload, on_connected: Connected
+    ) -> UpstreamResponse:
+        """Send a request whose *body* streams through; return its response as soon as the head has arrived.
+
+        The head may arrive before the whole body was sent; the rest is sent until the response is closed. Raise
+        `UploadBroken` if the body fails, before or behind the head (`broken`), and otherwise as `send`.
         """
         ...
 

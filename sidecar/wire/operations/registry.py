@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS
+
 from .chat_completions import CHAT_COMPLETIONS
 from .completions import TEXT_COMPLETIONS
 from .embeddings import TEXT_EMBEDDINGS
@@ -14,6 +16,7 @@ from .responses import RESPONSES_API
 
 if TYPE_CHECKING:
     from policies.api.call import Call
+    from sidecar.wire.request.documented_fields import FieldShape
 
     from .operation import Operation
 
@@ -31,3 +34,8 @@ _BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each fo
 def operation_of(call: Call) -> Operation:
     """Return the API of *call*, which a model answers. Called a few times per call."""
     return _BY_NAME[call.operation.name]
+
+
+def fields_of(call: Call) -> Mapping[str, FieldShape]:
+    """Return the documented fields of the API of *call*; those of chat completions for a route that is relayed."""
+    return DOCUMENTED_FIELDS if call.operation.is_relayed else operation_of(call).fields

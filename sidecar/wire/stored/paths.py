@@ -34,7 +34,7 @@ INPUT_TOKENS_FIELDS = frozenset(
 )  # fmt: skip
 _LIST_PARAMETERS = frozenset({"after", "include", "include[]", "limit", "order"})
 _ITEM_PARAMETERS = frozenset({"include", "include[]"})
-MAX_PARAMETERS, MAX_PARAMETER_LENGTH = 32, 512
+MAX_QUERY_PARAMETERS, MAX_PARAMETER_LENGTH = 32, 512
 """Query parameters that pass, and characters of each."""
 PLAIN_REQUEST_STATE = "sidecar.plain_request"
 """The key in a call's `state` under which its `PlainRequest` is."""
@@ -125,9 +125,9 @@ def passed_query(query: bytes, parameters: Collection[str]) -> list[tuple[str, s
     Raises `BadRequest` for `stream`, if it is not false: a stored answer is not streamed. Also for too many or too long ones.
     """
     try:
-        pairs = parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        pairs = parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=MAX_QUERY_PARAMETERS)
     except ValueError:
-        msg = f"The URL has more than {MAX_PARAMETERS} query parameters."
+        msg = f"The URL has more than {MAX_QUERY_PARAMETERS} query parameters."
         raise BadRequest(msg) from None
     found = []
     for name, value in pairs:

@@ -1,0 +1,1 @@
+"""Routes that relay a request and its answer as bytes."""

@@ -1,0 +1,1 @@
+"""Relayed requests: their paths, queries, models and usage."""
