@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
 import openai
 import pytest
+from engines import sidecar_running
 
 Table: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
 """Path and body of a request, by name."""
@@ -155,3 +157,18 @@ def test_disconnect_frees_the_engine(served_native: str) -> None:
                 assert answer.status_code == 200
                 next(answer.iter_bytes())
         assert ask(f"{served_native}/v1", path, body)
+
+
+def test_tokenize_passes_where_it_is_named(native: str, tmp_path: Path) -> None:
+    """The engine's own `/tokenize` is served where `passthrough` names it, and is 404 otherwise."""
+    body = {"content": "hello world"}
+    direct = httpx.post(native.removesuffix("/v1") + "/tokenize", json=body, timeout=60).json()
+    named = tmp_path / "sidecar.toml"
+    named.write_text(f'[server]\npassthrough = ["/tokenize"]\n[[upstream]]\nbase_url = "{native}"\n')
+
+    with sidecar_running(native, tmp_path) as url:
+        assert httpx.post(f"{url}/tokenize", json=body, timeout=60).status_code == 404
+    with sidecar_running(native, tmp_path, "--config", str(named)) as url:
+        answer = httpx.post(f"{url}/tokenize", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+    assert answer.json() == direct
