@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from engines import ENGINE_PYTHON, ENGINES, engine_running, free_port, needs, sidecar_running
+from engine_processes import ENGINE_PYTHON, ENGINES, engine_running, free_port, needs, sidecar_running
 
 
 @pytest.fixture(scope="session")

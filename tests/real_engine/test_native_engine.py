@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import httpx
 import openai
 import pytest
-from engines import sidecar_running
+from engine_processes import sidecar_running
 
 Table: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
 """Path and body of a request, by name."""
