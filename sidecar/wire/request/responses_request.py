@@ -180,7 +180,7 @@ def _settle_tool_calls(body: dict[str, Any]) -> None:
     """Bound the calls of tools that the server runs: each one sends the growing prompt to the model again."""
     value = body.get("max_tool_calls")
     if value is None:
-        if _has_server_tools(body):
+        if has_server_tools(body):
             body["max_tool_calls"] = DEFAULT_TOOL_CALLS
         return
     number = 0 if type(value) is int and value == 0 else positive_number(value)
@@ -190,8 +190,8 @@ def _settle_tool_calls(body: dict[str, Any]) -> None:
     body["max_tool_calls"] = number
 
 
-def _has_server_tools(body: dict[str, Any]) -> bool:
-    """Whether *body* has tools that the server runs; one of an unknown shape counts as such a tool."""
+def has_server_tools(body: Mapping[str, Any]) -> bool:
+    """Whether *body*, a request of the Responses API, has tools that the server runs; one of an unknown shape counts as such a tool."""
     tools = body.get("tools")
     if not isinstance(tools, list):
         return tools not in (None, "", {})
