@@ -23,9 +23,10 @@ from .openai_request import (
     check_spelling,
     settle_fields,
 )
-from .request_counts import as_switch, positive_number
+from .request_counts import add_ceiling, as_switch, positive_number
 
 INPUT_FIELDS = ("instructions", "input")
+OUTPUT_CEILING_FIELD = "max_output_tokens"
 HISTORY_FIELDS = ("previous_response_id", "conversation", "prompt")
 """Fields that refer to a prompt which the server has."""
 RESPONSES_CHECKED = (CHECKED_FIELDS - {"messages"}) | {
@@ -103,6 +104,7 @@ def responses_steps(body: dict[str, Any]) -> Generator[None, None, int]:
         msg = "'input' must be a text, or a non-empty list of items."
         raise BadRequest(msg, "input")
     settle_fields(body)
+    add_ceiling(body, OUTPUT_CEILING_FIELD)
     if "background" in body:
         _check_background(body)
     _settle_tool_calls(body)
