@@ -46,7 +46,17 @@ _OWN_BLOCK = -1
 class MessageEvents:
     """The form of the events of one answer (`policies.api.event.EventForm`). It knows what the client has got so far."""
 
-    __slots__ = ("_begun", "_has_ended", "_is_text", "_number", "_open", "_waiting", "_waiting_size", "last_text", "outputs")
+    __slots__ = (
+        "_begun",
+        "_has_ended",
+        "_is_text",
+        "_number",
+        "_open",
+        "_waiting",
+        "_waiting_size",
+        "last_text",
+        "outputs",
+    )
 
     def __init__(self) -> None:
         self.outputs = 0
