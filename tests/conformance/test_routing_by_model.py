@@ -208,6 +208,34 @@ async def test_models_of_a_killed_engine_fail_alone(tmp_path: Path) -> None:
     assert first.asked == ["a"]
 
 
+async def test_alias_for_all_names_outlives_another_engine(tmp_path: Path) -> None:
+    """`"*"` in `models` gets the names that no other engine has, also while the list of that one cannot be read."""
+    first, second = Engine("a"), Engine("m")
+    async with routed(tmp_path, first, second, lines=((), ("models = { '*' = 'm' }",)), text="") as served:
+        before = await chat(served, "gpt-4")
+        await kill(first)
+        for listing in routing_of(served).listings:
+            listing.is_current = False
+        after = [(await chat(served, "gpt-4"))[0] for _ in range(3)]
+    never = Engine("a")
+    never.lists = False
+    async with routed(tmp_path, never, second, lines=((), ("models = { '*' = 'm' }",)), wait=False) as served:
+        unread = await chat(served, "gpt-4")
+
+    assert (before[0], after, unread[0], never.count) == (200, [200] * 3, 200, 0)
+
+
+async def test_fallback_serves_calls_that_name_no_model(tmp_path: Path) -> None:
+    """While the first upstream's default model is unknown, `fallback` sends calls without a model to the next upstream."""
+    first, second = Engine("a"), Engine("b")
+    chain = '[[policy]]\nuse = "fallback"\n' + RETRY
+    async with routed(tmp_path, first, second, text=chain) as served:
+        await kill(first)
+        status, _, body = await served.post("/api/chat", {"messages": HI})
+
+    assert (status, b"event: done" in body, second.asked) == (200, True, ["b"])
+
+
 async def test_rate_limited_upstream_is_replaced_at_once(tmp_path: Path) -> None:
     """A wait that one upstream asks for does not delay the attempt at the other one, nor prevent it."""
     first, second = Engine("m"), Engine("m")
