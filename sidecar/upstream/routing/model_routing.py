@@ -90,14 +90,14 @@ class ModelRouting:
             listing.refresh()
         found = self._serving(call)
         if not found and call.model:
-            found = await self._found_by_refresh(call) or self._serving(call, awaits_lists=False)
+            found = await self._found_by_refresh(call)
             if not found and all(map(knows_its_models, self._upstreams)):
                 raise unknown_model(call.model, self._known_names(), call.permitted_models)
         return self._pick(call, found or self._upstreams[:1])
 
     def another(self, call: Call, tried: Collection[str]) -> str | None:
         """Return the name of an upstream that serves the model of *call* as well and was not *tried*; None without one."""
-        others = [each for each in self._serving(call, awaits_lists=False) if each.settings.name not in tried]
+        others = [each for each in self._serving(call) if each.settings.name not in tried]
         others = [each for each in others if not _is_blocked(each, call)]
         return self._pick(call, others) if others else None
 
@@ -117,10 +117,10 @@ class ModelRouting:
         upstream = self._by_name[name]
         return upstream.settings.serves is None or fit_of(upstream, model) > Fit.NOT
 
-    def _serving(self, call: Call, *, awaits_lists: bool = True) -> Sequence[RoutedUpstream]:
+    def _serving(self, call: Call) -> Sequence[RoutedUpstream]:
         """Return the upstreams that share the model of *call*, in the order of the file; none if it is not known.
 
-        With *awaits_lists*, one with the alias `*` gets no call that another upstream, whose list was never read, may serve.
+        One with the alias `*` gets no call that another upstream, whose list was never read, may serve.
         """
         model = call.model
         if not call.names_model:
@@ -130,9 +130,7 @@ class ModelRouting:
             return _of_same_model(call, [first, *sharing], counts_statements=False)
         fits = [fit_of(each, model) for each in self._upstreams]
         best = max(fits)
-        if best is Fit.NOT or (
-            best is Fit.CATCH_ALL and awaits_lists and not all(map(has_named_models, self._upstreams))
-        ):
+        if best is Fit.NOT or (best is Fit.CATCH_ALL and not all(map(has_named_models, self._upstreams))):
             return ()
         return _of_same_model(call, [each for each, fit in zip(self._upstreams, fits, strict=True) if fit is best])
 
