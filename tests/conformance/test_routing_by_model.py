@@ -223,7 +223,7 @@ async def test_models_of_a_killed_engine_fail_alone(tmp_path: Path) -> None:
 async def test_alias_for_all_names_outlives_another_engine(tmp_path: Path) -> None:
     """`"*"` in `models` gets the names that the last list of another engine has not, also while that one is down."""
     first, second = Engine("a"), Engine("m")
-    async with routed(tmp_path, first, second, lines=((), ("models = { '*' = 'm' }",)), text="") as served:
+    async with routed(tmp_path, first, second, lines=((), ("models = { '*' = 'm' }",))) as served:
         before = await chat(served, "gpt-4")
         await kill(first)
         for listing in routing_of(served).listings:
