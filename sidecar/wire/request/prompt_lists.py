@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -52,15 +53,15 @@ def check_answers(answers: int, field: str) -> None:
         raise BadRequest(msg, field)
 
 
-class _IdFields(msgspec.Struct, gc=False):
-    """The fields of all APIs that may be token ids. Others are skipped, and no object is created for them."""
-
-    prompt: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-
-
-_decode_id_fields = msgspec.json.Decoder(_IdFields).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@cache
+def _id_fields_decoder(fields: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Return the decoder of an object's *fields*, which stay JSON. Others are skipped, and no object is created for them."""
+    return msgspec.json.Decoder(
+        msgspec.defstruct("IdFields", [(field, msgspec.Raw, msgspec.Raw()) for field in fields])
+    )
 
 
 def token_id_steps(raw: bytes, fields: tuple[str, ...]) -> Generator[None, None, tuple[bytes, dict[str, msgspec.Raw]]]:
@@ -76,7 +77,7 @@ def token_id_steps(raw: bytes, fields: tuple[str, ...]) -> Generator[None, None,
     if marks <= MAX_VALUES:
         return raw, {}
     try:
-        known = _decode_id_fields(raw)
+        known = _id_fields_decoder(fields).decode(raw)
     except DECODE_FAULTS:
         return raw, {}
     yield
