@@ -71,6 +71,8 @@ async def admitted(
     """
     references = references_of(call.body)
     found = await check_references(owners, call, references)
+    if references.compared:
+        found.pop()  # its owner is checked, and it is no part of the prompt
     call.hidden_prompt_tokens = _hidden_tokens(found)
     if None in found:
         call.hidden_prompt_tokens += context_of(call.model) or UNKNOWN_PROMPT_TOKENS
@@ -80,7 +82,7 @@ async def admitted(
     before = next(
         (
             each.tokens
-            for (kind, _), each in zip(references.named, found, strict=True)
+            for (kind, _), each in zip(references.named, found, strict=False)
             if each is not None and kind == "conversation"
         ),
         0,
