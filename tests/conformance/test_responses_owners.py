@@ -87,3 +87,16 @@ async def test_objects_of_others_are_refused_in_every_field(tmp_path: Path, more
         own, _, answer = await served.post(PATH, body, "authorization: Bearer b")
     assert (other in (400, 404), asked) == (True, 0), refusal
     assert own == 200, answer
+
+
+async def test_client_cannot_choose_the_id_of_anothers_response(tmp_path: Path) -> None:
+    """VLLM takes the id of a response from the request: another tenant's response cannot be replaced."""
+    body: dict[str, Any] = {"model": "m", "input": "hi", "request_id": "resp_b"}
+    async with upstream(RESPONSES.answers) as up, sidecar(settings_of(tmp_path, up.url, KEYS)) as served:
+        await served.gateway.owners.remember("second", "upstream-1", {("response", "resp_b"): 5})
+        other, _, refusal = await served.post(PATH, body, "authorization: Bearer a")
+        asked = len(up.requests)
+        own, _, _ = await served.post(PATH, body, "authorization: Bearer b")
+        free, _, _ = await served.post(PATH, body | {"request_id": "resp_new"}, "authorization: Bearer a")
+    assert (other, asked, own, free) == (400, 0, 200, 200), refusal
+    assert json.loads(refusal)["error"]["param"] == "request_id"

@@ -82,6 +82,11 @@ class ResponseOwners:
         entries, own = await self._recalled(names), _digest(tenant)
         return [self._visible(entry) if entry is not None and entry.tenant == own else None for entry in entries]
 
+    async def has_other_owner(self, tenant: str, name: StoredName) -> bool:
+        """Whether *name* is known to belong to another tenant."""
+        (entry,) = await self._recalled([name])
+        return entry is not None and entry.tenant != _digest(tenant)
+
     async def remember(
         self,
         tenant: str,
