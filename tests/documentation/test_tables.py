@@ -27,8 +27,9 @@ from sidecar.wire.request.documented_fields import OPENAI_FIELDS, SERVER_FIELDS
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
-GOVERNED_OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
+DEFAULTS = (ROOT / "sidecar" / "config" / "defaults.toml").read_text()
 HEADER = "| setting | default | meaning |"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerSettings,
@@ -64,6 +65,21 @@ def test_sections_have_all_settings(section: str) -> None:
     """Each section of docs/configuration.md has the settings of the code, with their defaults."""
     part = CONFIGURATION.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0]
     assert documented(part) == defaults(SECTIONS[section])
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_shipped_configuration_has_all_settings(section: str) -> None:
+    """`sidecar config` prints each section with all of its settings, and with no other one."""
+    part = DEFAULTS.split(f"[{section}]\n")[1].split("\n\n")[0]
+    assert set(re.findall(r"^(?:# )?(\w+) = ", part, re.MULTILINE)) == set(defaults(SECTIONS[section]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_shipped_configuration_has_all_options(name: str) -> None:
+    """`sidecar config` prints each built-in policy with all of its own options; prices and dollars have a comment."""
+    part = DEFAULTS.split(f'use = "{name}"')[1].split("\n\n")[0]
+    own = set(defaults(BUILT_IN[name])) - set(Policy.__struct_encode_fields__)
+    assert own - set(re.findall(r"(\w+) = ", part)) <= {"prices"}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -176,7 +192,7 @@ def test_codes_of_upstream_failures_are_documented() -> None:
 def test_every_record_field_is_documented() -> None:
     """docs/operations.md has each field of a record."""
     named: set[str] = set()
-    for text, fields, _ in rows(GOVERNED_OPERATIONS, "| text | JSON | meaning |"):
+    for text, fields, _ in rows(OPERATIONS, "| text | JSON | meaning |"):
         named.update(re.findall(r"`(\w+)`", text if fields == "the same" else fields))
     assert named == set(Record.__struct_fields__)
 
