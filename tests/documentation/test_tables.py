@@ -164,6 +164,7 @@ def test_every_refusal_is_documented() -> None:
         client_errors.unread_requests_full(),
         client_errors.unknown_reference("response", ""),
         client_errors.owners_unavailable(),
+        client_errors.too_many_counts(1),
         http_limits.slow_head(1.0),
         http_limits.long_url(),
         http_limits.many_fields(""),
@@ -180,6 +181,15 @@ def test_every_refusal_is_documented() -> None:
     }
     table = [(row[1].strip("`"), int(row[0])) for row in rows(FAILURES, "| status | code | cause |")]
     assert sorted(table) == sorted({(error.code, error.status) for error in own} | rejections)
+
+
+def test_every_code_is_documented() -> None:
+    """docs/failures.md names each code that is written in the sidecar, in the engine and in the built-in policies."""
+    folders = ("policies/builtin", "policies/engine", "sidecar/downstream", "sidecar/server", "sidecar/upstream")
+    text = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    codes = set(re.findall(r'Rejection\(\s*\d+, "(\w+)"|\bcode=\s*"(\w+)"|"code": "(\w+)"', text))
+    named = set(re.findall(r"`(\w+)`", FAILURES))
+    assert {code for found in codes for code in found if code} <= named
 
 
 def test_codes_of_upstream_failures_are_documented() -> None:
