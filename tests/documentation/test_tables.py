@@ -22,8 +22,12 @@ from sidecar.config.settings import Flags, ServerSettings, StoreSettings
 from sidecar.config.upstream import UpstreamSettings
 from sidecar.downstream import client_errors
 from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
+from sidecar.server.app import DATA_ROUTES
 from sidecar.server.http1 import http_limits
+from sidecar.wire.operations.chat_completions import CHAT_NEST
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.documented_fields import OPENAI_FIELDS, SERVER_FIELDS
+from sidecar.wire.stored.paths import COMPACT_PATH, CONVERSATIONS_PATH, RESPONSE_ROUTE
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
@@ -108,6 +112,18 @@ def test_documented_fields_are_listed() -> None:
     paragraphs = [each for each in part.split("\n\n") if each.startswith("`")]
     listed = [re.findall(r"`(\w+)`", each) for each in paragraphs if "," in each]
     assert listed[-2:] == [list(OPENAI_FIELDS), list(SERVER_FIELDS)]
+
+
+def test_every_api_is_described() -> None:
+    """docs/apis.md has the routes of each API, below the base URL of upstreams too, and the README has each route."""
+    apis = (ROOT / "docs" / "apis.md").read_text()
+    governed = {(row[1].strip("`"), row[2].strip("`")) for row in rows(apis, "| API | route | upstream's route |")}
+    assert governed == {(each.path, each.upstream_path) for each in (*GOVERNED_OPERATIONS, CHAT_NEST)}
+    for document, table in [(apis, "| route | limits |"), (README, "| route | response |")]:
+        named = [path for row in rows(document, table) for path in re.findall(r"/[\w/{}]+", row[0])]
+        described = [*named, *(path for path, _ in governed if document is apis)]
+        below = tuple(path for path in named if path in (CONVERSATIONS_PATH, RESPONSE_ROUTE))
+        assert {path for path in DATA_ROUTES if path not in described and not path.startswith(below)} == {COMPACT_PATH}
 
 
 def test_every_policy_is_described() -> None:
