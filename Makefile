@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ENGINE := .venv-engine
 CLIENTS := .venv-clients
+AGENTS := .venv-agents
 NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -86,7 +87,7 @@ bench: $(VENV)/.ready ## Measure the overhead, compared with nginx if it is inst
 
 $(ENGINE)/.ready: constraints-engine.txt
 	$(PYTHON) -m venv $(ENGINE)
-	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]' gguf numpy -c constraints-engine.txt
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]' xllamacpp gguf numpy -c constraints-engine.txt
 	@touch $@
 
 test-engine: $(VENV)/.ready $(ENGINE)/.ready ## Test against a real engine, llama.cpp (builds it first, which takes minutes)
@@ -97,15 +98,21 @@ $(CLIENTS)/.ready: constraints-clients.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-clients.txt
 	@touch $@
 
+# Clients that need openai 3, which others do not accept yet.
+$(AGENTS)/.ready: constraints-agents.txt
+	$(PYTHON) -m venv $(AGENTS)
+	$(AGENTS)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-agents.txt
+	@touch $@
+
 # No scripts of packages run, and no lock file is written: package.json pins exact versions.
 $(NODE_CLIENTS)/node_modules/.ready: $(NODE_CLIENTS)/package.json
 	cd $(NODE_CLIENTS) && npm install --silent --no-package-lock --ignore-scripts
 	@touch $@
 
-test-clients: $(VENV)/.ready $(CLIENTS)/.ready ## Compare what unmodified client libraries see direct and through the sidecar (installs them first)
+test-clients: $(VENV)/.ready $(CLIENTS)/.ready $(AGENTS)/.ready ## Compare what unmodified client libraries see direct and through the sidecar (installs them first)
 	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_CLIENTS)/node_modules/.ready; \
 	else echo "node and npm are not both installed: the npm clients (openai, the AI SDK) are skipped"; fi
-	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -rs tests/clients -o addopts= -p no:cacheprovider
+	CLIENTS_PYTHON=$(CLIENTS)/bin/python AGENTS_PYTHON=$(AGENTS)/bin/python $(BIN)/python -m pytest -q -rs tests/clients -o addopts= -p no:cacheprovider
 
 clean: ## Remove the files that other targets create
-	rm -rf $(VENV) $(ENGINE) $(CLIENTS) tests/*/node/node_modules .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(ENGINE) $(CLIENTS) $(AGENTS) tests/*/node/node_modules .venv-smoke dist build .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 from policies.api.call import Call
 from policies.api.requests.request_form import MODELS_REQUEST
 from policies.engine.chain import Chain
-from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS, CHAT_NEST
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
+from sidecar.wire.operations.chat_nest import CHAT_NEST
 from sidecar.wire.operations.messages import COUNT_TOKENS
+from sidecar.wire.operations.models import ENCODED_SLASH_STATE, MODEL_ROUTE, MODELS_PATH, model_id
 from sidecar.wire.operations.operation import PASSED_QUERY_STATE
 from sidecar.wire.request.chat_nest_request import chat_nest_caps, chat_nest_messages, chat_nest_profile, system_prompt
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
-from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE, model_id
 
 from .client_errors import not_found, too_many_counts
 from .ownership.continuation import admitted
 from .request import IncomingRequest, RequestRefused, check_json, in_steps, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
-from .route import CHAT_PATH, MODELS_PATH, Route
+from .route import CHAT_PATH, Route
 
 if TYPE_CHECKING:
     from sidecar.wire.operations.operation import Operation

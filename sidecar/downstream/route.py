@@ -12,7 +12,8 @@ from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
-from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS, CHAT_NEST
+from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
+from sidecar.wire.operations.chat_nest import CHAT_NEST
 from sidecar.wire.request.client_headers import (
     ClientHeaders,
     forwardable_headers,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from .services import RouteServices
 
 CHAT_PATH, COMPLETIONS_PATH = CHAT_NEST.path, CHAT_COMPLETIONS.path
-MODELS_PATH = "/v1/models"
 USAGE_PATH = "/v1/usage"
 HEALTH_PATH, READY_PATH = "/healthz", "/readyz"
 REQUEST_ID_HEADER = b"x-request-id"

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from sidecar.wire.operations.messages import COUNT_TOKENS
+from sidecar.wire.operations.models import MODEL_ROUTE, MODELS_PATH
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
-from sidecar.wire.request.openai_request import MODEL_ROUTE
 from sidecar.wire.stored.paths import CONVERSATIONS_PATH, RESPONSES_PATH
 
 from .client_connection import Scope
-from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, MODELS_PATH, READY_PATH, USAGE_PATH
+from .route import CHAT_PATH, COMPLETIONS_PATH, HEALTH_PATH, READY_PATH, USAGE_PATH
 
 MAX_READ_CHARACTERS = 200
 """Characters of a path that are read."""

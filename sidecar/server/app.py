@@ -29,7 +29,6 @@ from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.route import (
     CHAT_PATH,
     HEALTH_PATH,
-    MODELS_PATH,
     READY_PATH,
     REQUEST_ID_HEADER,
     USAGE_PATH,
@@ -39,8 +38,8 @@ from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import advice, origin_of
 from sidecar.downstream.usage.usage_route import UsageRoute
 from sidecar.wire.operations.messages import COUNT_TOKENS
+from sidecar.wire.operations.models import MODEL_ROUTE, MODELS_PATH
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
-from sidecar.wire.request.openai_request import MODEL_ROUTE
 
 from .cors import EXPOSED_HEADERS, Cors
 from .gateway import Gateway

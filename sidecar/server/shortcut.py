@@ -13,7 +13,7 @@ from sidecar.downstream.refusal_form import OPENAI_REFUSALS
 from sidecar.downstream.request import new_request_id, request_id
 from sidecar.downstream.request_record import CLIENT_CLOSED_REQUEST
 from sidecar.downstream.route import HEALTH_PATH, READY_PATH, REQUEST_ID_HEADER
-from sidecar.wire.request.openai_request import MODEL_PREFIX, MODEL_ROUTE
+from sidecar.wire.operations.models import MODEL_PREFIX, MODEL_ROUTE
 from sidecar.wire.stored.paths import stored_route
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from policies.api.match import matches_any
 from policies.api.upstream import UpstreamError
 from sidecar.upstream.errors.classify import from_object, timed_out
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.request.openai_request import ENCODED_SLASH_STATE, MODEL_ROUTE
+from sidecar.wire.operations.models import ENCODED_SLASH_STATE, MODEL_ROUTE
 
 from .plain_attempt import WholeAttempt
 from .routing.model_entries import CONTEXT_MARKS, merged, shown_entries, shown_entry, with_entries, written_list

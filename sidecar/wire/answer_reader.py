@@ -86,8 +86,14 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         return Batch(events=partial(self.chunks.events_of, items), raw=b"".join(raws), outputs=self.outputs)
 
     def _read_unusual(self, frame: Frame) -> tuple[Chunk, bytes]:
-        """Return the chunk and the payload of *frame*, with its faults repaired; the empty chunk where that has failed."""
+        """Return the chunk and the payload of *frame*, with its faults repaired; the empty chunk where that has failed.
+
+        `data: null` has no meaning and is dropped: llama.cpp begins the stream of several prompts with it, and OpenAI's SDK
+        would yield None.
+        """
         payload = frame.payload
+        if payload.strip() == b"null" and frame.event != "error":
+            return EMPTY_CHUNK, payload
         try:
             return repaired(payload, self.chunks.read)
         except ValueError:

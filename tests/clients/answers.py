@@ -1,4 +1,4 @@
-"""What the upstream double sends: the answers of an OpenAI server, its errors, and streams that break."""
+"""What the fake upstream sends for chat completions: the answers of an OpenAI server."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from wire import Connection, Script, chunk, sse
+from apis.api import HEADERS, STREAM_HEAD, Api, openai_error
+from apis.texts import HELLO, PERSON, WARM, arguments_of, pieces
+from wire import Connection, chunk, sse
 
-HELLO = ("Hello", ", Zoë 👋", '\n\ndata: {"not": "an event"}\n\n', "bye.")
-"""Pieces of an answer: characters of several bytes, and text that looks like an event."""
-WEATHER = '{"city": "Oslo"}'
-PERSON = '{"name": "Ada Lovelace", "born": 1815}'
 USAGE = {
     "prompt_tokens": 11,
     "completion_tokens": 7,
@@ -20,18 +18,6 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 3},
     "completion_tokens_details": {"reasoning_tokens": 2},
 }
-HEADERS = ("x-request-id: req_upstream", "openai-processing-ms: 12")
-STREAM_HEAD = "\r\n".join(
-    (
-        "HTTP/1.1 200 OK",
-        "content-type: text/event-stream; charset=utf-8",
-        "transfer-encoding: chunked",
-        *HEADERS,
-        "\r\n",
-    )
-).encode()
-PIECE_LENGTH = 7
-"""Characters of one piece of streamed JSON."""
 
 
 def envelope(kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -51,21 +37,16 @@ def called_tool(body: dict[str, Any]) -> tuple[str, str] | None:
     if body["messages"][-1]["role"] == "tool" or not body.get("tools"):
         return None
     name = body["tools"][0]["function"]["name"]
-    return name, WEATHER if name == "get_weather" else PERSON
+    return name, arguments_of(name)
 
 
 def texts(body: dict[str, Any]) -> tuple[str, ...]:
     """Return the pieces of the text that the model answers."""
     if body["messages"][-1]["role"] == "tool":
-        return ("It is 21 °C", " in Oslo.")
+        return WARM
     if body.get("response_format", {}).get("type") in ("json_schema", "json_object"):
         return pieces(PERSON)
     return HELLO
-
-
-def pieces(text: str) -> tuple[str, ...]:
-    """Return *text* in pieces of `PIECE_LENGTH` characters."""
-    return tuple(text[at : at + PIECE_LENGTH] for at in range(0, len(text), PIECE_LENGTH))
 
 
 def deltas(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -162,15 +143,6 @@ async def refuses(connection: Connection) -> None:
     await end_stream(connection, "stop")
 
 
-def fails(status: int, error: dict[str, Any], *headers: str) -> Script:
-    """Return a script that answers with *error* and *status*."""
-
-    async def script(connection: Connection) -> None:
-        await connection.answer(status, json.dumps({"error": error}).encode(), *HEADERS, *headers)
-
-    return script
-
-
 async def begin(connection: Connection) -> None:
     """Send the head, the role and two pieces of text."""
     await connection.send(STREAM_HEAD)
@@ -178,38 +150,9 @@ async def begin(connection: Connection) -> None:
         await send_chunk(connection, delta)
 
 
-async def cut(connection: Connection) -> None:
-    """Close the connection inside the chunked body."""
-    await begin(connection)
-    connection.close()
+def error_events(error: dict[str, Any]) -> bytes:
+    """Return *error* as vLLM and OpenAI send it in a stream."""
+    return sse({"error": error}) + b"data: [DONE]\n\n"
 
 
-async def ends_early(connection: Connection) -> None:
-    """End the body as HTTP demands, without a finish and without `[DONE]`."""
-    await begin(connection)
-    await connection.send(b"0\r\n\r\n")
-
-
-def breaks(error: dict[str, Any]) -> Script:
-    """Return a script that streams two pieces of text, then *error*, as vLLM and OpenAI do."""
-
-    async def script(connection: Connection) -> None:
-        await begin(connection)
-        await connection.send(chunk(sse({"error": error})) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-
-    return script
-
-
-def starts_with(error: dict[str, Any]) -> Script:
-    """Return a script that streams *error* and nothing else, after status 200."""
-
-    async def script(connection: Connection) -> None:
-        await connection.send(STREAM_HEAD + chunk(sse({"error": error})) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-
-    return script
-
-
-async def stalls(connection: Connection) -> None:
-    """Stream two pieces of text, then nothing until the other side closes."""
-    await begin(connection)
-    await connection.hang()
+CHAT = Api(answers, begin, openai_error, error_events)

@@ -5,41 +5,51 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cases import CASES
 from contract import DIFFERENCES, REQUESTS, verdict
 from libraries import CLIENTS, missing
 from sides import Client, Played, both_sides
 
-PLAYED = pytest.StashKey[list[Played]]()
+PLAYED = pytest.StashKey[dict[str, Played]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[PLAYED] = []
+    config.stash[PLAYED] = {}
 
 
-@pytest.fixture(scope="session", params=CLIENTS, ids=lambda client: client.name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with `played` for each case of each client."""
+    if "played" in metafunc.fixturenames:
+        pairs = [(client, case) for client in CLIENTS for case in client.cases]
+        names = [f"{client.name}: {case.name}" for client, case in pairs]
+        metafunc.parametrize(("played", "case"), pairs, indirect=["played"], ids=names)
+
+
+@pytest.fixture
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """Play all cases with one client."""
+    """Return what one client saw of all its cases, which are played once."""
     client: Client = request.param
     if reason := missing(client):
         pytest.skip(reason)
-    result = asyncio.run(both_sides(client, tmp_path_factory.mktemp("played")))
-    request.config.stash[PLAYED].append(result)
-    return result
+    results = request.config.stash[PLAYED]
+    if client.name not in results:
+        results[client.name] = asyncio.run(both_sides(client, tmp_path_factory.mktemp("played")))
+    return results[client.name]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print a line for each client, and the reasons of the differences."""
     lines: list[tuple[str, ...]] = [("client", "version", "cases", "equal", "by contract", "different")]
-    for client, direct, through in config.stash[PLAYED]:
-        found = [verdict(case, direct, through) for case in CASES]
+    for client, direct, through in config.stash[PLAYED].values():
+        found = [verdict(case, direct, through) for case in client.cases]
         counts = [str(found.count(each)) for each in ("equal", "by contract", "different")]
         lines.append((client.name, direct.version, str(len(found)), *counts))
-    if len(lines) == 1:
+    totals = [str(sum(int(line[at]) for line in lines[1:])) for at in range(2, len(lines[0]))]
+    lines.append((f"{len(lines) - 1} clients", "", *totals))
+    if not config.stash[PLAYED]:
         return
     terminalreporter.section("clients, direct and through the sidecar")
     for line in lines:
-        terminalreporter.write_line("{:30} {:20} {:>6} {:>6} {:>12} {:>10}".format(*line))
+        terminalreporter.write_line("{:34} {:24} {:>6} {:>6} {:>12} {:>10}".format(*line))
     for title, table in (("different by contract", DIFFERENCES), ("another number of requests", REQUESTS)):
         terminalreporter.write_line(f"\n{title}:")
         for name, each in table.items():

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from answers import answers
-from cases import CASES, Case
+from apis.routes import answers
+from case import Case
 from process import environment, program
 from wire import Connection, Upstream, eventually, upstream
 
 ANSWER_TIMEOUT_SECONDS = 60
 """Seconds after which a client that has not finished a case fails its tests."""
+SAME_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version", "anthropic-beta")
+"""Headers of a request that reach upstream unchanged."""
 UNREACHABLE_PROXY = "http://127.0.0.1:1"
 CLIENT_ENVIRONMENT = {
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
@@ -27,6 +29,7 @@ CLIENT_ENVIRONMENT = {
     "LANGSMITH_TRACING": "false",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "OPENAI_AGENTS_DISABLE_TRACING": "1",
 }
 """Clients reach this machine alone: they report nothing, and what they would download is missing at once."""
 
@@ -37,6 +40,7 @@ class Client:
 
     name: str
     command: tuple[str, ...]
+    cases: tuple[Case, ...]
     retries_itself: bool = False
     """Whether it repeats failed calls in a loop of its own, which does not read `x-should-retry`."""
 
@@ -59,8 +63,11 @@ class Side:
 
 def received(connection: Connection) -> dict[str, Any]:
     """Return what must be the same of a request, whichever way it came."""
-    kept = {name: connection.header(name) for name in ("authorization", "content-type")}
-    return {"line": connection.head.split(b"\r\n")[0].decode(), "headers": kept, "body": connection.body}
+    kept = {name: connection.header(name) for name in SAME_HEADERS}
+    body = connection.body if connection.raw_body else None
+    if body is None:
+        kept["content-type"] = None  # some clients send it with requests that have no body
+    return {"line": connection.head.split(b"\r\n")[0].decode(), "headers": kept, "body": body}
 
 
 @asynccontextmanager
@@ -123,7 +130,7 @@ async def play_all(client: Client, folder: Path, *, through_sidecar: bool) -> Si
                 url = (await asyncio.to_thread(stack.enter_context, started)).url + "/v1"
             async with running((*client.command, url), folder, log) as process:
                 side.version = (await read_line(process, log))["version"]
-                for case in CASES:
+                for case in client.cases:
                     side.outcomes[case.name] = await play(case, process, served, log)
     return side
 

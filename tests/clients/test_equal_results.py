@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
-from cases import CASES, Case
+from case import Case
 from contract import requests_differ, verdict
 from sides import Played
-
-pytestmark = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def test_application_sees_the_same(played: Played, case: Case) -> None:

@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-HERE = Path(__file__).parent
-ENGINE_PYTHON = os.environ.get("ENGINE_PYTHON", sys.executable)
 HI: Any = [{"role": "user", "content": "hello"}]
 LONG: Any = [{"role": "user", "content": "hello world " * 400}]
-
-
-@contextlib.contextmanager
-def running(command: list[str], **more: Any) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, text=True, **more)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    python = str(Path(ENGINE_PYTHON).absolute())
-    if subprocess.run([python, "-c", "import llama_cpp.server, gguf"], capture_output=True, check=False).returncode:
-        pytest.skip("llama-cpp-python[server] and gguf are not installed: `make test-engine` installs them")
-    folder = tmp_path_factory.mktemp("engine")
-    model = folder / "tiny.gguf"
-    subprocess.run([python, str(HERE / "tiny_model.py"), str(model)], check=True, timeout=60)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [python, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port), "--n_ctx", "512"]
-    with running(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        url = f"http://127.0.0.1:{port}/v1"
-        for _ in range(600):
-            assert process.poll() is None, "the engine has ended"
-            with contextlib.suppress(httpx.HTTPError), httpx.Client() as http:
-                if http.get(f"{url}/models", timeout=2).status_code == 200:
-                    break
-            time.sleep(0.1)  # between two polls of a process that starts; their number is bounded
-        yield url
-
-
-@pytest.fixture(scope="module")
-def served(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    command = [sys.executable, "-m", "sidecar", "serve", "--upstream", engine, "--port", "0"]
-    with running(command, cwd=tmp_path_factory.mktemp("sidecar"), stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip().rpartition(" ")[2]
-        process.stdout.close()
 
 
 @pytest.fixture
@@ -135,3 +80,39 @@ def test_long_prompt_is_refused_by_the_engine(client: openai.OpenAI, served: str
     assert [name for name, _ in events] == ["start", "error"]
     # This engine ends a stream with a long prompt after a 200 without an error; it reports the error to plain calls only.
     assert error["message"] == "The model failed to answer. Please try again."
+
+
+def test_completions_of_text(client: openai.OpenAI) -> None:
+    """A prompt as text and as a list of one text is completed, with a stream and without."""
+    for prompt in ("hello", ["hello"]):
+        answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=8)
+        with client.completions.create(model="tiny", prompt=prompt, max_tokens=8, stream=True) as stream:
+            text = "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 8
+        assert answer.choices[0].text
+        assert text
+
+
+def test_token_ids_are_the_engines_refusal(client: openai.OpenAI) -> None:
+    """Token ids, which this engine does not accept, are its own error, and the engine is asked once."""
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.completions.create(model="tiny", prompt=[260, 261, 262], max_tokens=8)
+    assert "valid string" in refused.value.message
+
+
+def test_embeddings_of_each_input_form(client: openai.OpenAI, engine: str) -> None:
+    """Vectors of one text and of several are those that the engine gives without the sidecar."""
+    for asked in ("hello", ["hello", "hello world"]):
+        through = client.embeddings.create(model="tiny", input=asked, encoding_format="float")
+        with openai.OpenAI(base_url=engine, api_key="none") as direct:
+            expected = direct.embeddings.create(model="tiny", input=asked, encoding_format="float")
+        assert [each.embedding for each in through.data] == [each.embedding for each in expected.data]
+        assert through.usage == expected.usage
+
+
+def test_routes_that_the_engine_lacks_are_its_404(client: openai.OpenAI) -> None:
+    """An API that this engine does not serve is 404, which no repetition can help."""
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.responses.create(model="tiny", input="hello")
+    assert refused.value.response.headers["x-should-retry"] == "false"

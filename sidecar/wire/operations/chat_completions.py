@@ -42,10 +42,4 @@ class ChatCompletions(Operation):
         return AnswerReader(shows_usage=shows_usage, answers=call.choices_returned)
 
 
-class ChatNest(ChatCompletions):
-    """Chat Nest's calls, which become chat completions upstream. Their route reads the body itself."""
-
-    path: ClassVar = "/api/chat"
-
-
-CHAT_COMPLETIONS, CHAT_NEST = ChatCompletions(), ChatNest()
+CHAT_COMPLETIONS = ChatCompletions()

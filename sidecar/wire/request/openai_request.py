@@ -1,4 +1,4 @@
-"""Check OpenAI requests: the body of a chat completion, as far as limits depend on it, and the path of one model.
+"""Check the body of a chat completion, as far as limits depend on it.
 
 Upstream decides about everything else: a server may accept what OpenAI refuses. Where servers read one value in several
 ways, the body is changed so that there is one (see `request_counts`).
@@ -6,7 +6,6 @@ ways, the body is changed so that there is one (see `request_counts`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Generator
 from typing import Any
 
@@ -25,10 +24,6 @@ STREAM_OPTIONS = frozenset({"include_usage"})
 MESSAGE_FIELDS = frozenset({"role", "content", "type", "text"})
 """Checked fields of a message and of its parts."""
 _CEILING_FIELDS, _CHOICE_FIELDS = frozenset(LIMIT_FIELDS), frozenset(MANY_FIELDS)
-MODEL_ROUTE, MODEL_PREFIX = "/v1/models/{id}", "/v1/models/"
-"""The route of one model, as calls and records name it, and the start of its paths. It is not a path itself."""
-ENCODED_SLASH_STATE = "sidecar.encoded_slash"
-"""The key in a call's `state` that is set where the client has percent-encoded the slashes of a model's id."""
 MAX_MODEL_ID_LENGTH = 256
 MAX_MODELS = 16
 """Names in `models`: each is matched with the patterns of the key, of policies, prices and upstreams."""
@@ -42,8 +37,6 @@ MAX_SHOWN_KEY = 100
 CHECKED_PER_STEP = 5_000
 """Messages, parts and their fields that are checked in one step. Measured: 0.3 us for each."""
 _LONGEST_FIELD = max(map(len, CHECKED_FIELDS | STREAM_OPTIONS | MESSAGE_FIELDS))
-_ID_SEGMENT = re.compile(r"(?!\.+$)[\w.:@+~,=()\- ]+")
-"""A part of an id between slashes.  Parts of dots alone, `%`, `;`, `?`, `#` and `\\` could lead a server to another path."""
 
 
 def check_openai(body: dict[str, Any]) -> int:
@@ -240,16 +233,6 @@ def _check_message(message: object, at: int) -> list[Any] | None:
     if isinstance(content, dict) and not content.keys() <= MESSAGE_FIELDS:
         check_spelling(content, MESSAGE_FIELDS, f"messages[{at}].content")
     return None
-
-
-def model_id(path: str) -> str | None:
-    """Return the id in *path*, the decoded path of a request for one model; None if no model can have it.
-
-    Ids may have slashes, as `meta-llama/Llama-3.1-8B`, and colons, as `qwen3:8b`.
-    """
-    name = path.removeprefix(MODEL_PREFIX).removesuffix("/")
-    is_id = len(name) <= MAX_MODEL_ID_LENGTH and all(map(_ID_SEGMENT.fullmatch, name.split("/")))
-    return name if is_id else None
 
 
 def asked_for_usage(options: object) -> bool:

@@ -1,5 +1,5 @@
-// Vercel's AI SDK.  usage: ai_sdk.mjs PROVIDER BASE_URL
-// `openai(model)` would use the Responses API; `openai.chat(model)` uses chat completions.
+// Vercel's AI SDK.  usage: ai_sdk.mjs PROVIDER [responses] BASE_URL
+// `openai(model)` uses the Responses API; `openai.chat(model)` uses chat completions.
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { Output, generateText, stepCountIs, streamText, tool } from "ai";
@@ -9,7 +9,7 @@ import * as common from "./operations.mjs";
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const at = { baseURL: common.BASE_URL, apiKey: common.API_KEY };
 const providers = {
-  "@ai-sdk/openai": () => createOpenAI(at).chat(common.MODEL),
+  "@ai-sdk/openai": () => (process.argv[3] === "responses" ? createOpenAI(at)(common.MODEL) : createOpenAI(at).chat(common.MODEL)),
   "@ai-sdk/openai-compatible": (more) =>
     createOpenAICompatible({ ...at, ...more, name: "sidecar", supportsStructuredOutputs: true })(common.MODEL),
 };
@@ -58,6 +58,11 @@ await common.serve(["ai", provider], {
   async structured_stream(seen) {
     seen.person = await streamText(person).output;
   },
+  async incomplete(seen) {
+    const { text, finishReason, usage } = await generateText({ ...hello, maxOutputTokens: 16 });
+    Object.assign(seen, { text, finishReason, usage });
+  },
+  incomplete_stream: (seen) => collect(seen, { ...hello, maxOutputTokens: 16 }),
   async cancel(seen) {
     const leaving = new AbortController();
     for await (const text of streamText({ ...hello, abortSignal: leaving.signal }).textStream) {

@@ -21,7 +21,7 @@ API_KEY = "sk-test"
 PROMPT = "Say hello"
 WEATHER_QUESTION = "How warm is it in Oslo?"
 PERSON_QUESTION = "Who wrote the first program?"
-BASE_URL = sys.argv[1]
+BASE_URL = sys.argv[-1]
 
 Seen: TypeAlias = dict[str, Any]
 Operation: TypeAlias = Callable[[Seen], Coroutine[Any, Any, None] | None]
@@ -47,6 +47,10 @@ WEATHER_TOOL: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+
+
+WEATHER_FUNCTION: dict[str, Any] = {"type": "function", "strict": None, **WEATHER_TOOL["function"]}
+"""The same tool as the Responses API describes it."""
 
 
 def user(text: str) -> list[Any]:

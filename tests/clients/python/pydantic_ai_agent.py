@@ -1,6 +1,12 @@
-"""Pydantic AI's agents on `OpenAIChatModel`, the class for chat completions."""
+"""Pydantic AI's agents.  Usage: pydantic_ai_agent.py [openai:] BASE_URL.
+
+By default they use `OpenAIChatModel`, the class for chat completions; with the prefix `openai:` they use the Responses API.
+"""
 
 from __future__ import annotations
+
+import os
+import sys
 
 from operations import (
     API_KEY,
@@ -18,7 +24,9 @@ from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=BASE_URL, api_key=API_KEY))
+os.environ |= {"OPENAI_BASE_URL": BASE_URL, "OPENAI_API_KEY": API_KEY}
+chat_model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=BASE_URL, api_key=API_KEY))
+model = f"openai:{MODEL}" if sys.argv[1] == "openai:" else chat_model
 agent = Agent(model)
 weather_agent = Agent(model, tools=[get_weather])
 person_agents = {"tool": Agent(model, output_type=Person), "schema": Agent(model, output_type=NativeOutput(Person))}
@@ -64,6 +72,16 @@ async def structured_stream(seen: Seen) -> None:
             seen[name] = (await answer.get_output()).model_dump()
 
 
+async def incomplete(seen: Seen) -> None:
+    done = await agent.run(PROMPT, model_settings={"max_tokens": 16})
+    seen["text"], seen["usage"] = done.output, repr(done.usage)
+
+
+async def incomplete_stream(seen: Seen) -> None:
+    async with agent.run_stream(PROMPT, model_settings={"max_tokens": 16}) as answer:
+        seen["text"], seen["usage"] = await answer.get_output(), repr(answer.usage)
+
+
 async def cancel(seen: Seen) -> None:
     async with agent.run_stream(PROMPT) as answer:
         async for text in answer.stream_text(delta=True, debounce_by=None):
@@ -71,4 +89,16 @@ async def cancel(seen: Seen) -> None:
             break
 
 
-serve("pydantic-ai-slim", plain, stream, stream_usage, tools, tools_stream, structured, structured_stream, cancel)
+serve(
+    "pydantic-ai-slim",
+    plain,
+    stream,
+    stream_usage,
+    tools,
+    tools_stream,
+    structured,
+    structured_stream,
+    incomplete,
+    incomplete_stream,
+    cancel,
+)

@@ -13,6 +13,15 @@ from wire import Connection
 SMALL_CEILING = 16
 """An answer with at most this ceiling has the stop reason `max_tokens`."""
 Events = tuple[dict[str, Any], ...]
+ERROR_TYPES = {
+    "invalid_api_key": "authentication_error",
+    "model_not_found": "not_found_error",
+    "insufficient_quota": "rate_limit_error",
+    "rate_limit_exceeded": "rate_limit_error",
+    "internal_error": "api_error",
+    "server_is_overloaded": "overloaded_error",
+}
+"""Anthropic's type for the code of an error of OpenAI; others are `invalid_request_error`."""
 
 
 def has_tool_result(body: dict[str, Any]) -> bool:
@@ -79,8 +88,8 @@ async def begin(connection: Connection) -> None:
 
 
 def error_body(error: dict[str, Any]) -> dict[str, Any]:
-    """Return Anthropic's envelope."""
-    return messages.error(error["type"], error["message"])
+    """Return Anthropic's envelope with its type of *error*."""
+    return messages.error(ERROR_TYPES.get(error.get("code", ""), "invalid_request_error"), error["message"])
 
 
 def error_events(error: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from sidecar.downstream.stored.endpoints import stored_routes
 from sidecar.downstream.unknown_path import SERVED_PATHS, advice, origin_of
 from sidecar.server.app import DATA_ROUTES
 from sidecar.server.shortcut import OPERATION_ROUTES
-from sidecar.wire.request.openai_request import MODEL_ROUTE
+from sidecar.wire.operations.models import MODEL_ROUTE
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from wire import Connection, upstream
 
 from sidecar.upstream.routing.listed_names import ENTRIES_PER_ITERATION
 from sidecar.upstream.routing.model_entries import shown_entries
-from sidecar.wire.request.openai_request import MODEL_PREFIX, model_id
+from sidecar.wire.operations.models import MODEL_PREFIX, model_id
 
 pytestmark = pytest.mark.anyio
 

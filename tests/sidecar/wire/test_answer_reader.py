@@ -45,6 +45,7 @@ PIECES = st.sampled_from(
         b"event: ping\ndata: {}\n\n",
         b"data: {\r\ndata: }\r\n\r\n",
         b"data: [DONE]\n\n",
+        b"data: null\n\n",
         sse({"error": {"message": "boom", "code": 500}}),
         b"data: {broken\n\n",
         b"data:  [DONE] \n\n",
@@ -141,7 +142,7 @@ def test_any_bytes_are_a_chunk_or_a_value_error(payload: bytes) -> None:
 @example([{"error": "boom"}])
 @example([{"error": [None]}])
 def test_any_json_is_read_without_an_exception(value: object) -> None:
-    """Any JSON in a stream is an event, an error or malformed; reading it never raises."""
+    """Any JSON in a stream is an event, an error, null or malformed; reading it never raises."""
     reading, _ = read(b"data: " + json.dumps(value).encode() + b"\n\n")
     whole = AnswerReader()
     whole.take_whole(json.dumps(value).encode(), as_stream=True)
@@ -149,7 +150,7 @@ def test_any_json_is_read_without_an_exception(value: object) -> None:
     if is_error_list:
         assert isinstance(reading.failure, dict)
     else:
-        assert isinstance(value, dict) or isinstance(reading.failure, MalformedAnswer)
+        assert value is None or isinstance(value, dict) or isinstance(reading.failure, MalformedAnswer)
 
 
 def test_held_events_are_bounded() -> None:
@@ -251,3 +252,19 @@ def test_frames_do_not_combine() -> None:
 
     assert summary(*read(stream)) == summary(*read(stream, apart))
     assert read(stream)[0].failure is not None
+
+
+@pytest.mark.parametrize("null", [b"data: null\n\n", b"data:  null \r\n\r\n"])
+def test_event_of_null_is_dropped(null: bytes) -> None:
+    """`data: null`, with which llama.cpp begins the stream of several prompts, reaches no client and is no failure."""
+    reading, batches = read(null + sse(ROLE) + sse(delta(content="a")) + null + sse(delta(finish="stop")))
+
+    assert reading.failure is None
+    assert b"".join(batch.raw for batch in batches) == sse(ROLE) + sse(delta(content="a")) + sse(delta(finish="stop"))
+
+
+def test_error_event_of_null_is_a_failure() -> None:
+    """An `error` event stays a failure where its data are null."""
+    reading, _ = read(sse(delta(content="a")) + b"event: error\ndata: null\n\n")
+
+    assert reading.failure is not None
