@@ -24,7 +24,7 @@ from sidecar.downstream import client_errors
 from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
 from sidecar.server.app import DATA_ROUTES
 from sidecar.server.http1 import http_limits
-from sidecar.wire.operations.chat_completions import CHAT_NEST
+from sidecar.wire.operations.chat_nest import CHAT_NEST
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.documented_fields import OPENAI_FIELDS, SERVER_FIELDS
 from sidecar.wire.stored.paths import COMPACT_PATH, CONVERSATIONS_PATH, RESPONSE_ROUTE

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from policies.api.requests.parts import ITEM_TEXT_FIELDS
+from sidecar.wire.decoding.one_step import result_of
 
 from .documented_fields import OPENAI_FIELDS, SERVER_FIELDS, FieldKind, FieldShape
 from .json_body import BadRequest
@@ -80,13 +81,7 @@ RESPONSES_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
 
 def check_responses(body: dict[str, Any]) -> int:
     """Check as `responses_steps` does, in one step."""
-    steps = responses_steps(body)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            items: int = end.value
-            return items
+    return result_of(responses_steps(body))
 
 
 def responses_steps(body: dict[str, Any]) -> Generator[None, None, int]:
