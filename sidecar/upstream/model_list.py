@@ -34,8 +34,8 @@ MERGED_LIST_SECONDS = 10.0
 class ModelListAttempt(WholeAttempt):
     """See `policies.api.upstream.Stream`: one batch, the JSON for the client.
 
-    *upstream* is that of the attempt.  The list is merged from *upstreams* if there are several and *routing* is set; one
-    that cannot list its models is left out, unless all fail.  For a client that may use some models only, the list is
+    *upstream* is that of the attempt.  The list is merged from *upstreams* if there are several and *routing* is set.  An
+    upstream that cannot list its models is left out, unless all fail.  For a client that may use some models only, the list is
     reduced to these.
     """
 

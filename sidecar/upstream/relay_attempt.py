@@ -1,7 +1,7 @@
 """One attempt of a relayed call: send its request, and deliver the answer as bytes.
 
-It bypasses the circuit breaker in both directions, as lists of models do: a failing route of an engine must not block chat
-completions, and an open circuit of one model says nothing about other routes.
+It bypasses the circuit breaker in both directions, as lists of models do. A failing route of an engine must not block chat
+completions, and an open circuit of one model must not block other routes.
 """
 
 from __future__ import annotations

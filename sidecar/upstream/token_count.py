@@ -1,6 +1,6 @@
 """The number of tokens of a prompt as upstream counts them, as an attempt without a completion.
 
-It bypasses the circuit breaker in both directions, as a list of models does: a server may count tokens while its models fail,
+It bypasses the circuit breaker in both directions, as a list of models does. A server may count tokens while its models fail,
 and may have no such route.
 """
 

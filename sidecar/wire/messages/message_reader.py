@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 class MessageReader(MessageCounts, kw_only=True, eq=False):
     """The state of one answer. See `sidecar.wire.operations.operation.Reading`, and `MessageCounts` for its public fields.
 
-    Events pass as upstream sent them, except for pings, which the sidecar sends itself, and events without a name, which
-    Anthropic's SDKs skip: they get the name of their type. `message_delta` with the reason waits for `message_stop`, which
-    the reader adds where upstream ends without it.
+    Events pass as upstream sent them, with two exceptions. Pings are dropped, because the sidecar sends its own. Events
+    without a name, which Anthropic's SDKs skip, get the name of their type. `message_delta` with the reason waits for
+    `message_stop`, which the reader adds where upstream ends without it.
     """
 
     _form: MessageEvents = msgspec.field(default_factory=MessageEvents)

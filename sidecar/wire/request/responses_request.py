@@ -1,7 +1,7 @@
 """Check requests of OpenAI's Responses API, as far as limits depend on them; upstream decides about everything else.
 
-Sources: `types/responses/response_create_params.py` of openai 3.54.0; `ResponsesRequest` of vLLM, whose input may be a string, a list
-of items or a list of strings; llama.cpp's server, which converts such requests to chat completions.
+Sources: `types/responses/response_create_params.py` of openai 3.54.0; `ResponsesRequest` of vLLM; llama.cpp's server, which
+converts such requests to chat completions. The input may be a string, a list of items or, for vLLM, a list of strings.
 """
 
 from __future__ import annotations
