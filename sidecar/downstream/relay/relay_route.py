@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from sidecar.downstream.services import RouteServices
     from sidecar.wire.relay.query import RelayedQuery
 
-PROFILE_NAME_HEADER = b"x-profile"
 RELAYED_HEADERS = (b"content-type", b"accept")
 """Request headers about the bodies, which are sent upstream beside those of all calls."""
 MAX_RELAYED_VALUE_BYTES = 1_024
@@ -89,7 +88,7 @@ class RelayRoute(Route):
         if path is None:  # `RelayRoutes` has found this route by its path
             raise RequestRefused(not_found(scope["path"]))
         query = relayed_query(scope["query_string"], self._own_parameters)
-        profile = access.profile(request.headers.get(PROFILE_NAME_HEADER, b"").decode("latin-1"))
+        profile = request.profile
         call = self.call(
             request,
             {},
