@@ -84,8 +84,9 @@ class RelayAttempt:
         if self._model == request.model:
             return request.fields.encoded() if request.is_normalised and request.fields is not None else body
         if request.fields is None:
-            msg = f"The model of this request is called otherwise at the upstream {self._upstream.settings.name!r}, and only JSON can be changed."
-            raise Rejection(400, "model_not_replaceable", f"{msg} Send the upstream's name of the model.")
+            name = self._upstream.settings.name
+            msg = f"The upstream {name!r} has another name for the model, and only JSON can be changed. Send that name."
+            raise Rejection(400, "model_not_replaceable", msg)
         return request.fields.encoded(self._model)
 
     async def _open(self, body: RelayedBody) -> None:

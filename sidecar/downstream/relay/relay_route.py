@@ -112,7 +112,7 @@ class RelayRoute(Route):
         headers, length = request.headers, announced_length(request.headers)
         if sent.method not in BODY_METHODS:
             if length or b"transfer-encoding" in headers:
-                msg = f"A request with the method {sent.method} has no body here. Send it without one."
+                msg = f"A {sent.method} request may have no body on this route. Send it without one."
                 raise BadRequest(msg)
             return
         if content_coding(headers):
