@@ -41,7 +41,7 @@ class Params(Policy, frozen=True, kw_only=True):
 
     async def admit(self, call: Call) -> None:
         """Change the body of *call*. Raises `Rejection` for a value that cannot be sent under its new name."""
-        if not call.has_completion:
+        if not call.has_completion or call.operation.is_relayed:  # a relayed body is sent as it came
             return
         body, changes = call.body, list[str]()
         for old, new in self.rename.items():
@@ -93,7 +93,7 @@ def _renamed(body: dict[str, Any], old: str, new: str) -> str:
 
 
 def _may_set(call: Call, name: str, value: Any) -> bool:
-    """Whether `set` changes the field *name*: a ceiling only if that lowers it."""
+    """Whether `set` changes the field *name*: a ceiling only if that lowers it, or the call has none."""
     if name in CEILING_FIELDS:
         return call.has_ceiling and (call.max_tokens is None or call.max_tokens > value)
     if name in LOWERED_FIELDS:
@@ -103,11 +103,13 @@ def _may_set(call: Call, name: str, value: Any) -> bool:
 
 
 def _write(call: Call, name: str, value: Any) -> bool:
-    """Write the field *name*; return False for a ceiling of a call that takes none."""
+    """Write the field *name*; return False for a ceiling of a call that takes none: servers refuse unknown fields."""
     if name in CEILING_FIELDS:
         if call.has_ceiling:
             call.max_tokens = value
         return call.has_ceiling
+    if name in LOWERED_FIELDS and name != call.operation.turns_field and call.body.get(name) is None:
+        return False
     call.body[name] = value if isinstance(value, PLAIN_TYPES) else _copied(value)
     if isinstance(sent := call.state.get(CLIENT_VALUES_STATE), dict):
         sent.pop(name, None)  # the value is the operator's, also if it equals the client's

@@ -35,7 +35,7 @@ from .event_filters import EventFilters
 from .growth import growth_of
 from .leases import claims_of, keep, keep_entered
 from .ledger import Ledger
-from .members import ListedLimits, Member, Members
+from .members import ListedLimits, Member, Members, UnlistedPolicy
 from .retry_budget import RetryBudgets
 from .retry_decision import RetryDecisions
 from .sink import BatchSink
@@ -116,8 +116,8 @@ class Chain:
         return list(self._members.limits_for(call))
 
     @property
-    def unlisted(self) -> list[str]:
-        """The names of policies that may refuse calls and do not report limits."""
+    def unlisted(self) -> list[UnlistedPolicy]:
+        """The policies that may refuse calls and do not report limits."""
         return self._members.unlisted
 
     async def close(self) -> None:

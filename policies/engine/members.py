@@ -54,6 +54,13 @@ class _Started(msgspec.Struct, frozen=True, eq=False):
     running: RunningPolicy
 
 
+class UnlistedPolicy(NamedTuple):
+    """A policy that may refuse calls and reports no limits, and the calls to which it applies."""
+
+    policy: str
+    match: Match
+
+
 class ListedLimits(NamedTuple):
     """The limits that one policy reports for a call, and the calls to which they apply."""
 
@@ -69,7 +76,7 @@ class Members:
     shared policy whose options differ between chains.
     """
 
-    __slots__ = ("_own", "_services", "admitting", "entering", "judging")
+    __slots__ = ("_own", "_reporting", "_services", "admitting", "entering", "judging")
 
     def __init__(self, policies: Sequence[Policy], services: Services) -> None:
         self._services = services
@@ -79,6 +86,7 @@ class Members:
         self.admitting = [member for member in members if overrides(member.running, "admit")]
         self.entering = [member for member in members if overrides(member.running, "enter")]
         self.judging = [member for member in members if overrides(member.running, "retry")]
+        self._reporting = [member for member in members if overrides(member.running, "limits_for")]
 
     def _member(self, policy: Policy) -> Member:
         running = self._started(policy)
@@ -101,10 +109,8 @@ class Members:
 
     def limits_for(self, call: Call) -> Iterator[ListedLimits]:
         """Yield the limits of each policy that overrides `limits_for`, for calls like *call*. Raises `HookMisuse`."""
-        for member in self.admitting:
+        for member in self._reporting:
             running = member.running
-            if not overrides(running, "limits_for"):
-                continue
             made = running.limits_for(call)
             if not isinstance(made, Iterable):
                 raise HookMisuse(returned(running, "limits_for", made, "a sequence of claims"))
@@ -115,10 +121,10 @@ class Members:
             yield ListedLimits(member.name, member.match or Match(), claims)
 
     @property
-    def unlisted(self) -> list[str]:
-        """The names of the deployment's own policies that may refuse calls and do not report limits."""
+    def unlisted(self) -> list[UnlistedPolicy]:
+        """The deployment's own policies that may refuse calls and do not report limits."""
         hidden = {
-            id(each): each.name
+            id(each): UnlistedPolicy(each.name, each.match or Match())
             for each in (*self.admitting, *self.entering)
             if not (overrides(each.running, "limits_for") or is_built_in(type(each.running)))
         }

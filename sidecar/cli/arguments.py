@@ -151,8 +151,8 @@ def _add_mock_flags(mock: argparse.ArgumentParser) -> None:
 def _add_key_flags(new: _Parser, rotate: _Parser) -> None:
     tenant_help = "tenant of the key (default: %(default)s)"
     new_date_help = "last day of the key, or its last moment with an offset from UTC (default: none)"
-    old_date_help = "the same for the old key (default: valid until its hash is removed)"
-    new.add_argument("--tenant", type=_text, default="default", metavar="T", help=tenant_help)
+    old_date_help = "last day or last moment of the old key (default: it is valid until its hash is removed)"
+    new.add_argument("--tenant", type=_tenant, default="default", metavar="T", help=tenant_help)
     new.add_argument(
         "--id", type=_key_id, metavar="ID", help="name of the key in logs and for `key rotate` (default: none)"
     )
@@ -176,6 +176,13 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _text(text: str) -> str | InvalidFlag:
     return text if text.strip() else InvalidFlag("the value is empty: omit the flag, or give a value")
+
+
+def _tenant(text: str) -> str | InvalidFlag:
+    from sidecar.config.key_values.texts import tenant_fault  # noqa: PLC0415
+
+    found = _text(text)
+    return InvalidFlag(fault) if isinstance(found, str) and (fault := tenant_fault(text)) else found
 
 
 def _key_id(text: str) -> str | InvalidFlag:

@@ -13,14 +13,13 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from policies.api.claim import MAX_IDENTITY_LENGTH
 from policies.api.policy import Policy
 from policies.builtin.option_checks import raise_faults
 from sidecar.wire.request.documented_fields import ForwardedFields
 
 from .access import Access, KeyHash, Profile
 from .key_values.expiry import last_moment
-from .key_values.texts import HASH_FAULT, MAX_HASHES, comment_fault, id_fault, is_hash
+from .key_values.texts import HASH_FAULT, MAX_HASHES, comment_fault, id_fault, is_hash, tenant_fault
 from .key_values.toml_text import table_text
 from .profiles import apply_key_limits
 from .tables import ConfigFault, to_struct
@@ -83,8 +82,8 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def _tenant_faults(self) -> Iterator[str]:
-        if not (self.tenant.strip() and self.tenant.isprintable() and len(self.tenant) <= MAX_IDENTITY_LENGTH):
-            yield f"tenant: invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
+        if fault := tenant_fault(self.tenant):
+            yield f"tenant: {fault}"
 
     def _hash_faults(self) -> Iterator[str]:
         if isinstance(self.sha256, str):

@@ -11,7 +11,7 @@ from typing import NamedTuple, get_type_hints
 import msgspec
 
 from policies.api.hooks import HookError
-from policies.api.match import Match
+from policies.api.match import Match, matches_any
 from policies.api.policy import CALL_HOOKS, Policy, RunningPolicy, check_policy
 from policies.builtin.budget import Budget
 from policies.builtin.fallback import Fallback
@@ -20,7 +20,9 @@ from policies.builtin.params import Params
 from policies.builtin.rate import Rate
 from policies.builtin.retry import RetryClassifier
 from policies.builtin.trim import Trim
+from sidecar.wire.operations.responses import RESPONSES_API
 from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS, FieldKind
+from sidecar.wire.request.responses_request import has_server_tools
 
 from .named_objects import ObjectFault, load_object, object_of
 from .tables import ConfigFault, to_struct
@@ -40,6 +42,7 @@ DEFAULTS_USE = "defaults"
 CHANGE_DEFAULTS_CURE = "to change a shipped policy, write the chain that `sidecar config` prints instead"
 POLICY_SOURCES = f"a built-in policy ({', '.join(BUILT_IN)}), an installed one, or 'module:Class'"
 TEMPERATURE_KEY = "temperature"
+RESPONSES_PATH, TOOL_CALLS_FIELD = RESPONSES_API.path, RESPONSES_API.request.turns_field
 
 
 class BaseChain(msgspec.Struct, frozen=True):
@@ -173,7 +176,7 @@ def _policy(
     if kind is not None:
         policy = to_struct(kind, {key: value for key, value in entry.items() if key != "use"}, path, faults)
     if isinstance(policy, Params):
-        faults += _rename_faults(policy, f"{path}.rename")
+        faults += (*_rename_faults(policy, f"{path}.rename"), *_tools_faults(policy, path))
     if not isinstance(name, str):
         return "", kind, None  # its type is a fault already, unless the class is not known
     if policy is not None:
@@ -197,6 +200,26 @@ def _rename_faults(policy: Params, path: str) -> Iterator[ConfigFault]:
         if DOCUMENTED_FIELDS.get(new) is not FieldKind.SETTING:
             right = "use a documented one (docs/configuration.md) that holds a number, a word or a switch"
             yield ConfigFault(f"{path}.{old}", f"a client's value cannot get the name {new!r}", right)
+
+
+def _tools_faults(policy: Params, path: str) -> Iterator[ConfigFault]:
+    """Yield a fault for tools that the server runs in a Responses call without a bound of `max_tool_calls`.
+
+    The bound of clients' requests is set before the chain. Budgets reserve the prompt once for each of these calls.
+    """
+    may_apply = matches_any(
+        RESPONSES_PATH, [policy.match.path] if isinstance(policy.match.path, str) else policy.match.path
+    )
+    if not may_apply or TOOL_CALLS_FIELD in policy.set or TOOL_CALLS_FIELD in policy.default:
+        return
+    for option, values in (("set", policy.set), ("default", policy.default)):
+        if has_server_tools(values):
+            right = f"add {TOOL_CALLS_FIELD!r} to `set`, or select other paths by `only`"
+            yield ConfigFault(
+                f"{path}.{option}.tools",
+                f"the server may call its own tools on {RESPONSES_PATH} without a bound",
+                right,
+            )
 
 
 def _is_name(name: str) -> bool:

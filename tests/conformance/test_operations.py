@@ -18,6 +18,7 @@ from serving import settings_of, sidecar, with_policies
 from wire import HEAD, Client, Connection, Script, upstream
 
 from policies import Call, Event, Lease, Policy, Stop
+from policies.api.call import LIMIT_FIELDS
 from sidecar.server.app import DATA_ROUTES
 from sidecar.wire.operations.operation import Operation
 from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
@@ -582,3 +583,18 @@ async def test_policies_see_the_prompt(tmp_path: Path, operation: Operation) -> 
     assert status == 200
     assert seen == [("Say three words", "m", True)]
     assert b"SAY THREE WORDS" in up.requests[0].raw_body
+
+
+@pytest.mark.parametrize("field", LIMIT_FIELDS)
+@pytest.mark.parametrize("asked", [5_000, 20])
+@STREAMING
+async def test_ceiling_is_sent_in_the_field_that_servers_obey(
+    tmp_path: Path, operation: Operation, asked: int, field: str
+) -> None:
+    """A ceiling under another name is also sent in the API's own field: a server that ignores the name is limited too."""
+    sample = sample_of(operation)
+    text = '[[policy]]\nuse = "max_tokens"\noutput = 300\n'
+    async with upstream(replies(200, sample.whole)) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        await served.post(operation.path, sample.body | {field: asked})
+        sent = up.requests[0].body
+    assert (sent[field], sent[operation.request.ceiling_field]) == (min(asked, 300),) * 2

@@ -20,7 +20,7 @@ from serving import CHAT, Sidecar, settings_of, sidecar, with_policies
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from wire import Client, Connection, Script, Upstream, upstream
 
-from policies import Call, Claim, Lease, Policy, Rejection
+from policies import Call, Claim, Lease, Match, Policy, Rejection
 from policies.api.lease import ClaimLease
 from policies.api.store import Standing
 from policies.api.window import Calendar, Sliding
@@ -389,6 +389,9 @@ async def test_policies_of_the_deployment_report_their_limits(tmp_path: Path) ->
             assert numbers(await entry(served, "slots")) == (4, 1, 0, 3)
         async with sidecar(with_policies(settings, Words(name="words"))) as served:
             assert (await usage(served))["unlisted"] == ["words"]
+        theirs = Words(name="theirs", match=Match(tenant="zeta"))
+        async with sidecar(with_policies(settings, Words(name="words"), theirs)) as served:
+            assert (await usage(served))["unlisted"] == ["words"], "policies for other tenants are not named"
     assert (numbers(found), found["window"]) == ((4, 0, 0, 4), "hour")
 
 

@@ -1,8 +1,10 @@
-"""Check the texts of `[[key]]` tables: ids, comments and hashes."""
+"""Check the texts of `[[key]]` tables: tenants, ids, comments and hashes."""
 
 from __future__ import annotations
 
 import re
+
+from policies.api.claim import MAX_IDENTITY_LENGTH
 
 MAX_HASHES = 8
 """Hashes of one key: a rotation needs two."""
@@ -22,6 +24,13 @@ def id_fault(text: str) -> str:
     if _KEY_ID.fullmatch(text):
         return ""
     return "invalid id; use 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit first"
+
+
+def tenant_fault(text: str) -> str:
+    """Return what is wrong with the name of a tenant *text*, as `problem; cure`; empty if nothing is."""
+    if text.strip() and text.isprintable() and len(text) <= MAX_IDENTITY_LENGTH:
+        return ""
+    return f"invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
 
 
 def comment_fault(text: str) -> str:

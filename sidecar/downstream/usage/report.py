@@ -30,7 +30,8 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer: the limits of the chain of *profile* (empty: the base chain), and of the other profiles of the key.
 
     *models* are those for which limits that count by model are listed. *left_out* is how many models and limits are not
-    listed because there are too many. *unlisted* are policies of the deployment that may refuse calls, and report no limits.
+    listed because there are too many. *unlisted* are policies of the deployment that may refuse calls of
+    the caller, and report no limits.
     """
 
     object: Literal["usage"] = "usage"

@@ -101,7 +101,7 @@ class UsageRoute(Route):
             limits=entries,
             models=[*filter(None, models)] if counts_models else [],
             left_out=left_out,
-            unlisted=chains[profile.name].unlisted,
+            unlisted=[each.policy for each in chains[profile.name].unlisted if selection.covers(each.match)],
         )
 
     async def _standings(self, limits: Sequence[ReportedLimit]) -> Sequence[Standing]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from policies.api.call import LIMIT_FIELDS, MANY_FIELDS
+from policies.api.call import MANY_FIELDS
 from policies.api.requests.parts import MAX_TEXT_NESTING
 from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.request.openai_request import (
@@ -15,6 +15,7 @@ from sidecar.wire.request.openai_request import (
     check_spelling,
     openai_steps,
 )
+from sidecar.wire.request.request_counts import add_ceiling
 
 GOVERNED_FIELDS = frozenset({"system", "metadata", "tools", "thinking", "fallbacks", "speed", "service_tier"})
 """Fields of this API that limits depend on, beside those of all APIs."""
@@ -41,10 +42,7 @@ def message_steps(body: dict[str, Any]) -> Generator[None, None, int]:
         if type(many := body.get(field)) is int and many > 1:
             msg = f"'{field}' must be 1: an answer of the Messages API is one message."
             raise BadRequest(msg, field)
-    if body.get(CEILING_FIELD) is None:
-        numbers = [limit for field in LIMIT_FIELDS if type(limit := body.get(field)) is int and limit > 0]
-        if numbers:
-            body[CEILING_FIELD] = min(numbers)
+    add_ceiling(body, CEILING_FIELD)
     _check_metadata(body.get("metadata"))
     return items
 

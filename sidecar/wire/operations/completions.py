@@ -12,6 +12,7 @@ from sidecar.wire.completions.completion_reader import CompletionReader
 from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS, FieldKind, FieldShape
 from sidecar.wire.request.openai_request import CHECKED_FIELDS, asked_for_usage, check_spelling, settle_fields
 from sidecar.wire.request.prompt_lists import check_answers, check_prompt
+from sidecar.wire.request.request_counts import add_ceiling
 
 from .operation import Operation
 
@@ -55,6 +56,7 @@ class Completions(Operation):
             if body.get(field) is not None:
                 items += check_prompt(body[field], field)
         settle_fields(body)
+        add_ceiling(body, COMPLETION_REQUEST.ceiling_field)
         each = max((number for field in MANY_FIELDS if type(number := body.get(field)) is int), default=1)
         check_answers(max(1, each) * COMPLETION_REQUEST.prompt(body).prompts, "prompt")
         return items

@@ -7,7 +7,13 @@ from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from policies.api.requests.request_form import RequestForm
-from sidecar.wire.request.responses_request import INPUT_FIELDS, RESPONSES_FIELDS, check_responses, responses_steps
+from sidecar.wire.request.responses_request import (
+    INPUT_FIELDS,
+    OUTPUT_CEILING_FIELD,
+    RESPONSES_FIELDS,
+    check_responses,
+    responses_steps,
+)
 from sidecar.wire.responses.events.closing_events import encoded_event
 from sidecar.wire.responses.reader import ResponsesReader
 from sidecar.wire.stored.created import created_by
@@ -21,7 +27,7 @@ RESPONSES_REQUEST = RequestForm(
     name="responses",
     prompt_fields=INPUT_FIELDS,
     conversation_field="",
-    ceiling_field="max_output_tokens",
+    ceiling_field=OUTPUT_CEILING_FIELD,
     turns_field="max_tool_calls",
 )
 """The input is never trimmed: its items refer to each other."""

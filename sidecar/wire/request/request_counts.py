@@ -26,6 +26,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 """A larger ceiling is no limit at any server. Above it, floats do not hold every integer."""
 MAX_REQUESTED_CHOICES = 128
 _DECIMAL_NUMBER = re.compile(r"\s{0,9}\+?(\d{1,15})(?:\.0{0,15})?\s{0,9}", re.ASCII)
+_CEILING_NAMES = frozenset(LIMIT_FIELDS)
 _TRUE_WORDS = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "0"})
 """What pydantic reads as booleans, in any case."""
@@ -44,6 +45,17 @@ def settle_ceilings(body: dict[str, Any]) -> None:
         lowest = min(*numbers, MAX_SAFE_INTEGER)
         for field in sent:
             body[field] = lowest
+
+
+def add_ceiling(body: dict[str, Any], field: str) -> None:
+    """Write the ceiling of *body*, after `settle_ceilings`, into *field* too, the one that all servers of its API obey.
+
+    Servers ignore fields that they do not know: under another name alone, a ceiling would not limit the answer.
+    """
+    if body.get(field) is None and not _CEILING_NAMES.isdisjoint(body):
+        numbers = [limit for name in LIMIT_FIELDS if type(limit := body.get(name)) is int and limit > 0]
+        if numbers:
+            body[field] = min(numbers)
 
 
 def settle_choices(body: dict[str, Any]) -> None:

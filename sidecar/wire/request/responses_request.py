@@ -24,9 +24,10 @@ from .openai_request import (
     check_spelling,
     settle_fields,
 )
-from .request_counts import as_switch, positive_number
+from .request_counts import add_ceiling, as_switch, positive_number
 
 INPUT_FIELDS = ("instructions", "input")
+OUTPUT_CEILING_FIELD = "max_output_tokens"
 HISTORY_FIELDS = ("previous_response_id", "conversation", "prompt")
 """Fields that refer to a prompt which the server has."""
 RESPONSES_CHECKED = (CHECKED_FIELDS - {"messages"}) | {
@@ -98,6 +99,7 @@ def responses_steps(body: dict[str, Any]) -> Generator[None, None, int]:
         msg = "'input' must be a text, or a non-empty list of items."
         raise BadRequest(msg, "input")
     settle_fields(body)
+    add_ceiling(body, OUTPUT_CEILING_FIELD)
     if "background" in body:
         _check_background(body)
     _settle_tool_calls(body)
@@ -175,7 +177,7 @@ def _settle_tool_calls(body: dict[str, Any]) -> None:
     """Bound the calls of tools that the server runs: each one sends the growing prompt to the model again."""
     value = body.get("max_tool_calls")
     if value is None:
-        if _has_server_tools(body):
+        if has_server_tools(body):
             body["max_tool_calls"] = DEFAULT_TOOL_CALLS
         return
     number = 0 if type(value) is int and value == 0 else positive_number(value)
@@ -185,8 +187,8 @@ def _settle_tool_calls(body: dict[str, Any]) -> None:
     body["max_tool_calls"] = number
 
 
-def _has_server_tools(body: dict[str, Any]) -> bool:
-    """Whether *body* has tools that the server runs; one of an unknown shape counts as such a tool."""
+def has_server_tools(body: Mapping[str, Any]) -> bool:
+    """Whether *body*, a request of the Responses API, has tools that the server runs; one of an unknown shape counts as such a tool."""
     tools = body.get("tools")
     if not isinstance(tools, list):
         return tools not in (None, "", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies import Budget, Call, MaxTokens, Rejection, Trim
-from policies.api.requests.request_form import PRICED_RELAY_REQUEST
+from policies.api.requests.request_form import PRICED_RELAY_REQUEST, RELAYED_REQUEST
 from policies.api.usage import Usage
 from policies.builtin.fixed_cost import FixedCost
 from policies.builtin.prices import Price
@@ -17,7 +17,8 @@ PRICES = {"cheap": Price(1.0, 2.0), "dear": Price(30.0, 10.0)}
 
 
 def relayed(model: str = "", tokens: int = 2_000) -> Call:
-    call = make_call("", operation=PRICED_RELAY_REQUEST, tokens_each=tokens)
+    operation = PRICED_RELAY_REQUEST if tokens else RELAYED_REQUEST
+    call = make_call("", operation=operation, tokens_each=tokens)
     call.body = {"model": model} if model else {}
     return call
 

@@ -11,11 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import Budget, Call, MaxTokens, Params, Policy, Rejection
-from policies.api.requests.request_form import MODELS_REQUEST
+from policies.api.requests.request_form import MODELS_REQUEST, PRICED_RELAY_REQUEST, RequestForm
 from policies.builtin.params_checks import CEILING_FIELDS, GOVERNED_FIELDS
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
+
+RESPONSES_REQUEST = RequestForm(
+    name="responses", ceiling_field="max_output_tokens", turns_field="max_tool_calls", conversation_field="messages"
+)
 
 
 async def changed(policy: Params, body: dict[str, Any], **more: Any) -> tuple[dict[str, Any], list[str]]:
@@ -43,7 +47,8 @@ async def changed(policy: Params, body: dict[str, Any], **more: Any) -> tuple[di
         ({"rename": {"typical_p": "top_p"}, "default": {"top_p": 1}}, {"typical_p": 0.5}, {"top_p": 0.5}, "renamed typical_p to top_p"),
         ({"rename": {"typical_p": "top_p"}, "default": {"top_p": 1}}, {}, {"top_p": 1}, "default top_p"),
         ({"set": {"user": "all"}}, {"user": "me"}, {"user": "all"}, "set user"),
-        ({"set": {"max_tool_calls": 5}}, {}, {"max_tool_calls": 5}, "set max_tool_calls"),
+        ({"set": {"max_tool_calls": 5}}, {}, {}, ""),
+        ({"default": {"max_tool_calls": 5}}, {"max_tool_calls": None}, {"max_tool_calls": None}, ""),
         ({"set": {"max_tool_calls": 5}}, {"max_tool_calls": 9}, {"max_tool_calls": 5}, "set max_tool_calls"),
         ({"set": {"max_tool_calls": 5}}, {"max_tool_calls": 3}, {"max_tool_calls": 3}, ""),
         ({"set": {"max_tool_calls": 5}}, {"max_tool_calls": "3"}, {"max_tool_calls": 5}, "set max_tool_calls"),
@@ -167,6 +172,22 @@ async def test_object_cannot_be_renamed(value: Any) -> None:
     assert (
         refused.value.message == "'x' must be a number, a string, true, false, or a list of them: it is sent as 'stop'."
     )
+
+
+@pytest.mark.parametrize("policy", [Params(default={"max_tool_calls": 5}), Params(set={"max_tool_calls": 5})])
+async def test_tool_calls_are_bounded_where_the_api_has_them(policy: Params) -> None:
+    """`max_tool_calls` is added to calls of an API that knows it; the reservation counts it."""
+    call = make_call("hi", operation=RESPONSES_REQUEST)
+    await policy.admit(call)
+    assert (call.body["max_tool_calls"], call.prompt_turns, len(call.notes)) == (5, 6, 1)
+
+
+async def test_relayed_calls_stay() -> None:
+    """The body of a relayed route is sent as it came, so no field changes, no user is replaced and no note says so."""
+    call = make_call("hi", body={"user": "ann"}, operation=PRICED_RELAY_REQUEST, tokens_each=5)
+    before = dict(call.body)
+    await Params(set={"user": "all", "seed": 1}, drop=["model_name"], default={"max_tokens": 5}).admit(call)
+    assert (call.body, call.notes) == (before, [])
 
 
 async def test_calls_without_a_model_stay() -> None:

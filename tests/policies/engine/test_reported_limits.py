@@ -81,10 +81,26 @@ class Waits(Policy, frozen=True):
 
 async def test_running_objects_report_limits() -> None:
     """The object of `start` reports the limits; policies of a deployment that report none are named."""
-    chain = chain_of(Counting(name="counted"), Waits(name="waits"))
+    only = Match(tenant="acme")
+    chain = chain_of(Counting(name="counted"), Waits(name="waits"), Waits(name="theirs", match=only))
     (listed,) = chain.limits_for(make_call("hi"))
     assert (listed.policy, [claim.limit for claim in listed.claims]) == ("counted", [3])
-    assert chain.unlisted == ["waits"]
+    assert chain.unlisted == [("waits", Match()), ("theirs", only)]
+
+
+async def test_policy_that_only_waits_reports_limits() -> None:
+    """The limits of a policy are reported whatever hook it refuses calls in."""
+
+    class Slots(Policy, frozen=True):
+        def limits_for(self, call: Call) -> Sequence[Claim]:
+            return [self.claim(call, 1, limit=3, window=Calendar("day"))]
+
+        async def enter(self, call: Call) -> Lease | None:
+            return None
+
+    chain = chain_of(Slots(name="slots"))
+    assert [each.policy for each in chain.limits_for(make_call("hi"))] == ["slots"]
+    assert chain.unlisted == []
 
 
 @pytest.mark.parametrize(("made", "message"), [(None, "returned None"), ([1], "a sequence with a int"), (5, "a int")])

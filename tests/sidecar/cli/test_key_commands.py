@@ -57,6 +57,8 @@ def test_new_key_has_the_given_values(tmp_path: Path) -> None:
         (["--comment", "a\nb"], f"--comment: invalid comment; use at most 200 printable characters; {SEE}"),
         (["--not-after", "soon"], f"--not-after: invalid value 'soon': expected a date, or a date-time with an offset; write a date like 2026-12-31 or a date-time like 2026-12-31T18:00:00Z; {SEE}"),
         (["--not-after", "2000-01-01"], "--not-after: 2000-01-01 has passed; name a later date"),
+        (["--tenant", "a\nb"], f"--tenant: invalid name; use 1 to 128 printable characters; {SEE}"),
+        (["--tenant", "a\udcff"], f"--tenant: invalid name; use 1 to 128 printable characters; {SEE}"),
         (["--tenant", ""], f"--tenant: the value is empty: omit the flag, or give a value; {SEE}"),
     ],
 )  # fmt: skip

@@ -13,6 +13,11 @@ OTHER = "change it in a policy of your own"
 CEILING = "use `set` to lower it, or `limit_field` of the [[upstream]] for its name"
 NAME = "use the name of a field at the top level of the body: 1 to 64 letters, digits, '_' and '-'"
 
+UNBOUNDED = (
+    "the server may call its own tools on /v1/responses without a bound; add 'max_tool_calls' to `set`, or select other "
+    "paths by `only`"
+)
+
 
 @pytest.mark.parametrize(
     ("options", "found"),
@@ -64,6 +69,8 @@ NAME = "use the name of a field at the top level of the body: 1 to 64 letters, d
         ("set = { 'a.b' = 1 }", [f"policy[0].set: invalid name 'a.b'; {NAME}"]),
         ("drop = ['']", [f"policy[0].drop[0]: invalid name ''; {NAME}"]),
         ("rename = { seed = '' }", [f"policy[0].rename.seed: invalid name ''; {NAME}"]),
+        ("set = { tools = [{ type = 'web_search' }] }", ["policy[0].set.tools: " + UNBOUNDED]),
+        ("only = { path = ['/v1/resp*'] }\ndefault = { tools = [{ type = 'function', name = 'f' }, { type = 'mcp' }] }", ["policy[0].default.tools: " + UNBOUNDED]),
         ("drop = ['seed']\nonly = { profile = 'x' }", ["policy[0].only.profile: unknown key; known keys: model, path, tenant"]),
     ],
 )  # fmt: skip
@@ -85,6 +92,21 @@ def test_options_cannot_differ(tmp_path: Path, table: str, path: str) -> None:
     problem = f"cannot differ between {whose}; a client could choose the looser one"
     text = f'[[policy]]\nuse = "params"\nset = {{ seed = 1 }}\n{table}\n'
     assert lines(tmp_path, text) == [f"F: {path}: {problem}: select calls by `only` in [[policy]] instead"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "set = { tools = [{ type = 'web_search' }], max_tool_calls = 4 }",
+        "default = { tools = [{ type = 'web_search' }], max_tool_calls = 4 }",
+        "set = { tools = [{ type = 'function', name = 'f' }] }",
+        "set = { tools = [] }",
+        "set = { tools = [{ type = 'web_search' }] }\nonly = { path = '/v1/messages' }",
+    ],
+)
+def test_bounded_tools_are_accepted(tmp_path: Path, options: str) -> None:
+    """Tools may be set whose calls are bounded, which the client runs, or on routes without such a bound."""
+    assert loaded(tmp_path, f'[[policy]]\nuse = "params"\n{options}\n').base.policies
 
 
 def test_valid_table_is_loaded(tmp_path: Path) -> None:
