@@ -113,7 +113,8 @@ def _measured_at_once(messages: list[Message]) -> tuple[int, int]:
     encoded = msgspec.json.encode(messages)
     objects = encoded.count(b"{") - len(messages)
     if not any(key in encoded for key in _MEDIA_KEYS):
-        objects -= encoded.count(_TEXT_PART)
+        own = sum(1 for message in messages if message.get("type") == "text")  # they are no parts of another message
+        objects -= max(0, encoded.count(_TEXT_PART) - own)
     return len(encoded), objects
 
 
@@ -205,6 +206,8 @@ def _part(part: Any, left: int, depth: int = MAX_TEXT_NESTING) -> tuple[int, int
     if isinstance(part, str):
         return _bytes(part), 0, 0, 0
     kind = part_kind(part)
+    if kind is not None and (kind in _NESTING_PART_TYPES or kind.endswith(RESULT_ENDING)):
+        return _nesting_part(part, kind, left, depth)
     text = part.get("text") if isinstance(part, dict) else None
     is_media = kind is not None and not _is_text_type(kind)
     if isinstance(text, str):
@@ -214,8 +217,6 @@ def _part(part: Any, left: int, depth: int = MAX_TEXT_NESTING) -> tuple[int, int
         return 0, 0, 1, 0
     if kind in _MEDIA_PART_TYPES:  # named by its field alone: a server may read the other fields instead
         return _bytes_beside(part, kind), 0, 1, 0
-    if kind is not None and (kind in _NESTING_PART_TYPES or kind.endswith(RESULT_ENDING)):
-        return _nesting_part(part, kind, left, depth)
     size = len(msgspec.json.encode(part))
     read = size // SOUND_BYTES_PER_TOKEN if kind in _SOUND_PART_TYPES else size
     return read, size - read if kind in _FILE_PART_TYPES else 0, is_media, 0

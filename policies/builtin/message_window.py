@@ -121,9 +121,14 @@ def after_results(messages: Sequence[Message], keep: int) -> int:
         if counted == keep or first == 0:
             break
         counted += not is_instruction(messages[first - 1])
-    while first < len(messages) and _KINDS_BY_ROLE.get(messages[first].get("role")) in ("result", "instruction"):
+    while first < len(messages) and _cannot_begin(messages[first]):
         first += 1
     return first
+
+
+def _cannot_begin(message: Message) -> bool:
+    kind = _KINDS_BY_ROLE.get(message.get("role"))
+    return kind in ("result", "instruction") or (kind == "user" and _has_result(message))
 
 
 def _has_result(message: Message) -> bool:

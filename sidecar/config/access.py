@@ -137,12 +137,16 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         model (prices), it is a `BadRequest`. A list of models names none: it is reduced to those that the key may use.
         Another upstream's default model that the key may not use is not requested: the call then names its own.
         """
-        if call.has_completion or call.operation.is_relayed:
+        form = call.operation
+        if form.is_free:
+            if self.models is not None:
+                self._check_fields(call, [])  # it costs nothing, so that no price depends on the model
+        elif call.has_completion or form.is_relayed:
             profile = self.profiles.get(call.profile, self.base)
             rules = [rule for rule in profile.model_rules if rule.where.covers(call)]
             if self.models is not None or rules:
                 self._check_fields(call, rules)
-        if self.models is None or (not call.has_completion and not call.model):
+        if self.models is None or (not call.has_completion and not form.is_free and not call.model):
             return
         for model in call.candidate_models:
             if not matches_any(model, self.models):

@@ -7,62 +7,47 @@ and may have no such route.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import httpx
 import msgspec
 
-from policies.api.event import Batch, Event
-from policies.api.usage import Usage
-from sidecar.upstream.errors.classify import from_exception
+from sidecar.upstream.errors.classify import from_exception, from_object
 from sidecar.upstream.transport.limited_read import READ_ERRORS, ResponseTooLarge, read_error_body, read_limited
 from sidecar.wire.answer_headers import passed_headers
+from sidecar.wire.chunk import has_content
+from sidecar.wire.error_object import MalformedAnswer, decode_error
 from sidecar.wire.operations.messages import COUNT_TOKENS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
-    from policies.api.call import Call
-
-    from .client import UpstreamClient
+from .plain_attempt import WholeAttempt
 
 MAX_COUNT_BYTES = 65_536
 """Bytes of an answer: one number, and what a server adds to it."""
 
 
-class TokenCountAttempt:
+class _Count(msgspec.Struct, gc=False):
+    """What is read of an answer."""
+
+    input_tokens: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class TokenCountAttempt(WholeAttempt):
     """See `policies.api.upstream.Stream`: one batch, the JSON as upstream sent it. It costs nothing."""
 
-    usage = Usage()
-    has_finished = False
-
-    def __init__(self, upstream: UpstreamClient, call: Call) -> None:
-        self._upstream, self._call = upstream, call
-
-    def cut_off(self, sample: bytes, prompt_tokens: int) -> Batch:
-        """Raise `NotImplementedError`: a count is one batch and reserves no tokens."""
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    async def deliver(self, to: Callable[[Batch], bool]) -> None:
-        """Request the number and deliver it as one batch. Raises `UpstreamError`."""
+    async def _body(self) -> bytes:
+        """Request the number. Raises `UpstreamError`, also for an answer without a number."""
         call, upstream = self._call, self._upstream
         model = await upstream.model(call)
         fields = {**call.body, "model": model} if model else call.body
         if upstream.settings.fields == "known" and (sent := call.state.get(CLIENT_FIELDS_STATE)) is not None:
             fields = DocumentedPart(fields, cast("dict[str, Any]", sent), fields=COUNT_TOKENS.fields).body
         body = await self._answer(msgspec.json.encode(fields), model)
-        to(Batch(events=[Event(index=-1, raw=body)], raw=body, last=True))
+        if (fault := _fault_of(body)) is not None:
+            secrets = upstream.secrets_of(call.forwarded_headers)
+            raise from_object(fault, upstream.asked, secrets=secrets, own_key=upstream.own_key, now=upstream.clock())
+        return body
 
     async def _answer(self, sent: bytes, model: str) -> bytes:
         """Return the answer to the request body *sent*. Raises `UpstreamError`."""
@@ -83,3 +68,14 @@ class TokenCountAttempt:
         if upstream.routes.note_refusal("POST", path, answer.status, refusal, model):
             raise upstream.lacks_route(answer, path, model)
         raise upstream.failure(answer, refusal, model, upstream.secrets_of(headers))
+
+
+def _fault_of(body: bytes) -> dict[str, Any] | MalformedAnswer | None:
+    """Return the error object in *body*, or why it is no number of tokens; None for one that is."""
+    try:
+        found = msgspec.json.decode(body, type=_Count)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return MalformedAnswer("the answer has no number of tokens")
+    if has_content(found.error):
+        return decode_error(body) or {"message": ""}
+    return None if len(found.input_tokens) else MalformedAnswer("the answer has no number of tokens")

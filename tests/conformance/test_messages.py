@@ -376,6 +376,47 @@ async def test_counts_obey_the_rules_of_the_key(tmp_path: Path) -> None:
     assert "fallbacks" not in up.requests[0].body
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"fallbacks": [{"model": "dear"}]},
+        {"model": "m,dear"},
+        {"mcp_servers": [{"type": "url", "url": "http://x"}]},
+        {"models": ["dear"]},
+        {"model": None},
+    ],
+)
+@pytest.mark.parametrize("path", [PATH, COUNT])
+async def test_no_field_leads_a_key_to_another_model(tmp_path: Path, path: str, more: dict[str, Any]) -> None:
+    """A key with `models` reaches no other model, also for a count of tokens."""
+    async with upstream(COUNTS) as up:
+        text = f'[[upstream]]\nbase_url = "{up.url}"\n' + key("client", "t", 'models = ["m*"]') + BUDGET
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            status, _, body = await served.post(path, HELLO | more, "x-api-key: client")
+    assert (status, error_of(body)[0], up.requests) == (403, "permission_error", [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (b"<html>", "api_error"),
+        (b"", "api_error"),
+        (b"{}", "api_error"),
+        (b"[]", "api_error"),
+        (json.dumps(messages.OVERLOADED).encode(), "overloaded_error"),
+    ],
+)
+async def test_answer_without_a_number_is_a_failure(tmp_path: Path, answer: bytes, shown: str) -> None:
+    """A count under status 200 that is no number of tokens is an error, not a result."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(200, answer)
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:
+        status, _, body = await served.post(COUNT, HELLO)
+    assert (status >= 400, error_of(body)[0]) == (True, shown)
+
+
 async def test_parallel_counts_are_limited(tmp_path: Path) -> None:
     """Each tenant has a limit of counts that run at the same time; a client that leaves gives its place back."""
     async with upstream(silent) as up, sidecar(settings_of(tmp_path, up.url, BUDGET)) as served:

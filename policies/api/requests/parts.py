@@ -29,7 +29,9 @@ DOCUMENT_TEXT_FIELDS = ("source", "title", "context")
 FILE_SOURCES = frozenset({"base64", "url", "file"})
 """Types of sources that are no text."""
 MAX_TEXT_NESTING = 4
-"""Lists of parts in parts whose text is read: results of tools have parts."""
+"""Lists of parts in parts that are read one by one: results of tools have parts."""
+MAX_JSON_NESTING = 100
+"""Levels of lists and objects in which texts are found and replaced: as many as the body of a request may have."""
 _UNTYPED_PART_FIELD_SET, _PART_TEXT_FIELD_SET = frozenset(UNTYPED_PART_FIELDS), frozenset(PART_TEXT_FIELDS)
 
 
@@ -64,7 +66,7 @@ def texts(message: Message) -> list[str]:
 def _item_texts(item: Message) -> list[str]:
     found = _part_texts(item)
     for field in ITEM_TEXT_FIELDS:
-        found += _nested_texts(item.get(field), MAX_TEXT_NESTING)
+        found += _nested_texts(item.get(field), MAX_JSON_NESTING)
     return found
 
 
@@ -72,40 +74,46 @@ def _nested_texts(value: object, depth: int) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return _part_texts(value)
-    if isinstance(value, list) and depth:
+        return _part_texts(value, depth - 1)
+    if isinstance(value, list) and depth > 0:
         return [text for each in value for text in _nested_texts(each, depth - 1)]
     return []
 
 
-def _part_texts(part: object) -> list[str]:
-    if not isinstance(part, dict):
+def _part_texts(part: object, depth: int = MAX_JSON_NESTING) -> list[str]:
+    if not isinstance(part, dict) or depth < 0:
         return []
     found = []
     if not _PART_TEXT_FIELD_SET.isdisjoint(part):
         found = [text for field in PART_TEXT_FIELDS if isinstance(text := part.get(field), str)]
-    if isinstance(inner := part.get("content"), str | list):  # the result of a tool
-        found += _nested_texts(inner, MAX_TEXT_NESTING)
+    if isinstance(inner := part.get("content"), str | list | dict):  # the result of a tool
+        found += _nested_texts(inner, depth)
     if "source" in part:
-        found += _document_texts(part)
-    elif isinstance(inner := part.get("input"), dict) and "type" in part:  # a call of a tool
-        found.append(msgspec.json.encode(inner).decode())
+        found += _document_texts(part, depth)
+    if is_tool_call(part):
+        found.append(msgspec.json.encode(part["input"]).decode())
     return found
 
 
-def _document_texts(part: dict[str, Any]) -> list[str]:
+def is_tool_call(part: dict[str, Any]) -> bool:
+    """Whether *part* calls a tool with an object of arguments (Anthropic)."""
+    return "type" in part and isinstance(part.get("input"), dict)
+
+
+def _document_texts(part: dict[str, Any], depth: int) -> list[str]:
     """Return the texts of a part that has a source, of Anthropic's API: not those of files, URLs and images."""
     source = part["source"]
     found = [text for field in DOCUMENT_TEXT_FIELDS if isinstance(text := part.get(field), str)]
     if isinstance(source, dict) and source.get("type") not in FILE_SOURCES:
-        found += _nested_texts(source.get("data"), 0) + _nested_texts(source.get("content"), MAX_TEXT_NESTING)
+        found += _nested_texts(source.get("data"), 0) + _nested_texts(source.get("content"), depth)
     return found
 
 
-def replace_texts(value: Any, change: Callable[[str], str], depth: int = MAX_TEXT_NESTING) -> Any:
+def replace_texts(value: Any, change: Callable[[str], str], depth: int = MAX_JSON_NESTING) -> Any:
     """Return *value*, a prompt, a message or a part of any shape, with each of its texts replaced by `change(text)`.
 
     Objects are copied where a text in them changes. Texts are those that `texts` returns, without JSON of unknown parts.
+    Of the arguments of a tool, which `texts` returns as JSON, each string is replaced.
     """
     if isinstance(value, str):
         return change(value)
@@ -116,11 +124,26 @@ def replace_texts(value: Any, change: Callable[[str], str], depth: int = MAX_TEX
     changed = dict(value)
     for field in (*PART_TEXT_FIELDS, "content", *ITEM_TEXT_FIELDS):
         inner = value.get(field)
-        if isinstance(inner, str) or (isinstance(inner, list | dict) and depth >= 0 and field not in PART_TEXT_FIELDS):
+        if field == "input" and is_tool_call(value):
+            changed[field] = _replace_strings(inner, change, depth - 1)
+        elif isinstance(inner, str) or (
+            isinstance(inner, list | dict) and depth >= 0 and field not in PART_TEXT_FIELDS
+        ):
             changed[field] = replace_texts(inner, change, depth - 1)
     if "source" in value:
         _replace_in_document(changed, change, depth)
     return changed
+
+
+def _replace_strings(value: Any, change: Callable[[str], str], depth: int) -> Any:
+    """Return *value*, JSON of any shape, with each of its strings replaced; the names of fields stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list) and depth >= 0:
+        return [_replace_strings(each, change, depth - 1) for each in value]
+    if isinstance(value, dict) and depth >= 0:
+        return {name: _replace_strings(each, change, depth - 1) for name, each in value.items()}
+    return value
 
 
 def _replace_in_document(part: dict[str, Any], change: Callable[[str], str], depth: int) -> None:

@@ -37,6 +37,8 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
     """The field with messages of which the oldest may be dropped; empty for none."""
     prompt_fields: tuple[str, ...] = ("messages",)
     """The fields with the prompt: text, messages, token ids, or lists of them."""
+    parts_field: str = ""
+    """The field of the prompt whose list holds the parts of one message, instead of messages; empty for none."""
     ceiling_field: str = "max_tokens"
     """The field in which a ceiling is set for a client that sent none; empty where answers have no output tokens."""
     user_path: tuple[str, ...] = ("user",)
@@ -61,7 +63,9 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
         found = _Found()
         for field in self.prompt_fields:
             value = body.get(field)
-            if isinstance(value, list):
+            if isinstance(value, list) and field == self.parts_field:
+                found.messages.append({"content": value})
+            elif isinstance(value, list):
                 found.take_list(value)
             elif isinstance(value, msgspec.Raw):
                 found.take_ids(bytes(value))

@@ -37,6 +37,8 @@ STOP_REASONS: Mapping[str, str] = MappingProxyType(
     {"length": "max_tokens", "content_filter": "refusal", "stop": "end_turn", "tool_calls": "tool_use"}
 )
 """Anthropic's names of the finishes of chat completions, which policies use."""
+MAX_WAITING_CHARACTERS = 65_536
+"""Characters of text that wait for the end of a block that is no text; where more come, the block is ended."""
 _OWN_BLOCK = -1
 """Stands for the index of a block that upstream did not send."""
 
@@ -44,7 +46,17 @@ _OWN_BLOCK = -1
 class MessageEvents:
     """The form of the events of one answer (`policies.api.event.EventForm`). It knows what the client has got so far."""
 
-    __slots__ = ("_begun", "_has_ended", "_is_text", "_number", "_open", "_waiting", "last_text", "outputs")
+    __slots__ = (
+        "_begun",
+        "_has_ended",
+        "_is_text",
+        "_number",
+        "_open",
+        "_waiting",
+        "_waiting_size",
+        "last_text",
+        "outputs",
+    )
 
     def __init__(self) -> None:
         self.outputs = 0
@@ -56,8 +68,9 @@ class MessageEvents:
         self._number = self._begun = 0
         """The client's index of this block, and how many blocks it has got."""
         self._is_text = self._has_ended = False
-        self._waiting = ""
+        self._waiting: list[str] = []
         """Text that waits for the end of a block that is no text."""
+        self._waiting_size = 0
 
     def event_of(self, event: StreamEvent, payload: bytes) -> Event:
         """Return the event for policies: with the index of its block, or -1 if it has neither output nor a finish.
@@ -155,8 +168,9 @@ class MessageEvents:
         if not text:
             return b""
         if self._open is not None and not self._is_text:
-            self._waiting += text
-            return b""
+            self._waiting.append(text)
+            self._waiting_size += len(text)
+            return self._end_block() if self._waiting_size > MAX_WAITING_CHARACTERS else b""
         start = b""
         if self._open is None:
             self._open, self._is_text, self._number = _OWN_BLOCK, True, self._begun
@@ -175,7 +189,7 @@ class MessageEvents:
         if self._open is None:
             return b""
         ended, self._open = _stop(self._number), None
-        waiting, self._waiting = self._waiting, ""
+        waiting, self._waiting, self._waiting_size = "".join(self._waiting), [], 0
         return ended + self._text(waiting) + self._end_block() if waiting else ended
 
     def _finish(self, event: Event, payload: bytes | None) -> bytes:

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from policies.api.call import Call
 
 MESSAGES_PATH = "/v1/messages"
-MESSAGES_REQUEST = RequestForm(name="messages", prompt_fields=("system", "messages"), user_path=("metadata", "user_id"))
+MESSAGES_REQUEST = RequestForm(
+    name="messages", prompt_fields=("system", "messages"), parts_field="system", user_path=("metadata", "user_id")
+)
 COUNT_REQUEST = RequestForm(
     name="count_tokens",
     has_completion=False,
     prompt_fields=("system", "messages"),
+    parts_field="system",
     ceiling_field="",
     user_path=("metadata", "user_id"),
     can_stream=False,

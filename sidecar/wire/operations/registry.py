@@ -11,7 +11,7 @@ from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS
 from .chat_completions import CHAT_COMPLETIONS
 from .completions import TEXT_COMPLETIONS
 from .embeddings import TEXT_EMBEDDINGS
-from .messages import MESSAGES_API
+from .messages import COUNT_TOKENS, MESSAGES_API
 from .responses import RESPONSES_API
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ GOVERNED_OPERATIONS: tuple[Operation, ...] = (
     TEXT_EMBEDDINGS,
 )
 """One for each API, without Chat Nest's, whose calls are chat completions with another route."""
-_BY_NAME: Mapping[str, Operation] = MappingProxyType({each.request.name: each for each in GOVERNED_OPERATIONS})
+_BY_NAME: Mapping[str, Operation] = MappingProxyType(
+    {each.request.name: each for each in (*GOVERNED_OPERATIONS, COUNT_TOKENS)}
+)
 
 
 def operation_of(call: Call) -> Operation:

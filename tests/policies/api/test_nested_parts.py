@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.prompt_size import MAX_NESTED_READS, MAX_READ_ITEMS, bound_tokens, size_of
+from policies.api.requests.request_form import RequestForm
 from policies.testing import make_call
 
 DATA = "A" * 40_000
@@ -50,6 +51,7 @@ def document(**source: Any) -> dict[str, Any]:
         ({"type": "redacted_thinking", "data": "x" * 500}, 500, 600, 0, False),
         ({"type": "search_result", "source": "https://example.org", "title": "t", "content": [TEXT]}, 5_000, 5_200, 0, False),
         ({"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}, 2, 70, 0, False),
+        (result(IMAGE, IMAGE) | {"text": ""}, 40, 100, 2, False),
     ],
 )  # fmt: skip
 def test_nested_parts_are_measured(part: dict[str, Any], least: int, most: int, media: int, *, has_file: bool) -> None:
@@ -122,3 +124,73 @@ def test_text_of_documents_and_calls_is_read_by_filters() -> None:
     assert "second word" in call.text
     assert "fourth word" in call.text
     assert call.messages[0]["content"][4] == parts[4]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "text", "text": "word " * 50},
+        {"type": "text", "text": "", "role": "user", "content": "word " * 50},
+        {"type": "text", "text": "word " * 50, "source": {"type": "url", "url": "u"}},
+    ],
+)
+def test_prompt_of_many_messages_counts_all_of_its_bytes(message: dict[str, Any]) -> None:
+    """Messages beyond those that are read one by one never lower the size, also if they look like parts that are text."""
+    call = make_call(messages=[message] * (2 * MAX_READ_ITEMS - 1))
+    size = size_of(call)
+    assert size.media >= 0
+    assert size.bytes >= 250 * len(call.messages)
+    assert bound_tokens(call) >= 250 * len(call.messages)
+
+
+SYSTEM_REQUEST = RequestForm(name="messages", prompt_fields=("system", "messages"), parts_field="system")
+
+
+@pytest.mark.parametrize(
+    ("system", "media"),
+    [
+        ("word " * 1_000, 0),
+        ([TEXT], 0),
+        ([TEXT, IMAGE, PDF], 2),
+        ([TEXT] * (MAX_READ_ITEMS + 1), 0),
+        ([["word " * 1_000]], 0),
+        ([result(TEXT)], 0),
+    ],
+)
+def test_parts_of_instructions_are_measured(system: Any, media: int) -> None:
+    """A list of instructions is one message: its texts and media count wherever they are in it."""
+    call = make_call("hi", body={"system": system}, operation=SYSTEM_REQUEST)
+    size = size_of(call)
+    assert size.bytes >= 5_000
+    assert (size.media, size.token_ids, size.messages) == (media, 0, 2)
+    assert bound_tokens(call) >= 5_000 + media * MEDIA_TOKENS
+    assert "word word" in call.text
+
+
+SEARCHED = {"type": "search_result", "source": "u", "title": "t", "content": [{"type": "text", "text": "secret"}]}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        result(SEARCHED),
+        result(result(SEARCHED)),
+        result(document(type="content", content=[{"type": "text", "text": "secret"}])),
+        {"type": "tool_result", "tool_use_id": "t", "content": {"type": "text", "text": "secret"}},
+        {"type": "tool_use", "id": "t", "name": "n", "input": {"a": "secret", "b": [{"c": "secret"}]}},
+        {"type": "tool_use", "id": "t", "name": "n", "input": {"a": "secret"}, "source": ""},
+    ],
+)
+def test_texts_that_filters_see_can_be_replaced(part: dict[str, Any]) -> None:
+    """A filter replaces all texts that `call.text` shows, however deep they are."""
+    call = make_call(messages=[{"role": "user", "content": [part]}])
+    assert "secret" in call.text
+    seen: list[str] = []
+
+    def change(text: str) -> str:
+        seen.append(text)
+        return text.replace("secret", "word")
+
+    call.replace_text(change)
+    assert "secret" not in str(call.body)
+    assert seen.count("secret") == str(part).count("secret")

@@ -99,6 +99,18 @@ def test_call_and_results_stay_together(results: list[dict[str, Any]], stable: b
         assert len(kept) <= keep
 
 
+@pytest.mark.parametrize(
+    "result", [{"role": "tool", "content": "r"}, {"role": "user", "content": [{"type": "tool_result", "content": "r"}]}]
+)
+def test_conversation_without_a_question_begins_with_a_call(result: dict[str, Any]) -> None:
+    """Where only results of tools are the user's, the window begins at a call, never at a result without one."""
+    messages = [CALL, result] * 9
+    for keep in range(2, len(messages)):
+        kept = trimmed(messages, keep)
+        assert kept[0] is CALL
+        assert len(kept) <= keep
+
+
 @given(
     roles=st.text(st.sampled_from("uuuaast"), max_size=60),
     keep=st.integers(1, 24),

@@ -16,6 +16,7 @@ from samples.sample import named_event
 from policies import Event, Lease, Stop
 from policies.engine.event_filters import EventFilters
 from policies.testing import piece
+from sidecar.wire.messages.message_events import MAX_WAITING_CHARACTERS
 from sidecar.wire.messages.message_reader import MessageReader
 from sidecar.wire.sse_reader import SSEReader
 
@@ -108,6 +109,27 @@ def test_events_that_come_late_get_a_block_of_their_own() -> None:
         return waiting.pop(0) if len(waiting) > 1 else None
 
     assert texts(filtered(MIXED, act)) == "one two three"
+
+
+def test_text_that_waits_for_a_block_is_bounded() -> None:
+    """Text for another block than the open one is shown at the latest when much of it waits; the stream stays well-formed."""
+    text = "word " * 1_000
+    events = [
+        messages.START,
+        messages.block_start(messages.TOOL_USE | {"input": {}}),
+        *[messages.block_delta("text_delta", "text", text, at=1)] * 40,
+    ]
+    body = b"".join(map(named_event, events))
+    filters = EventFilters.of([ActingLease(lambda _, event: event)], 1)
+    assert filters is not None
+    reading, source, shown = MessageReader(), SSEReader(), b""
+    for at in range(0, len(body), 5_000):
+        if (batch := reading.take(source.feed(body[at : at + 5_000]))) is not None:
+            shown += filters.apply(batch).raw
+    assert len(shown) >= len(text) * 40 - MAX_WAITING_CHARACTERS
+    assert texts(filtered([*events, messages.block_stop(), *messages.ending("tool_use")], lambda _, event: event)) == (
+        text * 40
+    )
 
 
 def test_dropped_call_leaves_no_gap() -> None:
