@@ -18,7 +18,7 @@ from policies.api.upstream import UpstreamError
 from policies.api.usage import Usage
 from sidecar.upstream.errors.classify import broken_off, from_exception, interrupted, timed_out
 from sidecar.upstream.transport.body_sender import UploadBroken
-from sidecar.upstream.transport.content_encoding import decoder
+from sidecar.upstream.transport.content_encoding import inflater
 from sidecar.upstream.transport.limited_read import ERROR_BODY_SECONDS, READ_ERRORS, read_error_body
 from sidecar.wire.answer_headers import passed_headers
 from sidecar.wire.relay.answer_head import answer_head
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from policies.api.call import Call
-    from sidecar.upstream.transport.content_encoding import Decode
+    from sidecar.upstream.transport.content_encoding import Inflater
     from sidecar.upstream.transport.response import UpstreamResponse
-    from sidecar.wire.relay.relayed_request import RelayedBody, Upload
+    from sidecar.wire.relay.relayed_request import AnswerHead, RelayedBody, Upload
 
     from .client import UpstreamClient
 
@@ -45,8 +45,10 @@ class RelayAttempt:
 
     has_finished = False
     _response: UpstreamResponse | None = None
+    _upload: _TimedUpload | None = None
+    """The body of the request while it may still be sent."""
     _reports: TokenReports | None = None
-    _decode: Decode | None = None
+    _inflater: Inflater | None = None
     _steps: Iterator[bytes] | None = None
     _worked = False
     """Whether upstream may have worked: True once connected, unless a failure proves that it did not."""
@@ -93,7 +95,9 @@ class RelayAttempt:
         upstream, limits, request = self._upstream, self._upstream.settings, self._request
         try:
             async with asyncio.timeout(limits.whole) as wait:
-                timed = None if isinstance(body, bytes) else _TimedUpload(body, wait, limits.idle, limits.whole)
+                timed = self._upload = None if isinstance(body, bytes) else _TimedUpload(body, limits.idle)
+                if timed is not None:
+                    timed.limit(wait, limits.whole)
                 headers = self._call.forwarded_headers
                 response = await upstream.relay(headers, request, timed or body, self._on_connected)
                 self._response = response
@@ -107,13 +111,13 @@ class RelayAttempt:
         if response.status not in SUCCESSFUL_STATUSES:
             await self._refuse(response)
         try:
-            self._decode = decoder(response.header(b"content-encoding"))
+            self._inflater = inflater(response.header(b"content-encoding"))
         except httpx.DecodingError as error:
             raise broken_off(error, upstream.asked) from None
         self._reports = TokenReports(response.header(b"content-type"))
         request.received_bytes = 0
         request.answer = answer_head(
-            response.status, response.fields, upstream.secrets.are_in, is_encoded=self._decode is not None
+            response.status, response.fields, upstream.secrets.are_in, is_encoded=self._inflater is not None
         )
 
     def _on_connected(self) -> None:
@@ -140,6 +144,9 @@ class RelayAttempt:
         try:
             while request.received_bytes != head.length and (data := await self._next()):
                 request.received_bytes += len(data)
+                if head.length is not None and request.received_bytes > head.length:
+                    msg = "the answer is longer than its content-length"
+                    raise httpx.RemoteProtocolError(msg)
                 if self._reports is not None:
                     self._reports.feed(data)
                 if request.received_bytes == head.length:
@@ -148,11 +155,19 @@ class RelayAttempt:
                 self._has_delivered = True
                 if not to(Batch(events=[], raw=data)):
                     return
+            self._check_end(head)
             self._end(to, b"")
         except UploadBroken as error:
             raise _rejection(error) from None
         except (TimeoutError, *READ_ERRORS) as error:
             raise self._cut_by(error) from None
+
+    def _check_end(self, head: AnswerHead) -> None:
+        """Raise `httpx.RemoteProtocolError` if the body ended early. Other transports do not all compare its length."""
+        is_short = head.length is not None and self._request.received_bytes < head.length
+        if is_short or (self._inflater is not None and not self._inflater.is_complete):
+            msg = "the answer is not complete"
+            raise httpx.RemoteProtocolError(msg)
 
     def _end(self, to: Callable[[Batch], bool], data: bytes) -> None:
         if self._reports is not None:
@@ -168,26 +183,33 @@ class RelayAttempt:
                     return piece
             self._steps = None
             data = await self._read()
-            if not data or self._decode is None:
+            if not data or self._inflater is None:
                 return data
-            self._steps = self._decode(data)
+            self._steps = self._inflater.decode(data)
 
     async def _read(self) -> bytes:
         response = self._response
         assert response is not None  # for the type: the attempt was entered
         if data := response.take():
             return data
-        async with asyncio.timeout(self._upstream.settings.idle):
-            return await response.read()
+        upload, idle = self._upload, self._upstream.settings.idle
+        async with asyncio.timeout(idle) as wait:
+            if upload is None or upload.is_complete:
+                return await response.read()
+            upload.limit(wait, idle)
+            try:
+                return await response.read()
+            finally:
+                upload.release()
 
     def _cut_by(self, error: Exception) -> UpstreamError:
         asked = self._upstream.asked
         if isinstance(error, TimeoutError):
-            return timed_out("idle_timeout" if self._has_delivered else "first_token_timeout", asked)
-        if self._has_delivered:
-            secrets = self._upstream.secrets_of(self._call.forwarded_headers)
-            return interrupted(asked, str(error), secrets)
-        failure = broken_off(error, asked)
+            failure = timed_out("idle_timeout" if self._has_delivered else "first_token_timeout", asked)
+        elif self._has_delivered:
+            failure = interrupted(asked, str(error), self._upstream.secrets_of(self._call.forwarded_headers))
+        else:
+            failure = broken_off(error, asked)
         self._mark_final(failure)
         return failure
 
@@ -206,13 +228,13 @@ class RelayAttempt:
 class _TimedUpload:
     """The *body* of a request, whose reads set how long the upstream may take.
 
-    It has *idle* seconds to accept each piece, and *whole* seconds for the head of its answer once it has them all. The
-    client's own pace is not its fault: the server limits that.
+    It has *idle* seconds to accept each piece. The client's own pace is not its fault: the server limits that.
     """
 
-    def __init__(self, body: Upload, wait: asyncio.Timeout, idle: float, whole: float) -> None:
-        self._body, self._idle, self._whole = body, idle, whole
-        self._wait: asyncio.Timeout | None = wait
+    def __init__(self, body: Upload, idle: float) -> None:
+        self._body, self._idle, self._behind = body, idle, idle
+        self._wait: asyncio.Timeout | None = None
+        self._is_reading = self.is_complete = False
         self.length = body.length
 
     @property
@@ -223,17 +245,25 @@ class _TimedUpload:
     def taken(self) -> bool:
         return self._body.taken
 
+    def limit(self, wait: asyncio.Timeout, behind: float) -> None:
+        """Set the end of *wait* until `release`: the upstream has *behind* seconds once it has the whole body."""
+        self._wait, self._behind = wait, behind
+        if self._is_reading:
+            self._reschedule(None)
+
     def release(self) -> None:
-        """Leave the timeout alone: the head has arrived."""
+        """Leave the timeout alone: what was awaited has arrived."""
         self._wait = None
 
     async def read(self) -> bytes:
-        self._limit(None)
+        self._is_reading = True
+        self._reschedule(None)
         data = await self._body.read()
-        self._limit(self._idle if data else self._whole)
+        self._is_reading, self.is_complete = False, not data
+        self._reschedule(self._idle if data else self._behind)
         return data
 
-    def _limit(self, seconds: float | None) -> None:
+    def _reschedule(self, seconds: float | None) -> None:
         if self._wait is not None and not self._wait.expired():
             at = None if seconds is None else asyncio.get_running_loop().time() + seconds
             self._wait.reschedule(at)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from api_keys import key
 from recording import SERVERS, recorded
@@ -13,6 +16,8 @@ from relaying import Received, RelayUpstream, echoes, relay_upstream
 from serving import settings_of, sidecar
 from wire import TIMEOUT_SECONDS, chunk, eventually
 
+from sidecar.config.settings import Settings
+from sidecar.server.gateway import Gateway
 from sidecar.server.http1.http_protocol import HttpProtocol
 
 pytestmark = pytest.mark.anyio
@@ -227,6 +232,51 @@ async def test_cut_answer_is_visible(
     assert not read.endswith(b"0\r\n\r\n")
     assert is_chunked or b"content-length: 1000" in read or with_reset
     assert (record.status, record.ending, record.code) == (200, "failed", "stream_interrupted")
+
+
+async def test_truncated_compressed_answer_is_visible(tmp_path: Path) -> None:
+    """A compressed answer that ends inside of its stream is cut for the client, although its HTTP message is complete."""
+    packed = gzip.compress(bytes(range(256)) * 4_000)
+
+    async def truncates(request: Received) -> None:
+        await request.whole()
+        await request.answer(200, packed[:-200], "content-encoding: gzip")
+
+    async with relay_upstream(truncates) as up, recorded(tmp_path, up.url, routes("/v1/rerank")) as it:
+        client = await it.served.client()
+        await client.post("/v1/rerank", RERANK)
+        read = await client.until_end()
+        record = await it.one()
+    assert (read.startswith(b"HTTP/1.1 200"), read.endswith(b"0\r\n\r\n")) == (True, False)
+    assert (record.ending, record.code) == ("failed", "stream_interrupted")
+
+
+@pytest.mark.parametrize(("announced", "status"), [("20", 200), ("7", 200), ("3", 502)])
+async def test_length_of_other_transports_is_checked(tmp_path: Path, announced: str, status: int) -> None:
+    """An answer of an httpx transport with another length than it announces is cut, and surplus bytes are not relayed."""
+
+    class Pieces(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"12345"
+            await asyncio.sleep(0.01)
+            yield b"67890"
+
+    def answers(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-length": announced, "content-type": "audio/wav"}, stream=Pieces())
+
+    def over_httpx(settings: Settings) -> Gateway:
+        return Gateway(settings, transport=httpx.MockTransport(answers))
+
+    text = routes("/v1/rerank")
+    async with recorded(tmp_path, "http://upstream.test/v1", text, make_gateway=over_httpx) as it:
+        client = await it.served.client()
+        await client.post("/v1/rerank", RERANK, "connection: close")
+        read = await client.until_end()
+        record = await it.one()
+    body = read.partition(b"\r\n\r\n")[2]
+    assert read.startswith(f"HTTP/1.1 {status}".encode())
+    assert status != 200 or len(body) < int(announced)
+    assert record.ending == "failed"
 
 
 @pytest.mark.parametrize(
@@ -462,8 +512,6 @@ async def test_named_upstream_is_the_only_one(tmp_path: Path) -> None:
 
 async def test_answers_of_compressing_servers_are_decoded(tmp_path: Path) -> None:
     """A compressed answer, which was not asked for, is decoded: the client may not know its coding."""
-    import gzip
-
     packed = gzip.compress(b"a" * 100_000)
 
     async def compresses(request: Received) -> None:

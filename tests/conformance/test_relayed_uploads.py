@@ -21,6 +21,7 @@ from relaying import Received, echoes, relay_upstream
 from serving import settings_of, sidecar
 from wire import TIMEOUT_SECONDS, Client, chunk, eventually, until_unchanged
 
+from policies import Call, Policy
 from sidecar.downstream.client_errors import draining
 from sidecar.downstream.relay.upload import UPLOAD_WINDOW_BYTES
 from sidecar.server.gateway import Gateway
@@ -243,6 +244,55 @@ async def test_client_that_leaves_is_noticed_while_it_is_not_read(
         ends.set()
         await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
     assert (record.status, record.ending, up.requests[0].is_complete) == (499, "cancelled", False)
+
+
+async def test_client_that_leaves_is_noticed_before_its_body_is_sent(tmp_path: Path) -> None:
+    """The end of a connection whose bytes are ahead is noticed while the call waits to be admitted."""
+
+    class Waits(Policy, frozen=True):
+        async def admit(self, call: Call) -> None:  # the form of the hook
+            await asyncio.Event().wait()
+
+    async with relay_upstream() as up, recorded(tmp_path, up.url, FILES, policies=(Waits(),)) as it:
+        client = await it.served.client()
+        lines = "host: localhost\r\ncontent-type: audio/wav\r\ncontent-length: 5000000\r\n\r\n"
+        client.writer.write(f"POST /v1/files HTTP/1.1\r\n{lines}".encode() + PIECE * 3)
+        await eventually(lambda: bool(it.served.gateway.active_calls))
+        client.close()
+        record = await it.one()
+    assert (record.status, record.ending, up.requests) == (499, "cancelled", [])
+
+
+async def test_pace_of_the_client_behind_an_early_head(tmp_path: Path) -> None:
+    """While the client still sends, an upstream that has begun its answer may be silent for longer than `idle`.
+
+    Behind the whole body it has `idle` seconds; then the call fails, and its body, which was taken, is not sent again.
+    """
+
+    async def begins(request: Received) -> None:
+        await request.piece()
+        await request.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        await request.whole(keep=False)
+        await request.send(chunk(b"{}") + b"0\r\n\r\n")
+
+    async def stalls(request: Received) -> None:
+        await request.piece()
+        await request.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        await request.whole(keep=False)
+        await request.until_gone()
+
+    async with relay_upstream(begins, stalls) as up:
+        text = FILES + f'[[upstream]]\nbase_url = "{up.url}"\nidle = 0.4\n'
+        async with sidecar(settings_of(tmp_path, None, text)) as served:
+            for expected in (200, 504):
+                client = await served.client()
+                await begin(client, "/v1/files", f"content-length: {len(HEAD) + 2 * len(PIECE)}")
+                client.writer.write(HEAD + PIECE)
+                await asyncio.sleep(0.8)
+                client.writer.write(PIECE)
+                status, _, _ = await client.answer()
+                assert status == expected
+    assert len(up.requests) == 2  # a body that was sent is not repeated
 
 
 async def test_body_beyond_its_limit_is_cut_off(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ KNOWN_ROUTES = (
     *_routes("containers/** cors-proxy/** tools/** collective_rpc", _refused(_ACTS_ON_HOST)),
     *_routes("organization/** organizations/** dashboard/** billing/** me user/** signout", _refused(_MANAGES_ACCOUNT)),
     *_routes("models/**", _refused(_LISTS_MODELS)),
+    *_routes("responses/*/** chat/completions/*/messages", _refused(_SHOWS_OTHERS)),
     *_routes("conversations/** slots/** stream/** streams/** chat/completions/control", _refused(_SHOWS_OTHERS)),
     *_routes("open_session close_session", _refused(_SHOWS_OTHERS)),
     *_routes("lora-adapters/** load_lora_adapter unload_lora_adapter load_lora_adapter_from_tensors", _refused(_CHANGES_SERVER)),
@@ -153,13 +154,14 @@ def without_prefixes(segments: Segments) -> Segments:
 def facts_of(segments: Segments) -> RouteFacts:
     """Return the worst of what is known about the routes that *segments* can stand for; None in it is any segment.
 
-    Where that stands for the name of a known route, it stands for unknown ones too.
+    Where that stands for the name of a known route, it stands for unknown ones too. An unknown path that ends like a route
+    which generates is taken for that route, under a prefix of the server (`--api-prefix` of llama.cpp, `--root-path` of vLLM).
     """
     names = without_prefixes(segments)
     routes = [route for route in KNOWN_ROUTES if _can_be(names, route)]
     found = [route.facts for route in routes]
     if not any(_is_named(names, route) for route in routes):
-        found.append(_UNKNOWN_ROUTE)
+        found.append(_CAN_GENERATE if _ends_in_generating(names) else _UNKNOWN_ROUTE)
     return max(found, key=lambda facts: facts.kind)
 
 
@@ -177,6 +179,12 @@ def served_by_sidecar(segments: Segments) -> str:
         ):
             return path
     return ""
+
+
+def _ends_in_generating(names: Segments) -> bool:
+    tails = [names[at:] for at in range(1, len(names)) if names[at] is not None]
+    generating = [route for route in KNOWN_ROUTES if route.facts is _CAN_GENERATE]
+    return any(_can_be(tail, route) for tail in tails for route in generating)
 
 
 def _is_named(names: Segments, route: _KnownRoute) -> bool:

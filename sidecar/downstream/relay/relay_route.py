@@ -55,7 +55,7 @@ class RelayRoute(Route):
     def __init__(self, services: RouteServices, relay: Passthrough) -> None:
         self.path, self._relay = relay.path, relay
         super().__init__(services)
-        self._own_parameters = frozenset(name for each in services.settings.upstreams for name in each.query)
+        self._own_parameters = frozenset(name.lower() for each in services.settings.upstreams for name in each.query)
 
     @property
     def has_ids(self) -> bool:

@@ -100,6 +100,8 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
     def stream_body(self) -> None:
         """See `ClientConnection.stream_body`."""
         self.streams_body = True
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # the next pause looks for the client's end, see `_pause_reading`
 
     def cut(self) -> None:
         """See `ClientConnection.cut`. Where only the end of the connection ends the response, it is reset instead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from sidecar.wire.relay.relayed_request import Upload
 
 LAST_CHUNK = b"0\r\n\r\n"
+READ_ITERATIONS = 2
+"""Event-loop iterations within which what has arrived on a socket is read, whatever ran before in them."""
 
 
 class UploadBroken(httpx.WriteError):
@@ -55,6 +58,15 @@ class RequestWriter(UpstreamResponse):
         transport.write(data)
         return True
 
+    def has_arrived(self) -> bool:
+        """Whether bytes of the server, or its end, wait to be read. Takes a microsecond."""
+        opened = None if self.transport is None else self.transport.get_extra_info("socket")
+        if opened is None or opened.fileno() < 0:
+            return False
+        poller = select.poll()
+        poller.register(opened.fileno(), select.POLLIN)
+        return bool(poller.poll(0))
+
     async def drain(self) -> None:
         """Wait until the server has read most of what was written, or the connection is lost."""
         if (writable := self._writable) is not None:
@@ -86,6 +98,9 @@ class BodySender:
 
     At most the transport's write buffer and one piece of the body are in memory. A body that fails breaks the connection:
     the server must never take a part for the whole. `cancel` it before the connection is closed.
+
+    A server may answer early and close, which resets the connection. A write would then fail before the answer is read, so
+    what has arrived is read first, and behind a complete answer nothing is sent.
     """
 
     __slots__ = ("_body", "_connection", "_task")
@@ -108,6 +123,12 @@ class BodySender:
         is_chunked = body.length is None
         try:
             while data := await body.read():
+                if connection.has_arrived():
+                    for _ in range(READ_ITERATIONS):
+                        await asyncio.sleep(0)
+                if connection.ended:
+                    connection.should_close = True  # the server did not get the whole body
+                    return
                 if not connection.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data):
                     return  # the connection is lost, which the response reports
                 await connection.drain()

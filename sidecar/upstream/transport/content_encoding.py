@@ -32,8 +32,16 @@ MIN_CHECKED_BYTES = 4_194_304
 def decoder(coding: str) -> Decode | None:
     """Return a function that decodes a body with the `content-encoding` *coding*, read by read; None for no encoding.
 
-    It yields at most `DECODED_STEP_BYTES` at a time, possibly none.  Raise `httpx.DecodingError` for an unknown encoding.
-    The returned function raises it for invalid bytes, and for a body that expands more than `MAX_EXPANSION` times.
+    See `Inflater.decode`.  Raise `httpx.DecodingError` for an unknown encoding.
+    """
+    found = inflater(coding)
+    return None if found is None else found.decode
+
+
+def inflater(coding: str) -> Inflater | None:
+    """Return the decoder of a body with the `content-encoding` *coding*; None for no encoding.
+
+    Raise `httpx.DecodingError` for an unknown encoding.
     """
     if not coding:
         return None
@@ -44,10 +52,10 @@ def decoder(coding: str) -> Decode | None:
     if len(names) > 1 or names[0] not in ("gzip", "x-gzip", "deflate"):
         msg = "the response has an unsupported content encoding"
         raise httpx.DecodingError(msg)
-    return _Inflater(may_be_raw=names[0] == "deflate").decode
+    return Inflater(may_be_raw=names[0] == "deflate")
 
 
-class _Inflater:
+class Inflater:
     """The state of one body.  All members of a gzip body are decoded; bytes behind the last member are ignored."""
 
     def __init__(self, *, may_be_raw: bool) -> None:
@@ -57,7 +65,17 @@ class _Inflater:
         self._begun = self._is_later_member = self._complete = False
         self._read = self._made = 0
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the body may end here: nothing has arrived, or a whole stream has.  Else it was truncated."""
+        is_behind_member = self._complete or (self._is_later_member and not self._begun)
+        return not self._read or is_behind_member or self._inflate.eof
+
     def decode(self, data: bytes) -> Iterator[bytes]:
+        """Yield what *data*, one network read, decodes to: at most `DECODED_STEP_BYTES` at a time, possibly none.
+
+        Raise `httpx.DecodingError` for invalid bytes, and for a body that expands more than `MAX_EXPANSION` times.
+        """
         for at in range(0, len(data), ENCODED_STEP_BYTES):
             piece = data[at : at + ENCODED_STEP_BYTES]
             self._read += len(piece)

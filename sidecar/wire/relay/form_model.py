@@ -14,12 +14,15 @@ from sidecar.wire.request.routing_fields import MAX_MODEL_NAME_LENGTH, is_routin
 
 MAX_PART_HEAD_BYTES = 8_192
 MAX_FORM_PARTS = 1_000
-MODEL_FIELD = "model"
+MODEL_FIELD, CHARSET_FIELD = "model", "_charset_"
+"""The second one names the charset of the other fields, for servers that read it (RFC 7578, 4.6)."""
 _HEAD_END, _LINE_END, _CLOSE_MARK = b"\r\n\r\n", b"\r\n", b"--"
 _FORM_TYPE = re.compile(r"multipart/form-data\s*;\s*boundary=(\"?)([A-Za-z0-9'()+_,./:=?-]{1,70})\1\s*", re.IGNORECASE)
 _PART_DISPOSITION = re.compile(
     r"form-data; ?name=\"([^\"\\\r\n]*)\"(; ?filename=\"(?:[^\"\\\r\n]|\\[^\r\n])*\")?(; ?filename\*=[^;\"\s]*)?"
 )
+_READ_HEADERS = ("content-disposition", "content-type", "content-transfer-encoding")
+"""Headers of a part that decide what its data is. Of two with one name, some servers read the first, some the last."""
 _PLAIN_TEXT = re.compile(r"text/plain(; ?charset=\"?utf-8\"?)?", re.IGNORECASE)
 
 
@@ -148,7 +151,7 @@ class FormReader:
 
 def _is_model(head: bytes) -> bool:
     """Whether the part with this *head* is the field `model`. Raises `FormFault` for a head that is not written plainly."""
-    disposition = kind = encoding = ""
+    fields: dict[str, str] = {}
     try:
         lines = head.decode().split("\r\n")
     except UnicodeDecodeError:
@@ -160,26 +163,26 @@ def _is_model(head: bytes) -> bool:
         if not colon or not name.isascii() or name != name.strip() or not line.isprintable():
             msg = "the head of a part is not written plainly"
             raise FormFault(msg)
-        if key == "content-disposition":
-            if disposition:
-                msg = "a part has two names"
-                raise FormFault(msg)
-            disposition = value.strip()
-        elif key == "content-type":
-            kind = value.strip()
-        elif key == "content-transfer-encoding":
-            encoding = value.strip().lower()
+        if key in fields:
+            msg = f"a part has two headers {key}"
+            raise FormFault(msg)
+        if key in _READ_HEADERS:
+            fields[key] = value.strip()
+    disposition, kind, encoding = (fields.get(key, "") for key in _READ_HEADERS)
     found = _PART_DISPOSITION.fullmatch(disposition)
     if found is None:
         msg = "the name of a part is not written plainly"
         raise FormFault(msg)
     name, is_file = found[1], found[2] or found[3]
+    if name == CHARSET_FIELD:
+        msg = "its field '_charset_' may change how its model is read"
+        raise FormFault(msg)
     if name != MODEL_FIELD:
         if is_routing_name(name):
             msg = f"its field {name[:60]!r} may choose a model or a server"
             raise FormFault(msg)
         return False
-    if is_file or encoding not in ("", "7bit", "8bit", "binary") or (kind and not _PLAIN_TEXT.fullmatch(kind)):
+    if is_file or encoding.lower() not in ("", "7bit", "8bit", "binary") or (kind and not _PLAIN_TEXT.fullmatch(kind)):
         msg = "its field 'model' is not plain text"
         raise FormFault(msg)
     return True

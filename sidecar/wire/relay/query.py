@@ -32,6 +32,8 @@ NO_QUERY = RelayedQuery("")
 def relayed_query(raw: bytes, own: Collection[str] = ()) -> RelayedQuery:
     """Return the query *raw* without credentials, which name an account, and without the parameters *own* of the upstreams.
 
+    *own* is in lower case: some servers, such as Azure, ignore case in names.
+
     Raises `BadRequest` for a query that is too long or has characters that servers read in several ways.
     """
     if not raw:
@@ -47,7 +49,7 @@ def relayed_query(raw: bytes, own: Collection[str] = ()) -> RelayedQuery:
     models: list[str] = []
     routing = ""
     for name, value, pair in _decoded(pairs):
-        if is_credential_name(name) or name in own:
+        if is_credential_name(name) or name.lower() in own:
             continue
         if name.lower() in MODEL_PARAMETERS:
             models.append(value)

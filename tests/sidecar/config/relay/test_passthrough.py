@@ -110,6 +110,24 @@ def test_paths_that_are_served_or_ambiguous_are_refused(tmp_path: Path, path: st
     assert problem in line
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/llama/completion", "/llama/v1/chat/completions", "/upstream/{model}/v1/chat/completions", "/proxy/audio/speech"],
+)
+def test_generating_routes_below_other_prefixes_need_a_budget(tmp_path: Path, path: str) -> None:
+    """A path that ends like a route which generates needs a budget: servers have options for a prefix of all routes."""
+    assert "needs a budget that bounds it: it can generate" in only(tmp_path, entry(path, ", generates = false"))
+    assert loaded(tmp_path, entry(path, ", tokens_each = 5") + BUDGET).passthrough[0].tokens_each == 5
+
+
+@pytest.mark.parametrize(
+    "path", ["/openai/v1/responses/{id}", "/responses/{id}/cancel", "/openai/v1/chat/completions/{id}/messages"]
+)
+def test_stored_answers_are_not_relayed_past_their_owners(tmp_path: Path, path: str) -> None:
+    """Stored answers under another prefix than `/v1` are never relayed: there the sidecar does not check their tenant."""
+    assert "is not relayed: it shows or continues requests" in only(tmp_path, entry(path, ", generates = false"))
+
+
 def test_ids_count_as_the_worst_route_that_they_can_stand_for(tmp_path: Path) -> None:
     """A named segment may not stand for a known route that generates or manages."""
     assert "needs a budget" in only(tmp_path, entry("/v1/audio/{kind}"))

@@ -9,7 +9,7 @@ from time import process_time
 import httpx
 import pytest
 
-from sidecar.upstream.transport.content_encoding import DECODED_STEP_BYTES, MIN_CHECKED_BYTES, Decode, decoder
+from sidecar.upstream.transport.content_encoding import DECODED_STEP_BYTES, MIN_CHECKED_BYTES, Decode, decoder, inflater
 
 
 def made(encoding: str) -> Decode:
@@ -49,6 +49,31 @@ def test_any_split_gives_the_same_body(encoding: str, body: bytes, size: int) ->
     decode = made(encoding)
 
     assert b"".join(b"".join(decode(body[at : at + size])) for at in range(0, len(body), size)) == b"hello world"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "is_complete"),
+    [
+        ("gzip", b"", True),
+        ("gzip", gzip.compress(b"hello"), True),
+        ("gzip", gzip.compress(b"hello") + b"\x00", True),
+        ("gzip", gzip.compress(b"hello") + b"\x00\x00", True),
+        ("gzip", gzip.compress(b"hello")[:1], False),
+        ("gzip", gzip.compress(b"hello")[:-1], False),
+        ("gzip", gzip.compress(b"hello") + gzip.compress(b"world")[:-9], False),
+        ("deflate", zlib.compress(b"hello"), True),
+        ("deflate", zlib.compress(b"hello")[:-5], False),
+        ("deflate", zlib.compress(b"hello", wbits=-15)[:-1], False),
+    ],
+)
+def test_truncated_body_is_not_complete(encoding: str, body: bytes, is_complete: bool) -> None:  # noqa: FBT001
+    """A body that ends inside of a compressed stream is not complete; one that ends behind a stream is."""
+    found = inflater(encoding)
+    assert found is not None
+    for at in range(len(body)):
+        list(found.decode(body[at : at + 1]))
+
+    assert found.is_complete is is_complete
 
 
 def test_decoded_size_is_bounded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import httpx
 import pytest
@@ -150,6 +151,30 @@ async def test_early_answer_is_returned_while_the_body_waits() -> None:
         response = await transport.send_streamed(put(up.url), (), Pieces(b"a", None), nothing)
         assert await whole(response) == b"early"
         await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
+    assert transport.idle_count == 0
+    await transport.aclose()
+
+
+async def test_answer_is_read_before_a_write_fails() -> None:
+    """An answer that arrived, from a server that then reset the connection, is returned although the body cannot be sent."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    answer = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nbig"
+
+    class RefusedBetween(Pieces):
+        async def read(self) -> bytes:
+            if self.taken:  # no iteration of the event loop is between the answer, the reset and the next write
+                accepted, _ = listener.accept()
+                accepted.sendall(answer)
+                accepted.close()  # with unread bytes: a reset
+            self.taken = True
+            return b"x" * 65_536
+
+    transport = own()
+    with listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        response = await transport.send_streamed(put(url), (), RefusedBetween(), nothing)
+        assert (response.status, await whole(response)) == (413, b"big")
+    assert isinstance(transport, HttpTransport)
     assert transport.idle_count == 0
     await transport.aclose()
 

@@ -17,7 +17,7 @@ from sidecar.wire.request.json_body import BadRequest
         (b"key=s&a=1", "a=1"),
         (b"a=1&api_key=s", "a=1"),
         (b"k%65y=s&API-KEY=s&access_token=t&sig=x&code=y", ""),
-        (b"api-version=2&a=1", "a=1"),
+        (b"api-version=2&Api-Version=3&a=1", "a=1"),
         (b"&&a=1&", "a=1"),
     ],
 )  # fmt: skip
