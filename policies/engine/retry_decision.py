@@ -59,9 +59,10 @@ class RetryDecisions:
         return None
 
     def _another(self, run: CallState) -> str | None:
-        if run.call.upstream or len(self._services.upstreams) == 1:
+        call = run.call
+        if call.upstream or call.required_upstream or len(self._services.upstreams) == 1:
             return None
-        return self._upstream.another(run.call, run.tried)
+        return self._upstream.another(call, run.tried)
 
     def _verdict(self, call: Call, failure: Failure) -> Retry | GiveUp:
         """Return what the first policy with an opinion wants; a retry only if there is time for it."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MERGED_LIST_SECONDS = 10.0
 """Seconds that one of several upstreams gets to list its models; its `head` if that is less."""
+RETRIED_LIST_SECONDS = 1.0
+"""The same for an upstream whose list could not be read the last time: it must not delay each answer."""
 
 
 class ModelListAttempt(WholeAttempt):
@@ -103,7 +105,8 @@ class ModelListAttempt(WholeAttempt):
     async def _read(self, upstream: UpstreamClient, routing: ModelRouting) -> Entries:
         name = upstream.settings.name
         try:
-            async with asyncio.timeout(min(MERGED_LIST_SECONDS, upstream.settings.head)):
+            limit = RETRIED_LIST_SECONDS if upstream.listing.has_failed else MERGED_LIST_SECONDS
+            async with asyncio.timeout(min(limit, upstream.settings.head)):
                 body = await upstream.models(self._call.forwarded_headers)
         except TimeoutError as error:
             raise timed_out("head_timeout", upstream.asked) from error

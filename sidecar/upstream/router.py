@@ -13,6 +13,7 @@ from .circuit_breaker import State
 from .model_list import ModelListAttempt
 from .plain_attempt import PlainAttempt
 from .relay_attempt import RelayAttempt
+from .routing.listed_names import LATEST_TAG, plain_name
 from .routing.model_routing import ModelRouting
 from .token_count import TokenCountAttempt
 
@@ -93,11 +94,18 @@ class UpstreamRouter:
         return {name: HEALTH_WORDS[upstream.breaker.state] for name, upstream in self._by_name.items()}
 
     def names_of(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> list[str]:
-        """Return the upstreams' names of *model* and its *fallbacks*; an empty name stands for one that is unknown yet."""
+        """Return the upstreams' names of *model* and its *fallbacks*; an empty name stands for one that is unknown yet.
+
+        With several upstreams, `x` is among them for `x:latest`: an upstream that lists `x` alone gets `x`, and its list may
+        be read after the policies have admitted the call.
+        """
         upstreams = self._by_name.values()
         names = [upstream.name_of(model, substituted=substituted) for upstream in upstreams]
         others = [upstream.settings.named(other) for other in fallbacks for upstream in upstreams]
-        return list(dict.fromkeys([*names, *others]))
+        found = [*names, *others]
+        if self.routing is not None:
+            found += [plain_name(name) for name in found if name.endswith(LATEST_TAG)]
+        return list(dict.fromkeys(found))
 
     async def aclose(self) -> None:
         """Close all connections, and end the reads of lists of models."""

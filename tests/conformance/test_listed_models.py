@@ -102,6 +102,13 @@ async def test_killed_and_hanging_upstreams_are_left_out(tmp_path: Path, monkeyp
             await kill(second)
             third.up.play(hangs)
             assert list(await listed(served)) == ["a"]
+            # Only upstreams that have not failed get as long.
+            monkeypatch.setattr(model_list, "MERGED_LIST_SECONDS", 60)
+            monkeypatch.setattr(model_list, "RETRIED_LIST_SECONDS", 0.05)
+            assert list(await listed(served)) == ["a"]
+            third.up.play(third)
+            monkeypatch.setattr(model_list, "RETRIED_LIST_SECONDS", 60)
+            assert list(await listed(served)) == ["a", "c"]
         await eventually(lambda: third.up.open == 0)
 
 

@@ -186,6 +186,18 @@ async def test_latest_is_the_name_without_a_tag(tmp_path: Path, listed: str, ask
     assert answer["model"] == asked
 
 
+async def test_tag_evades_no_rule_before_the_list_is_read(tmp_path: Path) -> None:
+    """A rule for `m` covers calls for `m:latest`, although it is known only later that an engine lists `m` alone."""
+    first, second = Engine("a"), Engine("m")
+    second.lists = False
+    text = RETRY + '[[policy]]\nuse = "rate"\nrequests = 1\nonly = { model = "m" }\n'
+    async with routed(tmp_path, first, second, text=text, wait=False) as served:
+        await eventually(lambda: bool(second.up.probes))
+        statuses = [(await chat(served, "m:latest"))[0] for _ in range(2)]
+
+    assert statuses == [404, 429]
+
+
 async def test_killed_engine_is_replaced(tmp_path: Path) -> None:
     """When one of two engines with the same model is killed, the retry policy's next attempt goes to the other one."""
     first, second = Engine("m"), Engine("m")
@@ -206,6 +218,30 @@ async def test_models_of_a_killed_engine_fail_alone(tmp_path: Path) -> None:
 
     assert (lost[0], lost[1]["error"]["code"], other[0]) == (502, "upstream_unavailable", 200)
     assert first.asked == ["a"]
+
+
+async def test_alias_for_all_names_outlives_another_engine(tmp_path: Path) -> None:
+    """`"*"` in `models` gets the names that the last list of another engine has not, also while that one is down."""
+    first, second = Engine("a"), Engine("m")
+    async with routed(tmp_path, first, second, lines=((), ("models = { '*' = 'm' }",))) as served:
+        before = await chat(served, "gpt-4")
+        await kill(first)
+        for listing in routing_of(served).listings:
+            listing.is_current = False
+        after = [(await chat(served, "gpt-4"))[0] for _ in range(3)]
+
+    assert (before[0], after) == (200, [200] * 3)
+
+
+async def test_fallback_serves_calls_that_name_no_model(tmp_path: Path) -> None:
+    """While the first upstream's default model is unknown, `fallback` sends calls without a model to the next upstream."""
+    first, second = Engine("a"), Engine("b")
+    chain = '[[policy]]\nuse = "fallback"\n' + RETRY
+    async with routed(tmp_path, first, second, text=chain) as served:
+        await kill(first)
+        status, _, body = await served.post("/api/chat", {"messages": HI})
+
+    assert (status, b"event: done" in body, second.asked) == (200, True, ["b"])
 
 
 async def test_rate_limited_upstream_is_replaced_at_once(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ conversations, and worker processes agree without shared state.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -22,16 +23,25 @@ MAX_HASHED_PIECES = 64
 """Texts that are hashed, and their lengths."""
 MAX_HASHED_PARTS = 8
 """Parts of a message, and items of a list, that are read."""
-MAX_HASHED_TOKENS = 256
-"""Token ids of a prompt that are hashed."""
+MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS = 512, 128
+"""Characters, or token ids, of a prompt for completions that are hashed, without its length: each turn makes it longer.
+
+A conversation that is still shorter may move; its prefix would save as little.
+"""
 MAX_HEAD_MESSAGES = 8
 """Messages that are searched for the first one of the user."""
 MAX_HEAD_DEPTH = 4
 """Levels of lists and objects in a message's content that are read."""
 DIGEST_BYTES = 16
 _HASH_SPACE = 2**64
-SYSTEM_FIELDS, PROMPT_FIELDS = ("system", "instructions"), ("prompt", "input")
-"""Fields for the beginning of a prompt in bodies without `messages`, and beside them."""
+_HEADER_LINE = re.compile(r"x-[a-z0-9-]{1,100}: [^\n]{0,1000}(?:\n|$)")
+"""A first line of instructions in the form of a header.
+
+Claude Code begins its instructions with `x-anthropic-billing-header: ...`, whose value differs in each call.
+Source: musistudio/claude-code-router#1217.
+"""
+SYSTEM_FIELDS = ("system", "instructions")
+"""Fields for the beginning of a prompt, beside `messages` or `input`."""
 PART_FIELDS = ("text", "content", "image_url", "url", "source", "data", "file_id")
 """Fields of a part that stay the same in all calls of a conversation. Others may not, such as `cache_control`."""
 
@@ -40,7 +50,7 @@ def conversation_of(call: Call) -> bytes | None:
     """Return a hash of the tenant and the conversation's head; None for a call without a prompt.
 
     The head is what stays the same in all calls of a conversation: the messages up to the first one of the user, or the
-    first characters of a prompt. A bounded part of it is read, whatever its size.
+    first characters of a prompt for completions. A bounded part of it is read, whatever its size.
     """
     pieces = list(islice(_head(call), MAX_HASHED_PIECES))
     if not pieces:
@@ -56,10 +66,11 @@ def _head(call: Call) -> Iterator[str]:
     messages = body.get("messages")
     if isinstance(messages, list) and messages:
         yield from _head_of_messages(messages)
-    else:
-        for field in PROMPT_FIELDS:
-            if field in body:
-                yield from _head_of_prompt(body[field])
+        return
+    if "input" in body:
+        yield from _head_of_input(body["input"])
+    if "prompt" in body:
+        yield from _head_of_prompt(body["prompt"])
 
 
 def _head_of_messages(messages: Sequence[Any]) -> Iterator[str]:
@@ -70,19 +81,38 @@ def _head_of_messages(messages: Sequence[Any]) -> Iterator[str]:
                 return
 
 
-def _head_of_prompt(prompt: object) -> Iterator[str]:
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
-        yield from _head_of_messages(prompt)
+def _head_of_input(given: object) -> Iterator[str]:
+    if isinstance(given, list) and given and isinstance(given[0], dict):
+        yield from _head_of_messages(given)
     else:
-        yield from _texts(prompt)
+        yield from _texts(given)
+
+
+def _head_of_prompt(prompt: object) -> Iterator[str]:
+    """Yield the beginning of *prompt*, or that of each one in a list."""
+    for each in prompt[:MAX_HASHED_PARTS] if _is_list_of_prompts(prompt) else (prompt,):
+        if isinstance(each, str) and each:
+            yield each[:MAX_PROMPT_CHARACTERS]
+        elif isinstance(each, list) and each and isinstance(each[0], int):
+            yield _written(each[:MAX_PROMPT_TOKENS])
+
+
+def _is_list_of_prompts(prompt: object) -> TypeGuard[list[object]]:
+    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+
+
+def _written(tokens: Sequence[object]) -> str:
+    return " ".join(str(hash(each)) for each in tokens if isinstance(each, int))
 
 
 def _texts(content: object, depth: int = MAX_HEAD_DEPTH) -> Iterator[str]:
     """Yield the first texts of *content*: of a string, token ids, or parts; each with its whole length behind it."""
     if isinstance(content, str):
-        if content:
-            yield content[:MAX_HASHED_CHARACTERS]
-            yield str(len(content))
+        line = _HEADER_LINE.match(content) if content.startswith("x-") else None
+        start = 0 if line is None else line.end()
+        if start < len(content):
+            yield content[start : start + MAX_HASHED_CHARACTERS]
+            yield str(len(content) - start)
     elif not depth:
         return
     elif isinstance(content, dict):
@@ -91,7 +121,7 @@ def _texts(content: object, depth: int = MAX_HEAD_DEPTH) -> Iterator[str]:
                 yield from _texts(content[field], depth - 1)
     elif isinstance(content, list) and content:
         if isinstance(content[0], int):
-            yield " ".join(str(hash(each)) for each in content[:MAX_HASHED_TOKENS] if isinstance(each, int))
+            yield _written(content[:MAX_PROMPT_TOKENS])
             yield str(len(content))
         else:
             for part in content[:MAX_HASHED_PARTS]:

@@ -34,7 +34,9 @@ class ModelListing:
         self._name, self._read, self._clock, self._warn = name, read, clock, warn
         self._begun_at = self._ended_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._is_closed = self._has_warned = self._is_doubted = False
+        self._is_closed = self._is_doubted = False
+        self.has_failed = False
+        """Whether the last read failed, be it for routing or for a client."""
         self.names: ListedNames | None = None
         """The last list that was read; None before the first one.  A failure keeps it."""
         self.is_current = False
@@ -77,14 +79,14 @@ class ModelListing:
 
     def note_failure(self, error: Exception) -> None:
         """Log that the list cannot be read because of *error*, once until it can be read again."""
-        if not self._has_warned:
-            self._has_warned = True
+        if not self.has_failed:
+            self.has_failed = True
             reason = error.reason if isinstance(error, UpstreamError) else type(error).__name__
             self._warn(f"upstream {self._name!r}: its list of models cannot be read ({reason})")
 
     def note_success(self) -> None:
         """Note that the list was read, so that the next failure is logged."""
-        self._has_warned = False
+        self.has_failed = False
 
     async def aclose(self) -> None:
         """Cancel a read that is running; no other one starts."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from .affinity import conversation_of, preferred
 from .listed_names import Fit, plain_name
 from .load import Rotation, UpstreamLoad, is_overloaded
-from .served_models import fit_of, knows_its_models, stated_names
+from .served_models import fit_of, has_named_models, knows_its_models, stated_names
 from .unknown_model import unknown_model
 
 if TYPE_CHECKING:
@@ -104,10 +104,11 @@ class ModelRouting:
     def may_serve(self, name: str, model: str, *, substituted: bool) -> bool:
         """Whether the upstream called *name* may serve *model*: False only if its models are known and lack it.
 
-        *substituted*: the client named no model, so that the upstream's own default would replace *model*.
+        *substituted*: the client named no model, so that the upstream's own default would replace *model*. An empty *model*
+        is not known yet: the upstream's list is read for it.
         """
         upstream = self._by_name[name]
-        if substituted and upstream.default_model:
+        if substituted and (upstream.default_model or not model):
             return True
         return not knows_its_models(upstream) or fit_of(upstream, model) > Fit.NOT
 
@@ -117,7 +118,10 @@ class ModelRouting:
         return upstream.settings.serves is None or fit_of(upstream, model) > Fit.NOT
 
     def _serving(self, call: Call) -> Sequence[RoutedUpstream]:
-        """Return the upstreams that share the model of *call*, in the order of the file; none if it is not known."""
+        """Return the upstreams that share the model of *call*, in the order of the file; none if it is not known.
+
+        One with the alias `*` gets no call that another upstream, whose list was never read, may serve.
+        """
         model = call.model
         if not call.names_model:
             # The model is the default of the first upstream, or unknown yet.
@@ -126,7 +130,7 @@ class ModelRouting:
             return _of_same_model(call, [first, *sharing], counts_statements=False)
         fits = [fit_of(each, model) for each in self._upstreams]
         best = max(fits)
-        if best is Fit.NOT or (best is Fit.CATCH_ALL and not all(map(knows_its_models, self._upstreams))):
+        if best is Fit.NOT or (best is Fit.CATCH_ALL and not all(map(has_named_models, self._upstreams))):
             return ()
         return _of_same_model(call, [each for each, fit in zip(self._upstreams, fits, strict=True) if fit is best])
 

@@ -56,6 +56,11 @@ def knows_its_models(upstream: ServingUpstream) -> bool:
     return upstream.settings.serves is not None or upstream.listing.is_current
 
 
+def has_named_models(upstream: ServingUpstream) -> bool:
+    """Whether models of *upstream* were ever known: by `serves`, or by a list that was read, however long ago."""
+    return upstream.settings.serves is not None or upstream.listing.names is not None
+
+
 def stated_names(upstream: ServingUpstream) -> Iterator[str]:
     """Yield the names by which clients can call models of *upstream*; patterns have none."""
     settings = upstream.settings

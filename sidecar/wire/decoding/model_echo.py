@@ -18,6 +18,9 @@ NESTED_FIELDS = ("response", "message")
 _MODEL_FIELD = re.compile(rb'("model"\s*:\s*)("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
 """A key `model` and a string behind it.  Its quotation marks would be escaped within a string."""
 
+_ESCAPED_LETTER = b"\\u006"
+"""Begins each letter of `model` that is written as an escape: a key that the expression does not find."""
+
 
 class _Named(msgspec.Struct, gc=False):
     model: msgspec.Raw = msgspec.Raw()
@@ -67,7 +70,8 @@ class ModelEcho:
             return payload
         values = [value for value in values if len(value)]
         found = list(_MODEL_FIELD.finditer(payload))
-        if len(found) == len(values) == 1 and found[0][2] == bytes(values[0]):
+        is_plain = _ESCAPED_LETTER not in payload
+        if is_plain and len(found) == len(values) == 1 and found[0][2] == bytes(values[0]):
             start, end = found[0].span(2)
             echoed_head = payload[:start] + self._name_for(payload[start:end])
             if end <= MAX_HEAD_BYTES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from policies import Budget, Call, Fallback, Lease, MaxTokens, Outcome, Policy, Rejection, RetryClassifier
@@ -84,6 +86,19 @@ async def test_call_stays_at_the_upstream_that_has_its_response() -> None:
     upstream = ScriptedUpstream([FAILED], ["ok"])
     policies = [Route(name="r"), Fallback(name="f"), RetryClassifier(name="x")]
     assert (await serve(policies, call, upstream)).text == "ok"
+    assert upstream.names == ["spare", "spare"]
+
+
+async def test_another_upstream_of_the_model_does_not_get_a_bound_call() -> None:
+    """A failed call with a required upstream is not repeated at another upstream that serves the model as well."""
+
+    class Shared(ScriptedUpstream):
+        def another(self, call: Call, tried: Sequence[str]) -> str | None:
+            return next((name for name in ("main", "spare") if name not in tried), None)
+
+    call = make_call("hi", services=make_services(upstreams=("main", "spare")), required_upstream="spare")
+    upstream = Shared([FAILED], ["ok"])
+    assert (await serve([RetryClassifier(name="x")], call, upstream)).text == "ok"
     assert upstream.names == ["spare", "spare"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.testing import make_call
-from sidecar.upstream.routing.affinity import MAX_HASHED_CHARACTERS, conversation_of, preferred
+from sidecar.upstream.routing.affinity import MAX_HASHED_CHARACTERS, MAX_PROMPT_CHARACTERS, conversation_of, preferred
 
 NAMES = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=6, unique=True)
 
@@ -78,8 +78,31 @@ def test_call_without_a_prompt_has_none(body: dict[str, Any]) -> None:
 def test_bounded_part_of_a_prompt_is_hashed() -> None:
     """Only the first characters and the length of a text count, so that a large prompt costs no more than a small one."""
     same = "x" * MAX_HASHED_CHARACTERS
-    assert head(prompt=same + "a") == head(prompt=same + "b")
-    assert head(prompt=same + "a") != head(prompt=same + "aa")
+    assert head(messages=said(same + "a")) == head(messages=said(same + "b"))
+    assert head(messages=said(same + "a")) != head(messages=said(same + "aa"))
+
+
+@pytest.mark.parametrize("turn", ["word ", [7, 8]])
+def test_growing_prompt_keeps_its_head(turn: str | list[int]) -> None:
+    """Each turn makes the prompt of a completion longer: the first 512 characters, or 128 tokens, are its head."""
+    heads = {head(prompt=turn * turns) for turns in range(MAX_PROMPT_CHARACTERS, MAX_PROMPT_CHARACTERS + 20)}
+    assert len(heads) == 1
+    assert None not in heads
+    assert head(prompt=["a" + "b" * 600]) == head(prompt=["a" + "b" * 700]) != head(prompt=["b" * 700])
+
+
+@pytest.mark.parametrize("is_list", [True, False])
+def test_changing_header_line_is_not_hashed(*, is_list: bool) -> None:
+    """Claude Code writes a line that differs in each call in front of its instructions; it belongs to no head."""
+
+    def asked(line: str, rest: str) -> bytes | None:
+        system = [{"type": "text", "text": text} for text in (line, rest)] if is_list else f"{line}\n{rest}"
+        return head(system=system, messages=[{"role": "user", "content": "hello"}])
+
+    lines = [f"x-anthropic-billing-header: cc_version=2.1.{at}; cc_entrypoint=cli; cch={at:x};" for at in range(20)]
+    assert len({asked(line, "You write code.") for line in lines}) == 1
+    assert asked(lines[0], "You write code.") != asked(lines[0], "You write prose.")
+    assert asked("x-men: are", "x" * 3_000) != asked("x-men", "x" * 3_000)
 
 
 @given(NAMES, st.binary(min_size=1, max_size=16), st.data())

@@ -11,7 +11,7 @@ from sidecar.config.upstream import ResolvedUpstream
 from sidecar.upstream.routing.listed_names import MAX_MODEL_NAME_LENGTH, Fit, ListedNames
 from sidecar.upstream.routing.model_listing import ModelListing
 from sidecar.upstream.routing.served_models import fit_of, knows_its_models, stated_names
-from sidecar.upstream.routing.unknown_model import MAX_NEAREST_NAMES, nearest_names, unknown_model
+from sidecar.upstream.routing.unknown_model import MAX_NEAREST_NAMES, MAX_READ_NAMES, nearest_names, unknown_model
 
 
 class Serves(msgspec.Struct):
@@ -92,6 +92,29 @@ def test_nearest_of_many_names() -> None:
     found = nearest_names("llama-7b", names, None)
     assert len(found) == MAX_NEAREST_NAMES
     assert all(name.startswith("llama-") for name in found)
+
+
+class Counted(str):
+    """A name that counts how often its characters are read in lower case."""
+
+    __slots__ = ()
+    reads = 0
+
+    def __getitem__(self, at: Any) -> Counted:
+        return Counted(super().__getitem__(at))
+
+    def lower(self) -> str:
+        Counted.reads += 1
+        return super().lower()
+
+
+def test_each_known_name_is_read_once() -> None:
+    """However many words the requested name has, each of the 5,000 names is searched once, for all of them."""
+    Counted.reads = 0
+    nearest_names(
+        " ".join(f"{'abcdefghij'[at % 10] * 3}" for at in range(64)), (Counted(f"n{at}") for at in range(9_000)), None
+    )
+    assert Counted.reads == MAX_READ_NAMES
 
 
 def test_message_is_bounded() -> None:

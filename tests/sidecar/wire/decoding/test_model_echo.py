@@ -29,6 +29,7 @@ JSON = st.recursive(
         (b'{"model":"a\\"b\\\\","x":1}', b'{"model":"chat","x":1}'),
         (b'{"model":"a","response":{"model":"b"}}', b'{"model":"chat","response":{"model":"chat"}}'),
         (b'{"\\u006dodel":"a"}', b'{"model":"chat"}'),
+        (b'{"mod\\u0065l":"a","x":{"model":"a"}}', b'{"model":"chat","x":{"model":"a"}}'),
         (b'{"model":"a","model":"b"}', b'{"model":"chat"}'),
     ],
 )  # fmt: skip
