@@ -25,7 +25,6 @@ from probe import Probed, probed
 from processes import PROXY
 from wire import Client, Connection, upstream
 
-V1 = "/v1/chat/completions"
 BUDGET = """
 [store]
 url = "memory://"
@@ -46,7 +45,6 @@ ANSWER_SECONDS = 120.0
 """Seconds within which the sidecar must answer: a stall is measured, also where it lasts."""
 ANSWERS_TABLE = "hostile_answers"
 """The module of the hostile answers, in `ANSWERS`."""
-QUESTION = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 class Row(NamedTuple):
@@ -161,7 +159,7 @@ async def of_answers(folder: Path, only: str, rounds: int) -> AsyncIterator[Row]
                                 "\r\n".join(("GET /v1/models HTTP/1.1", "host: x", *headers, "", "")).encode()
                             )
                         else:
-                            await client.post(V1, {**QUESTION, "stream": answer.streams}, *headers)
+                            await client.post(answer.path, answer.question, *headers)
 
                     limit = LARGE_STEP_MS if answer.large else STEP_MS
                     yield await probing.row(name, len(response), limit, partial(probing.status, request))

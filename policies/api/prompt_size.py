@@ -98,7 +98,7 @@ def size_of(call: Call) -> Size:
         read, of_rest = _measured_at_once(rest)
         size, media = size + read, media + of_rest
     framed = count if form.frames_messages else 0
-    return Size(size, framed, parts + count - framed, media, files, prompt.token_ids)
+    return Size(size + prompt.repeated, framed, parts + count - framed, media, files, prompt.token_ids)
 
 
 def _read_and_rest(messages: list[Message]) -> tuple[list[Message], list[Message]]:
@@ -129,7 +129,7 @@ def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
     prompt = call.prompt
     messages, ids = prompt.messages, prompt.token_ids
     frame = BOUND_MESSAGE_TOKENS if call.operation.frames_messages else PART_TOKENS
-    parts, tokens = 0, ids + frame * len(messages)
+    parts, tokens = 0, ids + frame * len(messages) + prompt.repeated
     messages, rest = _read_and_rest(messages)
     for message in messages:
         content = message.get("content")

@@ -50,7 +50,8 @@ class MaxTokens(Policy, frozen=True):
         limit = min((cap for cap in (self.request, call.caps.request_tokens) if cap is not None), default=None)
         if limit is None:
             return
-        prompt = -(-call.characters // 4) + call.prompt.token_ids + call.hidden_prompt_tokens
+        found = call.prompt
+        prompt = -(-(call.characters + found.repeated) // 4) + found.token_ids + call.hidden_prompt_tokens
         wanted = prompt + call.choices_generated * (call.max_tokens or 0)
         if wanted > limit:
             bounds = f"prompt and answer may have {limit:,} tokens in all, this one needs {wanted:,}"

@@ -15,7 +15,7 @@ import msgspec
 from sidecar.config.access import Access, Profile
 from sidecar.wire.request.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
 from sidecar.wire.request.json_body import LARGE_BODY_BYTES, is_light, json_object, json_steps
-from sidecar.wire.request.prompt_lists import without_token_ids
+from sidecar.wire.request.prompt_lists import token_id_steps
 
 from .buffered_bodies import BufferedBodies, HeldBody
 from .client_connection import ClientConnection, Scope
@@ -233,7 +233,7 @@ async def _large_object(raw: bytes, id_fields: tuple[str, ...]) -> dict[str, Any
     await asyncio.sleep(0)
     ids: dict[str, msgspec.Raw] = {}
     if id_fields:
-        raw, ids = without_token_ids(raw, id_fields)
+        raw, ids = await in_steps(token_id_steps(raw, id_fields))
         await asyncio.sleep(0)
     found = await in_steps(json_steps(raw))
     await asyncio.sleep(0)

@@ -195,10 +195,10 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         """
         try:
             answer = yield from whole_answer_steps(body)
+            self.complete(answer)
         except ValueError as fault:
             self.failure = unreadable_answer(fault, body)
             return None
-        self.complete(answer)
         self.failure = find_error(answer.chunk, answer.payload)
         choices = list(answer.chunk.choices or ()) if self.failure is None else []
         yield from self._count_whole(answer, choices)
@@ -224,7 +224,10 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         return Batch(events=events, raw=b"".join(event.raw for event in events), last=True)
 
     def complete(self, answer: WholeAnswer) -> None:
-        """Set the messages of the choices of *answer*, for APIs that have their output elsewhere."""
+        """Set the messages of the choices of *answer*, for APIs that have their output elsewhere.
+
+        Raises `AnswerTooComplex`.
+        """
 
     def _count_whole(self, answer: WholeAnswer, choices: list[Choice]) -> Generator[None, None, None]:
         """Count the output and the reported usage of *answer*, whose *choices* are no failure so far."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_answers import ANSWERS, JSON, MB, NORMAL, USAGE, Answer, answer, event, events, sized, until
+from hostile_answers import ANSWERS, CHAT_PATH, JSON, MB, NORMAL, USAGE, Answer, answer, event, events, sized, until
 from probe import Probed, probed
 from serving import CHAT, settings_of, sidecar
 from wire import Connection, Script, upstream
@@ -93,8 +93,8 @@ def is_complete(status: int, end: bytes) -> bool:
 
 async def worst_step(program: Probed, case: Answer, limit: float) -> tuple[float, str, list[bool]]:
     """Return the longest step in ms while *case* is answered, where it was, and which answers were complete."""
-    paths = [("/v1/chat/completions", {**HI, "stream": case.streams})]
-    paths += [("/api/chat", CHAT)] if case.streams and not case.large else []
+    paths = [(case.path, case.question)]
+    paths += [("/api/chat", CHAT)] if case.streams and not case.large and case.path == CHAT_PATH else []
     requests: list[tuple[str, dict[str, Any] | None]] = [("/v1/models", None)] if case.lists_models else [*paths]
     worst, where, complete = 0.0, "", []
     for path, body in requests:

@@ -11,6 +11,9 @@ from operation_samples import OPENAI_USAGE, SAMPLES
 from serving import settings_of, sidecar
 from wire import Connection, upstream
 
+from policies.testing import make_call
+from sidecar.wire.operations.completions import COMPLETION_REQUEST
+
 pytestmark = pytest.mark.anyio
 
 COMPLETIONS_PATH, EMBEDDINGS_PATH = "/v1/completions", "/v1/embeddings"
@@ -106,7 +109,7 @@ async def test_batch_of_300000_token_ids_passes(tmp_path: Path) -> None:
         status_over, _, _ = await served.post(EMBEDDINGS_PATH, {"model": "m", "input": batch})
     assert (status, status_over) == (200, 429)
     assert up.requests[0].body["input"] == batch
-    assert 300_000 <= account.spent <= 301_001
+    assert account.spent == 300_000
 
 
 async def test_bound_holds_for_token_ids(tmp_path: Path) -> None:
@@ -159,6 +162,54 @@ async def test_each_input_and_the_sum_are_limited(tmp_path: Path, body: dict[str
     assert (many[0], json.loads(many[2])["error"]["needed"], fits[0]) == (400, 527, 200)
 
 
+async def test_longest_input_of_a_large_batch_is_counted_exactly(tmp_path: Path) -> None:
+    """Inputs of exactly `max_tokens.input` ids pass in a batch of more ids than a body may have values."""
+    text = '[[policy]]\nuse = "max_tokens"\noutput = 5\ninput = 300\n'
+    async with upstream(embeds) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        fits, _, _ = await served.post(EMBEDDINGS_PATH, {"model": "m", "input": [[1] * 300] * 300})
+        over, _, answer = await served.post(EMBEDDINGS_PATH, {"model": "m", "input": [[1] * 300] * 300 + [[1] * 301]})
+    assert (fits, over, json.loads(answer)["error"]["needed"]) == (200, 400, 301)
+
+
+@pytest.mark.parametrize(
+    "prompt", [{"prompt_string": "x" * 400}, [{"prompt_string": "x" * 400, "text": ""}], [{"a": "x" * 400}]]
+)
+async def test_text_of_objects_counts(tmp_path: Path, prompt: object) -> None:
+    """The text of a prompt that is an object, as llama.cpp reads it, counts in `max_tokens.request`."""
+    text = '[[policy]]\nuse = "max_tokens"\noutput = 5\nrequest = 99\n'
+    async with upstream(embeds) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        status, _, answer = await served.post(COMPLETIONS_PATH, {"model": "m", "prompt": prompt})
+    assert (status, len(up.requests)) == (400, 0)
+    assert json.loads(answer)["error"]["code"] == "request_too_large"
+
+
+def test_policies_read_and_replace_the_text_of_objects() -> None:
+    """`text` and `replace_text` include the text of prompts that are objects."""
+    body = {"prompt": [{"prompt_string": "secret one"}, "secret two"]}
+    call = make_call(body=body, operation=COMPLETION_REQUEST)
+    call.replace_text(lambda text: text.replace("secret", "***"))
+    assert call.text == "*** one *** two"
+    assert call.body["prompt"] == [{"prompt_string": "*** one"}, "*** two"]
+
+
+@pytest.mark.parametrize("reserve", ["estimate", "bound"])
+async def test_suffix_is_reserved_for_each_prompt(tmp_path: Path, reserve: str) -> None:
+    """A server reads `suffix` once for each prompt of a list, so that its size counts as often."""
+    held: list[int] = []
+
+    async def script(connection: Connection) -> None:
+        accounts = await served.gateway.policy_services.store.accounts()
+        held.extend(each.reserved for each in accounts)
+        await connection.answer(200, json.dumps(answer_of(["a"] * 50)).encode())
+
+    text = BUDGET.format(tokens=100_000) + f'reserve = "{reserve}"\n'
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        body = {"model": "m", "prompt": ["a"] * 50, "suffix": "b" * 700, "max_tokens": 1}
+        await served.post(COMPLETIONS_PATH, body)
+    least = 50 * 700 if reserve == "bound" else 50 * 200
+    assert least <= held[0] <= least + 500
+
+
 async def test_echo_does_not_turn_a_true_report_false(tmp_path: Path) -> None:
     """With `echo` the answer repeats the prompt; upstream's report of fewer output tokens is believed."""
     prompt = "word " * 200
@@ -180,11 +231,12 @@ async def test_echo_does_not_turn_a_true_report_false(tmp_path: Path) -> None:
         ({"object": "list", "data": [], "usage": {"prompt_tokens": 4}}, 502),
         ({"error": {"message": "no", "code": "rate_limit_exceeded"}}, 429),
         ({"object": "list"}, 502),
+        ({"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 10**400}}, 200),
         ([1], 502),
     ],
 )
 async def test_answer_that_is_no_embedding(tmp_path: Path, answer: object, status: int) -> None:
-    """An answer without data under status 200 is a failure of the upstream, never an empty success."""
+    """An answer without data under status 200 is a failure of the upstream, never an empty success; a bad report is none."""
 
     async def script(connection: Connection) -> None:
         await connection.answer(200, json.dumps(answer).encode())

@@ -28,11 +28,19 @@ STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 NESTED = b"[" * 90 + b"]" * 90
 
 
+CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+QUESTIONS: dict[str, dict[str, Any]] = {
+    CHAT_PATH: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    COMPLETIONS_PATH: {"model": "m", "prompt": "hi"},
+    EMBEDDINGS_PATH: {"model": "m", "input": "hi"},
+}
+
+
 class Answer(NamedTuple):
     """*streams*: the call asks for a stream.  *large*: the answer may hold the loop for 100 ms instead of 20 ms.
 
     *succeeds*: the client gets it as a complete answer; None where that depends on how the bytes arrive.  *lists_models*: it
-    answers `GET /models`.  *pieces*: it is sent in as many, with a pause behind each.
+    answers `GET /models`.  *pieces*: it is sent in as many, with a pause behind each.  *path*: the API that it answers.
     """
 
     response: Callable[[], bytes]
@@ -41,6 +49,12 @@ class Answer(NamedTuple):
     succeeds: bool | None = False
     lists_models: bool = False
     pieces: int = 1
+    path: str = CHAT_PATH
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """The body of a request that it answers."""
+        return QUESTIONS[self.path] | {"stream": self.streams}
 
 
 def sized(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
@@ -92,6 +106,19 @@ def floats(digits: int, size: int = MB) -> bytes:
 
 def whole(filler: bytes) -> Callable[[], bytes]:
     return lambda: sized(answer(filler), JSON)
+
+
+def completed(filler: bytes, size: int, *, streams: bool = False, **more: Any) -> Answer:
+    """Return the whole answer to a text completion with *filler*, which ends with a comma, as its choices."""
+    body = lambda: sized(b'{"choices":[' + (filler * (size // len(filler) or 1))[:-1] + b"]}", JSON)  # noqa: E731
+    return Answer(body, streams=streams, path=COMPLETIONS_PATH, **more)
+
+
+def embedded(filler: bytes, *, large: bool = True, **more: Any) -> Answer:
+    """Return the answer to a request for embeddings with the JSON *filler* in its data."""
+    return Answer(
+        lambda: sized(b'{"data":[' + filler + b"]}", JSON), streams=False, large=large, path=EMBEDDINGS_PATH, **more
+    )
 
 
 def many(pattern: bytes, size: int = 250_000) -> Callable[[], bytes]:
@@ -361,6 +388,28 @@ ANSWERS: dict[str, Answer] = {
         lambda: sized(gzip.compress(until(b"[],", 57 * MB)), JSON, GZIP, status=b"500 X")
     ),
     "an error of empty gzip members": Answer(lambda: sized(gzip.compress(b"") * 20_000, JSON, GZIP, status=b"500 X")),
+    # completions
+    "30 MB of choices of a text completion": completed(b'{"text":"a"},', 30 * MB, large=True),
+    "30 MB of log probabilities of a text completion": completed(
+        b'{"text":1,"logprobs":[' + b'{"a":-0.5},' * 2_700_000 + b"0]},", 30 * MB, large=True
+    ),
+    "1 MB of numbers beside a text of another type": completed(
+        b'{"text":[' + b"1," * 400_000 + b"1]},", MB, succeeds=True
+    ),
+    "1,000 choices of a text completion, streamed": completed(
+        b'{"text":"a b c","finish_reason":"stop"},', 40 * 1_000, streams=True, succeeds=None
+    ),
+    "a text completion with numbers out of range": completed(b'{"text":1e999,"index":1e999},', 30),
+    # embeddings
+    "30 MB of numbers of an embedding": embedded(b"[" + b"0.125," * 5 * MB + b"0]", succeeds=True),
+    "30 MB of lists as embeddings": embedded(until(b"[],", 30 * MB) + b"0", succeeds=True),
+    "30 MB of objects as embeddings": embedded(until(b'{"a":0},', 30 * MB) + b"0", succeeds=True),
+    "30 MB of fields beside embeddings": embedded(b'0],"a":[' + until(b'0],"bbbb":[', 30 * MB), succeeds=True),
+    "30 MB of numbers in an error beside embeddings": embedded(b'0],"error":[' + until(b"1,", 30 * MB) + b"1"),
+    "30 MB of text in an error": embedded(b'],"error":["' + until(b"a\\n", 30 * MB) + b'"'),
+    "a report of 60 kB beside embeddings": embedded(
+        b'0],"usage":[' + until(b"1e99,", 60_000) + b"1", large=False, succeeds=True
+    ),
     # lists of models
     "4 MB of models": Answer(listed(b"[],"), lists_models=True, large=True, succeeds=True),
     "4 MB of long names": Answer(

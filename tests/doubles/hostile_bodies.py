@@ -83,6 +83,12 @@ def zipped(body: bytes) -> bytes:
     return gzip.compress(body, 9)
 
 
+def prompts(item: bytes, size: int, field: bytes = b"input", *, many: int = 10**9) -> bytes:
+    """Return a request for embeddings, or for another API with its *field*, with a list of *item*."""
+    count = max(1, min(many, size // (len(item) + 1)))
+    return b'{"model":"m","%b":[%b]}' % (field, b",".join([item] * count))
+
+
 def many_messages(item: bytes, many: int = 9_990) -> bytes:
     return messages(item, 2 * MOST, many=many)
 

@@ -32,6 +32,7 @@ from hostile_bodies import (
     object_field,
     of_field,
     parts,
+    prompts,
     text,
     zipped,
 )
@@ -41,8 +42,15 @@ KEY = "sk-hostile"
 STEP_MS, LARGE_STEP_MS = 20.0, 100.0
 """Most milliseconds of CPU of one step, for bodies up to 1 MB and for larger ones."""
 MEGABYTE_BYTES = 1_048_576
-ANSWER_BODY = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}]}'
+ANSWER_BODY = (
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"ok"},"text":"ok","finish_reason":"stop"}],'
+    b'"data":[{"index":0,"embedding":[0]}]}'
+)
+"""An answer of all APIs."""
 TOO_LONG = b'{"error":{"message":"max_tokens is too large: 4096. This model supports at most 100 completion tokens"}}'
+
+PATHS = {"chat": "/api/chat", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
+"""The paths of cases, by the first word of their names."""
 
 _PATTERNS = ", ".join(f'"vendor-{at}-*x*"' for at in range(12))
 _PRICES = "\n".join(f'[prices."vendor-{at}-*x*"]\ninput = 1\noutput = 1' for at in range(12))
@@ -125,8 +133,8 @@ class Case(NamedTuple):
 
     *is_admitted*: whether it is sent to upstream; None where that depends on rules for fields.
 
-    By their names, cases that start with `chat:` are sent to `/api/chat`, those with `gzip:` are compressed, and those that
-    end with `adapted` are refused by upstream first, which names a lower ceiling.
+    By their names, cases that start with `chat:` are sent to `/api/chat`, those with another API to its path, those with
+    `gzip:` are compressed, and those that end with `adapted` are refused by upstream first, which names a lower ceiling.
     """
 
     name: str
@@ -136,7 +144,7 @@ class Case(NamedTuple):
 
     @property
     def path(self) -> str:
-        return "/api/chat" if self.name.startswith("chat:") else "/v1/chat/completions"
+        return PATHS.get(self.name.partition(":")[0], "/v1/chat/completions")
 
     @property
     def headers(self) -> tuple[str, ...]:
@@ -357,7 +365,31 @@ UNDOCUMENTED: Bodies = {
 }  # fmt: skip
 """Bodies with fields that a key with `models` may not send, so that they may be refused too."""
 
+ID_LISTS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
+    "completions: 16 MB of token ids": ("", lambda: prompts(b"1", MOST, b"prompt")),
+    "completions: 1 MB of token ids": ("", lambda: prompts(b"1", MEGABYTE, b"prompt")),
+    "completions: 16 MB, 1,000 lists of token ids": ("", lambda: prompts(b"[%b1]" % (b"1," * 8_000), MOST, b"prompt", many=1_000)),
+    "completions: 16 MB, short lists of token ids": ("more than 50000 values", lambda: prompts(b"[1]", MOST, b"prompt")),
+    "completions: 9,000 lists of token ids": ("send at most 1024 in one request", lambda: prompts(b"[1,1,1,1,1,1,1]", MEGABYTE, b"prompt", many=9_000)),
+    "completions: 1,000 texts, a suffix": ("", lambda: prompts(b'"ab"', MEGABYTE, b"prompt", many=1_000)[:-1] + b',"suffix":"%b"}' % (b"a" * 900_000)),
+    "completions: 1,000 objects": ("", lambda: prompts(b'{"prompt_string":"ab","a":1}', MEGABYTE, b"prompt", many=1_000)),
+    "completions: 900,000 fields": ("more than 50000 values", lambda: b'{"prompt":[1],%b}' % numbered(b'"%08d":0', 900_000)),
+    "embeddings: 16 MB of token ids": ("", lambda: prompts(b"1", MOST)),
+    "embeddings: 16 MB of empty lists": ("more than 50000 values", lambda: prompts(b"[]", MOST)),
+    "embeddings: 1 MB of empty lists": ("more than 50000 values", lambda: prompts(b"[]", MEGABYTE)),
+    "embeddings: 16 MB, 10,000 lists of token ids": ("", lambda: prompts(b"[%b1]" % (b"1," * 799), MOST, many=10_000)),
+    "embeddings: 1 MB, 10,000 lists of token ids": ("", lambda: prompts(b"[%b1]" % (b"1," * 40), MEGABYTE, many=10_000)),
+    "embeddings: lists with blanks, deep": ("nested more than 100 levels", lambda: prompts(b"[ " * 400 + b"1" + b"]" * 400, 40_000)),
+    "embeddings: 1,200,000 fields": ("more than 50000 values", lambda: b'{"input":[1],%b}' % numbered(b'"%08d":0', 1_200_000)),
+    "embeddings: a token id of 1 MB": ("at most 640 digits", lambda: prompts(number(990_000), MEGABYTE)),
+    "embeddings: 9,990 texts": ("", lambda: prompts(b'"ab"', MEGABYTE, many=9_990)),
+    "embeddings: 9,990 objects": ("", lambda: prompts(b'{"text":"ab","a":1,"b":2}', MEGABYTE, many=9_990)),
+    "embeddings: 16 MB of text": ("", lambda: prompts(b'"%b"' % ("漢é".encode() * (MOST // 5)), 2 * MOST, many=1)),
+}  # fmt: skip
+"""Prompts of completions and inputs of embeddings; the text is the limit of a refusal, empty for those that are admitted."""
+
 CASES = (
+    *(Case(name, body, limit, is_admitted=not limit) for name, (limit, body) in ID_LISTS.items()),
     *(Case(name, body, "more than 50000 values", is_admitted=False) for name, body in TOO_MANY_VALUES.items()),
     *(Case(name, body, limit, is_admitted=False) for name, (limit, body) in REFUSED.items()),
     *(Case(name, body) for name, body in ADMITTED.items()),

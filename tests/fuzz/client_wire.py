@@ -14,6 +14,7 @@ import msgspec
 from byte_mutations import mutate_bytes, split
 from fuzz_seeds import raw_requests, request_parts
 from fuzzed import Fuzzed, received
+from governed_apis import is_complete_stream, is_forwarded, lacks_prompt
 from http_mutations import REQUEST_LINES, Parts, framed, mutate_lines, mutate_request_line, parts_of
 from json_mutations import mutate_json
 from strict_http import Message, NotStrict, read_responses
@@ -22,6 +23,7 @@ from watching import Settled
 CLIENT_CLOSED = 499
 OK, NO_CONTENT, NOT_FOUND = 200, 204, 404
 SMALL_MODELS = 500
+PROMPT_NAMES = frozenset({"messages", "prompt", "input"})
 OFFERS = re.compile(rb"(\n)(upgrade|http2-settings)(?=[ \t]*:)", re.IGNORECASE)
 
 
@@ -151,6 +153,8 @@ def faults_of_response(response: Message, method: bytes, target: Fuzzed) -> list
     if status == OK:
         if response.field(b"content-type").startswith(b"text/event-stream"):
             ends = (b"data: [DONE]\n\n", b"event: done\ndata: \n\n")
+            if is_complete_stream(body):
+                return []
             problem = body.count(b"error") > 0 or not body.endswith(ends) or sum(map(body.count, ends)) != 1
             return [f"a stream without a proper end: {body[-200:]!r}"] if problem else []
         return [] if is_head or _is_json(body) else [f"an answer that is no JSON: {body[:200]!r}"]
@@ -176,7 +180,8 @@ def _code(body: bytes) -> Any:
         data = json.loads(body)
         error = data["error"]
         if isinstance(error, dict):
-            return error["code"] if {"message", "type", "param"} <= error.keys() else None
+            is_whole = {"message", "type"} <= error.keys() and ("param" in error or data.get("type") == "error")
+            return error["code"] if is_whole else None
         return data["code"] if isinstance(error, str) else None
     except (ValueError, KeyError, TypeError):
         return None
@@ -208,19 +213,19 @@ def _record_faults(responses: list[Message], settled: Settled, target: Fuzzed, *
         faults.append(f"{asked} requests reached upstream, {attempts} attempts are recorded")
     for request in target.up.requests:
         path = request.start.split(b" ")[1]
-        if not path.startswith((b"/v1/chat/completions", b"/v1/models")) or b"?" in path:
+        if not is_forwarded(path):
             faults.append(f"request to upstream has another target: {path!r}")
         if request.body:
-            faults += _body_faults(request.body)
+            faults += _body_faults(path, request.body)
     return faults
 
 
-def _body_faults(body: bytes) -> list[str]:
+def _body_faults(path: bytes, body: bytes) -> list[str]:
     """Return what is wrong with a forwarded body: upstream must read it as the sidecar did."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        if len(found) < len(pairs) and "messages" in found:
+        if len(found) < len(pairs) and not PROMPT_NAMES.isdisjoint(found):
             raise ValueError(f"repeated keys {sorted(key for key, _ in pairs)}")
         return found
 
@@ -228,8 +233,8 @@ def _body_faults(body: bytes) -> list[str]:
         data = json.loads(body, object_pairs_hook=once, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         return [f"request to upstream is no JSON: {error}: {body[:200]!r}"]
-    if not isinstance(data, dict) or not data.get("messages"):
-        return [f"request to upstream has no messages: {body[:200]!r}"]
+    if not isinstance(data, dict) or lacks_prompt(path, data):
+        return [f"request to upstream has no prompt: {body[:200]!r}"]
     return []
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fuzzed import CHAT, COMPLETIONS, LIST, STREAMED, USUAL
+from governed_apis import bodies
 from hostile import CASES, CUT, RESET, Case
 from http_mutations import Parts
 from recorded_bytes import with_length
@@ -73,7 +74,10 @@ PLAIN_REQUESTS = (
 def request_parts() -> tuple[Parts, ...]:
     """Return the ordinary requests, in parts."""
     lines = [b"host: 127.0.0.1", b"content-type: application/json", b"user-agent: fuzz"]
-    calls = [Parts(b"POST %b HTTP/1.1" % path.encode(), lines, json.dumps(body).encode()) for path, body in BODIES]
+    calls = [
+        Parts(b"POST %b HTTP/1.1" % path.encode(), lines, json.dumps(body).encode())
+        for path, body in (*BODIES, *bodies())
+    ]
     plain = [Parts(start + b" HTTP/1.1", [b"host: 127.0.0.1", b"accept: */*"], b"") for start in PLAIN_REQUESTS]
     return (*calls, *plain)
 

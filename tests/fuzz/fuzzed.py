@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import governed_apis
 import msgspec
 from places import ROOT
 from process import Program, program
@@ -91,6 +92,8 @@ def ordinary_answer(request: Message) -> Sequence[bytes]:
         streams = json.loads(request.body).get("stream") is True
     except (ValueError, AttributeError):
         return [with_length(b'{"error": {"message": "not JSON"}}', b"400 X")]
+    if (other := governed_apis.answer(path, streams=streams)) is not None:
+        return [other]
     return [STREAMED] if streams else [with_length(WHOLE)]
 
 

@@ -20,8 +20,11 @@ UNTYPED_PART_FIELDS = (
     "input_file",
 )
 """Fields by which servers recognise the kind of a part that names none."""
-PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning")
-"""Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count."""
+PART_TEXT_FIELDS = ("text", "refusal", "thinking", "reasoning", "prompt_string")
+"""Fields of a part that hold its text. Servers choose one of them by the part's type (vLLM), so all of them count.
+
+`prompt_string` is the text of a prompt that is an object (llama.cpp).
+"""
 ITEM_TEXT_FIELDS = ("output", "arguments", "input", "summary")
 """Fields of an item without `content` that hold its text or its parts: calls of functions, their results, reasoning."""
 DOCUMENT_TEXT_FIELDS = ("source", "title", "context")

@@ -21,6 +21,8 @@ class Prompt(NamedTuple):
     prompts: int = 1
     longest_ids: int = 0
     """The number of token ids of the longest prompt that consists of them."""
+    repeated: int = 0
+    """Bytes, as JSON, of text that is read once more for each further prompt of a list: one `suffix` belongs to all."""
 
 
 class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,7 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
         """Return the prompt in *body*. Called about twice per call; no text is copied."""
         if len(self.prompt_fields) == 1 and self.prompt_fields[0] == self.conversation_field:
             return Prompt(body.get(self.conversation_field) or [])
-        found = _Found()
+        found = _Found(are_messages=self.frames_messages)
         for field in self.prompt_fields:
             value = body.get(field)
             if isinstance(value, list) and field == self.parts_field:
@@ -71,16 +73,20 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
                 found.take_ids(bytes(value))
             elif value is not None:
                 found.messages.append({"content": value if isinstance(value, str) else [value]})
-        prompts = found.prompts if self.answers_each_prompt else 1
-        return Prompt(found.messages, found.ids, prompts, found.longest)
+        if not self.answers_each_prompt:
+            return Prompt(found.messages, found.ids, 1, found.longest)
+        shared = (value for field in self.prompt_fields[1:] if (value := body.get(field)) and found.prompts > 1)
+        repeated = (found.prompts - 1) * sum(len(msgspec.json.encode(value)) for value in shared)
+        return Prompt(found.messages, found.ids, found.prompts, found.longest, repeated)
 
 
 class _Found:
     """What has been read of a prompt."""
 
-    __slots__ = ("ids", "longest", "messages", "prompts")
+    __slots__ = ("_are_messages", "ids", "longest", "messages", "prompts")
 
-    def __init__(self) -> None:
+    def __init__(self, *, are_messages: bool) -> None:
+        self._are_messages = are_messages
         self.messages: list[Message] = []
         self.ids = self.longest = 0
         self.prompts = 1
@@ -90,7 +96,7 @@ class _Found:
         plain = 0
         for each in value:
             if isinstance(each, dict):
-                self.messages.append(each)
+                self.messages.append(each if self._are_messages else {"content": [each]})
             elif isinstance(each, str):
                 self.messages.append({"content": each})
             elif isinstance(each, list):
@@ -102,9 +108,11 @@ class _Found:
             self.prompts = max(self.prompts, len(value))
 
     def take_ids(self, written: bytes) -> None:
-        """Take token ids, or lists of them, that are not decoded."""
+        """Take token ids, or lists of them, that are not decoded. A comma is in front of each id but the first."""
+        first = 1
         for ids in written.split(b"]"):
-            self._add(ids.count(b",") + 1)
+            self._add(ids.count(b",") + first)
+            first = 0
         self.prompts = max(self.prompts, written.count(b"[") - 1)
 
     def _add(self, ids: int) -> None:

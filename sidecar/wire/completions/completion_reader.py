@@ -54,9 +54,6 @@ class CompletionReader(AnswerReader, kw_only=True, eq=False):
         """See `AnswerReader.complete`."""
         choices = answer.chunk.choices or []
         texts = texts_in(answer.payload)
-        if texts is None:
-            found = read_text_chunk(answer.payload).choices or []
-            texts = [None if each.delta is None else each.delta.content for each in found]
         for choice, text in zip(choices, texts, strict=False):
             if choice.message is None or text is not None:
                 choice.message, choice.delta = Delta(content=text), None

@@ -8,8 +8,9 @@ import msgspec
 
 from policies.api.decoding.choices import MAX_CHOICES, choice_index
 from sidecar.wire.chunk import Choice, Chunk, Delta, choice_of_object, decode_object
-from sidecar.wire.decoding.own_choice import DECODE_FAULTS
+from sidecar.wire.decoding.own_choice import DECODE_FAULTS, is_object
 from sidecar.wire.usage_fields import Reported, read_report
+from sidecar.wire.whole_answer import first_items
 
 
 class _TextChoice(msgspec.Struct, gc=False):
@@ -26,12 +27,22 @@ class _TextChunk(msgspec.Struct, gc=False):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _Text(msgspec.Struct, gc=False):
+    text: str | None = None
+
+
 class _Texts(msgspec.Struct, gc=False):
-    choices: list[_TextChoice] = []
+    choices: list[_Text] = []
+
+
+class _Choices(msgspec.Struct, gc=False):
+    choices: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_TextChunk).decode
 _decode_texts = msgspec.json.Decoder(_Texts).decode
+_decode_choices = msgspec.json.Decoder(_Choices).decode
+_decode_text = msgspec.json.Decoder(_Text).decode
 
 
 def decode_text_chunk(payload: bytes) -> Chunk:
@@ -76,9 +87,25 @@ def _choice_of_object(data: dict[str, Any]) -> Choice:
     return choice
 
 
-def texts_in(payload: bytes) -> list[str | None] | None:
-    """Return the text of each choice of the whole answer *payload*, in order; None where it cannot be decoded so."""
+def texts_in(payload: bytes) -> list[str | None]:
+    """Return the text of each choice of the whole answer *payload*, in order; None for one of another type.
+
+    No other value is created, however many there are. Raises `AnswerTooComplex` beyond `MAX_CHOICES`.
+    """
     try:
         return [each.text for each in _decode_texts(payload).choices]
+    except DECODE_FAULTS:
+        pass
+    try:
+        listed = first_items(_decode_choices(payload).choices)
+    except DECODE_FAULTS:
+        return []
+    return [text_of(each) for each in listed if is_object(each)]
+
+
+def text_of(choice: msgspec.Raw) -> str | None:
+    """Return the text of *choice*, a JSON object; None for a value of another type."""
+    try:
+        return _decode_text(choice).text
     except DECODE_FAULTS:
         return None

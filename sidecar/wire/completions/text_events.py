@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
-from policies.api.decoding.choices import choice_of, own_indexes
-from policies.api.decoding.values import decode_forwarded
+from policies.api.decoding.choices import choice_index, choice_of, has_many_values, own_indexes
 from policies.api.event import Event
+from sidecar.wire.decoding.own_choice import is_object
+
+from .text_chunk import text_of
 
 CONTENT_FILTER_FINISH = "content_filter"
+"""The finish of a choice that policies have dropped, or changed where upstream sent none."""
+Decode: TypeAlias = Callable[[bytes | msgspec.Raw], Any]
+_NO_JSON = msgspec.Raw()
+
+
+class _Numbered(msgspec.Struct, gc=False):
+    index: Any = 0
+
+
+def _decoder(name: str, fields: str) -> Decode:
+    return msgspec.json.Decoder(
+        msgspec.defstruct(name, [(field, msgspec.Raw, _NO_JSON) for field in fields.split()])
+    ).decode
+
+
+_all_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_known_fields = _decoder("_KnownFields", "id object created model choices usage system_fingerprint service_tier")
+_known_choice_fields = _decoder("_KnownChoiceFields", "text index logprobs finish_reason stop_reason")
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_index_of = msgspec.json.Decoder(_Numbered).decode
 
 
 class TextEvents:
@@ -45,23 +67,37 @@ class TextEvents:
 
     def rebuilt_answer(self, payload: bytes, events: Sequence[Event], unchanged: Sequence[Event]) -> bytes:
         """Return *payload* with the text of each choice as in *events*; a dropped choice becomes empty."""
-        data = decode_forwarded(payload)
-        listed = [each for each in data.get("choices") or () if isinstance(each, dict)]
+        data = _fields(payload, _known_fields)
+        if bytes(memoryview(data.get("choices", _NO_JSON))[:1]) != b"[":
+            return msgspec.json.encode(data)
+        by_index: dict[int, list[Event]] = {}
+        for event in events:
+            by_index.setdefault(event.index, []).append(event)
         before = {event.index: event for event in unchanged}
-        indexes = own_indexes([index if type(index := each.get("index")) is int else 0 for each in listed])
+        listed = [raw for raw in _items(data["choices"]) if is_object(raw)]
+        indexes = own_indexes([choice_index(_index_of(raw).index) for raw in listed])
         data["choices"] = [
-            each
-            if _is_same(own := [event for event in events if event.index == index], before.get(index))
-            else _written(
-                each, "".join(event.text for event in own), next((event.finish for event in own if event.finish), None)
-            )
-            for each, index in zip(listed, indexes, strict=True)
+            _rebuilt(raw, by_index.get(index, []), before.get(index))
+            for raw, index in zip(listed, indexes, strict=True)
         ]
         return msgspec.json.encode(data)
 
 
-def _is_same(own: Sequence[Event], before: Event | None) -> bool:
-    return len(own) == 1 and own[0] is before
+def _fields(raw: bytes | msgspec.Raw, known: Decode) -> dict[str, Any]:
+    """Return the fields of the object *raw* as JSON: all, or the *known* ones where it may have a million others."""
+    if not has_many_values(bytes(raw)):
+        return _all_fields(raw)
+    found = msgspec.structs.asdict(known(raw))
+    return {name: value for name, value in found.items() if len(value)}
+
+
+def _rebuilt(raw: msgspec.Raw, own: Sequence[Event], before: Event | None) -> msgspec.Raw | dict[str, Any]:
+    """Return the choice *raw* with the text of its *own* events; as it is where these are the one from *before*."""
+    if len(own) == 1 and own[0] is before:
+        return raw
+    finish = next((event.finish for event in own if event.finish), CONTENT_FILTER_FINISH)
+    choice = _fields(raw, _known_choice_fields)
+    return _written({**choice, "text": text_of(raw)}, "".join(event.text for event in own), finish)
 
 
 def _written(choice: dict[str, Any], text: str, finish: str | None) -> dict[str, Any]:

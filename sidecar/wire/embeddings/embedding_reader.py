@@ -76,12 +76,13 @@ class EmbeddingReader(AnswerState, kw_only=True, eq=False):
         if usage is not None:
             self._report.take(usage, 0)
         error = answer.error if len(answer.error) else None
-        head = Chunk(error=error, usage=usage)
-        if not _has_items(answer.data):
-            self.failure = find_error(head, payload) or MalformedAnswer("the answer has no data")
-            return None
-        if error is not None and (found := find_error(head, payload)) is not None:
-            self.failure = found
+        has_items = _has_items(answer.data)
+        if error is not None or not has_items:
+            yield
+            self.failure = find_error(Chunk(error=error, usage=usage), payload)
+        if self.failure is None and not has_items:
+            self.failure = MalformedAnswer("the answer has no data")
+        if self.failure is not None:
             return None
         self.done = self.has_output = self.all_finished = True
         event = Event(raw=body, payload=payload, index=-1, whole=True)
@@ -107,4 +108,8 @@ def _usage(raw: msgspec.Raw) -> Reported | None:
     try:
         return _decode_usage(raw)
     except DECODE_FAULTS:
+        pass
+    try:
         return read_report(decode_json(bytes(raw)))
+    except ValueError:  # such as a number that no float can hold: the answer is good all the same
+        return None
