@@ -43,7 +43,7 @@ _FRAMED_ROLES = frozenset(
 _TEXT_PART_KEYS = frozenset({"type", "text"})
 _TEXT_PART_TYPES = frozenset(
     {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_reference", "redacted_thinking"}
-    | {"search_result"}
+    | {"search_result", "logs"}
 )
 """Types of parts that hold text, in `text` or in a field of their own; a part of an unknown type may be media."""
 RESULT_ENDING = "_result"
@@ -54,9 +54,11 @@ _NESTING_PART_TYPES = frozenset({"document", "search_result"})
 """Types of parts that have parts or a source, beside the results of tools."""
 MAX_NESTED_READS = 1_000
 """Inner parts of one part that are read one by one."""
-_MEDIA_PART_TYPES = frozenset({"image_url", "image", "video_url", "audio_url", "input_image"})
+_MEDIA_PART_TYPES = frozenset({"image_url", "image", "video_url", "audio_url", "input_image", "computer_screenshot"})
 _FILE_PART_TYPES = frozenset({"file", "input_file"})
 _SOUND_PART_TYPES = _FILE_PART_TYPES | {"input_audio"}
+_OUTPUT_FIELDS = frozenset({"output", "outputs"})
+"""Fields of an item with the result of a tool, which may be a part or a list of parts (Responses API)."""
 
 
 def size_of(call: Call) -> Size:
@@ -86,8 +88,9 @@ def size_of(call: Call) -> Size:
                 size, files, media, parts = size + read, files + of_file, media + of_media, parts + inner
         if (role := message.get("role")) not in _FRAMED_ROLES:
             size += len(msgspec.json.encode(role))
-        if not message.keys() <= _PLAIN_KEYS and (beside := _beside_content(message)):
-            size += len(msgspec.json.encode(beside))
+        if not message.keys() <= _PLAIN_KEYS:
+            read, of_file, of_media, inner = _beside_content(message, MAX_READ_ITEMS - parts)
+            size, files, media, parts = size + read, files + of_file, media + of_media, parts + inner
     for field, value in call.body.items():
         if isinstance(value, _READABLE_TYPES) and field not in prompt_fields:
             if type(value) is str and len(value) < MAX_SHORT_SETTING and field in _NOT_READ:
@@ -144,7 +147,12 @@ def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
             for part in pieces:
                 tokens += _part_bound(part, media)
         if not message.keys() <= _PLAIN_KEYS:
-            tokens += _json_bytes({key: value for key, value in message.items() if key not in _PLAIN_KEYS})
+            beside = {key: value for key, value in message.items() if key not in _PLAIN_KEYS}
+            if not _OUTPUT_FIELDS.isdisjoint(beside):
+                pieces = _output_parts(beside)
+                parts += len(pieces)
+                tokens += _output_bound(pieces, media, MAX_READ_ITEMS - parts)
+            tokens += _json_bytes(beside)
         if (role := message.get("role")) not in _FRAMED_ROLES:
             tokens += _json_bytes(role)
     tokens += PART_TOKENS * parts
@@ -157,6 +165,24 @@ def bound_tokens(call: Call, media: int = MEDIA_TOKENS) -> int:
     if len(fields) <= MAX_FIELDS:
         fields = {field: value for field, value in fields.items() if field not in _NOT_READ or _enters(field, value)}
     return tokens + _json_bytes(fields) if fields else tokens
+
+
+def _output_parts(item: dict[str, Any]) -> list[Any]:
+    """Remove the parts of the result of a tool from *item*, which is a copy, and return them; empty where it has none."""
+    found: list[Any] = []
+    for field in _OUTPUT_FIELDS:
+        if isinstance(output := item.get(field), list | dict):
+            found += output if isinstance(output, list) else [output]
+            item[field] = []
+    return found
+
+
+def _output_bound(pieces: list[Any], media: int, left: int) -> int:
+    """Return the bound of the parts of a tool's result; *left* is negative where they are too many to read one by one."""
+    if left < 0:
+        read, of_rest = _measured_at_once([{"output": pieces}])
+        return read + media * of_rest
+    return sum(_part_bound(part, media) for part in pieces)
 
 
 def _part_bound(part: Any, media: int) -> int:
@@ -256,8 +282,12 @@ def _bytes_beside(part: dict[str, Any], field: str) -> int:
     return len(msgspec.json.encode(rest)) + len(field) + (4 if rest else 3)  # quotes, a colon, and a comma
 
 
-def _beside_content(message: Message) -> dict[str, Any]:
+def _beside_content(message: Message, left: int) -> tuple[int, int, int, int]:
+    """Return what `_part` does for the fields of *message* but role and content: for the parts of a tool's result in them."""
     beside = {key: value for key, value in message.items() if key not in _PLAIN_KEYS}
     if len(msgspec.json.encode(beside.get("id"))) <= MAX_UNREAD_FIELD_BYTES:
         beside.pop("id", None)
-    return beside
+    size = files = media = inner = 0
+    if not _OUTPUT_FIELDS.isdisjoint(beside) and (pieces := _output_parts(beside)):
+        size, files, media, inner = _nesting_part({"content": pieces}, "", left, 1)
+    return size + (len(msgspec.json.encode(beside)) if beside else 0), files, media, inner

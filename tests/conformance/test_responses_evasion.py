@@ -33,6 +33,9 @@ BODY: dict[str, Any] = {"model": "cheap", "input": "x"}
         {"tools": [{"type": "mcp", "server_label": "s", "server_url": "https://s"}]},
         {"tools": [{"type": "computer_use_preview"}]},
         {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
+        {"input": [{"type": "additional_tools", "role": "developer", "tools": [{"type": "web_search"}]}]},
+        {"input": [{"type": "tool_search_output", "tools": [{"type": "image_generation", "model": "dear"}]}]},
+        {"input": {"type": "additional_tools", "role": "developer", "tools": [{"type": "web_search"}]}},
         {"route": "fallback"},
         {"provider": {"order": ["x"]}},
     ],
@@ -54,6 +57,9 @@ async def test_key_with_models_refuses_what_may_choose_another(tmp_path: Path, m
         {"reasoning": {"effort": "low", "summary": "auto"}, "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}},
         {"include": ["reasoning.encrypted_content"], "store": False, "truncation": "auto", "background": False},
         {"metadata": {"a": "b"}, "safety_identifier": "u"},
+        {"input": '[{"role": "user"}]', "instructions": "{}"},
+        {"input": ["{x}", {"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}]},
+        {"input": [{"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "t", "annotations": {"a": 1}}]}]},
         {"instructions": "Speak.", "max_tool_calls": 2, "service_tier": "flex"},
         {"stream": True, "stream_options": {"include_obfuscation": False}, "prompt_cache_key": "p"},
     ],
@@ -76,6 +82,18 @@ async def test_known_fields_drop_tools_of_the_server(tmp_path: Path) -> None:
             await served.post(PATH, body)
         sent = up.requests[0].body
     assert sent == BODY | {"tools": [FUNCTION], "max_tool_calls": 8}
+
+
+async def test_known_fields_drop_tools_of_the_server_in_items(tmp_path: Path) -> None:
+    """With `fields = "known"`, items of the input add functions of the client alone."""
+    text = '[[upstream]]\nbase_url = "{url}"\nfields = "known"\n'
+    adding: dict[str, Any] = {"type": "additional_tools", "role": "developer"}
+    items = ["x", adding | {"tools": [{"type": "web_search"}, FUNCTION]}, adding | {"tools": {"type": "web_search"}}]
+    async with upstream(RESPONSES.answers) as up:
+        async with sidecar(settings_of(tmp_path, None, text.format(url=up.url))) as served:
+            await served.post(PATH, BODY | {"input": items})
+        sent = up.requests[0].body["input"]
+    assert sent == ["x", adding | {"tools": [FUNCTION]}, adding | {"tools": []}]
 
 
 async def test_refused_ceiling_is_adapted(tmp_path: Path) -> None:

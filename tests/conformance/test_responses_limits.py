@@ -263,9 +263,36 @@ async def test_calls_of_the_servers_tools_are_reserved(tmp_path: Path, sent: dic
     assert prompt >= PROMPT_TOKENS
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "shell", "name": "s", "environment": {"type": "container_auto"}}]},
+        {
+            "tools": [
+                {"type": "shell", "name": "s", "environment": {"type": "container_reference", "container_id": "c"}}
+            ]
+        },
+        {"input": [{"type": "additional_tools", "role": "developer", "tools": [{"type": "web_search"}]}]},
+        {"instructions": [{"type": "additional_tools", "role": "developer", "tools": [{"type": "web_search"}]}]},
+    ],
+    ids=str,
+)
+async def test_hosted_shells_and_tools_in_items_are_tools_of_the_server(tmp_path: Path, more: dict[str, Any]) -> None:
+    """A shell in a container of the server, and tools that an item of the prompt adds, are bounded like other tools."""
+    async with upstream(RESPONSES.answers) as up, sidecar(settings_of(tmp_path, up.url)) as served:
+        await served.post(PATH, {"model": "m", "input": "x"} | more)
+        sent = up.requests[0].body
+    assert sent == {"model": "m", "input": "x", "max_tool_calls": 8} | more
+
+
 async def test_functions_of_the_client_are_no_tools_of_the_server(tmp_path: Path) -> None:
     """Nothing is added to a request whose tools the client runs."""
-    body = {"model": "m", "input": "x", "tools": [{"type": "function", "name": "f"}, {"type": "local_shell"}]}
+    body: dict[str, Any] = {
+        "model": "m",
+        "input": "x",
+        "tools": [{"type": "function", "name": "f"}, {"type": "local_shell"}],
+    }
+    body["tools"].append({"type": "shell", "environment": {"type": "local"}})
     async with upstream(RESPONSES.answers) as up, sidecar(settings_of(tmp_path, up.url)) as served:
         await served.post(PATH, body)
         sent = up.requests[0].body

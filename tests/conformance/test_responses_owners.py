@@ -62,3 +62,41 @@ async def test_hidden_prompt_is_reserved(tmp_path: Path) -> None:
         (account,) = [each for each in await served.gateway.policy_services.store.accounts() if each.policy == "budget"]
     assert account.spent == USAGE["total_tokens"]
     assert account.reserved > 100 + 5 + USAGE["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"input": [{"type": "image_generation_call", "id": "item_b"}]},
+        {"input": [{"type": "reasoning", "id": "item_b", "summary": []}, {"role": "user", "content": "x"}]},
+        {"input": [{"type": "web_search_call", "id": "item_b", "status": "completed"}]},
+        {"input": {"type": "item_reference", "id": "item_b"}},
+        {"instructions": [{"type": "item_reference", "id": "item_b"}]},
+        {"prompt_cache_options": {"comparison_response_id": "resp_b"}},
+    ],
+    ids=str,
+)
+async def test_objects_of_others_are_refused_in_every_field(tmp_path: Path, more: dict[str, Any]) -> None:
+    """An id of another tenant is refused wherever a server looks up what it has stored under it; its owner may use it."""
+    body: dict[str, Any] = {"model": "m", "input": "hi"} | more
+    async with upstream(RESPONSES.answers) as up, sidecar(settings_of(tmp_path, up.url, KEYS)) as served:
+        objects: dict[Any, int] = {("item", "item_b"): 5, ("response", "resp_b"): 5}
+        await served.gateway.owners.remember("second", "upstream-1", objects, origin="resp_b")
+        other, _, refusal = await served.post(PATH, body, "authorization: Bearer a")
+        asked = len(up.requests)
+        own, _, answer = await served.post(PATH, body, "authorization: Bearer b")
+    assert (other in (400, 404), asked) == (True, 0), refusal
+    assert own == 200, answer
+
+
+async def test_client_cannot_choose_the_id_of_anothers_response(tmp_path: Path) -> None:
+    """VLLM takes the id of a response from the request: another tenant's response cannot be replaced."""
+    body: dict[str, Any] = {"model": "m", "input": "hi", "request_id": "resp_b"}
+    async with upstream(RESPONSES.answers) as up, sidecar(settings_of(tmp_path, up.url, KEYS)) as served:
+        await served.gateway.owners.remember("second", "upstream-1", {("response", "resp_b"): 5})
+        other, _, refusal = await served.post(PATH, body, "authorization: Bearer a")
+        asked = len(up.requests)
+        own, _, _ = await served.post(PATH, body, "authorization: Bearer b")
+        free, _, _ = await served.post(PATH, body | {"request_id": "resp_new"}, "authorization: Bearer a")
+    assert (other, asked, own, free) == (400, 0, 200, 200), refusal
+    assert json.loads(refusal)["error"]["param"] == "request_id"

@@ -29,6 +29,7 @@ from wire import HEAD, Connection, Script, upstream
 
 from policies import Call, Event, Lease, Policy, Stop
 from policies.engine.event_filters import EventFilters
+from sidecar.wire.responses.events.outline import MAX_KEPT_PARTS
 from sidecar.wire.responses.reader import ResponsesReader
 from sidecar.wire.sse_reader import SSEReader
 
@@ -158,6 +159,41 @@ def test_redacted_text_is_nowhere(lease: type[Lease], pieces: tuple[str, ...]) -
     types = [event["type"] for event in events]
     last_delta = len(types) - 1 - types[::-1].index("response.output_text.delta")
     assert last_delta < types.index("response.output_text.done")
+
+
+TEXT = "It is hunter2, yes."
+DONE = MESSAGE | {"content": [text_part(TEXT)]}
+COMPLETED = ended("completed", REASONING, DONE)
+
+
+@pytest.mark.parametrize(
+    ("at", "event"),
+    [
+        (-1, ended("completed", REASONING, MESSAGE | {"content": [text_part(TEXT)] * 1_100})),
+        (-1, ended("completed", REASONING, MESSAGE | {"content": [text_part(TEXT * 9)] * 1_100})),
+        (-1, ended("completed", REASONING, *[DONE] * 1_100)),
+        (-1, {"type": "response.completed", "response": response("completed", []) | {"output_text": TEXT}}),
+        (-1, {"type": "response.completed", "response": response("completed", []) | {"output_text": TEXT * 9_000}}),
+        (1, {"type": "response.in_progress", "response": response("in_progress", [DONE]) | {"output_text": TEXT}}),
+    ],
+    ids=["many parts", "many parts, large", "many items", "output_text", "output_text, large", "in progress"],
+)
+def test_redacted_text_is_in_no_unusual_repetition(at: int, event: dict[str, Any]) -> None:
+    """What repeats a text that policies cannot be shown is left out: very many parts or items, or output before the end."""
+    stream = list(secret_stream("It is hun", "ter2", ", yes."))
+    stream[at] = event | {"sequence_number": stream[at]["sequence_number"]}
+    events = shown(Redacting(), *stream)
+    assert SECRET not in json.dumps(events)
+    assert deltas(events) == TEXT.replace(SECRET, SHOWN)
+
+
+def test_redacted_text_of_very_many_messages_is_nowhere() -> None:
+    """Beyond the parts that are told apart, texts are redacted, and none is sent twice."""
+    count = MAX_KEPT_PARTS + 100
+    messages = [event for at in range(count) for event in message_events("It is hun", "ter2, yes.", at=at)]
+    events = shown(Redacting(), *numbered(*opened(), *messages, COMPLETED))
+    assert SECRET not in json.dumps(events)
+    assert deltas(events).count(SHOWN) == count
 
 
 @given(st.lists(st.integers(1, 400), max_size=30))

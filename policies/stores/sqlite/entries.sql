@@ -1,5 +1,5 @@
 -- Created in new files, and in files of earlier releases, which ignore it.
--- Entries: small values that expire at `ends`. `number` grows with each write, so that it orders them by age.
+-- Entries: small values that expire at `ends`. `number` orders them by age: it grows with each new one.
 CREATE TABLE IF NOT EXISTS entry (
     number INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,

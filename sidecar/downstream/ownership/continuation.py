@@ -15,8 +15,9 @@ from policies.api.lease import Lease
 from policies.api.prompt_size import size_of
 from policies.api.store import StoreDown
 from policies.api.tokens import BOUND_MESSAGE_TOKENS
+from sidecar.wire.request.json_body import BadRequest
 from sidecar.wire.stored.created import CREATED_STATE, CreatedIds
-from sidecar.wire.stored.references import References, references_of
+from sidecar.wire.stored.references import References, is_stored_id, references_of
 
 from .owners import NotOwned, OwnersUnavailable
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from .owners import ResponseOwners, StoredName, StoredObject
 
+CHOSEN_ID_FIELD = "request_id"
+"""The field in which vLLM takes the id of the new response (`ResponsesRequest`)."""
 UNKNOWN_PROMPT_TOKENS = 32_768
 """Hidden prompt of a call that continues an unknown response, where the context length of its model is not known.
 
@@ -67,10 +70,13 @@ async def admitted(
     The reader of the answer passes the first and the terminal event, or the whole answer, to `created_by(call)`.
     *context_of* returns the context length of a model in tokens, None if it is unknown.
 
-    Raises `BadRequest` for invalid ids; `NotOwned` and `OwnersUnavailable` as `check_references` does.
+    Raises `BadRequest` for invalid ids, and for an id of another tenant that the client chooses for its own response; `NotOwned` and `OwnersUnavailable` as `check_references` does.
     """
     references = references_of(call.body)
+    await _check_chosen_id(owners, call)
     found = await check_references(owners, call, references)
+    if references.compared:
+        found.pop()  # its owner is checked, and it is no part of the prompt
     call.hidden_prompt_tokens = _hidden_tokens(found)
     if None in found:
         call.hidden_prompt_tokens += context_of(call.model) or UNKNOWN_PROMPT_TOKENS
@@ -80,12 +86,26 @@ async def admitted(
     before = next(
         (
             each.tokens
-            for (kind, _), each in zip(references.named, found, strict=True)
+            for (kind, _), each in zip(references.named, found, strict=False)
             if each is not None and kind == "conversation"
         ),
         0,
     )
     return _StoredLease(owners, call, created, before)
+
+
+async def _check_chosen_id(owners: ResponseOwners, call: Call) -> None:
+    """Raise `BadRequest` if the client chooses the id of another tenant's response: vLLM replaces what is stored under it."""
+    chosen = call.body.get(CHOSEN_ID_FIELD)
+    if not owners.keyed or not isinstance(chosen, str) or not is_stored_id(chosen):
+        return
+    try:
+        is_taken = await owners.has_other_owner(call.tenant, ("response", chosen))
+    except StoreDown as error:
+        raise OwnersUnavailable from error
+    if is_taken:
+        msg = f"'{CHOSEN_ID_FIELD}' is the id of another response. Choose another one, or leave it out."
+        raise BadRequest(msg, CHOSEN_ID_FIELD)
 
 
 def _hidden_tokens(found: Sequence[StoredObject | None]) -> int:

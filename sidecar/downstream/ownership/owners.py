@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from policies.api.store import MAX_ENTRIES_AT_ONCE
+
 if TYPE_CHECKING:
     from policies.api.store import EntryStore
     from sidecar.wire.stored.references import StoredKind
@@ -76,9 +78,14 @@ class ResponseOwners:
         return found
 
     async def all_owned(self, tenant: str, names: Sequence[StoredName]) -> list[StoredObject | None]:
-        """Return the objects *names* of *tenant* in their order, found in one operation; see `owned`."""
+        """Return the objects *names* of *tenant* in their order; see `owned`."""
         entries, own = await self._recalled(names), _digest(tenant)
         return [self._visible(entry) if entry is not None and entry.tenant == own else None for entry in entries]
+
+    async def has_other_owner(self, tenant: str, name: StoredName) -> bool:
+        """Whether *name* is known to belong to another tenant."""
+        (entry,) = await self._recalled([name])
+        return entry is not None and entry.tenant != _digest(tenant)
 
     async def remember(
         self,
@@ -117,7 +124,11 @@ class ResponseOwners:
         await self._entries.forget(list(map(_key, names)))
 
     async def _recalled(self, names: Sequence[StoredName]) -> list[_Entry | None]:
-        return [_decoded(value) for value in await self._entries.recall(list(map(_key, names)))]
+        found: list[_Entry | None] = []
+        for at in range(0, len(names), MAX_ENTRIES_AT_ONCE):
+            keys = list(map(_key, names[at : at + MAX_ENTRIES_AT_ONCE]))
+            found += map(_decoded, await self._entries.recall(keys))
+        return found
 
     def _visible(self, entry: _Entry) -> StoredObject | None:
         """Return the object of *entry*; None if its upstream is not configured any more."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, Union
 
 from policies.api.call import LIMIT_FIELDS, MANY_FIELDS
 
@@ -27,6 +27,7 @@ class FieldKind(Enum):
     CONTENT = "what the model or a grammar reads: any JSON"
     VARIABLES = "an object whose names the client chooses: variables of a template, labels"
     TOOLS = "a list of tools"
+    ITEMS = "items of a prompt, of which some add tools"
 
 
 FieldShape: TypeAlias = Union[FieldKind, "Mapping[str, FieldShape]"]
@@ -166,8 +167,15 @@ TOOL_TYPES = ("function", "custom", "builtin_function", *ANTHROPIC_CLIENT_TOOLS)
 """Types of tools that only describe a function. A server runs the other types, with models and fees of its choice."""
 TOOL_BODIES = frozenset({"function", "custom", "name"})
 """Names of which a tool that describes a function has one."""
+LISTED_TOOLS_ITEM = "mcp_list_tools"
+"""The type of an item whose `tools` only report those of a server; in other items they can be called."""
 MESSAGE_NAMES = frozenset(
     "role content name tool_calls tool_call_id refusal audio function_call annotations id type text"  # noqa: SIM905
     " reasoning reasoning_content reasoning_details thinking thinking_blocks images prefix partial cache_control".split()
 )
 """Names in a message: OpenAI's, and those with which other servers and clients carry reasoning, images and caches."""
+
+
+def adds_tools(item: Any) -> bool:
+    """Whether *item*, of a prompt, adds tools to those of the request, as `additional_tools` of the Responses API does."""
+    return isinstance(item, dict) and "tools" in item and item.get("type") != LISTED_TOOLS_ITEM

@@ -20,6 +20,7 @@ from .documented_fields import (
     TOOL_TYPES,
     FieldKind,
     FieldShape,
+    adds_tools,
 )
 from .json_body import BadRequest
 from .routing_fields import (
@@ -128,6 +129,8 @@ class DocumentedPart:
             return self._variables(value, f"{path}.")
         if shape is FieldKind.TOOLS:
             return self._tools(value) if isinstance(value, list) else None
+        if shape is FieldKind.ITEMS:
+            return self._items(value) if isinstance(value, list) else self._item(value, path)
         if isinstance(value, list):
             self._judge(len(value))
             return None if any(isinstance(each, list | dict) for each in value) else value
@@ -148,16 +151,31 @@ class DocumentedPart:
                 part[name] = self._variables(each, where)
         return part
 
-    def _tools(self, tools: list[Any]) -> list[Any] | None:
+    def _tools(self, tools: list[Any], where: str = "") -> list[Any] | None:
         self._judge(len(tools))
         part = []
         for at, tool in enumerate(tools):
             kind = tool.get("type") if isinstance(tool, dict) else ""
             if (kind is None or kind in TOOL_TYPES) and not TOOL_BODIES.isdisjoint(tool):
-                part.append(self._fields(tool, TOOL_FIELDS, f"tools[{at}]."))
+                part.append(self._fields(tool, TOOL_FIELDS, f"{where}tools[{at}]."))
             else:
-                self._drop(f"tools[{at}].", "type")
+                self._drop(f"{where}tools[{at}].", "type")
         return part or None
+
+    def _items(self, items: list[Any]) -> list[Any]:
+        if not any(map(adds_tools, items)):
+            return items
+        return [self._item(item, f"input[{at}]") for at, item in enumerate(items)]
+
+    def _item(self, item: Any, where: str) -> Any:
+        """Return *item* without tools that the server runs."""
+        if not adds_tools(item):
+            return item
+        tools = item["tools"]
+        kept = self._tools(tools, f"{where}.") if isinstance(tools, list) else None
+        if kept is None and tools:
+            self._drop(f"{where}.", "tools")
+        return item | {"tools": kept or []}
 
     def _messages(self, messages: list[Any]) -> list[Any]:
         part = messages

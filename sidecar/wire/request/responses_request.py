@@ -13,7 +13,7 @@ from typing import Any
 from policies.api.requests.parts import ITEM_TEXT_FIELDS
 from sidecar.wire.decoding.one_step import result_of
 
-from .documented_fields import OPENAI_FIELDS, SERVER_FIELDS, FieldKind, FieldShape
+from .documented_fields import OPENAI_FIELDS, SERVER_FIELDS, FieldKind, FieldShape, adds_tools
 from .json_body import BadRequest
 from .openai_request import (
     CHECKED_FIELDS,
@@ -66,7 +66,7 @@ RESPONSES_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
     {
         **SERVER_FIELDS,
         **{name: shape for name, shape in OPENAI_FIELDS.items() if name not in _CHAT_ALONE},
-        **_fields("input instructions", _ANY_CONTENT),
+        **_fields("input instructions", FieldKind.ITEMS),
         **_fields("include truncation background max_tool_calls previous_response_id top_logprobs", _PLAIN_SETTING),
         "conversation": _fields("id", _PLAIN_SETTING),
         "text": {**_fields("verbosity", _PLAIN_SETTING), "format": _ANY_CONTENT},
@@ -188,14 +188,32 @@ def _settle_tool_calls(body: dict[str, Any]) -> None:
 
 
 def has_server_tools(body: Mapping[str, Any]) -> bool:
-    """Whether *body*, a request of the Responses API, has tools that the server runs; one of an unknown shape counts as such a tool."""
-    tools = body.get("tools")
+    """Whether *body*, a request of the Responses API, has tools that the server runs, also in items of its prompt."""
+    if _are_server_tools(body.get("tools")):
+        return True
+    for field in INPUT_FIELDS:
+        items = body.get(field)
+        if isinstance(items, str):
+            continue
+        found: list[Any] = items if isinstance(items, list) else [items]
+        if any(adds_tools(item) and _are_server_tools(item["tools"]) for item in found):
+            return True
+    return False
+
+
+def _are_server_tools(tools: object) -> bool:
+    """Whether the server runs any of *tools*; one of an unknown shape counts as such a tool."""
     if not isinstance(tools, list):
         return tools not in (None, "", {})
     for tool in tools:
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind is None and isinstance(tool, dict) and ("function" in tool or "name" in tool):
             continue
-        if not isinstance(kind, str) or kind not in CLIENT_TOOL_TYPES:
+        if not isinstance(kind, str) or kind not in CLIENT_TOOL_TYPES or not _is_local(tool.get("environment")):
             return True
     return False
+
+
+def _is_local(environment: object) -> bool:
+    """Whether the client runs a tool with this *environment*: a shell can also run in a container of the server."""
+    return environment is None or (isinstance(environment, dict) and environment.get("type") == "local")

@@ -18,7 +18,15 @@ import msgspec
 from policies.api.decoding.values import decode_values
 from sidecar.wire.decoding.value_count import count_marks
 
-from .documented_fields import DOCUMENTED_FIELDS, TOOL_BODIES, TOOL_FIELDS, TOOL_TYPES, FieldKind, FieldShape
+from .documented_fields import (
+    DOCUMENTED_FIELDS,
+    TOOL_BODIES,
+    TOOL_FIELDS,
+    TOOL_TYPES,
+    FieldKind,
+    FieldShape,
+    adds_tools,
+)
 
 MAX_JUDGED_VALUES = 16_384
 """Names and values that are read in one body; a name that is not documented counts as `name_cost` of them."""
@@ -158,6 +166,10 @@ class _Reader:
             self._variables(path, value)
         elif shape is FieldKind.TOOLS:
             self._tools(path, value)
+        elif shape is FieldKind.ITEMS:
+            for at, item in enumerate(value if isinstance(value, list) else [value]):
+                if adds_tools(item):
+                    self._tools(f"{path}[{at}].tools", item["tools"])
         elif isinstance(shape, FieldKind):
             self._setting(path, value)
         elif isinstance(value, dict):
@@ -225,7 +237,11 @@ class _Reader:
 
 def may_hide_object(value: object, shape: FieldShape) -> bool:
     """Whether *value*, in place of a documented object, is text that may be one in JSON: LiteLLM decodes `metadata` so."""
-    return isinstance(value, str) and shape is not FieldKind.SETTING and _START_OF_JSON.search(value) is not None
+    return (
+        isinstance(value, str)
+        and shape not in (FieldKind.SETTING, FieldKind.ITEMS)
+        and _START_OF_JSON.search(value) is not None
+    )
 
 
 def _check_name(path: str, name: str, value: object) -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .references import MAX_REFERENCED_ITEMS, is_stored_id
+from .references import is_stored_id
 
 if TYPE_CHECKING:
     from policies.api.call import Call
 
+MAX_CREATED_ITEMS = 200
+"""Items of one answer whose owner is kept."""
 CREATED_STATE = "sidecar.created"
 """The key in a call's `state` under which the `CreatedIds` of its answer are."""
 
@@ -80,7 +82,7 @@ def _item_ids(output: msgspec.Raw) -> tuple[str, ...]:
     """Return the ids of the first 200 items of *output*; none if it is no list."""
     names = []
     try:
-        for raw in _decode_list(output)[:MAX_REFERENCED_ITEMS]:
+        for raw in _decode_list(output)[:MAX_CREATED_ITEMS]:
             name = _decode_named(raw).id
             if name is not None and is_stored_id(name):
                 names.append(name)

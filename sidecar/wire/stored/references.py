@@ -1,12 +1,15 @@
 """The stored objects that a request refers to: an earlier response, a conversation, items of either.
 
 Sources: openai-python, `types/responses/response_create_params.py` and `response_input_item_param.py`. vLLM and LM Studio keep
-responses too.
+responses too. OpenAI's guide to image generation continues an image by the id of its call alone; reasoning without its content is
+continued in the same way.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sidecar.wire.request.json_body import BadRequest
@@ -14,17 +17,21 @@ from sidecar.wire.request.json_body import BadRequest
 StoredKind: TypeAlias = Literal["response", "conversation", "item"]
 
 PREVIOUS_FIELD, CONVERSATION_FIELD, INPUT_FIELD, ITEMS_FIELD = "previous_response_id", "conversation", "input", "items"
-ITEM_REFERENCE = "item_reference"
+INSTRUCTIONS_FIELD = "instructions"
+CACHE_FIELD, COMPARED_FIELD = "prompt_cache_options", "comparison_response_id"
+ITEM_REFERENCE, COMPACTION_TRIGGER = "item_reference", "compaction_trigger"
 MAX_STORED_ID_LENGTH = 512
 """OpenAI's ids have 53 characters; LiteLLM encodes the deployment in its ids, which then have about 250."""
-MAX_REFERENCED_ITEMS = 200
+MAX_REFERENCED_ITEMS = 1_000
+"""Agents send all reasoning of a conversation again, each item by its id."""
 MAX_READ_ITEMS = 10_000
 """Items of one body. Measured: 8 ms for as many objects."""
 _STORED_ID = re.compile(rf"(?!\.+$)[A-Za-z0-9_.:=~+-]{{1,{MAX_STORED_ID_LENGTH}}}")
-_REFERRING_FIELDS = frozenset({PREVIOUS_FIELD, CONVERSATION_FIELD, INPUT_FIELD})
+_REFERRING_FIELDS = frozenset({PREVIOUS_FIELD, CONVERSATION_FIELD, INPUT_FIELD, INSTRUCTIONS_FIELD, CACHE_FIELD})
+_CACHE_FIELDS = frozenset({COMPARED_FIELD})
 _ITEM_FIELDS = frozenset({"id", "type"})
 _COMMON_FIELDS = _REFERRING_FIELDS | {
-    "model", "stream", "instructions", "max_output_tokens", "store", "tools", "tool_choice", "temperature", "include",
+    "model", "stream", "max_output_tokens", "store", "tools", "tool_choice", "temperature", "include",
 }  # fmt: skip
 _COMMON_ITEM_FIELDS = _ITEM_FIELDS | {
     "role", "content", "status", "name", "arguments", "call_id", "output", "summary", "encrypted_content", "phase",
@@ -32,6 +39,11 @@ _COMMON_ITEM_FIELDS = _ITEM_FIELDS | {
 """Fields in lower case whose spelling is not checked, which saves time."""
 _LONGEST_REFERRING_FIELD = max(map(len, _REFERRING_FIELDS))
 _LONGEST_ITEM_FIELD = max(map(len, _ITEM_FIELDS))
+OWN_CONTENT_FIELDS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {"reasoning": ("encrypted_content", "content"), "image_generation_call": ("result",)}
+)
+"""Fields of an item that make its id needless to the server, by its type."""
+_FIELDS_WITHOUT_CONTENT = frozenset({"id", "type", "status", "role", "phase"})
 
 
 class References(NamedTuple):
@@ -40,15 +52,19 @@ class References(NamedTuple):
     response: str = ""
     conversation: str = ""
     items: tuple[str, ...] = ()
+    compared: str = ""
+    """A response whose cached prompt is compared with that of the request; it adds nothing to the prompt."""
 
     @property
     def named(self) -> list[tuple[StoredKind, str]]:
-        """All of them, each with its kind."""
+        """All of them, each with its kind; `compared` is the last one."""
         found: list[tuple[StoredKind, str]] = [("item", each) for each in self.items]
         if self.conversation:
             found.insert(0, ("conversation", self.conversation))
         if self.response:
             found.insert(0, ("response", self.response))
+        if self.compared:
+            found.append(("response", self.compared))
         return found
 
 
@@ -58,7 +74,7 @@ def is_stored_id(name: object) -> bool:
 
 
 def references_of(body: dict[str, Any], items_field: str = INPUT_FIELD) -> References:
-    """Return what *body* refers to by `previous_response_id`, by `conversation`, and by items in *items_field*.
+    """Return what *body* refers to by `previous_response_id`, by `conversation`, and by items in *items_field* or instructions.
 
     Null and an empty string refer to nothing. Raises `BadRequest` for other types, for ids that no server can have made, and
     for too many items. Other spellings of these fields are refused too, because servers in Go read them as the same field.
@@ -71,9 +87,22 @@ def references_of(body: dict[str, Any], items_field: str = INPUT_FIELD) -> Refer
     if isinstance(conversation, dict):
         _check_spelling(conversation, _ITEM_FIELDS, _LONGEST_ITEM_FIELD, f"{CONVERSATION_FIELD}.")
         conversation, where = conversation.get("id"), f"{CONVERSATION_FIELD}.id"
+    items: dict[str, None] = {}
+    for field in (items_field, INSTRUCTIONS_FIELD):
+        _add_items(items, body.get(field), field)
     return References(
-        _id_in(body.get(PREVIOUS_FIELD), PREVIOUS_FIELD), _id_in(conversation, where), _items_in(body, items_field)
+        _id_in(body.get(PREVIOUS_FIELD), PREVIOUS_FIELD),
+        _id_in(conversation, where),
+        tuple(items),
+        _compared_in(body.get(CACHE_FIELD)),
     )
+
+
+def _compared_in(options: object) -> str:
+    if not isinstance(options, dict):
+        return ""
+    _check_spelling(options, _CACHE_FIELDS, len(COMPARED_FIELD), f"{CACHE_FIELD}.")
+    return _id_in(options.get(COMPARED_FIELD), f"{CACHE_FIELD}.{COMPARED_FIELD}")
 
 
 def _id_in(value: object, field: str) -> str:
@@ -89,11 +118,12 @@ def _id_in(value: object, field: str) -> str:
     return str(value)
 
 
-def _items_in(body: dict[str, Any], items_field: str) -> tuple[str, ...]:
-    items = body.get(items_field)
-    found: dict[str, None] = {}
+def _add_items(found: dict[str, None], items: object, items_field: str) -> None:
+    """Add the ids of the stored items that *items*, a list or one item, refer to."""
+    if isinstance(items, dict):
+        items = [items]
     if not isinstance(items, list):
-        return ()
+        return
     if len(items) > MAX_READ_ITEMS:
         msg = f"'{items_field}' has {len(items)} items; send at most {MAX_READ_ITEMS}."
         raise BadRequest(msg, items_field)
@@ -111,15 +141,24 @@ def _items_in(body: dict[str, Any], items_field: str) -> tuple[str, ...]:
             if len(found) > MAX_REFERENCED_ITEMS:
                 msg = f"'{items_field}' refers to more than {MAX_REFERENCED_ITEMS} stored items."
                 raise BadRequest(msg, items_field)
-    return tuple(found)
 
 
 def _refers(item: dict[str, Any]) -> bool:
-    """Return whether *item* stands for a stored one: `type` may be absent or null in a reference."""
+    """Return whether *item* stands for a stored one: `type` may be absent or null in a reference.
+
+    So does an item of any other type that has an id and no content of its own, which only the server can add.
+    """
     kind = item.get("type")
     if kind is None:
         return "id" in item and "content" not in item and "role" not in item
-    return bool(kind == ITEM_REFERENCE)
+    if kind == ITEM_REFERENCE:
+        return True
+    if item.get("id") in (None, ""):
+        return False
+    own = OWN_CONTENT_FIELDS.get(kind) if isinstance(kind, str) else None
+    if own is None:
+        return item.keys() <= _FIELDS_WITHOUT_CONTENT and kind != COMPACTION_TRIGGER
+    return not any(item.get(field) for field in own)
 
 
 def _check_spelling(

@@ -103,6 +103,9 @@ HIDING_PLACES = (
             "key": {LARGE: 1},
             "tool calls": {"tool_calls": [{"function": {"arguments": LARGE}}]},
             "reasoning": {"reasoning_content": LARGE},
+            "output": {"output": LARGE},
+            "part of an output": {"output": [{"type": "input_text", "text": LARGE}]},
+            "output as one part": {"outputs": {"type": "thing", LARGE: 1}},
             "undecoded": {"x": msgspec.Raw(msgspec.json.encode(LARGE))},
         }.items()
     ]
@@ -209,6 +212,18 @@ def test_estimate_counts_data_urls_as_media() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
     size = size_of(make_call(messages=[{"role": "user", "content": [part]}]))
     assert (size.bytes, size.media) == (0, 1)
+
+
+def test_files_in_the_results_of_tools_count_as_media() -> None:
+    """The output of a tool has parts as content has (Responses API): files by id count as media, pictures not by their bytes."""
+    file = {"type": "input_file", "file_id": "f"}
+    picture = {"type": "input_image", "image_url": DATA_URL}
+    screen = {"type": "computer_screenshot", "image_url": DATA_URL}
+    for output, media in ([file, picture], 2), (screen, 1), ([{"type": "input_text", "text": "a"}], 0):
+        item: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "output": output}
+        size = size_of(make_call(messages=[item]))
+        assert (size.bytes < 100, size.media) == (True, media)
+        assert media * 5_000 < bound_tokens(make_call(messages=[item]), 5_000) < media * 9_000 + 200
 
 
 def test_undecoded_fields_count_their_bytes() -> None:

@@ -63,6 +63,28 @@ async def test_oldest_entries_are_dropped_beyond_the_bound(entries: Any) -> None
     assert await entries.recall(list("abcde")) == [None, None, b"1", b"1", b"1"]
 
 
+async def test_replacing_an_entry_drops_no_other(entries: Any, clock: FakeClock) -> None:
+    """An entry that is replaced many times takes one place: a busy conversation does not push out those of others."""
+    entries = getattr(entries, "entries", entries)
+    entries.max_entries = 8
+    for name in "abc":
+        await entries.remember({name: b"1"}, DAY)
+    for number in range(40):
+        clock.advance(1)
+        await entries.remember({"d": b"%d" % number}, DAY)
+    assert await entries.recall(list("abcd")) == [b"1", b"1", b"1", b"39"]
+
+
+async def test_replaced_entry_is_dropped_after_older_ones(entries: Any, clock: FakeClock) -> None:
+    """An entry that was replaced counts as new: those written before are dropped first."""
+    entries = getattr(entries, "entries", entries)
+    entries.max_entries = 3
+    for name in "abcade":
+        clock.advance(1)
+        await entries.remember({name: b"1"}, DAY)
+    assert await entries.recall(list("abcde")) == [b"1", None, None, b"1", b"1"]
+
+
 async def test_expired_entries_take_no_memory(clock: FakeClock) -> None:
     """In memory, new entries remove expired ones, so that what is kept does not grow."""
     store = MemoryStore(clock=clock)

@@ -37,6 +37,8 @@ from .whole_events import WholeEvents, rebuilt_response
 
 NEEDLESS_FIELDS = ("obfuscation", "logprobs")
 """Fields of a delta that describe its original text."""
+MAX_SHOWN_CHARACTERS = 16_777_216
+"""Characters of text that are written again where upstream repeats them; a longer text is repeated only so far."""
 REASON_BY_FINISH = {"length": "max_output_tokens", "content_filter": "content_filter"}
 FINISH_BY_REASON = {"max_output_tokens": "length", "content_filter": "content_filter"}
 
@@ -47,7 +49,7 @@ class ResponsesForm(OrderedForm):
     def __init__(self) -> None:
         self._seen = SeenParts()
         """What upstream has sent, as it was shown to policies."""
-        self._shown = Outline()
+        self._shown = Outline(MAX_SHOWN_CHARACTERS)
         """What the client has got."""
         self._texts = ShownTexts(self._seen, self._shown)
         self._whole: WholeEvents | None = None

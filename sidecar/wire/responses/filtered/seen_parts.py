@@ -78,7 +78,7 @@ class SeenParts:
         fields = {field: value for field in PLACE_FIELDS if (value := getattr(event, field)) is not None}
         kind = kind_of(name + DELTA_ENDING)
         key = event.item_key
-        if len(self._parts) >= MAX_KEPT_PARTS:  # further parts count as the last one
+        if self.is_full:  # further parts count as the last one
             return next(reversed(self._parts.values()))
         number = self._calls.get(key, NO_PART) if kind is PartKind.OTHER else NO_PART
         if number < 0:
@@ -95,6 +95,11 @@ class SeenParts:
     def seen(self, key: Key, name: str, place: int) -> SeenPart | None:
         """Return the part of *name* at *place* of the item with *key*."""
         return self._parts.get((key, name, place))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further parts are not told apart: what repeats them cannot be compared with what was shown."""
+        return len(self._parts) >= MAX_KEPT_PARTS
 
     def has_item(self, key: Key) -> bool:
         """Whether a part or a call of the item with *key* was seen."""
@@ -188,7 +193,7 @@ class SeenParts:
         index = place.get("summary_index", place.get("content_index")) or 0
         part = self.seen(key, name, index)
         shown = 0 if part is None else part.characters
-        if len(text) <= shown:
+        if len(text) <= shown or (part is None and self.is_full):
             return
         if part is None and not is_announced:
             kind = "reasoning_summary_part" if name == SUMMARY_NAME else "content_part"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from policies.api.decoding.choices import MAX_CHOICES
 from policies.api.decoding.values import decode_forwarded
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS, decode_fields
 from sidecar.wire.responses.events.outline import item_id_of, item_key_of, part_names
-from sidecar.wire.responses.events.output_items import item_texts, output_items, text_of_part
+from sidecar.wire.responses.events.output_items import PART_LISTS, item_texts, output_items, text_of_part
 from sidecar.wire.responses.events.response_event import (
     ARGUMENTS_NAME,
     CODE_NAME,
@@ -20,11 +21,12 @@ from sidecar.wire.responses.events.response_event import (
     REFUSAL_NAME,
     REPEATED_FIELDS,
     SUMMARY_NAME,
+    TERMINAL_TYPES,
     TEXT_NAME,
     Key,
     ResponseEvent,
 )
-from sidecar.wire.whole_answer import first_items
+from sidecar.wire.whole_answer import AnswerTooComplex, first_items
 
 if TYPE_CHECKING:
     from sidecar.wire.responses.events.outline import Outline
@@ -64,7 +66,8 @@ class ShownTexts:
             if (item := self._changed_item(event.item, item_key_of(event))) is not None:
                 changed["item"] = item
         elif event.response is not None:
-            if (response := self._changed_response(event.response, withheld)) is not None:
+            is_last = name in TERMINAL_TYPES
+            if (response := self._changed_response(event.response, withheld, is_last=is_last)) is not None:
                 changed["response"] = response
         elif name.endswith(DONE_ENDING) and event.repeated:
             text = self._text(event.item_key, name.removesuffix(DONE_ENDING), event.place)
@@ -75,9 +78,9 @@ class ShownTexts:
         return {**shallow_fields(payload), **changed} if changed else None
 
     def _text(self, key: Key, name: str, place: int) -> str | None:
-        """Return what the client has got of a part; None for a part that had no deltas."""
+        """Return what the client has got of a part; None for a part that had no deltas. Empty beyond the kept parts."""
         if self._seen.seen(key, name, place) is None:
-            return None
+            return "" if self._seen.is_full else None
         part = self._shown.parts.get((key, name, place))
         return "" if part is None else part.text.getvalue()
 
@@ -86,18 +89,22 @@ class ShownTexts:
         return {} if text is None or text == text_of_part(raw) else {"part": _with_text(raw, name, text)}
 
     def _changed_item(self, raw: msgspec.Raw, key: Key) -> dict[str, Any] | None:
-        """Return the item in *raw* with the texts that were shown; None where it has them."""
+        """Return the item in *raw* with the texts that were shown; None where it has them.
+
+        A list with more parts than are read becomes empty: the client has got their texts by deltas.
+        """
         changes = [
             (found, text)
             for found in item_texts(raw)
             if (text := self._text(key, found.name, found.place)) is not None and text != found.text
         ]
         fields = shallow_fields(bytes(raw))
+        unread = [listed for listed in PART_LISTS if _is_unread(fields.get(listed))]
         kind = fields.get("type")
         field, name = CALL_TEXTS.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
         called = self._text(key, name, 0) if field and isinstance(fields.get(field), str) else None
         is_same = called is None or called == fields[field]
-        if is_same and not changes:
+        if is_same and not changes and not unread:
             return None
         if not is_same:
             fields[field] = called
@@ -105,14 +112,18 @@ class ShownTexts:
             listed = "summary" if found.name == SUMMARY_NAME else "content"
             parts = fields[listed] = _listed(fields[listed])
             parts[found.place] = _with_text(parts[found.place], found.name, text)
-        return fields
+        return fields | {listed: [] for listed in unread}
 
-    def _changed_response(self, raw: msgspec.Raw, withheld: Collection[Key]) -> dict[str, Any] | None:
-        """Return the response object in *raw* with the texts that were shown; None where it has them."""
+    def _changed_response(self, raw: msgspec.Raw, withheld: Collection[Key], *, is_last: bool) -> dict[str, Any] | None:
+        """Return the response object in *raw* with the texts that were shown; None where it has them.
+
+        Its output becomes empty if it has more items than are read, and before the end, when policies have not seen it yet.
+        """
+        fields = shallow_fields(bytes(raw))
         items = output_items(raw)
         kept: list[Any] = []
-        is_same = True
-        for at, item in enumerate(items):
+        is_same = not _is_unread(fields.get("output")) and (is_last or not items)
+        for at, item in enumerate(items if is_last else ()):
             key = self._seen.key_in_output(item_id_of(item), at)
             if key in withheld:
                 is_same = False
@@ -120,14 +131,15 @@ class ShownTexts:
             changed = self._changed_item(item, key)
             is_same = is_same and changed is None
             kept.append(item if changed is None else changed)
+        shown = fields.get("output_text")
+        if isinstance(shown, msgspec.Raw | str):
+            text = "".join(part.text.getvalue() for part in self._shown.parts.values() if part.name == TEXT_NAME)
+            is_same = is_same and (decode_forwarded(shown) if isinstance(shown, msgspec.Raw) else shown) == text
+            fields["output_text"] = text
         if is_same:
             return None
-        fields = shallow_fields(bytes(raw))
-        fields["output"] = kept
-        if isinstance(fields.get("output_text"), str):
-            fields["output_text"] = "".join(
-                part.text.getvalue() for part in self._shown.parts.values() if part.name == TEXT_NAME
-            )
+        if isinstance(fields.get("output"), msgspec.Raw | list):
+            fields["output"] = kept
         return fields
 
 
@@ -138,6 +150,18 @@ def shallow_fields(payload: bytes) -> dict[str, Any]:
         return {name: raw if len(raw) > MAX_DECODED_BYTES else decode_forwarded(raw) for name, raw in fields.items()}
     except DECODE_FAULTS:
         return {}
+
+
+def _is_unread(value: Any) -> bool:
+    """Whether *value*, a list that may be JSON, has more items than are read."""
+    if isinstance(value, list):
+        return len(value) > MAX_CHOICES
+    try:
+        if isinstance(value, msgspec.Raw):
+            first_items(value)
+    except AnswerTooComplex:
+        return True
+    return False
 
 
 def _listed(value: Any) -> list[Any]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.wire.stored.created import CreatedIds
-from sidecar.wire.stored.references import MAX_REFERENCED_ITEMS
+from sidecar.wire.stored.created import MAX_CREATED_ITEMS, CreatedIds
 
 
 def test_stream_names_its_response_twice() -> None:
@@ -47,6 +46,6 @@ def test_items_are_bounded() -> None:
     created = CreatedIds()
     output: list[Any] = [{"type": "x"}, *({"id": f"i{at}"} for at in range(1_000))]
     created.note_answer(json.dumps({"id": "r", "output": output}).encode())
-    assert len(created.items) == MAX_REFERENCED_ITEMS - 1
+    assert len(created.items) == MAX_CREATED_ITEMS - 1
     created.note_answer(b'{"id":"r","output":[{"id":"a"},7,{"id":"b"}]}')
     assert created.items == ("a",)
