@@ -17,8 +17,8 @@ from sidecar.upstream.errors.classify import from_object, timed_out
 from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.operations.models import ENCODED_SLASH_STATE, MODEL_ROUTE
 
-from .plain_attempt import WholeAttempt
 from .routing.model_entries import CONTEXT_MARKS, merged, shown_entries, shown_entry, with_entries, written_list
+from .whole_attempt import WholeAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
