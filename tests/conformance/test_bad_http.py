@@ -87,7 +87,7 @@ async def test_other_method_is_405(tmp_path: Path, path: str, method: str) -> No
         assert not up.requests
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/chat/completions/x", "/api/chat/../x", "/%00"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/chat/completions/x", "/api/chat/../x", "/%00"])
 async def test_unknown_path_is_404(tmp_path: Path, path: str) -> None:
     """An unknown path is 404 in OpenAI's format."""
     async with small_limits(tmp_path) as (up, served):

@@ -70,7 +70,7 @@ def test_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="mock", messages=[])
     with pytest.raises(openai.NotFoundError) as unknown:
-        client.embeddings.create(model="mock", input="x")
+        client.moderations.create(input="x")
 
     assert (bad.value.code, bad.value.param) == ("invalid_request", "messages")
     assert unknown.value.code == "not_found"

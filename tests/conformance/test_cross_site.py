@@ -32,7 +32,8 @@ TARGETS = (
     ("GET", V1, None, V1),
     ("POST", f"{V1}/", HI, "unknown"),
     ("GET", "/", None, "unknown"),
-    ("POST", "/v1/embeddings", {"input": "a"}, "unknown"),
+    ("POST", "/v1/embeddings", {"input": "a"}, "/v1/embeddings"),
+    ("POST", "/v1/moderations", {"input": "a"}, "unknown"),
 )
 """Method, path and body of a request, and the route in its record."""
 CROSS_SITE = {
