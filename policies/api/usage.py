@@ -10,6 +10,7 @@ class Usage(msgspec.Struct, frozen=True):
 
     `unreported` counts attempts that cost their prompt although upstream did not report its size: each is charged at its
     estimate. `exact` is False while the sum is only a lower bound: it may charge more than was reserved, never less.
+    `cached` and `written` are tokens of `input` that were read from a cache and written to it.
     `model` is the upstream's name of the model; a sum of several attempts keeps them in `parts`.
     """
 
@@ -19,6 +20,7 @@ class Usage(msgspec.Struct, frozen=True):
     unreported: int = 0
     exact: bool = True
     model: str = ""
+    written: int = 0
     parts: tuple[Usage, ...] = ()
 
     def __add__(self, other: Usage) -> Usage:
@@ -33,6 +35,7 @@ class Usage(msgspec.Struct, frozen=True):
             self.unreported + other.unreported,
             self.exact and other.exact,
             self.model if self.model == other.model else "",
+            self.written + other.written,
             (*self.each, *other.each),
         )
 

@@ -28,7 +28,7 @@ def flat_price(call: Call, prices: Mapping[str, Price], policy: str) -> Fraction
             msg = f"The model {model[:100]!r} has no price in the budget {policy!r}. Name another one, or ask the operator to add it to `prices`."
             raise Rejection(400, "model_not_priced", msg, details={"policy": policy})
         found.append(price)
-    dearest = max(max(price.input, price.output) for price in found or prices.values())
+    dearest = max(max(price.highest_input, price.output) for price in found or prices.values())
     return Fraction(round(dearest * MICRO_DOLLARS_PER_DOLLAR), TOKENS_PER_PRICE)
 
 

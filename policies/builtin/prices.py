@@ -21,17 +21,27 @@ TOKENS_PER_PRICE = 1_000_000
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The price of a model's tokens, in US dollars per million.
 
-    Without `cached_input`, cached input costs as much as input.
+    Without `cached_input`, input that is read from a cache costs as much as other input, and without `cache_write` so does
+    input that is written to one. Prompts are reserved at the higher price of both.
     """
 
     input: Dollars
     output: Dollars
     cached_input: Dollars | None = None
+    cache_write: Dollars | None = None
 
     def __post_init__(self) -> None:
         if self.cached_input is not None and self.cached_input > self.input:
             msg = f"cached_input: {self.cached_input:g} is more than input, the price at which prompts are reserved; lower it"
             raise ValueError(msg)
+        if self.cache_write is not None and self.cache_write < self.input:
+            msg = f"cache_write: {self.cache_write:g} is less than input; raise it, or remove it if writes cost as much as input"
+            raise ValueError(msg)
+
+    @property
+    def highest_input(self) -> float:
+        """The highest price of an input token, per million."""
+        return self.input if self.cache_write is None else self.cache_write
 
     @property
     def per_output(self) -> int:
@@ -40,13 +50,15 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def prompt(self, tokens: int) -> int:
         """Return the cost of a prompt of *tokens*, in micro-dollars, rounded up."""
-        return -(-tokens * round(self.input * MICRO_DOLLARS_PER_DOLLAR) // TOKENS_PER_PRICE)
+        return -(-tokens * round(self.highest_input * MICRO_DOLLARS_PER_DOLLAR) // TOKENS_PER_PRICE)
 
     def cost(self, usage: Usage, *, unreported: int = 0) -> Fraction:
         """Return the exact cost of *usage* and of *unreported* prompt tokens, in micro-dollars."""
         cached = min(usage.cached, usage.input)
         of_cached = self.input if self.cached_input is None else self.cached_input
-        total = (usage.input - cached + unreported) * round(self.input * MICRO_DOLLARS_PER_DOLLAR)
+        written = 0 if self.cache_write is None else min(usage.written, usage.input - cached)
+        total = (usage.input - cached - written) * round(self.input * MICRO_DOLLARS_PER_DOLLAR)
+        total += (unreported + written) * round(self.highest_input * MICRO_DOLLARS_PER_DOLLAR)
         total += cached * round(of_cached * MICRO_DOLLARS_PER_DOLLAR) + usage.output * self.per_output
         return Fraction(total, TOKENS_PER_PRICE)
 

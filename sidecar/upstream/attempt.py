@@ -73,7 +73,15 @@ class Attempt:
         body = self._body
         usage = PROMPT_ONLY if body is None else body.reading.usage
         exact = self._streams or self._failed or (body is not None and body.reading.done)
-        return Usage(usage.input, usage.output, usage.cached, usage.unreported, exact=exact, model=self._model)
+        return Usage(
+            usage.input,
+            usage.output,
+            usage.cached,
+            usage.unreported,
+            exact=exact,
+            model=self._model,
+            written=usage.written,
+        )
 
     @property
     def has_finished(self) -> bool:

@@ -11,7 +11,8 @@ The charge follows three rules:
    that most servers send, and too high for some long pieces and for most tool calls. The output has at least
    `least_tokens_of` tokens with any tokenizer. A report of at least that counts, even if it is below the estimate.
 
-A prompt that was not reported counts as its estimate. Cached tokens are at most the prompt.
+A prompt that was not reported counts as its estimate. Tokens that were read from a cache or written to it are at most the
+prompt together.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Report(msgspec.Struct, eq=False, gc=False):
     prompt: int = 0
     output: int = 0
     cached: int = 0
+    written: int = 0
     total: int = 0
     """The total of a report that has no field for the prompt."""
     read: int = 0
@@ -51,8 +53,8 @@ class Report(msgspec.Struct, eq=False, gc=False):
         """Merge *report*, which arrived after *read* output tokens."""
         if self._take_plain(report, read):
             return
-        prompt, output, cached, total, has_prompt_field = figures_of(report)
-        self.prompt, self.cached = prompt or self.prompt, cached or self.cached
+        prompt, output, cached, total, has_prompt_field, written = figures_of(report)
+        self.prompt, self.cached, self.written = prompt or self.prompt, cached or self.cached, written or self.written
         if self.prompt:
             output = max(output, total - self.prompt)
         elif not has_prompt_field:
@@ -86,7 +88,8 @@ class Report(msgspec.Struct, eq=False, gc=False):
             if output < read - self.excess:
                 output = max(output, read)
         prompt = self.prompt or max(0, self.total - output)
-        return Usage(prompt, output, min(prompt, self.cached), 0 if prompt else 1)
+        cached = min(prompt, self.cached)
+        return Usage(prompt, output, cached, 0 if prompt else 1, written=min(prompt - cached, self.written))
 
 
 def least_tokens_of(choice: Choice) -> int:

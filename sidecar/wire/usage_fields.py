@@ -43,6 +43,8 @@ class TokenDetails(msgspec.Struct, gc=False):
 
     cached_tokens: TokenCount | None = None
     reasoning_tokens: TokenCount | None = None
+    cache_write_tokens: TokenCount | None = None
+    cache_creation_tokens: TokenCount | None = None
 
 
 class Reported(msgspec.Struct, gc=False):
@@ -95,7 +97,7 @@ class ReportPlaces(msgspec.Struct, gc=False):
 class Figures(NamedTuple):
     """The figures of one report, in tokens; 0 for those that it lacks.
 
-    `prompt` includes `cached`; `output` includes reasoning. `total` is as reported, `has_prompt_field` whether the report has
+    `prompt` includes `cached` and `written`, what was read from a cache and written to it; `output` includes reasoning. `total` is as reported, `has_prompt_field` whether the report has
     a field for the prompt, even an empty one.
     """
 
@@ -104,6 +106,7 @@ class Figures(NamedTuple):
     cached: int
     total: int
     has_prompt_field: bool
+    written: int
 
 
 _DETAIL_FIELDS = frozenset(name for name in Reported.__struct_fields__ if name.endswith("_details"))
@@ -123,7 +126,7 @@ def read_report(value: object) -> Reported | None:
 def _details(value: object) -> TokenDetails | None:
     if not isinstance(value, dict):
         return None
-    return TokenDetails(_number(value.get("cached_tokens")), _number(value.get("reasoning_tokens")))
+    return TokenDetails(**_numbers(value, TokenDetails))
 
 
 def _number(value: object) -> int | None:
@@ -248,4 +251,13 @@ def figures_of(report: Reported) -> Figures:
     if reasoning > output:
         output += reasoning
     has_prompt_field = prompt > 0 or report.prompt_tokens is not None or report.input_tokens is not None
-    return Figures(prompt, output, cached, report.total_tokens or 0, has_prompt_field)
+    return Figures(prompt, output, cached, report.total_tokens or 0, has_prompt_field, _written(report))
+
+
+def _written(report: Reported) -> int:
+    """Return the tokens that were written to a cache, which some vendors price above input."""
+    written = report.cache_creation_input_tokens or 0
+    for details in (report.prompt_tokens_details, report.input_tokens_details):
+        if details is not None:
+            written = max(written, details.cache_write_tokens or 0, details.cache_creation_tokens or 0)
+    return written

@@ -244,3 +244,17 @@ async def test_answer_that_is_no_embedding(tmp_path: Path, answer: object, statu
     async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, BUDGET.format(tokens=1000))) as served:
         found, _, _ = await served.post(EMBEDDINGS_PATH, {"model": "m", "input": "x"})
     assert found == status
+
+
+@pytest.mark.parametrize("prompt", [["word " * 100] * 10, [[1] * 100] * 10])
+async def test_report_of_one_prompt_does_not_stand_for_all(tmp_path: Path, prompt: object) -> None:
+    """llama.cpp reports the usage of one choice for a list of prompts; the other prompts are charged too."""
+
+    async def script(connection: Connection) -> None:
+        usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+        await connection.answer(200, json.dumps({**answer_of(["a"] * 10), "usage": usage}).encode())
+
+    async with upstream(script) as up, sidecar(settings_of(tmp_path, up.url, BUDGET.format(tokens=9_000))) as served:
+        await served.post(COMPLETIONS_PATH, {"model": "m", "prompt": prompt, "max_tokens": 1})
+        account = await served.account()
+    assert 1_000 <= account.spent <= 1_600

@@ -7,7 +7,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from msgspec.structs import replace
+
 from policies.api.event import Batch, Event
+from policies.api.usage import Usage
 from sidecar.wire.answer_end import cut_batch
 from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.chunk import Choice, ChunkForm, Delta, Item, events_of
@@ -37,6 +40,16 @@ class CompletionReader(AnswerReader, kw_only=True, eq=False):
     """See `AnswerReader`. Each choice has its output in `text`; a stream and a whole answer have the same shape."""
 
     chunks: ClassVar = TEXT_CHUNKS
+    least_prompt: int = 0
+    """Tokens that all prompts of a list have at least together; 0 for a single prompt."""
+
+    @property
+    def usage(self) -> Usage:
+        """See `AnswerCounts.usage`. A report of one prompt for a list of them (llama.cpp) counts as none of the prompt."""
+        usage = super().usage
+        if usage.input >= self.least_prompt:
+            return usage
+        return replace(usage, input=0, cached=0, written=0, unreported=1)
 
     def expect_echo(self, tokens: int) -> None:
         """Note that each answer repeats a prompt, of at most *tokens* in all, so that reports of fewer tokens can be true."""

@@ -43,7 +43,7 @@ class MessageCounts(AnswerState, kw_only=True, eq=False):
         usage = self._report.usage(self.outputs)
         if usage.output >= self._first_output:
             return usage
-        return Usage(usage.input, self._first_output, usage.cached, usage.unreported)
+        return msgspec.structs.replace(usage, output=self._first_output)
 
     @property
     def is_answered(self) -> bool:

@@ -43,4 +43,5 @@ class UsageReports(msgspec.Struct, eq=False, gc=False):
             completion_tokens=output,
             total_tokens=totals.total,
             cached_tokens=max(totals.cached, sum(part.cached for part in each)),
+            cache_creation_input_tokens=max(totals.written, sum(part.written for part in each)),
         )

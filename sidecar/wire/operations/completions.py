@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from policies.api.call import MANY_FIELDS
 from policies.api.requests.request_form import RequestForm
+from policies.api.tokens import Estimator
 from sidecar.wire.completions.completion_reader import CompletionReader
 from sidecar.wire.request.documented_fields import DOCUMENTED_FIELDS, FieldKind, FieldShape
 from sidecar.wire.request.openai_request import CHECKED_FIELDS, asked_for_usage, check_spelling, settle_fields
@@ -67,6 +68,8 @@ class Completions(Operation):
         reader = CompletionReader(
             shows_usage=options is not None and asked_for_usage(options), answers=call.choices_returned
         )
+        if (prompt := call.prompt).prompts > 1:
+            reader.least_prompt = prompt.token_ids + int(call.characters / Estimator.MAX_BYTES_PER_TOKEN)
         if call.body.get("echo"):
             reader.expect_echo(call.characters + call.prompt.token_ids)
         return reader

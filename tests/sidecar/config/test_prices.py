@@ -21,6 +21,7 @@ from sidecar.config.tables import ConfigError
         ("[prices.m]\ninput = 1", "prices.m.output: required key is missing; set it to a number"),
         ("[prices.m]\ninput = -1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.input: invalid value -1: expected a number >= 0; see `sidecar config` for an example"),
         ("[prices.m]\ninput = 1\ncached_input = 2.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cached_input: 2.5 is more than input, the price at which prompts are reserved; lower it"),
+        ("[prices.m]\ninput = 1\ncache_write = 0.5\noutput = 3\n[[policy]]\nuse = 'budget'\nusd = 1", "prices.m.cache_write: 0.5 is less than input; raise it, or remove it if writes cost as much as input"),
         ("[prices.other]\ninput = 1\noutput = 1\n[[policy]]\nuse = 'budget'\nusd = 1", "prices: no price for model 'test-model', which the budget 'budget' needs; add [prices.\"test-model\"] with input and output, in dollars per million tokens"),
     ],
 )  # fmt: skip

@@ -51,7 +51,7 @@ def usage_object(usage: Usage, prompt_tokens: int, reasoning: int) -> dict[str, 
     prompt = usage.input or prompt_tokens
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.written},
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": min(reasoning, usage.output)},
         "total_tokens": prompt + usage.output,

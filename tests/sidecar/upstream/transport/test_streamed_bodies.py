@@ -162,10 +162,12 @@ async def test_answer_is_read_before_a_write_fails() -> None:
 
     class RefusedBetween(Pieces):
         async def read(self) -> bytes:
-            if self.taken:  # no iteration of the event loop is between the answer, the reset and the next write
+            # No event-loop iteration is between the answer, the reset and the next write.
+            if self.taken and not self.received:
                 accepted, _ = listener.accept()
                 accepted.sendall(answer)
                 accepted.close()  # with unread bytes: a reset
+                self.received = 1
             self.taken = True
             return b"x" * 65_536
 

@@ -129,11 +129,11 @@ def start(**usage: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        (messages.STREAMS["text"], Usage(19, 7, 3)),
+        (messages.STREAMS["text"], Usage(19, 7, 3, written=5)),
         ((start(input_tokens=11, cache_read_input_tokens=80, output_tokens=1), delta(output_tokens=9)), Usage(91, 9, 80)),
         ((start(input_tokens=0, output_tokens=0), delta(input_tokens=25, output_tokens=4)), Usage(25, 4)),
         ((start(input_tokens=25, output_tokens=1), delta(input_tokens=0, output_tokens=4)), Usage(25, 4)),
-        ((start(input_tokens=11, cache_creation_input_tokens=30), delta(input_tokens=11, output_tokens=4)), Usage(41, 4)),
+        ((start(input_tokens=11, cache_creation_input_tokens=30), delta(input_tokens=11, output_tokens=4)), Usage(41, 4, written=30)),
         ((start(input_tokens=11), delta(input_tokens=12, cache_read_input_tokens=None, output_tokens="4")), Usage(12, 4)),
         ((start(input_tokens=9), delta(output_tokens=2), delta(output_tokens=5)), Usage(9, 5)),
         ((start(input_tokens=9, output_tokens=6), *messages.text_events("a", "b")), Usage(9, 6)),
@@ -272,7 +272,7 @@ def test_whole_answer_passes_and_counts(sample: Sample) -> None:
     reading = MessageReader()
     batch = reading.take_whole(body, as_stream=False)
     assert batch is not None
-    assert (batch.raw, reading.usage, reading.done) == (body, Usage(19, 7, 3), True)
+    assert (batch.raw, reading.usage, reading.done) == (body, Usage(19, 7, 3, written=5), True)
     assert reading.has_output == (sample.output != "")
     assert batch.events[-1].finish == sample.fields["stop_reason"]
 
