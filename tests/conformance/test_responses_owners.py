@@ -90,7 +90,7 @@ async def test_objects_of_others_are_refused_in_every_field(tmp_path: Path, more
 
 
 async def test_client_cannot_choose_the_id_of_anothers_response(tmp_path: Path) -> None:
-    """VLLM takes the id of a response from the request: another tenant's response cannot be replaced."""
+    """A server may take the id of a response from the request (vLLM): another tenant's response cannot be replaced."""
     body: dict[str, Any] = {"model": "m", "input": "hi", "request_id": "resp_b"}
     async with upstream(RESPONSES.answers) as up, sidecar(settings_of(tmp_path, up.url, KEYS)) as served:
         await served.gateway.owners.remember("second", "upstream-1", {("response", "resp_b"): 5})

@@ -18,6 +18,15 @@ from .group_commit import GroupCommit
 
 ResultT = TypeVar("ResultT")
 
+_WRITE_ENTRY = """
+INSERT INTO entry (key, value, ends) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value, ends = excluded.ends,
+number = CASE WHEN number > ? THEN number ELSE (SELECT max(number) FROM entry) + 1 END
+"""
+"""A replaced entry becomes the newest one only if it is among the older half.
+
+The bound is a range of numbers, so that it needs no count. If each replacement took a number, few entries that are replaced
+often would push out all others.
+"""
 _REMOVE_EXPIRED = "DELETE FROM entry WHERE number IN (SELECT number FROM entry WHERE ends <= ? ORDER BY ends LIMIT ?)"
 _REMOVE_OLDEST = "DELETE FROM entry WHERE number <= (SELECT max(number) FROM entry) - ?"
 
@@ -61,8 +70,10 @@ class EntriesInFile(ABC):
 
     def _remember(self, entries: Mapping[str, bytes], microseconds: int) -> None:
         now, database = self._now(), self._database
-        rows = [(key, value, now + microseconds) for key, value in entries.items()]
-        database.execute_many("INSERT OR REPLACE INTO entry (key, value, ends) VALUES (?, ?, ?)", rows)
+        newest: int = database.execute("SELECT coalesce(max(number), 0) FROM entry", ()).fetchone()[0]
+        older = newest - self.max_entries // 2
+        rows = [(key, value, now + microseconds, older) for key, value in entries.items()]
+        database.execute_many(_WRITE_ENTRY, rows)
         database.execute(_REMOVE_EXPIRED, (now, len(rows) + EXPIRED_PER_OPERATION))
         database.execute(_REMOVE_OLDEST, (self.max_entries,))
 
