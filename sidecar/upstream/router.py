@@ -96,7 +96,7 @@ class UpstreamRouter:
     def names_of(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> list[str]:
         """Return the upstreams' names of *model* and its *fallbacks*; an empty name stands for one that is unknown yet.
 
-        With several upstreams, `x` is among them for `x:latest`: an upstream that lists `x` alone gets `x`, and its list may
+        With several upstreams, `x` is among them for `x:latest`. An upstream that lists `x` alone gets `x`, and its list may
         be read after the policies have admitted the call.
         """
         upstreams = self._by_name.values()
