@@ -50,6 +50,8 @@ class MissingRoute:
         self._logged.add(path)
         has_version = _VERSION_SEGMENT.search(self._base_url.partition("://")[2]) is not None
         cure = "check base_url" if has_version else "does base_url lack '/v1'?"
+        if method == "POST" and path != CHAT_ROUTE and has_version:
+            cure = "it may not offer this API"
         self._warn(f"upstream {self._name!r}: {method} {self._base_url}{path} answered {answer}; {cure}")
 
 
