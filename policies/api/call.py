@@ -253,7 +253,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
         return " ".join(self._pieces())
 
     def replace_text(self, change: Callable[[str], str]) -> None:
-        """Replace each text of the prompt by `change(text)`, whatever the API, for filters that change words.
+        """Replace each text of the prompt by `change(text)`, in all APIs alike, for filters that change words.
 
         Raises what *change* raises; the body is unchanged then.
         """

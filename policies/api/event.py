@@ -41,9 +41,9 @@ class OrderedForm(EventForm):
     def written(self, events: Sequence[Event]) -> bytes:
         """Return *events*, the next ones of a stream as the client gets them, as server-sent events.
 
-        Called once for each batch, in order, where a policy reads events. Three kinds have no payload: text that a policy has
-        added, which belongs to the part `index`; the end of an answer that a policy has stopped, which has a finish; and
-        an event without both, which is nothing.
+        Called once for each batch, in order, where a policy reads events. Some events have no payload. With a text, one is
+        what a policy has added to the part `index`. With a finish, it is the end of an answer that a policy has stopped.
+        Without both, nothing is written for it.
         """
         raise NotImplementedError
 

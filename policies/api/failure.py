@@ -76,8 +76,8 @@ def _text(value: object) -> str | None:
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream attempt that failed before the client saw any output.
 
-    The chain asks `retry` a second time, with `can_retry_here` False, where the first decision was `GIVE_UP`, would miss the
-    call's deadline, or exceeds the retry budget; then it accepts only an upstream that was not tried. Where another upstream
+    The chain asks `retry` a second time if the first decision was `GIVE_UP`, would miss the call's deadline, or exceeds the
+    retry budget. Then `can_retry_here` is False, and only an upstream that was not tried is accepted. Where another upstream
     serves the model as well, it also asks again without `retry_after`: the wait that this one asked for does not apply there.
     """
 

@@ -137,11 +137,10 @@ class Lease:
     def flush(self) -> Sequence[Event]:
         """Return events that were held back, and forget them, to be sent after the last one.
 
-        Called at most once for an answer of one text, as chat completions are. The Responses API ends each text of an answer on its
-        own: there it is called before the end of each, and before the end of the answer if the lease has read events since.
-        It is called also where the answer did not end well: before the finish of a complete answer or of one that
-        a lease stopped (`Stop`), and before the error of an answer that broke or was cancelled after output, so that no
-        text is lost. Not called where there was no output.
+        Called before the finish of an answer that is complete or that a lease has stopped (`Stop`). It is also called before
+        the error of an answer that broke or was cancelled after output, so that no text is lost. Not called where there
+        was no output. An answer of chat completions has at most one call. The Responses API ends each text on its own: there
+        it is called before the end of each text, and before the end of the answer if the lease has read events since.
         """
         return ()
 

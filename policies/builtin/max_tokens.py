@@ -17,9 +17,9 @@ Limit = Annotated[int, msgspec.Meta(ge=1)]
 class MaxTokens(Policy, frozen=True):
     """Clamp each answer to `output` tokens, and refuse a call whose prompt and answers exceed `request` tokens.
 
-    The prompt counts a quarter of its characters, rounded up, as in Chat Nest, one for each token id, and the tokens that
-    upstream keeps of earlier calls. The client's `maxTokensPerRequest` lowers `request`. Embeddings have no answer, so that `request` limits their inputs in all, and
-    *input* each one of them.
+    The prompt counts a quarter of its characters, rounded up, as in Chat Nest. Each token id counts one, and so does each
+    token that upstream keeps of earlier calls. The client's `maxTokensPerRequest` lowers `request`. Embeddings have no
+    answer, so `request` limits all of their inputs together. `input` limits each input or prompt of a list.
     """
 
     output: Limit
@@ -58,7 +58,7 @@ class MaxTokens(Policy, frozen=True):
             raise self._too_large(bounds, limit, wanted)
 
     def _check_fixed(self, tokens: int) -> None:
-        """Raise `Rejection` if a call that is charged *tokens*, whatever it holds, exceeds `request`."""
+        """Raise `Rejection` if a call that is always charged *tokens* exceeds `request`."""
         if self.request is not None and tokens > self.request:
             bounds = f"prompt and answer may have {self.request:,} tokens in all, this one needs {tokens:,}"
             cure = "ask the operator to lower `tokens_each` of this route"

@@ -22,7 +22,7 @@ MAX_VALUE_LEVELS = 32
 MAX_EXACT_INTEGER = 2**53 - 1
 """JSON readers represent larger whole numbers inexactly."""
 CEILING_FIELDS = frozenset(LIMIT_FIELDS)
-"""Fields for the ceiling of an answer. A call has one ceiling, whatever the field."""
+"""Fields for the ceiling of an answer. A call has one ceiling; these are its names."""
 LOWERED_FIELDS = frozenset({"max_tool_calls"})
 """Further ceilings that a client may set. `set` only lowers them."""
 _IN_OTHER_POLICY = "change it in a policy of your own"
@@ -57,7 +57,7 @@ class FieldChanges(Protocol):
 
     @property
     def set(self) -> Mapping[str, Any]:
-        """Values of fields, whatever the client sent."""
+        """Values of fields that replace the client's."""
         ...
 
     @property

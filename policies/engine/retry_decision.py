@@ -33,7 +33,7 @@ class RetryDecisions:
         """Return the next attempt after *error*; None for none, with the reason in `error.give_up_reason`.
 
         A call that has sent output is never repeated: its client may repeat it. A retry that names no upstream goes to one
-        that was not tried and serves the model as well, at once: a wait that the failed one asked for is not its own.
+        that was not tried and serves the model as well. It goes at once, because the wait is that of the failed upstream.
         """
         if run.started:
             return None

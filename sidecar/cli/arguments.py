@@ -151,7 +151,7 @@ def _add_mock_flags(mock: argparse.ArgumentParser) -> None:
 def _add_key_flags(new: _Parser, rotate: _Parser) -> None:
     tenant_help = "tenant of the key (default: %(default)s)"
     new_date_help = "last day of the key, or its last moment with an offset from UTC (default: none)"
-    old_date_help = "the same for the old key (default: valid until its hash is removed)"
+    old_date_help = "last day or last moment of the old key (default: it is valid until its hash is removed)"
     new.add_argument("--tenant", type=_tenant, default="default", metavar="T", help=tenant_help)
     new.add_argument(
         "--id", type=_key_id, metavar="ID", help="name of the key in logs and for `key rotate` (default: none)"

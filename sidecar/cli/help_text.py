@@ -28,7 +28,7 @@ exit codes:
   0    success; for `serve`, also a drained stop after SIGTERM or SIGINT
   1    the command failed while it ran, for example because the port is in use
   2    invalid flags or configuration; each fault is one line on stderr; for `usage`, also a store that does
-       not exist or cannot be read from outside, and an unknown tenant
+       not exist or cannot be read from outside, and an unknown tenant; for `key rotate`, also an unknown id
   130  interrupted by Ctrl+C
 """
 

@@ -17,7 +17,7 @@ from sidecar.config.keys import random_key
 from .limit_report import columns
 
 SHOWN_DIGITS = 8
-"""Hexadecimal digits of a hash that are shown: enough to tell the hashes of a file apart."""
+"""Hexadecimal digits of a hash that are shown: enough to distinguish the hashes of a file."""
 LIST_HEADER = ("id", "tenant", "state", "not after", "hashes", "models", "profiles", "comment")
 NO_KEYS = "no keys: every client is the tenant 'default'"
 

@@ -164,7 +164,7 @@ def _rotate_key(options: argparse.Namespace) -> int:
 
 
 def _print_toml(text: str) -> None:
-    """Print *text* in UTF-8, the encoding of TOML files, whatever the encoding of the terminal."""
+    """Print *text* in UTF-8, the encoding of TOML files, also where the terminal has another one."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     print(text, end="")

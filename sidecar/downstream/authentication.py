@@ -60,8 +60,8 @@ class KeyTable:
 
         The key is the bearer token of `Authorization`, or the value of `api-key` (Azure's clients) or `x-api-key`
         (Anthropic's). Some clients send a token for a proxy in another of these headers, so values that are no
-        configured key are ignored. Two different configured keys are refused, also where one has expired: with an order
-        of precedence, a client could override the key that a proxy in front of the sidecar has added.
+        configured key are ignored. Two different configured keys are refused, also where one has expired. With an order
+        of precedence instead, a client could override the key that a proxy in front of the sidecar has added.
         """
         if self._default_access is not None:
             return self._default_access

@@ -18,7 +18,7 @@ from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPar
 
 from .client_errors import not_found, too_many_counts
 from .ownership.continuation import admitted
-from .request import IncomingRequest, RequestRefused, check_json, in_steps, read_object
+from .request import PROFILE_HEADER, IncomingRequest, RequestRefused, check_json, in_steps, read_object
 from .response import ChatNestResponse, ClientResponse, JSONResponse, OpenAIResponse
 from .route import CHAT_PATH, Route
 
@@ -35,9 +35,6 @@ MANY_ITEMS = 1_000
 MAX_TENANT_COUNTS, MAX_COUNTS = 16, 64
 """Requests for a number of tokens that run at the same time: of one tenant, and in the process."""
 NO_MODEL_ID = ": no model has such an id."
-
-
-PROFILE_HEADER = b"x-profile"
 
 
 class ChatRoute(Route):
@@ -97,10 +94,9 @@ class OperationRoute(Route):
         note = ""
         if self._known_upstreams is not False or request.access.fields == "known":
             body, note = self._forwarded(body, request.access.fields)
-        named = request.headers.get(PROFILE_HEADER)
         access = request.access
-        plain = named is None and access.allowed is None
-        profile = access.base if plain else access.profile((named or b"").decode("latin-1"))
+        has_base = PROFILE_HEADER not in request.headers and access.allowed is None
+        profile = access.base if has_base else request.profile
         call = self.call(
             request,
             body,
@@ -174,7 +170,7 @@ class ModelsRoute(Route):
 
     async def prepare(self, request: IncomingRequest) -> tuple[Call, Chain, ClientResponse]:
         """See `Route`."""
-        profile = request.access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        profile = request.profile
         call = self.call(request, {}, operation=MODELS_REQUEST, profile=profile.name)
         return call, self.services.chains[profile.owner, profile.name], self.response(JSONResponse, request)
 

@@ -63,8 +63,8 @@ class ChatNestRefusals(RefusalForm):
     """Chat Nest's form.
 
     *as_events* sends a 4xx as one `error` event under status 200, because Chat Nest's client shows only "HTTP 429" for a
-    status. A 5xx keeps its status, because an event is final: the client sends such a call again after 1 s and 2 s, when the
-    process or the store may be back. A 405 keeps it too, because it answers no call.
+    status. A 5xx keeps its status, because an event is final. The client sends a call with a 5xx again after 1 s and 2 s, when
+    the process or the store may be back. A 405 keeps it too, because it answers no call.
     """
 
     def __init__(self, *, as_events: bool) -> None:

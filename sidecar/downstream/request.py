@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from sidecar.config.access import Access
+from sidecar.config.access import Access, Profile
 from sidecar.wire.request.compressed_body import REQUEST_CODINGS, InflatedTooLarge, inflate_steps
 from sidecar.wire.request.json_body import LARGE_BODY_BYTES, is_light, json_object, json_steps
 from sidecar.wire.request.prompt_lists import token_id_steps
@@ -30,6 +30,7 @@ from .client_errors import (
 T = TypeVar("T")
 
 JSON_MEDIA_TYPE = b"application/json"
+PROFILE_HEADER = b"x-profile"
 MAX_LENGTH_DIGITS = 20
 """Digits of a `Content-Length` that are read; no body is so long that it has more."""
 _UTF_8_CHARSET = re.compile(rb"charset=utf-?8(?![^;])")
@@ -151,6 +152,11 @@ class IncomingRequest(NamedTuple):
     name: str
     access: Access
     ip: str
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that the header `x-profile` names. Raises `Forbidden` as `Access.profile` does."""
+        return self.access.profile(self.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
 
 
 async def read_object(

@@ -260,7 +260,7 @@ class UpstreamClient:
     def lacks_route(self, answer: UpstreamResponse, path: str, model: str) -> UpstreamError:
         """Return the failure of an *answer* to a request for *model* that means that the server has no route at *path*.
 
-        Not every server says which of both it lacks, so the list of models is read again too.
+        Some servers do not name what they lack, a route or a model, so the list of models is read again too.
         """
         self._listed_model.forget(model)
         return missing_route(self.settings.name, path, answer.status, answer.headers, self.asked)

@@ -17,8 +17,8 @@ from sidecar.upstream.errors.classify import from_object, timed_out
 from sidecar.wire.error_object import MalformedAnswer
 from sidecar.wire.operations.models import ENCODED_SLASH_STATE, MODEL_ROUTE
 
-from .plain_attempt import WholeAttempt
 from .routing.model_entries import CONTEXT_MARKS, merged, shown_entries, shown_entry, with_entries, written_list
+from .whole_attempt import WholeAttempt
 
 if TYPE_CHECKING:
     from policies.api.call import Call
@@ -36,8 +36,8 @@ RETRIED_LIST_SECONDS = 1.0
 class ModelListAttempt(WholeAttempt):
     """See `policies.api.upstream.Stream`: one batch, the JSON for the client.
 
-    *upstream* is that of the attempt.  The list is merged from *upstreams* if there are several and *routing* is set; one
-    that cannot list its models is left out, unless all fail.  For a client that may use some models only, the list is
+    *upstream* is that of the attempt.  The list is merged from *upstreams* if there are several and *routing* is set.  An
+    upstream that cannot list its models is left out, unless all fail.  For a client that may use some models only, the list is
     reduced to these.
     """
 

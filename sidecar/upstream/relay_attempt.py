@@ -1,7 +1,7 @@
 """One attempt of a relayed call: send its request, and deliver the answer as bytes.
 
-It bypasses the circuit breaker in both directions, as lists of models do: a failing route of an engine must not block chat
-completions, and an open circuit of one model says nothing about other routes.
+It bypasses the circuit breaker in both directions, as lists of models do. A failing route of an engine must not block chat
+completions, and an open circuit of one model must not block other routes.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ class RelayAttempt:
         if self._model == request.model:
             return request.fields.encoded() if request.is_normalised and request.fields is not None else body
         if request.fields is None:
-            msg = f"The model of this request is called otherwise at the upstream {self._upstream.settings.name!r}, and only JSON can be changed."
-            raise Rejection(400, "model_not_replaceable", f"{msg} Send the upstream's name of the model.")
+            name = self._upstream.settings.name
+            msg = f"The upstream {name!r} has another name for the model, and only JSON can be changed. Send that name."
+            raise Rejection(400, "model_not_replaceable", msg)
         return request.fields.encoded(self._model)
 
     async def _open(self, body: RelayedBody) -> None:

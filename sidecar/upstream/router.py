@@ -11,10 +11,10 @@ from sidecar.wire.operations.messages import COUNT_REQUEST
 from .attempt import Attempt, CountedAttempt
 from .circuit_breaker import State
 from .model_list import ModelListAttempt
-from .plain_attempt import PlainAttempt
 from .relay_attempt import RelayAttempt
 from .routing.listed_names import LATEST_TAG, plain_name
 from .routing.model_routing import ModelRouting
+from .stored_attempt import StoredAttempt
 from .token_count import TokenCountAttempt
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class UpstreamRouter:
         if call.operation is MODELS_REQUEST:
             return ModelListAttempt(found, call, self._upstreams, routing)
         if call.operation is STORED_REQUEST:
-            return PlainAttempt(found, call)
+            return StoredAttempt(found, call)
         if call.operation is COUNT_REQUEST:
             return TokenCountAttempt(found, call)
         if call.operation.is_relayed:
@@ -96,7 +96,7 @@ class UpstreamRouter:
     def names_of(self, model: str, fallbacks: Sequence[str], *, substituted: bool) -> list[str]:
         """Return the upstreams' names of *model* and its *fallbacks*; an empty name stands for one that is unknown yet.
 
-        With several upstreams, `x` is among them for `x:latest`: an upstream that lists `x` alone gets `x`, and its list may
+        With several upstreams, `x` is among them for `x:latest`. An upstream that lists `x` alone gets `x`, and its list may
         be read after the policies have admitted the call.
         """
         upstreams = self._by_name.values()

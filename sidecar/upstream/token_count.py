@@ -1,8 +1,4 @@
-"""The number of tokens of a prompt as upstream counts them, as an attempt without a completion.
-
-It bypasses the circuit breaker in both directions, as a list of models does: a server may count tokens while its models fail,
-and may have no such route.
-"""
+"""The number of tokens of a prompt as upstream counts them, as an attempt."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from sidecar.wire.error_object import MalformedAnswer, decode_error
 from sidecar.wire.operations.messages import COUNT_TOKENS
 from sidecar.wire.request.known_fields import CLIENT_FIELDS_STATE, DocumentedPart
 
-from .plain_attempt import WholeAttempt
+from .whole_attempt import WholeAttempt
 
 MAX_COUNT_BYTES = 65_536
 """Bytes of an answer: one number, and what a server adds to it."""

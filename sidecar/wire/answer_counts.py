@@ -1,9 +1,9 @@
-"""Count what one answer holds: output tokens, finished choices, reported usage."""
+"""What was read of one answer: the state that the readers of all APIs share, and the counts of answers with choices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,13 +11,64 @@ from policies.api.usage import Usage
 
 from .choice_index import ChoiceIndexes
 from .chunk import Choice, other_outputs
+from .decoding.one_step import result_of
 from .decoding.own_choice import with_index
-from .error_object import MODEL_FAILED, MalformedAnswer
-from .output_tokens import tokens_of
+from .error_object import MODEL_FAILED, MalformedAnswer, error_of_list
+from .output_tokens import CountedOutput, tokens_of
 from .reported_usage import Report, least_tokens_of
+from .whole_answer import AnswerTooComplex
+
+if TYPE_CHECKING:
+    from policies.api.event import Batch
 
 
-class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
+MAX_HELD_BYTES, MAX_HELD_EVENTS = 1_000_000, 1_000
+"""Limits of what is held back before the first output."""
+TOO_MUCH_HELD = MalformedAnswer("the stream has too many bytes or events before its first output")
+
+
+class AnswerState(msgspec.Struct, kw_only=True, eq=False):
+    """The public fields of `sidecar.wire.operations.operation.Reading`, which describes them, and the reported usage."""
+
+    outputs: int = 0
+    finishes: int = 0
+    has_output: bool = False
+    done: bool = False
+    says_why: bool = False
+    all_finished: bool = False
+    failure: dict[str, Any] | MalformedAnswer | None = None
+    _report: Report = msgspec.field(default_factory=Report)
+
+    @property
+    def usage(self) -> Usage:
+        """See `Reading.usage`."""
+        return self._report.usage(self.outputs)
+
+    def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
+        """See `Reading.take_whole`."""
+        return result_of(self.take_whole_steps(body, as_stream=as_stream))
+
+    def take_whole_steps(self, body: bytes, *, as_stream: bool) -> Generator[None, None, Batch | None]:
+        """See `Reading.take_whole_steps`. Each reader has its own."""
+        raise NotImplementedError
+
+    def _add(self, counted: CountedOutput) -> None:
+        """Count output. Upstream may report fewer tokens than were estimated, but at least one for each piece."""
+        if tokens := counted.tokens:
+            self.outputs += tokens
+            self.has_output = True
+            self._report.excess += max(0, tokens - max(1, counted.least))
+
+
+def unreadable_answer(fault: ValueError, body: bytes) -> dict[str, Any] | MalformedAnswer:
+    """Return why *body*, which could not be read because of *fault*, is no answer: the error in its list, or the fault."""
+    if isinstance(fault, AnswerTooComplex):
+        return MalformedAnswer(str(fault))
+    found = error_of_list(body)
+    return MalformedAnswer("the answer is not JSON") if found is None else found
+
+
+class AnswerCounts(AnswerState, kw_only=True, eq=False):
     """What was read of one answer.
 
     `answers`: choices that the client gets.  `outputs`: output tokens, an estimate.  `failure`: the error object that
@@ -26,15 +77,7 @@ class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
     """
 
     answers: int = 1
-    outputs: int = 0
-    finishes: int = 0
-    has_output: bool = False
-    done: bool = False
-    says_why: bool = False
-    all_finished: bool = False
-    failure: dict[str, Any] | MalformedAnswer | None = None
     _indexes: ChoiceIndexes = msgspec.field(default_factory=ChoiceIndexes)
-    _report: Report = msgspec.field(default_factory=Report)
     _may_report: bool = False  # the chunk has a finish or a choice without output: usage may be anywhere in it
 
     @property
@@ -47,11 +90,6 @@ class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
     def open_choices(self) -> list[int]:
         """The indices of the choices that have not finished, also of those that have not begun."""
         return sorted((self._indexes.seen | set(range(self.answers))) - self._indexes.finished)
-
-    @property
-    def usage(self) -> Usage:
-        """Upstream's report and the tokens read, by the rules of `reported_usage`."""
-        return self._report.usage(self.outputs)
 
     @property
     def is_answered(self) -> bool:
@@ -112,6 +150,4 @@ class AnswerCounts(msgspec.Struct, kw_only=True, eq=False):
     def _add_output(self, choice: Choice, tokens: int) -> None:
         """Count output of several *tokens*, an estimate; 0 for none. Upstream may report fewer, but at least one."""
         if tokens:
-            self.outputs += tokens
-            self.has_output = True
-            self._report.excess += max(0, tokens - max(1, least_tokens_of(choice)))
+            self._add(CountedOutput(tokens, least_tokens_of(choice)))

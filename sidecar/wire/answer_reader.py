@@ -11,7 +11,7 @@ import msgspec
 from policies.api.decoding.choices import MAX_CHOICES
 from policies.api.event import Batch, Event, WholeBatch
 
-from .answer_counts import AnswerCounts
+from .answer_counts import MAX_HELD_BYTES, MAX_HELD_EVENTS, TOO_MUCH_HELD, AnswerCounts, unreadable_answer
 from .answer_end import cut_batch
 from .answer_to_chunks import chunks_steps, number_choices
 from .chunk import CHAT_CHUNKS, Choice, Chunk, ChunkForm, Item, event_of, other_outputs
@@ -19,11 +19,10 @@ from .decoding.repair import repaired
 from .decoding.value_count import LARGE_EVENT_BYTES
 from .error_object import (
     MODEL_FAILED,
-    NOT_JSON,
     MalformedAnswer,
     error_of_event,
-    error_of_list,
     find_error,
+    unreadable_event,
     without_error,
 )
 from .output_tokens import tokens_of
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from .sse_reader import Frame
 
 DONE_MARKER = b"[DONE]"
-MAX_HELD_BYTES, MAX_HELD_EVENTS = 1_000_000, 1_000
-"""Limits of what is held back before the first output."""
 EMPTY_CHUNK = Chunk()
 
 
@@ -97,14 +94,13 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         try:
             return repaired(payload, self.chunks.read)
         except ValueError:
-            found = error_of_event(payload) if frame.event == "error" else error_of_list(payload)
-            self._fail(NOT_JSON if found is None else found)
+            self._fail(unreadable_event(payload, frame.event))
             return EMPTY_CHUNK, payload
 
     def _hold(self, frame: Frame) -> None:
         self._held_bytes += len(frame.raw)
         if self._held_bytes > MAX_HELD_BYTES or len(self._held) > MAX_HELD_EVENTS:
-            self.failure = MalformedAnswer("the stream has too many bytes or events before its first output")
+            self.failure = TOO_MUCH_HELD
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
@@ -191,16 +187,6 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         usage = self.usage if self.shows_usage else None
         return cut_batch(sample, self.open_choices, usage, prompt_tokens)
 
-    def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
-        """Take an answer as `take_whole_steps` does, in one step."""
-        steps = self.take_whole_steps(body, as_stream=as_stream)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                batch: Batch | None = end.value
-                return batch
-
     def take_whole_steps(self, body: bytes, *, as_stream: bool) -> Generator[None, None, Batch | None]:
         """Take an answer that came as one JSON object; None where it is a failure.
 
@@ -210,12 +196,8 @@ class AnswerReader(AnswerCounts, kw_only=True, eq=False):
         try:
             answer = yield from whole_answer_steps(body)
             self.complete(answer)
-        except AnswerTooComplex as error:
-            self.failure = MalformedAnswer(str(error))
-            return None
-        except ValueError:
-            found = error_of_list(body)
-            self.failure = MalformedAnswer("the answer is not JSON") if found is None else found
+        except ValueError as fault:
+            self.failure = unreadable_answer(fault, body)
             return None
         self.failure = find_error(answer.chunk, answer.payload)
         choices = list(answer.chunk.choices or ()) if self.failure is None else []

@@ -129,6 +129,12 @@ def error_of_list(payload: bytes) -> dict[str, Any] | None:
     return error_object(items) if is_error else None
 
 
+def unreadable_event(payload: bytes, name: str) -> dict[str, Any] | MalformedAnswer:
+    """Return why the event *name* with *payload*, which is no object, ends its stream: its error, or that it is not JSON."""
+    found = error_of_event(payload) if name == "error" else error_of_list(payload)
+    return NOT_JSON if found is None else found
+
+
 def find_error(chunk: Chunk, payload: bytes) -> dict[str, Any] | None:
     """Return the error object in *chunk*, whose bytes are *payload*; None where it is not an error.
 

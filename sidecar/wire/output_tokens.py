@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policies.api.decoding.token_counts import SHORT_PIECE, streamed_tokens
 
@@ -15,6 +15,20 @@ TOOL_PIECE_BYTES_PER_TOKEN = 16
 """Bytes per token of a streamed piece of a tool call, most of which is JSON syntax; also of audio."""
 TOOL_CALL_BYTES_PER_TOKEN = 4
 """Bytes per token of a tool call in a whole answer."""
+
+
+class CountedOutput(NamedTuple):
+    """Output tokens: an estimate, and the fewest that it can be."""
+
+    tokens: int = 0
+    least: int = 0
+
+    def plus(self, other: CountedOutput) -> CountedOutput:
+        """Return both together."""
+        return CountedOutput(self.tokens + other.tokens, self.least + other.least)
+
+
+NO_OUTPUT = CountedOutput()
 
 
 def tokens_of(choice: Choice) -> int:

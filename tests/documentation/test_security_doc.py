@@ -6,13 +6,17 @@ import pytest
 from documents import rows
 from places import ROOT
 
+from sidecar.config.relay import passthrough
 from sidecar.config.settings import ServerSettings
 from sidecar.downstream import client_errors, endpoints
+from sidecar.downstream.relay import upload
+from sidecar.downstream.usage import read_pace
 from sidecar.server import process
 from sidecar.server.http1 import http_limits
 from sidecar.upstream import circuit_breaker
 from sidecar.upstream.circuits import circuit_group
 from sidecar.upstream.routing import listed_names
+from sidecar.wire.responses.events import outline
 
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 DEFAULTS = ServerSettings()
@@ -66,10 +70,17 @@ def test_answers_of_settings_are_those_of_the_code() -> None:
 
 
 def test_kept_tables_are_those_of_the_code() -> None:
-    """The numbers of circuits and of listed models are those of the code."""
+    """The numbers of what one process keeps or runs at the same time are those of the code."""
     kept = {row[0]: row[1] for row in rows(SECURITY, "| what | limit | beyond |")}
     names = (f"{circuit_breaker.MAX_MODELS} models", f"{circuit_group.MAX_TENANTS} tenants")
     assert all(name in kept["circuits of one upstream"] for name in names)
     assert kept["listed models of one upstream"] == f"{listed_names.MAX_LISTED_MODELS:,} names"
     counts = f"{endpoints.MAX_TENANT_COUNTS} of one tenant, {endpoints.MAX_COUNTS} of the process"
     assert kept["counts of tokens that run at the same time"] == counts
+    (stream,) = [limit for what, limit in kept.items() if "Responses stream" in what]
+    assert stream == f"{outline.MAX_KEPT_CHARACTERS:,} characters, {outline.MAX_KEPT_PARTS:,} items and parts"
+    assert f"{passthrough.MAX_PASSTHROUGH_ROUTES} entries" in kept["relayed routes"]
+    assert f"{upload.UPLOAD_WINDOW_BYTES // 1024} kB of each body" in kept["relayed routes"]
+    reads = f"{read_pace.READ_BURST} of a tenant at once and {read_pace.READS_PER_SECOND} a second"
+    waits = f"{read_pace.MAX_CONCURRENT_READS} that wait for the store, {read_pace.MAX_QUEUED_READS} behind them"
+    assert kept["requests for `/v1/usage`"] == f"{reads}; {waits}"

@@ -22,13 +22,18 @@ from sidecar.config.settings import Flags, ServerSettings, StoreSettings
 from sidecar.config.upstream import UpstreamSettings
 from sidecar.downstream import client_errors
 from sidecar.downstream.upstream_failures import MESSAGES_BY_KIND
+from sidecar.server.app import DATA_ROUTES
 from sidecar.server.http1 import http_limits
+from sidecar.wire.operations.chat_nest import CHAT_NEST
+from sidecar.wire.operations.registry import GOVERNED_OPERATIONS
 from sidecar.wire.request.documented_fields import OPENAI_FIELDS, SERVER_FIELDS
+from sidecar.wire.stored.paths import COMPACT_PATH, CONVERSATIONS_PATH, RESPONSE_ROUTE
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
-GOVERNED_OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
+DEFAULTS = (ROOT / "sidecar" / "config" / "defaults.toml").read_text()
 HEADER = "| setting | default | meaning |"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerSettings,
@@ -66,6 +71,21 @@ def test_sections_have_all_settings(section: str) -> None:
     assert documented(part) == defaults(SECTIONS[section])
 
 
+@pytest.mark.parametrize("section", SECTIONS)
+def test_shipped_configuration_has_all_settings(section: str) -> None:
+    """`sidecar config` prints each section with all of its settings, and with no other one."""
+    part = DEFAULTS.split(f"[{section}]\n")[1].split("\n\n")[0]
+    assert set(re.findall(r"^(?:# )?(\w+) = ", part, re.MULTILINE)) == set(defaults(SECTIONS[section]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_shipped_configuration_has_all_options(name: str) -> None:
+    """`sidecar config` prints each built-in policy with all of its own options; prices and dollars have a comment."""
+    part = DEFAULTS.split(f'use = "{name}"')[1].split("\n\n")[0]
+    own = set(defaults(BUILT_IN[name])) - set(Policy.__struct_encode_fields__)
+    assert own - set(re.findall(r"(\w+) = ", part)) <= {"prices"}
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_policies_have_all_options(name: str) -> None:
     """Each built-in policy of docs/configuration.md has the options of its class, with their defaults."""
@@ -92,6 +112,18 @@ def test_documented_fields_are_listed() -> None:
     paragraphs = [each for each in part.split("\n\n") if each.startswith("`")]
     listed = [re.findall(r"`(\w+)`", each) for each in paragraphs if "," in each]
     assert listed[-2:] == [list(OPENAI_FIELDS), list(SERVER_FIELDS)]
+
+
+def test_every_api_is_described() -> None:
+    """docs/apis.md has the routes of each API, below the base URL of upstreams too, and the README has each route."""
+    apis = (ROOT / "docs" / "apis.md").read_text()
+    governed = {(row[1].strip("`"), row[2].strip("`")) for row in rows(apis, "| API | route | upstream's route |")}
+    assert governed == {(each.path, each.upstream_path) for each in (*GOVERNED_OPERATIONS, CHAT_NEST)}
+    for document, table in [(apis, "| route | limits |"), (README, "| route | response |")]:
+        named = [path for row in rows(document, table) for path in re.findall(r"/[\w/{}]+", row[0])]
+        described = [*named, *(path for path, _ in governed if document is apis)]
+        below = tuple(path for path in named if path in (CONVERSATIONS_PATH, RESPONSE_ROUTE))
+        assert {path for path in DATA_ROUTES if path not in described and not path.startswith(below)} == {COMPACT_PATH}
 
 
 def test_every_policy_is_described() -> None:
@@ -148,6 +180,7 @@ def test_every_refusal_is_documented() -> None:
         client_errors.unread_requests_full(),
         client_errors.unknown_reference("response", ""),
         client_errors.owners_unavailable(),
+        client_errors.too_many_counts(1),
         http_limits.slow_head(1.0),
         http_limits.long_url(),
         http_limits.many_fields(""),
@@ -166,6 +199,15 @@ def test_every_refusal_is_documented() -> None:
     assert sorted(table) == sorted({(error.code, error.status) for error in own} | rejections)
 
 
+def test_every_code_is_documented() -> None:
+    """docs/failures.md names each code that is written in the sidecar, in the engine and in the built-in policies."""
+    folders = ("policies/builtin", "policies/engine", "sidecar/downstream", "sidecar/server", "sidecar/upstream")
+    text = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    codes = set(re.findall(r'Rejection\(\s*\d+, "(\w+)"|\bcode=\s*"(\w+)"|"code": "(\w+)"', text))
+    named = set(re.findall(r"`(\w+)`", FAILURES))
+    assert {code for found in codes for code in found if code} <= named
+
+
 def test_codes_of_upstream_failures_are_documented() -> None:
     """docs/failures.md names the codes that clients get for failures of upstreams."""
     text = FAILURES.split("Codes that clients receive:")[1].split("\n\n")[0]
@@ -176,7 +218,7 @@ def test_codes_of_upstream_failures_are_documented() -> None:
 def test_every_record_field_is_documented() -> None:
     """docs/operations.md has each field of a record."""
     named: set[str] = set()
-    for text, fields, _ in rows(GOVERNED_OPERATIONS, "| text | JSON | meaning |"):
+    for text, fields, _ in rows(OPERATIONS, "| text | JSON | meaning |"):
         named.update(re.findall(r"`(\w+)`", text if fields == "the same" else fields))
     assert named == set(Record.__struct_fields__)
 

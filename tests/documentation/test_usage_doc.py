@@ -37,7 +37,7 @@ def test_example_is_an_answer() -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        f"at most {selection.MAX_LISTED_MODELS} models",
+        f"at most {selection.MAX_USAGE_MODELS} models",
         f"limits beyond {report.MAX_LISTED_LIMITS},",
         f"{read_pace.READ_BURST} answers at once and {read_pace.READS_PER_SECOND} a second",
         f"wait for up to {read_pace.MAX_READ_WAIT_SECONDS:g} s",

@@ -50,8 +50,8 @@ REDIS_REMEDIES = {
 class RedisStore:
     """See `policies.api.store.Store` and `EntryStore`.
 
-    *url* is `redis://`, `rediss://` or `unix://`, with user, password and database. All keys begin with *prefix*, which tells
-    deployments on one server apart. Each operation has *timeout* seconds, which include connecting and waiting for one of
+    *url* is `redis://`, `rediss://` or `unix://`, with user, password and database. All keys begin with *prefix*, so that
+    several deployments can share one server. Each operation has *timeout* seconds, which include connecting and waiting for one of
     *connections*. An operation is completed even if its caller is cancelled. *clock* replaces the server's, in seconds since
     1970. Reservations are charged when their process has sent no heartbeat for *grace* seconds.
     """

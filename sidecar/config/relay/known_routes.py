@@ -1,9 +1,11 @@
 """What is known about the routes of model servers: which generate, which change the server, and which are harmless.
 
 A relayed route passes no policy that reads prompts or answers. So a route that generates needs a budget with a fixed charge,
-and some routes are never relayed. The table has the routes of vLLM (docs/usage/security.md, 0.29), llama.cpp
-(tools/server/server.cpp), Ollama (server/routes.go), SGLang (entrypoints/http_server.py), LM Studio (its REST documentation),
-TGI (router/src/server.rs), Anthropic and OpenAI (openapi.yaml), state of November 2026.
+and some routes are never relayed.
+
+Sources, of November 2026: vLLM (docs/usage/security.md, 0.29); llama.cpp (tools/server/server.cpp); Ollama (server/routes.go);
+SGLang (entrypoints/http_server.py); LM Studio (its REST documentation); TGI (router/src/server.rs); Anthropic; OpenAI
+(openapi.yaml).
 
 Servers have most routes under several prefixes, so prefixes are removed before a path is looked up: `/v1/completions`,
 `/completions` and `/openai/v1/completions` are one route. Case is ignored for the same reason.
@@ -59,7 +61,7 @@ class RouteKind(IntEnum):
 
 
 class RouteFacts(NamedTuple):
-    """What is known about a path. *reason* says why it is refused or bounded, *methods* are those that are harmless."""
+    """What is known about a path. *reason* is why it is refused or bounded; *methods* are those that are harmless."""
 
     kind: RouteKind
     reason: str = ""

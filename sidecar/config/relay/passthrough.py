@@ -97,7 +97,7 @@ class RouteFault(NamedTuple):
 
 
 class _RelayedCall(msgspec.Struct):
-    """The fields of a call that decide whether a policy covers it, whatever its model."""
+    """The fields of a call, except its model, that decide whether a policy covers it."""
 
     path: str
     tenant: str
@@ -223,7 +223,7 @@ def _uncovered(route: Passthrough, chains: Sequence[TenantChain]) -> RouteFault 
 
 
 def _bounds(policy: Policy, call: _RelayedCall) -> bool:
-    """Whether *policy* is a budget that charges *call*, whatever its model."""
+    """Whether *policy* is a budget that charges *call* for every model."""
     kind = type(policy)
     if not isinstance(policy, Budget) or kind.admit is not Budget.admit or not kind.admit_returns_lease:
         return False

@@ -1,7 +1,7 @@
 """Calls that continue what upstream has stored, and whose answers are stored in turn.
 
-Before the chain, `admitted` checks whom the earlier objects belong to, sends the call to the upstream that has them, and sets
-the tokens of their hidden prompt. At the end of the call its lease keeps the owner of the answer. If the client leaves in
+Before the chain, `admitted` checks that the earlier objects belong to the tenant. It binds the call to the upstream that
+has them, and sets the tokens of their hidden prompt. At the end of the call its lease keeps the owner of the answer. If the client leaves in
 the middle of a stream, the response belongs to its tenant all the same, with the tokens that are known. If the store is
 down then, the answer is sent, and later requests that refer to it are refused where API keys exist.
 """
@@ -67,7 +67,7 @@ async def admitted(
 ) -> Lease | None:
     """Check what the body of *call* refers to; return the lease that keeps the owner of its answer, None if it keeps none.
 
-    Whatever reads the answer passes the first and the terminal event, or the whole answer, to `created_by(call)`.
+    The reader of the answer passes the first and the terminal event, or the whole answer, to `created_by(call)`.
     *context_of* returns the context length of a model in tokens, None if it is unknown.
 
     Raises `BadRequest` for invalid ids, and for an id of another tenant that the client chooses for its own response; `NotOwned` and `OwnersUnavailable` as `check_references` does.

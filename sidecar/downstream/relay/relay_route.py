@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from sidecar.downstream.services import RouteServices
     from sidecar.wire.relay.query import RelayedQuery
 
-PROFILE_NAME_HEADER = b"x-profile"
 RELAYED_HEADERS = (b"content-type", b"accept")
 """Request headers about the bodies, which are sent upstream beside those of all calls."""
 MAX_RELAYED_VALUE_BYTES = 1_024
@@ -89,7 +88,7 @@ class RelayRoute(Route):
         if path is None:  # `RelayRoutes` has found this route by its path
             raise RequestRefused(not_found(scope["path"]))
         query = relayed_query(scope["query_string"], self._own_parameters)
-        profile = access.profile(request.headers.get(PROFILE_NAME_HEADER, b"").decode("latin-1"))
+        profile = request.profile
         call = self.call(
             request,
             {},
@@ -113,7 +112,7 @@ class RelayRoute(Route):
         headers, length = request.headers, announced_length(request.headers)
         if sent.method not in BODY_METHODS:
             if length or b"transfer-encoding" in headers:
-                msg = f"A request with the method {sent.method} has no body here. Send it without one."
+                msg = f"A {sent.method} request may have no body on this route. Send it without one."
                 raise BadRequest(msg)
             return
         if content_coding(headers):

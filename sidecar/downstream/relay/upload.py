@@ -23,9 +23,9 @@ UPLOAD_WINDOW_BYTES = 524_288
 class ClientUpload:
     """See `sidecar.wire.relay.relayed_request.Upload`. *length* is what the client announced, *limit* the most bytes.
 
-    `read_prefix` may read the beginning before the call is admitted. *form* reads the parts of a form, up to its model. With
-    *unread_form*, the status of the refusal, limits depend on the model: the form is read to its end, and a second model, or
-    anything that servers read in several ways, breaks the upload off.
+    `read_prefix` may read the beginning before the call is admitted. *form* reads the parts of a form, up to its model.
+    *unread_form* is a status where limits depend on the model, else None. With it, the form is read to its end. A
+    second model, or anything that servers read in several ways, then breaks the upload off with that status.
     """
 
     __slots__ = (

@@ -12,7 +12,6 @@ from policies.api.requests.request_form import STORED_REQUEST
 from policies.api.store import StoreDown
 from sidecar.config.access import Forbidden
 from sidecar.downstream.client_errors import compaction_refused, method_not_allowed, not_found
-from sidecar.downstream.endpoints import PROFILE_HEADER
 from sidecar.downstream.ownership.continuation import check_references
 from sidecar.downstream.ownership.owners import NotOwned, OwnersUnavailable
 from sidecar.downstream.request import IncomingRequest, RequestRefused, check_json, read_object
@@ -75,7 +74,7 @@ class StoredRoute(Route):
                 request, self.services.settings.server.max_body, self.large_inflated, self.services.buffered
             )
             body = {field: value for field, value in sent.items() if field in method.fields}
-        profile = access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        profile = request.profile
         call = self.call(request, body, operation=STORED_REQUEST, profile=profile.name)
         has_model = self.path == INPUT_TOKENS_PATH
         if has_model:

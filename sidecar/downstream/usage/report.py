@@ -85,7 +85,7 @@ def _reported(chain: Chain, call: Call, selection: Selection) -> Iterator[tuple[
 
 
 def _kind(claim: Claim) -> tuple[str, str, str]:
-    """Return what the claims of one limit have in common, whatever identity they count."""
+    """Return what the claims of one limit have in common, for all identities that they count."""
     return claim.policy, claim.unit, claim.window.key
 
 

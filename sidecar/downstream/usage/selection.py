@@ -1,4 +1,4 @@
-"""Select what one caller is told: the models by whose name its limits count, and the policies that apply to its calls."""
+"""Select what `GET /v1/usage` shows to a caller: the models that its limits count by, and the policies of its calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sidecar.config.settings import Settings
 
 MAX_USAGE_PARAMETERS = 16
-MAX_LISTED_MODELS = 16
+MAX_USAGE_MODELS = 16
 """Most models for which limits that count by model are listed, where the query names none."""
 _WILDCARD_CHARACTERS = frozenset("*?[")
 
@@ -42,12 +42,12 @@ def asked_by(query: bytes) -> Asked:
 def models_to_list(settings: Settings, access: Access, default: str) -> tuple[list[str], int]:
     """Return the models for which limits by model are listed, and how many are left out.
 
-    They are the names without wildcards in the configuration that the key may use: the *default* model, those of the
-    key, of upstreams, and of policies. Other names have counters too: a query can name one.
+    They are the names without wildcards in the configuration: the *default* model, those of the key, of upstreams, and of
+    policies. Names that the key may not use are left out. Other names have counters too: a query can name one.
     """
     names = {name.lower(): name for name in _configured(settings, access, default)}
     usable = [name for name in names.values() if access.models is None or matches_any(name, access.models)]
-    return usable[:MAX_LISTED_MODELS], max(0, len(usable) - MAX_LISTED_MODELS)
+    return usable[:MAX_USAGE_MODELS], max(0, len(usable) - MAX_USAGE_MODELS)
 
 
 def _configured(settings: Settings, access: Access, default: str) -> Iterator[str]:
@@ -73,7 +73,7 @@ class Selection(msgspec.Struct, frozen=True):
     names_of: NamesOfModels
 
     def covers(self, match: Match) -> bool:
-        """Return whether a policy with this *match* can apply to a call of the caller, whatever its path."""
+        """Return whether a policy with this *match* can apply to a call of the caller, on any path."""
         if not Match(tenant=match.tenant).covers(_Example(self.access.tenant)):
             return False
         models = [self.model] if self.model else self.access.models

@@ -16,7 +16,6 @@ from policies.api.claim import counts_by_model
 from policies.api.requests.request_form import MODELS_REQUEST
 from policies.api.store import StoreDown
 from sidecar.downstream.client_errors import method_not_allowed, store_unavailable
-from sidecar.downstream.endpoints import PROFILE_HEADER
 from sidecar.downstream.refusal_form import JSON_HEADER
 from sidecar.downstream.request import IncomingRequest, RequestRefused
 from sidecar.downstream.response import ClientResponse, JSONResponse, write_whole
@@ -62,7 +61,7 @@ class UsageRoute(Route):
         Raises `RequestRefused` (429, 503), `BadRequest` or `Forbidden`.
         """
         access = request.access
-        profile = access.profile(request.headers.get(PROFILE_HEADER, b"").decode("latin-1"))
+        profile = request.profile
         asked = asked_by(request.scope["query_string"])
         call = self._call(request, profile.name, asked)
         access.check(call)

@@ -66,7 +66,7 @@ class ClientProtocol(HttpToolsProtocol):
     _waits_since: float | None = None
     """Since when the client is waited for, in seconds of the loop's clock; None while a request is served."""
     _unread_timer: asyncio.TimerHandle | None = None
-    """Fires while reading is paused, to look for the end of the connection."""
+    """Fires while reading is paused, to detect the end of the connection."""
     _wait_seconds = 0.0
     """How long the current wait may take."""
     _timer_due = 0.0
@@ -126,7 +126,7 @@ class ClientProtocol(HttpToolsProtocol):
             self._watch_unread()
 
     def _watch_unread(self) -> None:
-        """Look for the end of a connection that is not read, because its body is ahead of the upstream."""
+        """Detect the end of a connection that is not read, because its body is ahead of the upstream."""
         if self._unread_timer is None:
             self._unread_timer = self.loop.call_later(UNREAD_CHECK_SECONDS, self._check_unread)
 

@@ -49,8 +49,8 @@ PART_FIELDS = ("text", "content", "image_url", "url", "source", "data", "file_id
 def conversation_of(call: Call) -> bytes | None:
     """Return a hash of the tenant and the conversation's head; None for a call without a prompt.
 
-    The head is what stays the same in all calls of a conversation: the messages up to the first one of the user, or the
-    first characters of a prompt for completions. A bounded part of it is read, whatever its size.
+    The head stays the same in all calls of a conversation. It is the messages up to the first one of the user, or the first
+    characters of a prompt for completions. A bounded part of it is read.
     """
     pieces = list(islice(_head(call), MAX_HASHED_PIECES))
     if not pieces:

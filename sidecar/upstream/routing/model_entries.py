@@ -47,18 +47,20 @@ async def shown_entries(body: bytes, aliases: Mapping[str, str], permits: Callab
     for name, raw in await entries_of(body):
         listed.setdefault(name, raw)
     contexts: dict[str, int] = {}
-    shown = {name: _with_context(raw, contexts, name) async for name, raw in _in_steps(listed)}
-    async for name, raw in _in_steps(listed):
+    shown = {name: _with_context(raw, contexts, name) async for name, raw in _in_iterations(listed)}
+    async for name, raw in _in_iterations(listed):
         if _PARENT_MARK in bytes(raw):
             shown[name] = _with_inherited_context(shown[name], raw, contexts)
     named = {alias: renamed(shown[name], alias) for alias, name in aliases.items() if name in shown}
     own = {name: raw for name, raw in shown.items() if name not in aliases}
     return {
-        name: raw async for name, raw in _in_steps(own | named) if len(name) <= MAX_MODEL_NAME_LENGTH and permits(name)
+        name: raw
+        async for name, raw in _in_iterations(own | named)
+        if len(name) <= MAX_MODEL_NAME_LENGTH and permits(name)
     }
 
 
-async def _in_steps(entries: Entries) -> AsyncIterator[tuple[str, msgspec.Raw]]:
+async def _in_iterations(entries: Entries) -> AsyncIterator[tuple[str, msgspec.Raw]]:
     """Yield the *entries*, a hundred in an event-loop iteration."""
     for at, entry in enumerate(entries.items(), start=1):
         yield entry

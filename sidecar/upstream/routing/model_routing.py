@@ -4,7 +4,7 @@
 2. A conversation stays at one of them, unless that has far more calls than its share. Other calls go to the least busy one.
 3. An upstream with an open circuit is passed over. A repeated attempt goes to one that was not tried.
 4. Where no upstream is known to serve the model, the lists are read again. If all are known and none has it, the call is
-   refused; else the first upstream gets it, because some servers accept names that they do not list.
+   refused. Otherwise the first upstream gets it, because some servers accept names that they do not list.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class BodySender:
                     connection.should_close = True  # the server did not get the whole body
                     return
                 if not connection.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data):
-                    return  # lost: the response says so
+                    return  # the connection is lost, which the response reports
                 await connection.drain()
             if is_chunked:
                 connection.write(LAST_CHUNK)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from .lone_surrogates import has_surrogates, replace_lone_surrogates
+from .one_step import result_of
 
 MAX_REPAIRED_BYTES = 1_048_576
 """Bytes up to which a request, an event or an answer that is not valid is repaired."""
@@ -53,15 +54,7 @@ def _without_lone_surrogates(payload: bytes) -> bytes:
 
     Raises `ValueError` if it is not JSON for another reason.
     """
-    found: bytes | None = None
-    if has_surrogates(payload):
-        steps = replace_lone_surrogates(payload)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                found = end.value
-                break
+    found = result_of(replace_lone_surrogates(payload)) if has_surrogates(payload) else None
     if found is None:
         msg = "not JSON"
         raise ValueError(msg)

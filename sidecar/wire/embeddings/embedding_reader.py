@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from policies.api.event import Batch, Event, WholeBatch
 from policies.api.usage import Usage
+from sidecar.wire.answer_counts import AnswerState, unreadable_answer
 from sidecar.wire.chunk import Chunk, decode_json
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS
 from sidecar.wire.decoding.repair import repaired
-from sidecar.wire.error_object import MalformedAnswer, error_of_list, find_error
-from sidecar.wire.reported_usage import Report
+from sidecar.wire.error_object import MalformedAnswer, find_error
 from sidecar.wire.usage_fields import Reported, read_report
 from sidecar.wire.whole_answer import MAX_USAGE_BYTES
 
@@ -33,17 +33,8 @@ _decode = msgspec.json.Decoder(_Answer).decode
 _decode_usage = msgspec.json.Decoder(Reported).decode
 
 
-class EmbeddingReader(msgspec.Struct, kw_only=True, eq=False):
+class EmbeddingReader(AnswerState, kw_only=True, eq=False):
     """See `sidecar.wire.operations.operation.Reading`. There are no events and no output: the usage is the prompt."""
-
-    outputs: int = 0
-    finishes: int = 0
-    has_output: bool = False
-    done: bool = False
-    says_why: bool = False
-    all_finished: bool = False
-    failure: dict[str, Any] | MalformedAnswer | None = None
-    _report: Report = msgspec.field(default_factory=Report)
 
     @property
     def finished(self) -> bool:
@@ -73,24 +64,13 @@ class EmbeddingReader(msgspec.Struct, kw_only=True, eq=False):
         """Raise `NotImplementedError`: the reservation of a call without output does not grow."""
         raise NotImplementedError
 
-    def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
-        """See `Reading.take_whole`."""
-        steps = self.take_whole_steps(body, as_stream=as_stream)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                batch: Batch | None = end.value
-                return batch
-
     def take_whole_steps(self, body: bytes, *, as_stream: bool) -> Generator[None, None, Batch | None]:
         """See `Reading.take_whole_steps`. Decoding takes one step: 60 ms for 32 MB, 2 ms per MB."""
         yield
         try:
             answer, payload = repaired(body, _read)
-        except ValueError:
-            found = error_of_list(body)
-            self.failure = MalformedAnswer("the answer is not JSON") if found is None else found
+        except ValueError as fault:
+            self.failure = unreadable_answer(fault, body)
             return None
         usage = _usage(answer.usage)
         if usage is not None:

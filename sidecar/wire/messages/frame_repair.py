@@ -32,7 +32,7 @@ def repaired_frame(frame: Frame) -> tuple[StreamEvent, bytes, bytes]:
 def named_frame(event: StreamEvent, frame: Frame, payload: bytes, raw: bytes) -> tuple[bytes, bytes]:
     """Return *payload* and *raw*, its event, with a type and a name, of which SDKs need both; each is taken from the other.
 
-    An event with the name `error` is one, whatever its type.
+    An event with the name `error` is an error, also with another type.
     """
     if event is NO_EVENT:
         return payload, raw

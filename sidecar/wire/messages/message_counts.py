@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policies.api.usage import Usage
+from sidecar.wire.answer_counts import AnswerState
 from sidecar.wire.chunk import has_content
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.reported_usage import Report
 from sidecar.wire.whole_answer import AnswerTooComplex, first_items
 
-from .stream_event import Output, StreamEvent, output_of_block, output_of_delta
+from .stream_event import StreamEvent, output_of_block, output_of_delta
 from .usage_reports import MessageUsage, UsageReports
 
 if TYPE_CHECKING:
@@ -25,18 +25,10 @@ USUAL_REASONS = frozenset({"end_turn", "stop_sequence", "tool_use", "stop"})
 """Reasons that do not explain an answer without output."""
 
 
-class MessageCounts(msgspec.Struct, kw_only=True, eq=False):
+class MessageCounts(AnswerState, kw_only=True, eq=False):
     """What was read of one answer. See `sidecar.wire.operations.operation.Reading` for its public fields."""
 
-    outputs: int = 0
-    finishes: int = 0
-    has_output: bool = False
-    done: bool = False
-    says_why: bool = False
-    all_finished: bool = False
-    failure: dict[str, Any] | MalformedAnswer | None = None
     _reports: UsageReports = msgspec.field(default_factory=UsageReports)
-    _report: Report = msgspec.field(default_factory=Report)
     _first_output: int = 0
     """Output tokens that the start of the message reported: a part of those that follow."""
 
@@ -98,13 +90,6 @@ class MessageCounts(msgspec.Struct, kw_only=True, eq=False):
         self._add(found)
         if not found.tokens:
             self.finishes += 1  # progress, such as a signature
-
-    def _add(self, found: Output) -> None:
-        """Count output. Upstream may report fewer tokens than were estimated, but at least one for each piece."""
-        if tokens := found.tokens:
-            self.outputs += tokens
-            self.has_output = True
-            self._report.excess += max(0, tokens - max(1, found.least))
 
     def _count_whole(self, message: WholeMessage) -> Generator[None, None, None]:
         for block in message.blocks:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from policies.api.event import Batch
+from sidecar.wire.answer_counts import MAX_HELD_BYTES, MAX_HELD_EVENTS, TOO_MUCH_HELD, unreadable_answer
+from sidecar.wire.answer_reader import DONE_MARKER
 from sidecar.wire.chunk import Chunk, has_content
-from sidecar.wire.error_object import NOT_JSON, MalformedAnswer, decode_error, error_of_event, error_of_list, find_error
-from sidecar.wire.whole_answer import AnswerTooComplex
+from sidecar.wire.error_object import decode_error, find_error, unreadable_event
+from sidecar.wire.output_tokens import NO_OUTPUT
 
 from .frame_repair import NO_EVENT, named_frame, repaired_frame
 from .message_counts import MessageCounts
@@ -24,7 +26,6 @@ from .stream_event import (
     MESSAGE_DELTA,
     MESSAGE_START,
     MESSAGE_STOP,
-    NO_OUTPUT,
     PING_EVENT_TYPE,
     STOP_EVENT,
     RawEvent,
@@ -39,17 +40,12 @@ if TYPE_CHECKING:
     from sidecar.wire.sse_reader import Frame
 
 
-OPENAI_END_MARK = b"[DONE]"
-MAX_EARLY_BYTES, MAX_EARLY_EVENTS = 1_000_000, 1_000
-"""Limits of what is held back before the first output."""
-
-
 class MessageReader(MessageCounts, kw_only=True, eq=False):
     """The state of one answer. See `sidecar.wire.operations.operation.Reading`, and `MessageCounts` for its public fields.
 
-    Events pass as upstream sent them, except for pings, which the sidecar sends itself, and events without a name, which
-    Anthropic's SDKs skip: they get the name of their type. `message_delta` with the reason waits for `message_stop`, which
-    the reader adds where upstream ends without it.
+    Events pass as upstream sent them, with two exceptions. Pings are dropped, because the sidecar sends its own. Events
+    without a name, which Anthropic's SDKs skip, get the name of their type. `message_delta` with the reason waits for
+    `message_stop`, which the reader adds where upstream ends without it.
     """
 
     _form: MessageEvents = msgspec.field(default_factory=MessageEvents)
@@ -103,19 +99,18 @@ class MessageReader(MessageCounts, kw_only=True, eq=False):
 
         The end mark of OpenAI's streams, which some servers send here too, is dropped.
         """
-        if frame.payload.lstrip().startswith(OPENAI_END_MARK):
+        if frame.payload.lstrip().startswith(DONE_MARKER):
             return NO_EVENT, b"", b""
         try:
             return repaired_frame(frame)
         except ValueError:
-            found = error_of_event(frame.payload) if frame.event == ERROR_EVENT else error_of_list(frame.payload)
-            self._fail(NOT_JSON if found is None else found)
+            self._fail(unreadable_event(frame.payload, frame.event))
             return NO_EVENT, b"", b""
 
     def _hold(self, raw: bytes) -> None:
         self._held_bytes += len(raw)
-        if self._held_bytes > MAX_EARLY_BYTES or len(self._held) > MAX_EARLY_EVENTS:
-            self.failure = MalformedAnswer("the stream has too many bytes or events before its first output")
+        if self._held_bytes > MAX_HELD_BYTES or len(self._held) > MAX_HELD_EVENTS:
+            self.failure = TOO_MUCH_HELD
 
     def _take_other(self, event: StreamEvent, payload: bytes) -> bool:
         """Take an event that is no delta of a block; return whether its client gets it."""
@@ -172,26 +167,12 @@ class MessageReader(MessageCounts, kw_only=True, eq=False):
             counts["input_tokens"] = prompt_tokens
         return self._form.cut(tuple(self._open), counts)
 
-    def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
-        """See `Reading.take_whole`."""
-        steps = self.take_whole_steps(body, as_stream=as_stream)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                batch: Batch | None = end.value
-                return batch
-
     def take_whole_steps(self, body: bytes, *, as_stream: bool) -> Generator[None, None, Batch | None]:
         """See `Reading.take_whole_steps`."""
         try:
             message = yield from whole_message_steps(body)
-        except AnswerTooComplex as error:
-            self.failure = MalformedAnswer(str(error))
-            return None
-        except ValueError:
-            found = error_of_list(body)
-            self.failure = MalformedAnswer("the answer is not JSON") if found is None else found
+        except ValueError as fault:
+            self.failure = unreadable_answer(fault, body)
             return None
         if message.error is not None:
             self.failure = message.error

@@ -16,6 +16,7 @@ from sidecar.wire.chunk import decode_object, has_content
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS, one_line
 from sidecar.wire.decoding.repair import repaired
 from sidecar.wire.decoding.value_count import holds_many_values
+from sidecar.wire.output_tokens import NO_OUTPUT, CountedOutput
 from sidecar.wire.usage_fields import Reported, read_report
 
 from .usage_reports import MessageUsage
@@ -87,14 +88,6 @@ RawEvent: TypeAlias = tuple[StreamEvent, bytes, bytes]
 """An event whose `Event` is not built yet: what was decoded of it, its bytes, its JSON."""
 
 
-class Output(msgspec.Struct, gc=False):
-    """Estimated output of a piece: `tokens`, and the `least` that any tokenizer makes of it."""
-
-    tokens: int = 0
-    least: int = 0
-
-
-NO_OUTPUT = Output()
 decode_message_event = msgspec.json.Decoder(StreamEvent).decode
 """Decode one event.  A builtin, because it is called for every token; `read_message_event` reads what it refuses."""
 _decode_block = msgspec.json.Decoder(Block).decode
@@ -194,12 +187,12 @@ def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value)) if value else _NO_JSON
 
 
-def output_of_delta(event: StreamEvent, payload: bytes) -> Output:
+def output_of_delta(event: StreamEvent, payload: bytes) -> CountedOutput:
     """Return the output of a delta of a block. Called for each piece that is not short text."""
     delta = event.delta
     texts = [] if delta is None else [each for each in (delta.text, delta.thinking, delta.partial_json) if each]
     if texts:
-        return Output(sum(map(streamed_tokens, texts)), sum(map(least_tokens, texts)))
+        return CountedOutput(sum(map(streamed_tokens, texts)), sum(map(least_tokens, texts)))
     if (
         delta is None
         or delta.type in NOT_GENERATED
@@ -209,7 +202,7 @@ def output_of_delta(event: StreamEvent, payload: bytes) -> Output:
     return output_of_unknown(payload, "delta")
 
 
-def output_of_block(raw: msgspec.Raw, *, whole: bool) -> Output:
+def output_of_block(raw: msgspec.Raw, *, whole: bool) -> CountedOutput:
     """Return the output in a block: of a *whole* answer, or at the start of a streamed one, where it is often empty."""
     block = block_of(raw)
     texts = [each for each in (block.text, block.thinking) if each]
@@ -217,22 +210,22 @@ def output_of_block(raw: msgspec.Raw, *, whole: bool) -> Output:
     least = sum(least_tokens(each, whole=whole) for each in texts)
     if block.is_tool:
         size = len(block.input) if has_content(block.input) else 0
-        return Output(tokens + 1 + (len(block.name or "") + size) // 4, least + 1)
+        return CountedOutput(tokens + 1 + (len(block.name or "") + size) // 4, least + 1)
     if tokens or block.type in ("text", "thinking"):
-        return Output(tokens, least)
+        return CountedOutput(tokens, least)
     if holds_many_values(bytes(raw)):
-        return Output(len(raw) // DATA_BYTES_PER_TOKEN, 1)
-    return Output(_tokens_beside_labels(raw), 0 if block.type.endswith(RESULT_ENDING) else 1)
+        return CountedOutput(len(raw) // DATA_BYTES_PER_TOKEN, 1)
+    return CountedOutput(_tokens_beside_labels(raw), 0 if block.type.endswith(RESULT_ENDING) else 1)
 
 
-def output_of_unknown(payload: bytes, field: str = "") -> Output:
+def output_of_unknown(payload: bytes, field: str = "") -> CountedOutput:
     """Return the output in an event of an unknown type, or in its *field*: what is not understood counts by its values."""
     try:
         data: Any = decode_values(payload)
     except DECODE_FAULTS:
-        return Output(len(payload) // DATA_BYTES_PER_TOKEN, 1)
+        return CountedOutput(len(payload) // DATA_BYTES_PER_TOKEN, 1)
     tokens = value_tokens(data.get(field) if field else {key: each for key, each in data.items() if not is_label(key)})
-    return Output(tokens, min(tokens, 1))
+    return CountedOutput(tokens, min(tokens, 1))
 
 
 def _tokens_beside_labels(raw: msgspec.Raw) -> int:

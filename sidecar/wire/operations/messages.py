@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from policies.api.requests.request_form import RequestForm
+from sidecar.wire.decoding.one_step import result_of
 from sidecar.wire.messages.documented_fields import MESSAGES_API_FIELDS
 from sidecar.wire.messages.message_errors import message_error
 from sidecar.wire.messages.message_reader import MessageReader
@@ -49,13 +50,7 @@ class Messages(Operation):
 
     def check(self, body: dict[str, Any]) -> int:
         """See `Operation.check`."""
-        steps = message_steps(body)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                items: int = end.value
-                return items
+        return result_of(message_steps(body))
 
     def check_steps(self, body: dict[str, Any]) -> Generator[None, None, int]:
         """See `Operation.check_steps`."""

@@ -1,7 +1,7 @@
 """Find the field `model` of a multipart form while the form streams through, in the one way that all servers read it.
 
-Servers differ in how they read a form that is not written plainly: bare line feeds, folded headers, escaped names, a
-boundary inside of data, a second field of the same name. Such a form could name one model to the sidecar and another one to
+Servers differ in how they read a form that is not written plainly. Examples are bare line feeds, folded headers, escaped
+names, a boundary inside of data, and a second field of the same name. Such a form could name one model to the sidecar and another one to
 the upstream, so it is a fault here. Forms of httpx, requests, browsers, Node.js and curl have none (RFC 7578, RFC 2046).
 """
 
@@ -27,7 +27,7 @@ _PLAIN_TEXT = re.compile(r"text/plain(; ?charset=\"?utf-8\"?)?", re.IGNORECASE)
 
 
 class FormFault(Exception):
-    """The form cannot be read in one way only. The message says why."""
+    """The form can be read in several ways, or in none. The message is the reason."""
 
 
 class _State(Enum):

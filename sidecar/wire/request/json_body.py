@@ -10,10 +10,12 @@ import msgspec
 
 from policies.api.decoding.values import decode_values
 from sidecar.wire.decoding.lone_surrogates import has_surrogates, replace_lone_surrogates
+from sidecar.wire.decoding.one_step import result_of
 from sidecar.wire.decoding.repair import MAX_REPAIRED_BYTES
 from sidecar.wire.decoding.value_count import count_marks, more_values_steps
-from sidecar.wire.request.json_fault import MAX_DIGITS, json_fault
-from sidecar.wire.request.long_numbers import MAX_LARGE_BODY_DIGITS, long_number_steps
+
+from .json_fault import MAX_DIGITS, json_fault
+from .long_numbers import MAX_LARGE_BODY_DIGITS, long_number_steps
 
 MAX_DEPTH = 100
 MAX_VALUES = 50_000
@@ -60,13 +62,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
         else:
             if isinstance(value, dict):
                 return value
-    steps = json_steps(raw)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            body: dict[str, Any] = end.value
-            return body
+    return result_of(json_steps(raw))
 
 
 def is_light(raw: bytes) -> bool:

@@ -68,8 +68,8 @@ def token_id_steps(raw: bytes, fields: tuple[str, ...]) -> Generator[None, None,
     """Return the JSON object *raw* without the values of *fields* that are token ids alone, and these values as JSON.
 
     So a batch of hundreds of thousands of ids (LangChain sends such) is neither created nor counted as as many values.
-    *raw* is returned as it is where it has no more values than another body may have, where they are in other fields, and
-    where it is not valid. Each step takes up to 4 ms per MB.
+    *raw* is returned as it is if it has no more values than another body may have, if they are in other fields, or if it is
+    not valid. Each step takes up to 4 ms per MB.
     """
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     marks = count_marks(raw)

@@ -1,7 +1,7 @@
 """Check requests of OpenAI's Responses API, as far as limits depend on them; upstream decides about everything else.
 
-Sources: `types/responses/response_create_params.py` of openai 3.54.0; `ResponsesRequest` of vLLM, whose input may be a string, a list
-of items or a list of strings; llama.cpp's server, which converts such requests to chat completions.
+Sources: `types/responses/response_create_params.py` of openai 3.54.0; `ResponsesRequest` of vLLM; llama.cpp's server, which
+converts such requests to chat completions. The input may be a string, a list of items or, for vLLM, a list of strings.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from policies.api.requests.parts import ITEM_TEXT_FIELDS
+from sidecar.wire.decoding.one_step import result_of
 
 from .documented_fields import OPENAI_FIELDS, SERVER_FIELDS, FieldKind, FieldShape, adds_tools
 from .json_body import BadRequest
@@ -81,13 +82,7 @@ RESPONSES_FIELDS: Mapping[str, FieldShape] = MappingProxyType(
 
 def check_responses(body: dict[str, Any]) -> int:
     """Check as `responses_steps` does, in one step."""
-    steps = responses_steps(body)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            items: int = end.value
-            return items
+    return result_of(responses_steps(body))
 
 
 def responses_steps(body: dict[str, Any]) -> Generator[None, None, int]:

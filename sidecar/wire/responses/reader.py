@@ -10,18 +10,19 @@ import msgspec
 
 from policies.api.decoding.token_counts import SHORT_PIECE, least_tokens, streamed_tokens, value_tokens
 from policies.api.event import Batch, Event, WholeBatch
-from policies.api.usage import Usage
+from sidecar.wire.answer_counts import MAX_HELD_EVENTS, TOO_MUCH_HELD, AnswerState, unreadable_answer
 from sidecar.wire.answer_form import MAX_ANSWER_BYTES
-from sidecar.wire.answer_reader import DONE_MARKER, MAX_HELD_EVENTS
+from sidecar.wire.answer_reader import DONE_MARKER
 from sidecar.wire.chunk import Chunk
-from sidecar.wire.error_object import NOT_JSON, MalformedAnswer, error_of_event, error_of_list, find_error
-from sidecar.wire.reported_usage import Report
+from sidecar.wire.decoding.one_step import result_of
+from sidecar.wire.error_object import MalformedAnswer, error_of_event, find_error, unreadable_event
+from sidecar.wire.output_tokens import NO_OUTPUT, CountedOutput
 from sidecar.wire.stored.created import CreatedIds
 from sidecar.wire.whole_answer import AnswerTooComplex
 
 from .events.closing_events import encoded_event, ending_events, usage_object
 from .events.outline import Outline, item_key_of, part_names
-from .events.output_items import Counted, counted_item, counted_text, text_of_part
+from .events.output_items import counted_item, counted_text, text_of_part
 from .events.response_event import (
     DONE_ENDING,
     DONE_ITEM,
@@ -48,22 +49,14 @@ CEILING_REASON = "max_output_tokens"
 NO_TERMINAL = MalformedAnswer("the terminal event has no response object")
 
 
-class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
+class ResponsesReader(AnswerState, kw_only=True, eq=False):
     """The state of one answer. See `sidecar.wire.operations.operation.Reading` for its public fields."""
 
-    outputs: int = 0
-    finishes: int = 0
-    has_output: bool = False
-    done: bool = False
-    says_why: bool = False
-    all_finished: bool = False
-    failure: dict[str, Any] | MalformedAnswer | None = None
     created: CreatedIds | None = None
     """Gets the ids that the answer names, where upstream stores it."""
     _held: list[ReadItem] = msgspec.field(default_factory=list)
     _held_raw: list[bytes] = msgspec.field(default_factory=list)
     _held_bytes: int = 0
-    _report: Report = msgspec.field(default_factory=Report)
     _outline: Outline = msgspec.field(default_factory=Outline)
     _form: ResponsesForm | None = None
     _reasoning: int = 0
@@ -72,11 +65,6 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
     def finished(self) -> bool:
         """Whether the terminal event was read."""
         return self.done
-
-    @property
-    def usage(self) -> Usage:
-        """Upstream's report and the tokens read, by the rules of `reported_usage`."""
-        return self._report.usage(self.outputs)
 
     @property
     def is_answered(self) -> bool:
@@ -126,15 +114,14 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
         try:
             return read_event(payload)
         except ValueError:
-            found = error_of_event(payload) if frame.event == ERROR_TYPE else error_of_list(payload)
-            self.failure = NOT_JSON if found is None else found
+            self.failure = unreadable_event(payload, frame.event)
             return ResponseEvent(), payload
 
     def _hold(self, frame: Frame) -> None:
         self._held_bytes += len(frame.raw)
         # The first two events repeat the instructions and the tools of the request, so that they may be large.
         if self._held_bytes > MAX_ANSWER_BYTES or len(self._held) > MAX_HELD_EVENTS:
-            self.failure = MalformedAnswer("the stream has too many bytes or events before its first output")
+            self.failure = TOO_MUCH_HELD
         if self.failure is not None:
             self._held, self._held_raw = [], []
 
@@ -178,13 +165,13 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
         elif kind == DONE_ITEM:
             self.finishes += 1
 
-    def _unseen(self, event: ResponseEvent, kind: str, payload: bytes) -> Counted:
+    def _unseen(self, event: ResponseEvent, kind: str, payload: bytes) -> CountedOutput:
         """Return the output in *event* that no delta has shown."""
         outline = self._outline
         try:
             if event.item is not None:
                 seen = outline.parts_of(item_key_of(event))
-                return counted_item(event.item) if kind == DONE_ITEM and not any(map(_has_text, seen)) else Counted()
+                return counted_item(event.item) if kind == DONE_ITEM and not any(map(_has_text, seen)) else NO_OUTPUT
             if event.part is not None:
                 text = text_of_part(event.part)
                 part = next((outline.part(event, name, adds=True) for name in part_names(kind, event.part)), None)
@@ -194,19 +181,12 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
                 part = outline.part(event, kind.removesuffix(DONE_ENDING), adds=bool(text))
                 return counted_text(outline.add_rest(part, text))
             if kind in TERMINAL_TYPES or is_silent(kind):
-                return Counted()
+                return NO_OUTPUT
         except AnswerTooComplex as error:
             self.failure = MalformedAnswer(str(error))
-            return Counted()
+            return NO_OUTPUT
         tokens = other_output(payload)
-        return Counted(tokens, min(tokens, 1))
-
-    def _add(self, counted: Counted) -> None:
-        """Count output of several tokens, an estimate. Upstream may report fewer."""
-        if counted.tokens:
-            self.outputs += counted.tokens
-            self.has_output = True
-            self._report.excess += max(0, counted.tokens - max(1, counted.least))
+        return CountedOutput(tokens, min(tokens, 1))
 
     def _take_terminal(self, event: ResponseEvent, payload: bytes) -> None:
         """Take the event that ends the answer, with the reported usage."""
@@ -220,8 +200,7 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
             self.failure = failure_of(response)
         elif not self.has_output:
             try:
-                for counted in _each_step(counted_output(response)):
-                    self._add(counted)
+                self._add(result_of(counted_output(response)))
             except AnswerTooComplex as error:
                 self.failure = MalformedAnswer(str(error))
         self._report.take_all(response.usage, payload, self.outputs)
@@ -244,16 +223,6 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
             items.append((event_of_object(fields), raw, payload))
         return Batch(events=partial(self._events_of, items), raw=b"".join(raw for _, raw, _ in items), last=True)
 
-    def take_whole(self, body: bytes, *, as_stream: bool) -> Batch | None:
-        """Take an answer as `take_whole_steps` does, in one step."""
-        steps = self.take_whole_steps(body, as_stream=as_stream)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                batch: Batch | None = end.value
-                return batch
-
     def take_whole_steps(self, body: bytes, *, as_stream: bool) -> Generator[None, None, Batch | None]:
         """See `sidecar.wire.operations.operation.Reading.take_whole_steps`."""
         try:
@@ -275,12 +244,8 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
                 items = yield from streamed_items(answer)
                 raw = b"".join(raw for _, raw, _ in items)
                 return Batch(events=partial(self._events_of, items), raw=raw, last=True)
-        except AnswerTooComplex as error:
-            self.failure = MalformedAnswer(str(error))
-            return None
-        except ValueError:
-            found = error_of_list(body)
-            self.failure = MalformedAnswer("the answer is not JSON") if found is None else found
+        except ValueError as fault:
+            self.failure = unreadable_answer(fault, body)
             return None
         events = partial(self.form.whole_events, answer.payload)
         return WholeBatch(events=events, raw=answer.body, payload=answer.payload)
@@ -288,12 +253,3 @@ class ResponsesReader(msgspec.Struct, kw_only=True, eq=False):
 
 def _has_text(part: Any) -> bool:
     return bool(part.text.tell()) or not part.is_whole
-
-
-def _each_step(steps: Generator[None, None, Counted]) -> Sequence[Counted]:
-    """Return what *steps* return, in one step."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return [end.value]

@@ -1,7 +1,7 @@
 """The ids of what upstream has stored for a call, as its answer names them.
 
-A Responses answer names itself (`id`), its conversation and its output items: one JSON object, or in a stream the object
-`response` of the first event (`response.created`) and of the terminal one. Reading them costs nothing per delta: only those
+A Responses answer names itself (`id`), its conversation and its output items. A whole answer has them itself. A stream has
+them in the object `response` of its first event (`response.created`) and of the terminal one. Reading them costs nothing per delta: only those
 events are passed in.
 """
 

@@ -76,9 +76,9 @@ def is_stored_id(name: object) -> bool:
 def references_of(body: dict[str, Any], items_field: str = INPUT_FIELD) -> References:
     """Return what *body* refers to by `previous_response_id`, by `conversation`, and by items in *items_field* or instructions.
 
-    Null and an empty string refer to nothing. Raises `BadRequest` for other types, for ids that no server can have made, for
-    too many items, and for other spellings of these fields, which servers in Go read as the same field. Time is linear in
-    the number of fields and items.
+    Null and an empty string refer to nothing. Raises `BadRequest` for other types, for ids that no server can have made, and
+    for too many items. Other spellings of these fields are refused too, because servers in Go read them as the same field.
+    Time is linear in the number of fields and items.
     """
     if not body.keys() <= _COMMON_FIELDS:
         _check_spelling(body, _REFERRING_FIELDS, _LONGEST_REFERRING_FIELD, "")

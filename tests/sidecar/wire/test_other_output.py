@@ -10,7 +10,8 @@ from chunks import delta, read, sse
 
 from policies.api.decoding.token_counts import MEDIA_TOKENS
 from policies.api.event import Event
-from sidecar.wire.answer_reader import MAX_HELD_BYTES, MAX_HELD_EVENTS, AnswerReader
+from sidecar.wire.answer_counts import MAX_HELD_BYTES, MAX_HELD_EVENTS
+from sidecar.wire.answer_reader import AnswerReader
 from sidecar.wire.decoding.value_count import MAX_EVENT_VALUES
 
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm, "}]}

@@ -19,7 +19,7 @@ from policies import Event, Lease
 from policies.api.decoding.token_counts import streamed_tokens
 from policies.api.event import Batch
 from policies.engine.event_filters import EventFilters
-from sidecar.wire.answer_reader import MAX_HELD_EVENTS
+from sidecar.wire.answer_counts import MAX_HELD_EVENTS
 from sidecar.wire.responses.events.outline import MAX_KEPT_CHARACTERS, MAX_KEPT_PARTS
 from sidecar.wire.responses.reader import ResponsesReader
 from sidecar.wire.sse_reader import SSEReader

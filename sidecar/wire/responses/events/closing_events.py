@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .outline import Outline, OutlinePart
 
 TEXT_ITEMS = frozenset({"message", "reasoning"})
-"""Types of items that are closed with the text so far. A call that is not complete must not look like one."""
+"""Types of items that are closed with the text so far. A call without all of its arguments is not closed, so that no client executes it."""
 INCOMPLETE_STATUS = "incomplete"
 NO_RESPONSE: dict[str, Any] = {"id": "", "object": "response", "created_at": 0, "model": ""}
 """The fields that SDKs need, of an answer whose response object was not shown."""

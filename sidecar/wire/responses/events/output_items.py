@@ -11,6 +11,7 @@ from policies.api.decoding.token_counts import DATA_BYTES_PER_TOKEN, least_token
 from sidecar.wire.chunk import decode_json
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS, decode_fields
 from sidecar.wire.decoding.value_count import holds_many_values
+from sidecar.wire.output_tokens import NO_OUTPUT, CountedOutput
 from sidecar.wire.whole_answer import AnswerTooComplex, first_items
 
 from .response_event import SUMMARY_NAME, TYPE_PREFIX
@@ -41,17 +42,6 @@ class TextPart(msgspec.Struct, gc=False):
     type: str = ""
     text: str | None = None
     refusal: str | None = None
-
-
-class Counted(NamedTuple):
-    """Output tokens: an estimate, and the fewest that it can be."""
-
-    tokens: int = 0
-    least: int = 0
-
-    def plus(self, other: Counted) -> Counted:
-        """Return both together."""
-        return Counted(self.tokens + other.tokens, self.least + other.least)
 
 
 _decode_item_fields = msgspec.json.Decoder(ItemFields).decode
@@ -110,18 +100,18 @@ def _part_name(raw: msgspec.Raw, field: str) -> str:
     return f"{TYPE_PREFIX}{kind}" if kind in TEXT_KINDS else ""
 
 
-def counted_text(text: str, *, whole: bool = True) -> Counted:
+def counted_text(text: str, *, whole: bool = True) -> CountedOutput:
     """Count *text*, a whole one or one piece of a stream."""
-    return Counted(streamed_tokens(text, whole=whole), least_tokens(text, whole=whole)) if text else Counted()
+    return CountedOutput(streamed_tokens(text, whole=whole), least_tokens(text, whole=whole)) if text else NO_OUTPUT
 
 
-def counted_item(raw: msgspec.Raw | bytes) -> Counted:
+def counted_item(raw: msgspec.Raw | bytes) -> CountedOutput:
     """Count the output in an item. Linear in its size; raises `AnswerTooComplex` for more than 1,024 parts."""
     try:
         fields = _decode_item_fields(raw)
     except DECODE_FAULTS:
-        return Counted()
-    counted = Counted()
+        return NO_OUTPUT
+    counted = NO_OUTPUT
     for part in parts_in(fields):
         counted = counted.plus(counted_part(part))
     return counted.plus(_other_fields(bytes(raw), (*PART_LISTS, *ITEM_STATES)))
@@ -135,18 +125,18 @@ def parts_in(fields: ItemFields) -> Iterator[msgspec.Raw]:
             yield from first_items(raw)
 
 
-def counted_part(raw: msgspec.Raw) -> Counted:
+def counted_part(raw: msgspec.Raw) -> CountedOutput:
     """Count the output in one part of an item."""
     text = text_of_part(raw)
     return counted_text(text) if text else _other_fields(bytes(raw), tuple(ITEM_STATES))
 
 
-def _other_fields(raw: bytes, known: Sequence[str]) -> Counted:
+def _other_fields(raw: bytes, known: Sequence[str]) -> CountedOutput:
     """Count the fields of an object that are not *known*; a field with many values counts by its size."""
     try:
         fields = decode_fields(raw)
     except DECODE_FAULTS:
-        return counted_text(raw.decode("utf-8", "replace")) if raw[:1] == b'"' else Counted()
+        return counted_text(raw.decode("utf-8", "replace")) if raw[:1] == b'"' else NO_OUTPUT
     tokens = 0
     for name, value in fields.items():
         if name in known:
@@ -157,4 +147,4 @@ def _other_fields(raw: bytes, known: Sequence[str]) -> Counted:
             tokens += len(each) // DATA_BYTES_PER_TOKEN if many else value_tokens({name: decode_json(each)}, whole=True)
         except ValueError:
             continue
-    return Counted(tokens, min(tokens, 1))
+    return CountedOutput(tokens, min(tokens, 1))

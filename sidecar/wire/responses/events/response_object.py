@@ -9,10 +9,11 @@ import msgspec
 from sidecar.wire.chunk import Chunk, decode_json, decode_object
 from sidecar.wire.decoding.own_choice import DECODE_FAULTS
 from sidecar.wire.error_object import MAX_ERROR_BYTES, MODEL_FAILED, error_object, error_of_event, find_error
+from sidecar.wire.output_tokens import NO_OUTPUT, CountedOutput
 from sidecar.wire.usage_fields import Reported, read_report
 from sidecar.wire.whole_answer import first_items
 
-from .output_items import Counted, counted_item
+from .output_items import counted_item
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -107,9 +108,9 @@ def without_envelope(error: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def counted_output(response: ResponseObject) -> Generator[None, None, Counted]:
+def counted_output(response: ResponseObject) -> Generator[None, None, CountedOutput]:
     """Count the items of *response*, in steps of some milliseconds; raises `AnswerTooComplex` for too many."""
-    counted = Counted()
+    counted = NO_OUTPUT
     for raw in first_items(response.output) if len(response.output) else ():
         counted = counted.plus(counted_item(raw))
         if len(raw) > LARGE_ITEM_BYTES:

@@ -1,7 +1,7 @@
 """Show the events of a Responses answer to policies, and write them as policies have changed them.
 
-The API repeats each text: in a `.done` event, in the part, in the item, and in the response object at the end. All of them are
-written with the text that the client has got by deltas, so that what a policy removed does not reach the client by another way.
+The API repeats each text: in a `.done` event, in the part, in the item, and in the response object at the end. Each repetition
+is written with the text of the deltas that the client has got. So text that a policy removed reaches the client nowhere.
 """
 
 from __future__ import annotations

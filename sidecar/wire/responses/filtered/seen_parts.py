@@ -98,7 +98,7 @@ class SeenParts:
 
     @property
     def is_full(self) -> bool:
-        """Whether further parts are not told apart: what repeats them cannot be compared with what was shown."""
+        """Whether further parts share one number, so that their repetitions cannot be compared with what was shown."""
         return len(self._parts) >= MAX_KEPT_PARTS
 
     def has_item(self, key: Key) -> bool:

@@ -16,8 +16,9 @@ from samples.sample import Sample, named_event
 
 from policies.api.event import Batch
 from policies.api.usage import Usage
+from sidecar.wire.answer_counts import MAX_HELD_EVENTS
 from sidecar.wire.error_object import MalformedAnswer
-from sidecar.wire.messages.message_reader import MAX_EARLY_EVENTS, MessageReader
+from sidecar.wire.messages.message_reader import MessageReader
 from sidecar.wire.sse_reader import SSEReader
 
 COMPLETE = ("text", "thinking", "tool use", "max_tokens", "refusal")
@@ -239,7 +240,7 @@ def test_reason_explains_an_empty_answer(reason: str, *, says_why: bool) -> None
 
 def test_held_events_are_bounded() -> None:
     """A server that sends events without output for ever is a failure."""
-    reading, batches = read(stream_of(*([messages.block_start({"type": "text", "text": ""})] * (MAX_EARLY_EVENTS + 2))))
+    reading, batches = read(stream_of(*([messages.block_start({"type": "text", "text": ""})] * (MAX_HELD_EVENTS + 2))))
     assert isinstance(reading.failure, MalformedAnswer)
     assert batches == []
 
