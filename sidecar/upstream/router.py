@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from policies.api.requests.request_form import MODELS_REQUEST, STORED_REQUEST
+from policies.api.requests.request_form import CHAT_REQUEST, MODELS_REQUEST, STORED_REQUEST
 from sidecar.wire.operations.messages import COUNT_REQUEST
 
 from .attempt import Attempt, CountedAttempt
@@ -53,18 +53,23 @@ class UpstreamRouter:
         if found is None:
             msg = f"there is no upstream {name!r}; those that are configured: {', '.join(self._by_name)}"
             raise LookupError(msg)
+        if call.operation is not CHAT_REQUEST and (special := self._special(found, call)) is not None:
+            return special
         routing = self.routing
-        if call.operation is MODELS_REQUEST:
-            return ModelListAttempt(found, call, self._upstreams, routing)
-        if call.operation is STORED_REQUEST:
-            return StoredAttempt(found, call)
-        if call.operation is COUNT_REQUEST:
-            return TokenCountAttempt(found, call)
-        if call.operation.is_relayed:
-            return RelayAttempt(found, call)
         return (
             Attempt(found, call) if routing is None else CountedAttempt(found, call, routing.loads[found.settings.name])
         )
+
+    def _special(self, upstream: UpstreamClient, call: Call) -> Stream | None:
+        """Return the attempt at a *call* whose answer is not read as that of a model; None for all others."""
+        operation = call.operation
+        if operation is MODELS_REQUEST:
+            return ModelListAttempt(upstream, call, self._upstreams, self.routing)
+        if operation is STORED_REQUEST:
+            return StoredAttempt(upstream, call)
+        if operation is COUNT_REQUEST:
+            return TokenCountAttempt(upstream, call)
+        return RelayAttempt(upstream, call) if operation.is_relayed else None
 
     async def choose(self, call: Call) -> str:
         """See `policies.api.upstream.Upstream.choose`."""
