@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -38,14 +39,14 @@ class OrderedForm(EventForm):
     It writes all events in order, those that no policy has changed too. Leases flush before the end of each text.
     """
 
+    @abstractmethod
     def written(self, events: Sequence[Event]) -> bytes:
         """Return *events*, the next ones of a stream as the client gets them, as server-sent events.
 
         Called once for each batch, in order, where a policy reads events. Some events have no payload. With a text, one is
-        what a policy has added to the part `index`. With a finish, it is the end of an answer that a policy has stopped.
+        the addition of a policy to the part `index`. With a finish, it is the end of an answer that a policy has stopped.
         Without both, nothing is written for it.
         """
-        raise NotImplementedError
 
 
 class Event(msgspec.Struct, kw_only=True, eq=False, gc=False):

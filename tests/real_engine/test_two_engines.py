@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,11 +14,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from engine_processes import ENGINE_PYTHON, POLLS, free_port, needs, running
 
 from sidecar.upstream.routing.affinity import conversation_of, preferred
 
 HERE = Path(__file__).parent
-ENGINE_PYTHON = os.environ.get("ENGINE_PYTHON", sys.executable)
 NAMES = ["first", "second"]
 TURNS = 20
 PREFIX_HIT = re.compile(r"(\d+) prefix-match hit, remaining (\d+) prompt tokens")
@@ -40,34 +38,25 @@ class RunningEngine:
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@contextlib.contextmanager
 def engine(folder: Path, model: Path, alias: str, number: int) -> Iterator[RunningEngine]:
     """Run one engine that calls its model *alias*; wait until it lists it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    python = str(Path(ENGINE_PYTHON).absolute())
-    command = [python, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", alias, "--port", str(port)]
+    port = free_port()
+    command = [
+        ENGINE_PYTHON,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        str(model),
+        "--model_alias",
+        alias,
+        "--port",
+        str(port),
+    ]
     command += ["--n_ctx", "2048", "--verbose", "true"]
     log = folder / f"engine-{number}.log"
-    with (
-        log.open("w") as out,
-        ended(subprocess.Popen(command, cwd=folder, text=True, stdout=out, stderr=out)) as process,
-    ):
+    with log.open("w") as out, running(command, cwd=folder, stdout=out, stderr=out) as process:
         url = f"http://127.0.0.1:{port}/v1"
-        for _ in range(600):
+        for _ in range(POLLS):
             assert process.poll() is None, log.read_text()
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{url}/models", timeout=2).status_code == httpx.codes.OK:
@@ -78,11 +67,9 @@ def engine(folder: Path, model: Path, alias: str, number: int) -> Iterator[Runni
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    python = str(Path(ENGINE_PYTHON).absolute())
-    if subprocess.run([python, "-c", "import llama_cpp.server, gguf"], capture_output=True, check=False).returncode:
-        pytest.skip("llama-cpp-python[server] and gguf are not installed: `make test-engine` installs them")
+    needs("llama_cpp.server, gguf", "llama-cpp-python[server] or gguf")
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    subprocess.run([python, str(HERE / "tiny_model.py"), str(path)], check=True, timeout=60)
+    subprocess.run([ENGINE_PYTHON, str(HERE / "tiny_model.py"), str(path)], check=True, timeout=60)
     return path
 
 
@@ -98,7 +85,7 @@ def routed(folder: Path, model: Path, *aliases: str) -> Iterator[tuple[openai.Op
         chain = '[[policy]]\nuse = "rate"\nrequests = 1_000\n[[policy]]\nuse = "retry"\nbase = 0.01\n'
         (folder / "sidecar.toml").write_text('[store]\nurl = "memory://"\n' + "".join(tables) + chain)
         command = [sys.executable, "-m", "sidecar", "serve", "--config", "sidecar.toml", "--port", "0"]
-        process = stack.enter_context(ended(subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE)))
+        process = stack.enter_context(running(command, cwd=folder, stdout=subprocess.PIPE))
         assert process.stdout is not None
         url = process.stdout.readline().strip().rpartition(" ")[2]
         stack.callback(process.stdout.close)

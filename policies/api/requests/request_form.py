@@ -81,7 +81,7 @@ class RequestForm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Found:
-    """What has been read of a prompt."""
+    """Messages and token ids of a prompt that is being read."""
 
     __slots__ = ("_are_messages", "ids", "longest", "messages", "prompts")
 

@@ -20,21 +20,21 @@ def is_hash(text: str) -> bool:
 
 
 def id_fault(text: str) -> str:
-    """Return what is wrong with the id *text*, as `problem; cure`; empty if nothing is."""
+    """Return the fault of the id *text*, as `problem; cure`; empty without one."""
     if _KEY_ID.fullmatch(text):
         return ""
     return "invalid id; use 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit first"
 
 
 def tenant_fault(text: str) -> str:
-    """Return what is wrong with the name of a tenant *text*, as `problem; cure`; empty if nothing is."""
+    """Return the fault of the name of a tenant *text*, as `problem; cure`; empty without one."""
     if text.strip() and text.isprintable() and len(text) <= MAX_IDENTITY_LENGTH:
         return ""
     return f"invalid name; use 1 to {MAX_IDENTITY_LENGTH} printable characters"
 
 
 def comment_fault(text: str) -> str:
-    """Return what is wrong with the comment *text*, as `problem; cure`; empty if nothing is."""
+    """Return the fault of the comment *text*, as `problem; cure`; empty without one."""
     if len(text) <= MAX_COMMENT_LENGTH and text.isprintable():
         return ""
     return f"invalid comment; use at most {MAX_COMMENT_LENGTH} printable characters"
