@@ -6,8 +6,8 @@
    reservation of a cancelled call can be released.
 
 Windows follow the store's own clock. The reservations of a process that died are charged in full, because its calls
-may have cost that much. A store that cannot be reached raises `StoreDown`; the chain then follows each policy's
-`when_store_fails`.
+may have cost that much. If it was only suspended, its own settlement corrects that charge. A store that cannot be reached
+raises `StoreDown`; the chain then follows each policy's `when_store_fails`.
 """
 
 from __future__ import annotations
@@ -135,18 +135,20 @@ class Store(Protocol):
         After success, `spent + reserved <= limit` holds for each counter. The ceiling is lowered to `Claim.floor` at most,
         or to *ceiling* itself where that is less. A second call with the same id and *part* reserves nothing and returns the
         ceiling of the first. Parts after the first (0) add to the same reservation. They count in its calendar windows,
-        even after those have ended, and raise `ReservationGone` without a reservation.
+        even after those have ended, and raise `ReservationGone` without a reservation. A part of a reservation that was charged,
+        because its process sent no heartbeat, is reserved like any other.
 
         Call it before anything is sent upstream. After a cancellation everything is reserved, or nothing. Raises `StoreDown`.
         """
         ...
 
-    async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
+    async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> bool | None:
         """End a reservation: return the amounts of all its parts, and spend *charges* (by `Claim.key`) instead.
 
-        The charges go to the window that was reserved from. Without *refund*, a counter is charged at least what was
-        reserved; one that is not in *charges* is charged exactly that. Sliding windows keep what they counted. Does nothing
-        if there is no such reservation. Raises `StoreDown`.
+        The charges go to the window that was reserved from, also where the reservation was charged meanwhile. Without
+        *refund*, a counter is charged at least what was reserved; one that is not in *charges* is charged exactly that.
+        Sliding windows keep what they counted. Returns False if there is no such reservation: it was settled before, or the
+        store has lost it. A store that does not know may return None. Raises `StoreDown`.
         """
         ...
 
@@ -179,6 +181,38 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Close files and connections."""
+        ...
+
+
+@runtime_checkable
+class CorrectableStore(Protocol):
+    """A store whose counters an operator can correct. It may be missing; then `sidecar budget` says so."""
+
+    async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
+        """Subtract *amount* from what the calendar counters of *claims* have spent; None sets that to 0. All or none.
+
+        The current windows are corrected; what is reserved stays. `spent` may become negative: that is room beyond the limit,
+        until the window ends. A counter that does not exist is created. *note* is kept, and each process that uses the store logs
+        it at its next heartbeat. Returns the standings afterwards. Raises `StoreDown`, and ValueError for a sliding window.
+        Not idempotent: after `StoreDown` with `taken` it may have been executed.
+        """
+        ...
+
+
+MAX_REGISTERED_LIMITS = 1_000
+"""Most limits that a store remembers."""
+
+
+@runtime_checkable
+class LimitRegistry(Protocol):
+    """A store that remembers which limits were configured, so that a changed one can be reported. It may be missing."""
+
+    async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
+        """Replace the limits that the store remembers by *limits*, and return those before. Called once, at start.
+
+        Keys are names of policies, values describe what identifies their counters (unit, window, `by`). At most
+        `MAX_REGISTERED_LIMITS` are kept. Raises `StoreDown`.
+        """
         ...
 
 

@@ -96,6 +96,6 @@ class SettlementQueue:
             self._pass_done.set()
             self._pass_done = None
 
-    def _deliver(self, call_id: str, charges: dict[str, int] | None, refund: bool) -> Awaitable[None]:  # noqa: FBT001  # the order of a `Settlement`
+    def _deliver(self, call_id: str, charges: dict[str, int] | None, refund: bool) -> Awaitable[bool | None]:  # noqa: FBT001  # the order of a `Settlement`
         store = self._services.store
         return store.release(call_id) if charges is None else store.settle(call_id, charges, refund=refund)

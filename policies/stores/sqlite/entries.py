@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from policies.api.window import MICROSECONDS_PER_SECOND
+from policies.stores.batching.group_commit import GroupCommit
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
 from .database import Database
-from .group_commit import GroupCommit
 
 ResultT = TypeVar("ResultT")
 

@@ -19,6 +19,7 @@ import msgspec
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
 from policies.api.window import MICROSECONDS_PER_SECOND
+from policies.stores.batching.group_commit import GroupCommit, QueuedOperation
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.counters import (
     CLEANUP_INTERVAL_MICROSECONDS,
@@ -29,7 +30,6 @@ from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, Taken
 
 from .database import BUSY_TIMEOUT_SECONDS, Database
 from .entries import EntriesInFile, ResultT
-from .group_commit import GroupCommit, QueuedOperation
 from .maintenance import calls_of, dead_owners, is_cleanup_due, record_heartbeat, remove_unused
 from .reading import group_size, open_counters, standings_in_file
 from .sliding_log import SELECT_COUNTER, UPSERT_COUNTER, SQLiteRow, select_counters
@@ -150,7 +150,7 @@ class SQLiteStore(CounterStore[SQLiteRow], EntriesInFile):
         return result
 
     def _execute_group(self, group: Sequence[QueuedOperation]) -> list[Any]:
-        return self._execute_now(lambda: [function(*arguments) for _, function, arguments in group], ())
+        return self._execute_now(lambda: [function(*arguments) for _, function, arguments, _ in group], ())
 
     def _reserve_in_file(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
         """Reserve; return None for a further part of a call that has no reservation."""

@@ -74,7 +74,7 @@ async def test_operations_stop_waiting_where_none_come_together(busy: BusyStore)
     await asyncio.gather(*[busy.store.reserve(f"again {at}", [RATE]) for at in range(200)])
     busy.transactions.reset()
     await asyncio.gather(*[busy.store.release(f"again {at}") for at in range(200)])
-    assert busy.transactions.count() == 1
+    assert busy.transactions.count() == 2  # of at most 128 operations each
 
 
 async def test_file_is_not_locked_while_operations_are_queued(busy: BusyStore) -> None:
