@@ -114,7 +114,9 @@ def _who(names: Sequence[str], count: int) -> str:
 
 def shown_amount(amount: Any, unit: str) -> str:
     """Return *amount* as text: dollars if *unit* is "usd", else a whole number."""
-    return f"${amount:,.6f}" if unit == "usd" else f"{amount:,}"
+    if unit != "usd":
+        return f"{amount:,}"
+    return f"{'-' if amount < 0 else ''}${abs(amount):,.6f}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:
