@@ -1,0 +1,32 @@
+"""A store whose counters can be corrected, for tests of the commands that do so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policies.api.claim import Claim
+from policies.api.store import Standing, StoreDown
+from policies.stores.memory import MemoryStore
+from policies.testing import FakeClock
+
+
+class CorrectableMemory(MemoryStore):
+    """Keeps the notes of corrections; raises `StoreDown` from the *failing* one on, counted from 0."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__(clock=FakeClock(now))
+        self.notes: list[str] = []
+        self.failing: int | None = None
+        self.taken = False
+
+    async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
+        if self.failing is not None and len(self.notes) >= self.failing:
+            raise StoreDown("127.0.0.1:1/0: no answer", taken=self.taken)
+        self.notes.append(note)
+        names = [f"{note} {at}" for at in range(len(claims))]
+        for name, claim in zip(names, claims, strict=True):
+            await self.reserve(name, [claim])
+            await self.release(name)
+            _, row = next(((at, row) for at, row in self._rows.items() if at[0] == claim.key))
+            row.spent = 0 if amount is None else row.spent - amount
+        return await self.standings(claims)
