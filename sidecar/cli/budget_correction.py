@@ -28,7 +28,7 @@ COUNTERS_AT_ONCE = 200
 """Counters that are corrected in one operation of the store, which other calls wait for."""
 STORE_LOGGER = "sidecar.store"
 """Name under which all processes log the note of a correction."""
-TABLE_HEADER = ("budget", "for", "window", "limit", "spent before", "spent", "reserved", "left", "resets at")
+CORRECTION_HEADER = ("budget", "for", "window", "limit", "spent before", "spent", "reserved", "left", "resets at")
 
 
 class CorrectedCounter(NamedTuple):
@@ -127,7 +127,7 @@ def note_of(budget: Budget, counters: Sequence[CounterToCorrect], wanted: Correc
 
 def corrections_table(corrected: Sequence[CorrectedCounter]) -> str:
     """Return a table with a line for each of *corrected*; reset times are in each budget's time zone."""
-    return columns([TABLE_HEADER, *map(_row, corrected)])
+    return columns([CORRECTION_HEADER, *map(_row, corrected)])
 
 
 def _row(corrected: CorrectedCounter) -> tuple[str, ...]:

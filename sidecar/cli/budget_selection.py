@@ -27,7 +27,7 @@ from .limit_report import check_tenant, known_tenants, limit_of, listed
 
 NAMED_KINDS: tuple[Identity, ...] = ("user", "model", "ip")
 """What a counter of a tenant may count by in addition; each has a flag of this name."""
-OTHERS = "(others)"
+SHARED_COUNTER_NAME = "(others)"
 """How the counter is named that the identities beyond `identities` share."""
 
 
@@ -207,8 +207,8 @@ def _granted(
         return mine[0]
     others = wanted.tenant + OVERFLOW_SUFFIX
     is_full = any(each.budget is budget and each.identity == others for each in opened)
-    if names and (is_full or OTHERS in names.values()):
-        flags = " ".join(f"--{kind} {OTHERS!r}" for kind in names)
+    if names and (is_full or SHARED_COUNTER_NAME in names.values()):
+        flags = " ".join(f"--{kind} {SHARED_COUNTER_NAME!r}" for kind in names)
         problem = f"--{next(iter(names))}: {budget.name!r} has no open counter of this name"
         cure = f"it is counted with others, so grant to them: {flags}" if is_full else "name another one"
         raise CorrectionRefused(f"{problem}; {cure}")
