@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -247,6 +246,8 @@ def _granted_tokens(text: str) -> int | InvalidFlag:
 
 
 def _micro_dollars(text: str) -> int | InvalidFlag:
+    from decimal import Decimal  # noqa: PLC0415  # one command needs it
+
     expected = f"a number of dollars from 0.000001 to {MAX_GRANT // MICRO_DOLLARS_PER_DOLLAR:,}"
     try:
         amount = Decimal(text) * MICRO_DOLLARS_PER_DOLLAR
