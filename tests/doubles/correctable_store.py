@@ -11,7 +11,7 @@ from policies.testing import FakeClock
 
 
 class CorrectableMemory(MemoryStore):
-    """Keeps the notes of corrections; raises `StoreDown` from the *failing* one on, counted from 0."""
+    """Keeps the notes of corrections; raises `StoreDown` instead of the one with the number *failing*, counted from 0."""
 
     def __init__(self, now: float) -> None:
         super().__init__(clock=FakeClock(now))
@@ -20,13 +20,7 @@ class CorrectableMemory(MemoryStore):
         self.taken = False
 
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
-        if self.failing is not None and len(self.notes) >= self.failing:
+        if self.failing == len(self.notes):
             raise StoreDown("127.0.0.1:1/0: no answer", taken=self.taken)
         self.notes.append(note)
-        names = [f"{note} {at}" for at in range(len(claims))]
-        for name, claim in zip(names, claims, strict=True):
-            await self.reserve(name, [claim])
-            await self.release(name)
-            _, row = next(((at, row) for at, row in self._rows.items() if at[0] == claim.key))
-            row.spent = 0 if amount is None else row.spent - amount
-        return await self.standings(claims)
+        return await super().correct(claims, amount, note)

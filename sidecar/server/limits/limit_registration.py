@@ -67,6 +67,7 @@ class LimitRegistration:
     async def _registered(self, store: LimitRegistry, limits: Mapping[str, str]) -> Mapping[str, str]:
         while True:
             try:
+                await self._services.store.heartbeat()  # corrections from now on are logged
                 return await store.register_limits(limits)
             except StoreDown:
                 await self._sleep(self._interval)

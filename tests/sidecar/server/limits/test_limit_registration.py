@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from wire import eventually
 from policies import Calendar, Call, Claim, ClaimLease, Lease, Policy
 from policies.api.store import MAX_REGISTERED_LIMITS, StoreDown
 from policies.stores.memory import MemoryStore
+from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock, make_services
 from sidecar.config.settings import Settings
 from sidecar.server.gateway import Gateway
@@ -90,6 +94,29 @@ async def test_store_that_is_down_gets_the_limits_later(
         await start(settings_of(tmp_path, "http://h/v1", BUDGET), store)
     (text,) = (text for _, text in found if "limit" in text)
     assert text.startswith("limit 'budget' has changed its window from day@Europe/Berlin to day@UTC: it counts anew")
+
+
+async def test_corrections_after_the_start_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correction after the start and before the first of the regular heartbeats is logged by the next of them."""
+    monkeypatch.setattr("sidecar.server.gateway.STORE_HEARTBEAT_SECONDS", 3_600.0)
+    gateway = Gateway(settings_of(tmp_path, "http://h/v1", '[store]\nurl = "sqlite:///s.db"\n' + BUDGET))
+    other = SQLiteStore(tmp_path / "s.db", clock=time.time)
+    await eventually(lambda: bool(registered(tmp_path / "s.db")))
+    claim = Claim(policy="budget", identity="a", unit="tokens", limit=9, window=Calendar("day"), base=0)
+    await other.correct([claim], None, "was reset")
+    await gateway.policy_services.store.heartbeat()
+    assert [each.getMessage() for each in caplog.records if each.name == "sidecar.store"] == ["was reset"]
+    await other.aclose()
+    await gateway.close()
+
+
+def registered(path: Path) -> list[tuple[str]]:
+    """Return the names of the limits that the file remembers."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, contextlib.suppress(sqlite3.Error):
+        return connection.execute("SELECT name FROM configured").fetchall()
+    return []
 
 
 class OnlyCounting:
