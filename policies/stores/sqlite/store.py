@@ -161,7 +161,8 @@ class SQLiteStore(CountersInFile, EntriesInFile):
 
         With *must_run* it is executed even if the caller is cancelled. Raises `StoreDown`.
         """
-        self._outage.check()
+        if not self._outage.is_up:
+            self._outage.check()
         group = self._group_commit
         submit = group.submit_uncancellable if must_run else group.submit
         try:
