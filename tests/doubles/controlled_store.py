@@ -20,7 +20,10 @@ ITERATIONS = 12
 
 
 class ControlledStore(LosingStore):
-    """Each operation waits in `waiting`, under a name such as `settle 1`, until it is answered."""
+    """Each operation waits in `waiting`, under a name such as `settle 1`, until it is answered.
+
+    One whose caller is cancelled is executed all the same.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +51,9 @@ class ControlledStore(LosingStore):
         self.waiting.append((name, answer))
         try:
             how = await answer
+        except asyncio.CancelledError:
+            await execute()
+            raise
         finally:
             self.waiting.remove((name, answer))
         if how == "down":
