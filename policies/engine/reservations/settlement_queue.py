@@ -39,7 +39,6 @@ MAX_CALL_DELAY_SECONDS = 1.0
 
 MAX_CHARGES_AT_ONCE = 2
 """Attempts to charge one settlement: with the reservation of the call, and with one of its own."""
-LOST_SUFFIX = ".lost"
 LOST_TEXT = "the store had lost its reservation; charged without it"
 NOT_CHARGED_TEXT = "the store loses its reservations; it could not be charged"
 FULL_TEXT = "its settlement is dropped, the queue is full: its reservation counts until this process ends"
@@ -59,8 +58,8 @@ class Settlement(msgspec.Struct, frozen=True):
     """What is charged if the store has lost the reservation: claims that always fit."""
     may_be_done: bool = False
     """Whether an earlier attempt may have been executed."""
-    is_extra: bool = False
-    """Whether it has a reservation of its own, of `debts`, because the store has lost that of the call."""
+    losses: int = 0
+    """How often the store has lost the reservation. After that it has one of its own, of `debts`."""
     is_reserved: bool = True
     """False if that must be reserved first."""
 
@@ -73,6 +72,11 @@ class Settlement(msgspec.Struct, frozen=True):
         return cls(hold.store_id, charges, refund, debts, may_be_done)
 
     @property
+    def store_id(self) -> str:
+        """The id of the reservation in the store: a new one after each loss, because a store may refuse one that has ended."""
+        return f"{self.call_id}.lost{self.losses}" if self.losses else self.call_id
+
+    @property
     def can_be_lost(self) -> bool:
         """Whether the store has lost the reservation if `settle` returns False."""
         return bool(self.debts) and not self.may_be_done
@@ -80,9 +84,8 @@ class Settlement(msgspec.Struct, frozen=True):
     @property
     def with_own_reservation(self) -> Settlement:
         """The same charge by a reservation of its own. Its id makes a repeated attempt idempotent."""
-        call_id = self.call_id if self.is_extra else self.call_id + LOST_SUFFIX
         charges = {claim.key: claim.base for claim in self.debts}
-        return Settlement(call_id, charges, debts=self.debts, is_extra=True, is_reserved=False)
+        return Settlement(self.call_id, charges, debts=self.debts, losses=self.losses + 1, is_reserved=False)
 
 
 class SettlementQueue:
@@ -220,22 +223,19 @@ class SettlementQueue:
         """Send one settlement. `sending` has what is left to do, whenever this fails."""
         store, settlement = self._services.store, self.sending[number]
         if settlement.charges is None:
-            await store.release(settlement.call_id)
+            await store.release(settlement.store_id)
             return
         for _ in range(MAX_CHARGES_AT_ONCE):
             if not settlement.is_reserved:
-                await store.reserve(settlement.call_id, settlement.debts)
+                await store.reserve(settlement.store_id, settlement.debts)
                 settlement = self.sending[number] = msgspec.structs.replace(settlement, is_reserved=True)
-            is_known = await store.settle(settlement.call_id, settlement.charges or {}, refund=settlement.refund)
+            is_known = await store.settle(settlement.store_id, settlement.charges or {}, refund=settlement.refund)
             if is_known is not False or not settlement.can_be_lost:
-                if settlement.is_extra:
-                    self._log_lost(logging.WARNING, LOST_TEXT, settlement)
+                if settlement.losses:
+                    self.log.add(logging.WARNING, LOST_TEXT, settlement.call_id, settlement.debts)
                 return
             settlement = self.sending[number] = settlement.with_own_reservation
-        self._log_lost(logging.ERROR, NOT_CHARGED_TEXT, settlement)
-
-    def _log_lost(self, level: int, text: str, settlement: Settlement) -> None:
-        self.log.add(level, text, settlement.call_id.removesuffix(LOST_SUFFIX), settlement.debts)
+        self.log.add(logging.ERROR, NOT_CHARGED_TEXT, settlement.call_id, settlement.debts)
 
     def _log_outage(self, error: StoreDown) -> None:
         if not self._is_outage_logged:  # one line per outage, not per call
