@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from policies.api.store import StoreDown
 
+from .failures import describe, foreign_file, other_version
 from .file_mode import create_private
 
 Execute: TypeAlias = Callable[..., sqlite3.Cursor]
@@ -33,15 +34,6 @@ OPEN_READ_PAUSE_TRANSACTIONS = 256
 """Transactions to wait before leaving a read open again after another process wrote."""
 MAX_JOURNAL_BYTES = 8_388_608
 """Size to which SQLite cuts a larger WAL when it restarts it."""
-SQLITE_REMEDIES = {
-    "not a database": "name another file, or move this one away",
-    "disk is full": "make room on the disk",
-    "readonly": "let the sidecar write to the file and its folder",
-    "unable to open": "let the sidecar read and write the file and its folder",
-    "locked": "stop the program that locks the file",
-    "malformed": "move the file away; counting starts anew",
-}
-"""What to do about an error of SQLite whose message contains the key."""
 
 
 class Database:
@@ -91,7 +83,7 @@ class Database:
                 self.is_unchanged, self._data_version = version == self._data_version, version
         except sqlite3.Error as error:
             self.close()
-            raise StoreDown(self._describe(error)) from error
+            raise StoreDown(describe(error, self._path)) from error
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
@@ -110,7 +102,7 @@ class Database:
                 return
         self.close()
         if isinstance(error, sqlite3.Error):
-            raise StoreDown(self._describe(error)) from error
+            raise StoreDown(describe(error, self._path)) from error
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Execute]:
@@ -125,7 +117,7 @@ class Database:
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
-                raise StoreDown(self._describe(error)) from error
+                raise StoreDown(describe(error, self._path)) from error
             raise
 
     def _leave_read_open(self) -> None:
@@ -186,14 +178,12 @@ class Database:
             (version,) = file.execute("PRAGMA user_version").fetchone()
             (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if version == 0 and tables:
-                msg = f"{self._path} holds the tables of another program; name another file"
-                raise StoreDown(msg)
+                raise StoreDown(foreign_file(self._path))
             if version == 0:
                 _execute_file(file, "schema.sql")
                 file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
-                msg = f"{self._path} was written by another version ({version}, this one reads {SCHEMA_VERSION}); use another file"
-                raise StoreDown(msg)
+                raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))
             _execute_file(file, "entries.sql")
             file.execute("COMMIT")
         except BaseException:
@@ -204,16 +194,6 @@ class Database:
         self._inode = _inode(self._path)
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
         self._reader, self._data_version, self.is_reopened = file.cursor(), -1, True
-
-    def _describe(self, error: sqlite3.Error) -> str:
-        text = str(error)
-        if not self._path.parent.is_dir():
-            return f"{self._path}: {text}; make the folder {self._path.parent} first"
-        remedy = next(
-            (remedy for phrase, remedy in SQLITE_REMEDIES.items() if phrase in text),
-            "see that no other program writes to the file",
-        )
-        return f"{self._path}: {text}; {remedy}"
 
 
 def _execute_file(file: sqlite3.Connection, name: str) -> None:
