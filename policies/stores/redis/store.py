@@ -28,6 +28,8 @@ from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
+from .failures import describe
+
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
 """First element of the reply of `reserve.lua`. A refused claim is `REPLY_ANSWERED` with the index of the claim."""
 MAX_ATTEMPTS = 3
@@ -35,16 +37,6 @@ DOWN_RETRY_SECONDS = 0.5
 """Time for which a server that failed is not asked again. After it one operation at a time tries; the others fail at once."""
 ACCOUNTS_PAGE_SIZE = 500
 SCRIPT_NAMES = ("reserve", "settle", "heartbeat", "accounts", "standings", "remember", "recall", "forget")
-REDIS_REMEDIES = {
-    "NOAUTH": "give the password in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB",
-    "invalid username-password": "correct the password in SIDECAR_STORE",
-    "WRONGPASS": "correct the password in SIDECAR_STORE",
-    "OOM command": "give it more memory, with maxmemory-policy noeviction",
-    "read only replica": "name the primary, not a replica",
-    "unknown command": "it must be Redis 5 or newer, or Valkey",
-    "DB index is out of range": "name a database that it has, as redis://HOST:PORT/DB",
-}
-"""What to do about an error of Redis whose message contains the key."""
 
 
 class RedisStore:
@@ -237,7 +229,7 @@ class RedisStore:
                 reply = await self._send(script, arguments)
             except RedisError as error:
                 self._is_down, self._down_until = True, self._monotonic() + DOWN_RETRY_SECONDS
-                raise StoreDown(self._describe(error), taken=not _was_never_sent(error)) from error
+                raise StoreDown(describe(error, self._address), taken=not _was_never_sent(error)) from error
             finally:
                 self._is_retrying = False
         self._is_down = False
@@ -264,11 +256,6 @@ class RedisStore:
     def _address(self) -> str:
         """The URL without user and password."""
         return self._url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
-
-    def _describe(self, error: RedisError) -> str:
-        text = str(error) or type(error).__name__
-        remedies = (remedy for phrase, remedy in REDIS_REMEDIES.items() if phrase in text)
-        return f"{self._address}: {text}; {next(remedies, 'see that it runs and can be reached')}"
 
 
 def _group_arguments(claim: Claim) -> tuple[int, str, str]:
