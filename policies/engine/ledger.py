@@ -11,7 +11,7 @@ import msgspec
 from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
 from policies.api.lease import Ending, ExactCharge, Lease, Outcome
 from policies.api.rejection import Rejection
-from policies.api.store import StoreDown
+from policies.api.store import ReservationGone, StoreDown
 from policies.api.window import Sliding
 from policies.engine.reservations.refusals import CallDurations, refusal_of
 from policies.engine.reservations.reservation import Reservation, claims_of_leased
@@ -192,7 +192,8 @@ class Ledger:
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
         refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
-        self._services.state_changed("store", "down", str(error))
+        if not isinstance(error, ReservationGone):  # the store has answered
+            self._services.state_changed("store", "down", str(error))
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error

@@ -60,9 +60,8 @@ class SettlementQueue:
         try:
             await self._deliver(call_id, charges, refund)
         except StoreDown as error:
-            if not self.pending:  # one log line per outage, not per call
-                self._services.log.warning("settlements are queued until the store is back: %s", error)
             self.add(Settlement(call_id, charges, refund))
+            self._services.state_changed("store", "down", str(error))
         except BaseException:
             self.add(Settlement(call_id, charges, refund))
             raise
@@ -85,7 +84,7 @@ class SettlementQueue:
                     await self._deliver(settlement.call_id, settlement.charges, settlement.refund)
                 except StoreDown as error:
                     self.pending.appendleft(settlement)
-                    self._services.log.warning("settlements stay queued (%d): %s", len(self.pending), error)
+                    self._services.state_changed("store", "down", str(error))
                     return
                 except Exception:
                     self._services.log.exception("settlement of call %s dropped", settlement.call_id)

@@ -13,7 +13,6 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisClusterException
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -25,80 +24,66 @@ MAX_CAUSES = 8
 """Exceptions of a chain of causes that are examined."""
 
 
-class Failure(NamedTuple):
-    """A cause and its remedy. `{text}` stands for the error's own words."""
-
-    cause: str
-    remedy: str
-
-
 _SEE_THAT_IT_RUNS = "see that it runs and can be reached"
 _ITS_LOG = "see the log of the server"
-FAILURES: Mapping[str, Failure] = {
-    "refused": Failure("connection refused", _SEE_THAT_IT_RUNS),
-    "unknown_host": Failure("the host name cannot be resolved ({text})", "correct the name, or see that DNS works"),
-    "no_route": Failure("the network does not reach it ({text})", _SEE_THAT_IT_RUNS),
-    "no_socket": Failure("the Unix socket does not exist", "see that it runs, and that the path is right"),
-    "socket_closed": Failure("no permission to use the Unix socket", "let the sidecar's user write to it"),
-    "timeout": Failure(
-        "no answer in time", _SEE_THAT_IT_RUNS + ", and that the scheme (redis:// or rediss://) is right"
-    ),
-    "no_tls": Failure(
-        "the TLS handshake failed ({text})", "use redis:// for a server without TLS, or repair its certificate"
-    ),
-    "certificate": Failure("its TLS certificate is not accepted ({text})", "install a valid one, or trust its issuer"),
-    "closed": Failure(
+REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
+    "refused": ("connection refused", _SEE_THAT_IT_RUNS),
+    "unknown_host": ("the host name cannot be resolved ({text})", "correct the name, or see that DNS works"),
+    "no_route": ("the network does not reach it ({text})", _SEE_THAT_IT_RUNS),
+    "no_socket": ("the Unix socket does not exist", "see that it runs, and that the path is right"),
+    "socket_closed": ("no permission to use the Unix socket", "let the sidecar's user write to it"),
+    "timeout": ("no answer in time", _SEE_THAT_IT_RUNS + ", and that the scheme (redis:// or rediss://) is right"),
+    "no_tls": ("the TLS handshake failed ({text})", "use redis:// for a server without TLS, or repair its certificate"),
+    "certificate": ("its TLS certificate is not accepted ({text})", "install a valid one, or trust its issuer"),
+    "closed": (
         "it closed the connection",
         _SEE_THAT_IT_RUNS + ", that it is Redis or Valkey, and that the scheme is right (rediss:// for TLS)",
     ),
-    "not_redis": Failure(
-        "the server does not answer like Redis ({text})", "correct host and port, or use rediss:// for TLS"
-    ),
-    "no_password": Failure("it requires a password", "give it in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB"),
-    "wrong_password": Failure("it does not accept the user or the password", "correct them in SIDECAR_STORE"),
-    "no_permission": Failure(
+    "not_redis": ("the server does not answer like Redis ({text})", "correct host and port, or use rediss:// for TLS"),
+    "no_password": ("it requires a password", "give it in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB"),
+    "wrong_password": ("it does not accept the user or the password", "correct them in SIDECAR_STORE"),
+    "no_permission": (
         "its ACL does not permit this user the operation ({text})",
         "permit scripts, INFO and the commands on hashes and sorted sets, for keys that begin with {{PREFIX}}",
     ),
-    "foreign": Failure(
+    "foreign": (
         "keys of the prefix hold data of another program ({text})",
         "use another ?prefix=NAME or database, or delete these keys",
     ),
-    "no_memory": Failure("it is out of memory", "give it more memory, with maxmemory-policy noeviction"),
-    "replica": Failure("it is a read-only replica", "name the primary, not a replica"),
-    "cannot_persist": Failure(
+    "no_memory": ("it is out of memory", "give it more memory, with maxmemory-policy noeviction"),
+    "replica": ("it is a read-only replica", "name the primary, not a replica"),
+    "cannot_persist": (
         "it refuses writes because it cannot save its data",
         "make room on its disk, or repair its persistence; " + _ITS_LOG,
     ),
-    "too_few_replicas": Failure("it refuses writes because too few replicas follow it", "start its replicas"),
-    "primary_lost": Failure("it has lost its primary", "start the primary, or name another server"),
-    "loading": Failure("it is still loading its data", "wait until it has loaded them"),
-    "script_runs": Failure(
-        "it is busy with a script", "stop that script with SCRIPT KILL; no other program should run long ones"
+    "too_few_replicas": ("it refuses writes because too few replicas follow it", "start its replicas"),
+    "primary_lost": ("it has lost its primary", "start the primary, or name another server"),
+    "loading": ("it is still loading its data", "wait until it has loaded them"),
+    "script_runs": (
+        "it is busy with a script",
+        "stop that script with SCRIPT KILL; no other program should run long ones",
     ),
-    "cluster_down": Failure(
-        "the cluster does not serve all keys ({text})", "start its missing nodes; see CLUSTER INFO"
-    ),
-    "cluster_unreachable": Failure(
-        "no node of the cluster can be used ({text})", "see that its nodes run and can be reached"
-    ),
-    "cluster_database": Failure("a cluster has no numbered databases", "remove the number: redis://HOST:PORT/0"),
-    "no_primary": Failure(
-        "Sentinel knows no primary of that name ({text})", "correct the name, or see that a primary runs"
-    ),
-    "no_database": Failure("it has no database of that number", "name a database that it has, as redis://HOST:PORT/DB"),
-    "too_many_clients": Failure("it has too many clients", "raise its maxclients, or stop clients that are not needed"),
-    "protected": Failure("it runs in protected mode", "set a password, or bind it to the right address"),
-    "too_old": Failure("it lacks a command ({text})", "it must be Redis 5 or newer, or Valkey, with scripts permitted"),
-    "script_failed": Failure(
+    "cluster_down": ("the cluster does not serve all keys ({text})", "start its missing nodes; see CLUSTER INFO"),
+    "cluster_unreachable": ("no node of the cluster can be used ({text})", "see that its nodes run and can be reached"),
+    "cluster_database": ("a cluster has no numbered databases", "remove the number: redis://HOST:PORT/0"),
+    "no_primary": ("Sentinel knows no primary of that name ({text})", "correct the name, or see that a primary runs"),
+    "no_database": ("it has no database of that number", "name a database that it has, as redis://HOST:PORT/DB"),
+    "too_many_clients": ("it has too many clients", "raise its maxclients, or stop clients that are not needed"),
+    "protected": ("it runs in protected mode", "set a password, or bind it to the right address"),
+    "too_old": ("it lacks a command ({text})", "it must be Redis 5 or newer, or Valkey, with scripts permitted"),
+    "script_failed": (
         "the script failed ({text})",
         "see that all sidecars have this version and that no other program writes its keys",
     ),
-    "no_descriptors": Failure("too many open files", "raise the limit of open files (ulimit -n)"),
-    "unknown": Failure("{text}", _SEE_THAT_IT_RUNS),
+    "lost_data": (
+        "its data was flushed, evicted or lost: limits start anew, what was spent before is forgotten",
+        "set maxmemory-policy noeviction and appendonly yes, and give other programs another database",
+    ),
+    "no_descriptors": ("too many open files", "raise the limit of open files (ulimit -n)"),
+    "unknown": ("{text}", _SEE_THAT_IT_RUNS),
 }
-"""All failures, by name."""
-_CODES: Mapping[str, str] = {
+"""Cause and remedy of each failure, by name. `{text}` stands for the error's own words."""
+_FAILURES_BY_CODE: Mapping[str, str] = {
     "NOAUTH": "no_password",
     "WRONGPASS": "wrong_password",
     "NOPERM": "no_permission",
@@ -119,7 +104,7 @@ _CODES: Mapping[str, str] = {
     "-DENIED": "protected",
 }
 """Failures by the code of the error reply."""
-_SENTENCES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+_FAILURES_BY_SENTENCE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), name)
     for pattern, name in (
         ("authentication required|must be called with the client already authenticated", "no_password"),
@@ -149,7 +134,7 @@ _SENTENCES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 """Failures by what the sentence contains. They are needed for `ERR`, and for codes that the client library removes."""
-_SYSTEM_ERRORS: Mapping[int, str] = {
+_FAILURES_BY_ERRNO: Mapping[int, str] = {
     errno.ECONNREFUSED: "refused",
     errno.ECONNRESET: "closed",
     errno.EPIPE: "closed",
@@ -163,27 +148,31 @@ _SYSTEM_ERRORS: Mapping[int, str] = {
     errno.EMFILE: "no_descriptors",
     errno.ENFILE: "no_descriptors",
 }
-_CODE = re.compile(r"-?([A-Z]{2,20})\b")
-_APPENDED = re.compile(r" script: [0-9a-f]{40}.*$|, on @user_script.*$|,? with args beginning with.*$", re.DOTALL)
+_ERROR_CODE = re.compile(r"-?([A-Z]{2,20})\b")
+_APPENDED_TEXT = re.compile(r" script: [0-9a-f]{40}.*$|, on @user_script.*$|,? with args beginning with.*$", re.DOTALL)
 """What Redis appends to an error: the name of the script, and arguments, which hold identities of clients."""
 
 
-def describe(error: BaseException | str, address: str) -> str:
+def describe_failure(error: BaseException | str, address: str) -> str:
     """Return `ADDRESS: cause; remedy` for *error*, a failure of the client library, of the network, or the text of an error reply.
 
     *address* names the server, without password.
     """
-    return message(failure_of(error), address, _text(error))
+    return _message(failure_of(error), address, _text(error))
 
 
-def message(failure: str, address: str, text: str = "") -> str:
-    """Return `ADDRESS: cause; remedy` for the *failure* of that name; *text* is the error's own words."""
-    cause, remedy = FAILURES[failure]
+def lost_data(address: str) -> str:
+    """Return the message for a server that has lost the counters which this process used before."""
+    return _message("lost_data", address, "")
+
+
+def _message(failure: str, address: str, text: str) -> str:
+    cause, remedy = REDIS_FAILURES[failure]
     return f"{address}: {cause.format(text=text)}; {remedy.format(text=text)}"
 
 
 def failure_of(error: BaseException | str) -> str:
-    """Return the name of the failure that *error* is, one of `FAILURES`."""
+    """Return the name of the failure that *error* is, one of `REDIS_FAILURES`."""
     if isinstance(error, str):
         return _of_reply(error, "") or "unknown"
     found = next(filter(None, map(_of_exception, _causes(error))), None)
@@ -204,7 +193,7 @@ def _of_exception(error: BaseException) -> str | None:
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "timeout"
     if isinstance(error, OSError):
-        return _SYSTEM_ERRORS.get(error.errno or 0)
+        return _FAILURES_BY_ERRNO.get(error.errno or 0)
     if type(error) is RedisConnectionError and str(error).startswith("Error "):
         return None  # it quotes the host, and its cause tells more
     if (found := _of_reply(str(error), getattr(error, "status_code", None) or "")) is not None:
@@ -214,11 +203,11 @@ def _of_exception(error: BaseException) -> str | None:
 
 def _of_reply(text: str, code: str) -> str | None:
     """Return the failure of an error reply with *text*; *code* is its first word, if the client library has removed it."""
-    if not code and (found := _CODE.match(text)) is not None:
+    if not code and (found := _ERROR_CODE.match(text)) is not None:
         code = found[1]
-    if code in _CODES:
-        return _CODES[code]
-    return next((name for pattern, name in _SENTENCES if pattern.search(text)), None)
+    if code in _FAILURES_BY_CODE:
+        return _FAILURES_BY_CODE[code]
+    return next((name for pattern, name in _FAILURES_BY_SENTENCE if pattern.search(text)), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -233,6 +222,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _text(error: BaseException | str) -> str:
     """Return the words of *error* in one line of printable characters."""
-    text = _APPENDED.sub("", str(error)) or type(error).__name__
+    text = _APPENDED_TEXT.sub("", str(error)) or type(error).__name__
     printable = "".join(each if each.isprintable() else " " for each in text[:MAX_TEXT_CHARACTERS])
     return " ".join(printable.split()).rstrip(".")

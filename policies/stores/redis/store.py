@@ -28,7 +28,8 @@ from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
-from .failures import describe
+from .failures import describe_failure
+from .server_advice import server_warnings
 
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
 """First element of the reply of `reserve.lua`. A refused claim is `REPLY_ANSWERED` with the index of the claim."""
@@ -71,6 +72,7 @@ class RedisStore:
         self._clock_offset = time.time() - monotonic()
         """The server's clock minus ours, in seconds."""
         self._is_down = self._is_retrying = False
+        self._down_cause = ""
         self._down_until = 0.0
         self._client = self._new_client()
         self._sources = {name: _script_source(name) for name in SCRIPT_NAMES}
@@ -204,6 +206,13 @@ class RedisStore:
         """See `Store.ping`."""
         await self.heartbeat()
 
+    async def warnings(self) -> Sequence[str]:
+        """See `AdvisedStore.warnings`."""
+        try:
+            return await server_warnings(self._client.execute_command, self._address)
+        except RedisError as error:
+            raise StoreDown(describe_failure(error, self._address)) from error
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
@@ -221,15 +230,15 @@ class RedisStore:
 
     async def _run(self, script: str, *arguments: Any) -> Any:
         if self._is_down and (self._is_retrying or self._monotonic() < self._down_until):
-            msg = f"{self._address} did not answer just now"
-            raise StoreDown(msg)
+            raise StoreDown(self._down_cause)
         self._is_retrying = self._is_down
         with anyio.CancelScope(shield=True):
             try:
                 reply = await self._send(script, arguments)
             except RedisError as error:
                 self._is_down, self._down_until = True, self._monotonic() + DOWN_RETRY_SECONDS
-                raise StoreDown(describe(error, self._address), taken=not _was_never_sent(error)) from error
+                self._down_cause = describe_failure(error, self._address)
+                raise StoreDown(self._down_cause, taken=not _was_never_sent(error)) from error
             finally:
                 self._is_retrying = False
         self._is_down = False
