@@ -169,21 +169,16 @@ class Database:
         create_private(self._path)
         file = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=64)
         try:
+            self._check_owner(file)  # before anything is written: the journal mode is stored in the file
             # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
             _use_wal(file, self._busy_timeout)
             file.execute("PRAGMA synchronous = NORMAL")
             file.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")
             file.execute("BEGIN IMMEDIATE")
-            (version,) = file.execute("PRAGMA user_version").fetchone()
-            (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if version == 0 and tables:
-                raise StoreDown(foreign_file(self._path))
-            if version == 0:
+            if self._check_owner(file) == 0:
                 _execute_file(file, "schema.sql")
                 file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))
             _execute_file(file, "entries.sql")
             file.execute("COMMIT")
         except BaseException:
@@ -194,6 +189,18 @@ class Database:
         self._inode = _inode(self._path)
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
         self._reader, self._data_version, self.is_reopened = file.cursor(), -1, True
+
+    def _check_owner(self, file: sqlite3.Connection) -> int:
+        """Return the version of the schema in *file*, 0 for a new one. Raises `StoreDown` for a file that is not ours."""
+        version: int
+        (version,) = file.execute("PRAGMA user_version").fetchone()
+        statement = "SELECT count(*), count(*) FILTER (WHERE name = 'counter') FROM sqlite_schema"
+        tables, own_tables = file.execute(statement).fetchone()
+        if tables and not own_tables:
+            raise StoreDown(foreign_file(self._path))
+        if version not in (0, SCHEMA_VERSION):
+            raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))
+        return version
 
 
 def _execute_file(file: sqlite3.Connection, name: str) -> None:

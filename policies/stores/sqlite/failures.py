@@ -93,7 +93,7 @@ def describe(error: sqlite3.Error, path: Path) -> str:
     """Return `PATH: cause; remedy` for *error* of the database at *path*. Takes a few system calls and no locks."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     text = " ".join(str(error).split())
-    path_used = Path(os.path.realpath(path)) if path.is_symlink() else path
+    path_used = Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114  # see `_examined`
     failure = (
         "foreign_tables" if code == sqlite3.SQLITE_ERROR and _NO_SUCH_NAME.search(text) else _failure(code, path_used)
     )
