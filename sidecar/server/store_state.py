@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 STORE_SUBJECT = "store"
 MAX_LOGGED_CAUSES = 8
 """Causes that are logged of one outage."""
+STABLE_AFTER_HEARTBEATS = 150
+"""Answered heartbeats (five minutes) after which a failure is a new outage, not the same one again."""
+MAX_NEEDED_ANSWERS = 128
 MAX_NAMED_POLICIES = 8
 """Policies that one line names for each of the two ways to treat calls."""
 
@@ -68,20 +71,27 @@ def _named(names: list[str]) -> str:
 class StoreState:
     """Writes one line when the store goes down, one for each further cause, and one when it is back.
 
-    Every failed operation may call `failed`. The store counts as back after a heartbeat that was answered, if no operation has
-    failed since the heartbeat before; so a store that fails again and again is one outage. *pending* returns how many
-    settlements are queued. *known_cause* is the cause of an outage that was logged before.
+    Every failed operation may call `failed`. The store counts as back after an answered heartbeat, if no operation has failed
+    since the heartbeat before. A store that fails again soon must answer twice as many heartbeats each time, so that one which
+    fails now and then, such as a damaged file, does not fill the log. *pending* returns how many settlements are queued.
+    *known_cause* is the cause of an outage that was logged before.
     """
 
     def __init__(self, states: StateLog, meanwhile: str, pending: Callable[[], int], *, known_cause: str = "") -> None:
         self._states, self._meanwhile, self._pending = states, meanwhile, pending
         self._causes: set[str] = {known_cause} if known_cause else set()
-        self._has_failed = False
+        self._answered = 0 if known_cause else STABLE_AFTER_HEARTBEATS
+        """Answered heartbeats since the last change; -1 after a failure, because the next heartbeat may be too early to tell."""
+        self._needed_answers = 1
+        """Answered heartbeats after which the store is back."""
         self._most_pending = 0
 
     def failed(self, cause: str) -> None:
         """Note that an operation failed for *cause*, and log a cause that is new in this outage."""
-        self._has_failed = True
+        if not self._causes:
+            is_stable = self._answered >= STABLE_AFTER_HEARTBEATS
+            self._needed_answers = 1 if is_stable else min(2 * self._needed_answers, MAX_NEEDED_ANSWERS)
+        self._answered = -1
         self._most_pending = max(self._most_pending, self._pending())
         if cause in self._causes or len(self._causes) >= MAX_LOGGED_CAUSES:
             return
@@ -92,14 +102,15 @@ class StoreState:
     def heartbeat_failed(self, cause: str) -> None:
         """Note that a heartbeat failed for *cause*."""
         self.failed(cause)
-        self._has_failed = False
+        self._answered = 0
 
     def heartbeat_answered(self) -> bool:
         """Note that a heartbeat was answered; return whether the store is back by that."""
-        has_failed, self._has_failed = self._has_failed, False
-        if has_failed or not self._causes:
+        self._answered += 1
+        if not self._causes or self._answered < self._needed_answers:
             return False
         self._causes.clear()
+        self._answered = 0
         most, self._most_pending = self._most_pending, 0
         sent = max(0, most - self._pending())
         self._states.changed(STORE_SUBJECT, "up", level="info", more={"settlements_sent": sent})
