@@ -58,7 +58,7 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
     ),
     "too_few_replicas": ("it refuses writes because too few replicas follow it", "start its replicas"),
     "primary_lost": ("it has lost its primary", "start the primary, or name another server"),
-    "loading": ("it is still loading its data", "wait until it has loaded them"),
+    "loading": ("it is still loading its data", "wait until it is ready"),
     "script_runs": (
         "it is busy with a script",
         "stop that script with SCRIPT KILL; no other program should run long ones",

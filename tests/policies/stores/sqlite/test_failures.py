@@ -328,7 +328,7 @@ proc /proc proc rw 0 0
 server:/export /srv/data nfs4 rw,vers=4.2 0 0
 //host/share /srv/with\\040space cifs rw 0 0
 /dev/vdb1 /srv/data/local xfs rw 0 0
-host: /home/u/remote fuse.sshfs rw 0 0
+host: /mnt/remote fuse.sshfs rw 0 0
 malformed
 """
 
@@ -341,7 +341,7 @@ malformed
         ("/srv/database/s.db", "ext4"),
         ("/srv/with space/s.db", "cifs"),
         ("/srv/data/local/s.db", "xfs"),
-        ("/home/u/remote/deep/s.db", "fuse.sshfs"),
+        ("/mnt/remote/deep/s.db", "fuse.sshfs"),
     ],
 )
 def test_network_file_system(tmp_path: Path, path: str, kind: str) -> None:
