@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from typing import TypeAlias
 
 from policies.api.store import StoreDown
 
-from .failures import describe, foreign_file, other_version
+from .failures import deleted_journal, describe, foreign_file, other_version
 from .file_mode import create_private
 
 Execute: TypeAlias = Callable[..., sqlite3.Cursor]
@@ -36,6 +37,9 @@ MAX_JOURNAL_BYTES = 8_388_608
 """Size to which SQLite cuts a larger WAL when it restarts it."""
 
 
+_log = logging.getLogger("sidecar.store")
+
+
 class Database:
     """A context manager around one transaction, in which nothing may be awaited.
 
@@ -48,7 +52,7 @@ class Database:
     def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> None:
         self._path, self._busy_timeout = path, busy_timeout
         self._connection: sqlite3.Connection | None = None
-        self._inode = 0
+        self._inode = self._journal_inode = 0
         self.execute: Execute = _not_open
         self.execute_many: Execute = _not_open
         self.is_reopened = True
@@ -148,9 +152,17 @@ class Database:
         self._pause_transactions = OPEN_READ_PAUSE_TRANSACTIONS
 
     def close_if_replaced(self) -> None:
-        """Close a file that is no longer at its path: processes that open the path now would count apart from this one."""
-        if self._connection is not None and _inode(self._path) != self._inode:
+        """Close a file that is no longer at its path: processes that open the path now would count apart from this one.
+
+        Where its WAL alone is not, log that once: closing the file then could lose what is in the WAL.
+        """
+        if self._connection is None:
+            return
+        if _inode(self._path) != self._inode:
             self.close()
+        elif self._journal_inode not in (-1, _inode(_journal_of(self._path))):
+            self._journal_inode = -1
+            _log.error("%s", deleted_journal(self._path))
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
@@ -186,7 +198,7 @@ class Database:
             raise
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
-        self._inode = _inode(self._path)
+        self._inode, self._journal_inode = _inode(self._path), _inode(_journal_of(self._path))
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
         self._reader, self._data_version, self.is_reopened = file.cursor(), -1, True
 
@@ -221,6 +233,11 @@ def _use_wal(file: sqlite3.Connection, timeout: float) -> None:
             time.sleep(0.001)
         else:
             return
+
+
+def _journal_of(path: Path) -> Path:
+    """Return the path of the WAL of the file at *path*."""
+    return path.with_name(f"{path.name}-wal")
 
 
 def _inode(path: Path) -> int:

@@ -46,6 +46,10 @@ SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
         "the file was deleted or replaced: limits start anew, what was spent before is forgotten",
         "keep the file, its -wal and its -shm in place while the sidecar runs",
     ),
+    "journal_deleted": (
+        "its -wal file was deleted or replaced while it was open: processes that open the file now count apart",
+        "stop all sidecars that use it, then start them again",
+    ),
     "locking_failed": ("locking the file failed", "put the file on a local disk"),
     "write_failed": (
         "a write failed ({text}, {name})",
@@ -121,6 +125,11 @@ def other_version(path: Path, found: int, known: int) -> str:
 def replaced_file(path: Path) -> str:
     """Return the message for a file that is no longer the one which this process used before."""
     return _message("replaced", path)
+
+
+def deleted_journal(path: Path) -> str:
+    """Return the message for a file whose WAL was deleted while this process had it open."""
+    return _message("journal_deleted", path)
 
 
 def _failure(code: int | None, path: Path) -> str:

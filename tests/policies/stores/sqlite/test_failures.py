@@ -24,7 +24,7 @@ from claims import budget
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
-from policies.stores.sqlite.failures import SQLITE_FAILURES, describe, replaced_file
+from policies.stores.sqlite.failures import SQLITE_FAILURES, deleted_journal, describe, replaced_file
 from policies.stores.sqlite.file_system import NETWORK_FILE_SYSTEMS, file_system_of, network_warning
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock
@@ -235,6 +235,27 @@ async def test_newer_version(tmp_path: Path) -> None:
 
 
 DAMAGED = "the file is damaged; stop all processes that use it, then move it and its -wal and -shm files away"
+
+
+async def test_deleted_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A WAL that is deleted alone is said once. The store goes on: closing it could lose what the other processes have written."""
+    path = tmp_path / "s.db"
+    store, other = (SQLiteStore(path, clock=FakeClock()) for _ in range(2))
+    for each in (store, other):
+        await each.heartbeat()
+    assert caplog.records == []
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    for _ in range(3):
+        await store.heartbeat()
+        await store.reserve("1", [budget(LIMIT, 5)])
+    (account,) = await other.accounts()
+    for each in (store, other):
+        await each.aclose()
+    (line,) = caplog.records
+    assert (line.name, line.levelname) == ("sidecar.store", "ERROR")
+    assert line.getMessage() == deleted_journal(path)
+    assert account.reserved == 5, "the processes that have it open still count together"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "schema page", "pages"])
