@@ -194,10 +194,10 @@ class Ledger:
         refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
         if not isinstance(error, ReservationGone):  # the store has answered
             self._services.state_changed("store", "down", str(error))
+        hold.claims = ()  # nothing is reserved, or its release is queued: refused calls must not fill the queue
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
-        hold.claims = ()
 
 
 def expected_answer(claims: Sequence[Claim]) -> int:
