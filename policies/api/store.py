@@ -202,6 +202,18 @@ class CorrectableStore(Protocol):
         ...
 
 
+@runtime_checkable
+class AdvisedStore(Protocol):
+    """A store that knows what endangers its counters while it works, such as a server that evicts keys. It may be missing."""
+
+    async def warnings(self) -> Sequence[str]:
+        """Return a line for each danger, as "PLACE: problem; remedy", without passwords and with the same words each time.
+
+        Called at start, after an outage, and every five minutes. Raises `StoreDown`.
+        """
+        ...
+
+
 MAX_REGISTERED_LIMITS = 1_000
 """Most limits that a store remembers."""
 

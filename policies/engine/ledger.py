@@ -36,8 +36,6 @@ class Ledger:
         self._settlements, self._rounding = SettlementQueue(services), Rounding()
         self.durations = CallDurations(services.random)
         """How long calls hold what they have reserved, for the wait of a call that has no room meanwhile."""
-        self.has_reported_down = False
-        """Whether a call has reported the store as down; the store heartbeat reports it as up again."""
 
     @property
     def pending_settlements(self) -> int:
@@ -201,14 +199,14 @@ class Ledger:
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
         refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
-        self._report_down(error)
+        if not isinstance(error, ReservationGone):  # the store has answered
+            self._report_down(error)
+        hold.claims = ()  # nothing is reserved, or its release is queued: refused calls must not fill the queue
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
-        hold.claims = ()
 
     def _report_down(self, error: StoreDown) -> None:
-        self.has_reported_down = True
         self._services.state_changed("store", "down", str(error))
 
 

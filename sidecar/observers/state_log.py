@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from sidecar.config.log import LogLevel
@@ -41,25 +41,37 @@ class StateLog:
         self._states: dict[str, _State] = {}
         self._expected: set[str] = set()
 
-    def expect(self, subject: str, state: str) -> None:
-        """Set the initial *state* without a line, such as `up` for the store.
+    def expect(self, subject: str, state: str, *, since: float | None = None) -> None:
+        """Set the initial *state* without a line, such as `up` for the store; *since* is in seconds since 1970.
 
         Without it the first report is a change.
         """
         self._expected.add(subject)
-        self._keep(subject, _State(state, None))
+        self._keep(subject, _State(state, since))
 
-    def changed(self, subject: str, state: str, *, cause: str = "", level: LogLevel = "warning") -> bool:
-        """Write a line with *cause* if *subject* was in another state; return whether it was.
+    def changed(
+        self,
+        subject: str,
+        state: str,
+        *,
+        cause: str = "",
+        level: LogLevel = "warning",
+        repeats: bool = False,
+        more: Mapping[str, FieldValue] | None = None,
+    ) -> bool:
+        """Write a line with *cause* and *more* fields if *subject* was in another state; return whether it was.
 
-        The line also has the previous state and its duration in seconds. With a *level* below the configured one the
-        state is recorded without a line.
+        With *repeats* a line is written also where the state is the same, as for another cause of it. The line also has the
+        previous state and its duration in seconds. With a *level* below the configured one the state is recorded without a
+        line.
         """
         before = self._states.get(subject)
-        if before is not None and before.name == state:
+        is_same = before is not None and before.name == state
+        if is_same and not repeats:
             return False
         now = self._clock()
-        self._keep(subject, _State(state, now))
+        if not is_same:
+            self._keep(subject, _State(state, now))
         if LEVEL_NUMBERS[level] >= self._least:
             fields: dict[str, FieldValue] = {"subject": subject, "state": state}
             if before is not None:
@@ -67,8 +79,8 @@ class StateLog:
                 if before.since is not None:
                     fields["was_seconds"] = round(max(0.0, now - before.since), 3)
             fields["cause"] = cause
-            self._write(self._entries.encode(now, level, "state", fields))
-        return True
+            self._write(self._entries.encode(now, level, "state", fields | dict(more or {})))
+        return not is_same
 
     def _keep(self, subject: str, state: _State) -> None:
         if subject not in self._states and len(self._states) >= MAX_SUBJECTS:

@@ -144,7 +144,9 @@ class Application:
         async def readyz(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
             """Report whether calls can be served: the store answers a ping, and the process is not draining.
 
-            The circuit breakers are shown and do not count: a restart repairs no upstream.  Sends nothing to an upstream.
+            While the store is down, `limits` has what each policy does with its calls: `refuse` or `admit`. The cause is in the
+            log alone, because anyone may ask. The circuit breakers are shown and do not count: a restart repairs no upstream.
+            Sends nothing to an upstream.
             """
             gateway = self._gateway()
             upstreams = gateway.upstream.health
@@ -152,8 +154,10 @@ class Application:
                 return _json(request, 503, {"status": "draining", "upstreams": upstreams})
             try:
                 await gateway.policy_services.store.ping()
-            except StoreDown:
-                body = {"status": "store_unavailable", "store": "failing", "upstreams": upstreams}
+            except StoreDown as error:
+                gateway.policy_services.state_changed("store", "down", str(error))
+                limits = gateway.limits_meanwhile
+                body = {"status": "store_unavailable", "store": "failing", "limits": limits, "upstreams": upstreams}
                 return _json(request, 503, body)
             return _json(request, 200, {"status": "ready", "store": "ok", "upstreams": upstreams})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import socket
 from collections.abc import Mapping
 from functools import partial
@@ -36,7 +37,9 @@ from sidecar.upstream.transport.response import Transport
 from .allowed_hosts import AllowedHosts
 from .limits.limit_registration import LimitRegistration
 from .request_origin import RequestOrigin
+from .store_check import HEALTHY_STORE, StoreCheck, StoreWarnings
 from .store_heartbeat import StoreHeartbeat
+from .store_state import STORE_SUBJECT, StoreState, consequence, limits_meanwhile
 
 if TYPE_CHECKING:
     import httpx
@@ -64,7 +67,7 @@ class Gateway:
     """The composition root: all objects that the routes of one process share.
 
     Built inside the running event loop, closed when the server has drained. *on_loopback*: the server listens on TCP, and on
-    addresses of this machine alone.
+    addresses of this machine alone. *store_check* is what the check at start has found.
     """
 
     def __init__(
@@ -75,14 +78,26 @@ class Gateway:
         policy_services: Services | None = None,
         log: ProcessLog | None = None,
         on_loopback: bool = True,
+        store_check: StoreCheck = HEALTHY_STORE,
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.settings = settings
         self.policy_services = policy_services or Services(
             store=open_store(settings.store.url, folder=settings.folder, resident=True)
         )
+        self.limits_meanwhile = limits_meanwhile(settings)
+        self._store_state: StoreState | None = None
         if log is not None:
-            self.policy_services.state_changed = partial(_report_state, log.states)
+            self._store_state = StoreState(
+                log.states,
+                consequence(self.limits_meanwhile),
+                lambda: self._ledger.pending_settlements,
+                known_cause=store_check.fault,
+            )
+            self.policy_services.state_changed = partial(_report_state, log.states, self._store_state)
+        self._store_warnings = StoreWarnings(
+            self.policy_services.store, logging.getLogger("sidecar.store").warning, store_check.warnings
+        )
         started = [_started(each) for each in settings.observers]
         receivers = started if log is None or log.access is None else [log.access, *started]
         self._observers = Observers(receivers, self.policy_services.log)
@@ -117,7 +132,7 @@ class Gateway:
         if any(type(policy).__module__.partition(".")[0] != "policies" for policy in settings.base.policies):
             load_sdk()  # before the first call: a policy of the deployment may ask for `failure.exception()`
         self._store_heartbeat = StoreHeartbeat(
-            self.policy_services, self._ledger, STORE_HEARTBEAT_SECONDS, on_change=self._report_store
+            self.policy_services, self._ledger, STORE_HEARTBEAT_SECONDS, on_heartbeat=self._report_store
         )
         self._store_heartbeat.start()
         self._limit_registration = LimitRegistration(
@@ -164,15 +179,18 @@ class Gateway:
         self.policy_services.state_changed("connections", "full" if is_full else "accepting", cause)
 
     def _report_store(self, error: StoreDown | None) -> None:
+        state = self._store_state
         if error is None:
-            self.policy_services.state_changed("store", "up", "")
-        else:
-            self.policy_services.state_changed("store", "down", str(error))
+            is_back = state is not None and state.heartbeat_answered()
+            self._store_warnings.heartbeat_answered(is_back=is_back)
+        elif state is not None:
+            state.heartbeat_failed(str(error))
 
     async def close(self) -> None:
         """Send the settlements that are left, then close policies, connections and the store."""
         await self._limit_registration.aclose()
         await self._store_heartbeat.aclose()
+        await self._store_warnings.aclose()
         for chain in self.chains.values():
             await chain.close()
         await self.upstream.aclose()
@@ -205,6 +223,9 @@ def _breaker_subject(upstream: str, scope: Scope) -> str:
     return subject if scope.tenant is None else f"{subject} tenant {scope.tenant}"
 
 
-def _report_state(states: StateLog, subject: str, state: str, cause: str) -> None:
+def _report_state(states: StateLog, store: StoreState, subject: str, state: str, cause: str) -> None:
+    if (subject, state) == (STORE_SUBJECT, "down"):
+        store.failed(cause)
+        return
     level: LogLevel = "error" if state == "down" else "info" if state in EXPECTED_STATES else "warning"
     states.changed(subject, state, cause=cause, level=level)

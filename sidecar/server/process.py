@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from .app import Application
 from .gateway import Gateway
 from .http1.http_protocol import HttpProtocol
 from .listener import ACCEPT_BACKLOG, Listener
+from .store_check import HEALTHY_STORE, StoreCheck
+from .store_state import expect_store
 from .workers import CANNOT_START_CODE, START_END_SIGNAL, STOP_SIGNALS, log_hangup
 
 if TYPE_CHECKING:
@@ -41,16 +44,26 @@ LOG_CLOSE_SECONDS = 2.0
 log = logging.getLogger("sidecar")
 
 
-def serve(settings: Settings, listener: Listener, ready: Callable[[], None], control: int | None = None) -> int:
+def serve(
+    settings: Settings,
+    listener: Listener,
+    ready: Callable[[], None],
+    control: int | None = None,
+    *,
+    store_check: StoreCheck = HEALTHY_STORE,
+) -> int:
     """Serve on *listener* in this process until a stop is requested; return the exit code.
 
-    *ready* is called when it serves. *control* is a worker's end of its parent's pipe, see `Workers`.
+    *ready* is called when it serves. *control* is a worker's end of its parent's pipe, see `Workers`. *store_check* is what
+    the check of the store at start has found and logged.
     """
     log = ProcessLog(settings.log, worker=None if control is None else os.getpid())
-    log.states.expect("store", "up")
+    expect_store(log.states, store_check.fault, time.time())
     for upstream in settings.upstreams:
         log.states.expect(f"breaker {upstream.name}", "closed")
-    application = Application(settings, make_gateway=partial(Gateway, log=log, on_loopback=listener.is_loopback))
+    application = Application(
+        settings, make_gateway=partial(Gateway, log=log, on_loopback=listener.is_loopback, store_check=store_check)
+    )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(application, listener, ready, settings.server.drain, control))

@@ -10,20 +10,23 @@ import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from policies.api.store import StoreDown
-from policies.stores.opening import open_store
 from policies.stores.sqlite.file_mode import open_to_others
+from policies.stores.sqlite.file_system import network_warning
 from sidecar.config.summary import summary
 from sidecar.observers.entry_format import EntryFormat
 from sidecar.observers.log_handler import LineHandler, install_log_handler
 
 from . import uvicorn_check
 from .listener import Listener, listen_tcp, listen_unix
+from .store_check import StoreCheck, check_store
+from .store_state import report_fault
 from .workers import STOP_SIGNALS, Workers, log_hangup
 
 if TYPE_CHECKING:
@@ -47,15 +50,13 @@ def run(settings: Settings) -> int:
 
     _allow_files()
     try:
-        asyncio.run(start.check_store(settings))
+        check = asyncio.run(start.check_store(settings))
     except (StoreDown, ValueError, OSError) as error:
         print(f"sidecar: store.url: {error}", file=sys.stderr)
-        if isinstance(error, ValueError) or settings.store.location.file(settings.folder) is not None:
-            return 2
-        # A remote store may come back; until then `when_store_fails` of each policy decides.
+        return 2
     if start.stopped():
         return 0
-    _warn_of_open_files(settings)
+    _report_store(settings, check)
     listener = _listen(settings)
     if listener is None:
         return 1
@@ -65,8 +66,10 @@ def run(settings: Settings) -> int:
 
     with listener:
         if settings.workers == 1:
-            return serve(settings, listener, announce)
-        workers = Workers(settings.workers, lambda control, ready: serve(settings, listener, ready, control))
+            return serve(settings, listener, announce, store_check=check)
+        workers = Workers(
+            settings.workers, lambda control, ready: serve(settings, listener, ready, control, store_check=check)
+        )
         return workers.run(announce)
 
 
@@ -88,12 +91,24 @@ def _uvicorn_fits() -> bool:
     return True
 
 
-def _warn_of_open_files(settings: Settings) -> None:
-    """Print a warning if other users may read the SQLite file. Its mode is not changed: an administrator may have set it."""
+def _report_store(settings: Settings, check: StoreCheck) -> None:
+    """Write that the store does not answer, or print what endangers its counters and its privacy."""
+    if check.fault:
+        report_fault(settings, check.fault, _write_stderr)
     path = settings.store.location.file(settings.folder)
-    if path is not None and (files := open_to_others(path)):
-        cure = f"chmod 600 {shlex.quote(str(path))}*"
-        print(f"sidecar: warning: store.url: other users may read {', '.join(files)}; run `{cure}`", file=sys.stderr)
+    for each in (*check.warnings, *(() if path is None else _file_warnings(path))):
+        print(f"sidecar: warning: store.url: {each}", file=sys.stderr)
+
+
+def _file_warnings(path: Path) -> Iterator[str]:
+    """Yield a warning if other users may read the SQLite file, and if it is on a network file system.
+
+    Its mode is not changed: an administrator may have set it.
+    """
+    if files := open_to_others(path):
+        yield f"other users may read {', '.join(files)}; run `chmod 600 {shlex.quote(str(path))}*`"
+    if (warning := network_warning(path)) is not None:
+        yield warning
 
 
 def _listen(settings: Settings) -> Listener | None:
@@ -135,22 +150,14 @@ class _Start:
         self._wake = None
         return self._stopped
 
-    async def check_store(self, settings: Settings) -> None:
-        """Ask the store whether it answers; return early on a signal.  Raises what the store raises."""
+    async def check_store(self, settings: Settings) -> StoreCheck:
+        """Ask the store whether it answers; return early on a signal.  Raises what `check_store` raises."""
         loop, signalled = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(signalled.set)
-        check, waiting = loop.create_task(_ping(settings)), loop.create_task(signalled.wait())
+        check, waiting = loop.create_task(check_store(settings)), loop.create_task(signalled.wait())
         await asyncio.wait([check, waiting], return_when=asyncio.FIRST_COMPLETED)
         if self._stopped:
             loop.set_exception_handler(lambda *_: None)  # the errors of the cancelled check are not logged
-            return
+            return StoreCheck()
         waiting.cancel()
-        await check
-
-
-async def _ping(settings: Settings) -> None:
-    store = open_store(settings.store.url, folder=settings.folder)
-    try:
-        await store.ping()
-    finally:
-        await store.aclose()
+        return await check

@@ -25,9 +25,9 @@ class StoreHeartbeat:
     """Calls `store.heartbeat()` and `ledger.begin_catch_up()` every *interval* seconds, until `aclose`.
 
     A heartbeat does not wait for settlements: there may be thousands, and the store counts a process without heartbeats as dead.
-    No exception ends it. `StoreDown` is reported once per outage: *on_change* is called with the error when the store
-    goes down, and with None when it is back. Any other exception is logged once per class, with its traceback. *sleep*
-    and *close_timeout* are in seconds.
+    No exception ends it. *on_heartbeat* is called after each heartbeat: with the `StoreDown` that it raised, or with None
+    after it was answered. Any other exception is logged once per class, with its traceback. *sleep* and *close_timeout* are in
+    seconds.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class StoreHeartbeat:
         interval: float,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        on_change: Callable[[StoreDown | None], None] | None = None,
+        on_heartbeat: Callable[[StoreDown | None], None] | None = None,
         close_timeout: float = CLOSE_TIMEOUT_SECONDS,
     ) -> None:
         self._services, self._ledger, self._interval = services, ledger, interval
-        self._sleep, self._on_change, self._close_timeout = sleep, on_change, close_timeout
+        self._sleep, self._on_heartbeat, self._close_timeout = sleep, on_heartbeat, close_timeout
         self._task: asyncio.Task[None] | None = None
-        self._closing = self._is_down = False
+        self._closing = False
         self._logged: set[str] = set()
 
     @property
@@ -77,11 +77,14 @@ class StoreHeartbeat:
     async def _run(self) -> None:
         while not self._closing:
             await self._sleep(self._interval)
-            if await self._send_heartbeat():
+            answered = await self._send_heartbeat()
+            if answered is not False:
                 self._ledger.begin_catch_up()
+            if answered:
+                self._report(None)
 
-    async def _send_heartbeat(self) -> bool:
-        """Send a heartbeat; return False if the store is down, so that settlements are not tried."""
+    async def _send_heartbeat(self) -> bool | None:
+        """Send a heartbeat; return whether it was answered, and None after an error that does not tell."""
         try:
             await self._services.store.heartbeat()
         except StoreDown as error:
@@ -89,8 +92,7 @@ class StoreHeartbeat:
             return False
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no error of a store ends the heartbeats
             self._log_once(error)
-        else:
-            self._report(None)
+            return None
         return True
 
     def _log_once(self, error: BaseException) -> None:
@@ -106,14 +108,9 @@ class StoreHeartbeat:
             self._services.log.error(text, kind, exc_info=error)
 
     def _report(self, error: StoreDown | None) -> None:
-        was_down = self._is_down or (error is None and self._ledger.has_reported_down)
-        self._is_down = error is not None
-        if self._is_down == was_down:
-            return
-        self._ledger.has_reported_down = False
-        if self._on_change is None:
+        if self._on_heartbeat is None:
             return
         try:
-            self._on_change(error)
+            self._on_heartbeat(error)
         except Exception as failed:  # noqa: BLE001  # no error of the callback either
             self._log_once(failed)

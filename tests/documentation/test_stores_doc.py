@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,12 @@ from places import ROOT
 from policies import Budget, Rate
 from policies.api.store import Store
 from policies.stores.opening import STORE_GROUP, open_store
+from policies.stores.redis.failures import REDIS_FAILURES
+from policies.stores.redis.server_advice import SERVER_WARNINGS
+from policies.stores.sqlite.failures import SQLITE_FAILURES
+from policies.stores.sqlite.file_system import NETWORK_WARNING
 from policies.testing import FakeClock, make_call, make_services, serve
+from sidecar.server.store_state import consequence
 
 DOCUMENT = ROOT / "docs" / "stores.md"
 MODULE = "timed_store"
@@ -66,3 +72,33 @@ def test_table_has_the_contract() -> None:
     """The table of the members of `Store` has each of them, and no other."""
     named = [row[0].strip("`") for row in rows(DOCUMENT.read_text(), "| member of `Store` | meaning |")]
     assert named == [name for name in vars(Store) if not name.startswith("_")]
+
+
+def shown(template: str) -> str:
+    """Return *template* as the document shows it: names of values in capitals."""
+    named = re.sub(r"(?<!{){(\w+)}(?!})", lambda name: name[1].upper(), template)
+    return named.replace("{{", "{").replace("}}", "}")
+
+
+def section(title: str) -> list[list[str]]:
+    """Return the rows of the table under the heading *title*."""
+    return rows(DOCUMENT.read_text().split(f"\n### {title}\n")[1], "| ")
+
+
+@pytest.mark.parametrize(
+    ("title", "failures"), [("Causes: SQLite", SQLITE_FAILURES), ("Causes: Redis", REDIS_FAILURES)]
+)
+def test_every_failure_is_listed(title: str, failures: Mapping[str, tuple[str, str]]) -> None:
+    """The tables have each cause and its remedy in the words of the log."""
+    assert section(title) == [[shown(cause), shown(remedy)] for cause, remedy in failures.values()]
+
+
+def test_every_warning_is_listed() -> None:
+    """The table has each warning and its remedy in the words of the log."""
+    texts = [shown(text).rpartition("; ") for text in (*SERVER_WARNINGS.values(), NETWORK_WARNING)]
+    assert section("Warnings") == [[warning, remedy] for warning, _, remedy in texts]
+
+
+def test_consequence_is_quoted() -> None:
+    """The line of the document tells what the shipped policies do, in the words of the log."""
+    assert f'meanwhile="{consequence({"rate": "admit", "budget": "refuse"})}"' in DOCUMENT.read_text()

@@ -43,7 +43,7 @@ class RedisServer:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
                     probe.sendall(b"PING\r\n")
-                    if probe.recv(16).startswith((b"+PONG", b"-NOAUTH")):
+                    if probe.recv(16).startswith((b"+PONG", b"-NOAUTH", b"-MASTERDOWN")):
                         return
             except OSError:
                 pass

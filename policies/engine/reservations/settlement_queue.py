@@ -102,7 +102,7 @@ class SettlementQueue:
         self._task: asyncio.Task[None] | None = None
         """The `catch_up` in progress."""
         self._started_at = 0.0
-        self._has_failed = self._is_outage_logged = False
+        self._has_failed = False
 
     def __len__(self) -> int:
         """Return how many settlements the store has not taken yet."""
@@ -126,7 +126,7 @@ class SettlementQueue:
                 return
             is_known = await store.settle(call_id, charges, refund=refund)
         except StoreDown as error:
-            self._log_outage(error)
+            self._report_outage(error)
             self.add(Settlement.of(hold, charges, refund=refund, may_be_done=error.taken))
         except BaseException:
             self.add(Settlement.of(hold, charges, refund=refund, may_be_done=True))
@@ -181,7 +181,6 @@ class SettlementQueue:
             self.pending.extendleft(reversed(self.sending.values()))
             self.sending.clear()
             self._task = None
-            self._is_outage_logged = self._is_outage_logged and bool(self.pending)
 
     async def _send_until_empty(self) -> None:
         while self.pending and not self._has_failed:
@@ -210,7 +209,7 @@ class SettlementQueue:
                 del self.sending[number]
                 return
         self._keep(number, taken=failure.taken)
-        self._log_outage(failure)
+        self._report_outage(failure)
 
     def _keep(self, number: int, *, taken: bool) -> None:
         """Keep a settlement that has failed; no others are sent. With *taken* its last operation may have been executed."""
@@ -237,7 +236,5 @@ class SettlementQueue:
             settlement = self.sending[number] = settlement.with_own_reservation
         self.log.add(logging.ERROR, NOT_CHARGED_TEXT, settlement.call_id, settlement.debts)
 
-    def _log_outage(self, error: StoreDown) -> None:
-        if not self._is_outage_logged:  # one line per outage, not per call
-            self._is_outage_logged = True
-            self._services.log.warning("settlements are queued until the store is back: %s", error)
+    def _report_outage(self, error: StoreDown) -> None:
+        self._services.state_changed("store", "down", str(error))

@@ -28,6 +28,9 @@ from policies.stores.counting.rows import SLIDING_START
 from policies.stores.counting.window_cache import WindowCache
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
+from .failures import describe_failure
+from .server_advice import server_warnings
+
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2
 """First element of the reply of `reserve.lua`. A refused claim is `REPLY_ANSWERED` with the index of the claim."""
 MAX_ATTEMPTS = 3
@@ -35,16 +38,6 @@ DOWN_RETRY_SECONDS = 0.5
 """Time for which a server that failed is not asked again. After it one operation at a time tries; the others fail at once."""
 ACCOUNTS_PAGE_SIZE = 500
 SCRIPT_NAMES = ("reserve", "settle", "heartbeat", "accounts", "standings", "remember", "recall", "forget")
-REDIS_REMEDIES = {
-    "NOAUTH": "give the password in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB",
-    "invalid username-password": "correct the password in SIDECAR_STORE",
-    "WRONGPASS": "correct the password in SIDECAR_STORE",
-    "OOM command": "give it more memory, with maxmemory-policy noeviction",
-    "read only replica": "name the primary, not a replica",
-    "unknown command": "it must be Redis 5 or newer, or Valkey",
-    "DB index is out of range": "name a database that it has, as redis://HOST:PORT/DB",
-}
-"""What to do about an error of Redis whose message contains the key."""
 
 
 class RedisStore:
@@ -79,6 +72,7 @@ class RedisStore:
         self._clock_offset = time.time() - monotonic()
         """The server's clock minus ours, in seconds."""
         self._is_down = self._is_retrying = False
+        self._down_cause = ""
         self._down_until = 0.0
         self._client = self._new_client()
         self._sources = {name: _script_source(name) for name in SCRIPT_NAMES}
@@ -212,6 +206,13 @@ class RedisStore:
         """See `Store.ping`."""
         await self.heartbeat()
 
+    async def warnings(self) -> Sequence[str]:
+        """See `AdvisedStore.warnings`."""
+        try:
+            return await server_warnings(self._client.execute_command, self._address)
+        except RedisError as error:
+            raise StoreDown(describe_failure(error, self._address)) from error
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
@@ -229,15 +230,15 @@ class RedisStore:
 
     async def _run(self, script: str, *arguments: Any) -> Any:
         if self._is_down and (self._is_retrying or self._monotonic() < self._down_until):
-            msg = f"{self._address} did not answer just now"
-            raise StoreDown(msg)
+            raise StoreDown(self._down_cause)
         self._is_retrying = self._is_down
         with anyio.CancelScope(shield=True):
             try:
                 reply = await self._send(script, arguments)
             except RedisError as error:
                 self._is_down, self._down_until = True, self._monotonic() + DOWN_RETRY_SECONDS
-                raise StoreDown(self._describe(error), taken=not _was_never_sent(error)) from error
+                self._down_cause = describe_failure(error, self._address)
+                raise StoreDown(self._down_cause, taken=not _was_never_sent(error)) from error
             finally:
                 self._is_retrying = False
         self._is_down = False
@@ -264,11 +265,6 @@ class RedisStore:
     def _address(self) -> str:
         """The URL without user and password."""
         return self._url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
-
-    def _describe(self, error: RedisError) -> str:
-        text = str(error) or type(error).__name__
-        remedies = (remedy for phrase, remedy in REDIS_REMEDIES.items() if phrase in text)
-        return f"{self._address}: {text}; {next(remedies, 'see that it runs and can be reached')}"
 
 
 def _group_arguments(claim: Claim) -> tuple[int, str, str]:

@@ -33,10 +33,8 @@ _FROM_BOTH = (
     "FROM (SELECT call, part, ceiling, took FROM hold UNION ALL SELECT call, part, ceiling, took FROM charged)"
     " WHERE call = ? AND part = ?"
 )
-_INSERT_PART = (
-    "INSERT INTO hold SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM charged WHERE call = ?1 AND part = ?2)"
-    " ON CONFLICT DO NOTHING"
-)
+_INSERT_PART = "INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_SELECT_CHARGED = "SELECT 1 FROM charged WHERE call = ? AND part = ?"
 
 
 class CountersInFile(CounterStore):
@@ -135,8 +133,11 @@ class CountersInFile(CounterStore):
         return group_size(self._database.execute, group)
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
+        execute = self._database.execute
+        if not self._database.is_unchanged and execute(_SELECT_CHARGED, (call_id, part)).fetchone():
+            return False  # only another process can have charged it
         row = (call_id, part, self._owner, ceiling, bytearray(encode_taken(taken)))
-        if not self._database.execute(_INSERT_PART, row).rowcount:
+        if not execute(_INSERT_PART, row).rowcount:
             return False
         parts = self._reservations.setdefault(call_id, []) if not part else self._reservations.get(call_id, [])
         if len(parts) == part:

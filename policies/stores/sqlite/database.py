@@ -16,7 +16,7 @@ from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import StoreBusy
 
 from .connecting import Execute, connect, create_tables, is_busy
-from .failures import describe, foreign_file, other_version
+from .failures import deleted_journal, describe, foreign_file, other_version, replaced_file
 from .file_mode import create_private
 from .migration import OLDEST_VERSION, migrate
 from .open_read import OpenRead
@@ -42,6 +42,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self.inode = 0
         """The inode of the open file."""
+        self._journal_inode = -1
+        """The inode of its WAL; -1 where it is not known, or was said to be deleted."""
         self.execute: Execute = _not_open
         self.execute_many: Execute = _not_open
         self.is_reopened = True
@@ -122,9 +124,17 @@ class Database:
         return self._connection is not None
 
     def close_if_replaced(self) -> None:
-        """Close a file that is no longer at its path: processes that open the path now would count apart from this one."""
-        if self._connection is not None and _inode(self._path) != self.inode:
+        """Close a file that is no longer at its path: processes that open the path now would count apart from this one.
+
+        Where its WAL alone is not, log that once: closing the file then could lose what is in the WAL.
+        """
+        if self._connection is None:
+            return
+        if _inode(self._path) != self.inode:
             self.close()
+        elif self._journal_inode not in (-1, _inode(_journal_of(self._path))):
+            self._journal_inode = -1
+            _log.error("%s", deleted_journal(self._path))
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
@@ -144,6 +154,7 @@ class Database:
         create_private(self._path)
         file = connect(self._path)
         try:
+            version = self._version_of(file)  # before anything is written: the journal mode is stored in the file
             # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
             file.execute("PRAGMA journal_mode = WAL")
@@ -151,7 +162,6 @@ class Database:
             file.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")
             if not self._checkpoints:
                 file.execute("PRAGMA wal_autocheckpoint = 0")
-            version = _version(file)
             if 0 < version < SCHEMA_VERSION and version >= OLDEST_VERSION:
                 file.close()
                 migrate(self._path, SCHEMA_VERSION, self._now())
@@ -159,39 +169,43 @@ class Database:
                 return
             if not version:
                 self._create(file)
-            elif version != SCHEMA_VERSION:
-                raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))
             (generation,) = file.execute("SELECT id FROM generation").fetchone()
         except BaseException:
             file.close()
             raise
         if self._generation not in ("", generation):
-            _log.error(
-                "%s: the file was deleted or replaced: what it counted is lost, and all limits count anew; running calls"
-                " are charged in the new file when they end",
-                self._path,
-            )
+            _log.error("%s", replaced_file(self._path))
         self._generation = generation
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
-        self.inode = _inode(self._path)
+        self.inode, self._journal_inode = _inode(self._path), _inode(_journal_of(self._path))
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
         self._data_version, self.is_reopened, self._open_read = -1, True, OpenRead(file.cursor())
 
     def _create(self, file: sqlite3.Connection) -> None:
         """Create the tables in a new file, unless another process has just done so."""
         file.execute("BEGIN IMMEDIATE")
-        if not _version(file):
-            if file.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                raise StoreDown(foreign_file(self._path))
+        if not self._version_of(file):
             create_tables(file)
             file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         file.execute("COMMIT")
 
+    def _version_of(self, file: sqlite3.Connection) -> int:
+        """Return the version of the tables in *file*, 0 for a new one. Raises `StoreDown` for a file that is not ours."""
+        version: int
+        (version,) = file.execute("PRAGMA user_version").fetchone()
+        statement = "SELECT count(*), count(*) FILTER (WHERE name = 'counter') FROM sqlite_schema"
+        tables, own_tables = file.execute(statement).fetchone()
+        if tables and not own_tables:
+            raise StoreDown(foreign_file(self._path))
+        if version > SCHEMA_VERSION or version < 0:
+            raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))
+        return version
 
-def _version(file: sqlite3.Connection) -> int:
-    version: int = file.execute("PRAGMA user_version").fetchone()[0]
-    return version
+
+def _journal_of(path: Path) -> Path:
+    """Return the path of the WAL of the file at *path*."""
+    return path.with_name(f"{path.name}-wal")
 
 
 def _inode(path: Path) -> int:

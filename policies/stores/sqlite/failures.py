@@ -13,60 +13,54 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from .file_mode import FILE_SUFFIXES
-
-
-class Failure(NamedTuple):
-    """A cause and its remedy; `{folder}` and the like stand for what differs."""
-
-    cause: str
-    remedy: str
-
-
-_MOVE_AWAY = "stop all processes that use it, then move it and its -wal and -shm files away (counting starts anew), or restore a copy"
-SQLITE_FAILURES: Mapping[str, Failure] = {
-    "folder_missing": Failure("its folder does not exist", "make the folder {folder} first"),
-    "folder_is_file": Failure("{folder} is not a folder", "name a file in a folder"),
-    "folder_closed": Failure(
-        "no permission to use the folder {folder}", "let the sidecar's user read, write and enter that folder"
+_MOVE_IT_AWAY = "stop all processes that use it, then move it and its -wal and -shm files away (counting starts anew), or restore a copy"
+SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
+    "folder_missing": ("its folder does not exist", "make the folder {folder} first"),
+    "folder_is_file": ("{folder} is not a folder", "name a file in a folder"),
+    "folder_closed": (
+        "no permission to use the folder {folder}",
+        "let the sidecar's user read, write and enter that folder",
     ),
-    "is_folder": Failure("it is a folder", "name a file"),
-    "no_permission": Failure(
+    "is_folder": ("it is a folder", "name a file"),
+    "no_permission": (
         "no permission to read and write the file",
         "let the sidecar's user read and write it and its -wal and -shm files",
     ),
-    "read_only_file": Failure("the file is read-only", "let the sidecar's user write it and its -wal and -shm files"),
-    "read_only_system": Failure("the file system is read-only", "mount it writable, or name a file on another one"),
-    "full": Failure("the disk is full", "make room on the disk"),
-    "no_inodes": Failure("the file system cannot hold more files", "delete files that are not needed"),
-    "no_descriptors": Failure("too many open files", "raise the limit of open files (ulimit -n)"),
-    "cannot_open": Failure(
-        "unable to open database file", "let the sidecar's user read and write the file and its folder"
-    ),
-    "locked": Failure("the file is locked", "stop the program that locks it"),
-    "not_a_database": Failure("the file is not a database", "name another file, or move this one away"),
-    "foreign": Failure("the file holds the tables of another program", "name another file"),
-    "damaged": Failure("the file is damaged", _MOVE_AWAY),
-    "foreign_tables": Failure("the tables of the file are not those of the sidecar ({text})", _MOVE_AWAY),
-    "other_version": Failure(
+    "read_only_file": ("the file is read-only", "let the sidecar's user write it and its -wal and -shm files"),
+    "read_only_system": ("the file system is read-only", "mount it writable, or name a file on another one"),
+    "full": ("the disk is full", "make room on the disk"),
+    "no_inodes": ("the file system cannot hold more files", "delete files that are not needed"),
+    "no_descriptors": ("too many open files", "raise the limit of open files (ulimit -n)"),
+    "cannot_open": ("unable to open database file", "let the sidecar's user read and write the file and its folder"),
+    "locked": ("the file is locked", "stop the program that locks it"),
+    "not_a_database": ("the file is not a database", "name another file, or move this one away"),
+    "foreign": ("the file holds the tables of another program", "name another file"),
+    "damaged": ("the file is damaged", _MOVE_IT_AWAY),
+    "foreign_tables": ("the tables of the file are not those of the sidecar ({text})", _MOVE_IT_AWAY),
+    "other_version": (
         "the file was written by another version ({found}, this one reads {known})",
         "use that version, or another file",
     ),
-    "replaced": Failure(
-        "the file was deleted or replaced while it was open", "keep the file, its -wal and its -shm in place"
+    "replaced": (
+        "the file was deleted or replaced: limits start anew, what was spent before is forgotten",
+        "keep the file, its -wal and its -shm in place while the sidecar runs",
     ),
-    "locking_failed": Failure("locking the file failed", "put the file on a local disk"),
-    "write_failed": Failure(
-        "a write failed ({text}, {name})", "check the disk, its quota, and the limit of file sizes (ulimit -f)"
+    "journal_deleted": (
+        "its -wal file was deleted or replaced while it was open: processes that open the file now count apart",
+        "stop all sidecars that use it, then start them again",
     ),
-    "io": Failure("reading or writing failed ({text}, {name})", "check the disk and the log of the system"),
-    "no_memory": Failure("there is no memory left", "give the sidecar more memory"),
-    "unknown": Failure("{text}", "see that no other program uses the file, and that the disk works"),
+    "locking_failed": ("locking the file failed", "put the file on a local disk"),
+    "write_failed": (
+        "a write failed ({text}, {name})",
+        "check the disk, its quota, and the limit of file sizes (ulimit -f)",
+    ),
+    "io": ("reading or writing failed ({text}, {name})", "check the disk and the log of the system"),
+    "no_memory": ("there is no memory left", "give the sidecar more memory"),
+    "unknown": ("{text}", "see that no other program uses the file, and that the disk works"),
 }
-"""All failures, by name."""
-_SIMPLE_CODES = {
+"""Cause and remedy of each failure, by name; `{folder}` and the like stand for what differs."""
+_FAILURES_BY_RESULT_CODE = {
     sqlite3.SQLITE_FULL: "full",
     sqlite3.SQLITE_BUSY: "locked",
     sqlite3.SQLITE_LOCKED: "locked",
@@ -85,9 +79,10 @@ _SIMPLE_CODES = {
     sqlite3.SQLITE_IOERR_CORRUPTFS: "damaged",
 }
 """Failures by their extended result code, or by the primary one in its lower 8 bits, where the path does not matter."""
-_NO_SUCH = re.compile("^no such |has no column named")
+_FILE_SUFFIXES = ("", "-wal", "-shm")
+_NO_SUCH_NAME = re.compile("^no such |has no column named")
 """The texts of the generic `SQLITE_ERROR` for a table or column that is missing."""
-_WRITE_ERRORS = {
+_WRITE_ERROR_CODES = {
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_FSYNC,
     sqlite3.SQLITE_IOERR_TRUNCATE,
@@ -102,13 +97,15 @@ def describe(error: sqlite3.Error, path: Path) -> str:
     """Return `PATH: cause; remedy` for *error* of the database at *path*. Takes a few system calls and no locks."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     text = " ".join(str(error).split())
-    path_used = Path(os.path.realpath(path)) if path.is_symlink() else path
-    failure = "foreign_tables" if code == sqlite3.SQLITE_ERROR and _NO_SUCH.search(text) else _failure(code, path_used)
+    path_used = Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114  # see `_examined`
+    failure = (
+        "foreign_tables" if code == sqlite3.SQLITE_ERROR and _NO_SUCH_NAME.search(text) else _failure(code, path_used)
+    )
     name = getattr(error, "sqlite_errorname", "")
-    return message(failure, path, text=text, name=name, folder=path_used.parent)
+    return _message(failure, path, text=text, name=name, folder=path_used.parent)
 
 
-def message(failure: str, path: Path, **values: object) -> str:
+def _message(failure: str, path: Path, **values: object) -> str:
     """Return `PATH: cause; remedy` for the *failure* of that name; *values* are those that it names."""
     cause, remedy = SQLITE_FAILURES[failure]
     parts = {"folder": path.parent, **values}
@@ -117,12 +114,22 @@ def message(failure: str, path: Path, **values: object) -> str:
 
 def foreign_file(path: Path) -> str:
     """Return the message for a database of another program."""
-    return message("foreign", path)
+    return _message("foreign", path)
 
 
 def other_version(path: Path, found: int, known: int) -> str:
     """Return the message for a file whose schema has the version *found*, where this program reads up to *known*."""
-    return message("other_version", path, found=found, known=known)
+    return _message("other_version", path, found=found, known=known)
+
+
+def replaced_file(path: Path) -> str:
+    """Return the message for a file that is no longer the one which this process used before."""
+    return _message("replaced", path)
+
+
+def deleted_journal(path: Path) -> str:
+    """Return the message for a file whose WAL was deleted while this process had it open."""
+    return _message("journal_deleted", path)
 
 
 def _failure(code: int | None, path: Path) -> str:
@@ -130,12 +137,12 @@ def _failure(code: int | None, path: Path) -> str:
     if code is None:
         return "unknown"
     primary = code & 0xFF
-    if (found := _SIMPLE_CODES.get(code) or _SIMPLE_CODES.get(primary)) is not None:
+    if (found := _FAILURES_BY_RESULT_CODE.get(code) or _FAILURES_BY_RESULT_CODE.get(primary)) is not None:
         return found
     if primary in _EXAMINED_CODES and (found := _examined(path)) is not None:
         return found
     if primary == sqlite3.SQLITE_IOERR:
-        return "write_failed" if code in _WRITE_ERRORS else "io"
+        return "write_failed" if code in _WRITE_ERROR_CODES else "io"
     if primary == sqlite3.SQLITE_READONLY:
         return "folder_closed" if code == sqlite3.SQLITE_READONLY_DIRECTORY else "read_only_file"
     return "cannot_open" if primary in _EXAMINED_CODES else "unknown"
@@ -148,12 +155,12 @@ def _examined(path: Path) -> str | None:
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         system = os.statvfs(folder)
     except OSError as error:
-        return _FOLDER_ERRORS.get(error.errno or 0)
+        return _FAILURES_BY_ERRNO.get(error.errno or 0)
     if os.path.isdir(path):  # noqa: PTH112  # `Path.is_dir` raises where the folder may not be entered
         return "is_folder"
     if system.f_flag & os.ST_RDONLY:
         return "read_only_system"
-    files = [each for suffix in FILE_SUFFIXES if os.path.lexists(each := path.with_name(path.name + suffix))]
+    files = [each for suffix in _FILE_SUFFIXES if os.path.lexists(each := path.with_name(path.name + suffix))]
     if any(not os.access(each, os.R_OK, effective_ids=True) for each in files):
         return "no_permission"
     if any(not os.access(each, os.W_OK, effective_ids=True) for each in files):
@@ -165,7 +172,7 @@ def _examined(path: Path) -> str | None:
     return "no_inodes" if system.f_files and system.f_favail == 0 else None
 
 
-_FOLDER_ERRORS: Mapping[int, str] = {
+_FAILURES_BY_ERRNO: Mapping[int, str] = {
     errno.ENOENT: "folder_missing",
     errno.ENOTDIR: "folder_is_file",
     errno.EACCES: "folder_closed",

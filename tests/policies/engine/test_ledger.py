@@ -27,6 +27,7 @@ from policies import (
     UpstreamError,
     Usage,
 )
+from policies.api.store import ReservationGone
 from policies.engine.ledger import Ledger
 from policies.testing import FakeClock, ScriptedUpstream, make_call, make_services, serve
 
@@ -133,6 +134,32 @@ async def test_failed_store_refuses_budgets_and_admits_rates(policies: list[Poli
 
     assert (served.rejection.code if served.rejection else None) == code
     assert served.rejection is None or served.rejection.status == 503
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_refused_calls_do_not_fill_the_queue(*, taken: bool) -> None:
+    """A call that is refused in an outage queues a release only if its reservation may have been executed."""
+    store = FailingStore(clock=FakeClock())
+    store.failure = StoreDown("gone", taken=taken)
+    services = make_services(store=store)
+    ledger = Ledger(services)
+    chain = Chain([Budget(name="b", tokens=100)], ScriptedUpstream([]), services, ledger=ledger)
+    for _ in range(5):
+        served = await serve([], make_call("hi", services=services), chain=chain)
+        assert served.rejection is not None
+    assert ledger.pending_settlements == 5 * taken
+
+
+@pytest.mark.parametrize("error", [StoreDown("gone"), ReservationGone("1")], ids=repr)
+async def test_only_an_outage_is_reported(error: StoreDown) -> None:
+    """A store that answers that a reservation has ended is not reported as down."""
+    store, reports = FailingStore(clock=FakeClock()), []
+    store.failure = error
+    services = make_services(store=store)
+    services.state_changed = lambda *report: reports.append(report)
+    served = await serve([Budget(name="b", tokens=100)], make_call("hi", services=services))
+    assert served.rejection is not None
+    assert reports == ([] if isinstance(error, ReservationGone) else [("store", "down", "gone")])
 
 
 async def test_settlement_is_sent_again_after_an_outage() -> None:

@@ -20,7 +20,7 @@ from process import ran
         (["serve", "--nope"], {}, "sidecar: unrecognized arguments: --nope; see `sidecar --help`"),
         (["check", "--config", "bad.toml"], {}, "bad.toml: server.port: invalid value 'x': expected a whole number; omit port for the default 8787\nbad.toml: policy[0].max_messages: invalid value 0: expected a whole number >= 1; see `sidecar config` for an example"),
         (["check"], {"SIDECAR_PORT": "x"}, "defaults: SIDECAR_PORT: invalid value 'x': expected a whole number from 0 to 65535; correct or unset the variable"),
-        (["serve", "--upstream", "http://h/v1"], {"SIDECAR_STORE": "sqlite:///none/x.db"}, "sidecar: store.url: {folder}/none/x.db: unable to open database file; make the folder {folder}/none first"),
+        (["serve", "--upstream", "http://h/v1"], {"SIDECAR_STORE": "sqlite:///none/x.db"}, "sidecar: store.url: {folder}/none/x.db: its folder does not exist; make the folder {folder}/none first"),
         ([], {}, "sidecar: the following arguments are required: COMMAND; see `sidecar --help`"),
         (["explain"], {}, "sidecar: argument COMMAND: invalid choice: 'explain' (choose from 'serve', 'demo', 'mock', 'config', 'usage', 'budget', 'key', 'check'); see `sidecar --help`"),
     ],

@@ -70,7 +70,10 @@ async def client_reads_next_answer(client: Client) -> None:
 async def test_readiness_names_store_and_upstreams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: type[asyncio.Protocol]
 ) -> None:
-    """`/readyz` has a word for the store, which it pings, and for each circuit breaker; it sends nothing to an upstream."""
+    """`/readyz` has a word for the store, which it pings, and for each circuit breaker; it sends nothing to an upstream.
+
+    While the store is down it tells what the policies do with calls, and not the cause, because anyone may ask.
+    """
 
     async def ping() -> None:
         raise StoreDown(SECRET)
@@ -82,9 +85,10 @@ async def test_readiness_names_store_and_upstreams(
         await it.served.gateway.active_calls.drain(0, draining())
         stopping = await it.served.get("/readyz")
 
+    limits = {"rate": "admit", "budget": "refuse"}
     assert [(status, json.loads(body)) for status, _, body in (ready, down, stopping)] == [
         (200, {"status": "ready", "store": "ok", "upstreams": {"upstream-1": "ok"}}),
-        (503, {"status": "store_unavailable", "store": "failing", "upstreams": {"upstream-1": "ok"}}),
+        (503, {"status": "store_unavailable", "store": "failing", "limits": limits, "upstreams": {"upstream-1": "ok"}}),
         (503, {"status": "draining", "upstreams": {"upstream-1": "ok"}}),
     ]
     assert up.requests == []

@@ -72,7 +72,7 @@ class Running:
         self.ledger = Ledger(self.services)
         self.changes: list[StoreDown | None] = []
         self._ticks = asyncio.Semaphore(0)
-        options = {"on_change": self.changes.append, "close_timeout": 0.05, **options}
+        options = {"on_heartbeat": self.changes.append, "close_timeout": 0.05, **options}
         self.heartbeat = StoreHeartbeat(self.services, self.ledger, 2.0, sleep=self._sleep, **options)
         before = asyncio.all_tasks()
         self.heartbeat.start()
@@ -121,7 +121,7 @@ async def test_unexpected_exception_does_not_end_the_heartbeat(
     await running.heartbeat.aclose()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert type(fault).__name__ in caplog.text
-    assert running.changes == [], "only StoreDown is an outage"
+    assert running.changes == [None, None], "only StoreDown is an outage, and only an answer is none"
 
 
 async def test_each_kind_of_fault_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -135,18 +135,18 @@ async def test_each_kind_of_fault_is_logged_once(caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 2
 
 
-async def test_store_down_and_back_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An outage calls back once when it begins, with the error, and once when it is over; nothing else is logged."""
+async def test_each_heartbeat_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Each heartbeat calls back: with its error, or with None after the queued settlements were sent. It logs nothing itself."""
     running, first = Running(), StoreDown("no route")
     await running.beats(2)
     running.store.heartbeat_fault = first
     await running.beats(3)
     running.store.heartbeat_fault = None
-    await running.beats(3)
+    await running.beats()
     running.store.heartbeat_fault = second = StoreDown("again")
     await running.beats(2)
     await running.heartbeat.aclose()
-    assert running.changes == [first, None, second]
+    assert running.changes == [None, None, first, first, first, None, second, second]
     assert caplog.records == []
 
 
@@ -163,25 +163,13 @@ async def test_heartbeats_do_not_wait_for_settlements() -> None:
     await running.heartbeat.aclose()
 
 
-async def test_failure_that_a_call_has_reported_is_reported_as_over() -> None:
-    """If only a call has noticed that the store is down, the next heartbeat reports that it is up again, once."""
-    running = Running()
-    await running.beats()
-    running.store.reserve_fault = StoreDown("gone")
-    served = await serve([], make_call("hi", services=running.services), chain=running.chain())
-    assert served.rejection is not None
-    await running.beats(3)
-    await running.heartbeat.aclose()
-    assert running.changes == [None]
-
-
 async def test_failing_callback_does_not_end_the_heartbeat(caplog: pytest.LogCaptureFixture) -> None:
     """A callback that raises is logged, and the heartbeats continue."""
 
     def fail(_: StoreDown | None) -> None:
         raise KeyError
 
-    running = Running(on_change=fail)
+    running = Running(on_heartbeat=fail)
     running.store.heartbeat_fault = StoreDown("gone")
     await running.beats(3)
     assert running.heartbeat.is_running

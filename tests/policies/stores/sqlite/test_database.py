@@ -111,4 +111,4 @@ async def test_journal_of_a_resident_process_stays_small(tmp_path: Path) -> None
             await asyncio.sleep(0.001)  # the checkpoint's thread needs a moment, as between network reads
     size = (tmp_path / "s.db-wal").stat().st_size
     await store.aclose()
-    assert size < 8_000_000
+    assert size < 30_000_000, "it would have 60 MB"
