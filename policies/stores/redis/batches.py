@@ -24,6 +24,8 @@ from .messages import Operation
 from .preparation import prepare
 from .script import MAX_OPERATIONS_PER_CALL
 
+BEAT_SECONDS = 1.0
+"""Time after which a reservation records the heartbeat of its process again."""
 MAX_SENDS = 3
 """Most times that a batch is sent to a store that loses its content again and again."""
 INCOMPATIBLE_SECONDS = 5.0
@@ -62,6 +64,8 @@ class Batches:
         self._incompatible: IncompatibleStore | None = None
         self._incompatible_until = 0.0
         self._generation: str | None = None
+        self._beat_at = -BEAT_SECONDS
+        """When a reservation recorded our heartbeat, in monotonic seconds."""
 
     def submit(self, operation: Operation) -> asyncio.Future[Any]:
         """Queue *operation* for the next batch. The result is the server's time in seconds, and that of the operation.
@@ -96,17 +100,18 @@ class Batches:
             self._send(operations[at : at + MAX_OPERATIONS_PER_CALL], MAX_SENDS)
 
     def _send(self, operations: Sequence[QueuedOperation], sends: int) -> None:
+        beats = self._monotonic() - self._beat_at > BEAT_SECONDS
         try:
-            reply = self._link.submit(_encoder.encode([self._begin(), *[each.arguments for each in operations]]))
+            reply = self._link.submit(_encoder.encode([self._begin(beats), *[each.arguments for each in operations]]))
         except StoreDown as error:
             _fail(operations, error)
             return
         self._in_flight.add(reply)
         reply.add_done_callback(functools.partial(self._receive, operations, sends))
 
-    def _begin(self) -> Operation:
+    def _begin(self, beats: bool = False) -> Operation:
         now = None if self._clock is None else round(self._clock() * MICROSECONDS_PER_SECOND)
-        return ("begin", self._owner, now)
+        return ("begin", self._owner, now, beats)
 
     async def _exchange(self, *operations: Operation) -> Sequence[Any]:
         """Return the results of *operations* after that of `begin`, also from a store that is not ready."""
@@ -135,8 +140,10 @@ class Batches:
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001  # whatever it is: nothing may wait for ever
             _fail(operations, StoreDown(f"{self._address}: no valid reply ({type(error).__name__})", taken=True))
 
-    def _note(self, microseconds: int, generation: str) -> float:
-        """Remember time and generation of the store, and return the time in seconds."""
+    def _note(self, microseconds: int, generation: str, has_beaten: bool = False) -> float:
+        """Remember what the result of `begin` says, and return the time of the store in seconds."""
+        if has_beaten:
+            self._beat_at = self._monotonic()
         now = microseconds / MICROSECONDS_PER_SECOND
         self._clock_offset = now - self._monotonic()
         if generation != self._generation:
@@ -146,7 +153,7 @@ class Batches:
                     "running calls are charged when they end; check maxmemory-policy and persistence"
                 )
                 log.error(text, self._address)
-            self._generation = generation
+            self._generation, self._beat_at = generation, -BEAT_SECONDS
         return now
 
     def _resend(self, operations: Sequence[QueuedOperation], sends: int) -> None:

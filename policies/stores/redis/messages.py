@@ -25,10 +25,12 @@ class ClaimLists:
     def __init__(self) -> None:
         self._windows = WindowCache()
 
-    def of(self, claims: Sequence[Claim], now: float) -> list[Operation]:
-        """Return *claims* with the windows that are current at *now*, in seconds since 1970."""
-        microseconds = round(now * MICROSECONDS_PER_SECOND)
-        return [self._of(claim, microseconds) for claim in claims]
+    def of(self, claims: Sequence[Claim], now: float) -> list[Any]:
+        """Return eleven values for each of *claims*, with the windows that are current at *now*, in seconds since 1970."""
+        microseconds, values = round(now * MICROSECONDS_PER_SECOND), list[Any]()
+        for claim in claims:
+            values += self._of(claim, microseconds)
+        return values
 
     def _of(self, claim: Claim, now: int) -> Operation:
         window, key = claim.window, claim.key
@@ -38,7 +40,11 @@ class ClaimLists:
         else:
             start, ends = self._windows.at(window, now)
             name = str(start)
-        fixed = (
+        group = overflow = ""
+        if claim.max_identities:
+            group = claim.group_key if start == SLIDING_START else f"{claim.group_key}:{start}"
+            overflow = f"{name}:{claim.overflow_key}"
+        return (
             f"{name}:{key}",
             start,
             ends,
@@ -48,11 +54,9 @@ class ClaimLists:
             claim.scale,
             claim.floor,
             claim.max_identities,
+            group,
+            overflow,
         )
-        if not claim.max_identities:
-            return fixed
-        group = claim.group_key if start == SLIDING_START else f"{claim.group_key}:{start}"
-        return (*fixed, group, f"{name}:{claim.overflow_key}")
 
 
 def settlement(call_id: str, charges: Mapping[str, int], *, refund: bool) -> Operation:

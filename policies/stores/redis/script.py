@@ -1,7 +1,7 @@
 """The script that executes a batch of operations on the server, and its keys: storage format 2.
 
-It is one script, in several files. Those of `RARE_FILES` are compiled into one function, which creates their functions when an
-operation needs them: creating all of them in each call would cost more than a reservation.
+It is one script, in several files. Those of `PARTS` are compiled into a function each, which creates the functions of its files when
+an operation needs them: creating all of them in each call would cost more than a reservation.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import functools
 from importlib import resources
 
 FORMAT = "2"
-KEY_NAMES = ("m", "c", "h", "w", "e", "n", "k", "ke", "x", "y")
+KEY_NAMES = ("c", "h", "w", "e", "n", "k", "ke", "m", "x", "y")
 """The keys of format 2, in the order of `KEYS` in the script; `keys.lua` documents them."""
 MAX_OPERATIONS_PER_CALL = 64
 """Most operations that one call of the script executes, so that it never blocks the server for long."""
-FREQUENT_FILES = ("keys", "ring", "counters", "fitting", "reserve", "settle")
-RARE_FILES = ("expiry", "entries", "corrections", "owners", "reports", "format", "conversion")
-LAST_FILE = "dispatch"
+FIRST_FILES, LAST_FILE = ("keys", "counters", "holds"), "dispatch"
+PARTS = {
+    "ring": ("ring",),
+    "reserving": ("fitting", "reserve"),
+    "settling": ("settle",),
+    "rare": ("expiry", "entries", "corrections", "owners", "reports", "format", "conversion"),
+}
+"""Files by the name of their part. A part is loaded once; loading it again does nothing."""
 
 
 def keys_of(prefix: str) -> list[str]:
@@ -27,18 +32,12 @@ def keys_of(prefix: str) -> list[str]:
 @functools.cache
 def script_source() -> str:
     """Return the source of the script."""
-    files = resources.files(__package__).joinpath("script")
-    frequent = [files.joinpath(f"{name}.lua").read_text("utf-8") for name in FREQUENT_FILES]
-    rare = [files.joinpath(f"{name}.lua").read_text("utf-8") for name in RARE_FILES]
-    return "\n".join([
-        *frequent,
-        "local loaded_operations",
-        "function rare()",
-        "if loaded_operations then return loaded_operations end",
-        "local operations = {}",
-        "loaded_operations = operations",
-        *rare,
-        "return operations",
-        "end",
-        files.joinpath(f"{LAST_FILE}.lua").read_text("utf-8"),
-    ])
+    lines = [_source(name) for name in FIRST_FILES]
+    lines.append("function parts.none() end")
+    for part, names in PARTS.items():
+        lines += [f"function parts.{part}()", f"parts.{part} = parts.none", *map(_source, names), "end"]
+    return "\n".join([*lines, _source(LAST_FILE)])
+
+
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")

@@ -85,8 +85,8 @@ class RedisStore:
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         for _ in range(MAX_ATTEMPTS):
-            lists = self._claims.of(claims, self._batches.estimated_time())
-            now, result = await self._batches.submit(("reserve", call_id, part, ceiling, lists))
+            values = self._claims.of(claims, self._batches.estimated_time())
+            now, result = await self._batches.submit(("reserve", call_id, part, ceiling, *values))
             if result[0] == RESULT_CALL_ENDED:
                 raise ReservationGone(call_id)
             if result[0] != RESULT_OTHER_WINDOW:
@@ -115,7 +115,7 @@ class RedisStore:
 
     async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
         """See `Store.standings`."""
-        return standings_of(claims, await self._run_in_windows(claims, lambda lists: ("standings", lists)))
+        return standings_of(claims, await self._run_in_windows(claims, "standings"))
 
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
         """See `CorrectableStore.correct`. Unlike there, an operation that is sent twice is executed once."""
@@ -124,7 +124,7 @@ class RedisStore:
             raise ValueError(msg)
         correction, text = secrets.token_hex(OWNER_BYTES), note[:MAX_NOTE_CHARACTERS]
         bounded = None if amount is None else max(-MAX_COUNTER_VALUE, min(amount, MAX_COUNTER_VALUE))
-        result = await self._run_in_windows(claims, lambda lists: ("correct", correction, bounded, text, lists))
+        result = await self._run_in_windows(claims, "correct", correction, bounded, text)
         return standings_of(claims, result)
 
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
@@ -176,11 +176,11 @@ class RedisStore:
         _, result = await asyncio.shield(self._batches.submit(operation))
         return result
 
-    async def _run_in_windows(self, claims: Sequence[Claim], operation_of: Callable[[list[Operation]], Operation]) -> Any:
-        """Return the result of an operation on *claims*, sent again if their windows are not the current ones."""
+    async def _run_in_windows(self, claims: Sequence[Claim], *operation: Any) -> Any:
+        """Return the result of *operation* on *claims*, sent again if their windows are not the current ones."""
         for _ in range(MAX_ATTEMPTS):
-            lists = self._claims.of(claims, self._batches.estimated_time())
-            _, result = await self._batches.submit(operation_of(lists))
+            values = self._claims.of(claims, self._batches.estimated_time())
+            _, result = await self._batches.submit((*operation, *values))
             if result[0] != RESULT_OTHER_WINDOW:
                 return result
         raise _clock_jumps()

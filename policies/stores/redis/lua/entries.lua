@@ -2,26 +2,26 @@
 
 local function remove_entries(keys)
   if #keys == 0 then return end
-  call('HDEL', ENTRIES, unpack(keys))
-  call('ZREM', ENTRY_ENDS, unpack(keys))
+  redis.call('HDEL', keys.entries, unpack(keys))
+  redis.call('ZREM', keys.entry_ends, unpack(keys))
 end
 
 function operations.expire_entries(most)
-  remove_entries(call('ZRANGEBYSCORE', ENTRY_ENDS, '-inf', whole(now), 'LIMIT', 0, most))
+  remove_entries(redis.call('ZRANGEBYSCORE', keys.entry_ends, '-inf', script.text(script.now), 'LIMIT', 0, most))
 end
 
 local function keep_entry(key, ends, value)
-  call('HSET', ENTRIES, key, ends .. ':' .. value)
-  call('ZADD', ENTRY_ENDS, ends, key)
+  redis.call('HSET', keys.entries, key, ends .. ':' .. value)
+  redis.call('ZADD', keys.entry_ends, ends, key)
 end
 
 -- Arguments: microseconds to keep them, most entries in all, expired ones to remove; then key and value of each.
 function operations.remember(operation)
-  local ends, added = whole(now + operation[2]), (#operation - 4) / 2
+  local ends, added = script.text(script.now + operation[2]), (#operation - 4) / 2
   for at = 5, #operation, 2 do keep_entry(operation[at], ends, operation[at + 1]) end
   operations.expire_entries(added + operation[4])
-  local excess = min(call('ZCARD', ENTRY_ENDS) - operation[3], added + operation[4])
-  if excess > 0 then remove_entries(call('ZRANGE', ENTRY_ENDS, 0, excess - 1)) end
+  local excess = math.min(redis.call('ZCARD', keys.entry_ends) - operation[3], added + operation[4])
+  if excess > 0 then remove_entries(redis.call('ZRANGE', keys.entry_ends, 0, excess - 1)) end
   return true
 end
 
@@ -29,9 +29,9 @@ end
 function operations.recall(operation)
   local found = {}
   for at = 2, #operation do
-    local kept = call('HGET', ENTRIES, operation[at])
-    local colon = kept and find(kept, ':', 1, true)
-    found[at - 1] = colon and tonumber(sub(kept, 1, colon - 1)) > now and sub(kept, colon + 1)
+    local kept = redis.call('HGET', keys.entries, operation[at])
+    local colon = kept and string.find(kept, ':', 1, true)
+    found[at - 1] = colon and tonumber(string.sub(kept, 1, colon - 1)) > script.now and string.sub(kept, colon + 1)
   end
   return found
 end
