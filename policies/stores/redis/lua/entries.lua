@@ -1,9 +1,9 @@
 -- Entries: small values that expire. Each is stored behind the time of its expiry.
 
-local function remove_entries(keys)
-  if #keys == 0 then return end
-  redis.call('HDEL', keys.entries, unpack(keys))
-  redis.call('ZREM', keys.entry_ends, unpack(keys))
+local function remove_entries(names)
+  if #names == 0 then return end
+  redis.call('HDEL', keys.entries, unpack(names))
+  redis.call('ZREM', keys.entry_ends, unpack(names))
 end
 
 function operations.expire_entries(most)
