@@ -120,7 +120,7 @@ class RedisStore:
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
         """See `CorrectableStore.correct`. Unlike there, an operation that is sent twice is executed once."""
         if any(isinstance(claim.window, Sliding) for claim in claims):
-            msg = "a sliding window cannot be corrected: what it counts expires within the window"
+            msg = "only counters of calendar windows can be corrected"
             raise ValueError(msg)
         correction, text = secrets.token_hex(OWNER_BYTES), note[:MAX_NOTE_CHARACTERS]
         bounded = None if amount is None else max(-MAX_COUNTER_VALUE, min(amount, MAX_COUNTER_VALUE))

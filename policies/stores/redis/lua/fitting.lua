@@ -114,8 +114,9 @@ function fitting.longest_refusal(claims, ceiling)
     local needed = base + fitting.rounded_up(per_token * math.min(claim.floor, ceiling), claim.scale)
     local used = fitting.used(claim)
     if used + needed > claim.limit then
-      local spent = claim.is_sliding and used or claim.counter.spent
-      local rank = needed > claim.limit and 2 or spent + needed > claim.limit and 1 or 0
+      local spent = claim.counter.spent or used
+      local most = claim.limit - math.min(0, spent)  -- less than 0 is room that an operator has granted
+      local rank = needed > most and 2 or spent + needed > claim.limit and 1 or 0
       local resets = fitting.fits_at(claim, needed)
       local wait = rank == 1 and resets or 0
       if not best or rank > best_rank or (rank == best_rank and wait > best_wait) then
