@@ -63,6 +63,9 @@ function counters.retention(length) return (length <= script.MINUTE and 4 or 40)
 
 function counters.write()
   local changed = counters.changed
+  if #changed > 0 and not script.has_written then
+    redis.call('HDEL', keys.counters, '')  -- a full server allows writes after one that needs no memory
+  end
   for first = 1, #changed, 100 do
     local written, queued = {}, {}
     for at = first, math.min(#changed, first + 99) do

@@ -52,7 +52,7 @@ function fitting.assign(claim, make_room)
   end
 end
 
--- Set the counter of each claim, with what is used of it now. Returns whether no two claims have the same.
+-- Set the counter of each claim, as it is now. Returns whether no two claims have the same. Without `make_room` nothing is written.
 function fitting.find_counters(claims, make_room)
   local fields, is_distinct = {}, true
   for at, claim in ipairs(claims) do fields[at] = claim.field end
@@ -61,7 +61,10 @@ function fitting.find_counters(claims, make_room)
     if claim.max_identities > 0 and counters.known[claim.field].is_new then fitting.assign(claim, make_room) end
     local counter = counters.known[claim.field]
     claim.counter = counter
-    if claim.is_sliding then ring.advance(counter, claim.ends) end
+    if claim.is_sliding then
+      ring.advance(counter, claim.ends)
+      if counter.was_moved and make_room then counters.mark_changed(counter) end
+    end
     is_distinct = is_distinct and counter.claims ~= claims
     counter.claims = claims
   end

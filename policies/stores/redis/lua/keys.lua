@@ -20,10 +20,11 @@ local keys = {
   entry_ends = KEYS[7], meta = KEYS[8]
 }
 
--- The state of this call: time, process that sent it, whether to record its heartbeat, whether that was done; and constants.
+-- The state of this call: time, process that sent it, whether to record its heartbeat, whether that was done,
+-- and whether a counter may be written on a full server; and constants.
 local script = {
   FORMAT = '2', LARGEST = 9007199254740991, SECOND = 1000000, MINUTE = 60000000, now = 0, owner = '', period = 0, beats = false,
-  has_beaten = false
+  has_beaten = false, has_written = false
 }
 
 -- The operations by name, each a function of the list of its name and arguments.

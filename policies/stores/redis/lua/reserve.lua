@@ -64,6 +64,7 @@ function reserve.record(call, hold, part, granted, claims)
   hold[1] = script.owner
   hold[math.max(#hold, 1) + 1] = taken
   redis.call('HSET', keys.holds, call, cmsgpack.pack(hold))
+  script.has_written = true
   if script.beats and not script.has_beaten then
     redis.call('HSET', keys.owners, script.owner, script.text(script.now))
     script.has_beaten = true
@@ -81,12 +82,7 @@ function operations.reserve(operation)
   local known = hold and holds.part(hold, part)
   if known then return reserve.answer(claims, known[2]) end
   local granted = fitting.ceiling(claims, ceiling, is_distinct)
-  if not granted then
-    for _, claim in ipairs(claims) do
-      if claim.counter.was_moved then counters.mark_changed(claim.counter) end  -- else it would be moved again, to a later cell
-    end
-    return reserve.answer(claims, ceiling, fitting.longest_refusal(claims, ceiling))
-  end
+  if not granted then return reserve.answer(claims, ceiling, fitting.longest_refusal(claims, ceiling)) end
   reserve.record(call, hold, part, granted, claims)
   local has_new = false
   for _, claim in ipairs(claims) do

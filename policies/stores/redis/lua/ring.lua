@@ -65,7 +65,7 @@ function ring.clear(counter, first, last)
 end
 
 -- Move the ring to the cell of now. Cells that have expired are cleared. If the clock was set back, the amounts of all later
--- cells are moved into the current one, so that they expire one window from now.
+-- cells are moved into the current one, so that they expire one window from now. `was_moved` tells that the amounts changed.
 function ring.advance(counter, length)
   counter.width = math.ceil(length / ring.CELLS)
   local current = math.floor(script.now / counter.width)
@@ -73,16 +73,17 @@ function ring.advance(counter, length)
   if counter.newest > current then
     local later = ring.clear(counter, math.max(counter.oldest, current + 1), counter.newest)
     counter.oldest, counter.newest = math.min(counter.oldest, current), current
-    if later > 0 then ring.set(counter, current, ring.amount_of(counter, current) + later) end
+    ring.set(counter, current, ring.amount_of(counter, current) + later)
     counter.was_moved = true
   end
   local expired = current - ring.SLOTS
-  if counter.newest <= expired then return ring.empty(counter, current) end
   if counter.oldest <= expired then
+    counter.was_moved = true
+    if counter.newest <= expired then return ring.empty(counter, current) end
     counter.total = counter.total - ring.clear(counter, counter.oldest, expired)
     counter.oldest = expired + 1
+    if counter.total == 0 then return ring.empty(counter, current) end
   end
-  if counter.total == 0 then return ring.empty(counter, current) end
   counter.newest = current
 end
 

@@ -37,6 +37,7 @@ end
 function settle.finish(call, charges, refund)
   local hold = holds.read(call)
   redis.call('HDEL', keys.holds, call)  -- the first write: it frees memory, so a full server allows the others
+  script.has_written = true
   if not hold then
     local ending = holds.ending(call)
     if not ending then holds.record_ending(call, charges and '0' or '1') end
