@@ -64,8 +64,8 @@ class Batches:
         self._incompatible: IncompatibleStore | None = None
         self._incompatible_until = 0.0
         self._generation: str | None = None
-        self._beat_at = -BEAT_SECONDS
-        """When a reservation recorded our heartbeat, in monotonic seconds."""
+        self._beat_at = 0.0
+        """When a reservation recorded our heartbeat, in the server's time; 0 for never."""
 
     def submit(self, operation: Operation) -> asyncio.Future[Any]:
         """Queue *operation* for the next batch. The result is the server's time in seconds, and that of the operation.
@@ -100,16 +100,18 @@ class Batches:
             self._send(operations[at : at + MAX_OPERATIONS_PER_CALL], MAX_SENDS)
 
     def _send(self, operations: Sequence[QueuedOperation], sends: int) -> None:
-        beats = self._monotonic() - self._beat_at > BEAT_SECONDS
+        beats = abs(self.estimated_time() - self._beat_at) > BEAT_SECONDS
         try:
-            reply = self._link.submit(_encoder.encode([self._begin(beats), *[each.arguments for each in operations]]))
+            reply = self._link.submit(
+                _encoder.encode([self._begin(beats=beats), *[each.arguments for each in operations]])
+            )
         except StoreDown as error:
             _fail(operations, error)
             return
         self._in_flight.add(reply)
         reply.add_done_callback(functools.partial(self._receive, operations, sends))
 
-    def _begin(self, beats: bool = False) -> Operation:
+    def _begin(self, *, beats: bool = False) -> Operation:
         now = None if self._clock is None else round(self._clock() * MICROSECONDS_PER_SECOND)
         return ("begin", self._owner, now, beats)
 
@@ -126,10 +128,12 @@ class Batches:
         self._in_flight.discard(reply)
         try:
             begun, *results = _decoder.decode(reply.result())
+            if isinstance(begun, dict):
+                raise operation_failed(self._address, begun["error"])
             if len(begun) == 1:
                 self._resend(operations, sends - 1)
                 return
-            now = self._note(*begun)
+            now = self._note(begun)
             for operation, result in zip(operations, results, strict=True):
                 if type(result) is dict:
                     _fail([operation], operation_failed(self._address, result["error"]))
@@ -140,11 +144,12 @@ class Batches:
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001  # whatever it is: nothing may wait for ever
             _fail(operations, StoreDown(f"{self._address}: no valid reply ({type(error).__name__})", taken=True))
 
-    def _note(self, microseconds: int, generation: str, has_beaten: bool = False) -> float:
+    def _note(self, begun: Sequence[Any]) -> float:
         """Remember what the result of `begin` says, and return the time of the store in seconds."""
-        if has_beaten:
-            self._beat_at = self._monotonic()
+        microseconds, generation, *has_beaten = begun
         now = microseconds / MICROSECONDS_PER_SECOND
+        if has_beaten:
+            self._beat_at = now
         self._clock_offset = now - self._monotonic()
         if generation != self._generation:
             if self._generation is not None:
@@ -153,7 +158,7 @@ class Batches:
                     "running calls are charged when they end; check maxmemory-policy and persistence"
                 )
                 log.error(text, self._address)
-            self._generation, self._beat_at = generation, -BEAT_SECONDS
+            self._generation, self._beat_at = generation, 0.0
         return now
 
     def _resend(self, operations: Sequence[QueuedOperation], sends: int) -> None:

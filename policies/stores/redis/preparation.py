@@ -28,9 +28,7 @@ Execute = Callable[..., Awaitable[Sequence[Any]]]
 """Executes operations in one batch and returns their results."""
 
 
-async def prepare(
-    execute: Execute, address: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> None:
+async def prepare(execute: Execute, address: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
     """Make the store at *address* ready. Raises `IncompatibleStore`, or `StoreDown`. It may be cancelled, and repeated."""
     (found,) = await execute(("inspect",))
     known = found[0]

@@ -72,10 +72,11 @@ class RedisStore:
         self._claims = ClaimLists()
         self._seen_notice = -1
         """Number of the last notice that was logged; -1 before the first heartbeat: notices before that are not logged."""
+        address = url.rpartition("@")[2].partition("?")[0].removeprefix("redis://").removeprefix("rediss://")
         self._batches = Batches(
-            link or SingleConnectionLink(url, script_source(), keys_of(prefix), timeout),
+            link or SingleConnectionLink(url, script_source(), keys_of(prefix), address, timeout),
             secrets.token_hex(OWNER_BYTES),
-            url.rpartition("@")[2].partition("?")[0].removeprefix("redis://").removeprefix("rediss://"),
+            address,
             clock=clock,
             monotonic=monotonic,
             offset=time.time() - monotonic(),

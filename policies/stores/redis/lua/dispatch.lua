@@ -2,7 +2,7 @@
 -- time or nil for the clock of the server, whether a reservation also records the heartbeat of the owner]. The reply is a
 -- MessagePack list of results. That of `begin` is [time, generation, whether a heartbeat was recorded], or [time] if the store is
 -- not ready: then only the operations that make it ready are executed, and the others are false. An operation that fails has the
--- result {error = text}, and no effect on the others.
+-- result {error = text}, and no effect on the others. If `begin` has that result, it is the only one, and the batch has failed.
 local PARTS_OF_OPERATIONS = {reserve = 'reserving', settle = 'settling', release = 'settling'}
 
 local function error_of(problem)
@@ -51,4 +51,6 @@ end
 
 local done, reply = pcall(execute, cmsgpack.unpack(ARGV[1]))
 if done then return reply end
-return redis.error_reply(error_of(reply))
+local problem = error_of(reply)
+if is_of_server(problem) then return redis.error_reply(problem) end
+return cmsgpack.pack({{error = problem}})
