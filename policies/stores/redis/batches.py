@@ -26,12 +26,12 @@ from .script import MAX_OPERATIONS_PER_CALL
 
 BEAT_SECONDS = 1.0
 """Time after which a reservation records the heartbeat of its process again."""
-MAX_SENDS = 3
+MAX_BATCH_SENDS = 3
 """Most times that a batch is sent to a store that loses its content again and again."""
 INCOMPATIBLE_SECONDS = 5.0
 """Time for which an incompatible store is not looked at again."""
 
-log = logging.getLogger("sidecar.store")
+_log = logging.getLogger("sidecar.store")
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
 
@@ -97,7 +97,7 @@ class Batches:
 
     def _execute(self, operations: Sequence[QueuedOperation]) -> None:
         for at in range(0, len(operations), MAX_OPERATIONS_PER_CALL):
-            self._send(operations[at : at + MAX_OPERATIONS_PER_CALL], MAX_SENDS)
+            self._send(operations[at : at + MAX_OPERATIONS_PER_CALL], MAX_BATCH_SENDS)
 
     def _send(self, operations: Sequence[QueuedOperation], sends: int) -> None:
         beats = abs(self.estimated_time() - self._beat_at) > BEAT_SECONDS
@@ -147,7 +147,7 @@ class Batches:
     def _note(self, begun: Sequence[Any]) -> float:
         """Remember what the result of `begin` says, and return the time of the store in seconds."""
         microseconds, generation, *has_beaten = begun
-        now = microseconds / MICROSECONDS_PER_SECOND
+        now: float = microseconds / MICROSECONDS_PER_SECOND
         if has_beaten:
             self._beat_at = now
         self._clock_offset = now - self._monotonic()
@@ -157,7 +157,7 @@ class Batches:
                     "the store %s has lost its content (it was flushed, evicted or replaced): all counters begin at 0, and "
                     "running calls are charged when they end; check maxmemory-policy and persistence"
                 )
-                log.error(text, self._address)
+                _log.error(text, self._address)
             self._generation, self._beat_at = generation, 0.0
         return now
 

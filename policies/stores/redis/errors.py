@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.api.store import StoreDown
 
-REMEDIES = {
+OPERATION_REMEDIES = {
     "OOM": "give it more memory, with maxmemory-policy noeviction",
     "WRONGTYPE": "its keys belong to another program: give this one a prefix of its own, as redis://HOST:PORT/DB?prefix=NAME",
     "NOPERM": "allow EVAL, EVALSHA and the commands of hashes, sorted sets and keys to its user",
@@ -25,6 +25,6 @@ class IncompatibleStore(StoreDown, ValueError):
 
 def operation_failed(address: str, text: str) -> StoreDown:
     """Return the error of an operation that the script answered with *text*. *address* is without credentials."""
-    remedies = (remedy for phrase, remedy in REMEDIES.items() if phrase in text)
+    remedies = (remedy for phrase, remedy in OPERATION_REMEDIES.items() if phrase in text)
     message = f"{address}: {text}; {next(remedies, DEFAULT_REMEDY)}"
     return StoreDown(message, taken=REFUSED_BEFORE_WRITING not in text)

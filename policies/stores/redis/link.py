@@ -16,7 +16,7 @@ from redis.exceptions import MovedError, NoScriptError, RedisError
 from policies.api.store import StoreDown
 from policies.stores.batching.outage import Outage
 
-MAX_SENDS = 3
+MAX_ATTEMPTS_ON_LINK = 3
 
 
 class ScriptLink(Protocol):
@@ -89,7 +89,7 @@ class SingleConnectionLink:
         self._queue = []
 
     async def _send(self, payload: bytes) -> bytes:
-        for _ in range(MAX_SENDS):
+        for _ in range(MAX_ATTEMPTS_ON_LINK):
             try:
                 try:
                     reply = await self._client.evalsha(self._sha, len(self._keys), *self._keys, payload)

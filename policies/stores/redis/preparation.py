@@ -15,7 +15,7 @@ from typing import Any
 from policies.api.window import MICROSECONDS_PER_SECOND
 
 from .errors import IncompatibleStore
-from .script import FORMAT
+from .script import STORAGE_FORMAT
 
 HEARTBEAT_SECONDS, POLL_SECONDS = 6.0, 0.5
 """Time in which a process of the old version sends at least two heartbeats, and the time between two looks."""
@@ -24,18 +24,20 @@ RECENT_MICROSECONDS = 60 * MICROSECONDS_PER_SECOND
 MAX_NAMED_PROCESSES = 5
 GENERATION_BYTES = 8
 
-Execute = Callable[..., Awaitable[Sequence[Any]]]
+ExecuteOperations = Callable[..., Awaitable[Sequence[Any]]]
 """Executes operations in one batch and returns their results."""
 
 
-async def prepare(execute: Execute, address: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+async def prepare(
+    execute: ExecuteOperations, address: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
     """Make the store at *address* ready. Raises `IncompatibleStore`, or `StoreDown`. It may be cancelled, and repeated."""
     (found,) = await execute(("inspect",))
     known = found[0]
-    if known and known != FORMAT:
-        relation = "a newer" if known.isdigit() and int(known) > int(FORMAT) else "another"
+    if known and known != STORAGE_FORMAT:
+        relation = "a newer" if known.isdigit() and int(known) > int(STORAGE_FORMAT) else "another"
         msg = (
-            f"{address}: it has the storage format {known} of {relation} version, and this version knows format {FORMAT}; "
+            f"{address}: it has the storage format {known} of {relation} version, and this version knows format {STORAGE_FORMAT}; "
             "update this sidecar, or give it a prefix of its own"
         )
         raise IncompatibleStore(msg)
@@ -46,7 +48,7 @@ async def prepare(execute: Execute, address: str, *, sleep: Callable[[float], Aw
 
 
 async def _wait_for_the_end_of_old_processes(
-    execute: Execute, found: Sequence[Any], address: str, sleep: Callable[[float], Awaitable[None]]
+    execute: ExecuteOperations, found: Sequence[Any], address: str, sleep: Callable[[float], Awaitable[None]]
 ) -> None:
     """Raise `IncompatibleStore` if a process of format 1 sends a heartbeat."""
     first = _recent(found)
@@ -72,7 +74,7 @@ def _recent(found: Sequence[Any]) -> dict[str, int]:
     return {name: seen for name, seen in heartbeats.items() if seen > now - RECENT_MICROSECONDS}
 
 
-async def _convert(execute: Execute) -> None:
+async def _convert(execute: ExecuteOperations) -> None:
     """Convert all keys of format 1. A pass over all keys is repeated while one of them is not finished."""
     await execute(("take_over",))
     is_unfinished = True

@@ -42,7 +42,7 @@ ACCOUNTS_PAGE_SIZE = 500
 OWNER_BYTES = 12
 MAX_NOTE_CHARACTERS = 1_000
 
-log = logging.getLogger("sidecar.store")
+_log = logging.getLogger("sidecar.store")
 
 
 class RedisStore:
@@ -156,7 +156,7 @@ class RedisStore:
         """See `Store.heartbeat`. New notices of corrections are logged."""
         self._seen_notice, *notices = await self._run("heartbeat", self._grace, True, self._seen_notice)
         for each in notices:
-            log.warning("%s", each)
+            _log.warning("%s", each)
 
     async def ping(self) -> None:
         """See `Store.ping`. At the first connection it waits until the store is ready."""
