@@ -24,6 +24,9 @@ from .messages import Operation
 from .preparation import prepare
 from .script import MAX_OPERATIONS_PER_CALL
 
+MAX_PARTIAL_BATCHES_IN_FLIGHT = 8
+"""Batches in flight beyond which only full ones are sent. So batches grow when the server is slower than its clients, and a batch
+of many operations costs the server a third for each of them."""
 BEAT_SECONDS = 1.0
 """Time after which a reservation records the heartbeat of its process again."""
 MAX_BATCH_SENDS = 3
@@ -58,6 +61,7 @@ class Batches:
         self._clock_offset = offset
         """The server's clock minus ours, in seconds."""
         self._group = GroupCommit(self._execute)
+        self._waiting: list[QueuedOperation] = []
         self._in_flight: set[asyncio.Future[bytes]] = set()
         self._resending: set[asyncio.Task[None]] = set()
         self._preparing: asyncio.Task[None] | None = None
@@ -87,6 +91,9 @@ class Batches:
     async def aclose(self) -> None:
         """Send what is queued, wait for the replies in flight for a while, and close the link."""
         self._group.flush()
+        waiting, self._waiting = self._waiting, []
+        for at in range(0, len(waiting), MAX_OPERATIONS_PER_CALL):
+            self._send(waiting[at : at + MAX_OPERATIONS_PER_CALL], MAX_BATCH_SENDS)
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=self._patience)
         tasks = [*self._resending, *([self._preparing] if self._preparing else [])]
@@ -96,8 +103,17 @@ class Batches:
         await self._link.aclose()
 
     def _execute(self, operations: Sequence[QueuedOperation]) -> None:
-        for at in range(0, len(operations), MAX_OPERATIONS_PER_CALL):
-            self._send(operations[at : at + MAX_OPERATIONS_PER_CALL], MAX_BATCH_SENDS)
+        self._waiting += operations
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Send the operations that wait. Those that are too few for a batch wait while many batches are in flight."""
+        while self._waiting and (
+            len(self._in_flight) < MAX_PARTIAL_BATCHES_IN_FLIGHT or len(self._waiting) >= MAX_OPERATIONS_PER_CALL
+        ):
+            batch, self._waiting = self._waiting[:MAX_OPERATIONS_PER_CALL], self._waiting[MAX_OPERATIONS_PER_CALL:]
+            if batch := [each for each in batch if not each.future.cancelled()]:
+                self._send(batch, MAX_BATCH_SENDS)
 
     def _send(self, operations: Sequence[QueuedOperation], sends: int) -> None:
         beats = abs(self.estimated_time() - self._beat_at) > BEAT_SECONDS
@@ -126,6 +142,7 @@ class Batches:
 
     def _receive(self, operations: Sequence[QueuedOperation], sends: int, reply: asyncio.Future[bytes]) -> None:
         self._in_flight.discard(reply)
+        self._send_waiting()
         try:
             begun, *results = _decoder.decode(reply.result())
             if isinstance(begun, dict):

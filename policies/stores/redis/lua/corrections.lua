@@ -1,5 +1,6 @@
 -- What an operator changes: corrections of counters with notices for all processes, and the configured limits.
 parts.reserving()
+parts.settling()
 local MOST_NOTICES = 100
 
 -- Return the number of the last notice, and the notices after number `seen`; none if that is -1.
@@ -31,7 +32,7 @@ function operations.correct(operation)
   if not fitting.are_current(claims) then return {reserve.OTHER_WINDOW} end
   fitting.find_counters(claims, reserve.make_room)
   if not holds.ending(done) then
-    holds.record_ending(done, '1')
+    settle.record_ending(done, '1')
     local corrected = {}
     for _, claim in ipairs(claims) do
       local counter = claim.counter

@@ -1,6 +1,6 @@
 -- The counters that this call has read, by their field. They are written once, at its end. The stored form of a calendar counter
 -- is the doubles spent, held and end, and the name of its group.
-counters.FORMAT, counters.BYTES = '<ddd', 24
+counters.known, counters.changed, counters.FORMAT, counters.BYTES = {}, {}, '<ddd', 24
 
 function counters.is_sliding(field) return string.byte(field) == 115 end  -- 's'
 
@@ -44,22 +44,6 @@ function counters.mark_changed(counter)
   counter.is_changed = true
   counters.changed[#counters.changed + 1] = counter
 end
-
--- Create a counter as one of the group `group`, "" for none.
-function counters.create(counter, ends, group)
-  counter.is_new, counter.is_created, counter.ends, counter.group = false, true, ends, group
-  if group ~= '' then redis.call('HINCRBY', keys.groups, group, 1) end
-end
-
--- When a counter is no longer needed. A closed window is kept for 40 days, one of a minute for 4, because a clock that was wrong
--- may become right again.
-function counters.expires_at(counter)
-  if counter.is_sliding then return ring.ends_at(counter) end
-  local start = tonumber(string.sub(counter.field, 1, string.find(counter.field, ':', 1, true) - 1))
-  return counter.ends + counters.retention(counter.ends - start)
-end
-
-function counters.retention(length) return (length <= script.MINUTE and 4 or 40) * 86400 * script.SECOND end
 
 function counters.write()
   local changed = counters.changed

@@ -5,16 +5,6 @@
 -- result {error = text}, and no effect on the others. If `begin` has that result, it is the only one, and the batch has failed.
 local PARTS_OF_OPERATIONS = {reserve = 'reserving', settle = 'settling', release = 'settling'}
 
-local function error_of(problem)
-  local text = string.gsub(type(problem) == 'table' and problem.err or tostring(problem), '[^\32-\126]', '?')
-  return string.match(text, '%-(%u%u+ .*)$') or text  -- Redis 6 and older put the place in the script before it
-end
-
--- Whether an error means that no operation can write now: then it is the error of the whole batch.
-local function is_of_server(text)
-  return string.match(text, '^READONLY ') or string.match(text, '^NOREPLICAS ') or string.match(text, '^MISCONF ')
-end
-
 -- Return whether the store is ready, and the result of `begin`.
 local function begin(operation)
   script.owner, script.now, script.beats = operation[2], operation[3], operation[4]
@@ -38,8 +28,9 @@ local function execute(listed)
     if is_ready or operations.before_ready[name] then
       done, result = pcall(operations[name], operation)
       if not done then
-        result = {error = error_of(result)}
-        if is_of_server(result.error) then error(result.error, 0) end
+        parts.errors()
+        result = {error = script.error_of(result)}
+        if script.is_of_server(result.error) then error(result.error, 0) end
       end
     end
     results[at] = result
@@ -51,6 +42,7 @@ end
 
 local done, reply = pcall(execute, cmsgpack.unpack(ARGV[1]))
 if done then return reply end
-local problem = error_of(reply)
-if is_of_server(problem) then return redis.error_reply(problem) end
+parts.errors()
+local problem = script.error_of(reply)
+if script.is_of_server(problem) then return redis.error_reply(problem) end
 return cmsgpack.pack({{error = problem}})

@@ -1,4 +1,21 @@
--- Remove what has expired: counters that are no longer needed, and reservations that were charged a day ago.
+-- Create counters, and remove what has expired: counters that are no longer needed, and reservations that were charged a day ago.
+
+-- Create a counter as one of the group `group`, "" for none.
+function counters.create(counter, ends, group)
+  counter.is_new, counter.is_created, counter.ends, counter.group = false, true, ends, group
+  if group ~= '' then redis.call('HINCRBY', keys.groups, group, 1) end
+end
+
+-- When a counter is no longer needed. A closed window is kept for 40 days, one of a minute for 4, because a clock that was wrong
+-- may become right again.
+function counters.expires_at(counter)
+  if counter.is_sliding then return ring.ends_at(counter) end
+  local start = tonumber(string.sub(counter.field, 1, string.find(counter.field, ':', 1, true) - 1))
+  return counter.ends + counters.retention(counter.ends - start)
+end
+
+function counters.retention(length) return (length <= script.MINUTE and 4 or 40) * 86400 * script.SECOND end
+
 local HELD_RETENTION = 3600 * script.SECOND
 
 local function remove_hold(call)

@@ -13,7 +13,7 @@
 --
 -- A script creates its functions in each call, which costs as much as what they do. So each file puts them into one of these few
 -- tables, and most files are parts that are loaded when they are needed: see script.py.
-local counters, ring, fitting, holds, reserve, settle, parts = {known = {}, changed = {}}, {}, {}, {}, {}, {}, {}
+local counters, ring, fitting, holds, reserve, settle
 
 local keys = {
   counters = KEYS[1], holds = KEYS[2], owners = KEYS[3], expiry = KEYS[4], groups = KEYS[5], entries = KEYS[6],

@@ -9,9 +9,15 @@ function reserve.make_room()
   operations.expire(20)
 end
 
+function reserve.part(hold, number)
+  for at = 2, #hold do
+    if hold[at][1] == number then return hold[at] end
+  end
+end
+
 -- Count the calendar claims of a further part in the counters and windows that the first part took from.
 function reserve.move_to_first(claims, hold)
-  local first, taken = holds.part(hold, 0), {}
+  local first, taken = reserve.part(hold, 0), {}
   for at = holds.FIRST_ENTRY, first and #first or 0, holds.ENTRY do
     if not counters.is_sliding(first[at]) then taken[holds.key_of(first, at)] = first[at] end
   end
@@ -45,7 +51,10 @@ end
 function reserve.take(claim)
   local counter, amount = claim.counter, claim.amount
   if claim.is_sliding and amount == 0 then return end
-  if counter.is_new then counters.create(counter, claim.ends, claim.joins or '') end
+  if counter.is_new then
+    parts.rare()
+    counters.create(counter, claim.ends, claim.joins or '')
+  end
   if claim.is_sliding then ring.add(counter, amount) else counter.held = counter.held + amount end
   counters.mark_changed(counter)
 end
@@ -79,19 +88,16 @@ function operations.reserve(operation)
   if part > 0 then reserve.move_to_first(claims, hold) end
   if not fitting.are_current(claims) then return {reserve.OTHER_WINDOW} end
   local is_distinct = fitting.find_counters(claims, reserve.make_room)
-  local known = hold and holds.part(hold, part)
+  local known = hold and reserve.part(hold, part)
   if known then return reserve.answer(claims, known[2]) end
   local granted = fitting.ceiling(claims, ceiling, is_distinct)
   if not granted then return reserve.answer(claims, ceiling, fitting.longest_refusal(claims, ceiling)) end
   reserve.record(call, hold, part, granted, claims)
   local has_new = false
   for _, claim in ipairs(claims) do
-    has_new = has_new or claim.counter.is_new
     reserve.take(claim)
+    has_new = has_new or claim.counter.is_created
   end
-  if has_new then
-    parts.rare()
-    operations.expire(2 * #claims)  -- more than are created, so that what has expired does not pile up
-  end
+  if has_new then operations.expire(2 * #claims) end  -- more than are created, so that what has expired does not pile up
   return reserve.answer(claims, granted)
 end

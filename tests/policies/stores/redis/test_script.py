@@ -18,6 +18,7 @@ from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
 from policies.api.window import Calendar, Sliding
+from policies.stores.redis.batches import MAX_PARTIAL_BATCHES_IN_FLIGHT
 from policies.stores.redis.link import ScriptLink
 from policies.stores.redis.script import KEY_NAMES, keys_of, script_source
 from policies.stores.redis.store import RedisStore
@@ -64,6 +65,21 @@ async def test_operations_of_concurrent_calls_share_a_batch(opened: OpenStore) -
     assert link.batches == 2
     await asyncio.gather(*[store.settle(f"{at}", {KEY: 1}) for at in range(120)])
     assert await totals(store) == [(100, 0)]
+
+
+async def test_batches_grow_while_the_server_is_slow(opened: OpenStore) -> None:
+    """While many batches are in flight, further operations wait and share one; none is lost, and a release is not overtaken."""
+    store = opened()
+    await store.ping()
+    link = count_batches(store)
+    calls = []
+    for at in range(100):
+        calls.append(asyncio.create_task(store.reserve(f"{at}", [budget(10**6, 10)])))
+        for _ in range(3):
+            await asyncio.sleep(0)  # an iteration of the event loop for each operation
+    await asyncio.gather(*calls)
+    assert MAX_PARTIAL_BATCHES_IN_FLIGHT <= link.batches < 100
+    assert await totals(store) == [(0, 1000)]
 
 
 async def test_failing_operation_does_not_affect_its_batch(opened: OpenStore, runner: ScriptRunner) -> None:
