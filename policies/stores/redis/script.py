@@ -26,7 +26,7 @@ SCRIPT_PARTS = {
     "rare": ("expiry", "entries", "corrections", "owners", "reports", "format", "conversion"),
 }
 """Files by the name of their part. A part is loaded once; loading it again does nothing."""
-_TABLE_MEMBER = re.compile(r"^(?:function )?(\w+)\.(\w+)(?:\(.*\)|, .* =| =)", re.M)
+_TABLE_MEMBER = re.compile(r"^(?:function )?(\w+)\.(\w+)(?:\(.*\)|, .* =| =)", re.MULTILINE)
 """A function or a constant that a file puts into a table."""
 
 
