@@ -59,7 +59,8 @@ class SingleConnectionLink:
 
     def submit(self, payload: bytes) -> asyncio.Future[bytes]:
         """See `ScriptLink.submit`."""
-        self._outage.check()
+        if not self._outage.is_up:
+            self._outage.check()
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._queue.append((payload, future))
         if self._task is None or self._task.done():
