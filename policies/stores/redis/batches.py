@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,6 @@ from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.batching.group_commit import GroupCommit, QueuedOperation
 
 from .errors import IncompatibleStore, operation_failed
-from .link import ScriptLink
 from .messages import Operation
 from .preparation import prepare
 from .script import MAX_OPERATIONS_PER_CALL
@@ -38,6 +37,21 @@ _log = logging.getLogger("sidecar.store")
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
 
+class BatchLink(Protocol):
+    """The way of batches to the server."""
+
+    def submit(self, payload: bytes) -> asyncio.Future[bytes]:
+        """Execute the script with *payload* as its only argument, after those that were submitted before.
+
+        The result raises `StoreDown`, with `taken` where the batch may have been executed. It may be executed twice.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections. Batches without a reply fail."""
+        ...
+
+
 class Batches:
     """Executes operations by *link*, on behalf of *owner*.
 
@@ -47,7 +61,7 @@ class Batches:
 
     def __init__(
         self,
-        link: ScriptLink,
+        link: BatchLink,
         owner: str,
         address: str,
         *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -19,26 +19,12 @@ from policies.stores.batching.outage import Outage
 MAX_ATTEMPTS_ON_LINK = 3
 
 
-class ScriptLink(Protocol):
-    """Executes batches on the server."""
+class ScriptLink:
+    """See `BatchLink`. One connection, one batch at a time. *timeout* is in seconds."""
 
-    def submit(self, payload: bytes) -> asyncio.Future[bytes]:
-        """Execute the script with *payload* as its only argument, after those that were submitted before.
-
-        The result raises `StoreDown`, with `taken` where the batch may have been executed. It may be executed twice.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Close all connections. Batches without a reply fail."""
-        ...
-
-
-class SingleConnectionLink:
-    """See `ScriptLink`. One connection, one batch at a time. *timeout* is in seconds."""
-
-    def __init__(self, url: str, source: str, keys: Sequence[str], address: str, timeout: float) -> None:
-        self._url, self._source, self._keys, self._address, self._timeout = url, source, keys, address, timeout
+    def __init__(self, url: str, source: str, keys: Sequence[str], *, timeout: float) -> None:
+        self._url, self._source, self._keys, self._timeout = url, source, keys, timeout
+        self._address = url.rpartition("@")[2].removeprefix("redis://")
         self._client = self._new_client()
         self._sha = self._client.register_script(source).sha
         self._queue: list[tuple[bytes, asyncio.Future[bytes]]] = []
@@ -58,7 +44,7 @@ class SingleConnectionLink:
         return client
 
     def submit(self, payload: bytes) -> asyncio.Future[bytes]:
-        """See `ScriptLink.submit`."""
+        """See `BatchLink.submit`."""
         if not self._outage.is_up:
             self._outage.check()
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -108,7 +94,7 @@ class SingleConnectionLink:
         raise RedisError("the connection was closed again and again")
 
     async def aclose(self) -> None:
-        """See `ScriptLink.aclose`."""
+        """See `BatchLink.aclose`."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

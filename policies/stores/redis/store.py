@@ -23,8 +23,8 @@ from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
-from .batches import Batches
-from .link import ScriptLink, SingleConnectionLink
+from .batches import Batches, BatchLink
+from .link import ScriptLink
 from .messages import (
     RESULT_CALL_ENDED,
     RESULT_OTHER_WINDOW,
@@ -66,7 +66,7 @@ class RedisStore:
         monotonic: Callable[[], float] = time.monotonic,
         grace: float = 30.0,
         timeout: float = 1.0,
-        link: ScriptLink | None = None,
+        link: BatchLink | None = None,
     ) -> None:
         self._grace = round(grace * MICROSECONDS_PER_SECOND)
         self._claims = ClaimLists()
@@ -74,7 +74,7 @@ class RedisStore:
         """Number of the last notice that was logged; -1 before the first heartbeat: notices before that are not logged."""
         address = url.rpartition("@")[2].partition("?")[0].removeprefix("redis://").removeprefix("rediss://")
         self._batches = Batches(
-            link or SingleConnectionLink(url, script_source(), keys_of(prefix), address, timeout),
+            link or ScriptLink(url, script_source(), keys_of(prefix), timeout=timeout),
             secrets.token_hex(OWNER_BYTES),
             address,
             clock=clock,

@@ -20,7 +20,7 @@ function operations.remember(operation)
   local ends, added = script.text(script.now + operation[2]), (#operation - 4) / 2
   for at = 5, #operation, 2 do keep_entry(operation[at], ends, operation[at + 1]) end
   operations.expire_entries(added + operation[4])
-  local excess = math.min(redis.call('ZCARD', keys.entry_ends) - operation[3], added + operation[4])
+  local excess = math.min(redis.call('ZCARD', keys.entry_ends) - 1 - operation[3], added + operation[4])  -- without "format"
   if excess > 0 then remove_entries(redis.call('ZRANGE', keys.entry_ends, 0, excess - 1)) end
   return true
 end

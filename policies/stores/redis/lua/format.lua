@@ -19,11 +19,16 @@ function operations.take_over()
 end
 
 -- Make the store ready. Argument: the id of its generation, if it has none. The counters have it too: without them it ends.
+-- All keys have a member "format", so that none is ever missing: while its slot moves to another node, a cluster executes no
+-- script of whose keys some exist and some do not.
 function operations.create(operation)
   local generation = redis.call('HGET', keys.meta, 'generation')
   if not generation or redis.call('HGET', keys.counters, 'generation') ~= generation then generation = operation[2] end
   redis.call('HSET', keys.meta, 'format', script.FORMAT, 'generation', generation)
-  redis.call('HSET', keys.counters, 'format', script.FORMAT, 'generation', generation)
-  redis.call('HSET', keys.owners, 'format', script.FORMAT)
+  redis.call('HSET', keys.counters, 'generation', generation)
+  for _, key in ipairs({keys.counters, keys.holds, keys.owners, keys.groups, keys.entries, KEYS[9], KEYS[10]}) do
+    redis.call('HSET', key, 'format', script.FORMAT)
+  end
+  for _, key in ipairs({keys.expiry, keys.entry_ends}) do redis.call('ZADD', key, '+inf', 'format') end
   return generation
 end

@@ -49,8 +49,11 @@ local function charge_dead_owners(grace)
   if passes == 0 then return end
   local page = redis.call('HSCAN', keys.holds, cursor, 'COUNT', MOST_CHARGED)
   for at = 1, #page[2], 2 do
-    local hold = cmsgpack.unpack(page[2][at + 1])
-    if hold[1] ~= '' and not alive[hold[1]] then charge_hold(page[2][at], hold) end
+    local call, hold = page[2][at], page[2][at + 1]
+    if call ~= 'format' then
+      hold = cmsgpack.unpack(hold)
+      if hold[1] ~= '' and not alive[hold[1]] then charge_hold(call, hold) end
+    end
   end
   if page[1] == '0' then passes = passes - 1 end
   redis.call('HSET', keys.meta, 'sweep', page[1], 'passes', passes)
