@@ -90,7 +90,13 @@ class Batches:
 
         It raises `StoreDown`. A cancelled operation may be executed nevertheless.
         """
-        return self._group.submit(None, operation)
+        group = self._group
+        if group.queued or self._waiting or self._in_flight or group.should_queue():
+            return group.submit(None, operation)
+        loop = asyncio.get_running_loop()  # it would be alone in its batch: then waiting for others is a waste
+        alone = QueuedOperation(loop.create_future(), None, operation, loop.time())
+        self._send([alone], MAX_BATCH_SENDS)
+        return alone.future
 
     def estimated_time(self) -> float:
         """Return the server's time, in seconds since 1970."""
