@@ -31,17 +31,23 @@ DAYS = 86_400
 
 
 class CountingLink:
-    """Passes batches to another link, each *times* times, and counts them."""
+    """Passes batches to another link, each *times* times, and counts them. Replies arrive while `is_answering` is set."""
 
     def __init__(self, inner: BatchLink, times: int = 1) -> None:
         self._inner, self._times = inner, times
         self.batches = 0
+        self.is_answering = asyncio.Event()
+        self.is_answering.set()
 
     def submit(self, payload: bytes) -> asyncio.Future[bytes]:
         self.batches += 1
         for _ in range(self._times - 1):
             self._inner.submit(payload).add_done_callback(lambda future: future.exception())
-        return self._inner.submit(payload)
+        return asyncio.ensure_future(self._answer(self._inner.submit(payload)))
+
+    async def _answer(self, reply: asyncio.Future[bytes]) -> bytes:
+        await self.is_answering.wait()
+        return await reply
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -61,7 +67,7 @@ async def test_operations_of_concurrent_calls_share_a_batch(opened: OpenStore) -
     link = count_batches(store)
     grants = await asyncio.gather(*[store.reserve(f"{at}", [budget(1000, 10)]) for at in range(120)])
     assert sum(grant.refused is None for grant in grants) == 100
-    assert link.batches == 2
+    assert link.batches <= 3
     await asyncio.gather(*[store.settle(f"{at}", {KEY: 1}) for at in range(120)])
     assert await totals(store) == [(100, 0)]
 
@@ -71,14 +77,19 @@ async def test_batches_grow_while_the_server_is_slow(opened: OpenStore) -> None:
     store = opened()
     await store.ping()
     link = count_batches(store)
+    link.is_answering.clear()
     calls = []
-    for at in range(100):
+    for at in range(50):
         calls.append(asyncio.create_task(store.reserve(f"{at}", [budget(10**6, 10)])))
-        for _ in range(3):
-            await asyncio.sleep(0)  # an iteration of the event loop for each operation
+        for _ in range(5):
+            await asyncio.sleep(0)  # some iterations of the event loop for each operation
+    calls.append(asyncio.create_task(store.release("49")))
+    await asyncio.sleep(0)
+    assert link.batches == MAX_PARTIAL_BATCHES_IN_FLIGHT
+    link.is_answering.set()
     await asyncio.gather(*calls)
-    assert MAX_PARTIAL_BATCHES_IN_FLIGHT <= link.batches < 100
-    assert await totals(store) == [(0, 1000)]
+    assert link.batches == MAX_PARTIAL_BATCHES_IN_FLIGHT + 1
+    assert await totals(store) == [(0, 490)]
 
 
 async def test_failing_operation_does_not_affect_its_batch(opened: OpenStore, runner: ScriptRunner) -> None:
@@ -113,7 +124,7 @@ async def test_every_operation_may_be_sent_twice(opened: OpenStore, caplog: pyte
     assert await store.register_limits({"a": "1"}) == {}
     assert await store.register_limits({"a": "2"}) == {"a": "1"}
     await store.heartbeat()
-    assert [each.getMessage() for each in caplog.records] == ["granted"] * 1
+    assert [each.getMessage() for each in caplog.records].count("granted") == 1
 
 
 async def test_all_keys_are_declared(opened: OpenStore, runner: ScriptRunner, clock: FakeClock) -> None:
