@@ -1,0 +1,52 @@
+-- Create counters, and remove what has expired: counters that are no longer needed, and reservations that were charged a day ago.
+
+-- Create a counter as one of the group `group`, "" for none.
+function counters.create(counter, ends, group)
+  counter.is_new, counter.is_created, counter.ends, counter.group = false, true, ends, group
+  if group ~= '' then redis.call('HINCRBY', keys.groups, group, 1) end
+end
+
+-- When a counter is no longer needed. A closed window is kept for 40 days, one of a minute for 4, because a clock that was wrong
+-- may become right again.
+function counters.expires_at(counter)
+  if counter.is_sliding then return ring.ends_at(counter) end
+  local start = tonumber(string.sub(counter.field, 1, string.find(counter.field, ':', 1, true) - 1))
+  return counter.ends + counters.retention(counter.ends - start)
+end
+
+function counters.retention(length) return (length <= script.MINUTE and 4 or 40) * 86400 * script.SECOND end
+
+local HELD_RETENTION = 3600 * script.SECOND
+
+local function remove_hold(call)
+  local hold = holds.read(call)
+  if hold and hold[1] == '' then redis.call('HDEL', keys.holds, call) end
+end
+
+local function remove_counter(field)
+  local value = redis.call('HGET', keys.counters, field)
+  if not value then return end
+  local counter = counters.decode(field, value)
+  local due = counters.expires_at(counter)
+  if counters.known[field] then
+    due = math.max(due, script.now + script.SECOND)  -- an operation of this script may change it
+  elseif due <= script.now and not counter.is_sliding and counter.held ~= 0 then
+    due = script.now + HELD_RETENTION
+  end
+  if due > script.now then
+    redis.call('ZADD', keys.expiry, script.text(due), field)
+    return
+  end
+  redis.call('HDEL', keys.counters, field)
+  local group = counter.group
+  if group ~= '' and redis.call('HINCRBY', keys.groups, group, -1) <= 0 then redis.call('HDEL', keys.groups, group) end
+end
+
+function operations.expire(most)
+  local due = redis.call('ZRANGEBYSCORE', keys.expiry, '-inf', script.text(script.now), 'LIMIT', 0, most)
+  if #due == 0 then return end
+  redis.call('ZREM', keys.expiry, unpack(due))
+  for _, member in ipairs(due) do
+    if string.sub(member, 1, 2) == 'd:' then remove_hold(string.sub(member, 3)) else remove_counter(member) end
+  end
+end

@@ -1,0 +1,34 @@
+-- The format of the store, and its generation. These operations and those of conversion.lua run before the store is ready.
+operations.before_ready = {inspect = true, take_over = true, convert = true, create = true}
+
+-- Return the format or false; then, if there is none, the time, and owner and last heartbeat of the processes of format 1.
+function operations.inspect()
+  local format = redis.call('HGET', keys.meta, 'format')
+  if format or redis.call('TYPE', keys.owners).ok ~= 'zset' then return {format} end
+  return {false, script.now, unpack(redis.call('ZRANGE', keys.owners, -100, -1, 'WITHSCORES'))}
+end
+
+-- Begin the conversion: processes of format 1 that still run fail from now on, because their keys have other types.
+function operations.take_over()
+  for _, key in ipairs({keys.owners, keys.entries}) do
+    if redis.call('TYPE', key).ok == 'zset' then redis.call('UNLINK', key) end
+  end
+  redis.call('UNLINK', string.sub(keys.meta, 1, -2) .. 'a')
+  redis.call('HSET', keys.owners, 'format', script.FORMAT)
+  return true
+end
+
+-- Make the store ready. Argument: the id of its generation, if it has none. The counters have it too: without them it ends.
+-- All keys have a member "format", so that none is ever missing: while its slot moves to another node, a cluster executes no
+-- script of whose keys some exist and some do not.
+function operations.create(operation)
+  local generation = redis.call('HGET', keys.meta, 'generation')
+  if not generation or redis.call('HGET', keys.counters, 'generation') ~= generation then generation = operation[2] end
+  redis.call('HSET', keys.meta, 'format', script.FORMAT, 'generation', generation)
+  redis.call('HSET', keys.counters, 'generation', generation)
+  for _, key in ipairs({keys.counters, keys.holds, keys.owners, keys.groups, keys.entries, KEYS[9], KEYS[10]}) do
+    redis.call('HSET', key, 'format', script.FORMAT)
+  end
+  for _, key in ipairs({keys.expiry, keys.entry_ends}) do redis.call('ZADD', key, '+inf', 'format') end
+  return generation
+end

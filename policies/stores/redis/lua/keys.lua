@@ -1,0 +1,35 @@
+-- The keys of storage format 2, and what all other files use. Times are microseconds since 1970. KEYS are all keys, so that a
+-- cluster can move them to another node at any time:
+--
+--   c  a hash of counters. "START:KEY" is a calendar counter: see counters.lua. "s:KEY" is a sliding counter: see ring.lua.
+--      Beside them "generation", and "period", the minute in which y or x was last emptied
+--   h  a hash of reservations by call: see holds.lua
+--   x, y  hashes of the calls that have ended in this minute and in the one before: "1", or "0" if there was no reservation
+--   w  a hash of owners (processes) by the time of their last heartbeat
+--   e  a sorted set of what expires, by time: fields of c, and "d:CALL" for a reservation that was charged
+--   n  a hash of the number of counters in each group of identities
+--   k, ke  a hash of entries "end:value", and a sorted set of their keys by end
+--   m  a hash of the rest: generation, sweep, passes, notice, notices, limits, limits_before, limits_id
+--
+-- Each of them has a member "format", with the number of the format or, in a sorted set, no time.
+--
+-- A script creates its functions in each call, which costs as much as what they do. So each file puts them into one of these few
+-- tables, and most files are parts that are loaded when they are needed: see script.py.
+local counters, ring, fitting, holds, reserve, settle
+
+local keys = {
+  counters = KEYS[1], holds = KEYS[2], owners = KEYS[3], expiry = KEYS[4], groups = KEYS[5], entries = KEYS[6],
+  entry_ends = KEYS[7], meta = KEYS[8]
+}
+
+-- The state of this call: time, process that sent it, whether to record its heartbeat, whether that was done,
+-- and whether a counter may be written on a full server; and constants.
+local script = {
+  FORMAT = '2', LARGEST = 9007199254740991, SECOND = 1000000, MINUTE = 60000000, now = 0, owner = '', period = 0, beats = false,
+  has_beaten = false, has_written = false
+}
+
+-- The operations by name, each a function of the list of its name and arguments.
+local operations = {}
+
+function script.text(number) return string.format('%.0f', number) end
