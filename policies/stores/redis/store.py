@@ -7,6 +7,7 @@ returned, and sent again with the right ones if the server finds others. Durabil
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -70,7 +71,8 @@ class RedisStore:
         timeout: float = 1.0,
         connections: int = 32,
     ) -> None:
-        self._url, self._clock, self._monotonic = url, clock, monotonic
+        self._url = re.sub("^valkey", "redis", url).partition("?")[0]
+        self._clock, self._monotonic = clock, monotonic
         self._hash_tag = f"{{{prefix}}}"
         self._grace = round(grace * MICROSECONDS_PER_SECOND)
         self._timeout, self._connections = timeout, connections
