@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from redis.crc import key_slot
 from redis.exceptions import RedisError
-from redis_nodes import RedisNode, node_folder, node_ports, waited
+from redis_nodes import RedisNode, is_synchronized, node_folder, node_ports, waited
 
 SLOT_COUNT = 16_384
 MIGRATE_TIMEOUT_MS = 1000
@@ -97,7 +97,7 @@ class RedisCluster:
 
         def found() -> ClusterNode | None:
             replicas = (node for node in self.living if node.own_row.master_id == master_id)
-            return next((node for node in replicas if node.is_synchronized), None)
+            return next((node for node in replicas if is_synchronized(node, self.nodes)), None)
 
         return waited(found, f"{master.address} has no replica")
 
@@ -129,29 +129,43 @@ class RedisCluster:
             return (
                 len(views) == 1
                 and all(node.is_ok for node in self.nodes)
-                and all(node.is_synchronized for node in replicas)
+                and all(is_synchronized(node, masters) for node in replicas)
             )
 
         waited(agree, "the nodes of the cluster do not agree")
 
-    def migrate(self, slot: int, target: ClusterNode, hook: Step = lambda step: None) -> None:
-        """Move *slot* to *target* key by key, as `redis-cli --cluster reshard` does; call *hook* between the steps."""
+    def migrate(self, slot: int, target: ClusterNode, hook: Step | None = None) -> None:
+        """Move *slot* to *target* key by key, as `redis-cli --cluster reshard` does; call *hook* between the steps.
+
+        An error of *hook* is raised when the slot has moved: the cluster stays in order.
+        """
+        failures: list[BaseException] = []
+
+        def done(step: str) -> None:
+            if hook is not None and not failures:
+                try:
+                    hook(step)
+                except BaseException as error:  # noqa: BLE001  # raised below
+                    failures.append(error)
+
         source = self.owner(slot)
         source_id, target_id = source.id, target.id
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        hook("importing")
+        done("importing")
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-        hook("migrating")
+        done("migrating")
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
             source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, MIGRATE_TIMEOUT_MS, "KEYS", *keys)
-            hook(f"moved {bytes(keys[0]).decode()}")
-        hook("all moved")
+            done(f"moved {bytes(keys[0]).decode()}")
+        done("all moved")
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-        hook("target knows")
+        done("target knows")
         for node in [source, *self.living]:
             with suppress(RedisError):  # replicas refuse it; they learn it from their masters
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-        hook("all know")
+        done("all know")
+        if failures:
+            raise failures[0]
 
 
 def slot_of(prefix: str = "sidecar") -> int:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha1
 
-from redis.exceptions import AskError
+from redis.exceptions import AskError, NoScriptError
 
 from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import UncancellableFuture
@@ -89,7 +89,7 @@ class ScriptLink:
         """The node and the error of the last one of them."""
         self._active: Node | None = None
         """The node to which payloads are written at once."""
-        self._must_send_source = self._is_closed = False
+        self._is_closed = False
         self._waiting = self._waiting_bytes = 0
         self._recovery: asyncio.Task[None] | None = None
 
@@ -123,7 +123,7 @@ class ScriptLink:
             raise StoreDown(f"{self._shown}: {self._waiting} operations wait already; see that it is fast enough")
 
     def _send(self, node: Node, submission: Submission) -> None:
-        start, self._must_send_source = (self._by_source if self._must_send_source else self._by_digest), False
+        start, node.lacks_script = (self._by_source if node.lacks_script else self._by_digest), False
         submission.ask_at = None
         payload = submission.payload
         command = b"%b$%d\r\n%b\r\n" % (start, len(payload), payload)
@@ -148,7 +148,7 @@ class ScriptLink:
         self._held.append(submission)
         self._held_for, self._active = (node, reply), None
         if reaction is Reaction.SEND_SOURCE:
-            self._must_send_source = True
+            node.lacks_script = True
         elif isinstance(reply, AskError):  # and `MovedError`, its subclass
             address = Address(node.address.host if reply.host in UNKNOWN_HOSTS else reply.host, reply.port)
             if reaction is Reaction.ASK:
@@ -163,14 +163,14 @@ class ScriptLink:
         if self._active is not None and self._active.pipeline.is_lost:
             self._active = None
         self._nodes.drop_lost()
-        if self._held_for is None:
-            return
+        if self._held_for is None or not self._held_for[0].pipeline.is_idle:
+            return  # it was another node that became idle
         (node, cause), self._held_for = self._held_for, None
         self._queue.extendleft(reversed(self._held))
         self._held.clear()
-        if isinstance(cause, AskError):
+        if isinstance(cause, AskError | NoScriptError):
             self._trouble.note_redirection(cause)
-        elif reaction_to(cause) is not Reaction.SEND_SOURCE:
+        else:
             self._trouble.note(cause)
         if reaction_to(cause) is Reaction.LEAVE:
             self._nodes.close(node.address)

@@ -13,7 +13,7 @@ from policies.stores.redis.nodes.pipeline import ConnectionLost
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.01, 0.2
 FREE_REDIRECTIONS = 2
-"""Redirections in a row without a pause. More of them mean that the nodes of a cluster do not agree yet."""
+"""Redirections and unknown scripts in a row without a pause. More mean that the nodes of a cluster do not agree yet."""
 
 
 class Trouble:
@@ -56,7 +56,7 @@ class Trouble:
                 self._spent += cause.seconds
 
     def note_redirection(self, cause: Exception) -> None:
-        """Note an answer that names another node."""
+        """Note an answer that names another node, or asks for the source of the script."""
         self.cause = cause
         self._redirections += 1
         self._must_pause = self._redirections > FREE_REDIRECTIONS

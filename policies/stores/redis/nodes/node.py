@@ -6,8 +6,8 @@ What remains possible:
 - A primary that fails before the acknowledgement: the results were not given out, and the scripts are sent again to the new one.
 - Of several replicas another one is promoted than the one that acknowledged. Redis prefers the one that has most data, but does not
   guarantee it.
-- No replica acknowledges in time. The result is given out nevertheless, which is logged once; for 10 seconds no more acknowledgements
-  are awaited, so that calls are not slowed down. A failover in that time forgets what was counted in it: limits then admit that much
+- No replica acknowledges in time, as in the first second after it has connected. The result is given out nevertheless, which is logged
+  once. For 0.5 to 10 seconds no more acknowledgements are awaited, so that calls are not slowed down. A failover in that time forgets what was counted in it: limits then admit that much
   more, and settlements of lost reservations charge their own amounts.
 - A primary and its replicas that lose their memory at the same time, without `appendonly yes`.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
 
 from policies.stores.redis.connecting.connection import Reply, encoded
 from policies.stores.redis.connecting.url import Address
@@ -26,8 +27,11 @@ from policies.stores.redis.connecting.url import Address
 from .health import facts_of
 from .pipeline import ConnectionLost, Pipeline
 
-UNACKNOWLEDGED_PAUSE_SECONDS = 10.0
+FIRST_PAUSE_WITHOUT_REPLICA_SECONDS, LONGEST_PAUSE_WITHOUT_REPLICA_SECONDS = 0.5, 10.0
+"""Time without WAIT after a missing acknowledgement. It is twice the one before if the next one is missing too."""
 PRIMARY_ROLE = b"master"
+DEMOTION_PHRASES = ("WAIT cannot be used with replica instances", "UNBLOCKED")
+"""Parts of the errors of a server that became a replica after it had executed the scripts of a batch."""
 _log = logging.getLogger("sidecar.store")
 
 
@@ -36,7 +40,7 @@ class Durability:
 
     def __init__(self, wait_ms: int, monotonic: Callable[[], float]) -> None:
         self.wait_ms, self._monotonic = wait_ms, monotonic
-        self._resume_at = 0.0
+        self._resume_at = self._pause = 0.0
         self._is_reported = False
 
     def should_wait(self) -> bool:
@@ -45,11 +49,13 @@ class Durability:
 
     def note_acknowledged(self) -> None:
         """Note that a replica has acknowledged in time."""
-        self._is_reported = False
+        self._is_reported, self._pause = False, 0.0
 
     def note_missing(self, address: Address, cause: str) -> None:
         """Note that no replica has acknowledged in time, for *cause*. The first time it is logged."""
-        self._resume_at = self._monotonic() + UNACKNOWLEDGED_PAUSE_SECONDS
+        longer = max(2 * self._pause, FIRST_PAUSE_WITHOUT_REPLICA_SECONDS)
+        self._pause = min(longer, LONGEST_PAUSE_WITHOUT_REPLICA_SECONDS)
+        self._resume_at = self._monotonic() + self._pause
         if not self._is_reported:
             self._is_reported = True
             _log.warning(
@@ -102,6 +108,8 @@ class Node:
         """When it is due to be inspected again."""
         self.replicas = 0
         self.is_primary = True
+        self.lacks_script = False
+        """Whether the next script must be sent with its source."""
         self._batch: list[_HeldScript] = []
         """Scripts that are sent and not followed by a WAIT yet."""
 
@@ -135,13 +143,15 @@ class Node:
                 self.pipeline.send(encoded("WAIT", 1, self._durability.wait_ms), partial(self._acknowledge, batch))
 
     def _acknowledge(self, batch: list[_HeldScript], reply: Reply) -> None:
-        """Give the results of *batch* to their receivers, or the loss of the connection."""
+        """Give the results of *batch* to their receivers, or the loss of the server."""
+        if isinstance(reply, ResponseError) and any(phrase in str(reply) for phrase in DEMOTION_PHRASES):
+            reply = ConnectionLost(f"{self.address} is a replica now")
         for held in batch:
             if held.is_answered:
                 held.receiver(reply if isinstance(reply, ConnectionLost) else held.reply)
         if isinstance(reply, ConnectionLost):
-            return
-        if isinstance(reply, int) and reply > 0:
+            self.pipeline.close()
+        elif isinstance(reply, int) and reply > 0:
             self._durability.note_acknowledged()
         else:
             cause = str(reply) if isinstance(reply, Exception) else f"within {self._durability.wait_ms} ms"

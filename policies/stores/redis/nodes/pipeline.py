@@ -103,7 +103,7 @@ class Pipeline:
 
     async def _read(self) -> None:
         try:
-            while True:
+            while not self.is_lost:
                 reply = await next_reply(self._connection)
                 self._timer.note_progress()
                 if not self._receivers:
