@@ -1,8 +1,8 @@
 """What a store URL means, and which store it opens.
 
-Built in are `memory://` (one process), `sqlite:///FILE` (the processes of one machine) and `redis://HOST:PORT/DB` (any
-number of machines). An installed package adds a scheme by an entry point of the group `chatnest_sidecar.stores`: its name
-is the scheme, its object a `StoreFactory`.
+Built in are `memory://` (one process), `sqlite:///FILE` (the processes of one machine) and the forms of
+`policies.stores.redis.connecting.url` (any number of machines). An installed package adds a scheme by an entry point of the group
+`chatnest_sidecar.stores`: its name is the scheme, its object a `StoreFactory`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 import msgspec
 
 from policies.api.store import Store
+from policies.stores.redis.connecting.url import URL_SCHEMES as REDIS_SCHEMES
+from policies.stores.redis.connecting.url import RedisUrl
 from policies.stores.sqlite.store import SQLiteStore
 
 from .memory import MemoryStore
@@ -25,9 +26,6 @@ from .memory import MemoryStore
 STORE_GROUP = "chatnest_sidecar.stores"
 MEMORY_URL = "memory://"
 SQLITE_PREFIX = "sqlite:///"
-REDIS_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
-"""Schemes that `RedisStore` serves, and what its client library calls them."""
-DEFAULT_KEY_PREFIX = "sidecar"
 _URL_REMEDY = "write 'sqlite:///FILE', 'redis://HOST:PORT/DB', or 'memory://' for a trial"
 _URL_CREDENTIALS = re.compile("//(.*)@", re.DOTALL)
 """Everything up to the last `@`: a password with an unquoted `/`, `?` or `@` makes a URL that cannot be parsed."""
@@ -60,14 +58,12 @@ class StoreUrl(msgspec.Struct, frozen=True):
         scheme = text.partition("://")[0]
         if text == MEMORY_URL or (text.startswith(SQLITE_PREFIX) and len(text) > len(SQLITE_PREFIX)):
             return cls(text, scheme)
-        try:
-            parts = urlsplit(text)
-            is_redis = parts.scheme in REDIS_SCHEMES and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            raise _invalid(text, _URL_REMEDY) from None
-        if is_redis:
-            _check_redis(text, parts)
-            return cls(text, parts.scheme)
+        if "://" in text and scheme.lower() in REDIS_SCHEMES:
+            try:
+                RedisUrl.parse(text)
+            except ValueError as error:
+                raise _invalid(text, str(error) or _URL_REMEDY) from None
+            return cls(text, scheme.lower())
         installed = sorted(entry_points(group=STORE_GROUP).names - {"memory", "sqlite", *REDIS_SCHEMES})
         if "://" in text and scheme in installed:
             return cls(text, scheme)
@@ -90,7 +86,7 @@ class StoreUrl(msgspec.Struct, frozen=True):
     def has_password(self) -> bool:
         """Whether it holds a password, which belongs into the environment."""
         if self.scheme in REDIS_SCHEMES:
-            return bool(urlsplit(self.text).password)
+            return RedisUrl.parse(self.text).password is not None
         credentials = _URL_CREDENTIALS.search(self.text) if self.scheme not in ("memory", "sqlite") else None
         return credentials is not None and ":" in credentials[1]
 
@@ -127,22 +123,7 @@ def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = No
         return _opened(location, folder, clock)
     from policies.stores.redis.store import RedisStore  # noqa: PLC0415  # its client library takes 8 MB and 0.2 s to import
 
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    prefix = query.pop("prefix", DEFAULT_KEY_PREFIX)
-    address = parts._replace(scheme=REDIS_SCHEMES[parts.scheme], query=urlencode(query)).geturl()
-    return RedisStore(address, prefix=prefix, clock=clock)
-
-
-def _check_redis(text: str, parts: SplitResult) -> None:
-    if not (parts.path.strip("/").isdigit() or parts.path in ("", "/")):
-        raise _invalid(text, "the database must be a number: 'redis://HOST:PORT/0'")
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name != "prefix":
-            shown = "" if "@" in parts.query else f" {name!r}"  # else it may be part of a password
-            raise _invalid(text, f"remove the option{shown}: the only one is 'prefix'")
-        if not value or not value.isascii() or not value.isprintable() or set(value) & set("{}:"):
-            raise _invalid(text, "give 'prefix' a name of printable ASCII without '{', '}' and ':', such as 'sidecar'")
+    return RedisStore(url, prefix=RedisUrl.parse(url).prefix, clock=clock)
 
 
 def _opened(location: StoreUrl, folder: Path, clock: Callable[[], float] | None) -> Store:

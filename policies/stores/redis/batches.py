@@ -19,6 +19,7 @@ from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.batching.group_commit import GroupCommit, QueuedOperation
 
 from .errors import IncompatibleStore, operation_failed
+from .failures import lost_data
 from .messages import Operation
 from .preparation import prepare
 from .script import MAX_OPERATIONS_PER_CALL
@@ -45,6 +46,10 @@ class BatchLink(Protocol):
 
         The result raises `StoreDown`, with `taken` where the batch may have been executed. It may be executed twice.
         """
+        ...
+
+    async def warnings(self) -> Sequence[str]:
+        """Return what endangers the counters on the server. Raises `StoreDown`."""
         ...
 
     async def aclose(self) -> None:
@@ -190,11 +195,7 @@ class Batches:
         self._clock_offset = now - self._monotonic()
         if generation != self._generation:
             if self._generation is not None:
-                text = (
-                    "the store %s has lost its content (it was flushed, evicted or replaced): all counters begin at 0, and "
-                    "running calls are charged when they end; check maxmemory-policy and persistence"
-                )
-                _log.error(text, self._address)
+                _log.error("%s", lost_data(self._address))
             self._generation, self._beat_at = generation, 0.0
         return now
 

@@ -107,7 +107,10 @@ _FAILURES_BY_CODE: Mapping[str, str] = {
 _FAILURES_BY_SENTENCE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), name)
     for pattern, name in (
-        ("authentication required|must be called with the client already authenticated", "no_password"),
+        (
+            "authentication required|must be called with the client already authenticated|: unauthenticated ",
+            "no_password",
+        ),
         (
             "invalid password|invalid username-password|without any password configured|wrong number of arguments for 'auth'",
             "wrong_password",

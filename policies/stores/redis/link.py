@@ -1,102 +1,271 @@
-"""A link to one server, which executes batches of operations in the order in which they were submitted."""
+"""The way of operations to the right Redis server: one script, one pipelined connection, any number of operations in flight.
+
+1. An operation is an opaque payload. It is written at once, as EVALSHA, behind those that are in flight; there is no pool that could
+   be exhausted. Its reply is matched by order.
+2. A reply that is an error of the moment (the script is unknown, the keys are on another node, the server loads its data) stops further
+   writes. When all replies have arrived, the payloads without a result are sent again in their order: to the server that has the keys
+   now, and the first one with the source of the script where that is needed.
+3. A connection is lost when its server closes it, or sends nothing for `timeout` seconds while something is in flight. It is replaced
+   at once, once, and what was in flight is sent again: operations are idempotent. Where another server may take over (cluster,
+   sentinels), it is looked for, for `timeout` seconds more. Then all waiting operations fail with `StoreDown`, and further ones at once
+   for half a second (`Outage`).
+
+Slowness of our own process is not a failure of the server: see `progress`. For writes and failovers see `node`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from hashlib import sha1
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, NoScriptError, RedisError
+from redis.exceptions import AskError, NoScriptError
 
 from policies.api.store import StoreDown
+from policies.stores.batching.group_commit import UncancellableFuture
 from policies.stores.batching.outage import Outage
+from policies.stores.redis.connecting.connection import CannotConnect, Reply, encoded
+from policies.stores.redis.connecting.faults import Reaction, describe, reaction_to
+from policies.stores.redis.connecting.url import Address, RedisUrl
+from policies.stores.redis.nodes.node import Node
+from policies.stores.redis.nodes.open_nodes import Nodes
+from policies.stores.redis.nodes.pipeline import MAX_COMMANDS_PER_WRITE, ConnectionLost
+from policies.stores.redis.nodes.topology import UNKNOWN_HOSTS, NoAddress
 
-MAX_ATTEMPTS_ON_LINK = 3
+from .trouble import Trouble
+
+DEFAULT_TIMEOUT_SECONDS = 2.0
+MAX_WAITING_PAYLOADS, MAX_WAITING_BYTES = 10_000, 64 * 1024 * 1024
+"""Most payloads without a result, and their size. Beyond that an operation fails at once, and the store is not down for others."""
+
+
+class Submission:
+    """A payload on its way. `is_written`: it may have been executed. `ask_at`: the node for its next attempt alone."""
+
+    __slots__ = ("ask_at", "future", "is_written", "payload")
+
+    def __init__(self, payload: bytes, future: asyncio.Future[bytes]) -> None:
+        self.payload, self.future = payload, future
+        self.is_written = False
+        self.ask_at: Address | None = None
 
 
 class ScriptLink:
-    """See `BatchLink`. One connection, one batch at a time. *timeout* is in seconds."""
+    """Executes one Lua script on the server that has *keys*, all of one hash tag. Each payload is its only argument.
 
-    def __init__(self, url: str, source: str, keys: Sequence[str], *, timeout: float) -> None:
-        self._url, self._source, self._keys, self._timeout = url, source, keys, timeout
-        self._address = url.rpartition("@")[2].removeprefix("redis://")
-        self._client = self._new_client()
-        self._sha = self._client.register_script(source).sha
-        self._queue: list[tuple[bytes, asyncio.Future[bytes]]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._outage = Outage(time.monotonic)
+    The script must be idempotent: a payload is executed again if its reply was lost. It must raise the errors of the commands that it
+    runs, not return them: READONLY and such tell the link to look for another server. All *keys* should exist from the first write on:
+    while their slot moves, a cluster refuses commands of which some keys exist and some do not.
 
-    def _new_client(self, **node: Any) -> Any:
-        """Return a client of the server, or of another *node* of its cluster (`host` and `port`)."""
-        client: Any = Redis.from_url(
-            self._url,
-            single_connection_client=True,
-            socket_timeout=self._timeout,
-            socket_connect_timeout=self._timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-        client.connection_pool.connection_kwargs.update(node)
-        return client
+    *timeout* is in seconds; see the module. *monotonic* is a clock in seconds, *sleep* waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        url: RedisUrl,
+        source: str,
+        keys: Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._url = url
+        self._nodes = Nodes(url, keys[0], timeout=timeout, monotonic=monotonic, on_idle=self._on_idle)
+        digest = sha1(source.encode(), usedforsecurity=False).hexdigest()  # the name of a script in Redis
+        self._by_digest = _without_payload("EVALSHA", digest, keys)
+        self._by_source = _without_payload("EVAL", source, keys)
+        self._outage = Outage(monotonic)
+        self._trouble = Trouble(timeout, sleep)
+        self._queue: deque[Submission] = deque()
+        """Payloads that are to be sent, in order. It is empty while `_active` is set."""
+        self._held: list[Submission] = []
+        """Payloads that were sent without a result; they go back to the head of the queue."""
+        self._held_for: tuple[Node, Exception] | None = None
+        """The node and the error of the last one of them."""
+        self._active: Node | None = None
+        """The node to which payloads are written at once."""
+        self._is_closed = False
+        self._waiting = self._waiting_bytes = 0
+        self._recovery: asyncio.Task[None] | None = None
 
     def submit(self, payload: bytes) -> asyncio.Future[bytes]:
-        """See `BatchLink.submit`."""
-        if not self._outage.is_up:
-            self._outage.check()
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._queue.append((payload, future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        """Send *payload*; return the future of the script's reply. It is executed even if the future's task is cancelled.
+
+        The future raises `StoreDown`, with `taken` if the payload may have been executed.
+        """
+        future = UncancellableFuture(loop=asyncio.get_running_loop())
+        try:
+            self._check_room(payload)
+        except StoreDown as error:
+            _fail(future, error)
+            return future
+        self._waiting += 1
+        self._waiting_bytes += len(payload)
+        submission = Submission(payload, future)
+        if self._active is not None:
+            self._send(self._active, submission)
+        else:
+            self._queue.append(submission)
+            self._start_recovery()
         return future
 
-    async def _run(self) -> None:
-        while self._queue:
-            payload, future = self._queue[0]
-            try:
-                reply = await self._send(payload)
-            except RedisError as error:
-                self._outage.begin(f"{self._address} did not answer just now")
-                was_sent = "connecting to" not in str(error)
-                text = f"{self._address}: {str(error) or type(error).__name__}; see that it runs and can be reached"
-                self._fail(StoreDown(text, taken=was_sent))
-            else:
+    def _check_room(self, payload: bytes) -> None:
+        if self._is_closed:
+            raise StoreDown(f"{self._shown}: the store is closed")
+        if not self._outage.is_up:
+            self._outage.check()
+        if self._waiting >= MAX_WAITING_PAYLOADS or self._waiting_bytes + len(payload) > MAX_WAITING_BYTES:
+            raise StoreDown(f"{self._shown}: {self._waiting} operations wait already; see that it is fast enough")
+
+    def _send(self, node: Node, submission: Submission) -> None:
+        start, node.lacks_script = (self._by_source if node.lacks_script else self._by_digest), False
+        submission.ask_at = None
+        payload = submission.payload
+        command = b"%b$%d\r\n%b\r\n" % (start, len(payload), payload)
+        node.send_script(command, partial(self._receive, node, submission))
+
+    def _receive(self, node: Node, submission: Submission, reply: Reply) -> None:
+        if not isinstance(reply, Exception):
+            if self._trouble.cause is not None or not self._outage.is_up:
+                self._nodes.note_success()
+                self._trouble.end()
                 self._outage.end()
-                self._queue.pop(0)
-                if not future.done():
-                    future.set_result(reply)
+            self._finish(submission).set_result(reply)
+            return
+        reaction = Reaction.LEAVE if isinstance(reply, ConnectionLost) else reaction_to(reply)
+        if reaction in (Reaction.REFUSE, Reaction.FAIL):
+            error = StoreDown(describe(self._shown, reply), taken=reaction is Reaction.FAIL)
+            if reaction is Reaction.REFUSE:
+                self._outage.begin(str(error))
+            _fail(self._finish(submission), error)
+            return
+        submission.is_written |= isinstance(reply, ConnectionLost)
+        self._held.append(submission)
+        self._held_for, self._active = (node, reply), None
+        if reaction is Reaction.SEND_SOURCE:
+            node.lacks_script = True
+        elif isinstance(reply, AskError):  # and `MovedError`, its subclass
+            address = Address(node.address.host if reply.host in UNKNOWN_HOSTS else reply.host, reply.port)
+            if reaction is Reaction.ASK:
+                submission.ask_at = address
+            else:
+                self._nodes.note_move(address)
+        elif reaction is Reaction.LEAVE:
+            self._nodes.note_failure(node.address)
 
-    def _fail(self, error: StoreDown) -> None:
-        for _, future in self._queue:
-            if not future.done():
-                future.set_exception(StoreDown(str(error), taken=error.taken))
-        self._queue = []
+    def _on_idle(self) -> None:
+        """Put back what was sent without a result, when no reply is expected any more."""
+        if self._active is not None and self._active.pipeline.is_lost:
+            self._active = None
+        self._nodes.drop_lost()
+        if self._held_for is None or not self._held_for[0].pipeline.is_idle:
+            return  # it was another node that became idle
+        (node, cause), self._held_for = self._held_for, None
+        self._queue.extendleft(reversed(self._held))
+        self._held.clear()
+        if isinstance(cause, AskError | NoScriptError):
+            self._trouble.note_redirection(cause)
+        else:
+            self._trouble.note(cause)
+        if reaction_to(cause) is Reaction.LEAVE:
+            self._nodes.close(node.address)
+        self._start_recovery()
 
-    async def _send(self, payload: bytes) -> bytes:
-        for _ in range(MAX_ATTEMPTS_ON_LINK):
-            try:
+    def _start_recovery(self) -> None:
+        """Send the queue, unless replies are expected that may come before it."""
+        if self._recovery is None and self._held_for is None and not self._is_closed:
+            self._recovery = asyncio.get_running_loop().create_task(self._recover())
+
+    async def _recover(self) -> None:
+        """Send the queue to the server that has the keys, or fail it."""
+        try:
+            while self._queue:
+                if self._trouble.is_over(can_move=self._nodes.can_move):
+                    self._give_up()
+                    return
+                await self._trouble.pause()
+                ask_at = self._queue[0].ask_at
                 try:
-                    reply = await self._client.evalsha(self._sha, len(self._keys), *self._keys, payload)
-                except NoScriptError:
-                    reply = await self._client.eval(self._source, len(self._keys), *self._keys, payload)
-            except MovedError as moved:
-                await self._client.aclose()
-                self._client = self._new_client(host=moved.host, port=moved.port)
-                continue
-            except RedisConnectionError as error:
-                if "connecting to" in str(error):
-                    raise
-                continue
-            return bytes(reply)
-        raise RedisError("the connection was closed again and again")
+                    node = await (self._nodes.owner() if ask_at is None else self._nodes.at(ask_at))
+                except (CannotConnect, NoAddress) as error:
+                    self._queue[0].ask_at = None
+                    self._trouble.note(error)
+                    continue
+                if await self._send_queue(node, ask_at):
+                    self._active = node
+                else:
+                    await node.pipeline.wait_until_idle()
+        except Exception as error:  # noqa: BLE001  # also a fault of ours must not leave callers waiting
+            self._trouble.cause = error
+            self._give_up()
+        finally:
+            self._recovery = None
+
+    async def _send_queue(self, node: Node, ask_at: Address | None) -> bool:
+        """Send the queue to *node*, or the head of it that *ask_at* alone can execute. Return whether *node* takes further payloads."""
+        sent = 0
+        while self._queue and self._held_for is None and not node.pipeline.is_lost:
+            if ask_at is not None:
+                if self._queue[0].ask_at != ask_at:
+                    return False
+                node.pipeline.send(encoded("ASKING"), _ignore)
+            self._send(node, self._queue.popleft())
+            sent += 1
+            if sent % MAX_COMMANDS_PER_WRITE == 0:
+                await asyncio.sleep(0)
+        return ask_at is None and self._held_for is None and not node.pipeline.is_lost
+
+    async def warnings(self) -> Sequence[str]:
+        """Return what is wrong with the server for a store, for the summary at start. Raises `StoreDown`."""
+        try:
+            return await self._nodes.warnings()
+        except (CannotConnect, NoAddress) as error:
+            raise StoreDown(describe(self._shown, error)) from error
+
+    def _give_up(self) -> None:
+        """Fail all waiting operations."""
+        cause = describe(self._shown, self._trouble.cause or TimeoutError())
+        self._trouble.end()
+        self._outage.begin(cause)
+        while self._queue:
+            submission = self._queue.popleft()
+            _fail(self._finish(submission), StoreDown(cause, taken=submission.is_written))
+
+    def _finish(self, submission: Submission) -> asyncio.Future[bytes]:
+        self._waiting -= 1
+        self._waiting_bytes -= len(submission.payload)
+        return submission.future
+
+    @property
+    def _shown(self) -> str:
+        """The servers of the URL, without credentials."""
+        return self._url.shown.partition("://")[2]
 
     async def aclose(self) -> None:
-        """See `BatchLink.aclose`."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._fail(StoreDown("the store is closed", taken=True))
-        await self._client.aclose()
+        """Close all connections. Operations without a result fail; callers have awaited them before."""
+        self._is_closed = True
+        await self._nodes.aclose()
+        self._give_up()
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+
+
+def _without_payload(command: str, script: str, keys: Sequence[str]) -> bytes:
+    """Return the start of a command, up to its last argument."""
+    return encoded(command, script, len(keys), *keys, b"").removesuffix(b"$0\r\n\r\n")
+
+
+def _fail(future: asyncio.Future[bytes], error: StoreDown) -> None:
+    with suppress(RuntimeError, asyncio.InvalidStateError):  # its loop is closed
+        future.set_exception(error)
+        future.exception()  # marks it as retrieved, also where its caller is cancelled in the same iteration
+
+
+def _ignore(reply: Reply) -> None:
+    """Ignore the reply to ASKING: the script behind it is answered by a redirection if it had no effect."""

@@ -22,9 +22,10 @@ from policies.api.store import MAX_REGISTERED_LIMITS, Account, Grant, Reservatio
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
+from policies.stores.redis.connecting.url import RedisUrl
 
 from .batches import Batches, BatchLink
-from .link import ScriptLink
+from .link import DEFAULT_TIMEOUT_SECONDS, ScriptLink
 from .messages import (
     RESULT_CALL_ENDED,
     RESULT_OTHER_WINDOW,
@@ -65,18 +66,21 @@ class RedisStore:
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         grace: float = 30.0,
-        timeout: float = 1.0,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
         link: BatchLink | None = None,
     ) -> None:
         self._grace = round(grace * MICROSECONDS_PER_SECOND)
         self._claims = ClaimLists()
         self._seen_notice = -1
         """Number of the last notice that was logged; -1 before the first heartbeat: notices before that are not logged."""
-        address = url.rpartition("@")[2].partition("?")[0].removeprefix("redis://").removeprefix("rediss://")
+        location = RedisUrl.parse(url)
+        self._link = link or ScriptLink(
+            location, script_source(), keys_of(prefix), timeout=timeout, monotonic=monotonic
+        )
         self._batches = Batches(
-            link or ScriptLink(url, script_source(), keys_of(prefix), timeout=timeout),
+            self._link,
             secrets.token_hex(OWNER_BYTES),
-            address,
+            location.shown.partition("://")[2],
             clock=clock,
             monotonic=monotonic,
             offset=time.time() - monotonic(),
@@ -162,6 +166,10 @@ class RedisStore:
         """See `Store.ping`. At the first connection it waits until the store is ready."""
         await self._batches.prepare()
         await self._run("ping")
+
+    async def warnings(self) -> Sequence[str]:
+        """See `AdvisedStore.warnings`."""
+        return await self._link.warnings()
 
     async def aclose(self) -> None:
         """Send queued operations, wait for their replies for a moment, and close the connection."""

@@ -302,19 +302,24 @@ def test_each_failure_has_a_remedy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "persistence", "save", "names"),
+    ("facts", "save", "names"),
     [
-        ({"maxmemory_policy": "noeviction"}, {"aof_enabled": "1"}, "", []),
-        ({"maxmemory_policy": "allkeys-lru"}, {"aof_enabled": "1"}, "", ["evicting"]),
-        ({"maxmemory_policy": "volatile-ttl"}, {"aof_enabled": "0"}, "", ["evicting", "in_memory"]),
-        ({"maxmemory_policy": "noeviction"}, {"aof_enabled": "0"}, "3600 1", ["snapshots"]),
-        ({"maxmemory_policy": "noeviction"}, {"aof_enabled": "0"}, None, ["no_log"]),
-        ({}, {}, None, []),
+        ({"maxmemory_policy": "noeviction", "aof_enabled": "1"}, "", []),
+        ({"maxmemory_policy": "allkeys-lru", "aof_enabled": "1"}, "", ["evicting"]),
+        ({"maxmemory_policy": "allkeys-lru", "evicted_keys": "7"}, "", ["evicting", "evicted"]),
+        ({"maxmemory_policy": "noeviction", "evicted_keys": "7"}, "", []),
+        ({"maxmemory_policy": "volatile-ttl", "aof_enabled": "0"}, "", ["evicting", "in_memory"]),
+        ({"maxmemory_policy": "noeviction", "aof_enabled": "0"}, "3600 1", ["snapshots"]),
+        ({"maxmemory_policy": "noeviction", "aof_enabled": "0"}, None, ["no_log"]),
+        ({"aof_last_write_status": "err"}, None, ["failing"]),
+        ({"rdb_last_bgsave_status": "err"}, None, ["failing"]),
+        ({"role": "slave"}, None, ["replica"]),
+        ({}, None, []),
     ],
 )
-def test_advice(memory: dict[str, str], persistence: dict[str, str], save: str | None, names: list[str]) -> None:
+def test_advice(facts: dict[str, str], save: str | None, names: list[str]) -> None:
     """A server that may evict keys or lose them is warned about; one whose settings cannot be read is not accused."""
-    assert advice(memory, persistence, save) == names
+    assert advice(facts, save) == names
 
 
 ADVISED: list[tuple[tuple[str, ...], list[str]]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class CountingLink:
         await self.is_answering.wait()
         return await reply
 
+    async def warnings(self) -> Sequence[str]:
+        return await self._inner.warnings()
+
     async def aclose(self) -> None:
         await self._inner.aclose()
 
@@ -78,7 +81,7 @@ async def test_batches_grow_while_the_server_is_slow(opened: OpenStore) -> None:
     await store.ping()
     link = count_batches(store)
     link.is_answering.clear()
-    calls = []
+    calls: list[asyncio.Task[Any]] = []
     for at in range(50):
         calls.append(asyncio.create_task(store.reserve(f"{at}", [budget(10**6, 10)])))
         for _ in range(5):
@@ -232,7 +235,7 @@ async def test_lost_content_is_logged_once(
             assert (await store.standings([budget(100, 0)]))[0].used == 0
         said = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
         assert len(said) == 2
-        assert all("has lost its content" in each for each in said)
+        assert all("limits start anew" in each for each in said)
         assert await stores[0].settle(f"{lost} 0", {KEY: 1}) is (lost == runner.key("c"))
 
 

@@ -1,0 +1,147 @@
+"""One connection with many commands in flight: they are written without waiting, and replies are matched in order.
+
+Commands of one event-loop iteration leave in one write. Each command has a receiver, which is called exactly once: with the reply,
+with the error that the server answered, or with `ConnectionLost`. Receivers are called in the order of the commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from policies.stores.redis.connecting.connection import Reply, closed, encoded, next_reply
+from policies.stores.redis.connecting.progress import StallTimer
+from policies.stores.redis.connecting.url import Address
+
+MAX_COMMANDS_PER_WRITE = 256
+"""Most commands that are written at once, so that no step of the event loop takes long."""
+
+
+class ConnectionLost(Exception):
+    """The connection ended before the reply: the command may have been executed. *is_stalled*: the server was silent."""
+
+    def __init__(self, message: str, *, is_stalled: bool = False) -> None:
+        super().__init__(message)
+        self.is_stalled = is_stalled
+
+
+class Pipeline:
+    """A connection to the server at *address*, which owns *connection*.
+
+    It is lost when its peer closes it, or when no reply has arrived for *timeout* seconds while one is expected.
+    *before_write* is called before each write and may add commands. *on_idle* is called when no reply is expected any more,
+    also after a loss.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        address: Address,
+        timeout: float,
+        before_write: Callable[[], None],
+        on_idle: Callable[[], None],
+    ) -> None:
+        self.address, self._connection = address, connection
+        self._timeout, self._before_write, self._on_idle = timeout, before_write, on_idle
+        self._receivers: deque[Callable[[Reply], None]] = deque()
+        self._unwritten: list[bytes] = []
+        self._has_unwritten = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._timer = StallTimer(timeout, lambda: bool(self._receivers), self._stall)
+        self.is_lost = False
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._closing: asyncio.Task[None] | None = None
+
+    def send(self, command: bytes, receiver: Callable[[Reply], None]) -> None:
+        """Write the encoded *command* soon. It must not be called once the connection is lost."""
+        if not self._receivers:
+            self._timer.start()
+            self._is_idle.clear()
+        self._receivers.append(receiver)
+        self._unwritten.append(command)
+        self._has_unwritten.set()
+
+    async def ask(self, *command: str | int) -> Reply:
+        """Return the reply to *command*; errors of the server and `ConnectionLost` are returned too."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def receive(reply: Reply) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        if self.is_lost:
+            return ConnectionLost("the connection is closed")
+        self.send(encoded(*command), receive)
+        return await future
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no reply is expected."""
+        return not self._receivers
+
+    async def wait_until_idle(self) -> None:
+        """Return when no reply is expected, also after a loss."""
+        await self._is_idle.wait()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._has_unwritten.wait()
+                self._before_write()
+                commands = self._unwritten[:MAX_COMMANDS_PER_WRITE]
+                del self._unwritten[:MAX_COMMANDS_PER_WRITE]
+                if not self._unwritten:
+                    self._has_unwritten.clear()
+                await self._connection.send_packed_command(b"".join(commands), check_health=False)
+        except (RedisError, OSError) as error:
+            self._lose(ConnectionLost(f"{self.address} closed the connection: {error}"))
+
+    async def _read(self) -> None:
+        try:
+            while not self.is_lost:
+                reply = await next_reply(self._connection)
+                self._timer.note_progress()
+                if not self._receivers:
+                    raise ConnectionLost(f"{self.address} answered without being asked")
+                self._receivers.popleft()(reply)
+                if not self._receivers:
+                    self._end_wait()
+        except (RedisError, OSError) as error:
+            self._lose(ConnectionLost(f"{self.address} closed the connection: {error}"))
+        except ConnectionLost as error:
+            self._lose(error)
+
+    def _stall(self) -> None:
+        self._lose(ConnectionLost(f"{self.address} did not answer for {self._timeout:g} seconds", is_stalled=True))
+
+    def close(self) -> None:
+        """Close the connection; what is in flight is lost."""
+        self._lose(ConnectionLost("the connection was closed"))
+
+    def _lose(self, error: ConnectionLost) -> None:
+        if self.is_lost:
+            return
+        self.is_lost = True
+        self._timer.stop()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._closing = asyncio.create_task(closed(self._connection))
+        while self._receivers:
+            self._receivers.popleft()(error)
+        self._end_wait()
+
+    def _end_wait(self) -> None:
+        self._is_idle.set()
+        self._on_idle()
+
+    async def wait_closed(self) -> None:
+        """Return when the tasks have ended and the connection is closed. `close` must have been called before."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._closing is not None:
+            await self._closing

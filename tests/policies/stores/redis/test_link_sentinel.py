@@ -1,0 +1,89 @@
+"""The link where sentinels decide which server is the primary."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from redis_sentinel import SERVICE, RedisSentinels, redis_sentinels
+from redis_server import MISSING, SERVER, free_port
+from script_links import TestedLink, script_link
+
+from policies.api.store import StoreDown
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RedisSentinels]:
+    with redis_sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def sentinels(running: RedisSentinels) -> RedisSentinels:
+    """Return the servers of all tests, in order."""
+    for node in (*running.servers, *running.sentinels):
+        if node.process is None:
+            node.start()
+    running.settled()
+    return running
+
+
+async def submit_until_taken(link: TestedLink, payload: bytes) -> bytes:
+    for _ in range(500):
+        try:
+            return await link.submit(payload)
+        except StoreDown:
+            await asyncio.sleep(0.02)
+    raise AssertionError("the store stays down")
+
+
+async def test_primary_that_is_killed(sentinels: RedisSentinels) -> None:
+    """When the primary is killed, payloads are executed by the promoted replica, which has all that was answered."""
+    async with script_link(f"{sentinels.url}?wait=1000") as link:
+        payloads = [b"%d" % at for at in range(100)]
+        assert await link.submit_all(payloads) == payloads
+        primary = await asyncio.to_thread(lambda: sentinels.primary)
+        primary.kill()
+        promoted = await asyncio.to_thread(sentinels.promoted, primary)
+        assert await asyncio.wait_for(submit_until_taken(link, b"last"), 5) == b"last"
+        assert await link.appended(promoted.port) == [*payloads, b"last"]
+
+
+async def test_demoted_primary_is_left(sentinels: RedisSentinels) -> None:
+    """A primary that has become a replica is left for the new one."""
+    async with script_link(f"{sentinels.url}?wait=1000") as link:
+        await link.submit(b"1")
+        _, new = await asyncio.to_thread(sentinels.demote)
+        assert await submit_until_taken(link, b"2") == b"2"
+        assert await link.appended(new.port) == [b"1", b"2"]
+
+
+async def test_sentinels_that_do_not_answer_are_skipped(sentinels: RedisSentinels) -> None:
+    """One living sentinel is enough, also where others are suspended."""
+    sentinels.sentinels[0].suspend()
+    try:
+        url = f"redis+sentinel://127.0.0.1:{free_port()},{sentinels.sentinels[0].address},{sentinels.sentinels[1].address}"
+        async with script_link(f"{url}/{SERVICE}") as link:
+            assert await link.submit(b"1") == b"1"
+    finally:
+        sentinels.sentinels[0].resume()
+
+
+async def test_unknown_name_of_the_primary(sentinels: RedisSentinels) -> None:
+    """A name that the sentinels do not know is an error that has it."""
+    url = sentinels.url.replace(SERVICE, "other")
+    async with script_link(url, timeout=0.1) as link:
+        with pytest.raises(StoreDown, match="names a primary 'other'") as down:
+            await link.submit(b"1")
+        assert not down.value.taken
+
+
+async def test_password_of_the_servers_alone(sentinels: RedisSentinels) -> None:
+    """The credentials of the URL are those of the servers; sentinels without a password are asked without it."""
+    for server in sentinels.servers:
+        server.ask("ACL", "SETUSER", "me", "reset", "on", ">secret", "~*", "+@all")
+    async with script_link(sentinels.url.replace("://", "://me:secret@")) as link:
+        assert await link.submit(b"1") == b"1"
