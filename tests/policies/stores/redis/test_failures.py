@@ -340,7 +340,7 @@ async def test_warnings_of_a_server(tmp_path: Path, options: tuple[str, ...], na
         store = RedisStore(server.url)
         found = await store.warnings()
         await store.aclose()
-    address = f"127.0.0.1:{server.port}/0"
+    address = f"127.0.0.1:{server.port}"
     assert found == [f"{address}: {SERVER_WARNINGS[name].format(policy='allkeys-lru')}" for name in names]
 
 

@@ -179,7 +179,7 @@ async def test_refusing_server_executes_nothing(redis: RedisServer) -> None:
 async def test_wrong_password_has_a_remedy(redis: RedisServer) -> None:
     """The error of a wrong password names the remedy and not the password."""
     async with script_link(f"redis://nobody:secret@127.0.0.1:{redis.port}/0") as link:
-        with pytest.raises(StoreDown, match=f"^127.0.0.1:{redis.port}/0: .*; correct the password") as down:
+        with pytest.raises(StoreDown, match=f"^127.0.0.1:{redis.port}/0: .*; correct them in SIDECAR_STORE") as down:
             await link.submit(b"1")
         assert "secret" not in str(down.value)
 
