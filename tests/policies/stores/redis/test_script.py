@@ -43,7 +43,7 @@ class CountingLink:
         self.batches += 1
         for _ in range(self._times - 1):
             self._inner.submit(payload).add_done_callback(lambda future: future.exception())
-        return asyncio.ensure_future(self._answer(self._inner.submit(payload)))
+        return asyncio.get_running_loop().create_task(self._answer(self._inner.submit(payload)))
 
     async def _answer(self, reply: asyncio.Future[bytes]) -> bytes:
         await self.is_answering.wait()
@@ -78,7 +78,7 @@ async def test_batches_grow_while_the_server_is_slow(opened: OpenStore) -> None:
     await store.ping()
     link = count_batches(store)
     link.is_answering.clear()
-    calls = []
+    calls: list[asyncio.Task[Any]] = []
     for at in range(50):
         calls.append(asyncio.create_task(store.reserve(f"{at}", [budget(10**6, 10)])))
         for _ in range(5):
