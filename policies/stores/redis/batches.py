@@ -108,10 +108,11 @@ class Batches:
         return self._clock() if self._clock is not None else self._monotonic() + self._clock_offset
 
     async def prepare(self) -> None:
-        """Make the store ready, however long that takes. Raises `StoreDown`."""
-        begun, *_ = await self._exchange()
-        if len(begun) == 1:
-            await asyncio.shield(self._preparation())
+        """Make the store ready, if it has not answered before, however long that takes. Raises `StoreDown`."""
+        if self._generation is None:
+            begun, *_ = await self._exchange()
+            if len(begun) == 1:
+                await asyncio.shield(self._preparation())
 
     async def aclose(self) -> None:
         """Send what is queued, wait for the replies in flight for a while, and close the link."""
@@ -225,6 +226,9 @@ class Batches:
         """Return the task that makes the store ready, which all operations share."""
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.get_running_loop().create_task(self._prepare())
+            self._preparing.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # it has been retrieved
         return self._preparing
 
     async def _prepare(self) -> None:

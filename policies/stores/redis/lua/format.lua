@@ -18,12 +18,18 @@ function operations.take_over()
   return true
 end
 
--- Make the store ready. Argument: the id of its generation, if it has none. The counters have it too: without them it ends.
+-- Make the store ready. Argument: the id of its generation, if it has none. The counters have it too: if they are lost, it ends, and
+-- what belongs to them is removed. Then settlements find no reservation, which their callers can report.
 -- All keys have a member "format", so that none is ever missing: while its slot moves to another node, a cluster executes no
 -- script of whose keys some exist and some do not.
 function operations.create(operation)
   local generation = redis.call('HGET', keys.meta, 'generation')
-  if not generation or redis.call('HGET', keys.counters, 'generation') ~= generation then generation = operation[2] end
+  if not generation or redis.call('HGET', keys.counters, 'generation') ~= generation then
+    generation = operation[2]
+    if redis.call('HGET', keys.holds, 'format') or redis.call('HGET', keys.groups, 'format') then
+      redis.call('UNLINK', keys.counters, keys.holds, keys.expiry, keys.groups)
+    end
+  end
   redis.call('HSET', keys.meta, 'format', script.FORMAT, 'generation', generation)
   redis.call('HSET', keys.counters, 'generation', generation)
   for _, key in ipairs({keys.counters, keys.holds, keys.owners, keys.groups, keys.entries, KEYS[9], KEYS[10]}) do
