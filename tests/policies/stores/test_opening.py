@@ -21,6 +21,11 @@ INVALID = [
     "redis://",
     "redis://h:0",
     "redis://[x",
+    "redis://h:65536",
+    "redis://h1,,h2",
+    "redis://h1, h2",
+    "redis+sentinel:///name",
+    "redis+x://h",
     "sqlite://x.db",
     "sqlite:///",
     "memory",
@@ -60,6 +65,7 @@ def test_errors_do_not_show_credentials() -> None:
         ("rediss://u:p@h:1/0?prefix=a", RedisStore),
         ("valkey://h/1", RedisStore),
         ("valkeys://h/", RedisStore),
+        ("REDIS://h", RedisStore),
     ],
 )
 def test_each_scheme_opens_its_store(url: str, kind: type, tmp_path: Path) -> None:
@@ -75,6 +81,10 @@ def test_each_scheme_opens_its_store(url: str, kind: type, tmp_path: Path) -> No
         ("sqlite:///a/s.db", True, False, "a/s.db"),
         ("redis://h", True, False, None),
         ("rediss://:p@h", True, True, None),
+        ("redis://me@h1,h2:7000/0", True, False, None),
+        ("redis://:p@h1,h2:7000/0", True, True, None),
+        ("valkeys+sentinel://me:p@h1,h2/name", True, True, None),
+        ("redis+unix://:p@/run/redis.sock", True, True, None),
     ],
 )
 def test_properties_of_a_url(url: str, shared: bool, password: bool, file: str | None, tmp_path: Path) -> None:  # noqa: FBT001  # columns of a table
@@ -90,6 +100,9 @@ def test_properties_of_a_url(url: str, shared: bool, password: bool, file: str |
         ("memory://", "memory:// (counters end with the process)"),
         ("sqlite:///s.db", "sqlite:////srv/s.db"),
         ("rediss://me:secret@h:1/2?prefix=p", "rediss://h:1/2"),
+        ("redis://me:secret@h1:1,[::1]:2/0?wait=0", "redis://h1:1,[::1]:2/0"),
+        ("redis+sentinel://:secret@h1,h2/name/1?prefix=p", "redis+sentinel://h1,h2/name/1"),
+        ("redis+unix://:secret@/run/redis.sock?db=1", "redis+unix:///run/redis.sock"),
     ],
 )
 def test_description_has_no_credentials(url: str, described: str) -> None:
@@ -134,6 +147,9 @@ def test_broken_package_of_a_store(plugin: str, tmp_path: Path) -> None:
         "redis://:secr?et/secret@h/x",
         "redis://h/0?password=secret",
         "redis://u:1?x=1&secret@h",
+        "redis+sentinel://u:1/secret@h/name",
+        "redis+unix://:p/secret@/run/redis.sock",
+        "redis+sentinel://u:secret@h1,h2",
         "postgres://u:secret@h",
         "etcd+x://u:a/secret@h",
     ],
@@ -150,12 +166,36 @@ def test_error_does_not_show_a_malformed_password(url: str) -> None:
     [
         ("redis://h/0?prefix=", "give 'prefix' a name of printable ASCII without '{', '}' and ':', such as 'sidecar'"),
         ("redis://h/0?prefix=a:b", "give 'prefix' a name of printable ASCII"),
-        ("redis://h/0?timeout=1", "remove the option 'timeout': the only one is 'prefix'"),
+        ("redis://h/0?timeout=1", "remove the option 'timeout': there are only 'prefix' and 'wait'"),
+        ("redis://h/0?db=1", "remove the option 'db': there are only 'prefix' and 'wait'"),
+        ("redis://h/0?wait=1001", "'wait' is the time for a replica's answer, 0 to 1000 milliseconds"),
+        ("redis://h/0?wait=-1", "'wait' is the time for a replica's answer"),
     ],
 )
 def test_wrong_option_of_redis(url: str, remedy: str) -> None:
     """The error about an option states what is wrong with it."""
     with pytest.raises(ValueError, match="^invalid store URL 'redis://h/0'; ") as caught:
+        StoreUrl.parse(url)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("redis://h1,h2/1", "several servers are a cluster, which has only the database 0: end the URL with '/0'"),
+        ("redis://h/-1", "the database must be a number: 'redis://HOST:PORT/0'"),
+        (f"redis://h/{'9' * 5000}", "the database must be a number"),
+        (f"redis://{','.join(f'h{at}' for at in range(65))}", "name at most 64 nodes"),
+        ("redis+sentinel://h1,h2", "add the name that the sentinels give to the primary"),
+        ("redis+sentinel://h/two words/0", "add the name that the sentinels give to the primary"),
+        ("redis+sentinel://h/name/x", "the database must be a number: 'redis+sentinel://HOST:26379/NAME/0'"),
+        ("redis+unix://run/redis.sock", "write the path of the socket after three slashes"),
+        ("redis+unix:///run/redis.sock?db=x", "the database must be a number: 'redis+unix:///PATH?db=0'"),
+    ],
+)
+def test_wrong_servers_of_redis(url: str, remedy: str) -> None:
+    """The error about a list of nodes, sentinels or a socket states what is wrong with it."""
+    with pytest.raises(ValueError, match="^invalid store URL ") as caught:
         StoreUrl.parse(url)
     assert remedy in str(caught.value)
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 Result = TypeVar("Result")
 TICKS_PER_DEADLINE = 10
 """Ticks of a deadline."""
 
 
-async def finish_within(seconds: float, coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Return the result of *coroutine*, or cancel it after *seconds* and raise `TimeoutError`."""
-    task = asyncio.ensure_future(coroutine)
+async def finish_within(seconds: float, operation: Awaitable[Result]) -> Result:
+    """Return the result of *operation*, or cancel it after *seconds* and raise `TimeoutError`."""
+    task = asyncio.ensure_future(operation)
     try:
         for _ in range(TICKS_PER_DEADLINE):
             await asyncio.wait({task}, timeout=seconds / TICKS_PER_DEADLINE)

@@ -14,8 +14,8 @@ from policies.stores.redis.connecting.url import Address, RedisUrl
 from policies.stores.redis.server_advice import server_warnings
 
 from .node import Durability, Node
-from .sentinel import Sentinels
-from .topology import Servers, Topology
+from .sentinel import FailoverRunning, Sentinels
+from .topology import NoAddress, Servers, Topology
 
 CONNECTING_PART = 0.5
 """Part of the timeout that one connection gets where another server may take over meanwhile."""
@@ -38,7 +38,7 @@ class Nodes:
     ) -> None:
         self._url, self._timeout, self._monotonic, self._on_idle = url, timeout, monotonic, on_idle
         self._topology: Topology = Sentinels(url) if url.service else Servers(url, key)
-        self._durability = Durability(url.wait_ms, monotonic)
+        self._durability = Durability(url.wait_ms, monotonic, self._is_replaced if url.service else None)
         self._open: dict[Address, Node] = {}
         self._owner: Address | None = None
         """Where the keys are, as far as is known."""
@@ -120,6 +120,13 @@ class Nodes:
         for node in [each for each in self._open.values() if each.pipeline.is_lost]:
             del self._open[node.address]
 
+    async def _is_replaced(self, address: Address) -> bool:
+        """Return whether the sentinels replace the server at *address*. Where none answers, it is not known to be so."""
+        try:
+            return await self._topology.find(None) != address
+        except NoAddress as error:
+            return isinstance(error, FailoverRunning)
+
     def _look_after(self, node: Node) -> None:
         """Inspect *node* in the background when it is due: has it replicas, and may it forget what was counted?"""
         now = self._monotonic()
@@ -150,8 +157,6 @@ class Nodes:
     async def aclose(self) -> None:
         """Close all connections; what is in flight is lost."""
         nodes, checks = list(self._open.values()), list(self._checks)
-        for node in nodes:
-            node.pipeline.close()
         for check in checks:
             check.cancel()
-        await asyncio.gather(*checks, *(node.pipeline.wait_closed() for node in nodes), return_exceptions=True)
+        await asyncio.gather(*checks, *(node.aclose() for node in nodes), return_exceptions=True)

@@ -1,71 +1,98 @@
 """Which server has the keys, where sentinels decide it: they watch a primary and promote a replica when it fails.
 
-All sentinels are asked at the same time. The primary that most of them name is used, if it says itself that it is one.
+All sentinels are asked at the same time. The primary that most of them name is used, if it says itself that it is one. The sentinel
+that leads a failover knows first: as soon as it names another primary, that one is used; until then there is none. The library's
+`Sentinel.discover_master` is not used: it names the former primary until the failover has ended for all replicas.
 See https://redis.io/docs/latest/develop/reference/sentinel-clients/.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import msgspec
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
-from policies.stores.redis.connecting.connection import library_settings
+from policies.stores.redis.connecting.connection import CannotConnect, Reply, asked, closed, connected
 from policies.stores.redis.connecting.progress import finish_within
 from policies.stores.redis.connecting.url import Address, RedisUrl
 
-from .topology import QUERY_SECONDS, NoAddress, View, best_of, views_of
+from .topology import QUERY_SECONDS, NoAddress, best_of, views_of
+
+FAILOVER_FLAG = b"failover_in_progress"
+
+
+class FailoverRunning(NoAddress):
+    """A failover has begun, and no replica is promoted yet. What the former primary executes now may be lost."""
+
+
+class SentinelView(NamedTuple):
+    """What a sentinel says: the primary that clients should use, the one that it watches, and whether it leads a failover."""
+
+    named: Address
+    watched: Address
+    leads_failover: bool
 
 
 class Sentinels:
-    """See `Topology`. *ask* returns the primary that one sentinel names; it is replaced in tests."""
+    """See `Topology`. *ask* returns what one sentinel says, or raises `CannotConnect`; it is replaced in tests."""
 
     can_move = True
 
-    def __init__(self, url: RedisUrl, ask: Callable[[Address], Coroutine[Any, Any, Address]] | None = None) -> None:
-        self._url = url
-        self._ask = ask or self._primary_of
+    def __init__(self, url: RedisUrl, ask: Callable[[Address], Awaitable[SentinelView]] | None = None) -> None:
+        self._url = msgspec.structs.replace(url, database=0)
+        self._ask = ask or self._view_of
 
     def moved(self, address: Address) -> None:
         """Ignore it: a server of sentinels is no cluster, and answers no MOVED."""
 
     async def find(self, avoid: Address | None) -> Address:
-        """See `Topology`."""
-        views = await views_of({node: self._view_of(node) for node in self._url.nodes})
-        votes = Counter(view for view in views.values() if isinstance(view, Address))
-        if votes:
-            return best_of(votes, avoid)
-        causes = [view for view in views.values() if isinstance(view, Exception)]
-        cause = next((each for each in causes if isinstance(each, MasterNotFoundError)), causes[0])
-        raise NoAddress(f"none of {len(views)} sentinels names a primary {self._url.service!r}: {cause}")
+        """See `Topology`. Raises `FailoverRunning` too."""
+        answers = await views_of({node: finish_within(QUERY_SECONDS, self._ask(node)) for node in self._url.nodes})
+        views = [answer for answer in answers.values() if isinstance(answer, SentinelView)]
+        for view in views:
+            if view.leads_failover:
+                if view.named == view.watched:
+                    raise FailoverRunning(f"the sentinels replace {view.watched}")
+                return view.named
+        if views:
+            return best_of(Counter(view.named for view in views), avoid)
+        causes = "; ".join(dict.fromkeys(str(answer) or "no answer in time" for answer in answers.values()))
+        raise NoAddress(f"none of {len(answers)} sentinels names a primary {self._url.service!r}: {causes}")
 
-    async def _view_of(self, node: Address) -> View:
-        return await finish_within(QUERY_SECONDS, self._ask(node))
-
-    async def _primary_of(self, node: Address) -> Address:
-        """Return the primary that the sentinel *node* names.
+    async def _view_of(self, node: Address) -> SentinelView:
+        """Return what the sentinel *node* says.
 
         The credentials of the URL are those of the servers. A sentinel may have the same ones, or none.
         """
         try:
-            return await self._named_by(node, self._url)
-        except MasterNotFoundError:
-            if self._url.password is None and self._url.username is None:
+            return await _ask_sentinel(self._url, node)
+        except CannotConnect as error:
+            if not isinstance(error.__cause__, AuthenticationError) or self._url.password is None:
                 raise
-        return await self._named_by(node, msgspec.structs.replace(self._url, username=None, password=None))
+        return await _ask_sentinel(msgspec.structs.replace(self._url, username=None, password=None), node)
 
-    async def _named_by(self, node: Address, url: RedisUrl) -> Address:
-        settings = library_settings(url) | ({"ssl": True} if url.is_encrypted else {})
-        sentinel = Sentinel([tuple(node)], sentinel_kwargs=settings)  # type: ignore[no-untyped-call]  # of the library
-        try:
-            host, port = await sentinel.discover_master(url.service)
-        finally:
-            for client in sentinel.sentinels:
-                with contextlib.suppress(RedisError, OSError):
-                    await client.aclose()
-        return Address(host if isinstance(host, str) else bytes(host).decode(), int(port))
+
+async def _ask_sentinel(url: RedisUrl, node: Address) -> SentinelView:
+    connection = await connected(url, node, QUERY_SECONDS)
+    try:
+        named = await asked(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.service)
+        state = await asked(connection, "SENTINEL", "MASTER", url.service)
+    except (RedisError, OSError) as error:
+        raise CannotConnect(error) from error
+    finally:
+        await closed(connection)
+    for reply in (named, state):
+        if isinstance(reply, Exception):
+            raise CannotConnect(reply) from reply
+    if named is None:
+        raise CannotConnect(f"{node} knows no such name")
+    fields = dict(zip(state[::2], state[1::2], strict=False))
+    watched = _address_of(fields.get(b"ip", named[0]), fields.get(b"port", named[1]))
+    return SentinelView(_address_of(*named), watched, FAILOVER_FLAG in fields.get(b"flags", b"").split(b","))
+
+
+def _address_of(host: Reply, port: Reply) -> Address:
+    return Address(bytes(host).decode(), int(port))

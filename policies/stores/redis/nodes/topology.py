@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
@@ -31,7 +31,8 @@ UNKNOWN_HOSTS = ("", "?")
 """Hosts in answers of a cluster that mean the host which answered."""
 
 View: TypeAlias = Address | RedisError | None
-"""What a node or a sentinel says: who has the keys, that it refuses to say, or that no server has them."""
+"""What a node says: who has the keys, that it refuses to say, or that no server has them."""
+Said = TypeVar("Said")
 
 
 class NoAddress(Exception):
@@ -136,10 +137,10 @@ def best_of(votes: Counter[Address], avoid: Address | None) -> Address:
     return max(votes, key=lambda address: (address != avoid, votes[address]))
 
 
-async def views_of(asking: Mapping[Address, Coroutine[Any, Any, View]]) -> dict[Address, View | Exception]:
-    """Return what each node says, or why it does not answer. More than half of the same answers are enough."""
+async def views_of(asking: Mapping[Address, Coroutine[Any, Any, Said]]) -> dict[Address, Said | Exception]:
+    """Return what each node says, or why it does not answer. More than half of the same addresses are enough."""
     tasks = {asyncio.ensure_future(coroutine): node for node, coroutine in asking.items()}
-    views: dict[Address, View | Exception] = {}
+    views: dict[Address, Said | Exception] = {}
     waiting = set(tasks)
     try:
         while waiting:
@@ -147,7 +148,7 @@ async def views_of(asking: Mapping[Address, Coroutine[Any, Any, View]]) -> dict[
             for task in done:
                 try:
                     views[tasks[task]] = task.result()
-                except (CannotConnect, RedisError, OSError) as error:
+                except Exception as error:  # noqa: BLE001  # also what a foreign server makes of our questions
                     views[tasks[task]] = error
             owners = Counter(view for view in views.values() if isinstance(view, Address))
             if owners and max(owners.values()) * 2 > len(tasks):

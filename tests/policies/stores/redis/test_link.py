@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from hashlib import sha1
+from pathlib import Path
 
 import anyio
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
-from redis_server import MISSING, SERVER, RedisServer
+from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 from script_links import APPEND_ONCE, command, script_link
 from tcp_proxy import tcp_proxy
 from wire import eventually
@@ -215,12 +217,30 @@ async def test_closed_link(redis: RedisServer) -> None:
 
 async def test_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A server on a Unix socket is used like any other."""
-    from redis_server import redis_server
-
     folder = tmp_path_factory.mktemp("s")
     with redis_server(folder, "--unixsocket", str(folder / "s")):
         async with script_link(f"redis+unix://{folder / 's'}?db=1") as link:
             assert await link.submit_all(numbered(10)) == numbered(10)
+
+
+async def test_encrypted_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rediss` is TLS; a certificate of an unknown issuer is refused with a remedy."""
+    issuer = trustme.CA()
+    issuer.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = issuer.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    port = free_port()
+    files = [f"--tls-{name}={tmp_path / file}" for name, file in (("cert-file", "cert.pem"), ("key-file", "key.pem"))]
+    options = [part for each in files for part in each.split("=")]
+    options += ["--tls-port", str(port), "--tls-ca-cert-file", str(tmp_path / "ca.pem"), "--tls-auth-clients", "no"]
+    with redis_server(tmp_path, *options):
+        async with script_link(f"rediss://127.0.0.1:{port}/0") as link:
+            with pytest.raises(StoreDown, match="SSL_CERT_FILE"):
+                await link.submit(b"1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        async with script_link(f"rediss://127.0.0.1:{port}/0") as link:
+            assert await link.submit_all(numbered(300)) == numbered(300)
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(0, 3)), max_size=30))

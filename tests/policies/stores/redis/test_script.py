@@ -258,7 +258,9 @@ async def test_full_server_refuses_calls_and_settles_others(full: tuple[RedisSto
     await client.config_set("maxmemory", "1mb")
     await client.config_set("maxmemory", "1")
     for failing in (store.reserve("new", [budget(1000, 5)]), store.ping(), store.remember({"a": b"1"}, 60)):
-        with pytest.raises(StoreDown, match="out of memory.*give it more memory, with maxmemory-policy noeviction") as down:
+        with pytest.raises(
+            StoreDown, match="out of memory.*give it more memory, with maxmemory-policy noeviction"
+        ) as down:
             await failing
         assert not down.value.taken
     await store.heartbeat()

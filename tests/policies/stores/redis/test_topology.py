@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from policies.stores.redis.connecting.connection import CannotConnect
 from policies.stores.redis.connecting.url import Address, RedisUrl
+from policies.stores.redis.nodes.sentinel import FailoverRunning, Sentinels, SentinelView
 from policies.stores.redis.nodes.topology import MAX_ASKED_NODES, MAX_LEARNT_NODES, NoAddress, NotACluster, Servers
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +127,43 @@ async def test_servers_without_cluster_mode() -> None:
     refusal = ResponseError("This instance has cluster support disabled")
     with pytest.raises(NotACluster):
         await servers(Cluster(a=refusal, b=refusal), A, B).find(None)
+
+
+class Watching:
+    """What each sentinel says; those without a view do not answer."""
+
+    def __init__(self, **views: SentinelView) -> None:
+        self.views = views
+
+    async def ask(self, address: Address) -> SentinelView:
+        if address.host not in self.views:
+            raise CannotConnect("no such sentinel")
+        return self.views[address.host]
+
+
+def sentinels(**views: SentinelView) -> Sentinels:
+    return Sentinels(RedisUrl.parse("redis+sentinel://a:7000,b:7000,c:7000/name"), Watching(**views).ask)
+
+
+def view(named: Address, *, watched: Address | None = None, leads: bool = False) -> SentinelView:
+    return SentinelView(named, watched or named, leads)
+
+
+async def test_majority_of_sentinels() -> None:
+    """The primary that most sentinels name is used; one that failed just now only if no other is named."""
+    assert await sentinels(a=view(A), b=view(B), c=view(B)).find(None) == B
+    assert await sentinels(a=view(A), b=view(B), c=view(B)).find(B) == A
+    assert await sentinels(c=view(C)).find(C) == C
+
+
+async def test_sentinel_that_leads_a_failover() -> None:
+    """During a failover there is no primary until the sentinel that leads it names the promoted one."""
+    with pytest.raises(FailoverRunning, match="replace a:7000"):
+        await sentinels(a=view(A), b=view(A, leads=True), c=view(A)).find(None)
+    assert await sentinels(a=view(A), b=view(D, watched=A, leads=True), c=view(A)).find(None) == D
+
+
+async def test_no_sentinel_answers() -> None:
+    """The error names the primary that was asked for."""
+    with pytest.raises(NoAddress, match="none of 3 sentinels names a primary 'name': no such sentinel"):
+        await sentinels().find(None)
