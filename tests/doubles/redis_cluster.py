@@ -134,8 +134,9 @@ class RedisCluster:
 
         waited(agree, "the nodes of the cluster do not agree")
 
-    def migrate(self, slot: int, target: ClusterNode, hook: Step = lambda step: None) -> None:
+    def migrate(self, slot: int, target: ClusterNode, hook: Step | None = None) -> None:
         """Move *slot* to *target* key by key, as `redis-cli --cluster reshard` does; call *hook* between the steps."""
+        hook = hook or _no_pause
         source = self.owner(slot)
         source_id, target_id = source.id, target.id
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
@@ -157,6 +158,10 @@ class RedisCluster:
 def slot_of(prefix: str = "sidecar") -> int:
     """Return the slot of all keys of a deployment with *prefix*."""
     return key_slot(f"{{{prefix}}}".encode())
+
+
+def _no_pause(step: str) -> None:
+    pass
 
 
 def _settled(node: ClusterNode) -> list[Row]:

@@ -58,7 +58,8 @@ class RedisNode(RedisServer):
 
     def ask(self, *command: str | bytes | int) -> Any:
         """Return the reply to *command*, sent on a connection of its own. Raises `RedisError`."""
-        connection = Connection(host="127.0.0.1", port=self.port, socket_timeout=ASK_TIMEOUT_SECONDS, protocol=2)
+        connect: Any = Connection  # the library has no types for it
+        connection = connect(host="127.0.0.1", port=self.port, socket_timeout=ASK_TIMEOUT_SECONDS, protocol=2)
         try:
             connection.connect()
             connection.send_command(*command)

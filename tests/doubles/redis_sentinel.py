@@ -58,9 +58,9 @@ class RedisSentinels:
         self.servers, self.sentinels = servers, sentinels
 
     @property
-    def hosts(self) -> str:
-        """The addresses of the sentinels, separated by commas."""
-        return ",".join(node.address for node in self.sentinels)
+    def url(self) -> str:
+        """The URL of a store that is configured with all sentinels."""
+        return f"redis+sentinel://{','.join(node.address for node in self.sentinels)}/{SERVICE}/0"
 
     @property
     def primary(self) -> RedisNode:

@@ -1,0 +1,167 @@
+"""Calls of several tenants through several sidecars, and an upstream that counts what it produced for each tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+from api_keys import key
+from wire import HEAD, Client, Connection, sse, token
+
+PROMPT_TOKENS, MOST_TOKENS, SECONDS_PER_TOKEN = 5, 40, 0.02
+PAUSE_SECONDS = 0.1
+"""Between two calls of a client, on average."""
+REFUSED_PAUSE_SECONDS = 0.3
+"""After a refusal, so that refused calls do not fill the load."""
+PROBE_PAUSE_SECONDS = 0.02
+PROBE = "probe"
+"""The tenant whose calls measure when a sidecar admits calls again. It has no limit that it could reach."""
+UNLIMITED = 10**9
+TOKEN_MARK = b'"content"'
+BROKEN = 0
+"""The status of a call without a complete answer."""
+
+
+class Tenant(NamedTuple):
+    """A tenant and its limits."""
+
+    name: str
+    tokens: int
+    share: int
+    """How many of ten clients are of this tenant."""
+    requests: int = UNLIMITED
+    ceiling: bool = True
+    """Whether its calls have a ceiling. Otherwise the reservations of its streams grow."""
+
+    def policies(self) -> str:
+        """Return its key and its policies."""
+        reserve, answer = ("bound", 64) if self.ceiling else ("estimate", 16)
+        return (
+            key(self.name, self.name)
+            + f'[[policy]]\nuse = "rate"\nname = "{self.name}-rate"\nonly = {{ tenant = "{self.name}" }}\n'
+            f'requests = {self.requests}\nwindow = 86400\nwhen_store_fails = "refuse"\n'
+            f'[[policy]]\nuse = "budget"\nname = "{self.name}"\nonly = {{ tenant = "{self.name}" }}\n'
+            f'tokens = {self.tokens}\nwindow = "month"\nfloor = 1\nreserve = "{reserve}"\nanswer = {answer}\n'
+        )
+
+
+class Counts:
+    """What all calls did."""
+
+    def __init__(self) -> None:
+        self.produced: dict[str, int] = defaultdict(int)
+        self.calls: dict[str, int] = defaultdict(int)
+        """Calls of each tenant that reached the upstream."""
+        self.statuses: Counter[int] = Counter()
+        self.arrivals: dict[int, list[float]] = defaultdict(list)
+        """When calls of each sidecar arrived at the upstream, by the monotonic clock."""
+        self.making: dict[str, int] = {}
+        """Tokens of the calls that the upstream still answers."""
+        self.cuts = 0
+        """Answers that the sidecar ended before the upstream."""
+
+    async def answer(self, connection: Connection) -> None:
+        """Answer one request: at most as many tokens as it asks for, often fewer."""
+        body = connection.body
+        tenant, sidecar, name = body["messages"][0]["content"].split()
+        self.calls[tenant] += 1
+        self.arrivals[int(sidecar)].append(time.monotonic())
+        self.making[name] = PROMPT_TOKENS
+        most = body.get("max_tokens") or 3 * MOST_TOKENS
+        tokens = 1 if tenant == PROBE else random.randint(1, most)  # noqa: S311  # not for secrets
+        finish = "length" if tokens == most else "stop"
+        usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens}
+        if body.get("stream"):
+            await connection.send(HEAD)
+            for _ in range(tokens):
+                await connection.chunk(token("x"))
+                if name not in self.making:
+                    return
+                self.making[name] += 1
+                await asyncio.sleep(SECONDS_PER_TOKEN)
+            self._made(tenant, name)
+            await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}))
+            await connection.chunk(sse({"choices": [], "usage": usage}))
+            await connection.chunk(b"data: [DONE]\n\n")
+            await connection.send(b"0\r\n\r\n")
+        else:
+            await asyncio.sleep(0 if tenant == PROBE else tokens * SECONDS_PER_TOKEN)
+            if name not in self.making:
+                return
+            self.making[name] += tokens
+            self._made(tenant, name)
+            choice = {
+                "index": 0,
+                "message": {"role": "assistant", "content": "x " * tokens},
+                "finish_reason": finish,
+            }
+            await connection.answer(200, json.dumps({"id": "1", "choices": [choice], "usage": usage}).encode())
+
+    def _made(self, tenant: str, name: str) -> None:
+        """Count a whole answer."""
+        self.produced[tenant] += self.making.pop(name, 0)
+
+    def cut(self, tenant: str, name: str, delivered: int) -> None:
+        """Count a call whose answer the sidecar has cut: its prompt, and the tokens that reached the client.
+
+        The upstream may have written more, which the sidecar never read.
+        """
+        if name in self.making:
+            del self.making[name]
+            self.cuts += 1
+            self.produced[tenant] += PROMPT_TOKENS + delivered
+
+
+class Load:
+    """Clients that call until `end`, at the sidecars on *ports*."""
+
+    def __init__(self, counts: Counts, ports: list[int], tenants: list[Tenant], clients: int) -> None:
+        self._counts, self._ports, self._number = counts, ports, 0
+        self._ending = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._probe(sidecar)) for sidecar in range(len(ports))]
+        chosen = [tenant for tenant in tenants for _ in range(tenant.share)]
+        for at in range(clients):
+            self._tasks.append(asyncio.create_task(self._client(chosen[at % len(chosen)], random.Random(at))))  # noqa: S311  # not for secrets
+
+    async def end(self) -> None:
+        """Wait until the running calls have ended; start no others."""
+        self._ending.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _probe(self, sidecar: int) -> None:
+        while not self._ending.is_set():
+            await self._call(PROBE, sidecar, stream=False, ceiling=1)
+            await asyncio.sleep(PROBE_PAUSE_SECONDS)
+
+    async def _client(self, tenant: Tenant, chance: random.Random) -> None:
+        while not self._ending.is_set():
+            await asyncio.sleep(chance.uniform(0, 2 * PAUSE_SECONDS))
+            sidecar = chance.randrange(len(self._ports))
+            ceiling = chance.randint(1, MOST_TOKENS) if tenant.ceiling else None
+            stream = not tenant.ceiling or chance.random() < 0.7
+            status = await self._call(tenant.name, sidecar, stream=stream, ceiling=ceiling)
+            if status != 200:
+                await asyncio.sleep(REFUSED_PAUSE_SECONDS)
+
+    async def _call(self, tenant: str, sidecar: int, *, stream: bool, ceiling: int | None) -> int:
+        self._number += 1
+        name = str(self._number)
+        body = {"model": "m", "messages": [{"role": "user", "content": f"{tenant} {sidecar} {name}"}], "stream": stream}
+        client, status, answer = None, BROKEN, b""
+        try:
+            client = await Client.to(self._ports[sidecar])
+            bounded = body if ceiling is None else {**body, "max_tokens": ceiling}
+            await client.post("/v1/chat/completions", bounded, f"Authorization: Bearer {tenant}")
+            status, _, answer = await client.answer()
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            status = BROKEN
+        finally:
+            if client is not None:
+                client.close()
+        self._counts.statuses[status] += 1
+        self._counts.cut(tenant, name, answer.count(TOKEN_MARK) if stream else 0)
+        return status
