@@ -135,33 +135,42 @@ class RedisCluster:
         waited(agree, "the nodes of the cluster do not agree")
 
     def migrate(self, slot: int, target: ClusterNode, hook: Step | None = None) -> None:
-        """Move *slot* to *target* key by key, as `redis-cli --cluster reshard` does; call *hook* between the steps."""
-        hook = hook or _no_pause
+        """Move *slot* to *target* key by key, as `redis-cli --cluster reshard` does; call *hook* between the steps.
+
+        An error of *hook* is raised when the slot has moved: the cluster stays in order.
+        """
+        failures: list[BaseException] = []
+
+        def done(step: str) -> None:
+            if hook is not None and not failures:
+                try:
+                    hook(step)
+                except BaseException as error:  # noqa: BLE001  # raised below
+                    failures.append(error)
+
         source = self.owner(slot)
         source_id, target_id = source.id, target.id
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        hook("importing")
+        done("importing")
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-        hook("migrating")
+        done("migrating")
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
             source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, MIGRATE_TIMEOUT_MS, "KEYS", *keys)
-            hook(f"moved {bytes(keys[0]).decode()}")
-        hook("all moved")
+            done(f"moved {bytes(keys[0]).decode()}")
+        done("all moved")
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-        hook("target knows")
+        done("target knows")
         for node in [source, *self.living]:
             with suppress(RedisError):  # replicas refuse it; they learn it from their masters
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-        hook("all know")
+        done("all know")
+        if failures:
+            raise failures[0]
 
 
 def slot_of(prefix: str = "sidecar") -> int:
     """Return the slot of all keys of a deployment with *prefix*."""
     return key_slot(f"{{{prefix}}}".encode())
-
-
-def _no_pause(step: str) -> None:
-    pass
 
 
 def _settled(node: ClusterNode) -> list[Row]:
