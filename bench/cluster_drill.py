@@ -55,11 +55,12 @@ TENANTS = [
 
 
 class Event(NamedTuple):
-    """What one event did: seconds without a serving master, and until each sidecar admitted calls again."""
+    """What one event did, in seconds: without a serving master, until each sidecar admitted calls, and of the slowest probe."""
 
     name: str
     outage: float
     recovery: float
+    slowest: float
     statuses: Counter[int]
 
 
@@ -91,7 +92,7 @@ class Drill:
         promoted = time.monotonic()
         recovery = await self._recovery(promoted)
         await asyncio.to_thread(repair, owner)
-        await self._end(Event(name, promoted - began, recovery, self._counts.statuses - before))
+        await self._end(name, promoted - began, recovery, before)
 
     def _demote(self, owner: ClusterNode) -> None:
         self._cluster.demote(self._slot)
@@ -108,7 +109,7 @@ class Drill:
         await asyncio.to_thread(self._cluster.migrate, self._slot, target, pause)
         ended = time.monotonic()
         recovery = await self._recovery(ended)
-        await self._end(Event(name, ended - began, recovery, self._counts.statuses - before))
+        await self._end(name, ended - began, recovery, before)
 
     async def _recovery(self, since: float) -> float:
         """Wait until each sidecar has sent a call to the upstream after *since*; return the longest wait in seconds."""
@@ -125,12 +126,15 @@ class Drill:
             await asyncio.sleep(0.01)
         return max(float("inf") if at is None else at - since for at in firsts)
 
-    async def _end(self, event: Event) -> None:
+    async def _end(self, name: str, outage: float, recovery: float, before: Counter[int]) -> None:
+        """Wait until the cluster is in order, and print what happened since the answers *before*."""
         await asyncio.to_thread(self._cluster.settled)
         await asyncio.sleep(CALM_SECONDS)
+        event = Event(name, outage, recovery, self._counts.slowest, self._counts.statuses - before)
         self.events.append(event)
-        statuses = ", ".join(f"{count} x {status or 'broken'}" for status, count in sorted(event.statuses.items()))
-        print(f"{event.name:10} {event.outage:9.2f} {event.recovery:9.2f}   {statuses}", flush=True)
+        self._counts.slowest = 0.0
+        answers = ", ".join(f"{count} x {status or 'broken'}" for status, count in sorted(event.statuses.items()))
+        print(f"{name:10} {outage:9.2f} {recovery:9.2f} {event.slowest:9.2f}   {answers}", flush=True)
 
 
 async def accounts(url: str) -> dict[str, Account]:
@@ -227,9 +231,10 @@ def main() -> None:
             f"{ROUNDS} rounds, {CLIENTS} clients, {SIDECARS} sidecars; seconds without a master (of a migration: that it took),"
         )
         print(
-            "seconds from the promotion (or the end of the migration) to the first admitted call of the last sidecar, answers"
+            "seconds from the promotion (or the end of the migration) to the first admitted call of the last sidecar,"
         )
-        print(f"{'event':10} {'outage':>9} {'recovery':>9}   answers")
+        print("seconds of the slowest call of a probe, answers to all calls")
+        print(f"{'event':10} {'outage':>9} {'recovery':>9} {'slowest':>9}   answers")
         broken = asyncio.run(drilled(url, cluster, Path(name)))
     print("\n" + ("\n".join(f"BROKEN: {each}" for each in broken) or "all rules held"))
     sys.exit(1 if broken else 0)

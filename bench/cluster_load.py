@@ -59,10 +59,12 @@ class Counts:
         self.statuses: Counter[int] = Counter()
         self.arrivals: dict[int, list[float]] = defaultdict(list)
         """When calls of each sidecar arrived at the upstream, by the monotonic clock."""
-        self.making: dict[str, int] = {}
-        """Tokens of the calls that the upstream still answers."""
+        self.made: dict[str, int] = {}
+        """Tokens of the answers that are being given, by call."""
         self.cuts = 0
-        """Answers that the sidecar ended before the upstream."""
+        """Streams that the sidecar ended early."""
+        self.slowest = 0.0
+        """Seconds that the slowest call of a probe took, since the last reset."""
 
     async def answer(self, connection: Connection) -> None:
         """Answer one request: at most as many tokens as it asks for, often fewer."""
@@ -70,7 +72,7 @@ class Counts:
         tenant, sidecar, name = body["messages"][0]["content"].split()
         self.calls[tenant] += 1
         self.arrivals[int(sidecar)].append(time.monotonic())
-        self.making[name] = PROMPT_TOKENS
+        self.made[name] = 0
         most = body.get("max_tokens") or 3 * MOST_TOKENS
         tokens = 1 if tenant == PROBE else random.randint(1, most)  # noqa: S311  # not for secrets
         finish = "length" if tokens == most else "stop"
@@ -78,22 +80,18 @@ class Counts:
         if body.get("stream"):
             await connection.send(HEAD)
             for _ in range(tokens):
+                if name not in self.made:
+                    return  # its client has left
                 await connection.chunk(token("x"))
-                if name not in self.making:
-                    return
-                self.making[name] += 1
+                self.made[name] += 1
                 await asyncio.sleep(SECONDS_PER_TOKEN)
-            self._made(tenant, name)
             await connection.chunk(sse({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}))
             await connection.chunk(sse({"choices": [], "usage": usage}))
             await connection.chunk(b"data: [DONE]\n\n")
             await connection.send(b"0\r\n\r\n")
         else:
             await asyncio.sleep(0 if tenant == PROBE else tokens * SECONDS_PER_TOKEN)
-            if name not in self.making:
-                return
-            self.making[name] += tokens
-            self._made(tenant, name)
+            self.made[name] = tokens
             choice = {
                 "index": 0,
                 "message": {"role": "assistant", "content": "x " * tokens},
@@ -101,19 +99,17 @@ class Counts:
             }
             await connection.answer(200, json.dumps({"id": "1", "choices": [choice], "usage": usage}).encode())
 
-    def _made(self, tenant: str, name: str) -> None:
-        """Count a whole answer."""
-        self.produced[tenant] += self.making.pop(name, 0)
+    def end(self, tenant: str, name: str, delivered: int | None) -> None:
+        """Count the answer of a call that has ended; *delivered* are the tokens that its client got, None if it cannot tell.
 
-    def cut(self, tenant: str, name: str, delivered: int) -> None:
-        """Count a call whose answer the sidecar has cut: its prompt, and the tokens that reached the client.
-
-        The upstream may have written more, which the sidecar never read.
+        Of a stream that the sidecar ended early, only these count: the upstream has written tokens that were never read.
         """
-        if name in self.making:
-            del self.making[name]
+        if (made := self.made.pop(name, None)) is None:
+            return  # it did not reach the upstream
+        if delivered is not None and delivered < made:
             self.cuts += 1
-            self.produced[tenant] += PROMPT_TOKENS + delivered
+            made = delivered
+        self.produced[tenant] += PROMPT_TOKENS + made
 
 
 class Load:
@@ -134,7 +130,9 @@ class Load:
 
     async def _probe(self, sidecar: int) -> None:
         while not self._ending.is_set():
+            began = time.monotonic()
             await self._call(PROBE, sidecar, stream=False, ceiling=1)
+            self._counts.slowest = max(self._counts.slowest, time.monotonic() - began)
             await asyncio.sleep(PROBE_PAUSE_SECONDS)
 
     async def _client(self, tenant: Tenant, chance: random.Random) -> None:
@@ -163,5 +161,5 @@ class Load:
             if client is not None:
                 client.close()
         self._counts.statuses[status] += 1
-        self._counts.cut(tenant, name, answer.count(TOKEN_MARK) if stream else 0)
+        self._counts.end(tenant, name, answer.count(TOKEN_MARK) if stream and status != BROKEN else None)
         return status
