@@ -80,7 +80,8 @@ async def calling(store: Store) -> AsyncIterator[Callers]:
         callers.end()
         await asyncio.gather(*tasks)
         (account,) = await until_taken(store.accounts)
-        assert (account.spent, account.reserved) == (CHARGED * callers.settled, 0)
+        found, expected = (account.spent, account.reserved), (CHARGED * callers.settled, 0)
+        assert found == expected, f"(spent, reserved) is {found} and should be {expected}"
     finally:
         for task in tasks:
             task.cancel()
