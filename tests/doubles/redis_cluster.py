@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from redis.crc import key_slot
 from redis.exceptions import RedisError
-from redis_nodes import RedisNode, node_folder, node_ports, waited
+from redis_nodes import RedisNode, is_synchronized, node_folder, node_ports, waited
 
 SLOT_COUNT = 16_384
 MIGRATE_TIMEOUT_MS = 1000
@@ -97,7 +97,7 @@ class RedisCluster:
 
         def found() -> ClusterNode | None:
             replicas = (node for node in self.living if node.own_row.master_id == master_id)
-            return next((node for node in replicas if node.is_synchronized), None)
+            return next((node for node in replicas if is_synchronized(node, self.nodes)), None)
 
         return waited(found, f"{master.address} has no replica")
 
@@ -129,7 +129,7 @@ class RedisCluster:
             return (
                 len(views) == 1
                 and all(node.is_ok for node in self.nodes)
-                and all(node.is_synchronized for node in replicas)
+                and all(is_synchronized(node, masters) for node in replicas)
             )
 
         waited(agree, "the nodes of the cluster do not agree")

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -77,10 +77,26 @@ class RedisNode(RedisServer):
         return {name: value for name, separator, value in pairs if separator}
 
     @property
-    def is_synchronized(self) -> bool:
-        """Whether it is a replica whose data is that of its primary."""
+    def primary_port(self) -> int | None:
+        """The port of the primary that it is a replica of, if its data is loaded; None otherwise."""
         facts = self.facts("INFO", "replication")
-        return facts["role"] == "slave" and facts["master_link_status"] == "up"
+        is_loaded = facts["role"] == "slave" and facts["master_link_status"] == "up"
+        return int(facts["master_port"]) if is_loaded else None
+
+    def feeds(self, replica: RedisNode) -> bool:
+        """Whether each write goes to *replica*, which has all writes before it."""
+        facts = self.facts("INFO", "replication")
+        lines = [value.split(",") for name, value in facts.items() if name.startswith("slave") and "port=" in value]
+        return any(f"port={replica.port}" in line and "state=online" in line for line in lines)
+
+
+def is_synchronized(replica: RedisNode, nodes: Sequence[RedisNode]) -> bool:
+    """Return whether *replica* has the data of its primary, one of *nodes*, and gets each write.
+
+    The replica knows the first only: a primary sends nothing until it has heard that the data is loaded, up to a second later.
+    """
+    port = replica.primary_port
+    return any(node.port == port and node.is_alive and node.feeds(replica) for node in nodes)
 
 
 def waited(found: Callable[[], Found | None], text: str, *, seconds: float = 30.0) -> Found:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from redis_nodes import RedisNode, node_folder, node_ports, waited
+from redis_nodes import RedisNode, is_synchronized, node_folder, node_ports, waited
 from redis_server import SERVER
 
 SERVICE = "counters"
@@ -39,7 +39,7 @@ class SentinelNode(RedisNode):
             self.ask("SENTINEL", "DEBUG", name, milliseconds)
 
     @property
-    def primary_port(self) -> int:
+    def named_port(self) -> int:
         """The port of the primary as it tells clients."""
         _, port = self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return int(port)
@@ -68,7 +68,7 @@ class RedisSentinels:
         return waited(self._primary, "the sentinels name no primary")
 
     def _primary(self) -> RedisNode | None:
-        ports = [each.primary_port for each in self.sentinels if each.is_alive]
+        ports = [each.named_port for each in self.sentinels if each.is_alive]
         agreed = [node for node in self.servers if ports.count(node.port) * 2 > len(self.sentinels) and node.is_alive]
         return next((node for node in agreed if node.facts("INFO", "replication")["role"] == "master"), None)
 
@@ -90,7 +90,7 @@ class RedisSentinels:
         # A sentinel refuses it while it remembers a failover.
         waited(lambda: bool(self.sentinels[-1].ask("SENTINEL", "FAILOVER", SERVICE)), "the sentinels refuse a failover")
         new = self.promoted(former)
-        waited(lambda: former.is_synchronized, f"{former.address} did not become a replica")
+        waited(lambda: is_synchronized(former, self.servers), f"{former.address} did not become a replica")
         return former, new
 
     def settled(self) -> None:
@@ -102,7 +102,7 @@ class RedisSentinels:
             return (
                 primary is not None
                 and all(each.known == others for each in self.sentinels)
-                and all(node.is_synchronized for node in self.servers if node is not primary)
+                and all(is_synchronized(node, [primary]) for node in self.servers if node is not primary)
             )
 
         waited(agree, "the sentinels do not agree")
@@ -119,7 +119,7 @@ def redis_sentinels(sentinels: int = 3) -> Iterator[RedisSentinels]:
         try:
             for node in (primary, replica):
                 node.start()
-            waited(lambda: replica.is_synchronized, "the replica does not get the data")
+            waited(lambda: is_synchronized(replica, [primary]), "the replica does not get the data")
             for sentinel in watching:
                 sentinel.start()
             running = RedisSentinels([primary, replica], watching)
