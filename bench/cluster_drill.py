@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ IDLE_SECONDS = 20
 """Seconds in which the sidecars must settle all calls after the load."""
 GRACE_SECONDS = 35
 """Seconds after which the reservations of processes that have ended are charged."""
+LOGGED, MAX_PRINTED_WARNINGS = "WARNING|ERROR", 12
 TENANTS = [
     Tenant("large", UNLIMITED, 3),
     Tenant("small", 6_000 * ROUNDS, 2),
@@ -180,6 +182,16 @@ def audited(counts: Counts, found: dict[str, Account]) -> list[str]:
     return broken
 
 
+def print_warnings(logs: list[Path]) -> None:
+    """Print how often the sidecars logged each warning and error, without numbers and addresses."""
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    texts = Counter(
+        re.sub(r"[0-9.:]*[0-9]", "#", line.partition(" ")[2][:200]) for line in lines if re.search(LOGGED, line)
+    )
+    for text, count in texts.most_common(MAX_PRINTED_WARNINGS):
+        print(f"{count:6} x {text}")
+
+
 async def drilled(url: str, cluster: RedisCluster, folder: Path) -> list[str]:
     """Run the load and all rounds; return the rules that are broken."""
     counts = Counts()
@@ -207,12 +219,12 @@ async def drilled(url: str, cluster: RedisCluster, folder: Path) -> list[str]:
     if any(codes):
         broken.append(f"exit codes {codes}")
     if counts.statuses[BROKEN]:
-        broken.append(f"{counts.statuses[BROKEN]} calls without a complete answer")
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in counts.failures.most_common(5))
+        broken.append(f"{counts.statuses[BROKEN]} calls without a complete answer: {reasons}")
     if tracebacks := sum(log.read_text().count("Traceback") for log in logs):
         broken.append(f"{tracebacks} tracebacks in the logs")
     print(f"\n{counts.cuts} answers were cut because a reservation could not grow")
-    for log in logs:
-        print(f"{log.name}: {len(log.read_text().splitlines())} lines")
+    print_warnings(logs)
     return broken
 
 

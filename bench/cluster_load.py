@@ -63,6 +63,8 @@ class Counts:
         """Tokens of the answers that are being given, by call."""
         self.cuts = 0
         """Streams that the sidecar ended early."""
+        self.failures: Counter[str] = Counter()
+        """Why clients got no complete answer."""
         self.slowest = 0.0
         """Seconds that the slowest call of a probe took, since the last reset."""
 
@@ -149,14 +151,15 @@ class Load:
         self._number += 1
         name = str(self._number)
         body = {"model": "m", "messages": [{"role": "user", "content": f"{tenant} {sidecar} {name}"}], "stream": stream}
-        client, status, answer = None, BROKEN, b""
+        client, status, answer, began = None, BROKEN, b"", time.monotonic()
         try:
             client = await Client.to(self._ports[sidecar])
             bounded = body if ceiling is None else {**body, "max_tokens": ceiling}
             await client.post("/v1/chat/completions", bounded, f"Authorization: Bearer {tenant}")
             status, _, answer = await client.answer()
-        except (OSError, asyncio.IncompleteReadError, ValueError):
+        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             status = BROKEN
+            self._counts.failures[f"{type(error).__name__} after {time.monotonic() - began:.0f} s: {error}"] += 1
         finally:
             if client is not None:
                 client.close()

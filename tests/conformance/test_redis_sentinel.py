@@ -55,6 +55,20 @@ async def test_calls_continue_after_the_primary_is_killed(sentinels: RedisSentin
             await asyncio.to_thread(sentinels.settled)
 
 
+async def test_calls_continue_after_the_primary_is_suspended(sentinels: RedisSentinels, store: Store) -> None:
+    """A primary that keeps its connections and answers nothing is left for the promoted one, and not used when it wakes."""
+    async with calling(store) as callers:
+        primary = await asyncio.to_thread(lambda: sentinels.primary)
+        primary.suspend()
+        try:
+            await asyncio.to_thread(sentinels.promoted, primary)
+            await callers.more()
+        finally:
+            primary.resume()
+        await asyncio.to_thread(sentinels.settled)
+        await callers.more()
+
+
 async def test_calls_continue_after_a_demotion(sentinels: RedisSentinels, store: Store) -> None:
     """A primary that has become a replica refuses writes; it is left for the new one."""
     async with calling(store) as callers:
