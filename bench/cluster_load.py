@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from api_keys import key
 from wire import HEAD, Client, Connection, sse, token
@@ -22,6 +22,8 @@ PROBE = "probe"
 """The tenant whose calls measure when a sidecar admits calls again. It has no limit that it could reach."""
 UNLIMITED = 10**9
 TOKEN_MARK = b'"content"'
+CALL_SECONDS, READ_BYTES = 60.0, 65_536
+"""A call without a complete answer in this time is broken; the machine may be slow."""
 BROKEN = 0
 """The status of a call without a complete answer."""
 
@@ -102,7 +104,7 @@ class Counts:
             await connection.answer(200, json.dumps({"id": "1", "choices": [choice], "usage": usage}).encode())
 
     def end(self, tenant: str, name: str, delivered: int | None) -> None:
-        """Count the answer of a call that has ended; *delivered* are the tokens that its client got, None if it cannot tell.
+        """Count the answer of a call that has ended; *delivered* are the tokens that its client got, None if it was no stream.
 
         Of a stream that the sidecar ended early, only these count: the upstream has written tokens that were never read.
         """
@@ -150,19 +152,44 @@ class Load:
     async def _call(self, tenant: str, sidecar: int, *, stream: bool, ceiling: int | None) -> int:
         self._number += 1
         name = str(self._number)
-        body = {"model": "m", "messages": [{"role": "user", "content": f"{tenant} {sidecar} {name}"}], "stream": stream}
-        client, status, answer, began = None, BROKEN, b"", time.monotonic()
+        body: dict[str, Any] = {
+            "model": "m",
+            "messages": [{"role": "user", "content": f"{tenant} {sidecar} {name}"}],
+            "stream": stream,
+        }
+        if ceiling is not None:
+            body["max_tokens"] = ceiling
+        status, answer = await self._answer(sidecar, body, tenant)
+        self._counts.statuses[status] += 1
+        self._counts.end(tenant, name, answer.count(TOKEN_MARK) if stream else None)
+        return status
+
+    async def _answer(self, sidecar: int, body: dict[str, Any], tenant: str) -> tuple[int, bytes]:
+        """Return status and body of one call; `BROKEN` where it has no complete answer."""
+        began, answer = time.monotonic(), bytearray()
+        client = None
         try:
-            client = await Client.to(self._ports[sidecar])
-            bounded = body if ceiling is None else {**body, "max_tokens": ceiling}
-            await client.post("/v1/chat/completions", bounded, f"Authorization: Bearer {tenant}")
-            status, _, answer = await client.answer()
-        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-            status = BROKEN
+            async with asyncio.timeout(CALL_SECONDS):
+                client = await Client.to(self._ports[sidecar])
+                await client.post("/v1/chat/completions", body, f"Authorization: Bearer {tenant}", "connection: close")
+                while piece := await client.reader.read(READ_BYTES):
+                    answer += piece
+            return complete(bytes(answer))
+        except (OSError, ValueError) as error:
             self._counts.failures[f"{type(error).__name__} after {time.monotonic() - began:.0f} s: {error}"] += 1
+            return BROKEN, bytes(answer)
         finally:
             if client is not None:
                 client.close()
-        self._counts.statuses[status] += 1
-        self._counts.end(tenant, name, answer.count(TOKEN_MARK) if stream and status != BROKEN else None)
-        return status
+
+
+def complete(answer: bytes) -> tuple[int, bytes]:
+    """Return status and body of a whole HTTP answer; the chunks of a stream stay as they are. Raises `ValueError`."""
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    if not separator:
+        raise ValueError("the answer has no head")
+    lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    length = lines.get(b"content-length")
+    if not body.endswith(b"0\r\n\r\n") if length is None else len(body) != int(length):
+        raise ValueError("the answer is cut")
+    return int(head.split(b" ", 2)[1]), body
