@@ -59,6 +59,7 @@ async def test_calls_continue_after_the_owner_is_killed(cluster: RedisCluster, s
     async with calling(store) as callers:
         for _ in range(2):
             owner = await asyncio.to_thread(cluster.owner, slot)
+            await asyncio.to_thread(owner.until_waits)
             owner.kill()
             await asyncio.to_thread(cluster.promoted, slot, owner)
             await callers.more()
@@ -71,6 +72,7 @@ async def test_calls_continue_after_the_owner_is_suspended(cluster: RedisCluster
     slot = slot_of(prefix)
     async with calling(store) as callers:
         owner = await asyncio.to_thread(cluster.owner, slot)
+        await asyncio.to_thread(owner.until_waits)
         owner.suspend()
         try:
             await asyncio.to_thread(cluster.promoted, slot, owner)

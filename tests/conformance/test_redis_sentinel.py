@@ -48,6 +48,7 @@ async def test_calls_continue_after_the_primary_is_killed(sentinels: RedisSentin
     async with calling(store) as callers:
         for _ in range(2):
             primary = await asyncio.to_thread(lambda: sentinels.primary)
+            await asyncio.to_thread(primary.until_waits)
             primary.kill()
             await asyncio.to_thread(sentinels.promoted, primary)
             await callers.more()
@@ -59,6 +60,7 @@ async def test_calls_continue_after_the_primary_is_suspended(sentinels: RedisSen
     """A primary that keeps its connections and answers nothing is left for the promoted one, and not used when it wakes."""
     async with calling(store) as callers:
         primary = await asyncio.to_thread(lambda: sentinels.primary)
+        await asyncio.to_thread(primary.until_waits)
         primary.suspend()
         try:
             await asyncio.to_thread(sentinels.promoted, primary)

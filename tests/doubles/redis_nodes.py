@@ -78,6 +78,17 @@ class RedisNode(RedisServer):
         return {name: value for name, separator, value in pairs if separator}
 
     @property
+    def wait_count(self) -> int:
+        """How many WAIT commands it has executed: clients that wait for a replica lose no write when it is killed."""
+        calls = re.match(r"calls=(\d+)", self.facts("INFO", "commandstats").get("cmdstat_wait", ""))
+        return int(calls[1]) if calls else 0
+
+    def until_waits(self) -> None:
+        """Wait until its clients wait for a replica; it takes them a moment to notice a new one."""
+        before = self.wait_count
+        waited(lambda: self.wait_count > before + 1, f"no client of {self.address} waits for its replica")
+
+    @property
     def primary_port(self) -> int | None:
         """The port of the primary that it is a replica of, if its data is loaded; None otherwise."""
         facts = self.facts("INFO", "replication")
