@@ -43,9 +43,7 @@ STEP_SECONDS, SLOW_STEPS = 0.02, 50
 """Seconds between the first steps of a slot migration, and how many they are."""
 IDLE_SECONDS = 20
 """Seconds in which the sidecars must settle all calls after the load."""
-GRACE_SECONDS = 35
-"""Seconds after which the reservations of processes that have ended are charged."""
-LOGGED, MAX_PRINTED_WARNINGS = "WARNING|ERROR", 12
+LOGGED, MAX_PRINTED_WARNINGS = r" (WARNING|ERROR) (log|state) ", 12
 TENANTS = [
     Tenant("large", UNLIMITED, 3),
     Tenant("small", 6_000 * ROUNDS, 2),
@@ -160,7 +158,7 @@ async def idle_accounts(url: str, seconds: float) -> dict[str, Account]:
 
 def audited(counts: Counts, found: dict[str, Account]) -> list[str]:
     """Print one line for each tenant; return the rules that are broken."""
-    print(f"\n{'tenant':10} {'calls':>7} {'limit':>11} {'produced':>10} {'spent':>10} {'limit':>11} {'reserved':>9}")
+    print(f"\n{'tenant':10} {'calls':>7} {'at most':>13} {'produced':>10} {'spent':>10} {'limit':>13} {'reserved':>9}")
     broken = []
     for tenant in TENANTS:
         name, produced = tenant.name, counts.produced[tenant.name]
@@ -168,7 +166,7 @@ def audited(counts: Counts, found: dict[str, Account]) -> list[str]:
             broken.append(f"{name}: its counter is gone")
             continue
         print(
-            f"{name:10} {counts.calls[name]:7} {tenant.requests:11,} {produced:10,} {account.spent:10,} {tenant.tokens:11,}"
+            f"{name:10} {counts.calls[name]:7} {tenant.requests:13,} {produced:10,} {account.spent:10,} {tenant.tokens:13,}"
             f" {account.reserved:9,}"
         )
         rules = {
@@ -202,6 +200,8 @@ async def drilled(url: str, cluster: RedisCluster, folder: Path) -> list[str]:
         with ExitStack() as stack:
             serve = ("serve", "--config", "s.toml", "--upstream", up.url, "--model", "m", "--port", "0")
             running: list[Program] = [stack.enter_context(program(*serve, folder=folder, log=log)) for log in logs]
+            if failed := [log.read_text() for log, each in zip(logs, running, strict=True) if not each.line]:
+                return [f"a sidecar did not start: {failed[0]}"]
             load = Load(counts, [each.port for each in running], TENANTS, CLIENTS)
             drill = Drill(cluster, counts)
             await asyncio.sleep(CALM_SECONDS)
