@@ -9,7 +9,7 @@ NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel floods fuzz drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
+.PHONY: help demo test test-kill soak cancel floods fuzz drill cluster-drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ floods: $(VENV)/.ready ## Measure memory under floods of unfinished heads and bo
 
 drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the requests that reach it
 	PYTHONPATH=tests/doubles $(BIN)/python bench/outage.py
+
+cluster-drill: $(VENV)/.ready ## Kill, suspend and move the nodes of a Redis cluster under load, and check the counters (ROUNDS=3)
+	PYTHONPATH=tests/doubles $(BIN)/python bench/cluster_drill.py $(CLUSTER_DRILL)
 
 stalls: $(VENV)/.ready ## Print the longest step of the event loop for each hostile request and answer (STALLS=--only=models)
 	PYTHONPATH=tests/doubles $(BIN)/python bench/stalls.py $(STALLS)
