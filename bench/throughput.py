@@ -1,0 +1,189 @@
+"""Measure the highest rate of calls of one Redis core, and of one sidecar process with each store.
+
+1. Client processes call one Redis server as fast as they can, each with 64 calls at the same time. The server has a core for
+   itself. The clients may need more CPU than the rest of the machine has; so the table also has the rate of a whole
+   core, which is 1 s divided by the server's CPU per call.
+2. One `sidecar serve` has a core for itself, with the shipped chain and limits that are never reached. Mock, load and Redis
+   share another core. The rate of a whole core is 1 s divided by the sidecar's CPU per call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measuring import measure
+from processes import OTHERS, PROXY, cpu_ns, started
+from redis_process import RedisProcess, redis_process
+from sharing import SHORT_ANSWER
+from store_costs import BENCH_FOLDER, number, numbers, print_head, table_line
+from targets import V1, Target, sidecar_config
+from workloads import WORK
+
+AT_ONCE = 64
+TENANTS = 1_000
+ANSWERS = {"short": SHORT_ANSWER, "burst": WORK["burst"], "plain": WORK["plain"]}
+"""One token, 64 tokens at once, and 64 tokens without `stream`; on 50 connections."""
+STORES = ("memory", "sqlite", "redis")
+REDIS_COLUMNS = (
+    "clients", "budgets", "calls/s", "client µs", "server µs", "server busy", "calls/s of a whole core", "refused",
+)  # fmt: skip
+SIDECAR_COLUMNS = (
+    "store", "answer", "calls/s", "sidecar µs", "sidecar busy", "calls/s of a whole core", "Redis µs", "failed",
+)  # fmt: skip
+
+
+def other_cores() -> set[int]:
+    """Return the cores besides that of the measured server."""
+    return os.sched_getaffinity(0) - {PROXY} or os.sched_getaffinity(0)
+
+
+def redis_row(clients: int, budgets: int, seconds: float, folder: Path) -> dict[str, Any]:
+    """Let *clients* processes call one server for *seconds*; return rates and CPU."""
+    with redis_process(folder, PROXY) as server:
+        assert server is not None
+        command = [sys.executable, str(BENCH_FOLDER / "store_case.py"), server.url, f"--seconds={seconds}"]
+        command += [f"--budgets={budgets}", f"--tenants={TENANTS}", f"--at-once={AT_ONCE}"]
+        children = [
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, other_cores()),  # noqa: PLW1509  # a script with one thread
+            )
+            for _ in range(clients)
+        ]
+        for each in children:
+            assert each.stdout is not None
+            each.stdout.readline()
+        spent, began = cpu_ns(server.pid), time.monotonic_ns()
+        for each in children:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        outputs = [each.communicate()[0] for each in children]
+        took, spent = time.monotonic_ns() - began, cpu_ns(server.pid) - spent
+    if any(each.returncode for each in children):
+        sys.exit("a client failed; its error is above")
+    results = [json.loads(output.splitlines()[-1]) for output in outputs]
+    calls = sum(result["calls"] for result in results)
+    server_us = spent / calls / 1000
+    return {
+        "clients": clients,
+        "budgets": budgets,
+        "calls_per_second": calls / took * 1e9,
+        "client_us": sum(result["cpu_us"] for result in results) / calls,
+        "server_us": server_us,
+        "server_busy": spent / took,
+        "calls_per_second_of_a_core": 1e6 / server_us,
+        "refused": sum(result["refused"] for result in results),
+    }
+
+
+def sidecar_row(store: str, answer: str, seconds: float, upstream: str, folder: Path) -> dict[str, Any]:
+    """Load one sidecar for *seconds*; return rates and CPU."""
+    work = ANSWERS[answer]
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+        server: RedisProcess | None = None
+        url = {"memory": "memory://", "sqlite": "sqlite:///bench.db"}.get(store, "")
+        if not url:
+            server = stack.enter_context(redis_process(home, OTHERS))
+            assert server is not None
+            url = server.url
+        (home / "sidecar.toml").write_text(sidecar_config().replace("sqlite:///bench.db", url))
+        command = [sys.executable, "-m", "sidecar", "serve", "--config", "sidecar.toml", "--port", "0"]
+        command += ["--upstream", upstream, "--model", work.model]
+        pid, line = stack.enter_context(started(command, PROXY, home))
+        target = Target(store, pid, int(line.rpartition(":")[2]), V1)
+        measure(target, answer, work, min(1.0, seconds), home)
+        redis_began, began, wall = cpu_ns(server.pid) if server else 0, cpu_ns(pid), time.monotonic_ns()
+        row = measure(target, answer, work, seconds, home, warm=False)
+        busy = (cpu_ns(pid) - began) / (time.monotonic_ns() - wall)
+        redis_spent = cpu_ns(server.pid) - redis_began if server else 0
+    spent = float(row["cpu_us_per_request"])
+    return {
+        "store": store,
+        "answer": answer,
+        "calls_per_second": row["per_second"],
+        "sidecar_us": spent,
+        "sidecar_busy": busy,
+        "calls_per_second_of_a_core": 1e6 / spent,
+        "redis_us": redis_spent / 1000 / max(1, row["ok"]),
+        "failed": row["failed"],
+    }
+
+
+def redis_cells(row: dict[str, Any]) -> list[str]:
+    """Return the cells of a row of Redis."""
+    rates = [number(row["calls_per_second"]), number(row["client_us"]), number(row["server_us"])]
+    whole = number(row["calls_per_second_of_a_core"])
+    return [str(row["clients"]), str(row["budgets"]), *rates, f"{row['server_busy']:.0%}", whole, str(row["refused"])]
+
+
+def sidecar_cells(row: dict[str, Any]) -> list[str]:
+    """Return the cells of a row of a sidecar."""
+    rates = [number(row["calls_per_second"]), number(row["sidecar_us"]), f"{row['sidecar_busy']:.0%}"]
+    more = [number(row["calls_per_second_of_a_core"]), number(row["redis_us"]), str(row["failed"])]
+    return [row["store"], row["answer"], *rates, *more]
+
+
+def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row with the highest rate of a whole core: other programs only ever add CPU."""
+    return max(rows, key=lambda row: float(row["calls_per_second_of_a_core"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stores", default=",".join(STORES), help="stores of the sidecar (%(default)s)")
+    parser.add_argument(
+        "--clients", type=numbers, default=[1, 2, 4], help="client processes of Redis (1,2,4); empty: none"
+    )
+    parser.add_argument("--budgets", type=numbers, default=[1, 5], help="budgets of a call at Redis (1,5)")
+    parser.add_argument("--answers", default=",".join(ANSWERS), help="answers of the sidecar (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (%(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="of each measurement; the best counts (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
+    given = parser.parse_args()
+    servers, sidecars = list[dict[str, Any]](), list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with redis_process(folder) as probe:
+            has_redis = probe is not None
+        if has_redis and given.clients:
+            print_head(REDIS_COLUMNS)
+            for budgets in given.budgets:
+                for clients in given.clients:
+                    with tempfile.TemporaryDirectory(dir=folder) as home:
+                        rows = [redis_row(clients, budgets, given.seconds, Path(home)) for _ in range(given.runs)]
+                    servers.append(best(rows))
+                    print(table_line(redis_cells(servers[-1])), flush=True)
+            print()
+        mock = [sys.executable, "-m", "sidecar", "mock", "--port", "0"]
+        with started(mock, OTHERS, folder) as (_, line):
+            print_head(SIDECAR_COLUMNS)
+            for store in given.stores.split(","):
+                if store == "redis" and not has_redis:
+                    continue
+                for answer in given.answers.split(","):
+                    rows = [
+                        sidecar_row(store, answer, given.seconds, line.rpartition(" ")[2], folder)
+                        for _ in range(given.runs)
+                    ]
+                    sidecars.append(best(rows))
+                    print(table_line(sidecar_cells(sidecars[-1])), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps({"redis": servers, "sidecar": sidecars}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
