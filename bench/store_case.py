@@ -23,7 +23,7 @@ from processes import cpu_ns, resident_mb
 from redis_process import RedisUsage, redis_usage
 
 from policies.api.claim import Claim
-from policies.api.store import Store
+from policies.api.store import Store, StoreDown
 from policies.api.window import Calendar, Period, Sliding
 from policies.stores.opening import open_store
 
@@ -111,7 +111,7 @@ class Caller:
     def __init__(self, store: Store, claims: Sequence[Sequence[Claim]], first: str) -> None:
         self._store, self._claims, self._first = store, claims, first
         self._count = 0
-        self.refused = 0
+        self.refused = self.down = 0
 
     async def run(self, calls: int, at_once: int) -> None:
         """Make *calls* calls, *at_once* at the same time."""
@@ -126,13 +126,16 @@ class Caller:
         number = self._count
         call_id = f"{self._first}-{number:012}"
         claims = self._claims[number * TENANT_STRIDE % len(self._claims)]
-        grant = await self._store.reserve(call_id, claims, CEILING_TOKENS)
-        if grant.refused is not None:
-            self.refused += 1
-            return
-        for _ in range(pauses):
-            await asyncio.sleep(0)  # otherwise a store that never waits serves the calls one after the other
-        await self._store.settle(call_id, {claim.key: CHARGED_TOKENS for claim in claims[1:]})
+        try:
+            grant = await self._store.reserve(call_id, claims, CEILING_TOKENS)
+            if grant.refused is not None:
+                self.refused += 1
+                return
+            for _ in range(pauses):
+                await asyncio.sleep(0)  # otherwise a store that never waits serves the calls one after the other
+            await self._store.settle(call_id, {claim.key: CHARGED_TOKENS for claim in claims[1:]})
+        except StoreDown:
+            self.down += 1
 
 
 async def _read(place: Place, store: Store) -> tuple[Store, Bytes]:
@@ -179,6 +182,7 @@ async def measure(place: Place, shape: Shape, calls: int, rounds: int) -> dict[s
         "kept_bytes_per_tenant": (seeded.kept - empty.kept) / tenants,
         "held_bytes_per_call": (held.kept - ended.kept) / RUNNING_CALLS,
         "refused": caller.refused,
+        "down": caller.down,
     }
 
 
@@ -196,7 +200,7 @@ async def load(place: Place, shape: Shape, seconds: float) -> dict[str, object]:
         calls += at_once
     spent = time.process_time_ns() - began
     await store.aclose()
-    return {"calls": calls, "cpu_us": spent / 1000, "refused": caller.refused}
+    return {"calls": calls, "cpu_us": spent / 1000, "refused": caller.refused, "down": caller.down}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

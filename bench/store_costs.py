@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ REFUSAL_LIMITS = (60, 1_000, 100_000)
 FEWEST_TENANTS_FOR_BYTES = 100
 """With fewer tenants, the bytes that a store keeps per tenant are lost among those that it keeps anyway."""
 COST_COLUMNS = (
-    "store", "budgets", "tenants", "at once", "client µs", "server µs", "network B", "written B", "kept B/call", "B/tenant", "B/running call",
+    "store", "budgets", "tenants", "at once", "client µs", "server µs", "network B", "written B", "kept B/call", "B/tenant", "B/running call", "failed",
 )  # fmt: skip
 REFUSAL_COLUMNS = (
     "store",
@@ -54,8 +54,13 @@ class Case(NamedTuple):
     at_once: int
 
 
-def child(program: str, store: str, more: Sequence[str], prefix: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """Run *program* for *store* in an empty folder; return what it printed as JSON, and its error output."""
+def child(
+    program: str, store: str, more: Sequence[str], *, code: Path | None = None, prefix: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """Run *program* for *store* in an empty folder; return what it printed as JSON, and its error output.
+
+    *code* is the checkout whose stores it uses, None for this one.
+    """
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         url, server = {"memory": "memory://", "sqlite": SQLITE_URL}.get(store, ""), list[str]()
@@ -69,7 +74,7 @@ def child(program: str, store: str, more: Sequence[str], prefix: Sequence[str] =
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env=environment(code),
             preexec_fn=lambda: pin(PROXY),  # a script with one thread
         )
     if done.returncode:
@@ -78,15 +83,36 @@ def child(program: str, store: str, more: Sequence[str], prefix: Sequence[str] =
     return found, done.stderr
 
 
-def cost_row(case: Case, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure *case*, and return its figures."""
+def environment(code: Path | None) -> dict[str, str]:
+    """Return the environment of a process that imports the checkout *code*, None for this one."""
+    return {**os.environ, "PYTHONHASHSEED": "0"} | ({} if code is None else {"PYTHONPATH": str(code)})
+
+
+def checkouts(given: argparse.Namespace) -> dict[str, Path | None]:
+    """Return the measured checkouts, by what follows the name of a store in the table."""
+    return ({" before": given.before.resolve()} if given.before else {}) | {"": None}
+
+
+def cost_rows(case: Case, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure *case* with each checkout in turn, and yield the figures of each."""
     more = [f"--budgets={case.budgets}", f"--tenants={case.tenants}", f"--at-once={case.at_once}"]
     more += [f"--calls={given.calls}", f"--rounds={given.rounds}"]
-    runs = [child("store_case.py", case.store, more)[0] for _ in range(given.runs)]
-    best = min(runs, key=lambda run: statistics.median(run["client_us"]))
-    return (
-        case._asdict() | best | {name: round(statistics.median(best[name]), 2) for name in ("client_us", "server_us")}
-    )
+    runs = in_turn(given, lambda code: child("store_case.py", case.store, more, code=code)[0])
+    for name, each in runs.items():
+        best = min(each, key=lambda run: statistics.median(run["client_us"]))
+        times = {name: round(statistics.median(best[name]), 2) for name in ("client_us", "server_us")}
+        yield case._asdict() | {"store": case.store + name} | best | times
+
+
+def in_turn(
+    given: argparse.Namespace, measured: Callable[[Path | None], dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of each checkout; they are measured alternately, so that other programs disturb all of them."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts(given)}
+    for _ in range(given.runs):
+        for name, code in checkouts(given).items():
+            found[name].append(measured(code))
+    return found
 
 
 def cost_cells(row: dict[str, Any]) -> list[str]:
@@ -96,27 +122,27 @@ def cost_cells(row: dict[str, Any]) -> list[str]:
     cells = [number(each) for each in figures]
     kept = [row["kept_bytes_per_call"], row["kept_bytes_per_tenant"] if many else 0, row["held_bytes_per_call"]]
     named = [str(row[name]) for name in ("store", "budgets", "tenants", "at_once")]
-    return [*named, *cells, *(number(each) for each in kept)]
+    return [*named, *cells, *(number(each) for each in kept), str(row["refused"] + row["down"])]
 
 
-def refusal_row(store: str, limit: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure refusals in a full window of *limit* requests; the server's CPU is included."""
+def refusal_rows(store: str, limit: int, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure refusals in a full window of *limit* requests with each checkout; the server's CPU is included."""
     more = [f"--limit={limit}", f"--rounds={given.rounds}", f"--blocks={given.blocks}"]
-    runs = [child("store_refusals.py", store, more)[0] for _ in range(given.runs)]
-    best = min(runs, key=lambda run: statistics.median(run["admitted"]))
-    both = {
-        name: [client + server for client, server in zip(best[name], best[f"{name}_server"], strict=True)]
-        for name in ("admitted", "refused")
-    }
-    ratios = [refused / admitted for refused, admitted in zip(both["refused"], both["admitted"], strict=True)]
-    return {
-        "store": store,
-        "limit": limit,
-        "admitted_us": round(statistics.median(both["admitted"]), 2),
-        "refused_us": round(statistics.median(both["refused"]), 2),
-        "ratio": round(statistics.median(ratios), 2),
-        "highest_ratio": round(max(ratios), 2),
-    }
+    for name, runs in in_turn(given, lambda code: child("store_refusals.py", store, more, code=code)[0]).items():
+        best = min(runs, key=lambda run: statistics.median(run["admitted"]))
+        both = {
+            kind: [client + server for client, server in zip(best[kind], best[f"{kind}_server"], strict=True)]
+            for kind in ("admitted", "refused")
+        }
+        ratios = [refused / admitted for refused, admitted in zip(both["refused"], both["admitted"], strict=True)]
+        yield {
+            "store": store + name,
+            "limit": limit,
+            "admitted_us": round(statistics.median(both["admitted"]), 2),
+            "refused_us": round(statistics.median(both["refused"]), 2),
+            "ratio": round(statistics.median(ratios), 2),
+            "highest_ratio": round(max(ratios), 2),
+        }
 
 
 def refusal_cells(row: dict[str, Any]) -> list[str]:
@@ -132,7 +158,7 @@ def instructions(case: Case, given: argparse.Namespace) -> int:
         more = [f"--budgets={case.budgets}", f"--tenants={case.tenants}", f"--at-once={case.at_once}"]
         more += [f"--calls={calls}", "--rounds=1"]
         prefix = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-        _, errors = child("store_case.py", case.store, more, prefix)
+        _, errors = child("store_case.py", case.store, more, prefix=prefix)
         found = re.search(r"Collected : (\d+)", errors)
         assert found is not None, errors
         counted.append(int(found[1]))
@@ -185,6 +211,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--instructions", action="store_true", help="count instructions of the client with valgrind instead"
     )
+    parser.add_argument("--before", type=Path, help="also measure the stores of this checkout, alternately")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     given = parser.parse_args()
     given.stores = given.stores.split(",")
@@ -204,13 +231,15 @@ def main() -> None:
     costs, refusals = list[dict[str, Any]](), list[dict[str, Any]]()
     print_head(COST_COLUMNS)
     for case in cases(given):
-        costs.append(cost_row(case, given))
-        print(table_line(cost_cells(costs[-1])), flush=True)
+        for row in cost_rows(case, given):
+            costs.append(row)
+            print(table_line(cost_cells(row)), flush=True)
     print()
     print_head(REFUSAL_COLUMNS)
     for store, limit in itertools.product(given.stores, given.limits):
-        refusals.append(refusal_row(store, limit, given))
-        print(table_line(refusal_cells(refusals[-1])), flush=True)
+        for row in refusal_rows(store, limit, given):
+            refusals.append(row)
+            print(table_line(refusal_cells(row)), flush=True)
     if given.json:
         given.json.write_text(json.dumps({"costs": costs, "refusals": refusals}, indent=1) + "\n")
 

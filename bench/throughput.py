@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from measuring import measure
 from processes import OTHERS, PROXY, cpu_ns, started
 from redis_process import RedisProcess, redis_process
 from sharing import SHORT_ANSWER
-from store_costs import BENCH_FOLDER, number, numbers, print_head, table_line
+from store_costs import BENCH_FOLDER, environment, in_turn, number, numbers, print_head, table_line
 from targets import V1, Target, sidecar_config
 from workloads import WORK
 
@@ -34,7 +37,7 @@ ANSWERS = {"short": SHORT_ANSWER, "burst": WORK["burst"], "plain": WORK["plain"]
 """One token, 64 tokens at once, and 64 tokens without `stream`; on 50 connections."""
 STORES = ("memory", "sqlite", "redis")
 REDIS_COLUMNS = (
-    "clients", "budgets", "calls/s", "client µs", "server µs", "server busy", "calls/s of a whole core", "refused",
+    "store", "clients", "budgets", "calls/s", "client µs", "server µs", "server busy", "calls/s of a whole core", "failed",
 )  # fmt: skip
 SIDECAR_COLUMNS = (
     "store", "answer", "calls/s", "sidecar µs", "sidecar busy", "calls/s of a whole core", "Redis µs", "failed",
@@ -46,9 +49,9 @@ def other_cores() -> set[int]:
     return os.sched_getaffinity(0) - {PROXY} or os.sched_getaffinity(0)
 
 
-def redis_row(clients: int, budgets: int, seconds: float, folder: Path) -> dict[str, Any]:
+def redis_row(clients: int, budgets: int, seconds: float, folder: Path, code: Path | None) -> dict[str, Any]:
     """Let *clients* processes call one server for *seconds*; return rates and CPU."""
-    with redis_process(folder, PROXY) as server:
+    with tempfile.TemporaryDirectory(dir=folder) as home, redis_process(Path(home), PROXY) as server:
         assert server is not None
         command = [sys.executable, str(BENCH_FOLDER / "store_case.py"), server.url, f"--seconds={seconds}"]
         command += [f"--budgets={budgets}", f"--tenants={TENANTS}", f"--at-once={AT_ONCE}"]
@@ -58,6 +61,7 @@ def redis_row(clients: int, budgets: int, seconds: float, folder: Path) -> dict[
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                env=environment(code),
                 preexec_fn=lambda: os.sched_setaffinity(0, other_cores()),  # noqa: PLW1509  # a script with one thread
             )
             for _ in range(clients)
@@ -85,13 +89,13 @@ def redis_row(clients: int, budgets: int, seconds: float, folder: Path) -> dict[
         "server_us": server_us,
         "server_busy": spent / took,
         "calls_per_second_of_a_core": 1e6 / server_us,
-        "refused": sum(result["refused"] for result in results),
+        "failed": sum(result["refused"] + result["down"] for result in results),
     }
 
 
-def sidecar_row(store: str, answer: str, seconds: float, upstream: str, folder: Path) -> dict[str, Any]:
-    """Load one sidecar for *seconds*; return rates and CPU."""
-    work = ANSWERS[answer]
+def sidecar_row(store: str, answer: str, seconds: float, place: tuple[str, Path], code: Path | None) -> dict[str, Any]:
+    """Load one sidecar for *seconds*; return rates and CPU. *place* is the URL of the upstream, and a folder."""
+    work, (upstream, folder) = ANSWERS[answer], place
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         server: RedisProcess | None = None
@@ -100,10 +104,12 @@ def sidecar_row(store: str, answer: str, seconds: float, upstream: str, folder: 
             server = stack.enter_context(redis_process(home, OTHERS))
             assert server is not None
             url = server.url
-        (home / "sidecar.toml").write_text(sidecar_config().replace("sqlite:///bench.db", url))
-        command = [sys.executable, "-m", "sidecar", "serve", "--config", "sidecar.toml", "--port", "0"]
+        sidecar = [sys.executable, "-m", "sidecar"]
+        shipped = subprocess.check_output([*sidecar, "config"], text=True, env=environment(code))
+        (home / "sidecar.toml").write_text(sidecar_config(shipped).replace("sqlite:///bench.db", url))
+        command = [*sidecar, "serve", "--config", "sidecar.toml", "--port", "0"]
         command += ["--upstream", upstream, "--model", work.model]
-        pid, line = stack.enter_context(started(command, PROXY, home))
+        pid, line = stack.enter_context(started(command, PROXY, home, environ=environment(code)))
         target = Target(store, pid, int(line.rpartition(":")[2]), V1)
         measure(target, answer, work, min(1.0, seconds), home)
         redis_began, began, wall = cpu_ns(server.pid) if server else 0, cpu_ns(pid), time.monotonic_ns()
@@ -123,11 +129,38 @@ def sidecar_row(store: str, answer: str, seconds: float, upstream: str, folder: 
     }
 
 
+def redis_rows(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Measure each number of budgets and clients with each checkout."""
+    for budgets, clients in itertools.product(given.budgets, given.clients):
+        measured = functools.partial(redis_row, clients, budgets, given.seconds, folder)
+        for name, runs in in_turn(given, measured).items():
+            yield {"store": f"redis{name}"} | best(runs)
+
+
+def sidecar_rows(given: argparse.Namespace, stores: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Measure each store and answer with each checkout."""
+    mock = [sys.executable, "-m", "sidecar", "mock", "--port", "0"]
+    with started(mock, OTHERS, folder) as (_, line):
+        for store, answer in itertools.product(stores, given.answers.split(",")):
+            upstream = line.rpartition(" ")[2]
+            measured = functools.partial(sidecar_row, store, answer, given.seconds, (upstream, folder))
+            for name, runs in in_turn(given, measured).items():
+                yield best(runs) | {"store": store + name}
+
+
 def redis_cells(row: dict[str, Any]) -> list[str]:
     """Return the cells of a row of Redis."""
     rates = [number(row["calls_per_second"]), number(row["client_us"]), number(row["server_us"])]
     whole = number(row["calls_per_second_of_a_core"])
-    return [str(row["clients"]), str(row["budgets"]), *rates, f"{row['server_busy']:.0%}", whole, str(row["refused"])]
+    return [
+        row["store"],
+        str(row["clients"]),
+        str(row["budgets"]),
+        *rates,
+        f"{row['server_busy']:.0%}",
+        whole,
+        str(row["failed"]),
+    ]
 
 
 def sidecar_cells(row: dict[str, Any]) -> list[str]:
@@ -153,6 +186,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of each measurement; the best counts (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
+    parser.add_argument("--before", type=Path, help="also measure the code of this checkout, alternately")
     given = parser.parse_args()
     servers, sidecars = list[dict[str, Any]](), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as name:
@@ -161,26 +195,16 @@ def main() -> None:
             has_redis = probe is not None
         if has_redis and given.clients:
             print_head(REDIS_COLUMNS)
-            for budgets in given.budgets:
-                for clients in given.clients:
-                    with tempfile.TemporaryDirectory(dir=folder) as home:
-                        rows = [redis_row(clients, budgets, given.seconds, Path(home)) for _ in range(given.runs)]
-                    servers.append(best(rows))
-                    print(table_line(redis_cells(servers[-1])), flush=True)
+            for row in redis_rows(given, folder):
+                servers.append(row)
+                print(table_line(redis_cells(row)), flush=True)
             print()
-        mock = [sys.executable, "-m", "sidecar", "mock", "--port", "0"]
-        with started(mock, OTHERS, folder) as (_, line):
-            print_head(SIDECAR_COLUMNS)
-            for store in given.stores.split(","):
-                if store == "redis" and not has_redis:
-                    continue
-                for answer in given.answers.split(","):
-                    rows = [
-                        sidecar_row(store, answer, given.seconds, line.rpartition(" ")[2], folder)
-                        for _ in range(given.runs)
-                    ]
-                    sidecars.append(best(rows))
-                    print(table_line(sidecar_cells(sidecars[-1])), flush=True)
+        print_head(SIDECAR_COLUMNS)
+        for row in sidecar_rows(
+            given, [store for store in given.stores.split(",") if store != "redis" or has_redis], folder
+        ):
+            sidecars.append(row)
+            print(table_line(sidecar_cells(row)), flush=True)
     if given.json:
         given.json.write_text(json.dumps({"redis": servers, "sidecar": sidecars}, indent=1) + "\n")
 

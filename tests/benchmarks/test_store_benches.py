@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import BENCH
+from places import BENCH, ROOT
 from process import environment
 from redis_server import MISSING, SERVER
 
@@ -52,11 +52,20 @@ def test_each_case_is_measured(tmp_path: Path) -> None:
 
     cases = [(row["store"], row["budgets"], row["tenants"], row["at_once"]) for row in found["costs"]]
     assert cases == [(store, 2, tenants, at) for store in ("memory", "sqlite") for tenants in (1, 3) for at in (1, 4)]
-    assert all(row["client_us"] > 0 and row["refused"] == 0 for row in found["costs"])
+    assert all(row["client_us"] > 0 and row["refused"] + row["down"] == 0 for row in found["costs"])
     assert [row["written_bytes_per_call"] > 0 for row in found["costs"]] == [False] * 4 + [True] * 4
     assert [(row["store"], row["limit"]) for row in found["refusals"]] == [("memory", 60), ("sqlite", 60)]
     assert all(row["ratio"] > 0 for row in found["refusals"])
     assert output.count("| sqlite |") == 5
+
+
+def test_another_checkout_is_measured(tmp_path: Path) -> None:
+    """A checkout that `--before` names is measured in the same run, in a row of its own."""
+    more = ("--stores=memory", "--budgets=1", "--tenants=1", "--at-once=1", *SMALL[3:], f"--before={ROOT}")
+    _, found = run("store_costs.py", tmp_path, *more)
+
+    assert [row["store"] for row in found["costs"]] == ["memory before", "memory"]
+    assert [row["store"] for row in found["refusals"]] == ["memory before", "memory"]
 
 
 def test_missing_redis_is_reported(tmp_path: Path) -> None:
@@ -89,7 +98,7 @@ def test_throughput_is_measured(tmp_path: Path) -> None:
 
     (server,) = found["redis"]
     assert server["calls_per_second"] > 0
-    assert server["refused"] == 0
+    assert server["failed"] == 0
     assert 0 < server["server_busy"] < 1.1
     assert [row["store"] for row in found["sidecar"]] == ["sqlite", "redis"]
     assert found["sidecar"][0]["failed"] == 0
