@@ -51,11 +51,15 @@ def claims_of(tenant: int, budgets: int) -> list[Claim]:
 
 
 class Shape(NamedTuple):
-    """How many budgets a call has, how many tenants have counters, and how many calls are made at the same time."""
+    """How many budgets a call has, how many tenants have counters, and how many calls are made at the same time.
+
+    The calls are made by *nodes* stores in turn, each of which stands for a process.
+    """
 
     budgets: int
     tenants: int
     at_once: int
+    nodes: int = 1
 
     @property
     def claims(self) -> list[list[Claim]]:
@@ -106,10 +110,10 @@ def _written() -> int:
 
 
 class Caller:
-    """Makes calls at a store, some at the same time."""
+    """Makes calls at stores in turn, some at the same time."""
 
-    def __init__(self, store: Store, claims: Sequence[Sequence[Claim]], first: str) -> None:
-        self._store, self._claims, self._first = store, claims, first
+    def __init__(self, stores: Sequence[Store], claims: Sequence[Sequence[Claim]], first: str) -> None:
+        self._stores, self._claims, self._first = stores, claims, first
         self._count = 0
         self.refused = self.down = 0
 
@@ -126,14 +130,15 @@ class Caller:
         number = self._count
         call_id = f"{self._first}-{number:012}"
         claims = self._claims[number * TENANT_STRIDE % len(self._claims)]
+        store = self._stores[number % len(self._stores)]
         try:
-            grant = await self._store.reserve(call_id, claims, CEILING_TOKENS)
+            grant = await store.reserve(call_id, claims, CEILING_TOKENS)
             if grant.refused is not None:
                 self.refused += 1
                 return
             for _ in range(pauses):
                 await asyncio.sleep(0)  # otherwise a store that never waits serves the calls one after the other
-            await self._store.settle(call_id, {claim.key: CHARGED_TOKENS for claim in claims[1:]})
+            await store.settle(call_id, {claim.key: CHARGED_TOKENS for claim in claims[1:]})
         except StoreDown:
             self.down += 1
 
@@ -148,20 +153,22 @@ async def _read(place: Place, store: Store) -> tuple[Store, Bytes]:
 
 async def measure(place: Place, shape: Shape, calls: int, rounds: int) -> dict[str, object]:
     """Return microseconds of CPU per call in each round, and bytes per call and tenant."""
-    claims, (_, tenants, at_once) = shape.claims, shape
+    claims, (_, tenants, at_once, nodes) = shape.claims, shape
     store = place.open()
     await store.heartbeat()
     store, empty = await _read(place, store)
-    await Caller(store, claims, "seed").run(tenants, SEEDED_AT_ONCE if tenants > 1 else 1)
+    await Caller([store], claims, "seed").run(tenants, SEEDED_AT_ONCE if tenants > 1 else 1)
     store, seeded = await _read(place, store)
-    caller = Caller(store, claims, "call")
+    stores = [store, *(place.open() for _ in range(1, nodes))]
+    caller = Caller(stores, claims, "call")
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     client, server = list[float](), list[float]()
     await caller.run(at_once, at_once)
     for _ in range(rounds):
-        await store.heartbeat()
+        for each in stores:
+            await each.heartbeat()
         server_began, began = place.server_ns(), time.process_time_ns()
         await caller.run(calls, at_once)
         client.append((time.process_time_ns() - began) / calls / 1000)
@@ -170,7 +177,8 @@ async def measure(place: Place, shape: Shape, calls: int, rounds: int) -> dict[s
     for at in range(RUNNING_CALLS):
         await store.reserve(f"running-{at:012}", claims[at * TENANT_STRIDE % tenants], CEILING_TOKENS)
     store, held = await _read(place, store)
-    await store.aclose()
+    for each in (store, *stores[1:]):
+        await each.aclose()
     made = calls * rounds + at_once
     kept_per_call = (ended.kept - seeded.kept) / made
     return {
@@ -190,7 +198,7 @@ async def load(place: Place, shape: Shape, seconds: float) -> dict[str, object]:
     """Call the store for *seconds* after a line of input; return the number of calls and microseconds of CPU of all."""
     store = place.open()
     await store.heartbeat()
-    caller, at_once = Caller(store, shape.claims, f"call-{os.getpid()}"), shape.at_once
+    caller, at_once = Caller([store], shape.claims, f"call-{os.getpid()}"), shape.at_once
     await caller.run(2 * at_once, at_once)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -222,11 +230,12 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, default=1)
     parser.add_argument("--tenants", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--calls", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.0)
     given = parser.parse_args()
-    place, shape = place_of(given), Shape(given.budgets, given.tenants, given.at_once)
+    place, shape = place_of(given), Shape(given.budgets, given.tenants, given.at_once, given.nodes)
     with contextlib.closing(uvloop.new_event_loop()) as loop:
         if given.seconds:
             found = loop.run_until_complete(load(place, shape, given.seconds))

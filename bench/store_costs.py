@@ -33,7 +33,7 @@ REFUSAL_LIMITS = (60, 1_000, 100_000)
 FEWEST_TENANTS_FOR_BYTES = 100
 """With fewer tenants, the bytes that a store keeps per tenant are lost among those that it keeps anyway."""
 COST_COLUMNS = (
-    "store", "budgets", "tenants", "at once", "client µs", "server µs", "network B", "written B", "kept B/call", "B/tenant", "B/running call", "failed",
+    "store", "budgets", "tenants", "at once", "nodes", "client µs", "server µs", "network B", "written B", "kept B/call", "B/tenant", "B/running call", "failed",
 )  # fmt: skip
 REFUSAL_COLUMNS = (
     "store",
@@ -52,6 +52,13 @@ class Case(NamedTuple):
     budgets: int
     tenants: int
     at_once: int
+    nodes: int = 1
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of `store_case.py`."""
+        shape = [f"--budgets={self.budgets}", f"--tenants={self.tenants}", f"--at-once={self.at_once}"]
+        return [*shape, f"--nodes={self.nodes}"]
 
 
 def child(
@@ -95,8 +102,7 @@ def checkouts(given: argparse.Namespace) -> dict[str, Path | None]:
 
 def cost_rows(case: Case, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure *case* with each checkout in turn, and yield the figures of each."""
-    more = [f"--budgets={case.budgets}", f"--tenants={case.tenants}", f"--at-once={case.at_once}"]
-    more += [f"--calls={given.calls}", f"--rounds={given.rounds}"]
+    more = [*case.arguments, f"--calls={given.calls}", f"--rounds={given.rounds}"]
     runs = in_turn(given, lambda code: child("store_case.py", case.store, more, code=code)[0])
     for name, each in runs.items():
         best = min(each, key=lambda run: statistics.median(run["client_us"]))
@@ -121,7 +127,7 @@ def cost_cells(row: dict[str, Any]) -> list[str]:
     figures = [row["client_us"], row["server_us"], row["network_bytes_per_call"], row["written_bytes_per_call"]]
     cells = [number(each) for each in figures]
     kept = [row["kept_bytes_per_call"], row["kept_bytes_per_tenant"] if many else 0, row["held_bytes_per_call"]]
-    named = [str(row[name]) for name in ("store", "budgets", "tenants", "at_once")]
+    named = [str(row[name]) for name in ("store", "budgets", "tenants", "at_once", "nodes")]
     return [*named, *cells, *(number(each) for each in kept), str(row["refused"] + row["down"])]
 
 
@@ -155,8 +161,7 @@ def instructions(case: Case, given: argparse.Namespace) -> int:
     """Return the instructions of a call in the client, by the difference between a short and a long run under valgrind."""
     counted, few = list[int](), int(given.calls)
     for calls in (few, 3 * few):
-        more = [f"--budgets={case.budgets}", f"--tenants={case.tenants}", f"--at-once={case.at_once}"]
-        more += [f"--calls={calls}", "--rounds=1"]
+        more = [*case.arguments, f"--calls={calls}", "--rounds=1"]
         prefix = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
         _, errors = child("store_case.py", case.store, more, prefix=prefix)
         found = re.search(r"Collected : (\d+)", errors)
@@ -186,6 +191,9 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
     """Yield the cases of the table in its order."""
     for each in itertools.product(given.stores, given.budgets, given.tenants, given.at_once):
         yield Case(*each)
+    if "redis" in given.stores and given.nodes:
+        for budgets in given.budgets:
+            yield Case("redis", budgets, max(given.tenants), given.nodes, given.nodes)
 
 
 def numbers(text: str) -> list[int]:
@@ -201,6 +209,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--tenants", type=numbers, default=[1, 5_000], help="tenants that have counters (1,5000)")
     parser.add_argument("--at-once", type=numbers, default=[1, 64], help="calls at the same time (1,64)")
+    parser.add_argument(
+        "--nodes", type=int, default=64, help="processes that share Redis in further cases (%(default)s)"
+    )
     parser.add_argument(
         "--limits", type=numbers, default=[*REFUSAL_LIMITS], help="requests in a full window (60,1000,100000)"
     )
@@ -224,7 +235,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     given = parsed()
     if given.instructions:
-        print_head((*COST_COLUMNS[:4], "instructions"))
+        print_head((*COST_COLUMNS[:5], "instructions"))
         for case in cases(given):
             print(table_line([*map(str, case), f"{instructions(case, given):,}"]), flush=True)
         return

@@ -82,9 +82,12 @@ def test_missing_redis_is_reported(tmp_path: Path) -> None:
 @needs_redis
 def test_redis_is_measured(tmp_path: Path) -> None:
     """Redis has CPU of its server, bytes of its network and of its append-only file."""
-    _, found = run("store_costs.py", tmp_path, "--stores=redis", "--tenants=1", "--at-once=4", *SMALL[:1], *SMALL[3:])
+    _, found = run(
+        "store_costs.py", tmp_path, "--stores=redis", "--tenants=1", "--at-once=4", "--nodes=3", *SMALL[:1], *SMALL[3:]
+    )
 
-    (row,) = found["costs"]
+    assert [(row["at_once"], row["nodes"]) for row in found["costs"]] == [(4, 1), (3, 3)]
+    row = found["costs"][1]
     assert row["server_us"] > 0
     assert row["network_bytes_per_call"] > 100
     assert row["written_bytes_per_call"] > 100
@@ -112,18 +115,49 @@ def test_capacity_is_calculated(part: Any) -> None:
         "store": "redis",
         "budgets": 1,
         "tenants": 9,
-        "at_once": 64,
+        "nodes": 64,
         "server_us": 50.0,
         "network_bytes_per_call": 700,
     }
     row |= {"written_bytes_per_call": 400, "kept_bytes_per_tenant": 1_000, "held_bytes_per_call": 300}
-    others = [row | {"at_once": 1}, row | {"store": "sqlite"}]
+    others = [row | {"nodes": 1}, row | {"store": "sqlite"}]
     capacity = part("capacity")
 
     assert capacity.rows_of([*others, row]) == [row]
     found = capacity.capacity(row, 0.5, tenants=2_000, running=10)
     assert found == (1, 50.0, 10_000.0, 7e6, 4e6, 2e6, 3_000)
     assert capacity.cells(found, nodes=100)[:4] == ["1", "50.0 µs", "10,000", "100"]
+
+
+def test_summary_has_figures_before_and_now(part: Any) -> None:
+    """The summary has one line for a store, its budgets and tenants, with each figure before and now."""
+    row = {
+        "budgets": 5,
+        "tenants": 5_000,
+        "nodes": 1,
+        "client_us": 20.0,
+        "server_us": 0.0,
+        "network_bytes_per_call": 0.0,
+    }
+    row |= {"written_bytes_per_call": 900.0, "kept_bytes_per_tenant": 300.0}
+    rows = [row | {"store": name, "at_once": at} for name in ("sqlite", "sqlite before") for at in (1, 64)]
+    rows[0] |= {"client_us": 10.0}
+
+    (cells,) = part("store_summary").lines(rows)
+    assert cells == [
+        "sqlite",
+        "5",
+        "5,000",
+        "20.0 → 10.0",
+        "20.0 → 20.0",
+        "-",
+        "-",
+        "-",
+        *["900 → 900"] * 2,
+        "300 → 300",
+    ]
+    (cells,) = part("store_summary").lines(rows[:2])
+    assert cells[3:5] == ["10.0", "20.0"]
 
 
 def test_lowest_cost_counts(part: Any) -> None:
