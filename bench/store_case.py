@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import uvloop
 from processes import cpu_ns, resident_mb
@@ -27,6 +28,8 @@ from policies.api.store import Store, StoreDown
 from policies.api.window import Calendar, Period, Sliding
 from policies.stores.opening import open_store
 
+ResultT = TypeVar("ResultT")
+
 PERIODS: tuple[Period, ...] = ("day", "month", "hour", "week")
 LIMIT = 10**12
 CEILING_TOKENS, CHARGED_TOKENS = 400, 50
@@ -35,6 +38,7 @@ RUNNING_CALLS = 1_000
 """Reservations that are open when their memory is read."""
 TENANT_STRIDE = 7919
 """A prime number: consecutive calls are of tenants whose counters are far apart."""
+MAX_REPEATS, REPEAT_SECONDS = 20, 0.5
 GC_THRESHOLDS = (20_000, 20, 20)
 """Those of `sidecar serve`."""
 
@@ -109,6 +113,16 @@ def _written() -> int:
     return int(next(line for line in lines if line.startswith("wchar:")).partition(":")[2])
 
 
+async def persistently(operation: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    """Return the result of *operation*, which is repeated while the store does not answer: a busy machine may time out."""
+    for _ in range(MAX_REPEATS):
+        try:
+            return await operation()
+        except StoreDown:
+            await asyncio.sleep(REPEAT_SECONDS)
+    return await operation()
+
+
 class Caller:
     """Makes calls at stores in turn, some at the same time."""
 
@@ -155,7 +169,7 @@ async def measure(place: Place, shape: Shape, calls: int, rounds: int) -> dict[s
     """Return microseconds of CPU per call in each round, and bytes per call and tenant."""
     claims, (_, tenants, at_once, nodes) = shape.claims, shape
     store = place.open()
-    await store.heartbeat()
+    await persistently(store.heartbeat)
     store, empty = await _read(place, store)
     await Caller([store], claims, "seed").run(tenants, SEEDED_AT_ONCE if tenants > 1 else 1)
     store, seeded = await _read(place, store)
@@ -168,14 +182,15 @@ async def measure(place: Place, shape: Shape, calls: int, rounds: int) -> dict[s
     await caller.run(at_once, at_once)
     for _ in range(rounds):
         for each in stores:
-            await each.heartbeat()
+            await persistently(each.heartbeat)
         server_began, began = place.server_ns(), time.process_time_ns()
         await caller.run(calls, at_once)
         client.append((time.process_time_ns() - began) / calls / 1000)
         server.append((place.server_ns() - server_began) / calls / 1000)
     store, ended = await _read(place, store)
     for at in range(RUNNING_CALLS):
-        await store.reserve(f"running-{at:012}", claims[at * TENANT_STRIDE % tenants], CEILING_TOKENS)
+        reserved = f"running-{at:012}", claims[at * TENANT_STRIDE % tenants], CEILING_TOKENS
+        await persistently(functools.partial(store.reserve, *reserved))
     store, held = await _read(place, store)
     for each in (store, *stores[1:]):
         await each.aclose()
@@ -197,7 +212,7 @@ async def measure(place: Place, shape: Shape, calls: int, rounds: int) -> dict[s
 async def load(place: Place, shape: Shape, seconds: float) -> dict[str, object]:
     """Call the store for *seconds* after a line of input; return the number of calls and microseconds of CPU of all."""
     store = place.open()
-    await store.heartbeat()
+    await persistently(store.heartbeat)
     caller, at_once = Caller([store], shape.claims, f"call-{os.getpid()}"), shape.at_once
     await caller.run(2 * at_once, at_once)
     print("ready", flush=True)

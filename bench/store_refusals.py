@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import time
 
 import uvloop
-from store_case import CEILING_TOKENS, LIMIT, Place, arguments, place_of
+from store_case import CEILING_TOKENS, LIMIT, Place, arguments, persistently, place_of
 
 from policies.api.claim import Claim
 from policies.api.window import Calendar, Sliding
@@ -49,7 +50,7 @@ async def measure(place: Place, limit: int, rounds: int, blocks: int) -> dict[st
     began = time.time() // 86_400 * 86_400 + 40_000
     now = began
     store = open_store(place.url, folder=place.folder, clock=lambda: now, resident=True)
-    await store.heartbeat()
+    await persistently(store.heartbeat)
     steps = min(limit, MAX_FILL_STEPS)
     for tenant, filled in (("with room", limit - CALLS_PER_BLOCK), ("full", limit)):
         taken = 0
@@ -58,27 +59,30 @@ async def measure(place: Place, limit: int, rounds: int, blocks: int) -> dict[st
             amount = filled * (at + 1) // steps - taken
             if amount:
                 taken += amount
-                await store.reserve(f"{tenant}-{at}", claims_of(tenant, limit, amount), CEILING_TOKENS)
-                await store.settle(f"{tenant}-{at}", {})
+                reserved = f"{tenant}-{at}", claims_of(tenant, limit, amount), CEILING_TOKENS
+                await persistently(functools.partial(store.reserve, *reserved))
+                await persistently(functools.partial(store.settle, f"{tenant}-{at}", {}))
         now = began
     now = began + WINDOW_SECONDS * 0.99
     number = 0
     admitted, refused = claims_of("with room", limit), claims_of("full", limit)
     found: dict[str, list[float]] = {name: [] for name in ("admitted", "admitted_server", "refused", "refused_server")}
     for _ in range(rounds):
-        await store.heartbeat()
+        await persistently(store.heartbeat)
         spent = dict.fromkeys(found, 0)
         for _ in range(blocks):
             for name, claims in (("admitted", admitted), ("refused", refused)):
                 server, client = place.server_ns(), time.process_time_ns()
                 for _ in range(CALLS_PER_BLOCK):
                     number += 1
-                    grant = await store.reserve(f"call-{number}", claims, CEILING_TOKENS)
+                    grant = await persistently(
+                        functools.partial(store.reserve, f"call-{number}", claims, CEILING_TOKENS)
+                    )
                     assert (grant.refused is None) == (name == "admitted"), grant
                 spent[name] += time.process_time_ns() - client
                 spent[f"{name}_server"] += place.server_ns() - server
                 for back in range(CALLS_PER_BLOCK):
-                    await store.release(f"call-{number - back}")
+                    await persistently(functools.partial(store.release, f"call-{number - back}"))
         for name, values in found.items():
             values.append(spent[name] / blocks / CALLS_PER_BLOCK / 1000)
     await store.aclose()
