@@ -9,7 +9,7 @@ NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel floods fuzz drill cluster-drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
+.PHONY: help demo test test-kill soak cancel floods fuzz drill cluster-drill chaos large-store stalls lint format format-check typecheck check build smoke bench store-costs throughput test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,14 @@ bench: $(VENV)/.ready ## Measure the overhead, compared with nginx if it is inst
 	@mkdir -p build
 	$(BIN)/python bench/run.py --json build/bench.json $(BENCH)
 	$(BIN)/python bench/ledger.py
+
+store-costs: $(VENV)/.ready ## Print the CPU and the bytes of a call in each store (2 minutes; COSTS=--runs=3)
+	@mkdir -p build
+	$(BIN)/python bench/store_costs.py --json build/store-costs.json $(COSTS)
+
+throughput: $(VENV)/.ready ## Print the calls per second of one Redis core and of one sidecar process (2 minutes)
+	@mkdir -p build
+	$(BIN)/python bench/throughput.py --json build/throughput.json $(THROUGHPUT)
 
 $(ENGINE)/.ready: constraints-engine.txt
 	$(PYTHON) -m venv $(ENGINE)

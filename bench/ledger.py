@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import re
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from run import LIMITLESS, WORK, Target, cpu_ns, free_port, measure, reachable, sidecar_config, started
+from redis_process import redis_process
+from run import LIMITLESS, WORK, Target, cpu_ns, measure, sidecar_config, started
 
 from policies.api.claim import Claim
 from policies.api.window import Calendar, Sliding
@@ -68,20 +66,6 @@ def without_limits(config: str) -> str:
     return re.sub(r"(?m)^(rate|budget) = .*\n", "", "".join(kept))
 
 
-@contextlib.contextmanager
-def redis(folder: Path) -> Iterator[tuple[str, int]]:
-    """Run Redis on the first core; yield its URL and process id, or `""` and 0 if it is not installed."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        yield "", 0
-        return
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
-    with started(command, 0, folder, quiet=True) as (pid, _):
-        reachable(port)
-        yield f"redis://127.0.0.1:{port}/0", pid
-
-
 def added(urls: dict[str, str], folder: Path, seconds: float) -> None:
     """Print the CPU of a request with each store, and without limits."""
     plan = WORK["one"]
@@ -106,12 +90,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load per store (%(default)s)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, redis(Path(name)) as (address, server):
-        folder = Path(name)
-        urls = {"memory": "memory://", "sqlite": "sqlite:///ledger.db"} | ({"redis": address} if address else {})
+    with tempfile.TemporaryDirectory() as name, redis_process(Path(name)) as server:
+        folder, pid = Path(name), server.pid if server else 0
+        urls = {"memory": "memory://", "sqlite": "sqlite:///ledger.db"} | ({"redis": server.url} if server else {})
         print(f"{'store':10} {'reserve':>8} {'settle':>8} {'both':>8} {'server':>8}   us of CPU")
         for kind, url in urls.items():
-            found = asyncio.run(cost(url, folder, given.steps, server if kind == "redis" else 0))
+            found = asyncio.run(cost(url, folder, given.steps, pid if kind == "redis" else 0))
             both = found.reserve + found.settle
             print(f"{kind:10} {found.reserve:>8.1f} {found.settle:>8.1f} {both:>8.1f} {found.server:>8.1f}", flush=True)
         added(urls, folder, given.seconds)
