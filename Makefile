@@ -9,7 +9,7 @@ NODE_CLIENTS := tests/clients/node
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill soak cancel floods fuzz drill stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
+.PHONY: help demo test test-kill soak cancel floods fuzz drill chaos large-store stalls lint format format-check typecheck check build smoke bench test-engine test-clients clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ floods: $(VENV)/.ready ## Measure memory under floods of unfinished heads and bo
 
 drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the requests that reach it
 	PYTHONPATH=tests/doubles $(BIN)/python bench/outage.py
+
+chaos: $(VENV)/.ready ## Kill and suspend three sidecars on one SQLite file under load, lock the file, and audit (SECONDS=120 SEED=1)
+	PYTHONPATH=tests/doubles $(BIN)/python bench/chaos.py
+
+large-store: $(VENV)/.ready ## Measure waits for the lock of a SQLite store with 1,000,000 counters (ROWS=1000000)
+	PYTHONPATH=tests/doubles $(BIN)/python bench/large_store.py
 
 stalls: $(VENV)/.ready ## Print the longest step of the event loop for each hostile request and answer (STALLS=--only=models)
 	PYTHONPATH=tests/doubles $(BIN)/python bench/stalls.py $(STALLS)
