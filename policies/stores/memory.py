@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-
-import msgspec
+import heapq
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, account
 from policies.api.window import MICROSECONDS_PER_SECOND
-from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
-from policies.stores.counting.counters import (
-    CLEANUP_INTERVAL_MICROSECONDS,
-    GROUP_CLEANUP_INTERVAL_MICROSECONDS,
-    CounterStore,
-)
+from policies.stores.counting.counters import CounterStore, Removed
 from policies.stores.counting.reading import CounterReads, read_standings
-from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS, SLIDING_START, ClaimedCounter, CounterRow, Taken
+from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
 from policies.stores.entries.in_memory import MemoryEntries
 
-
-class _Row(CounterRow, eq=False):
-    """A counter. `entries` has, by an entry's start, the time of its last request and its amount; oldest first."""
-
-    group: str = ""
-    entries: OrderedDict[int, tuple[int, int]] = msgspec.field(default_factory=OrderedDict)
-
-    def newest_start(self) -> int | None:
-        return next(reversed(self.entries), None)
-
-    def set_oldest(self) -> None:
-        self.oldest = next(iter(self.entries.values()), (0, 0))[0]
+REMOVED_PER_RESERVATION = 2
+"""Counters that a reservation looks at, and removes if they are over: more than it can add on average."""
 
 
-class MemoryStore(CounterStore[_Row]):
+class MemoryStore(CounterStore):
     """See `policies.api.store.Store`. Its methods never wait, so each operation is atomic, and it is never down."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
@@ -42,20 +26,21 @@ class MemoryStore(CounterStore[_Row]):
         self._reservations: dict[str, dict[int, tuple[int, Sequence[Taken]]]] = {}
         """By call and part: the ceiling, and what was taken."""
         self._group_sizes: Counter[str] = Counter()
-        self._cleaned_at = self._now()
+        self._due: list[tuple[int, str, int]] = []
+        """A heap: when a counter is to be looked at, its key and start."""
         self.entries = MemoryEntries(clock)
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         now = self._now()
-        self._clean_up(now, CLEANUP_INTERVAL_MICROSECONDS)
+        self._remove_unused(now, REMOVED_PER_RESERVATION)
         if part and self._recorded_ceiling(call_id, 0) is None:
             raise ReservationGone(call_id)
         return self._reserve(call_id, claims, ceiling, part, now)
 
-    async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
+    async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> bool | None:
         """See `Store.settle`."""
-        self._settle(call_id, charges, refund=refund)
+        return self._settle(call_id, charges, refund=refund)
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
@@ -72,8 +57,15 @@ class MemoryStore(CounterStore[_Row]):
 
     async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
         """See `Store.standings`."""
-        reads = CounterReads(self._find_row, lambda row: row.entries.values(), self._group_sizes.__getitem__)
-        return read_standings(claims, self._now(), self._windows.at, reads)
+        return read_standings(claims, self._now(), self._windows.at, CounterReads(self._find_row, self._group_size))
+
+    async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
+        """See `CorrectableStore.correct`."""
+        return self._correct(claims, amount, self._now())
+
+    async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
+        """See `LimitRegistry.register_limits`. No earlier process has left limits or counters."""
+        return limits
 
     async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
         """See `EntryStore.remember`."""
@@ -96,51 +88,38 @@ class MemoryStore(CounterStore[_Row]):
     async def aclose(self) -> None:
         """See `Store.aclose`."""
 
-    def _load_rows(self, counters: Sequence[ClaimedCounter[_Row]]) -> None:
+    def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:
         pass  # all rows are in memory
 
-    def _find_row(self, counter: str, start: int) -> _Row | None:
+    def _find_row(self, counter: str, start: int) -> CounterRow | None:
         return self._rows.get((counter, start))
 
-    def _add_reserved(self, counter: ClaimedCounter[_Row], amount: int) -> None:
-        at = counter.counter, counter.start
-        row = self._rows.get(at)  # not `counter.row`: a cleanup may have removed that since
-        if row is None:
-            row = self._rows[at] = _Row(0, 0, 0, counter.ends, counter.joins_group)
-            self._group_sizes[counter.joins_group] += 1
-        if counter.start != SLIDING_START:
-            row.held += amount
-            return
-        _, counted = row.entries.get(counter.entry_start, (0, 0))
-        row.entries[counter.entry_start] = (counter.time, counted + amount)
-        row.oldest = next(iter(row.entries.values()))[0]
-        row.spent, row.ends = row.spent + amount, counter.ends
+    def _add_row(self, row: CounterRow) -> None:
+        self._rows[row.key, row.start] = row
+        self._group_sizes[row.group] += 1
+        self._queue_removal(row.removable_at, row.key, row.start)
 
-    def _expire_entries(self, row: _Row, until: int) -> None:
-        while row.entries and (oldest := next(iter(row.entries.values())))[0] <= until:
-            row.entries.popitem(last=False)
-            row.spent -= oldest[1]
-        row.set_oldest()
+    def _row_changed(self, row: CounterRow) -> None:
+        pass  # it is changed in place
 
-    def _entries(self, counter: str) -> Iterable[tuple[int, int]]:
-        return self._rows[counter, SLIDING_START].entries.values()
+    def _remove_row(self, row: CounterRow) -> None:
+        del self._rows[row.key, row.start]
+        self._group_sizes[row.group] -= 1
+        if not self._group_sizes[row.group]:
+            del self._group_sizes[row.group]
 
-    def _subtract_from_entry(self, counter: str, entry_start: int, amount: int) -> None:
-        row = self._rows.get((counter, SLIDING_START))
-        if row is None or (entry := row.entries.get(entry_start)) is None:
-            return
-        row.spent -= amount
-        if entry[1] > amount:
-            row.entries[entry_start] = (entry[0], entry[1] - amount)
-        else:
-            del row.entries[entry_start]
-            row.set_oldest()
+    def _queue_removal(self, due: int, key: str, start: int) -> None:
+        heapq.heappush(self._due, (due, key, start))
 
-    def _charge_reserved(self, counter: str, start: int, held: int, spent: int) -> None:
-        row = self._rows.get((counter, start))
-        if row is not None:  # a counter without reservations may have been removed with its window
-            row.held -= held
-            row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
+    def _take_due(self, now: int, number: int) -> Sequence[tuple[str, int]]:
+        due, found = self._due, list[tuple[str, int]]()
+        while due and due[0][0] <= now and len(found) < number:
+            _, key, start = heapq.heappop(due)
+            found.append((key, start))
+        return found
+
+    def _group_size(self, group: str) -> int:
+        return self._group_sizes[group]
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
         parts = self._reservations.setdefault(call_id, {})
@@ -153,26 +132,8 @@ class MemoryStore(CounterStore[_Row]):
         recorded = self._reservations.get(call_id, {}).get(part)
         return None if recorded is None else recorded[0]
 
-    def _remove_reservation(self, call_id: str) -> Sequence[Taken]:
-        parts = self._reservations.pop(call_id, {})
-        return [each for _, (_, taken) in sorted(parts.items()) for each in taken]
-
-    def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
-        if self._group_sizes[group] >= max_identities:
-            self._clean_up(now, GROUP_CLEANUP_INTERVAL_MICROSECONDS)
-        return self._group_sizes[group] >= max_identities
-
-    def _clean_up(self, now: int, interval: int) -> None:
-        """Remove unused counters, unless that was done less than *interval* ago."""
-        if 0 <= now - self._cleaned_at < interval:
-            return
-        self._cleaned_at = now
-        self._rows = {
-            at: row for at, row in self._rows.items() if row.held or now < row.ends + _retention(at[1], row.ends)
-        }
-        self._group_sizes = Counter(row.group for row in self._rows.values())
-
-
-def _retention(start: int, ends: int) -> int:
-    """Return how long a counter is kept after its end, in microseconds."""
-    return 0 if start == SLIDING_START else min(ends - start, MAX_RETENTION_MICROSECONDS)
+    def _remove_reservation(self, call_id: str) -> Removed | None:
+        parts = self._reservations.pop(call_id, None)
+        if parts is None:
+            return None
+        return Removed([each for _, (_, taken) in sorted(parts.items()) for each in taken])

@@ -19,7 +19,8 @@ class BusyStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "s.db"
-        self.store = SQLiteStore(self.path, clock=FakeClock(), busy_timeout=0.05)
+        self.monotonic = FakeClock()
+        self.store = SQLiteStore(self.path, clock=FakeClock(), monotonic=self.monotonic, patience=0.05)
 
     async def begin(self) -> None:
         """Start two calls, and make the store queue operations."""

@@ -7,7 +7,7 @@ import sqlite3
 import types
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from struct import calcsize, unpack_from
+from struct import unpack_from
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -15,11 +15,10 @@ from redis.asyncio import Redis
 from policies.api.store import Store
 
 FRAME_HEADER_BYTES = 24
-LOG_ENTRY_BYTES = calcsize("<3q")
 
 
 class Opened(NamedTuple):
-    """A store, and a count of what it keeps: log entries if a second connection can count them, else objects in memory."""
+    """A store, and what it keeps: the bytes of sliding counters in a file or on a server, else the objects in memory."""
 
     store: Store
     kind: str
@@ -35,10 +34,10 @@ def query(path: Path, statement: str) -> list[Any]:
         connection.close()
 
 
-def log_entries_in_file(path: Path) -> int:
-    """Return how many entries the sliding counters of a SQLite store have."""
-    packed = "SELECT sum(length(packed)) FROM taking UNION ALL SELECT sum(length(head) + length(tail)) FROM counter"
-    return sum(size or 0 for (size,) in query(path, packed)) // LOG_ENTRY_BYTES
+def ring_bytes_in_file(path: Path) -> int:
+    """Return how many bytes the sliding counters of a SQLite store have."""
+    size: int = query(path, "SELECT coalesce(sum(length(ring)), 0) FROM counter")[0][0]
+    return size
 
 
 async def keys_in_redis(url: str, prefix: str, pattern: str = "*") -> list[str]:
@@ -50,12 +49,12 @@ async def keys_in_redis(url: str, prefix: str, pattern: str = "*") -> list[str]:
     return found
 
 
-async def log_entries_in_redis(url: str, prefix: str) -> int:
-    """Return how many entries the sliding counters of a Redis store have."""
+async def ring_bytes_in_redis(url: str, prefix: str) -> int:
+    """Return how many bytes the counters of a Redis store have at most: a ring of zeros and small numbers is shorter."""
     client: Any = Redis.from_url(url)
-    lengths = [await client.llen(f"{{{prefix}}}:{key}") for key in await keys_in_redis(url, prefix, "e:*")]
+    values = await client.hgetall(f"{{{prefix}}}:c")
     await client.aclose()
-    return sum(lengths)
+    return 65 * 5 if any(len(value) > 65 * 5 for value in values.values()) else 0
 
 
 def objects_of(store: object) -> int:

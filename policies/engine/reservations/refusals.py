@@ -15,7 +15,7 @@ import msgspec
 
 from policies.api.claim import Claim, in_units
 from policies.api.store import Grant, refusal_case
-from policies.api.window import MAX_SENSIBLE_WAIT, Calendar, resets_soon
+from policies.api.window import MAX_SENSIBLE_WAIT, Calendar, Sliding, resets_soon
 
 if TYPE_CHECKING:
     import random
@@ -74,6 +74,10 @@ def refusal_of(
         wait = None
     elif case == "held":
         wait = min(until_reset, durations.held_wait())
+    elif isinstance(claim.window, Sliding) and claim.window.seconds <= MAX_SENSIBLE_WAIT:
+        # A sliding window returns room up to 1/64 of it late, and SDKs ignore a wait of more than a minute. A call that
+        # comes too early, by a second at most, is told the rest.
+        wait = min(until_reset, MAX_SENSIBLE_WAIT)
     rejection = lease.refusal(claim, msgspec.structs.replace(standing, needed=needed, retry_after=wait))
     rejection.retry_after = wait
     if wait is None or case == "held":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from policies.api.claim import TOKEN_SCALES
 from policies.api.store import CASES_BY_DURATION, refusal_case
@@ -17,7 +17,7 @@ MAX_COUNTER_VALUE = 2**53 - 1
 """No counter exceeds this: upstreams may report any number, and a database keeps 63 bits of it."""
 
 
-def fitting_ceiling(counters: Sequence[ClaimedCounter[Any]], ceiling: int, *, distinct: bool) -> tuple[int, int | None]:
+def fitting_ceiling(counters: Sequence[ClaimedCounter], ceiling: int, *, distinct: bool) -> tuple[int, int | None]:
     """Return the highest ceiling, at most *ceiling*, with which all claims fit into what is left of their limits, and None.
 
     If there is none, return *ceiling* and the index of the first claim that does not fit. Claims on one counter add up; with
@@ -50,7 +50,7 @@ class RefusedClaim(NamedTuple):
 
 
 def longest_refusal(
-    counters: Sequence[ClaimedCounter[Any]], ceiling: int, fits_at: Callable[[ClaimedCounter[Any], int], int]
+    counters: Sequence[ClaimedCounter], ceiling: int, fits_at: Callable[[ClaimedCounter, int], int]
 ) -> RefusedClaim:
     """Return the claim that refuses a call for longest; see `Grant` for the order.
 

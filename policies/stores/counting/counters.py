@@ -1,7 +1,7 @@
 """Counting logic shared by the memory and the SQLite store. Subclasses provide access to the rows.
 
 Times are whole microseconds. A calendar counter is identified by its key and the start of its window. A sliding counter has
-the start `SLIDING_START`, and beside its row a log of entries: what was counted at which time.
+the start `SLIDING_START`, and a ring: what was counted in each cell of its window (see `ring.py`).
 """
 
 from __future__ import annotations
@@ -9,49 +9,41 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Generic
+from typing import NamedTuple
 
 from policies.api.claim import Claim, counter_key
 from policies.api.store import Grant, Standing
-from policies.api.window import MICROSECONDS_PER_SECOND, Calendar, Sliding, bucket_seconds, span_of
+from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 
-from .arithmetic import RefusedClaim, charge_for, fitting_ceiling, longest_refusal, split_charge
-from .rows import SLIDING_START, ClaimedCounter, RowT, Taken
+from .arithmetic import MAX_COUNTER_VALUE, charge_for, fitting_ceiling, longest_refusal, split_charge
+from .reading import fits_at, standings_of
+from .ring import add_to_ring, cell_width, empty_ring, expires_at, move_to, subtract_from_ring
+from .rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
+from .window_cache import WindowCache
 
-CLEANUP_INTERVAL_MICROSECONDS = 60 * MICROSECONDS_PER_SECOND
-GROUP_CLEANUP_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
-"""Shortest time between two removals of unused counters where a group of identities is full."""
+REMOVED_WHERE_GROUP_IS_FULL = 16
+"""Counters that are looked at, and removed if they are over, before an identity goes to the overflow counter."""
+REQUEUE_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
+"""When a counter is looked at again that is over but has reservations."""
 
 _COUNTER_KEY = attrgetter("counter")
 
 
-class WindowCache:
-    """Remembers the current span of each calendar window: every call needs it, and it changes once a minute at most."""
+class Removed(NamedTuple):
+    """What a reservation took, in the order of its parts. The first `charged` of it was charged already."""
 
-    MAX_WINDOWS = 256
-
-    def __init__(self) -> None:
-        self._known: dict[Calendar, tuple[int, int]] = {}
-
-    def at(self, window: Calendar, now: int) -> tuple[int, int]:
-        """Return `span_of` *window* around *now*; all three times are in microseconds since 1970."""
-        known = self._known.get(window)
-        if known is None or not known[0] <= now < known[1]:
-            if len(self._known) >= self.MAX_WINDOWS:
-                self._known.clear()
-            start, end = span_of(window, now / MICROSECONDS_PER_SECOND)
-            known = self._known[window] = (round(start) * MICROSECONDS_PER_SECOND, round(end) * MICROSECONDS_PER_SECOND)
-        return known
+    taken: Sequence[Taken]
+    charged: int = 0
 
 
-class CounterStore(ABC, Generic[RowT]):
+class CounterStore(ABC):
     """The counting of one store. Its methods are parts of one operation; none of them waits."""
 
     is_remote = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._windows = clock, WindowCache()
-        self._rows: dict[tuple[str, int], RowT] = {}
+        self._rows: dict[tuple[str, int], CounterRow] = {}
         """The counters in memory, by key and start."""
 
     def _now(self) -> int:
@@ -65,41 +57,43 @@ class CounterStore(ABC, Generic[RowT]):
         if refused is not None:
             recorded = self._recorded_ceiling(call_id, part)
             if recorded is None:
-                longest = longest_refusal(counters, ceiling, self._fits_at)
-                return Grant(ceiling, self._standings(counters, now, longest), seconds, longest.at)
-            return Grant(recorded, self._standings(counters, now), seconds)
+                longest = longest_refusal(counters, ceiling, fits_at)
+                return Grant(ceiling, standings_of(counters, now, longest), seconds, longest.at)
+            return Grant(recorded, standings_of(counters, now), seconds)
         taken: list[Taken] = []
         for each in counters:  # a comprehension is a function call of its own
-            taken.append((each.claim_key, each.counter, each.start, each.entry_start, each.claim.needs(granted)))  # noqa: PERF401
+            taken.append((each.claim_key, each.counter, each.start, each.cell, each.claim.needs(granted)))  # noqa: PERF401
         if not self._record_part(call_id, part, granted, taken):
-            return Grant(self._recorded_ceiling(call_id, part) or 0, self._standings(counters, now), seconds)
+            return Grant(self._recorded_ceiling(call_id, part) or 0, standings_of(counters, now), seconds)
         for claimed, (_, counter, start, _, amount) in zip(counters, taken, strict=True):
             if amount or start != SLIDING_START:
                 self._add_reserved(claimed, amount)
             for each in (claimed,) if distinct else [each for each in counters if each.counter == counter]:
-                if not each.used:
-                    each.oldest = claimed.time
+                each.row = claimed.row
                 each.used += amount
                 if start != SLIDING_START:
                     each.held += amount
-        return Grant(granted, self._standings(counters, now), seconds)
+        return Grant(granted, standings_of(counters, now), seconds)
 
     def _claimed_counters(
         self, claims: Sequence[Claim], now: int, first: Sequence[Taken] = ()
-    ) -> Sequence[ClaimedCounter[RowT]]:
+    ) -> Sequence[ClaimedCounter]:
         """Return the counter of each of *claims*. Those that the *first* part took from are counted where it was."""
-        counters: list[ClaimedCounter[RowT]] = []
+        counters: list[ClaimedCounter] = []
         rows, missing = self._rows, False
         for claim in claims:
             window = claim.window
             key = counter_key(claim.policy, claim.identity, claim.unit, window)
+            cell = width = 0
             if isinstance(window, Sliding):
-                start, ends = SLIDING_START, now + round(window.seconds * MICROSECONDS_PER_SECOND)
+                width = cell_width(window)
+                cell, start = now // width, SLIDING_START
+                ends = expires_at(cell, width)
             else:
                 start, ends = self._windows.at(window, now)
             row = rows.get((key, start))
             missing = missing or row is None
-            counters.append(ClaimedCounter(claim, key, key, start, ends, now, now, row))
+            counters.append(ClaimedCounter(claim, key, key, start, ends, cell, width, row))
         if first:
             self._move_to_first(counters, first)
         if missing:
@@ -109,13 +103,13 @@ class CounterStore(ABC, Generic[RowT]):
             if row is None and counter.claim.max_identities:
                 row = self._assign_counter(counter, now)
             if row is not None:
+                if counter.width and counter.cell != row.newest:
+                    move_to(row, counter.cell)
                 counter.held = row.held
                 counter.used = row.spent + row.held
-                if counter.start == SLIDING_START:
-                    self._advance(counter, row, counter.ends - now)
         return counters
 
-    def _move_to_first(self, counters: Sequence[ClaimedCounter[RowT]], first: Sequence[Taken]) -> None:
+    def _move_to_first(self, counters: Sequence[ClaimedCounter], first: Sequence[Taken]) -> None:
         """Point calendar *counters* at the counter and the window that the *first* part of the reservation took from."""
         taken = {key: (counter, start) for key, counter, start, _, _ in first if start != SLIDING_START}
         for each in counters:
@@ -124,7 +118,7 @@ class CounterStore(ABC, Generic[RowT]):
                 continue
             (each.counter, each.start), each.row, each.ends = at, row, row.ends
 
-    def _assign_counter(self, counter: ClaimedCounter[RowT], now: int) -> RowT | None:
+    def _assign_counter(self, counter: ClaimedCounter, now: int) -> CounterRow | None:
         """Give an identity without a counter one of its own, or the overflow counter of its group; return its row."""
         claim, start = counter.claim, counter.start
         group = claim.group_key if start == SLIDING_START else f"{claim.group_key}:{start}"
@@ -138,99 +132,133 @@ class CounterStore(ABC, Generic[RowT]):
         counter.row = self._find_row(counter.counter, start)
         return counter.row
 
-    def _advance(self, counter: ClaimedCounter[RowT], row: RowT, length: int) -> None:
-        """Move a sliding counter to now: expire its old entries, and find the entry that a new amount is added to."""
-        counter.time = counter.entry_start = time = max(counter.time, row.ends - length)
-        counter.ends, counter.oldest = time + length, row.oldest
-        if not counter.used:
-            return
-        if row.oldest <= time - length:
-            self._expire_entries(row, time - length)
-            counter.used, counter.oldest = row.spent, row.oldest
-        window = counter.claim.window
-        if counter.used and isinstance(window, Sliding) and (shared := bucket_seconds(window, counter.claim.limit)):
-            newest = row.newest_start()
-            if newest is not None and time - newest < shared * MICROSECONDS_PER_SECOND:
-                counter.entry_start = newest
+    def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
+        """Return whether a group of identities has *max_identities* counters in use."""
+        if self._group_size(group) < max_identities:
+            return False
+        self._remove_unused(now, REMOVED_WHERE_GROUP_IS_FULL)
+        return self._group_size(group) >= max_identities
 
-    def _standings(
-        self, counters: Sequence[ClaimedCounter[RowT]], now: int, refused: RefusedClaim | None = None
-    ) -> list[Standing]:
-        standings = []
-        for at, counter in enumerate(counters):
-            needed = 0
-            if refused is not None and at == refused.at:
-                needed, resets_at = refused.needed, refused.resets_at
-            elif counter.start != SLIDING_START:
-                resets_at = counter.ends
-            elif not counter.used:
-                resets_at = now
-            else:
-                resets_at = counter.oldest + counter.ends - counter.time
-            seconds = max(now, resets_at) / MICROSECONDS_PER_SECOND
-            standings.append(Standing(counter.claim.limit, counter.used, seconds, counter.held, needed))
-        return standings
+    def _add_reserved(self, counter: ClaimedCounter, amount: int) -> None:
+        """Reserve *amount* in a counter, which may be new: in a sliding one it counts as spent."""
+        at = counter.counter, counter.start
+        row = self._rows.get(at)  # not `counter.row`: that may have been removed since, or another claim has made it
+        if row is None:
+            group = counter.joins_group if counter.row is None else counter.row.group
+            row = CounterRow(*at, counter.ends, group=group)
+            if counter.width:
+                row.ring, row.newest = empty_ring(), counter.cell
+            self._add_row(row)
+        counter.row = row
+        if counter.width:
+            add_to_ring(row, amount)
+            row.ends = counter.ends
+        else:
+            row.held += amount
+        self._row_changed(row)
 
-    def _fits_at(self, counter: ClaimedCounter[RowT], needed: int) -> int:
-        """Return when a counter will have room for *needed*; where it never has, when it is empty.
-
-        A calendar counter has room at the end of its window, a sliding one when enough entries have expired.
-        """
-        if counter.start != SLIDING_START:
-            return counter.ends
-        left, fits_at, length = counter.used, 0, counter.ends - counter.time
-        for last, amount in self._entries(counter.counter) if left else ():
-            left, fits_at = left - amount, last + length
-            if left + needed <= counter.claim.limit:
-                break
-        return fits_at
-
-    def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> None:  # noqa: FBT001, FBT002  # positional in the queue of operations
+    def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> bool:  # noqa: FBT001, FBT002  # positional in the queue of operations
+        removed = self._remove_reservation(call_id)
+        if removed is None:
+            return False
         calendar = []
-        for key, counter, start, _, amount in self._remove_reservation(call_id):
+        for at, (key, counter, start, _, amount) in enumerate(removed.taken):
             if start != SLIDING_START:
-                calendar.append((key, (counter, start), amount))
-        if len(calendar) == 1:
-            ((key, (counter, start), amount),) = calendar
-            self._charge_reserved(counter, start, amount, charge_for(key, amount, charges, refund=refund))
-            return
-        for (counter, start), amount, share in split_charge(calendar, charges, refund=refund):
-            self._charge_reserved(counter, start, amount, share)
+                calendar.append((key, (counter, start, at < removed.charged), amount))
+        if len(calendar) == 1 and not removed.charged:
+            ((key, (counter, start, _), amount),) = calendar
+            self._charge(counter, start, amount, charge_for(key, amount, charges, refund=refund))
+            return True
+        for (counter, start, is_charged), amount, share in split_charge(calendar, charges, refund=refund):
+            self._charge(counter, start, 0 if is_charged else amount, share - amount if is_charged else share)
+        return True
 
     def _release(self, call_id: str) -> None:
-        for _, counter, start, entry_start, amount in self._remove_reservation(call_id):
+        removed = self._remove_reservation(call_id)
+        for at, (_, counter, start, cell, amount) in enumerate(() if removed is None else removed.taken):
+            if start == SLIDING_START:
+                row = self._find_row(counter, start) if amount else None
+                if row is not None and subtract_from_ring(row, cell, amount):
+                    self._row_changed(row)
+            elif removed is not None and at < removed.charged:
+                self._charge(counter, start, 0, -amount)
+            else:
+                self._charge(counter, start, amount, 0)
+
+    def _charge_reserved(self, taken: Iterable[Taken]) -> None:
+        """Charge in full what was *taken* by a reservation whose process is dead."""
+        for _, counter, start, _, amount in taken:
             if start != SLIDING_START:
-                self._charge_reserved(counter, start, amount, 0)
-            elif amount:
-                self._subtract_from_entry(counter, entry_start, amount)
+                self._charge(counter, start, amount, amount)
+
+    def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
+        """Turn *held*, reserved in a calendar counter, into *spent*."""
+        row = self._find_row(counter, start)
+        if row is not None:  # it may have been removed long after its window
+            row.held -= held
+            row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
+            self._row_changed(row)
+
+    def _correct(self, claims: Sequence[Claim], amount: int | None, now: int) -> list[Standing]:
+        """See `CorrectableStore.correct`."""
+        if any(isinstance(claim.window, Sliding) for claim in claims):
+            msg = "only counters of calendar windows can be corrected"
+            raise ValueError(msg)
+        counters = self._claimed_counters(claims, now)
+        for counter in counters:
+            row = self._rows.get((counter.counter, counter.start))
+            if row is None:
+                row = CounterRow(counter.counter, counter.start, counter.ends, group=counter.joins_group)
+                self._add_row(row)
+            row.spent = 0 if amount is None else max(row.spent - amount, -MAX_COUNTER_VALUE)
+            self._row_changed(row)
+            counter.used = row.spent + row.held
+        return standings_of(counters, now)
+
+    def _remove_unused(self, now: int, number: int) -> int:
+        """Look at the first *number* counters that are due, remove those that are over, and return how many were due."""
+        due = self._take_due(now, number)
+        for key, start in due:
+            row = self._find_row(key, start)
+            if row is None:
+                continue
+            if row.removable_at <= now and not row.held:
+                self._remove_row(row)
+            else:
+                self._queue_removal(max(row.removable_at, now + REQUEUE_MICROSECONDS if row.held else 0), key, start)
+        return len(due)
 
     @abstractmethod
-    def _load_rows(self, counters: Sequence[ClaimedCounter[RowT]]) -> None:
+    def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:
         """Set the row of each of *counters*, which are not in memory; leave None where there is none."""
 
     @abstractmethod
-    def _find_row(self, counter: str, start: int) -> RowT | None:
+    def _find_row(self, counter: str, start: int) -> CounterRow | None:
         """Return the row of a counter; None where there is none."""
 
     @abstractmethod
-    def _add_reserved(self, counter: ClaimedCounter[RowT], amount: int) -> None:
-        """Reserve *amount* in a counter, which may be new: in a sliding one as an entry, or as part of the newest one."""
+    def _add_row(self, row: CounterRow) -> None:
+        """Add a new counter: to the counters in memory, to its group, and to the queue of those to be removed."""
 
     @abstractmethod
-    def _expire_entries(self, row: RowT, until: int) -> None:
-        """Remove the entries whose last request came at *until* or before."""
+    def _row_changed(self, row: CounterRow) -> None:
+        """Note that *row* must be kept as it is now."""
 
     @abstractmethod
-    def _entries(self, counter: str) -> Iterable[tuple[int, int]]:
-        """Return the time of the last request and the amount of each entry, oldest first."""
+    def _remove_row(self, row: CounterRow) -> None:
+        """Remove a counter, also from its group."""
 
     @abstractmethod
-    def _subtract_from_entry(self, counter: str, entry_start: int, amount: int) -> None:
-        """Subtract *amount* from the entry that began at *entry_start*, unless it has expired."""
+    def _queue_removal(self, due: int, key: str, start: int) -> None:
+        """Have a counter looked at again at *due*."""
 
     @abstractmethod
-    def _charge_reserved(self, counter: str, start: int, held: int, spent: int) -> None:
-        """Turn *held*, reserved in a calendar counter, into *spent*."""
+    def _take_due(self, now: int, number: int) -> Sequence[tuple[str, int]]:
+        """Take the first *number* counters that are due from the queue, and return their keys and starts."""
+
+    @abstractmethod
+    def _group_size(self, group: str) -> int:
+        """Return how many counters a group of identities has."""
 
     @abstractmethod
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
@@ -245,9 +273,5 @@ class CounterStore(ABC, Generic[RowT]):
         """Return the ceiling of a part of a reservation; None where there is no such part."""
 
     @abstractmethod
-    def _remove_reservation(self, call_id: str) -> Sequence[Taken]:
-        """Remove a reservation and return what it took, in the order of its parts; nothing where there is none."""
-
-    @abstractmethod
-    def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
-        """Return whether a group of identities has *max_identities* counters in use."""
+    def _remove_reservation(self, call_id: str) -> Removed | None:
+        """Remove a reservation and return what it took; None where there is none."""

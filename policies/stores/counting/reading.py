@@ -1,78 +1,98 @@
-"""Read the standings of limits and change nothing: no entry expires, no identity gets a counter, no row is cached."""
+"""Standings of limits: those that an operation returns, and those that are read without a change.
+
+Reading changes nothing: no cell expires, no identity gets a counter, and no row is cached.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, NamedTuple, TypeAlias
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import msgspec
 
 from policies.api.claim import Claim
 from policies.api.store import Standing
 from policies.api.window import MICROSECONDS_PER_SECOND, Calendar, Sliding
 
-from .rows import SLIDING_START, RowT
+from .arithmetic import RefusedClaim
+from .ring import cell_width, expires_at, fits_in_ring_at, move_to
+from .rows import SLIDING_START, ClaimedCounter, CounterRow
 
 WindowAt: TypeAlias = Callable[[Calendar, int], tuple[int, int]]
 """Returns the start and the end of the calendar window around a time; all in microseconds."""
 
 
-class CounterReads(NamedTuple, Generic[RowT]):
+class CounterReads(NamedTuple):
     """How a store reads its counters."""
 
-    row: Callable[[str, int], RowT | None]
+    find_row: Callable[[str, int], CounterRow | None]
     """Returns the row of a counter, by its key and the start of its window; None where there is none."""
-    entries: Callable[[RowT], Iterable[tuple[int, int]]]
-    """Returns the time of the last request and the amount of each entry of a sliding counter, oldest first."""
     group_size: Callable[[str], int]
     """Returns how many counters a group of identities has."""
 
 
-def read_standings(
-    claims: Sequence[Claim], now: int, window_at: WindowAt, reads: CounterReads[RowT]
-) -> Sequence[Standing]:
+def standings_of(counters: Sequence[ClaimedCounter], now: int, refused: RefusedClaim | None = None) -> list[Standing]:
+    """Return the standing of each of *counters* after the operation. `needed` is set for the claim that is *refused*."""
+    standings = []
+    for at, counter in enumerate(counters):
+        needed, row = 0, counter.row
+        if refused is not None and at == refused.at:
+            needed, resets_at = refused.needed, refused.resets_at
+        elif not counter.width:
+            resets_at = counter.ends
+        elif row is None or not row.spent:
+            resets_at = now
+        else:
+            resets_at = expires_at(row.oldest, counter.width)
+        seconds = max(now, resets_at) / MICROSECONDS_PER_SECOND
+        standings.append(Standing(counter.claim.limit, counter.used, seconds, counter.held, needed))
+    return standings
+
+
+def fits_at(counter: ClaimedCounter, needed: int) -> int:
+    """Return when a counter will have room for *needed*; where it never has, when it is empty.
+
+    A calendar counter has room at the end of its window, a sliding one when enough of its cells have expired.
+    """
+    if not counter.width:
+        return counter.ends
+    if counter.row is None or not counter.row.spent:
+        return 0
+    return fits_in_ring_at(counter.row, counter.width, counter.claim.limit - needed)
+
+
+def read_standings(claims: Sequence[Claim], now: int, window_at: WindowAt, reads: CounterReads) -> list[Standing]:
     """Return the standing of each of *claims* at *now*, in microseconds. See `Store.standings`."""
     return [_standing(claim, now, window_at, reads) for claim in claims]
 
 
-def _standing(claim: Claim, now: int, window_at: WindowAt, reads: CounterReads[RowT]) -> Standing:
-    window = claim.window
+def _standing(claim: Claim, now: int, window_at: WindowAt, reads: CounterReads) -> Standing:
+    window, cell, width = claim.window, 0, 0
     if isinstance(window, Sliding):
-        start, length = SLIDING_START, round(window.seconds * MICROSECONDS_PER_SECOND)
-        row = _row(claim, start, claim.group_key, now, reads)
-        return _of_sliding(claim, row, now, length, reads)
-    start, ends = window_at(window, now)
-    row = _row(claim, start, f"{claim.group_key}:{start}", now, reads)
-    used, held = (0, 0) if row is None else (row.spent + row.held, row.held)
-    return _made(claim, used, held, ends)
+        width = cell_width(window)
+        cell, start, group = now // width, SLIDING_START, claim.group_key
+        ends = expires_at(cell, width)
+    else:
+        start, ends = window_at(window, now)
+        group = f"{claim.group_key}:{start}"
+    row = reads.find_row(claim.key, start)
+    if row is None and claim.max_identities:
+        row = _shared_row(claim, start, group, now, reads)
+    counter = ClaimedCounter(claim, claim.key, claim.key, start, ends, cell, width, row)
+    if row is not None:
+        if width and row.newest != cell:
+            counter.row = row = msgspec.structs.replace(row, ring=copy.copy(row.ring))
+            move_to(row, cell)
+        counter.used, counter.held = row.spent + row.held, row.held
+    refused = None
+    if counter.used + claim.base > claim.limit:
+        refused = RefusedClaim(0, claim.base, fits_at(counter, claim.base))
+    return standings_of([counter], now, refused)[0]
 
 
-def _row(claim: Claim, start: int, group: str, now: int, reads: CounterReads[RowT]) -> RowT | None:
-    """Return the row of the counter that a call would be counted in; None for a new one. See `CounterStore`."""
-    row = reads.row(claim.key, start)
-    if row is not None or not claim.max_identities:
-        return row
-    shared = reads.row(claim.overflow_key, start)
+def _shared_row(claim: Claim, start: int, group: str, now: int, reads: CounterReads) -> CounterRow | None:
+    """Return the overflow counter if a call of a new identity would be counted there. See `CounterStore`."""
+    shared = reads.find_row(claim.overflow_key, start)
     stays = start == SLIDING_START and shared is not None and shared.spent > 0 and shared.ends > now
     return shared if stays or reads.group_size(group) >= claim.max_identities else None
-
-
-def _of_sliding(claim: Claim, row: RowT | None, now: int, length: int, reads: CounterReads[RowT]) -> Standing:
-    if row is None or not row.spent:
-        return _made(claim, 0, 0, now)
-    since = max(now, row.ends - length) - length
-    if row.oldest > since and row.spent + claim.base <= claim.limit:
-        return _made(claim, row.spent, 0, max(now, row.oldest + length))
-    used, left, resets_at = row.spent, row.spent, now
-    for last, amount in reads.entries(row):  # the expired ones come first
-        left -= amount
-        if last <= since:
-            used = left
-            continue
-        resets_at = last + length
-        if left + claim.base <= claim.limit:
-            break
-    return _made(claim, used, 0, max(now, resets_at))
-
-
-def _made(claim: Claim, used: int, held: int, resets_at: int) -> Standing:
-    needed = claim.base if used + claim.base > claim.limit else 0
-    return Standing(claim.limit, used, resets_at / MICROSECONDS_PER_SECOND, held, needed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeAlias, TypeVar
+from array import array
+from typing import TypeAlias
 
 import msgspec
 
@@ -11,40 +12,52 @@ from policies.api.window import MICROSECONDS_PER_SECOND
 
 SLIDING_START = -1
 """The `start` of a sliding counter; that of a calendar counter is the start of its window."""
-MAX_RETENTION_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
-"""Longest time for which a closed calendar counter is kept, so that a clock that is set back does not find it empty."""
+DAY_MICROSECONDS = 86_400 * MICROSECONDS_PER_SECOND
+RETENTION_MICROSECONDS, MINUTE_RETENTION_MICROSECONDS = 40 * DAY_MICROSECONDS, 4 * DAY_MICROSECONDS
+"""How long a calendar counter is kept after the end of its window, and that of a minute; so a clock that was wrong for a
+while and is right again finds what is spent."""
+MAX_MINUTE_MICROSECONDS = 60 * MICROSECONDS_PER_SECOND
+CHARGED_RETENTION_MICROSECONDS = DAY_MICROSECONDS
+"""How long a reservation is kept after it was charged because its process sent no heartbeat: a late settlement corrects it."""
 
 Taken: TypeAlias = tuple[str, str, int, int, int]
-"""What a reservation took for one claim: the claim's key, the counter's key and start, the entry's start, the amount."""
+"""What a reservation took for one claim: the claim's key, the counter's key and start, the cell (sliding), the amount."""
+NO_RING = array("I")
 
 
 class CounterRow(msgspec.Struct, eq=False):
     """One counter; times are in microseconds.
 
-    `oldest` is when the last request of the oldest entry came (sliding), `ends` the end of the window (calendar) or the time
-    when the newest entry expires (sliding). The total of a sliding counter is in `spent`.
+    `ends` is the end of the window (calendar), or when all that is counted has expired (sliding). A sliding counter has its
+    total in `spent`, and what was taken in each cell in `ring` (see `ring.py`); `newest` is the number of the current cell,
+    `oldest` that of the first that counts something. `group` is the group whose identities are limited in number, "" for none.
     """
 
-    spent: int
-    held: int
-    oldest: int
+    key: str
+    start: int
     ends: int
+    spent: int = 0
+    held: int = 0
+    oldest: int = 0
+    newest: int = 0
+    ring: array[int] = NO_RING
+    group: str = ""
 
-    def newest_start(self) -> int | None:
-        """Return the start of the newest entry of a sliding counter. Abstract: a Struct cannot be an abstract class."""
-        raise NotImplementedError
+    @property
+    def removable_at(self) -> int:
+        """When the counter may be removed."""
+        if self.start == SLIDING_START:
+            return self.ends
+        is_minute = self.ends - self.start <= MAX_MINUTE_MICROSECONDS
+        return self.ends + (MINUTE_RETENTION_MICROSECONDS if is_minute else RETENTION_MICROSECONDS)
 
 
-RowT = TypeVar("RowT", bound=CounterRow)
-
-
-class ClaimedCounter(msgspec.Struct, Generic[RowT], eq=False):
+class ClaimedCounter(msgspec.Struct, eq=False):
     """The counter of one claim, as it is before the operation; times are in microseconds.
 
     `counter` is the key of the counter that the claim is counted in: `claim_key`, or the overflow counter of its group.
-    `held` is the reserved part of `used`. `time` is now, but never before the newest entry of the counter. `entry_start`
-    is the start of the entry that the claim is added to. `joins_group` is the group whose number of counters grows with
-    this one; empty for none.
+    `held` is the reserved part of `used`. `width` is the length of a cell and `cell` the current one (sliding). `joins_group`
+    is the group whose number of counters grows with this one; empty for none.
     """
 
     claim: Claim
@@ -52,10 +65,9 @@ class ClaimedCounter(msgspec.Struct, Generic[RowT], eq=False):
     counter: str
     start: int
     ends: int
-    time: int
-    entry_start: int
-    row: RowT | None
+    cell: int
+    width: int
+    row: CounterRow | None
     used: int = 0
     held: int = 0
-    oldest: int = 0
     joins_group: str = ""

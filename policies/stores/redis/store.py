@@ -24,8 +24,8 @@ from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding, bucket_seconds
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
-from policies.stores.counting.counters import WindowCache
 from policies.stores.counting.rows import SLIDING_START
+from policies.stores.counting.window_cache import WindowCache
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
 REPLY_ANSWERED, REPLY_OTHER_WINDOW, REPLY_CALL_ENDED = 0, 1, 2

@@ -1,108 +1,76 @@
 """One SQLite file and its transactions.
 
-The journal is a WAL with `synchronous = NORMAL`: a crash of the process loses nothing, a loss of power the last moments.
-
-A read may be left open between two transactions. The next transaction then begins at a third of the cost, and only if no
-other process has written meanwhile; otherwise the read is ended, and the transaction begins anew. An open read blocks WAL
-checkpoints, so it is ended after 0.1 s.
+The journal is a WAL with `synchronous = NORMAL`: a crash of the process loses nothing, a loss of power the last moments. No
+statement waits for a lock: a file that another connection is writing raises `StoreBusy` at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
-from typing import TypeAlias
 
 from policies.api.store import StoreDown
+from policies.stores.batching.group_commit import StoreBusy
 
+from .connecting import Execute, connect, create_tables, is_busy
+from .failures import describe, foreign_file, other_version
 from .file_mode import create_private
+from .migration import OLDEST_VERSION, migrate
+from .open_read import OpenRead
 
-Execute: TypeAlias = Callable[..., sqlite3.Cursor]
-"""Executes one statement; the result is valid until the next one."""
-
-SCHEMA_VERSION = 3
-BUSY_TIMEOUT_SECONDS = 2.0
-MAX_OPEN_READ_TRANSACTIONS, MAX_OPEN_READ_SECONDS = 64, 0.1
-"""How long a read is left open at most, in transactions and in time."""
-OPEN_READ_PAUSE_TRANSACTIONS = 256
-"""Transactions to wait before leaving a read open again after another process wrote."""
+SCHEMA_VERSION = 4
 MAX_JOURNAL_BYTES = 8_388_608
 """Size to which SQLite cuts a larger WAL when it restarts it."""
-SQLITE_REMEDIES = {
-    "not a database": "name another file, or move this one away",
-    "disk is full": "make room on the disk",
-    "readonly": "let the sidecar write to the file and its folder",
-    "unable to open": "let the sidecar read and write the file and its folder",
-    "locked": "stop the program that locks the file",
-    "malformed": "move the file away; counting starts anew",
-}
-"""What to do about an error of SQLite whose message contains the key."""
+_log = logging.getLogger("sidecar.store")
 
 
 class Database:
     """A context manager around one transaction, in which nothing may be awaited.
 
-    In a transaction, `execute` runs a statement and `execute_many` one for each row; with `leaves_read_open` a read is left
-    open at its end, for the next ones. `is_unchanged` is True if certainly no
-    other process has written since the last transaction. `sqlite3.Error` becomes `StoreDown`. After any error the file is
-    opened anew for the next transaction, and `is_reopened` is set until it is reset.
+    In a transaction, `execute` runs a statement and `execute_many` one for each row. `is_unchanged` is True if certainly no
+    other connection has written since the last transaction. `sqlite3.Error` becomes `StoreDown`, or `StoreBusy` if another
+    connection is writing. After any other error the file is opened anew for the next transaction, and `is_reopened` is set
+    until it is reset. *now* returns the time in microseconds, for the migration of an older file. Without *checkpoints* the WAL
+    is not moved into the file: a `Checkpoints` does that.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> None:
-        self._path, self._busy_timeout = path, busy_timeout
+    def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True) -> None:
+        self._path, self._now, self._checkpoints = path, now, checkpoints
         self._connection: sqlite3.Connection | None = None
-        self._inode = 0
+        self.inode = 0
+        """The inode of the open file."""
         self.execute: Execute = _not_open
         self.execute_many: Execute = _not_open
         self.is_reopened = True
         self.is_unchanged = False
-        self.is_shared = False
-        """Whether other processes use the file; set by the store."""
-        self._data_version = 0
-        self._reader: sqlite3.Cursor | None = None
         self.leaves_read_open = False
-        self._open_read_transactions = 0
-        """Transactions for which the read that is open stays open; 0 where there is none."""
-        self._pause_transactions = 0
-        self._timer: asyncio.TimerHandle | None = None
+        """Whether a read is left open at the end of the transaction; set before it."""
+        self._open_read: OpenRead | None = None
+        self._data_version = -1
+        self._generation = ""
+        """The random identity of the file that was opened last."""
 
     def __enter__(self) -> None:
         try:
-            if self._open_read_transactions:
-                try:
-                    self.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    self._end_outdated_read(error)
-                else:
-                    self.is_unchanged = True
-                    return
             if self._connection is None:
                 self._open()
+            elif self._begin_after_open_read():
+                self.is_unchanged = True
+                return
             self.execute("BEGIN IMMEDIATE")
-            if self._pause_transactions or self.is_shared:
-                self.is_unchanged = False
-            else:
-                (version,) = self.execute("PRAGMA data_version").fetchone()
-                self.is_unchanged, self._data_version = version == self._data_version, version
+            (version,) = self.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error as error:
-            self.close()
-            raise StoreDown(self._describe(error)) from error
+            raise self._failed(error) from error
+        self.is_unchanged, self._data_version = version == self._data_version, version
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             try:
-                if self._open_read_transactions:
-                    self._open_read_transactions -= 1
-                    if not self._open_read_transactions:
-                        self.end_read()
-                elif self.leaves_read_open:
-                    self._leave_read_open()
-                self.leaves_read_open = False
+                if self._open_read is not None:
+                    self._open_read.before_commit(leave_open=self.leaves_read_open)
                 self.execute("COMMIT")
             except sqlite3.Error as failed:
                 error = failed
@@ -110,64 +78,58 @@ class Database:
                 return
         self.close()
         if isinstance(error, sqlite3.Error):
-            raise StoreDown(self._describe(error)) from error
+            raise StoreDown(describe(error, self._path)) from error
+
+    def _begin_after_open_read(self) -> bool:
+        """Begin a transaction if a read is open and no other connection has written since; else end the read."""
+        if self._open_read is None or not self._open_read.transactions_left:
+            return False
+        try:
+            self.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            self._open_read.end()
+            if not is_busy(error):
+                raise
+            return False
+        return True
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Execute]:
         """Give `execute` for statements that only read, in one snapshot of the file; writers are not waited for."""
         try:
-            self.end_read()
             if self._connection is None:
                 self._open()
+            if self._open_read is not None:
+                self._open_read.end()
             self.execute("BEGIN")
             yield self.execute
             self.execute("COMMIT")
-        except BaseException as error:
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        except BaseException:
             self.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreDown(self._describe(error)) from error
             raise
 
-    def _leave_read_open(self) -> None:
-        """Open a read, unless other processes use the file: an open read keeps what they write in the WAL."""
-        if self._reader is None or self.is_shared:
-            return
-        if self._pause_transactions:
-            self._pause_transactions -= 1
-            return
-        self._reader.execute("SELECT at FROM tidied")
-        self._open_read_transactions = MAX_OPEN_READ_TRANSACTIONS
-        self._timer = asyncio.get_running_loop().call_later(MAX_OPEN_READ_SECONDS, self.end_read)
-
-    def end_read(self) -> None:
-        """End the read that was left open."""
-        self._open_read_transactions = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._reader is not None:
-            self._reader.fetchall()
-
-    def _end_outdated_read(self, error: sqlite3.OperationalError) -> None:
-        """End the open read if *error* means that another process writes or has written; raise any other error."""
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise error
-        self.end_read()
-        self._pause_transactions = OPEN_READ_PAUSE_TRANSACTIONS
+    def _failed(self, error: sqlite3.Error) -> StoreDown:
+        if is_busy(error) and (self._connection is None or not self._connection.in_transaction):
+            return StoreBusy(describe(error, self._path))
+        self.close()
+        return StoreDown(describe(error, self._path))
 
     def close_if_replaced(self) -> None:
         """Close a file that is no longer at its path: processes that open the path now would count apart from this one."""
-        if self._connection is not None and _inode(self._path) != self._inode:
+        if self._connection is not None and _inode(self._path) != self.inode:
             self.close()
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
         connection, self._connection, self.execute, self.execute_many = self._connection, None, _not_open, _not_open
-        self.is_unchanged = self.leaves_read_open = False
+        self.is_unchanged = False
+        open_read, self._open_read = self._open_read, None
         if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self.end_read()
-            self._reader = None
+            if open_read is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    open_read.end()
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()  # a cursor that is still referenced would keep the file locked
             with contextlib.suppress(sqlite3.Error):
@@ -175,65 +137,56 @@ class Database:
 
     def _open(self) -> None:
         create_private(self._path)
-        file = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=64)
+        file = connect(self._path)
         try:
             # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
-            _use_wal(file, self._busy_timeout)
+            file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = NORMAL")
             file.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")
-            file.execute("BEGIN IMMEDIATE")
-            (version,) = file.execute("PRAGMA user_version").fetchone()
-            (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if version == 0 and tables:
-                msg = f"{self._path} holds the tables of another program; name another file"
-                raise StoreDown(msg)
-            if version == 0:
-                _execute_file(file, "schema.sql")
-                file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if not self._checkpoints:
+                file.execute("PRAGMA wal_autocheckpoint = 0")
+            version = _version(file)
+            if 0 < version < SCHEMA_VERSION and version >= OLDEST_VERSION:
+                file.close()
+                migrate(self._path, SCHEMA_VERSION, self._now())
+                self._open()
+                return
+            if not version:
+                self._create(file)
             elif version != SCHEMA_VERSION:
-                msg = f"{self._path} was written by another version ({version}, this one reads {SCHEMA_VERSION}); use another file"
-                raise StoreDown(msg)
-            _execute_file(file, "entries.sql")
-            file.execute("COMMIT")
+                raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))
+            (generation,) = file.execute("SELECT id FROM generation").fetchone()
         except BaseException:
             file.close()
             raise
+        if self._generation not in ("", generation):
+            _log.error(
+                "%s: the file was deleted or replaced: what it counted is lost, and all limits count anew; running calls"
+                " are charged in the new file when they end",
+                self._path,
+            )
+        self._generation = generation
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
-        self._inode = _inode(self._path)
+        self.inode = _inode(self._path)
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
-        self._reader, self._data_version, self.is_reopened = file.cursor(), -1, True
+        self._data_version, self.is_reopened, self._open_read = -1, True, OpenRead(file.cursor())
 
-    def _describe(self, error: sqlite3.Error) -> str:
-        text = str(error)
-        if not self._path.parent.is_dir():
-            return f"{self._path}: {text}; make the folder {self._path.parent} first"
-        remedy = next(
-            (remedy for phrase, remedy in SQLITE_REMEDIES.items() if phrase in text),
-            "see that no other program writes to the file",
-        )
-        return f"{self._path}: {text}; {remedy}"
-
-
-def _execute_file(file: sqlite3.Connection, name: str) -> None:
-    """Execute the statements of the SQL file *name* of this package in the open transaction of *file*."""
-    for statement in resources.files(__package__).joinpath(name).read_text("utf-8").split(";"):
-        file.execute(statement)
+    def _create(self, file: sqlite3.Connection) -> None:
+        """Create the tables in a new file, unless another process has just done so."""
+        file.execute("BEGIN IMMEDIATE")
+        if not _version(file):
+            if file.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                raise StoreDown(foreign_file(self._path))
+            create_tables(file)
+            file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        file.execute("COMMIT")
 
 
-def _use_wal(file: sqlite3.Connection, timeout: float) -> None:
-    """Make the journal of *file* a WAL. SQLite itself does not wait here: of the processes that open a new file, one succeeds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            file.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.001)
-        else:
-            return
+def _version(file: sqlite3.Connection) -> int:
+    version: int = file.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _inode(path: Path) -> int:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from policies.api.window import MICROSECONDS_PER_SECOND
-from policies.stores.batching.group_commit import GroupCommit
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
 
 from .database import Database
-
-ResultT = TypeVar("ResultT")
 
 _WRITE_ENTRY = """
 INSERT INTO entry (key, value, ends) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value, ends = excluded.ends,
@@ -28,6 +25,7 @@ The bound is a range of numbers, so that it needs no count. If each replacement 
 often would push out all others.
 """
 _REMOVE_EXPIRED = "DELETE FROM entry WHERE number IN (SELECT number FROM entry WHERE ends <= ? ORDER BY ends LIMIT ?)"
+EXPIRED_PER_MAINTENANCE = 100
 _REMOVE_OLDEST = "DELETE FROM entry WHERE number <= (SELECT max(number) FROM entry) - ?"
 
 
@@ -36,12 +34,10 @@ class EntriesInFile(ABC):
 
     max_entries = MAX_SHARED_ENTRIES
     _database: Database
-    _group_commit: GroupCommit
-    _running: set[str]
 
     @abstractmethod
-    def _execute_now(self, function: Callable[..., ResultT], arguments: tuple[Any, ...]) -> ResultT:
-        """Execute *function* in a transaction."""
+    async def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Execute *function* in a transaction, alone or with others."""
 
     @abstractmethod
     def _now(self) -> int:
@@ -50,23 +46,17 @@ class EntriesInFile(ABC):
     async def remember(self, entries: Mapping[str, bytes], seconds: float) -> None:
         """See `EntryStore.remember`."""
         check_entries(entries)
-        await self._execute_entries(self._remember, (dict(entries), round(seconds * MICROSECONDS_PER_SECOND)))
+        await self._run(self._remember, (dict(entries), round(seconds * MICROSECONDS_PER_SECOND)))
 
     async def recall(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """See `EntryStore.recall`."""
         check_keys(keys)
-        return cast("list[bytes | None]", await self._execute_entries(self._recall, (keys,)))
+        return cast("list[bytes | None]", await self._run(self._recall, (keys,)))
 
     async def forget(self, keys: Sequence[str]) -> None:
         """See `EntryStore.forget`."""
         check_keys(keys)
-        await self._execute_entries(self._forget, (keys,))
-
-    async def _execute_entries(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        group = self._group_commit
-        if group.queued or (len(self._running) > 1 and group.should_queue()):
-            return await group.submit(function, arguments)
-        return self._execute_now(function, arguments)
+        await self._run(self._forget, (keys,))
 
     def _remember(self, entries: Mapping[str, bytes], microseconds: int) -> None:
         now, database = self._now(), self._database
@@ -76,6 +66,10 @@ class EntriesInFile(ABC):
         database.execute_many(_WRITE_ENTRY, rows)
         database.execute(_REMOVE_EXPIRED, (now, len(rows) + EXPIRED_PER_OPERATION))
         database.execute(_REMOVE_OLDEST, (self.max_entries,))
+
+    def _remove_expired_entries(self, now: int) -> None:
+        """Remove some entries that have expired. Each write of an entry removes some too."""
+        self._database.execute(_REMOVE_EXPIRED, (now, EXPIRED_PER_MAINTENANCE))
 
     def _recall(self, keys: Sequence[str]) -> list[bytes | None]:
         now, found = self._now(), list[bytes | None]()

@@ -1,49 +1,89 @@
-"""Statements that keep a SQLite store in order: heartbeats of its processes, and removal of what is no longer used."""
+"""Statements that keep a SQLite store in order: processes and their reservations, notices, and configured limits."""
 
 from __future__ import annotations
 
-from policies.stores.counting.rows import MAX_RETENTION_MICROSECONDS
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
-from .database import Execute
+import msgspec
 
-EXPIRED_ENTRIES_PER_CLEANUP = 1_000
-"""Expired entries that one cleanup removes; each write of an entry removes some too. Measured: 2 ms."""
+from policies.api.store import MAX_REGISTERED_LIMITS
+from policies.stores.counting.rows import Taken
+
+from .connecting import Execute
+
+CALLS_CHARGED_AT_ONCE = 100
+"""Most calls of dead processes that one transaction charges."""
+MAX_NOTICES = 100
+"""Newest notices that are kept."""
+decode_taken = msgspec.msgpack.Decoder(list[Taken]).decode
+encode_taken = msgspec.msgpack.Encoder().encode
 
 
-def record_heartbeat(execute: Execute, owner: int, now: int) -> bool:
-    """Record that the process *owner* is alive at *now*; return whether other processes use the file."""
+class Notice(NamedTuple):
+    """What an operator has corrected."""
+
+    id: int
+    text: str
+
+
+def record_heartbeat(execute: Execute, owner: int, now: int, grace: int) -> bool:
+    """Record that the process *owner* is alive at *now*; return whether other processes use the file.
+
+    A heartbeat that is *grace* later than now is from before the clock was set back: it counts as one of now.
+    """
     execute("INSERT INTO owner VALUES (?1, ?2) ON CONFLICT DO UPDATE SET seen = ?2", (owner, now))
+    execute("UPDATE owner SET seen = ? WHERE seen > ?", (now, now + grace))
     return execute("SELECT 1 FROM owner WHERE id != ?", (owner,)).fetchone() is not None
 
 
-def dead_owners(execute: Execute, owner: int, last_seen: int) -> list[int]:
-    """Return the processes, other than *owner*, whose last heartbeat came before *last_seen*."""
-    found = execute("SELECT id FROM owner WHERE seen < ? AND id != ?", (last_seen, owner)).fetchall()
-    return [dead for (dead,) in found]
+def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[tuple[str, list[Taken]]]:
+    """Return calls of processes, other than *owner*, that sent no heartbeat since *last_seen*, and what they have reserved.
+
+    At most `CALLS_CHARGED_AT_ONCE`. Processes that have no running calls are removed.
+    """
+    calls = "SELECT DISTINCT call FROM hold WHERE owner = ? LIMIT ?"
+    for (dead,) in execute("SELECT id FROM owner WHERE seen < ? AND id != ?", (last_seen, owner)).fetchall():
+        found = execute(calls, (dead, CALLS_CHARGED_AT_ONCE)).fetchall()
+        if found:
+            return [(call, taken_parts(execute, "hold", call)) for (call,) in found]
+        execute("DELETE FROM owner WHERE id = ?", (dead,))
+    return []
 
 
-def calls_of(execute: Execute, owner: int) -> list[str]:
-    """Return the calls that have reservations of the process *owner*."""
-    return [call for (call,) in execute("SELECT DISTINCT call FROM hold WHERE owner = ?", (owner,)).fetchall()]
+def keep_as_charged(execute: Execute, call: str) -> None:
+    """Move the reservation of *call* to those that were charged."""
+    execute("INSERT INTO charged SELECT call, part, ceiling, took FROM hold WHERE call = ?", (call,))
+    execute("DELETE FROM hold WHERE call = ?", (call,))
 
 
-def is_cleanup_due(execute: Execute, now: int, interval: int) -> bool:
-    """Return whether unused counters were last removed *interval* ago, or by a process whose clock is ahead."""
-    (cleaned_at,) = execute("SELECT at FROM tidied").fetchone()
-    return not 0 <= now - cleaned_at < interval
+def taken_parts(execute: Execute, table: Literal["hold", "charged"], call: str) -> list[Taken]:
+    """Return what the parts of *call* in *table* took, in their order."""
+    rows = execute(f"SELECT took FROM {table} WHERE call = ? ORDER BY part", (call,)).fetchall()  # noqa: S608  # two names
+    return [each for (took,) in rows for each in decode_taken(took)]
 
 
-def remove_unused(execute: Execute, now: int) -> None:
-    """Remove counters that count nothing any more and expired entries, and count the identities of each group again."""
-    execute("UPDATE tidied SET at = ?", (now,))
-    execute(
-        "DELETE FROM counter WHERE held = 0 AND ends + iif(start < 0, 0, min(ends - start, ?)) <= ?",
-        (MAX_RETENTION_MICROSECONDS, now),
-    )
-    execute("DELETE FROM taking WHERE NOT EXISTS (SELECT 1 FROM counter WHERE key = taking.key AND start = -1)")
-    execute("DELETE FROM crowd")
-    execute("INSERT INTO crowd SELECT crowd, count(*) FROM counter WHERE crowd IS NOT NULL GROUP BY crowd")
-    execute(
-        "DELETE FROM entry WHERE number IN (SELECT number FROM entry WHERE ends <= ? ORDER BY ends LIMIT ?)",
-        (now, EXPIRED_ENTRIES_PER_CLEANUP),
-    )
+def notices_after(execute: Execute, last: int) -> list[Notice]:
+    """Return the notices after the one with the id *last*, oldest first."""
+    return [Notice(*row) for row in execute("SELECT id, text FROM notice WHERE id > ? ORDER BY id", (last,)).fetchall()]
+
+
+def last_notice(execute: Execute) -> int:
+    """Return the id of the newest notice; 0 where there is none."""
+    last: int = execute("SELECT coalesce(max(id), 0) FROM notice").fetchone()[0]
+    return last
+
+
+def add_notice(execute: Execute, text: str) -> None:
+    """Add a notice, and remove old ones."""
+    execute("INSERT INTO notice (text) VALUES (?)", (text,))
+    execute("DELETE FROM notice WHERE id <= (SELECT max(id) FROM notice) - ?", (MAX_NOTICES,))
+
+
+def replace_limits(execute: Execute, limits: Mapping[str, str]) -> dict[str, str]:
+    """Replace the limits that were configured by *limits*, and return those before."""
+    before: dict[str, str] = dict(execute("SELECT name, counted FROM configured").fetchall())
+    execute("DELETE FROM configured")
+    for pair in list(limits.items())[:MAX_REGISTERED_LIMITS]:
+        execute("INSERT INTO configured VALUES (?, ?)", pair)
+    return before

@@ -1,7 +1,8 @@
 -- Times are microseconds since 1970. The names of tables and columns are part of the file format.
--- Every counter. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent`
--- the total of its entries, `oldest` the last time of the oldest entry, `ends` when the newest one expires, `head` and `tail`
--- the oldest and the newest entries. `held` is what is reserved, `crowd` the group whose identities are limited in number.
+-- Every counter. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent` the
+-- total of its ring, `ends` when the newest cell expires, `oldest` and `newest` the numbers of the first cell that counts
+-- something and of the current one, `ring` what was taken in each cell. `held` is what is reserved, `crowd` the group whose
+-- identities are limited in number.
 CREATE TABLE counter (
     key TEXT NOT NULL,
     start INTEGER NOT NULL,
@@ -9,21 +10,21 @@ CREATE TABLE counter (
     spent INTEGER NOT NULL,
     held INTEGER NOT NULL,
     oldest INTEGER NOT NULL,
-    head BLOB NOT NULL,
-    tail BLOB NOT NULL,
-    crowd TEXT,
+    newest INTEGER NOT NULL,
+    ring BLOB NOT NULL,
+    crowd TEXT NOT NULL,
     PRIMARY KEY (key, start)
 ) WITHOUT ROWID;
 
--- The entries of sliding counters between head and tail, in chunks named by the time of their first (see `sliding_log.py`).
-CREATE TABLE taking (
+-- When each counter is looked at, and removed if it is over. `start` -2: a charged reservation, `key` is the call.
+CREATE TABLE removal (
+    at INTEGER NOT NULL,
     key TEXT NOT NULL,
-    first INTEGER NOT NULL,
-    packed BLOB NOT NULL,
-    PRIMARY KEY (key, first)
+    start INTEGER NOT NULL,
+    PRIMARY KEY (at, key, start)
 ) WITHOUT ROWID;
 
--- The reservations of running calls. `took` is MessagePack: [key, counter, start, start of the entry, amount] for each claim.
+-- The reservations of running calls. `took` is MessagePack: [key, counter, start, cell, amount] for each claim.
 CREATE TABLE hold (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,
@@ -33,9 +34,18 @@ CREATE TABLE hold (
     PRIMARY KEY (call, part)
 ) WITHOUT ROWID;
 
+-- Reservations that were charged because their process sent no heartbeat: a late settlement corrects that.
+CREATE TABLE charged (
+    call TEXT NOT NULL,
+    part INTEGER NOT NULL,
+    ceiling INTEGER NOT NULL,
+    took BLOB NOT NULL,
+    PRIMARY KEY (call, part)
+) WITHOUT ROWID;
+
 -- The processes that have reservations, and the time of their last heartbeat.
 CREATE TABLE owner (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     seen INTEGER NOT NULL
 );
 
@@ -45,8 +55,29 @@ CREATE TABLE crowd (
     counters INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- When unused counters were last removed.
-CREATE TABLE tidied (
-    at INTEGER NOT NULL
+-- Small values that expire at `ends`. `number` orders them by age: it grows with each new one.
+CREATE TABLE IF NOT EXISTS entry (
+    number INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    value BLOB NOT NULL,
+    ends INTEGER NOT NULL
 );
-INSERT INTO tidied VALUES (0);
+CREATE INDEX IF NOT EXISTS entry_ends ON entry (ends);
+
+-- What an operator has corrected: each process logs it at its next heartbeat.
+CREATE TABLE notice (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    text TEXT NOT NULL
+);
+
+-- The limits that were configured at the last start: the name of the policy, and what identifies its counters.
+CREATE TABLE configured (
+    name TEXT PRIMARY KEY,
+    counted TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- The random identity of this file: another one at the same path has lost the counters.
+CREATE TABLE generation (
+    id TEXT NOT NULL
+);
+INSERT INTO generation VALUES (lower(hex(randomblob(16))));

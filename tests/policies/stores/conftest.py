@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from redis_server import with_own_prefix
-from stored import Opened, log_entries_in_file, log_entries_in_redis, objects_of
+from stored import Opened, objects_of, ring_bytes_in_file, ring_bytes_in_redis
 
 from policies.api.store import Store
 from policies.stores.opening import open_store
@@ -32,8 +32,8 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeCloc
 
     async def kept() -> int:
         if request.param == "redis":
-            return await log_entries_in_redis(server, prefix)
-        return log_entries_in_file(tmp_path / "store.db") if request.param == "sqlite" else objects_of(store)
+            return await ring_bytes_in_redis(server, prefix)
+        return ring_bytes_in_file(tmp_path / "store.db") if request.param == "sqlite" else objects_of(store)
 
     yield Opened(store, request.param, kept)
     await store.aclose()

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis_server import RedisServer, with_own_prefix
+from ring_model import RingModel
 
 from policies.api.claim import Claim
 from policies.api.store import ReservationGone, Store
@@ -43,7 +44,10 @@ def rate() -> Claim:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The model: by call the minute and size of each reserved part; what is spent by minute; the times of admitted calls."""
+    """The model: by call the minute and size of each reserved part; what is spent by minute; what the rate counts.
+
+    Parts of a process that died are charged, and corrected by a later settlement.
+    """
 
     url: ClassVar[str]
     """The store under test; each example has counters of its own."""
@@ -58,9 +62,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock = FakeClock(1_800_000_000.0)
         self.address = with_own_prefix(self.url) if self.url.startswith("redis") else self.url
         self.store: Store = self.opened()
-        self.reservations: dict[str, list[tuple[float, int]]] = {}
+        self.reservations: dict[str, list[tuple[float, int, bool]]] = {}
         self.spent: dict[float, int] = {}
-        self.moments: dict[str, float] = {}
+        self.ring = RingModel(WINDOW)
         self.ended: list[str] = []
         self.count = 0
 
@@ -72,7 +76,8 @@ class StoreMachine(RuleBasedStateMachine):
         return self.clock.now // 60 * 60
 
     def reserved(self, of: float) -> int:
-        return sum(size for parts in self.reservations.values() for minute, size in parts if minute == of)
+        parts = [part for parts in self.reservations.values() for part in parts]
+        return sum(size for minute, size, is_charged in parts if minute == of and not is_charged)
 
     def used(self) -> int:
         return self.used_in(self.minute)
@@ -88,13 +93,10 @@ class StoreMachine(RuleBasedStateMachine):
         if needed > LIMIT:
             return 0
         is_spent = self.spent.get(self.minute, 0) + needed > LIMIT
-        return 0 if is_spent and self.minute + 60 >= self.oldest() + WINDOW else 1
-
-    def oldest(self) -> float:
-        return min(moment for moment in self.moments.values() if moment > self.clock.now - WINDOW)
+        return 0 if is_spent and self.minute + 60 >= self.ring.first_expiry(self.clock.now) else 1
 
     def recent(self) -> int:
-        return sum(1 for moment in self.moments.values() if moment > self.clock.now - WINDOW)
+        return self.ring.used(self.clock.now)
 
     @rule(base=st.integers(0, 60), each=st.integers(0, 3), floor=st.integers(0, 30), ceiling=st.integers(0, 80))
     def reserve(self, base: int, each: int, floor: int, ceiling: int) -> None:
@@ -110,15 +112,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert grant.now == self.clock.now
         if refused is None:
             assert grant.ceiling == best
-            self.reservations[call] = [(self.minute, base + each * best)]
-            self.moments[call] = self.clock.now
+            self.reservations[call] = [(self.minute, base + each * best, False)]
+            self.ring.add(call, self.clock.now)
             assert self.used() <= LIMIT
         assert [standing.used for standing in grant.standings] == [self.used(), self.recent()]
         assert [standing.held for standing in grant.standings] == [self.reserved(self.minute), 0]
         assert [standing.needed for standing in grant.standings] == [needed * (refused == 0), refused == 1]
         assert grant.standings[0].resets_at == self.minute + 60
         if self.recent():
-            assert grant.standings[1].resets_at == pytest.approx(self.oldest() + WINDOW, abs=1e-5)
+            assert grant.standings[1].resets_at == pytest.approx(self.ring.first_expiry(self.clock.now), abs=1e-5)
 
     @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), base=st.integers(0, 40))
@@ -129,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
         grant = self.run(self.store.reserve(call, [budget(base)], part=part))
         assert (grant.refused is None) == (self.used_in(first) + base <= LIMIT)
         if grant.refused is None:
-            self.reservations[call].append((first, base))
+            self.reservations[call].append((first, base, False))
 
     @precondition(lambda self: bool(getattr(self, "reservations", None)))
     @rule(data=st.data(), charge=st.integers(0, 150), refund=st.booleans())
@@ -140,11 +142,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.ended.append(call)
         for again in range(2):
             self.run(self.store.settle(call, {budget(0).key: charge + again}, refund=refund))
-        rest = charge if refund else max(charge, sum(size for _, size in parts))
-        for minute, size in parts:
+        rest = charge if refund else max(charge, sum(size for _, size, _ in parts))
+        for minute, size, is_charged in parts:
             share = min(rest, size)
             rest -= share
-            self.spent[minute] = self.spent.get(minute, 0) + share
+            self.spent[minute] = self.spent.get(minute, 0) + share - size * is_charged
         self.spent[parts[0][0]] += rest
 
     @precondition(lambda self: bool(getattr(self, "reservations", None)))
@@ -152,8 +154,9 @@ class StoreMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         """Release a reservation."""
         call = data.draw(st.sampled_from(sorted(self.reservations)))
-        del self.reservations[call]
-        self.moments.pop(call, None)
+        for minute, size, is_charged in self.reservations.pop(call):
+            self.spent[minute] = self.spent.get(minute, 0) - size * is_charged
+        self.ring.remove(call)
         self.ended.append(call)
         self.run(self.store.release(call))
 
@@ -185,10 +188,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.opened()
         self.run(self.store.heartbeat())
         for call, parts in self.reservations.items():
-            self.ended.append(call)
-            for minute, size in parts:
-                self.spent[minute] = self.spent.get(minute, 0) + size
-        self.reservations.clear()
+            for minute, size, is_charged in parts:
+                self.spent[minute] = self.spent.get(minute, 0) + size * (not is_charged)
+            self.reservations[call] = [(minute, size, True) for minute, size, _ in parts]
 
     @invariant()
     def agrees(self) -> None:

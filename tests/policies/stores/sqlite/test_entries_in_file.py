@@ -80,11 +80,13 @@ async def test_entries_share_a_transaction(tmp_path: Path) -> None:
 
 async def test_unusable_file_is_store_down(tmp_path: Path, clock: FakeClock) -> None:
     """Each operation on a file that cannot be opened raises `StoreDown`, and works once it can."""
-    store = SQLiteStore(tmp_path / "sub" / "s.db", clock=clock)
+    monotonic = FakeClock()
+    store = SQLiteStore(tmp_path / "sub" / "s.db", clock=clock, monotonic=monotonic)
     for operation in (store.remember({"a": b"1"}, 60), store.recall(["a"]), store.forget(["a"])):
         with pytest.raises(StoreDown):
             await operation
     (tmp_path / "sub").mkdir()
+    monotonic.advance(0.5)
     await store.remember({"a": b"1"}, 60)
     assert await store.recall(["a"]) == [b"1"]
     await store.aclose()

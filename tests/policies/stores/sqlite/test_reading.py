@@ -27,7 +27,7 @@ async def test_reading_commits_nothing(tmp_path: Path) -> None:
     transactions = CommittedTransactions(path)
     for _ in range(3):
         found = await store.standings([rate(60), chosen_by_client("new")])
-        assert [each.used for each in found] == [29, 0]
+        assert [each.used for each in found] == [30, 0]
     assert transactions.count() == 0
     await reserve(store, "later", rate(60))
     assert transactions.count() == 1
@@ -37,7 +37,7 @@ async def test_reading_commits_nothing(tmp_path: Path) -> None:
 async def test_reading_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     """While another process writes, standings are read from the last commit; a reservation would fail."""
     path = tmp_path / "s.db"
-    store = SQLiteStore(path, clock=FakeClock(), busy_timeout=0.01)
+    store = SQLiteStore(path, clock=FakeClock(), patience=0.01)
     await reserve(store, "1", rate(5))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -32,7 +32,7 @@ async def test_restart_keeps_all_counters(tmp_path: Path, clock: FakeClock) -> N
 
 
 async def test_reservations_of_a_dead_process_are_charged(tmp_path: Path, clock: FakeClock) -> None:
-    """Reservations of a process without a heartbeat are charged in full after the grace; those of other processes stay."""
+    """Reservations of a process without a heartbeat are charged in full after the grace; its late settlement corrects that."""
     dead = SQLiteStore(tmp_path / "s.db", clock=clock)
     await reserve(dead, "1", budget(100, 40))
     await reserve(dead, "1", budget(100, 5), part=1)
@@ -44,9 +44,10 @@ async def test_reservations_of_a_dead_process_are_charged(tmp_path: Path, clock:
     assert await totals(living) == [(0, 55)]
     clock.advance(2)
     assert await totals(living) == [(45, 10)]
-    await living.settle("1", {budget(1).key: 1})
-    await living.settle("2", {budget(1).key: 1})
-    assert await totals(living) == [(46, 0)]
+    assert await living.settle("2", {budget(1).key: 1}) is True
+    assert await living.settle("1", {budget(1).key: 7}) is True
+    assert await totals(living) == [(8, 0)]
+    assert await living.settle("1", {budget(1).key: 7}) is False
     await living.aclose()
 
 
@@ -65,16 +66,20 @@ async def test_unusable_file_is_an_error_with_the_remedy(tmp_path: Path, clock: 
     file = sqlite3.connect(tmp_path / "old.db")
     file.execute("PRAGMA user_version = 99")
     file.close()
-    with pytest.raises(StoreDown, match=r"another version \(99, this one reads 3\)"):
+    with pytest.raises(StoreDown, match=r"another version \(99, this one reads 4\)"):
         await SQLiteStore(tmp_path / "old.db", clock=clock).ping()
 
 
 async def test_file_is_opened_again_after_an_error(tmp_path: Path, clock: FakeClock) -> None:
-    """After an error the next operation opens the file again; no restart is needed."""
-    store = SQLiteStore(tmp_path / "sub" / "s.db", clock=clock)
+    """Half a second after an error the next operation opens the file again; no restart is needed."""
+    monotonic = FakeClock()
+    store = SQLiteStore(tmp_path / "sub" / "s.db", clock=clock, monotonic=monotonic)
     with pytest.raises(StoreDown):
         await reserve(store, "1", budget(100))
     (tmp_path / "sub").mkdir()
+    with pytest.raises(StoreDown):
+        await reserve(store, "1", budget(100))
+    monotonic.advance(0.5)
     assert (await reserve(store, "1", budget(100))).refused is None
     await store.aclose()
 
