@@ -6,7 +6,8 @@ for 33 seconds, so that the process counts as dead) and SIGCONT, and a program t
 the duration of the load, CLIENTS the number of concurrent clients. The exit code is 1 if a rule is broken.
 
 `explained` is the most that the calls may have cost: what upstream produced for those that ended, and the reservation of
-those whose client left or whose process was killed. The fullest span has two counts: calls that were sent and arrived within it,
+those whose process was killed. The clients of the tenant `patient` use a process that is suspended and never killed, so
+they pay exactly what upstream produced. The fullest span has two counts: calls that were sent and arrived within it,
 which is the rule, and in parentheses those that arrived within it, some of them after a delay.
 """
 
@@ -38,6 +39,7 @@ RATE, WINDOW_SECONDS = 80, 10.0
 TOKENS_PER_SECOND = {"small": 80, "middle": 200, "large": 500}
 """The monthly limits, as tokens for each second of the load: two are reached, one is not."""
 GROWING = Tenant("growing", 100_000_000, grows=True)
+PATIENT = Tenant("patient", 100_000_000, is_patient=True)
 DEAD_SECONDS = 90.0
 """Time within which the reservations of killed processes must be charged after the load."""
 LEAST_SECONDS = 10.0
@@ -155,7 +157,7 @@ async def chaos(folder: Path) -> bool:
     """Run the load and the faults, print the audit, and return whether all rules hold."""
     chance = random.Random(SEED)  # noqa: S311  # not for secrets
     tenants = [Tenant(name, round(each * SECONDS)) for name, each in TOKENS_PER_SECOND.items()]
-    tenants.append(GROWING)
+    tenants += [PATIENT, GROWING]
     ports: dict[int, tuple[int, int]] = {}
     load = Load(tenants, ports, random.Random(SEED + 1))  # noqa: S311  # not for secrets
     watch = Watch(tenants, ports, random.Random(SEED + 2))  # noqa: S311  # not for secrets

@@ -112,7 +112,10 @@ def most_charged(record: Record, disturbances: Disturbances) -> int:
     """Return the most that *record* may have cost its tenant.
 
     That is the reservation of a call whose process was killed before its settlement, and of a whole answer whose client left.
+    A call of a patient client costs exactly what upstream produced, however long its process was suspended.
     """
+    if record.tenant.is_patient:
+        return record.produced
     if record.outcome == "429":
         return 0
     if not disturbances.may_be_unsettled(record):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from chaos_audit import Disturbances
+from chaos_load import STEADY_NODE
 from process import Program, program
 
 SUSPENDED_SECONDS = 33.0
@@ -83,10 +84,14 @@ class Node:
 
 
 class Faults:
-    """Kills, suspends and locks at random until `end` (monotonic seconds). `disturbances` has their times."""
+    """Kills, suspends and locks at random until *end* (monotonic seconds). `disturbances` has their times.
+
+    The first process to be suspended is the steady one, for `SUSPENDED_SECONDS`.
+    """
 
     def __init__(self, nodes: list[Node], store: Path, chance: random.Random, end: float) -> None:
         self._nodes, self._store, self._chance, self._end = nodes, store, chance, end
+        self._mortal = [node for at, node in enumerate(nodes) if at != STEADY_NODE]
         self._instances = len(nodes)
         self.disturbances = Disturbances()
         self.suspensions: list[float] = []
@@ -107,8 +112,8 @@ class Faults:
 
     async def _kill(self) -> None:
         while await self._pause(4, 9):
-            candidates = [node for node in self._nodes if node.is_running]
-            if len(candidates) > 1:
+            candidates = [node for node in self._mortal if node.is_running]
+            if candidates and sum(node.is_running for node in self._nodes) > 1:
                 await self._restart(self._chance.choice(candidates))
 
     async def _restart(self, node: Node) -> None:
@@ -123,7 +128,8 @@ class Faults:
             candidates = [node for node in self._nodes if node.is_running]
             if not candidates:
                 continue
-            node, is_first = self._chance.choice(candidates), not self.suspensions
+            is_first = not self.suspensions
+            node = self._nodes[STEADY_NODE] if is_first else self._chance.choice(candidates)
             left = self._end - time.monotonic()
             seconds = SUSPENDED_SECONDS if is_first or left > SUSPENDED_SECONDS + 5 else self._chance.uniform(0.5, 6)
             self.suspensions.append(seconds)
@@ -135,7 +141,7 @@ class Faults:
             if has_locked:
                 self.locked_suspensions += 1
                 self.disturbances.locked.append((began, time.time()))
-            if is_first or self._chance.random() < 0.7:
+            if node not in self._mortal or self._chance.random() < 0.6:
                 node.resume()
             else:
                 node.is_suspended = False

@@ -18,17 +18,24 @@ PROMPT_BOUND = 16
 """The most that the sidecar reserves for that prompt."""
 PATIENCE_SECONDS = 120.0
 """Seconds after which a client that does not leave gives up: longer than any fault."""
+STEADY_NODE = 0
+"""The process that is suspended for long and never killed: calls in it cost exactly what upstream produced."""
 MESSAGES = [{"role": "user", "content": "hi"}]
 LARGE_CEILING = 1_500
 """A ceiling far above the length of an answer: most of such a reservation must come back."""
 
 
 class Tenant(NamedTuple):
-    """A tenant, its monthly tokens, and whether its streams have no ceiling and grow their reservations."""
+    """A tenant with its monthly tokens.
+
+    `grows`: its streams have no ceiling, and grow their reservations. `is_patient`: its clients do not leave, and use
+    the process `STEADY_NODE`.
+    """
 
     name: str
     tokens: int
     grows: bool = False
+    is_patient: bool = False
 
 
 class Record:
@@ -146,7 +153,8 @@ class Load:
         chance = self._chance
         await asyncio.sleep(chance.uniform(0.0, 2.0))
         while not self.is_over.is_set():
-            port, instance = chance.choice(list(self._ports.values()))
+            node = STEADY_NODE if tenant.is_patient else chance.choice(list(self._ports))
+            port, instance = self._ports[node]
             record = Record(f"{tenant.name}-{next(self._numbers)}", tenant, instance)
             self.records[record.name] = record
             self.open += 1
@@ -170,7 +178,9 @@ class Load:
         elif chance.random() < 0.9:
             body["max_tokens"] = LARGE_CEILING if chance.random() < 0.2 else chance.randint(1, 80)
         record.is_stream, record.asked_ceiling = body["stream"], body.get("max_tokens")
-        if kind < 0.3:  # leaves: some before the answer starts, some in the middle of it
+        if (
+            kind < 0.3 and not record.tenant.is_patient
+        ):  # leaves: some before the answer starts, some in the middle of it
             patience, record.in_steps = chance.uniform(0.0, 3.0), True
         return body, patience
 
