@@ -314,8 +314,8 @@ async def test_loss_is_said_once_however_often_the_store_is_used(
 async def test_file_that_another_sidecar_created_anew_is_said_once(tmp_path: Path) -> None:
     """Each process that used a deleted file says so once, also the one that did not create the new file."""
     logs = [tmp_path / "one", tmp_path / "two"]
-    for each in logs:
-        each.mkdir()
+    for folder in logs:
+        folder.mkdir()
     async with serving(tmp_path, logs[0]) as (one, _), serving(tmp_path, logs[1]) as (two, _):
         await delete(one)
         for each in (one, two):
