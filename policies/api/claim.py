@@ -80,7 +80,8 @@ def number_text(unit: Unit, amount: int) -> str:
     """Return *amount* for a message, without the noun of its unit: `1,200`, `$0.0012`."""
     if unit != "usd":
         return f"{amount:,}"
-    return "$" + f"{amount / MICRO_DOLLARS_PER_DOLLAR:,.6f}".rstrip("0").rstrip(".")
+    sign = "-" if amount < 0 else ""
+    return f"{sign}$" + f"{abs(amount) / MICRO_DOLLARS_PER_DOLLAR:,.6f}".rstrip("0").rstrip(".")
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):

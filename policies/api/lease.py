@@ -167,12 +167,16 @@ class ClaimLease(Lease):
 def refusal_reason(claim: Claim, standing: Standing) -> str:
     """Return why *claim* did not fit, in numbers, and what to do: the second half of a refusal's message."""
     unit, needs = claim.unit, f"this call needs at least {amount_text(claim.unit, standing.needed)}"
+    granted = max(0, -standing.spent)
     if standing.case == "never_fits":
+        beyond = f" and the {number_text(unit, granted)} granted beyond it" if granted else ""
         if unit == "requests":
-            return f"{needs}, which is more than the whole limit."
-        cure = "shorten the prompt" if claim.base > claim.limit else "shorten the prompt or lower max_tokens"
-        return f"{needs}, which is more than the whole limit: {cure}."
+            return f"{needs}, which is more than the whole limit{beyond}."
+        cure = "shorten the prompt" if claim.base > claim.limit + granted else "shorten the prompt or lower max_tokens"
+        return f"{needs}, which is more than the whole limit{beyond}: {cure}."
     spent = f"{number_text(unit, standing.spent)} {_verb(claim, standing.spent)} spent"
+    if granted:
+        spent = f"{number_text(unit, granted)} {_verb(claim, granted)} granted beyond the limit"
     wait = "" if standing.retry_after is None else f"; retry in about {math.ceil(standing.retry_after)} s"
     if standing.case == "held":
         held = f"{number_text(unit, standing.held)} {_verb(claim, standing.held)} reserved by calls that run now"

@@ -45,8 +45,11 @@ CASES_BY_DURATION: tuple[RefusalCase, ...] = ("held", "spent", "never_fits")
 
 
 def refusal_case(limit: int, spent: int, needed: int) -> RefusalCase:
-    """Return why a claim that needs at least *needed* does not fit into *limit*, of which *spent* is spent."""
-    if needed > limit:
+    """Return why a claim that needs at least *needed* does not fit into *limit*, of which *spent* is spent.
+
+    A negative *spent* is room that an operator has granted beyond the limit.
+    """
+    if needed > limit - min(0, spent):
         return "never_fits"
     return "spent" if spent + needed > limit else "held"
 
@@ -70,12 +73,12 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def left(self) -> int:
-        """The remainder of the limit, at least 0."""
+        """The remainder of the limit, at least 0; more than the limit where an operator has granted room beyond it."""
         return max(0, self.limit - self.used)
 
     @property
     def spent(self) -> int:
-        """The part of `used` that stays until the window resets."""
+        """The part of `used` that stays until the window resets; negative where an operator has granted room."""
         return self.used - self.held
 
     @property

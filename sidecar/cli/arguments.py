@@ -17,8 +17,11 @@ MAX_PORT = 65535
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8787
 DEFAULT_MOCK_PORT = 8788
+MICRO_DOLLARS_PER_DOLLAR = 1_000_000
+MAX_GRANT = 10**15
+"""Most tokens, or micro-dollars, that one command grants."""
 PORT_HELP = "port to listen on; 0 picks a free one (default: %(default)s)"
-CONFIGURED_COMMANDS = frozenset({"serve", "usage", "check", "key rotate", "key list"})
+CONFIGURED_COMMANDS = frozenset({"serve", "usage", "budget reset", "budget grant", "check", "key rotate", "key list"})
 """Commands that read the configuration."""
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -93,6 +96,13 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
     config_summary = "print the shipped configuration, ready to save and edit"
     config = add("config", config_summary, texts.CONFIG_DESCRIPTION, texts.CONFIG_EXAMPLES)
     usage = add("usage", "show how much of each budget is spent", texts.USAGE_DESCRIPTION, texts.USAGE_EXAMPLES)
+    budget_help = "correct what a tenant has spent"
+    budget = subparsers.add_parser("budget", help=budget_help, description="Correct what a tenant has spent.")
+    corrections = budget.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    reset_summary = "set what a tenant has spent in the current window to 0"
+    reset = add("budget reset", reset_summary, texts.RESET_DESCRIPTION, texts.RESET_EXAMPLES, to=corrections)
+    grant_summary = "give a tenant more until the end of the current window"
+    grant = add("budget grant", grant_summary, texts.GRANT_DESCRIPTION, texts.GRANT_EXAMPLES, to=corrections)
     key_help = "create, rotate and list keys of clients"
     key = subparsers.add_parser("key", help=key_help, description="Create, rotate and list keys of clients.")
     actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -107,10 +117,12 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_serve_flags(serve)
     demo.add_argument("--port", type=_port, default=DEFAULT_PORT, metavar="P", help=PORT_HELP)
     _add_mock_flags(mock)
-    for command in (usage, check, rotate, listing):
+    for command in (usage, reset, grant, check, rotate, listing):
         _add_config(command)
     check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the file to validate, like --config")
-    _add_store(usage)
+    for command in (usage, reset, grant):
+        _add_store(command)
+    _add_correction_flags(reset, grant)
     usage.add_argument("--tenant", type=_text, metavar="T", help="show this tenant only (default: all)")
     usage.add_argument("--json", action="store_true", help="print JSON: a list with one object for each budget counter")
     _add_key_flags(new, rotate)
@@ -160,6 +172,21 @@ def _add_key_flags(new: _Parser, rotate: _Parser) -> None:
     new.add_argument("--comment", type=_comment, metavar="TEXT", help="a note for `key list` (default: none)")
     rotate.add_argument("--id", type=_key_id, required=True, metavar="ID", help="`id` of the [[key]]")
     rotate.add_argument("--old-not-after", type=_date, metavar="DATE", help=old_date_help)
+
+
+def _add_correction_flags(reset: _Parser, grant: _Parser) -> None:
+    for command, policy_help in (
+        (reset, "correct this budget only (default: all that count by tenant)"),
+        (grant, "budget to correct (default: the only one in this unit that counts by tenant)"),
+    ):
+        command.add_argument("--tenant", type=_text, required=True, metavar="T", help="tenant to correct")
+        command.add_argument("--policy", type=_text, metavar="P", help=policy_help)
+        for kind in ("user", "model", "ip"):
+            counted_help = f"counters of this {kind} only, in budgets that count by {kind}"
+            command.add_argument(f"--{kind}", type=_text, metavar="NAME", help=counted_help)
+    amount = grant.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--tokens", type=_granted_tokens, metavar="N", help="tokens to subtract from what is spent")
+    amount.add_argument("--usd", type=_micro_dollars, metavar="N", help="dollars to subtract from what is spent")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +239,22 @@ def _port(text: str) -> int | InvalidFlag:
 
 def _positive(text: str) -> int | InvalidFlag:
     return _number(text, range(1, sys.maxsize), "a whole number >= 1")
+
+
+def _granted_tokens(text: str) -> int | InvalidFlag:
+    return _number(text, range(1, MAX_GRANT + 1), f"a whole number from 1 to {MAX_GRANT:,}")
+
+
+def _micro_dollars(text: str) -> int | InvalidFlag:
+    from decimal import Decimal  # noqa: PLC0415  # one command needs it
+
+    expected = f"a number of dollars from 0.000001 to {MAX_GRANT // MICRO_DOLLARS_PER_DOLLAR:,}"
+    try:
+        amount = Decimal(text) * MICRO_DOLLARS_PER_DOLLAR
+        is_whole = amount == int(amount)
+    except (ArithmeticError, ValueError):  # no number, infinite, or none at all
+        return _invalid(text, expected)
+    return int(amount) if is_whole and 1 <= amount <= MAX_GRANT else _invalid(text, expected)
 
 
 def _number(text: str, allowed: range, expected: str) -> int | InvalidFlag:

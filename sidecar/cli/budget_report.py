@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from policies.api.claim import identity_names, in_units
-from policies.api.store import Account, Store
+from policies.api.store import Account
 from policies.api.window import Calendar, span_of, zone_of
 from policies.builtin.budget import Budget
-from policies.stores.opening import open_store
 from sidecar.config.settings import Settings
 from sidecar.downstream.usage.entry import LimitOfProfile
 
-from .limit_report import RateLine, UnknownTenant, columns, known_tenants, limit_of, rates_of, shown_amount
+from .limit_report import RateLine, check_tenant, columns, known_tenants, limit_of, rates_of, shown_amount
+from .shared_store import shared_store
 
-MAX_LISTED_TENANTS = 10
 TABLE_HEADER = ("budget", "for", "window", "limit", "spent", "reserved", "left", "resets at")
 
 
@@ -44,61 +42,20 @@ class BudgetLine(msgspec.Struct, frozen=True):
     rates: list[RateLine]
 
 
-class StoreNotReadable(Exception):
-    """Raised for a store that does not exist, or that other processes cannot read."""
-
-
 async def read_budgets(settings: Settings, *, tenant: str | None, now: float) -> list[BudgetLine]:
     """Return a line for each counter of the budgets in the base chain, or only for those of *tenant*.
 
     Unused counters of known tenants are included.  *now* is in seconds since 1970.  Raises `StoreDown`, `UnknownTenant`,
     and `StoreNotReadable` for a store in memory and for one that does not exist.
     """
-    accounts = await _accounts(settings)
+    async with shared_store(settings) as store:
+        accounts = await store.accounts()
     budgets = [policy for policy in settings.base.policies if isinstance(policy, Budget)]
     found = [line for budget in budgets for line in _lines(budget, settings, accounts, now)]
-    known = known_tenants(settings) | {line.tenant for line in found if line.tenant is not None}
-    if tenant is not None and tenant not in known:
-        names = sorted(known)
-        shown = ", ".join(names[:MAX_LISTED_TENANTS]) + (", ..." if len(names) > MAX_LISTED_TENANTS else "")
-        msg = f"unknown tenant {tenant!r}: no [[key]] has it and no budget has counted it; known tenants: {shown}"
-        raise UnknownTenant(msg)
+    if tenant is not None:
+        check_tenant(tenant, known_tenants(settings) | {line.tenant for line in found if line.tenant is not None})
     wanted = [line for line in found if tenant is None or line.tenant == tenant]
     return sorted(wanted, key=lambda line: (line.policy, list(line.counts.values())))
-
-
-async def _accounts(settings: Settings) -> Sequence[Account]:
-    location = settings.store.location
-    try:
-        if not location.is_shared_between_processes:
-            msg = (
-                f"{location.redacted} cannot be read from outside: its counters are in the process of `sidecar serve` and"
-                " end with it; use a sqlite:/// or redis:// store"
-            )
-            raise StoreNotReadable(msg)
-        file = location.file(settings.folder)
-        if file is not None and not _is_filled(file):
-            problem = "is an empty file" if file.exists() else "does not exist"
-            msg = (
-                f"{location.describe(settings.folder)} {problem}; name the store with --store, or the configuration"
-                " of the sidecar with --config, and start the sidecar before"
-            )
-            raise StoreNotReadable(msg)
-        store: Store = open_store(settings.store.url, folder=settings.folder)
-    except ValueError as error:  # an installed store that cannot be loaded
-        raise StoreNotReadable(str(error)) from error
-    try:
-        return await store.accounts()
-    finally:
-        await store.aclose()
-
-
-def _is_filled(file: Path) -> bool:
-    """Return whether *file* exists and is not an empty file, which opening would turn into a store."""
-    try:
-        return file.stat().st_size > 0 or not file.is_file()
-    except OSError:
-        return False
 
 
 def _lines(budget: Budget, settings: Settings, accounts: Iterable[Account], now: float) -> Iterator[BudgetLine]:

@@ -27,8 +27,9 @@ EXIT_CODES = """\
 exit codes:
   0    success; for `serve`, also a drained stop after SIGTERM or SIGINT
   1    the command failed while it ran, for example because the port is in use
-  2    invalid flags or configuration; each fault is one line on stderr; for `usage`, also a store that does
-       not exist or cannot be read from outside, and an unknown tenant; for `key rotate`, also an unknown id
+  2    invalid flags or configuration; each fault is one line on stderr; for `usage` and `budget`, also a
+       store that does not exist or cannot be read from outside, and an unknown tenant or budget; for
+       `key rotate`, also an unknown id
   130  interrupted by Ctrl+C
 """
 
@@ -109,6 +110,30 @@ examples:
   sidecar usage --config sidecar.toml
   sidecar usage --config sidecar.toml --tenant acme --json
   sidecar usage --store redis://127.0.0.1:6379/0
+"""
+
+RESET_DESCRIPTION = """\
+Set what a tenant has spent in the current window to 0, in one budget or in all budgets that count by
+tenant. Reservations of running calls stay. A line for each counter shows what was spent before and
+after. The store keeps a note, which every running sidecar logs. Works while sidecars run.
+"""
+
+RESET_EXAMPLES = """\
+examples:
+  sidecar budget reset --config sidecar.toml --tenant acme
+  sidecar budget reset --config sidecar.toml --tenant acme --policy users --user ann
+"""
+
+GRANT_DESCRIPTION = """\
+Subtract an amount from what a tenant has spent in the current window of one budget. The result may be
+negative: that is room beyond the limit, until the window ends. A grant corrects one counter: in a budget
+that counts by tenant and user (model, ip), name the user too. Running it twice grants twice.
+"""
+
+GRANT_EXAMPLES = """\
+examples:
+  sidecar budget grant --config sidecar.toml --tenant acme --tokens 200000
+  sidecar budget grant --config sidecar.toml --tenant acme --policy money --usd 2.50
 """
 
 NEW_KEY_DESCRIPTION = """\

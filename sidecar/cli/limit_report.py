@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,10 +17,23 @@ from sidecar.config.settings import Settings
 BASE_CHAIN = "chain"
 """Column of the limits of calls without a profile."""
 MAX_SHOWN_TENANTS = 3
+MAX_LISTED_NAMES = 10
 
 
 class UnknownTenant(Exception):
     """Raised for a tenant that no key has and that no budget has counted."""
+
+
+def check_tenant(tenant: str, known: Collection[str]) -> None:
+    """Raise `UnknownTenant` with some of the *known* tenants unless *tenant* is one of them."""
+    if tenant not in known:
+        problem = f"unknown tenant {tenant!r}: no [[key]] has it and no budget has counted it"
+        raise UnknownTenant(f"{problem}; known tenants: {listed(sorted(known))}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return *names* separated by commas, at most `MAX_LISTED_NAMES` of them."""
+    return ", ".join(names[:MAX_LISTED_NAMES]) + (", ..." if len(names) > MAX_LISTED_NAMES else "")
 
 
 class RateLine(msgspec.Struct, frozen=True):
@@ -114,7 +127,9 @@ def _who(names: Sequence[str], count: int) -> str:
 
 def shown_amount(amount: Any, unit: str) -> str:
     """Return *amount* as text: dollars if *unit* is "usd", else a whole number."""
-    return f"${amount:,.6f}" if unit == "usd" else f"{amount:,}"
+    if unit != "usd":
+        return f"{amount:,}"
+    return f"{'-' if amount < 0 else ''}${abs(amount):,.6f}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -110,8 +110,9 @@ def _usage(options: argparse.Namespace) -> int:
 
     from policies.api.store import StoreDown
 
-    from .budget_report import StoreNotReadable, as_json, as_table, read_budgets
+    from .budget_report import as_json, as_table, read_budgets
     from .limit_report import UnknownTenant, limits_table
+    from .shared_store import StoreNotReadable
 
     try:
         lines = asyncio.run(read_budgets(settings, tenant=options.tenant, now=time.time()))
@@ -129,6 +130,26 @@ def _usage(options: argparse.Namespace) -> int:
         parts = [store, as_table(lines, settings), limits_table(settings, options.tenant)]
         print("\n\n".join(filter(None, parts)))
     return 0
+
+
+def _correct_budget(options: argparse.Namespace) -> int:
+    names = {kind: name for kind in ("user", "model", "ip") if (name := getattr(options, kind)) is not None}
+    options.model = None  # `--model` of other commands is a setting
+    settings = _settings(options, need_upstream=False)
+    if settings is None:
+        return 2
+    from .budget_correction import correct_and_print
+    from .budget_selection import Correction
+
+    tokens, dollars = getattr(options, "tokens", None), getattr(options, "usd", None)
+    wanted = Correction(
+        tenant=options.tenant,
+        policy=options.policy,
+        names=names,
+        unit="tokens" if dollars is None else "usd",
+        amount=tokens if dollars is None else dollars,
+    )
+    return correct_and_print(settings, wanted)
 
 
 def _new_key(options: argparse.Namespace) -> int:
@@ -232,6 +253,8 @@ COMMAND_FUNCTIONS = {
     "config": _config,
     "check": _check,
     "usage": _usage,
+    "budget reset": _correct_budget,
+    "budget grant": _correct_budget,
     "key new": _new_key,
     "key rotate": _rotate_key,
     "key list": _list_keys,

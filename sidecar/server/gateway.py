@@ -34,6 +34,7 @@ from sidecar.upstream.transport.httpx_transport import HttpxTransport
 from sidecar.upstream.transport.response import Transport
 
 from .allowed_hosts import AllowedHosts
+from .limits.limit_registration import LimitRegistration
 from .request_origin import RequestOrigin
 from .store_heartbeat import StoreHeartbeat
 
@@ -119,6 +120,10 @@ class Gateway:
             self.policy_services, self._ledger, STORE_HEARTBEAT_SECONDS, on_change=self._report_store
         )
         self._store_heartbeat.start()
+        self._limit_registration = LimitRegistration(
+            self.policy_services, self.chains, settings.accesses, STORE_HEARTBEAT_SECONDS
+        )
+        self._limit_registration.start()
 
     def _upstream(self, choice: ResolvedUpstream, over: Transport | None) -> UpstreamClient:
         services = self.policy_services
@@ -166,6 +171,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Send the settlements that are left, then close policies, connections and the store."""
+        await self._limit_registration.aclose()
         await self._store_heartbeat.aclose()
         for chain in self.chains.values():
             await chain.close()

@@ -30,10 +30,10 @@ async def test_rate_limit_refuses_with_its_wait(tmp_path: Path) -> None:
     assert (status, chat_status, models_status) == (429, 429, 429)
     assert json.loads(chat)["error"] == "Rate limit exceeded. Please slow down."
     assert (error["code"], error["policy"], error["limit"], error["used"]) == ("rate_limit_exceeded", "rpm", 1, 1)
-    assert first["ratelimit"] == '"rpm";r=0;t=30'
+    assert first["ratelimit"] in ('"rpm";r=0;t=30', '"rpm";r=0;t=31')  # room returns up to 1/64 of the window late
     assert headers["ratelimit-policy"] == '"rpm";q=1;w=30'
-    assert 0 < float(headers["retry-after-ms"]) <= 30_000
-    assert 0 < int(headers["retry-after"]) <= 30
+    assert 0 < float(headers["retry-after-ms"]) <= 30_500
+    assert 0 < int(headers["retry-after"]) <= 31
     assert "x-should-retry" not in headers
 
 
@@ -45,7 +45,7 @@ async def test_long_wait_tells_sdks_not_to_retry(tmp_path: Path) -> None:
         _, headers, _ = await served.post("/v1/chat/completions", HI)
 
     assert headers["x-should-retry"] == "false"
-    assert 3000 < int(headers["retry-after"]) <= 3600
+    assert 3000 < int(headers["retry-after"]) <= 3660
     assert "retry-after-ms" not in headers
 
 

@@ -216,8 +216,11 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         has_backlog |= self._tidy(now)
         self._remove_expired_entries(now)
         self._maintenance_interval = BACKLOG_INTERVAL_MICROSECONDS if has_backlog else MAINTENANCE_INTERVAL_MICROSECONDS
+        newest = last_notice(execute)
         if self._last_notice < 0:
-            self._last_notice = last_notice(execute)
+            self._last_notice = newest
+        elif self._last_notice > newest:  # another file: it has new notices only
+            self._last_notice = 0
         for notice in notices_after(execute, self._last_notice):
             self._last_notice = notice.id
             _log.warning("%s", notice.text)

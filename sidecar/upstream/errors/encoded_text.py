@@ -55,8 +55,11 @@ _NOT_BASE64, _NOT_HEX = (
     bytes(byte for byte in range(256) if chr(byte) not in kept) for kept in (_BASE64_DIGITS, _HEX_DIGITS)
 )
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_PRINTABLE_PIECE = re.compile(rb"(?:[\t\n\r -~]\0{0,7}){%d,}" % MIN_DECODED_LENGTH)
-"""With NUL, so that UTF-16 and UTF-32 count."""
+_PRINTABLE_PIECE = re.compile(
+    rb"(?:[\t\n\r -~](?:\0{1,7}|(?:[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){1,4})?){%d,}"
+    % MIN_DECODED_LENGTH
+)
+"""With NUL, so that UTF-16 and UTF-32 count, and with a few other characters in UTF-8: a gap, such as a soft hyphen."""
 _BLANK_CHARACTER = "\0"
 Places: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
@@ -200,7 +203,7 @@ def _from_digits(view: View, size: int, bits: int, decode: Callable[[str], bytes
         source = "A" * padding + text
         hidden = -(-padding * bits // 8)
         raw = decode(source + "A" * (-len(source) % size))[hidden : len(source) * bits // 8]
-        pieces = [(found[0].decode(), hidden + found.start()) for found in _PRINTABLE_PIECE.finditer(raw)]
+        pieces = [(found[0].decode("latin-1"), hidden + found.start()) for found in _PRINTABLE_PIECE.finditer(raw)]
         if not pieces:
             continue
 

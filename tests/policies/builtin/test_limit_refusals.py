@@ -8,6 +8,7 @@ import pytest
 
 from policies import Budget, Calendar, Call, Claim, ClaimLease, Lease, MaxTokens, Policy, Rate, Rejection, Standing
 from policies.api.claim import Unit, amount_text
+from policies.api.lease import refusal_reason
 from policies.builtin.budget_refusal import budget_refusal
 from policies.builtin.prices import Price
 from policies.testing import FakeClock, make_call, make_services, serve
@@ -149,6 +150,25 @@ async def test_policy_of_a_deployment_has_a_message_by_default(amount: int, spen
 
 
 @pytest.mark.parametrize(
+    ("needed", "held", "case", "end"),
+    [
+        (120, 150, "held", "needs at least 120 tokens, 100 are granted beyond the limit and 150 are reserved by calls that run now."),
+        (201, 0, "never_fits", "needs at least 201 tokens, which is more than the whole limit and the 100 granted beyond it: shorten the prompt."),
+    ],
+)  # fmt: skip
+def test_granted_room_counts_in_refusals(needed: int, held: int, case: str, end: str) -> None:
+    """Room granted beyond a limit (a negative `spent`) is named in the refusal, and a call that fits into it may fit later."""
+    found = standing(100, -100, held, needed, None)
+    assert (found.spent, found.case) == (-100, case)
+    assert refusal_reason(claim(100, needed), found) == f"this call {end}"
+
+
+def test_granted_room_is_left() -> None:
+    """What is left of a limit with granted room is more than the limit: limit - spent - reserved."""
+    assert standing(100, -50, 30, 0, None).left == 120
+
+
+@pytest.mark.parametrize(
     ("unit", "amount", "text"),
     [
         ("tokens", 0, "0 tokens"),
@@ -159,6 +179,8 @@ async def test_policy_of_a_deployment_has_a_message_by_default(amount: int, spen
         ("usd", 1, "$0.000001"),
         ("usd", 1_500_000, "$1.5"),
         ("usd", 1_234_000_000, "$1,234"),
+        ("usd", -1_500_000, "-$1.5"),
+        ("tokens", -1_500, "-1,500 tokens"),
     ],
 )
 def test_amounts_are_written_with_their_unit(unit: Any, amount: int, text: str) -> None:

@@ -22,7 +22,7 @@ from process import ran
         (["check"], {"SIDECAR_PORT": "x"}, "defaults: SIDECAR_PORT: invalid value 'x': expected a whole number from 0 to 65535; correct or unset the variable"),
         (["serve", "--upstream", "http://h/v1"], {"SIDECAR_STORE": "sqlite:///none/x.db"}, "sidecar: store.url: {folder}/none/x.db: unable to open database file; make the folder {folder}/none first"),
         ([], {}, "sidecar: the following arguments are required: COMMAND; see `sidecar --help`"),
-        (["explain"], {}, "sidecar: argument COMMAND: invalid choice: 'explain' (choose from 'serve', 'demo', 'mock', 'config', 'usage', 'key', 'check'); see `sidecar --help`"),
+        (["explain"], {}, "sidecar: argument COMMAND: invalid choice: 'explain' (choose from 'serve', 'demo', 'mock', 'config', 'usage', 'budget', 'key', 'check'); see `sidecar --help`"),
     ],
 )  # fmt: skip
 def test_wrong_command_line_is_reported_with_its_cure(

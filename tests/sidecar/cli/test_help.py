@@ -28,6 +28,8 @@ def printed_help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
         ["config"],
         ["check"],
         ["usage"],
+        ["budget", "reset"],
+        ["budget", "grant"],
         ["key", "new"],
         ["key", "rotate"],
         ["key", "list"],
@@ -47,7 +49,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     """The program's help names every command."""
     text = printed_help(capsys)
 
-    for command in ("serve", "demo", "mock", "config", "check", "usage", "key"):
+    for command in ("serve", "demo", "mock", "config", "check", "usage", "budget", "key"):
         assert re.search(rf"^    {command} +\S", text, re.MULTILINE), command
 
 

@@ -25,7 +25,7 @@ def standings(draw: st.DrawFn) -> tuple[Claim, Standing]:
     limit = draw(st.integers(1, 100))
     claim = Claim(policy=draw(POLICIES), identity="x", unit=unit, limit=limit, window=window, base=1)
     resets_at = NOW + draw(st.floats(-5, 90_000))
-    return claim, Standing(limit, draw(st.integers(0, 120)), resets_at)
+    return claim, Standing(limit, draw(st.integers(-120, 120)), resets_at)
 
 
 def plain_headers(limits: list[tuple[Claim, Standing]]) -> list[Header]:

@@ -121,6 +121,27 @@ asyncio.run(main())
 """
 
 
+async def test_notes_in_a_new_file_are_logged(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process whose file was replaced logs the notes of corrections in the new one, which counts them anew."""
+    one, other = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    await one.heartbeat()
+    for note in ("a", "b"):
+        await other.correct([budget(100, 0)], 5, note)
+    await one.heartbeat()
+    for each in tmp_path.glob("s.db*"):
+        each.unlink()
+    await other.heartbeat()
+    await other.correct([budget(100, 0)], 5, "c")
+    await one.heartbeat()
+    await one.heartbeat()
+    own = [each.getMessage() for each in caplog.records if each.getMessage() in ("a", "b", "c")]
+    assert own == ["a", "b", "c"]
+    await one.aclose()
+    await other.aclose()
+
+
 async def test_processes_share_the_limits_of_a_file(tmp_path: Path, clock: FakeClock) -> None:
     """Processes that share a file share its limits: together they spend the budget, and no token more."""
     command = [sys.executable, "-c", HAMMER, str(tmp_path / "s.db")]

@@ -120,6 +120,7 @@ def longest_left(key: str, text: Traced, shown: Traced) -> int:
     key="Ab1Cd2Ef3Gh4Ij5Kl6Mn7", names=["html"], prefix="", wrap=(6, '<span class="k">'), wraps_first=True, cut=(0, 1)
 )
 @example(key="Ab1Cd2Ef3Gh4Ij5Kl6Mn7", names=["unicode"], prefix="", wrap=(7, "\n"), wraps_first=False, cut=(0, 1))
+@example(key="Ab1Cd2Ef3Gh4Ij5Kl6Mn7", names=["base64"], prefix="", wrap=(6, "\xad"), wraps_first=True, cut=(0, 1))
 def test_no_run_of_a_secret_is_left(
     key: str,
     names: list[str],

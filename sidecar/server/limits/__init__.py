@@ -1,0 +1,1 @@
+"""The configured limits, compared with those of the last start."""
