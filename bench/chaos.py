@@ -206,6 +206,10 @@ def report(rows: list[Row], load: Load, faults: Faults, watch: Watch, strangers:
     survived = [each for each in load.records.values() if each.instance not in faults.disturbances.killed]
     ends = Counter(each.outcome for each in survived if each.instance in faults.suspended)
     print(f"calls of processes that were suspended and not killed: {dict(ends)}")
+    print(f"errors: {dict(Counter(each.error for each in load.records.values() if each.error))}")
+    print(
+        f"errors after the first token: {dict(Counter(each.error for each in load.records.values() if each.outcome == 'error'))}"
+    )
     unexplained = [each for each in survived if each.outcome in ("cut", "hung")]
     rules = {
         "every rule of every tenant": not any(row.broken for row in rows),

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import random
+import re
 import time
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ PATIENCE_SECONDS = 120.0
 STEADY_NODE = 0
 """The process that is suspended for long and never killed: calls in it cost exactly what upstream produced."""
 MESSAGES = [{"role": "user", "content": "hi"}]
+ERROR_CODE = re.compile(rb'"code": ?"(\w+)"')
 LARGE_CEILING = 1_500
 """A ceiling far above the length of an answer: most of such a reservation must come back."""
 
@@ -55,7 +57,8 @@ class Record:
         self.in_steps = False
         """Whether upstream writes a token only after the client has the one before, so that at most one is unread."""
         self.has_left = False
-        self.outcome = "open"
+        self.outcome, self.error = "open", ""
+        """How the call ended, and the code of its error."""
         self.moved = asyncio.Event()
 
     @property
@@ -200,6 +203,8 @@ class Load:
                     answer += data
                     record.move(answer.count(b'"content": "x"'))
             record.outcome = _outcome(answer, is_stream=record.is_stream)
+            if found := ERROR_CODE.search(answer):
+                record.error = found[1].decode()
         except TimeoutError:
             record.outcome = "left" if patience < PATIENCE_SECONDS else "hung"
         except OSError:

@@ -118,7 +118,7 @@ def _renamed(row: tuple[Any, ...], number: int) -> tuple[Any, ...]:
 class Waits(NamedTuple):
     """The waits for the lock, in milliseconds."""
 
-    count: int
+    number: int
     longest: float
     over: int
 
@@ -177,7 +177,7 @@ class Sampler:
         """Print the line of one phase, which began at *began* (monotonic seconds); without *counts* its waits may be longer."""
         seconds = time.monotonic() - began
         waits = self.waits()
-        print(f"{name:34} {seconds:8.2f} {waits.count:8,} {waits.longest:11.1f} {waits.over:8}", flush=True)
+        print(f"{name:34} {seconds:8.2f} {waits.number:8,} {waits.longest:11.1f} {waits.over:8}", flush=True)
         if counts:
             self.longest = max(self.longest, waits.longest)
 
