@@ -17,19 +17,14 @@ class Outage:
         self._monotonic = monotonic
         self._cause = ""
         self._retry_at = 0.0
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the store is up, as far as is known."""
-        return not self._cause
+        self.is_up = True
+        """Whether the store is up, as far as is known. If it is not, call `check` before an operation."""
 
     def check(self) -> None:
-        """Raise `StoreDown` with the cause of the outage, unless the store is up or this operation is to try it.
+        """Raise `StoreDown` with the cause of the outage, unless this operation is to try the store.
 
         The one that tries ends in `begin` or `end`; until then, but for 0.5 seconds at most, all others fail.
         """
-        if not self._cause:
-            return
         now = self._monotonic()
         if now < self._retry_at:
             raise StoreDown(self._cause)
@@ -37,8 +32,9 @@ class Outage:
 
     def begin(self, cause: str) -> None:
         """Note that the store has failed just now, for *cause*."""
-        self._cause, self._retry_at = cause or "the store failed", self._monotonic() + RETRY_SECONDS
+        self._cause, self.is_up = cause, False
+        self._retry_at = self._monotonic() + RETRY_SECONDS
 
     def end(self) -> None:
         """Note that the store has answered."""
-        self._cause = ""
+        self.is_up = True

@@ -29,11 +29,8 @@ class Checkpoints:
         self._inode = 0
         self._executor: ThreadPoolExecutor | None = None
         self._running: asyncio.Future[None] | None = None
-
-    @property
-    def is_running(self) -> bool:
+        self.is_running = False
         """Whether a checkpoint is in progress."""
-        return self._running is not None and not self._running.done()
 
     def add_transaction(self, inode: int) -> None:
         """Count a transaction of the event loop's thread, and start a checkpoint if it is due. Does not wait.
@@ -45,6 +42,11 @@ class Checkpoints:
             self._transactions = 0
             self._executor = self._executor or ThreadPoolExecutor(1, "sqlite-checkpoint")
             self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._checkpoint, inode)
+            self.is_running = True
+            self._running.add_done_callback(self._ended)
+
+    def _ended(self, _: asyncio.Future[None]) -> None:
+        self.is_running = False
 
     async def aclose(self) -> None:
         """Wait for the checkpoint in progress, and end the thread."""

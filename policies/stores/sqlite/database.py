@@ -116,6 +116,11 @@ class Database:
         self.close()
         return StoreDown(describe(error, self._path))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._connection is not None
+
     def close_if_replaced(self) -> None:
         """Close a file that is no longer at its path: processes that open the path now would count apart from this one."""
         if self._connection is not None and _inode(self._path) != self.inode:

@@ -37,6 +37,11 @@ def record_heartbeat(execute: Execute, owner: int, now: int, grace: int) -> bool
     return execute("SELECT 1 FROM owner WHERE id != ?", (owner,)).fetchone() is not None
 
 
+def remove_owner(execute: Execute, owner: int) -> None:
+    """Forget the process *owner*, unless it leaves reservations: then these are charged after the grace."""
+    execute("DELETE FROM owner WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM hold WHERE owner = ?1)", (owner,))
+
+
 def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[tuple[str, list[Taken]]]:
     """Return calls of processes, other than *owner*, that sent no heartbeat since *last_seen*, and what they have reserved.
 

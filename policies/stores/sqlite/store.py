@@ -12,6 +12,7 @@ full, and kept for a day: if the process was only suspended, its settlement corr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -32,7 +33,7 @@ from .counter_rows import PAGE_ROWS, counters_after, find_row, group_size
 from .counters import CountersInFile
 from .database import Database
 from .entries import EntriesInFile
-from .maintenance import add_notice, last_notice, notices_after, record_heartbeat, replace_limits
+from .maintenance import add_notice, last_notice, notices_after, record_heartbeat, remove_owner, replace_limits
 
 MAINTENANCE_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
 """Longest time between two heartbeats of a process that reserves; `heartbeat` itself is called less often."""
@@ -145,6 +146,9 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         """Execute queued operations and close the file. Open reservations are charged when the grace is over."""
         try:
             self._group_commit.flush()
+            if self._database.is_open:
+                with contextlib.suppress(StoreDown):
+                    self._execute_now(lambda: remove_owner(self._database.execute, self._owner), ())
             if self._checkpoints is not None:
                 await self._checkpoints.aclose()
         finally:
@@ -157,7 +161,8 @@ class SQLiteStore(CountersInFile, EntriesInFile):
 
         With *must_run* it is executed even if the caller is cancelled. Raises `StoreDown`.
         """
-        self._outage.check()
+        if not self._outage.is_up:
+            self._outage.check()
         group = self._group_commit
         submit = group.submit_uncancellable if must_run else group.submit
         try:
