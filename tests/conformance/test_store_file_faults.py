@@ -87,12 +87,12 @@ class Served:
 
     @property
     def counts_in_its_file(self) -> bool:
-        """Whether the file at the path is the one that the process has open."""
+        """Whether the file at the path and its journals are those that the process has open."""
         try:
-            inode = self.file.stat().st_ino
+            inodes = {Path(f"{self.file}{suffix}").stat().st_ino for suffix in ("", "-wal", "-shm")}
         except FileNotFoundError:
             return False
-        return any(each.stat().st_ino == inode for each in self._open_files())
+        return inodes <= {each.stat().st_ino for each in self._open_files()}
 
     def _open_files(self) -> Iterator[Path]:
         for each in Path(f"/proc/{self.running.popen.pid}/fd").iterdir():
@@ -244,6 +244,12 @@ async def delete_file_alone(served: Served) -> None:
     served.file.unlink()
 
 
+async def delete_journals(served: Served) -> None:
+    """Delete the journals, and leave the file: another process would count apart from this one."""
+    for each in served.file.parent.glob("s.db-*"):
+        each.unlink()
+
+
 async def replace(served: Served) -> None:
     """Put the file of another sidecar at its place, as a restored backup."""
     folder = served.file.parent / "other"
@@ -260,7 +266,7 @@ Loss: TypeAlias = Callable[[Served], Awaitable[None]]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
-@pytest.mark.parametrize("lose", [delete, delete_file_alone, replace])
+@pytest.mark.parametrize("lose", [delete, delete_file_alone, delete_journals, replace])
 async def test_lost_file_is_said_and_never_ready_unnoticed(tmp_path: Path, lose: Loss) -> None:
     """A file that was deleted or replaced is an error in the log, once; ready means to count in the file at the path.
 

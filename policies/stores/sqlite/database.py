@@ -24,6 +24,8 @@ from .open_read import OpenRead
 SCHEMA_VERSION = 4
 MAX_JOURNAL_BYTES = 8_388_608
 """Size to which SQLite cuts a larger WAL when it restarts it."""
+OPEN_FILE_SUFFIXES = ("", "-wal", "-shm")
+"""Ends of the names of the files that stay the same while the database is open."""
 _log = logging.getLogger("sidecar.store")
 
 
@@ -40,8 +42,8 @@ class Database:
     def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True) -> None:
         self._path, self._now, self._checkpoints = path, now, checkpoints
         self._connection: sqlite3.Connection | None = None
-        self.inode = 0
-        """The inode of the open file."""
+        self._inodes: list[int] = []
+        """The inodes of the open file and its journals."""
         self.execute: Execute = _not_open
         self.execute_many: Execute = _not_open
         self.is_reopened = True
@@ -122,9 +124,18 @@ class Database:
         return self._connection is not None
 
     def close_if_replaced(self) -> None:
-        """Close a file that is no longer at its path: processes that open the path now would count apart from this one."""
-        if self._connection is not None and _inode(self._path) != self.inode:
+        """Close a file that is no longer at its path, or whose journals are not: other processes would count apart from this one."""
+        if self._connection is None:
+            return
+        inodes = _inodes(self._path)
+        if inodes != self._inodes:
             self.close()
+            if inodes[0] == self._inodes[0]:
+                _log.error(
+                    "%s: its -wal or -shm file was deleted or replaced while it was open: what was counted meanwhile may be"
+                    " lost; never delete these files alone",
+                    self._path,
+                )
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
@@ -174,7 +185,7 @@ class Database:
         self._generation = generation
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
-        self.inode = _inode(self._path)
+        self._inodes = _inodes(self._path)
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
         self._data_version, self.is_reopened, self._open_read = -1, True, OpenRead(file.cursor())
 
@@ -194,11 +205,15 @@ def _version(file: sqlite3.Connection) -> int:
     return version
 
 
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return -1
+def _inodes(path: Path) -> list[int]:
+    """Return the inodes of the file at *path* and its journals; -1 for one that is missing."""
+    found = []
+    for suffix in OPEN_FILE_SUFFIXES:
+        try:
+            found.append(path.with_name(path.name + suffix).stat().st_ino)
+        except OSError:
+            found.append(-1)
+    return found
 
 
 def _not_open(*_: object) -> sqlite3.Cursor:
