@@ -29,7 +29,7 @@ class StoreDown(Exception):
 
 
 class ReservationGone(StoreDown):
-    """The call has no reservation any more: it was settled, or charged because its process counted as dead."""
+    """The call has no reservation any more: it was settled, or the store has lost it."""
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call {call_id} has no reservation any more")

@@ -11,11 +11,10 @@ import sys
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
-import anyio
 import msgspec
 
 from policies.api.rejection import Rejection
-from policies.api.store import ReservationGone, StoreDown
+from policies.api.store import StoreDown
 
 from .error_report import error_report
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_PAUSE_SECONDS = 2.0
 """Longest time for which a stream waits for the store when it has used one step more than it has reserved."""
+PAUSE_SLICES = 20
+"""Parts of that time, each with its own timer: the time for which this process itself stood still hardly counts."""
 REPEAT_SECONDS = 0.25
 """Seconds after which a store that is down is asked again."""
 
@@ -92,10 +93,10 @@ class Growth(msgspec.Struct, eq=False):
         if not self._gave_up:
             if (task := self._task) is None:  # the store has answered before the transport returned from its read
                 return
-            with anyio.move_on_after(MAX_PAUSE_SECONDS):
-                await asyncio.wait([task])
-            if task.done():
-                return
+            for _ in range(PAUSE_SLICES):  # of a process that was stopped meanwhile, only one of them is over
+                await asyncio.wait([task], timeout=MAX_PAUSE_SECONDS / PAUSE_SLICES)
+                if task.done():
+                    return
         if any(when_store_fails == "refuse" for claim, _, when_store_fails in self.hold.claims if claim.per_token):
             msg = "The limits cannot be checked just now, so the answer ends here. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0)
@@ -111,11 +112,9 @@ class Growth(msgspec.Struct, eq=False):
         while True:
             try:
                 granted = await self.grow(self.hold)
-            except ReservationGone:
-                self.hold.is_charged = self._gave_up = True
-                return
-            except StoreDown as error:
-                self.services.state_changed("store", "down", str(error))
+            except StoreDown:
+                if self.hold.is_settled:
+                    return
                 await self.services.sleep(REPEAT_SECONDS)
             except Exception as error:  # noqa: BLE001  # of a store or a policy: it must not leave the task
                 report = error_report(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import msgspec
 from policies.api.claim import MICRO_DOLLARS_PER_DOLLAR, Claim, counter_key
 from policies.api.lease import Ending, ExactCharge, Lease, Outcome
 from policies.api.rejection import Rejection
-from policies.api.store import StoreDown
+from policies.api.store import Grant, ReservationGone, StoreDown
 from policies.api.window import Sliding
 from policies.engine.reservations.refusals import CallDurations, refusal_of
 from policies.engine.reservations.reservation import Reservation, claims_of_leased
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from policies.api.services import Services
     from policies.api.usage import Usage
 
-MAX_LIMIT = 2**53 - 1
-"""A limit that no counter exceeds: a claim with it always fits."""
+AGAIN_TEXT = "the store had lost its reservation; reserved again"
 
 
 class Ledger:
@@ -36,11 +36,13 @@ class Ledger:
         self._settlements, self._rounding = SettlementQueue(services), Rounding()
         self.durations = CallDurations(services.random)
         """How long calls hold what they have reserved, for the wait of a call that has no room meanwhile."""
+        self.has_reported_down = False
+        """Whether a call has reported the store as down; the store heartbeat reports it as up again."""
 
     @property
     def pending_settlements(self) -> int:
         """How many settlements the store has not taken yet."""
-        return len(self._settlements.pending)
+        return len(self._settlements)
 
     async def reserve(self, hold: Reservation) -> None:
         """Reserve all claims of *hold* in one step, and lower the call's ceiling to what fits.
@@ -52,8 +54,8 @@ class Ledger:
         claims: list[Claim] = claims_of_leased(hold.claims)
         ceiling = call.max_tokens or 0
         expected = ceiling or expected_answer(claims)
-        if self._settlements.pending:
-            await self._settlements.catch_up()
+        if self._settlements.pending or self._settlements.sending:
+            await self._settlements.delay_call()
         try:
             grant = await self._store.reserve(call.id, claims, expected)
         except StoreDown as error:
@@ -83,8 +85,7 @@ class Ledger:
         """Reserve up to `hold.step` more output tokens, over all answers together; return how many, or the refusal.
 
         They are reserved from all limits that depend on the answer's length, in the windows of the first reservation. A
-        repeated call after an error reserves nothing twice. Raises `StoreDown`, or `ReservationGone` if the store has
-        charged the reservation.
+        repeated call after an error reserves nothing twice. Raises `StoreDown`.
         """
         many = hold.call.choices_generated
         growing = [
@@ -93,11 +94,15 @@ class Ledger:
             if claim.per_token
         ]
         claims = claims_of_leased(growing)
-        grant = await self._store.reserve(hold.call.id, claims, hold.step, part=hold.parts)
+        try:
+            grant = await self._reserve_part(hold, claims, hold.step)
+        except StoreDown as error:
+            if not hold.is_settled:
+                self._report_down(error)
+            raise
         if grant.refused is not None:
             claim, lease, _ = growing[grant.refused]
             return refusal_of(claim, lease, grant, self.durations, own=hold.amounts.get(claim.key, 0))
-        hold.later_parts.append((claims, grant.ceiling))
         return grant.ceiling
 
     async def top_up(self, hold: Reservation, broken: Usage) -> bool:
@@ -113,21 +118,44 @@ class Ledger:
         if not claims:
             return True
         try:
-            grant = await self._store.reserve(hold.call.id, claims, part=hold.parts)
+            return (await self._reserve_part(hold, claims, 0)).refused is None
         except StoreDown:
             return False
-        if grant.refused is not None:
-            return False
-        hold.later_parts.append((claims, 0))
-        return True
+
+    async def _reserve_part(self, hold: Reservation, claims: Sequence[Claim], ceiling: int) -> Grant:
+        """Reserve a further part of *hold*. A reservation that the store has lost is reserved again before, under a new id.
+
+        What it had reserved is debt then: it counts, whether it fits or not, in the windows of now.
+        """
+        was_lost = False
+        while True:
+            try:
+                if not hold.next_part and (debts := hold.claims_to_register()):
+                    await self._store.reserve(hold.store_id, debts)
+                    hold.next_part = 1
+                grant = await self._store.reserve(hold.store_id, claims, ceiling, hold.next_part)
+            except ReservationGone:
+                if was_lost or hold.is_settled:
+                    raise
+                was_lost = True
+                hold.mark_as_lost()
+            else:
+                break
+        if grant.refused is None:
+            hold.later_parts.append((claims, grant.ceiling))
+            hold.next_part += 1
+        if was_lost:
+            self._settlements.log.add(logging.WARNING, AGAIN_TEXT, hold.call.id)
+        return grant
 
     async def settle(self, hold: Reservation, outcome: Outcome) -> None:
         """Settle *hold*: a call that was refused before its first attempt costs nothing, any other what it used."""
         call, usage = hold.call, outcome.usage
         if not hold.claims:
             return
+        hold.is_settled = True
         if outcome.ending is Ending.REJECTED and not outcome.attempts:
-            await self._settlements.send(call.id, None)
+            await self._settlements.send(hold, None)
             return
         charges: dict[str, int] = {}
         for claim, lease, _ in hold.claims:
@@ -148,35 +176,7 @@ class Ledger:
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
         if charges:
             self.durations.add(outcome.seconds)
-        await self._settlements.send(call.id, charges, refund=usage.exact)
-        if hold.is_charged:
-            await self._charge_rest(hold, charges)
-
-    async def _charge_rest(self, hold: Reservation, charges: dict[str, int]) -> None:
-        """Charge what exceeds a reservation that the store has already charged, by a second reservation.
-
-        The settlement before it had no effect. If the store does not take the second one, the charge is logged and lost.
-        If it may have taken it, the charge is settled later.
-        """
-        reserved = hold.amounts
-        rest = {key: more for key, charge in charges.items() if (more := charge - reserved.get(key, 0)) > 0}
-        claims = [
-            msgspec.structs.replace(claim, base=rest[claim.key], per_token=0, limit=MAX_LIMIT)
-            for claim, _, _ in hold.claims
-            if claim.key in rest
-        ]
-        if not claims:
-            return
-        name = f"{hold.call.id}.rest"
-        try:
-            await self._store.reserve(name, claims)
-            await self._settlements.send(name, rest)
-        except StoreDown as error:
-            if error.taken:
-                self._settlements.add(Settlement(name, rest))
-                return
-            lost = ", ".join(f"{claim.base} {claim.unit}" for claim in claims)
-            self._services.log.error("call %s: its last %s could not be charged: %s", hold.call.id, lost, error)  # noqa: TRY400
+        await self._settlements.send(hold, charges, refund=usage.exact)
 
     def _charge(self, hold: Reservation, lease: Lease, claim: Claim, usage: Usage) -> int:
         """Return what *usage* costs, or what was reserved for it where `charge` fails."""
@@ -187,16 +187,29 @@ class Ledger:
             return claim.needs(hold.call.max_tokens or 0)
 
     async def catch_up(self) -> None:
-        """Send settlements that the store could not take. Called by a timer, and before a reservation would count them as held."""
+        """Send settlements that the store could not take, and wait for the end of that. See `SettlementQueue.catch_up`."""
         await self._settlements.catch_up()
+
+    def begin_catch_up(self) -> None:
+        """Begin to send settlements that the store could not take. Called by a timer, whose heartbeats must not wait."""
+        self._settlements.log.summarise()
+        self._settlements.begin_catch_up()
+
+    def stop(self) -> None:
+        """End the sending of queued settlements; `pending_settlements` counts what is left."""
+        self._settlements.stop()
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
         refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
-        self._services.state_changed("store", "down", str(error))
+        self._report_down(error)
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
         hold.claims = ()
+
+    def _report_down(self, error: StoreDown) -> None:
+        self.has_reported_down = True
+        self._services.state_changed("store", "down", str(error))
 
 
 def expected_answer(claims: Sequence[Claim]) -> int:

@@ -22,8 +22,9 @@ MAX_LOGGED_KINDS = 32
 
 
 class StoreHeartbeat:
-    """Calls `store.heartbeat()` and `ledger.catch_up()` every *interval* seconds, until `aclose`.
+    """Calls `store.heartbeat()` and `ledger.begin_catch_up()` every *interval* seconds, until `aclose`.
 
+    A heartbeat does not wait for settlements: there may be thousands, and the store counts a process without heartbeats as dead.
     No exception ends it. `StoreDown` is reported once per outage: *on_change* is called with the error when the store
     goes down, and with None when it is back. Any other exception is logged once per class, with its traceback. *sleep*
     and *close_timeout* are in seconds.
@@ -65,8 +66,11 @@ class StoreHeartbeat:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=self._close_timeout)
-        with anyio.move_on_after(self._close_timeout):
-            await self._send_settlements()
+        try:
+            with anyio.move_on_after(self._close_timeout):
+                await self._ledger.catch_up()
+        finally:
+            self._ledger.stop()
         if left := self._ledger.pending_settlements:
             self._services.log.error("%d settlements could not be sent: their reservations are charged in full", left)
 
@@ -74,7 +78,7 @@ class StoreHeartbeat:
         while not self._closing:
             await self._sleep(self._interval)
             if await self._send_heartbeat():
-                await self._send_settlements()
+                self._ledger.begin_catch_up()
 
     async def _send_heartbeat(self) -> bool:
         """Send a heartbeat; return False if the store is down, so that settlements are not tried."""
@@ -89,12 +93,6 @@ class StoreHeartbeat:
             self._report(None)
         return True
 
-    async def _send_settlements(self) -> None:
-        try:
-            await self._ledger.catch_up()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # no error of a store ends the heartbeats
-            self._log_once(error)
-
     def _log_once(self, error: BaseException) -> None:
         """Log *error* once per class. Raise it if it is a cancellation of this task, not one that a library made up."""
         if isinstance(error, asyncio.CancelledError):
@@ -108,9 +106,11 @@ class StoreHeartbeat:
             self._services.log.error(text, kind, exc_info=error)
 
     def _report(self, error: StoreDown | None) -> None:
-        if (error is not None) == self._is_down:
-            return
+        was_down = self._is_down or (error is None and self._ledger.has_reported_down)
         self._is_down = error is not None
+        if self._is_down == was_down:
+            return
+        self._ledger.has_reported_down = False
         if self._on_change is None:
             return
         try:

@@ -6,6 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from growing import PROMPT, Gate, PartStore, budget, finish_of, running, streamed
+from jumping_clock import JumpingClock
 
 from policies import Batch, Budget, RetryClassifier, StoreDown, UpstreamError
 from policies.builtin.prices import Price
@@ -187,6 +188,24 @@ async def test_policy_decides_where_the_store_fails(
     else:
         assert (len(served.text), finish_of(served)) == (100, "stop")
     assert await store.totals() == (PROMPT + len(served.text), 0)
+
+
+async def test_standstill_of_the_process_is_no_failure_of_the_store(
+    store: PartStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was suspended while a stream waited for the store goes on waiting when it wakes."""
+    store.answers = anyio.Event()
+    jumping = JumpingClock(monkeypatch)
+    call = make_call("hi", services=make_services(clock=clock, store=store))
+    async with running(call, budget(1_000), *["x"] * 100) as served:
+        while len(served.batches) < 40:
+            await anyio.lowlevel.checkpoint()
+        await jumping.jump(33)
+        store.answers.set()
+        while served.outcome is None and served.rejection is None:
+            await anyio.lowlevel.checkpoint()
+    assert served.rejection is None
+    assert await store.totals() == (PROMPT + 100, 0)
 
 
 async def test_store_that_is_back_is_asked_again(store: PartStore, clock: FakeClock) -> None:

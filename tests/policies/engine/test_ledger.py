@@ -156,6 +156,24 @@ async def test_settlement_is_sent_again_after_an_outage() -> None:
     assert await totals(store) == [(14, 0)]
 
 
+async def test_first_call_after_an_outage_finds_what_the_others_gave_back() -> None:
+    """Queued settlements are sent before a new call reserves, so that it is not refused for what they give back."""
+    clock = FakeClock()
+    store = FailingStore(clock=clock)
+    services = make_services(clock=clock, store=store)
+    chain = Chain([Budget(name="b", tokens=100)], ScriptedUpstream(["a", "b"]), services)
+
+    def take_down(_: Batch) -> None:
+        store.failure = StoreDown("gone")
+
+    await chain.run(make_call("hi", services=services, body={"max_tokens": 90}), WatchedSink(take_down))
+    store.failure = None
+    served = await serve([], make_call("hi", services=services, body={"max_tokens": 80}), chain=chain)
+
+    assert served.text == "ab"
+    assert await totals(store) == [(14, 0)]
+
+
 async def test_reported_usage_is_charged() -> None:
     """Usage that upstream reports is charged instead of the estimate."""
     services, store = services_with_counting_store()

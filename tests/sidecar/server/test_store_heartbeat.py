@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from scripts import answers
 from serving import settings_of, sidecar
 from wire import eventually, upstream
 
-from policies import Budget, Chain, Usage
+from policies import Budget, Chain, Claim, Grant, Usage
 from policies.api.store import StoreDown
 from policies.engine.ledger import Ledger
 from policies.stores.memory import MemoryStore
@@ -35,6 +35,9 @@ class FaultyStore(MemoryStore):
         self.heartbeats = 0
         self.heartbeat_fault: BaseException | None = None
         self.settle_fault: BaseException | None = None
+        self.reserve_fault: BaseException | None = None
+        self.settle_gate = asyncio.Event()
+        self.settle_gate.set()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -47,8 +50,14 @@ class FaultyStore(MemoryStore):
     async def reached(self, heartbeats: int) -> None:
         await eventually(lambda: self.heartbeats >= heartbeats)
 
+    async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
+        if self.reserve_fault is not None:
+            raise self.reserve_fault
+        return await super().reserve(call_id, claims, ceiling, part)
+
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> None:
         await self.gate.wait()
+        await self.settle_gate.wait()
         if self.settle_fault is not None:
             raise self.settle_fault
         await super().settle(call_id, charges, refund=refund)
@@ -82,12 +91,15 @@ class Running:
             for _ in range(5):  # the rest of this round
                 await asyncio.sleep(0)
 
+    def chain(self) -> Chain:
+        """Return a chain whose calls use 4 tokens."""
+        upstream = ScriptedUpstream(["a"], usage=Usage(input=2, output=2))
+        return Chain([Budget(name="b", tokens=100)], upstream, self.services, ledger=self.ledger)
+
     async def queue_settlement(self) -> None:
         """Make a call that reserved 10 tokens and used 4, and whose settlement the store did not take."""
         fault, self.store.settle_fault = self.store.settle_fault, StoreDown("gone")
-        upstream = ScriptedUpstream(["a"], usage=Usage(input=2, output=2))
-        chain = Chain([Budget(name="b", tokens=100)], upstream, self.services, ledger=self.ledger)
-        await serve([], make_call("hi", services=self.services, body={"max_tokens": 5}), chain=chain)
+        await serve([], make_call("hi", services=self.services, body={"max_tokens": 5}), chain=self.chain())
         self.store.settle_fault = fault
         assert self.ledger.pending_settlements == 1
 
@@ -136,6 +148,31 @@ async def test_store_down_and_back_are_reported_once(caplog: pytest.LogCaptureFi
     await running.heartbeat.aclose()
     assert running.changes == [first, None, second]
     assert caplog.records == []
+
+
+async def test_heartbeats_do_not_wait_for_settlements() -> None:
+    """While queued settlements are being sent, heartbeats go on: otherwise the store would take the process for dead."""
+    running = Running()
+    await running.queue_settlement()
+    running.store.settle_gate.clear()
+    await running.beats(5)
+    assert (running.store.heartbeats, running.ledger.pending_settlements) == (5, 1)
+    running.store.settle_gate.set()
+    await running.beats()
+    assert await totals(running.store) == [(4, 0)]
+    await running.heartbeat.aclose()
+
+
+async def test_failure_that_a_call_has_reported_is_reported_as_over() -> None:
+    """If only a call has noticed that the store is down, the next heartbeat reports that it is up again, once."""
+    running = Running()
+    await running.beats()
+    running.store.reserve_fault = StoreDown("gone")
+    served = await serve([], make_call("hi", services=running.services), chain=running.chain())
+    assert served.rejection is not None
+    await running.beats(3)
+    await running.heartbeat.aclose()
+    assert running.changes == [None]
 
 
 async def test_failing_callback_does_not_end_the_heartbeat(caplog: pytest.LogCaptureFixture) -> None:
