@@ -52,6 +52,12 @@ drill: $(VENV)/.ready ## Send 1,000 calls to a failing upstream, and count the r
 cluster-drill: $(VENV)/.ready ## Kill, suspend and move the nodes of a Redis cluster under load, and check the counters (ROUNDS=3)
 	PYTHONPATH=tests/doubles $(BIN)/python bench/cluster_drill.py $(CLUSTER_DRILL)
 
+chaos: $(VENV)/.ready ## Kill and suspend three sidecars on one SQLite file under load, lock the file, and audit (SECONDS=120 SEED=1)
+	PYTHONPATH=tests/doubles $(BIN)/python bench/chaos.py
+
+large-store: $(VENV)/.ready ## Measure waits for the lock of a SQLite store with 1,000,000 counters (ROWS=1000000)
+	PYTHONPATH=tests/doubles $(BIN)/python bench/large_store.py
+
 stalls: $(VENV)/.ready ## Print the longest step of the event loop for each hostile request and answer (STALLS=--only=models)
 	PYTHONPATH=tests/doubles $(BIN)/python bench/stalls.py $(STALLS)
 

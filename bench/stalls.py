@@ -3,7 +3,8 @@
 The sidecar runs in its own process with a probe in its event loop. A step is one step of a task, or one callback of a
 connection. Its CPU time is the minimum of several runs: other processes can only add to it. `iteration` is the CPU time
 between two ticks of the probe, which may have several steps. `memory` is by how much the process grew at most during the
-case, in megabytes. Compressed bodies have their compressed size. The exit code is 1 if a step exceeds its limit.
+case, in megabytes. Compressed bodies have their compressed size. While the store's file is locked, a step is the longest
+delay of a timer in wall time, because a wait uses no CPU. The exit code is 1 if a step exceeds its limit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from api_keys import key
 from hostile_requests import CASES, KEY, LARGE_STEP_MS, STEP_MS, Case, Refusing, configuration
+from locked_store import blocked
 from probe import Probed, probed
 from processes import PROXY
 from wire import Client, Connection, upstream
@@ -165,11 +167,19 @@ async def of_answers(folder: Path, only: str, rounds: int) -> AsyncIterator[Row]
                     yield await probing.row(name, len(response), limit, partial(probing.status, request))
 
 
+async def of_failing_stores(folder: Path, only: str, rounds: int) -> AsyncIterator[Row]:
+    """Measure the store while its file is locked or cannot grow; the step is the longest delay of a timer."""
+    async for each in blocked(folder, only, rounds):
+        best = each.best
+        yield Row(each.case, 0, each.status, best.late_ms, best.turn_ms, STEP_MS, 0.0)
+
+
 async def compare(folder: Path, only: str, rounds: int) -> int:
     """Print a row for each case whose name contains *only*; return the number of steps above their limit."""
     tables = [of_requests(folder, only, rounds)]
     if importlib.util.find_spec(ANSWERS_TABLE) is not None:
         tables.append(of_answers(folder, only, rounds))
+    tables.append(of_failing_stores(folder, only, rounds))
     print(f"{'case':39}{'bytes':>11}{'status':>7}{'step ms':>9}{'iteration':>10}{'limit':>6}{'memory':>8}")
     above = 0
     for table in tables:

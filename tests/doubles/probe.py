@@ -1,7 +1,7 @@
 """`sidecar ARGUMENTS` with a probe in its event loop: how long the loop was blocked, and what is open.
 
-The probe measures the CPU time of the loop's thread, not wall time: other processes on the machine do not count. On
-SIGUSR1 it prints a `Sample` as a line of JSON and starts a new measurement.
+The probe measures the CPU time of the loop's thread: other processes on the machine do not count. Only `late_ms` is wall
+time. On SIGUSR1 it prints a `Sample` as a line of JSON and starts a new measurement.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Sample(NamedTuple):
     """The largest CPU time between two ticks; several callbacks where many clients wait."""
     step_ms: float
     """The largest CPU time of one step of a task, or of one call of a connection's protocol."""
+    late_ms: float
+    """The largest delay of a timer, in wall time: how long the loop was blocked, also by waits for locks and disks."""
     where: str
     """The stack of the longest step after `BLOCKED_SECONDS`; of the longest turn if no step took that long."""
     collector_ms: float
@@ -56,7 +58,8 @@ class Probe:
         self._loop = loop
         self._last = time.thread_time()
         self._seen, self._inside = "", 0
-        self._turn = self._step = self._collector = self._collecting = 0.0
+        self._turn = self._step = self._late = self._collector = self._collecting = 0.0
+        self._due = time.perf_counter()
         self._where = ""
 
     def start(self) -> None:
@@ -73,6 +76,8 @@ class Probe:
 
     def _tick(self) -> None:
         self._turned()
+        now = time.perf_counter()
+        self._late, self._due = max(self._late, now - self._due), now + TICK_SECONDS
         self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _turned(self) -> None:
@@ -130,6 +135,7 @@ class Probe:
         sample = Sample(
             turn_ms=round(self._turn * 1000, 2),
             step_ms=round(self._step * 1000, 2),
+            late_ms=round(self._late * 1000, 2),
             where=self._where,
             collector_ms=round(self._collector * 1000, 2),
             tasks=len(asyncio.all_tasks(self._loop)),
@@ -138,7 +144,7 @@ class Probe:
             cpu_s=round(time.process_time(), 2),
         )
         print(json.dumps(sample._asdict()), flush=True)
-        self._turn = self._step = self._collector = 0.0
+        self._turn = self._step = self._late = self._collector = 0.0
         self._where = ""
         self._last = time.thread_time()
 

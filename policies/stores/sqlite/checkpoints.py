@@ -8,6 +8,7 @@ the first write to a restarted WAL waits for the disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,23 +26,18 @@ class Checkpoints:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._transactions = 0
-        self._file: sqlite3.Connection | None = None
-        self._inode = 0
         self._executor: ThreadPoolExecutor | None = None
         self._running: asyncio.Future[None] | None = None
         self.is_running = False
         """Whether a checkpoint is in progress."""
 
-    def add_transaction(self, inode: int) -> None:
-        """Count a transaction of the event loop's thread, and start a checkpoint if it is due. Does not wait.
-
-        *inode* is that of the file, which may have been replaced.
-        """
+    def add_transaction(self) -> None:
+        """Count a transaction of the event loop's thread, and start a checkpoint if it is due. Does not wait."""
         self._transactions += 1
         if self._transactions >= TRANSACTIONS_PER_CHECKPOINT and not self.is_running:
             self._transactions = 0
             self._executor = self._executor or ThreadPoolExecutor(1, "sqlite-checkpoint")
-            self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._checkpoint, inode)
+            self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._checkpoint)
             self.is_running = True
             self._running.add_done_callback(self._ended)
 
@@ -55,25 +51,17 @@ class Checkpoints:
         if self._executor is not None:
             self._executor.shutdown(wait=False)
             self._executor = None
-        self._close()
 
-    def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+    def _checkpoint(self) -> None:
+        """Move the WAL into the file. A failure is left to the next transaction, which meets its cause.
 
-    def _checkpoint(self, inode: int) -> None:
-        """Move the WAL into the file. A failure is left to the next transaction, which meets its cause."""
-        try:
-            if self._file is None or inode != self._inode:
-                self._close()
-                self._file, self._inode = connect(self._path, create=False), inode
-                self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        The connection is closed each time: a file that was replaced must not stay open.
+        """
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(self._path, create=False)) as file:
+            file.execute("PRAGMA synchronous = NORMAL")
+            file.execute("PRAGMA wal_checkpoint(PASSIVE)")
             for _ in range(RESTART_ATTEMPTS):
-                (is_busy, _, _) = self._file.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                (is_busy, _, _) = file.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
                 if not is_busy:
-                    self._file.execute("UPDATE generation SET id = id")
+                    file.execute("UPDATE generation SET id = id")
                     return
-        except sqlite3.Error:
-            self._close()

@@ -24,6 +24,8 @@ from .open_read import OpenRead
 SCHEMA_VERSION = 4
 MAX_JOURNAL_BYTES = 8_388_608
 """Size to which SQLite cuts a larger WAL when it restarts it."""
+OPEN_FILE_SUFFIXES = ("", "-wal", "-shm")
+"""Ends of the names of the files that stay the same while the database is open."""
 _log = logging.getLogger("sidecar.store")
 
 
@@ -40,10 +42,8 @@ class Database:
     def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True) -> None:
         self._path, self._now, self._checkpoints = path, now, checkpoints
         self._connection: sqlite3.Connection | None = None
-        self.inode = 0
-        """The inode of the open file."""
-        self._journal_inode = -1
-        """The inode of its WAL; -1 where it is not known, or was said to be deleted."""
+        self._inodes: list[int] = []
+        """The inodes of the open file and its journals."""
         self.execute: Execute = _not_open
         self.execute_many: Execute = _not_open
         self.is_reopened = True
@@ -124,17 +124,14 @@ class Database:
         return self._connection is not None
 
     def close_if_replaced(self) -> None:
-        """Close a file that is no longer at its path: processes that open the path now would count apart from this one.
-
-        Where its WAL alone is not, log that once: closing the file then could lose what is in the WAL.
-        """
+        """Close a file that is no longer at its path, or whose journals are not: other processes would count apart from this one."""
         if self._connection is None:
             return
-        if _inode(self._path) != self.inode:
+        inodes = _inodes(self._path)
+        if inodes != self._inodes:
             self.close()
-        elif self._journal_inode not in (-1, _inode(_journal_of(self._path))):
-            self._journal_inode = -1
-            _log.error("%s", deleted_journal(self._path))
+            if inodes[0] == self._inodes[0]:
+                _log.error("%s", deleted_journal(self._path))
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
@@ -178,7 +175,7 @@ class Database:
         self._generation = generation
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
-        self.inode, self._journal_inode = _inode(self._path), _inode(_journal_of(self._path))
+        self._inodes = _inodes(self._path)
         self._connection, self.execute, self.execute_many = file, cursor.execute, cursor.executemany
         self._data_version, self.is_reopened, self._open_read = -1, True, OpenRead(file.cursor())
 
@@ -203,16 +200,15 @@ class Database:
         return version
 
 
-def _journal_of(path: Path) -> Path:
-    """Return the path of the WAL of the file at *path*."""
-    return path.with_name(f"{path.name}-wal")
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return -1
+def _inodes(path: Path) -> list[int]:
+    """Return the inodes of the file at *path* and its journals; -1 for one that is missing."""
+    found = []
+    for suffix in OPEN_FILE_SUFFIXES:
+        try:
+            found.append(path.with_name(path.name + suffix).stat().st_ino)
+        except OSError:
+            found.append(-1)
+    return found
 
 
 def _not_open(*_: object) -> sqlite3.Cursor:

@@ -47,8 +47,8 @@ SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
         "keep the file, its -wal and its -shm in place while the sidecar runs",
     ),
     "journal_deleted": (
-        "its -wal file was deleted or replaced while it was open: processes that open the file now count apart",
-        "stop all sidecars that use it, then start them again",
+        "its -wal or -shm file was deleted or replaced while it was open: what was counted meanwhile may be lost",
+        "never delete these files alone; the sidecar opens the files at the path anew",
     ),
     "locking_failed": ("locking the file failed", "put the file on a local disk"),
     "write_failed": (

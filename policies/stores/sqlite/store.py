@@ -189,7 +189,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
             result = function(*arguments)
             self._write_changed()
         if checkpoints is not None:
-            checkpoints.add_transaction(self._database.inode)
+            checkpoints.add_transaction()
         return result
 
     def _execute_group(self, group: Sequence[QueuedOperation]) -> list[Any]:
