@@ -17,9 +17,9 @@ import msgspec
 from policies.api.store import StoreDown
 from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.batching.group_commit import GroupCommit, QueuedOperation
+from policies.stores.redis.connecting.failures import lost_data
 
 from .errors import IncompatibleStore, operation_failed
-from .failures import lost_data
 from .messages import Operation
 from .preparation import prepare
 from .script import MAX_OPERATIONS_PER_CALL

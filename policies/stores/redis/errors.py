@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from policies.api.store import StoreDown
-
-from .failures import describe_failure
+from policies.stores.redis.connecting.failures import describe_failure
 
 REFUSED_BEFORE_WRITING = "OOM"
 """Code of an error that the first write of an operation raises: it was not executed."""

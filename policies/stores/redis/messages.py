@@ -76,7 +76,7 @@ def grant_of(claims: Sequence[Claim], result: Sequence[int], now: float) -> Gran
     return Grant(ceiling, standings, now, None if refused < 0 else refused)
 
 
-def standings_of(claims: Sequence[Claim], result: Sequence[int]) -> Sequence[Standing]:
+def standings_from(claims: Sequence[Claim], result: Sequence[int]) -> Sequence[Standing]:
     """Return the result of `standings`."""
     _, *answers = result
     return [

@@ -34,7 +34,7 @@ from .messages import (
     accounts_of,
     grant_of,
     settlement,
-    standings_of,
+    standings_from,
 )
 from .script import keys_of, script_source
 
@@ -120,7 +120,7 @@ class RedisStore:
 
     async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
         """See `Store.standings`."""
-        return standings_of(claims, await self._run_in_windows(claims, "standings"))
+        return standings_from(claims, await self._run_in_windows(claims, "standings"))
 
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
         """See `CorrectableStore.correct`. Unlike there, an operation that is sent twice is executed once."""
@@ -130,7 +130,7 @@ class RedisStore:
         correction, text = secrets.token_hex(OWNER_BYTES), note[:MAX_NOTE_CHARACTERS]
         bounded = None if amount is None else max(-MAX_COUNTER_VALUE, min(amount, MAX_COUNTER_VALUE))
         result = await self._run_in_windows(claims, "correct", correction, bounded, text)
-        return standings_of(claims, result)
+        return standings_from(claims, result)
 
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
         """See `LimitRegistry.register_limits`."""

@@ -144,7 +144,7 @@ async def _compare(url: str, folder: Path, steps: list[tuple[float, int, int | N
     try:
         for call, (seconds, amount, released) in enumerate(steps):
             clock.advance(seconds)
-            if released is not None:
+            if released is not None and released < call:
                 await store.release(f"{released}")
                 model.remove(f"{released}")
             used = model.used(clock.now)

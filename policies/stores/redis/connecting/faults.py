@@ -20,7 +20,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from policies.stores.redis.failures import describe_failure, failure_of
+from policies.stores.redis.connecting.failures import describe_failure, failure_of
 
 from .url import Address
 
@@ -88,7 +88,7 @@ def reaction_to(error: Exception) -> Reaction:
     return _BY_CODE.get(wrapped[1] if wrapped else text.partition(" ")[0], Reaction.FAIL)
 
 
-def describe(address: Address | str, error: Exception) -> str:
+def describe_fault(address: Address | str, error: Exception) -> str:
     """Return "ADDRESS: ERROR; REMEDY". *address* is without credentials."""
     text = str(error) or type(error).__name__
     remedy = next((remedy for phrase, remedy in REMEDY_BY_PHRASE.items() if phrase in text), UNKNOWN_CAUSE_REMEDY)

@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 
 from policies.stores.redis.connecting.connection import Reply, encoded
 from policies.stores.redis.connecting.url import Address
-from policies.stores.redis.server_advice import facts_of
+from policies.stores.redis.nodes.server_advice import facts_of
 
 from .pipeline import ConnectionLost, Pipeline
 

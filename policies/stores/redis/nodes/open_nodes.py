@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from policies.stores.redis.connecting.connection import CannotConnect, asked, closed, connected
 from policies.stores.redis.connecting.progress import finish_within
 from policies.stores.redis.connecting.url import Address, RedisUrl
-from policies.stores.redis.server_advice import server_warnings
+from policies.stores.redis.nodes.server_advice import server_warnings
 
 from .node import Durability, Node
 from .sentinel import FailoverRunning, Sentinels

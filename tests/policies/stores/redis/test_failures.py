@@ -26,8 +26,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 
 from policies.api.store import StoreDown
-from policies.stores.redis.failures import REDIS_FAILURES, describe_failure, failure_of, lost_data
-from policies.stores.redis.server_advice import SERVER_WARNINGS, advice
+from policies.stores.redis.connecting.failures import REDIS_FAILURES, describe_failure, failure_of, lost_data
+from policies.stores.redis.nodes.server_advice import SERVER_WARNINGS, advice
 from policies.stores.redis.store import RedisStore
 
 pytestmark = pytest.mark.anyio
@@ -209,12 +209,14 @@ async def info(server: RedisServer) -> bytes:
 
 @needs_server
 async def test_server_with_too_many_clients(tmp_path: Path) -> None:
-    """A server at its limit of clients says so."""
+    """A server at its limit of clients says so, unless its reset of the connection comes before its words."""
     with redis_server(tmp_path, "--maxclients", "1") as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         found = await message_of(server.url)
         writer.close()
-    assert found == "it has too many clients; raise its maxclients, or stop clients that are not needed"
+    assert found.startswith(
+        ("it has too many clients; raise its maxclients", "it closed the connection; see that it runs")
+    )
 
 
 @needs_server

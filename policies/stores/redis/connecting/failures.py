@@ -34,7 +34,10 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
     "socket_closed": ("no permission to use the Unix socket", "let the sidecar's user write to it"),
     "timeout": ("no answer in time", _SEE_THAT_IT_RUNS + ", and that the scheme (redis:// or rediss://) is right"),
     "no_tls": ("the TLS handshake failed ({text})", "use redis:// for a server without TLS, or repair its certificate"),
-    "certificate": ("its TLS certificate is not accepted ({text})", "install a valid one, or trust its issuer"),
+    "certificate": (
+        "its TLS certificate is not accepted ({text})",
+        "install a valid one, or trust its issuer by SSL_CERT_FILE",
+    ),
     "closed": (
         "it closed the connection",
         _SEE_THAT_IT_RUNS + ", that it is Redis or Valkey, and that the scheme is right (rediss:// for TLS)",
