@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import socket
@@ -77,6 +78,17 @@ class RedisNode(RedisServer):
         return {name: value for name, separator, value in pairs if separator}
 
     @property
+    def wait_count(self) -> int:
+        """How many WAIT commands it has executed: clients that wait for a replica lose no write when it is killed."""
+        calls = re.match(r"calls=(\d+)", self.facts("INFO", "commandstats").get("cmdstat_wait", ""))
+        return int(calls[1]) if calls else 0
+
+    def until_waits(self) -> None:
+        """Wait until its clients wait for a replica; it takes them a moment to notice a new one."""
+        before = self.wait_count
+        waited(lambda: self.wait_count > before + 1, f"no client of {self.address} waits for its replica")
+
+    @property
     def primary_port(self) -> int | None:
         """The port of the primary that it is a replica of, if its data is loaded; None otherwise."""
         facts = self.facts("INFO", "replication")
@@ -84,17 +96,24 @@ class RedisNode(RedisServer):
         return int(facts["master_port"]) if is_loaded else None
 
     def feeds(self, replica: RedisNode) -> bool:
-        """Whether each write goes to *replica*, which has all writes before it."""
+        """Whether each write goes to *replica*, which has all writes before it.
+
+        A new replica gets no writes before it has acknowledged an offset, which is up to a second after it has loaded the data.
+        """
         facts = self.facts("INFO", "replication")
-        lines = [value.split(",") for name, value in facts.items() if name.startswith("slave") and "port=" in value]
-        return any(f"port={replica.port}" in line and "state=online" in line for line in lines)
+        pairs = [
+            dict(map(_pair, value.split(","))) for name, value in facts.items() if re.fullmatch("slave[0-9]+", name)
+        ]
+        return any(int(each["port"]) == replica.port and int(each["offset"]) > 0 for each in pairs)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def is_synchronized(replica: RedisNode, nodes: Sequence[RedisNode]) -> bool:
-    """Return whether *replica* has the data of its primary, one of *nodes*, and gets each write.
-
-    The replica knows the first only: a primary sends nothing until it has heard that the data is loaded, up to a second later.
-    """
+    """Return whether *replica* has the data of its primary, one of *nodes*, and gets each write."""
     port = replica.primary_port
     return any(node.port == port and node.is_alive and node.feeds(replica) for node in nodes)
 

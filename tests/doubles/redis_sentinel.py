@@ -13,6 +13,8 @@ SERVICE = "counters"
 """The name of the primary at the sentinels."""
 QUORUM = 2
 DOWN_AFTER_MS = 500
+FAILOVER_TIMEOUT_MS = 1500
+"""Of one failover. A sentinel does not start another one for twice as long."""
 DEBUG_PERIODS_MS = {"INFO-PERIOD": 300, "PUBLISH-PERIOD": 200}
 """Intervals of the sentinels: the defaults are 10 s and 2 s."""
 OPTIONS = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--loglevel", "warning")
@@ -29,7 +31,7 @@ class SentinelNode(RedisNode):
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nloglevel warning\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {QUORUM}\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
-            f"sentinel failover-timeout {SERVICE} 3000\n"
+            f"sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}\n"
         )
         self._command = [SERVER, str(path), "--sentinel"]
 
