@@ -20,7 +20,7 @@ Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
 
 
 class Sliding(msgspec.Struct, frozen=True, tag=True):
-    """Every span of `seconds`: an amount counts until `seconds` have passed since it was taken."""
+    """Every span of `seconds`: an amount counts for `seconds` after it was taken, and for 1/64 of them more at most."""
 
     seconds: float
 

@@ -1,15 +1,13 @@
-"""The arithmetic of windows: when a calendar window begins and ends, and how finely a sliding one counts."""
+"""The arithmetic of calendar windows: when they begin and end."""
 
 from __future__ import annotations
 
-import functools
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .claim import Calendar, Period, Sliding, Window
 
 __all__ = [
-    "MAX_EXACT_LIMIT",
     "MAX_SENSIBLE_WAIT",
     "MICROSECONDS_PER_SECOND",
     "PERIOD_SECONDS",
@@ -17,7 +15,6 @@ __all__ = [
     "Period",
     "Sliding",
     "Window",
-    "bucket_seconds",
     "resets_soon",
     "span_of",
     "zone_of",
@@ -27,8 +24,6 @@ PERIOD_SECONDS: dict[Period, int] = {"minute": 60, "hour": 3_600, "day": 86_400,
 MICROSECONDS_PER_SECOND = 1_000_000
 MAX_SENSIBLE_WAIT = 60.0
 """Seconds up to which waiting for a limit is worth it; both OpenAI SDKs give up on longer waits, or ignore them."""
-MAX_EXACT_LIMIT = 1_024
-"""Up to this limit a sliding window has an entry for each request; above, requests within 1/1024 of the window share one."""
 
 
 def span_of(window: Calendar, now: float) -> tuple[float, float]:
@@ -56,16 +51,6 @@ def span_of(window: Calendar, now: float) -> tuple[float, float]:
 def resets_soon(window: Calendar) -> bool:
     """Return whether a client can wait for the end of any such window."""
     return PERIOD_SECONDS[window.period] <= MAX_SENSIBLE_WAIT
-
-
-@functools.lru_cache(1024)
-def bucket_seconds(window: Sliding, limit: int) -> float:
-    """Return the seconds within which requests share one entry of a sliding window; 0 where each has its own.
-
-    A shared entry is counted until its newest request expires. So memory is bounded for any limit, and no span holds more
-    than the limit.
-    """
-    return 0.0 if limit <= MAX_EXACT_LIMIT else window.seconds / MAX_EXACT_LIMIT
 
 
 def _clock_span(now: int, size: int, zone: ZoneInfo) -> tuple[float, float]:

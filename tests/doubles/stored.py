@@ -40,21 +40,12 @@ def ring_bytes_in_file(path: Path) -> int:
     return size
 
 
-async def keys_in_redis(url: str, prefix: str, pattern: str = "*") -> list[str]:
-    """Return the keys of the store with *prefix* that match *pattern*, without the prefix; sorted."""
-    client = Redis.from_url(url, decode_responses=True)
-    tag = f"{{{prefix}}}:"
-    found = sorted([key.removeprefix(tag) async for key in client.scan_iter(f"{tag}{pattern}")])
-    await client.aclose()
-    return found
-
-
 async def ring_bytes_in_redis(url: str, prefix: str) -> int:
-    """Return how many bytes the counters of a Redis store have at most: a ring of zeros and small numbers is shorter."""
+    """Return how many bytes the sliding counters of a Redis store have."""
     client: Any = Redis.from_url(url)
-    values = await client.hgetall(f"{{{prefix}}}:c")
+    counters = await client.hgetall(f"{{{prefix}}}:c")
     await client.aclose()
-    return 65 * 5 if any(len(value) > 65 * 5 for value in values.values()) else 0
+    return sum(len(value) for field, value in counters.items() if field.startswith(b"s:"))
 
 
 def objects_of(store: object) -> int:
