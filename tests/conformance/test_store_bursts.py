@@ -20,16 +20,15 @@ from policies.api.usage import Usage
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
 from policies.stores.opening import open_store
+from policies.stores.redis.link import DEFAULT_TIMEOUT_SECONDS
 from policies.testing import Step, make_call, serve
 
 pytestmark = pytest.mark.anyio
 
 CALL_TOKENS = 5 + 10
 """Tokens that a call reserves and uses."""
-STANDSTILL_SECONDS = 1.5
-"""Longer than the time limit of one operation."""
-
-
+STANDSTILL_SECONDS = DEFAULT_TIMEOUT_SECONDS + 0.5
+"""Longer than a server may be silent."""
 POLLS, POLL_SECONDS = 200, 0.05
 """Polls for the last settlements, which have no event; their number is bounded."""
 QUEUED, DELAY_SECONDS, MAX_WAIT_SECONDS = 300, 0.2, 2.0

@@ -92,6 +92,7 @@ async def test_counter_has_a_constant_size(opened: Opened, clock: FakeClock) -> 
     await store.settle("first", {})
     await store.heartbeat()
     before = await opened.kept()
+    assert before
     for call in range(3000):
         clock.advance(0.02)
         assert (await reserve(store, f"{call}", rate(100_000))).refused is None
