@@ -29,7 +29,8 @@ from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import UncancellableFuture
 from policies.stores.batching.outage import Outage
 from policies.stores.redis.connecting.connection import CannotConnect, Reply, encoded
-from policies.stores.redis.connecting.faults import Reaction, describe_fault, reaction_to
+from policies.stores.redis.connecting.failures import describe_failure
+from policies.stores.redis.connecting.faults import Reaction, reaction_to
 from policies.stores.redis.connecting.url import Address, RedisUrl
 from policies.stores.redis.nodes.node import Node
 from policies.stores.redis.nodes.open_nodes import Nodes
@@ -139,7 +140,7 @@ class ScriptLink:
             return
         reaction = Reaction.LEAVE if isinstance(reply, ConnectionLost) else reaction_to(reply)
         if reaction in (Reaction.REFUSE, Reaction.FAIL):
-            error = StoreDown(describe_fault(self._shown, reply), taken=reaction is Reaction.FAIL)
+            error = StoreDown(describe_failure(reply, self._shown), taken=reaction is Reaction.FAIL)
             if reaction is Reaction.REFUSE:
                 self._outage.begin(str(error))
             _fail(self._finish(submission), error)
@@ -225,11 +226,11 @@ class ScriptLink:
         try:
             return await self._nodes.warnings()
         except (CannotConnect, NoAddress) as error:
-            raise StoreDown(describe_fault(self._shown, error)) from error
+            raise StoreDown(describe_failure(error, self._shown)) from error
 
     def _give_up(self) -> None:
         """Fail all waiting operations."""
-        cause = describe_fault(self._shown, self._trouble.cause or TimeoutError())
+        cause = describe_failure(self._trouble.cause or TimeoutError(), self._shown)
         self._trouble.end()
         self._outage.begin(cause)
         while self._queue:

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisClusterException
+from redis.exceptions import AuthenticationError, InvalidResponse
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -45,6 +45,7 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
     "not_redis": ("the server does not answer like Redis ({text})", "correct host and port, or use rediss:// for TLS"),
     "no_password": ("it requires a password", "give it in SIDECAR_STORE, as redis://:PASSWORD@HOST:PORT/DB"),
     "wrong_password": ("it does not accept the user or the password", "correct them in SIDECAR_STORE"),
+    "needless_password": ("it has no password", "remove the password from SIDECAR_STORE"),
     "no_permission": (
         "its ACL does not permit this user the operation ({text})",
         "permit scripts, INFO and the commands on hashes and sorted sets, for keys that begin with {{PREFIX}}",
@@ -67,9 +68,17 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
         "stop that script with SCRIPT KILL; no other program should run long ones",
     ),
     "cluster_down": ("the cluster does not serve all keys ({text})", "start its missing nodes; see CLUSTER INFO"),
-    "cluster_unreachable": ("no node of the cluster can be used ({text})", "see that its nodes run and can be reached"),
+    "cluster_unreachable": ("no node of the cluster answers ({text})", "see that its nodes run and can be reached"),
+    "not_a_cluster": (
+        "the servers of the URL are not a cluster",
+        "name one of them, or its sentinels by redis+sentinel://",
+    ),
     "cluster_database": ("a cluster has no numbered databases", "remove the number: redis://HOST:PORT/0"),
-    "no_primary": ("Sentinel knows no primary of that name ({text})", "correct the name, or see that a primary runs"),
+    "no_primary": (
+        "no sentinel names the primary ({text})",
+        "correct the name, and see that the sentinels and the primary run",
+    ),
+    "failover": ("its sentinels replace the primary ({text})", "wait until they have promoted a replica"),
     "no_database": ("it has no database of that number", "name a database that it has, as redis://HOST:PORT/DB"),
     "too_many_clients": ("it has too many clients", "raise its maxclients, or stop clients that are not needed"),
     "protected": ("it runs in protected mode", "set a password, or bind it to the right address"),
@@ -114,10 +123,8 @@ _FAILURES_BY_SENTENCE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "authentication required|must be called with the client already authenticated|: unauthenticated ",
             "no_password",
         ),
-        (
-            "invalid password|invalid username-password|without any password configured|wrong number of arguments for 'auth'",
-            "wrong_password",
-        ),
+        ("without any password configured|no password is set", "needless_password"),
+        ("invalid password|invalid username-password|wrong number of arguments for 'auth'", "wrong_password"),
         ("no permissions? to|can't run this command|acl failure in script", "no_permission"),
         ("wrong kind of value|not a valid float|is not an integer", "foreign"),
         ("used memory > 'maxmemory'", "no_memory"),
@@ -132,7 +139,6 @@ _FAILURES_BY_SENTENCE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ("db index is out of range|invalid db index", "no_database"),
         ("max number of clients|max number of connections", "too_many_clients"),
         ("protected mode", "protected"),
-        ("no master found|no such master", "no_primary"),
         ("unknown command|unknown redis command|unknown subcommand", "too_old"),
         ("user_script|error (compiling|running) script", "script_failed"),
         ("closed by server|connection closed|connection lost|connection reset|broken pipe", "closed"),
@@ -157,6 +163,14 @@ _FAILURES_BY_ERRNO: Mapping[int, str] = {
 _ERROR_CODE = re.compile(r"-?([A-Z]{2,20})\b")
 _APPENDED_TEXT = re.compile(r" script: [0-9a-f]{40}.*$|, on @user_script.*$|,? with args beginning with.*$", re.DOTALL)
 """What Redis appends to an error: the name of the script, and arguments, which hold identities of clients."""
+
+
+class NamedFailure(Exception):
+    """A failure that this program has found itself: *failure* is its name in `REDIS_FAILURES`, *text* says more."""
+
+    def __init__(self, failure: str, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
 
 
 def describe_failure(error: BaseException | str, address: str) -> str:
@@ -186,6 +200,8 @@ def failure_of(error: BaseException | str) -> str:
 
 
 def _of_exception(error: BaseException) -> str | None:
+    if isinstance(error, NamedFailure):
+        return error.failure
     if isinstance(error, ssl.SSLCertVerificationError):
         return "certificate"
     if isinstance(error, ssl.SSLError):
@@ -194,8 +210,6 @@ def _of_exception(error: BaseException) -> str | None:
         return "unknown_host"
     if isinstance(error, InvalidResponse):
         return "not_redis"
-    if isinstance(error, RedisClusterException):
-        return "cluster_unreachable"
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "timeout"
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""What an error of Redis means for the operation that it answers, and what an operator can do about it."""
+"""What an error of Redis means for the operation that it answers. For its cause and remedy see `failures`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,6 @@ from redis.exceptions import (
     RedisError,
     TryAgainError,
 )
-
-from policies.stores.redis.connecting.failures import describe_failure, failure_of
-
-from .url import Address
-
-REMEDY_BY_PHRASE = {
-    "without any password configured": "remove the password from SIDECAR_STORE",
-    "SELECT is not allowed in cluster mode": "a cluster has only the database 0: end the URL with '/0'",
-    "cluster support disabled": "these servers are no cluster: name one of them, or its sentinels by redis+sentinel://",
-}
-"""What to do about an error of the topology whose text contains the key; see `failures` for all others."""
-UNKNOWN_CAUSE_REMEDY = "see that it runs and can be reached"
 
 
 class Reaction(Enum):
@@ -86,12 +74,3 @@ def reaction_to(error: Exception) -> Reaction:
     text = str(error)
     wrapped = _WRAPPED_ERROR.search(text)
     return _BY_CODE.get(wrapped[1] if wrapped else text.partition(" ")[0], Reaction.FAIL)
-
-
-def describe_fault(address: Address | str, error: Exception) -> str:
-    """Return "ADDRESS: ERROR; REMEDY". *address* is without credentials."""
-    text = str(error) or type(error).__name__
-    remedy = next((remedy for phrase, remedy in REMEDY_BY_PHRASE.items() if phrase in text), UNKNOWN_CAUSE_REMEDY)
-    if remedy is UNKNOWN_CAUSE_REMEDY and failure_of(error) != "unknown":
-        return describe_failure(error, str(address))
-    return f"{address}: {text}; {remedy}"

@@ -55,12 +55,12 @@ class Sentinels:
         for view in views:
             if view.leads_failover:
                 if view.named == view.watched:
-                    raise FailoverRunning(f"the sentinels replace {view.watched}")
+                    raise FailoverRunning("failover", str(view.watched))
                 return view.named
         if views:
             return best_of(Counter(view.named for view in views), avoid)
         causes = "; ".join(dict.fromkeys(str(answer) or "no answer in time" for answer in answers.values()))
-        raise NoAddress(f"none of {len(answers)} sentinels names a primary {self._url.service!r}: {causes}")
+        raise NoAddress("no_primary", f"{len(answers)} were asked for {self._url.service!r}: {causes}")
 
     async def _view_of(self, node: Address) -> SentinelView:
         """Return what the sentinel *node* says.

@@ -19,6 +19,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
 from policies.stores.redis.connecting.connection import CannotConnect, Reply, asked, closed, connected
+from policies.stores.redis.connecting.failures import NamedFailure
 from policies.stores.redis.connecting.progress import finish_within
 from policies.stores.redis.connecting.url import Address, RedisUrl
 
@@ -35,12 +36,8 @@ View: TypeAlias = Address | RedisError | None
 Said = TypeVar("Said")
 
 
-class NoAddress(Exception):
+class NoAddress(NamedFailure):
     """Where the keys are cannot be found out for the moment."""
-
-
-class NotACluster(NoAddress):
-    """Several servers are configured that are no cluster: each would count for itself."""
 
 
 class Topology(Protocol):
@@ -95,14 +92,14 @@ class Servers:
             return best_of(owners, avoid)
         refusals = {node: view for node, view in views.items() if isinstance(view, ResponseError)}
         if any("cluster support disabled" in str(view) for view in refusals.values()):
-            raise NotACluster("ERR This instance has cluster support disabled")
+            raise NoAddress("not_a_cluster", "each of several servers would count for itself")
         if refusals:
             return next(
                 iter(refusals)
             )  # its user may not use CLUSTER; a script that is sent there is answered by MOVED
         if None in views.values():
-            raise NoAddress(f"no node of the cluster serves the slot {self._slot} of the keys")
-        raise NoAddress(f"none of {len(nodes)} nodes of the cluster answers: {next(iter(views.values()))}")
+            raise NoAddress("cluster_down", f"no node serves the slot {self._slot} of the keys")
+        raise NoAddress("cluster_unreachable", f"{len(nodes)} were asked: {next(iter(views.values()))}")
 
     async def _view_of(self, node: Address) -> View:
         """Return the owner of the slot as *node* knows it, and learn all nodes that it names."""

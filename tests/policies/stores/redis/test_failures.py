@@ -19,7 +19,6 @@ from redis.exceptions import (
     MovedError,
     NoScriptError,
     OutOfMemoryError,
-    RedisClusterException,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -226,11 +225,23 @@ async def test_databases_and_clusters(tmp_path: Path) -> None:
     cluster = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
     with redis_server(tmp_path) as server, redis_server(tmp_path, *cluster, port=low) as node:
         no_database = await message_of(server.url.removesuffix("0") + "99")
-        numbered = failure_of(await failed(node.url.removesuffix("0") + "1"))
+        numbered = await message_of(node.url.removesuffix("0") + "1")
         no_slots = await message_of(node.url)
     assert no_database == "it has no database of that number; name a database that it has, as redis://HOST:PORT/DB"
-    assert numbered == "cluster_database"
+    assert numbered == "a cluster has no numbered databases; remove the number: redis://HOST:PORT/0"
     assert no_slots.startswith("the cluster does not serve all keys (")
+
+
+@needs_server
+async def test_servers_of_a_wrong_kind(redis: RedisServer, tmp_path: Path) -> None:
+    """Servers that are no cluster, no sentinels, or have no password get a message of their own."""
+    with redis_server(tmp_path) as other:
+        several = await message_of(f"redis://127.0.0.1:{redis.port},127.0.0.1:{other.port}/0", 0.2)
+    no_sentinel = await message_of(f"redis+sentinel://127.0.0.1:{redis.port}/name/0", 0.2)
+    no_password = await message_of(f"redis://:{SECRET}@127.0.0.1:{redis.port}/0", 0.2)
+    assert several.startswith("the servers of the URL are not a cluster; name one of them")
+    assert no_sentinel.startswith("no sentinel names the primary (1 were asked for 'name': ")
+    assert no_password == "it has no password; remove the password from SIDECAR_STORE"
 
 
 @needs_server
@@ -261,7 +272,7 @@ async def test_data_of_another_program(redis: RedisServer) -> None:
         (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "no_memory"),
         (ClusterDownError("Hash slot not served"), "cluster_down"),
         (AuthenticationError("words of a version to come"), "wrong_password"),
-        (RedisClusterException("Redis Cluster cannot be connected"), "cluster_unreachable"),
+        (AuthenticationError("AUTH <password> called without any password configured"), "needless_password"),
         (TimeoutError(), "timeout"),
         (ConnectionResetError(104, "reset"), "closed"),
         (OSError(113, "No route to host"), "no_route"),

@@ -217,7 +217,7 @@ async def test_servers_that_are_no_cluster_are_refused(cluster: RedisCluster) ->
         for server in servers:
             server.start()
         async with script_link(f"redis://{servers[0].address},{servers[1].address}/0") as link:
-            with pytest.raises(StoreDown, match="these servers are no cluster: name one of them"):
+            with pytest.raises(StoreDown, match="the servers of the URL are not a cluster; name one of them"):
                 await link.submit(b"1")
         for server in servers:
             server.stop()

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from policies.stores.redis.connecting.connection import CannotConnect
 from policies.stores.redis.connecting.url import Address, RedisUrl
 from policies.stores.redis.nodes.sentinel import FailoverRunning, Sentinels, SentinelView
-from policies.stores.redis.nodes.topology import MAX_ASKED_NODES, MAX_LEARNT_NODES, NoAddress, NotACluster, Servers
+from policies.stores.redis.nodes.topology import MAX_ASKED_NODES, MAX_LEARNT_NODES, NoAddress, Servers
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +97,7 @@ async def test_learnt_nodes_are_bounded() -> None:
     for at in range(500):
         found.moved(Address(f"n{at}", 1))
     for _ in range(100):
-        with pytest.raises(NoAddress, match="nodes of the cluster answers"):
+        with pytest.raises(NoAddress, match="were asked: "):
             await found.find(None)
     assert len(set(cluster.asked)) == MAX_LEARNT_NODES + 2
     assert {A, B} <= set(cluster.asked)
@@ -112,7 +112,7 @@ async def test_host_that_is_not_named(host: bytes | None) -> None:
 
 async def test_slot_without_an_owner() -> None:
     """Where no node has the slot, the error names it."""
-    with pytest.raises(NoAddress, match=f"no node of the cluster serves the slot {SLOT}"):
+    with pytest.raises(NoAddress, match=f"no node serves the slot {SLOT}"):
         await servers(Cluster(a=slots(None), b=slots(None)), A, B).find(None)
 
 
@@ -125,8 +125,9 @@ async def test_users_that_may_not_ask() -> None:
 async def test_servers_without_cluster_mode() -> None:
     """Several servers that are no cluster are an error of the configuration."""
     refusal = ResponseError("This instance has cluster support disabled")
-    with pytest.raises(NotACluster):
+    with pytest.raises(NoAddress) as raised:
         await servers(Cluster(a=refusal, b=refusal), A, B).find(None)
+    assert raised.value.failure == "not_a_cluster"
 
 
 class Watching:
@@ -158,12 +159,12 @@ async def test_majority_of_sentinels() -> None:
 
 async def test_sentinel_that_leads_a_failover() -> None:
     """During a failover there is no primary until the sentinel that leads it names the promoted one."""
-    with pytest.raises(FailoverRunning, match="replace a:7000"):
+    with pytest.raises(FailoverRunning, match="a:7000"):
         await sentinels(a=view(A), b=view(A, leads=True), c=view(A)).find(None)
     assert await sentinels(a=view(A), b=view(D, watched=A, leads=True), c=view(A)).find(None) == D
 
 
 async def test_no_sentinel_answers() -> None:
     """The error names the primary that was asked for."""
-    with pytest.raises(NoAddress, match="none of 3 sentinels names a primary 'name': no such sentinel"):
+    with pytest.raises(NoAddress, match="3 were asked for 'name': no such sentinel"):
         await sentinels().find(None)
