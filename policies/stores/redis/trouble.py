@@ -25,7 +25,7 @@ class Trouble:
     def __init__(self, timeout: float, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._timeout, self._sleep = timeout, sleep
         self.cause: Exception | None = None
-        """The last failure; None if the last attempt succeeded."""
+        """The last failure, or else the last redirection; None if the last attempt succeeded."""
         self.end()
 
     def end(self) -> None:
@@ -33,12 +33,16 @@ class Trouble:
         self.cause = None
         self._spent = self._pause = 0.0
         self._losses = self._redirections = 0
-        self._must_pause = False
+        self._must_pause = self._is_redirected = False
 
     def is_over(self, *, can_move: bool) -> bool:
         """Return whether to give up. *can_move*: another server may take over, so that a lost one is not the end."""
+        if self._is_redirected and not self._must_pause:
+            return False  # the server has answered just now
         if self._spent >= self._timeout:
             return True
+        if self._is_redirected:
+            return False
         cause = self.cause
         if isinstance(cause, ConnectionLost):
             return self._losses > 1 and (cause.is_stalled or not can_move)
@@ -46,7 +50,7 @@ class Trouble:
 
     def note(self, cause: Exception) -> None:
         """Note a failure: `ConnectionLost`, `CannotConnect`, or any other that is only to be tried again after a pause."""
-        self.cause = cause
+        self.cause, self._is_redirected = cause, False
         if isinstance(cause, ConnectionLost):
             self._losses += 1
             self._must_pause = self._losses > 1
@@ -57,7 +61,7 @@ class Trouble:
 
     def note_redirection(self, cause: Exception) -> None:
         """Note an answer that names another node, or asks for the source of the script."""
-        self.cause = cause
+        self.cause, self._is_redirected = self.cause or cause, True
         self._redirections += 1
         self._must_pause = self._redirections > FREE_REDIRECTIONS
 
