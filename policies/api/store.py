@@ -128,7 +128,8 @@ class Store(Protocol):
     def is_remote(self) -> bool:
         """Whether a settlement waits for a network: then it needs a shield from cancellation, and a time limit.
 
-        Other stores wait at most until the end of the event-loop iteration, and that wait cannot be cancelled.
+        Other stores answer soon, or raise `StoreDown` within a bound of their own (2 seconds for a locked file). Their
+        settlements are executed even if the caller is cancelled; the cancellation is delivered afterwards.
         """
         ...
 
