@@ -1,6 +1,6 @@
 """Calculate what a number of nodes needs of one Redis, from the file that `store_costs.py` has written.
 
-Prints the table of `docs/stores.md`. A call is one reservation and one settlement, of a rate and some budgets. The
+Prints the table of docs/operations.md. A call is one reservation and one settlement, of a rate and some budgets. The
 costs are those of many tenants and many nodes, each of which sends its operations one by one: group commit saves more.
 """
 

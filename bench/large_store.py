@@ -1,8 +1,8 @@
 """Fill a SQLite store with 1,000,000 counters, and measure how long other processes wait for its write lock meanwhile.
 
-A process of its own takes the lock of the file every few milliseconds and records its waits, while the store is opened, gets
-heartbeats that remove what has expired, serves calls, and while `sidecar usage` reads all counters. `idle` is the wait
-while nothing else uses the file: the noise of the machine. The exit code is 1 if a wait exceeds 20 ms, those of calls apart:
+A process of its own takes the lock of the file every few milliseconds and records its waits. Meanwhile the store is opened, gets
+heartbeats that remove what has expired, and serves calls, and `sidecar usage` reads all counters. `idle` is the wait while
+nothing else uses the file: the noise of the machine. The exit code is 1 if a wait exceeds 20 ms, those of calls apart:
 there the disk decides, because the first write to a restarted WAL is synchronised while it holds the lock.
 
 The rows are copies of those that a store has written itself, so that any version of its schema can be filled. ROWS is the

@@ -1,8 +1,8 @@
 """Measure what each store costs: CPU and bytes of a call by the number of budgets and tenants, and CPU of refusals.
 
 Each case runs in a process of its own, for Redis with a server of its own. CPU is what the kernel counts for the processes, not
-wall time. Figures are medians of the rounds; a case is measured `--runs` times, and the run with the lowest median counts,
-because other programs only ever add to the CPU of a call (they displace its caches). `--instructions` counts
+wall time. Figures are medians of the rounds. A case is measured `--runs` times, and the run with the lowest median counts: other
+programs only ever add to the CPU of a call, because they displace its caches. `--instructions` counts
 instructions with valgrind instead, which repeats within a percent on a busy machine.
 """
 

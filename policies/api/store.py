@@ -151,8 +151,9 @@ class Store(Protocol):
 
         The charges go to the window that was reserved from, also where the reservation was charged meanwhile. Without
         *refund*, a counter is charged at least what was reserved; one that is not in *charges* is charged exactly that.
-        Sliding windows keep what they counted. Returns False if there is no such reservation: it was settled before, or the
-        store has lost it. A store that does not know may return None. Raises `StoreDown`.
+        Sliding windows keep what they counted. Returns False if there is no such reservation: the store has lost it, or it
+        was settled before. A store that remembers the latter may return True for it, and one that knows neither None.
+        Raises `StoreDown`.
         """
         ...
 

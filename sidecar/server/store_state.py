@@ -72,8 +72,8 @@ class StoreState:
     """Writes one line when the store goes down, one for each further cause, and one when it is back.
 
     Every failed operation may call `failed`. The store counts as back after an answered heartbeat, if no operation has failed
-    since the heartbeat before. A store that fails again soon must answer twice as many heartbeats each time, so that one which
-    fails now and then, such as a damaged file, does not fill the log. *pending* returns how many settlements are queued.
+    since the heartbeat before. A store that fails again soon must answer twice as many heartbeats each time. So one that fails
+    now and then, such as a damaged file, does not fill the log. *pending* returns how many settlements are queued.
     *known_cause* is the cause of an outage that was logged before.
     """
 

@@ -1,1 +1,1 @@
-"""What stands above the stores of several calls: group commit, and the memory that a store is down."""
+"""What SQLite and Redis stores share: group commit, and the outage of a store."""

@@ -1,4 +1,4 @@
-"""Group commit: operations of one event-loop iteration are executed together. It stands above the stores.
+"""Group commit: operations of one event-loop iteration are executed together, in SQLite and Redis stores.
 
 1. An operation is queued. Further operations of the same iteration queue behind it.
 2. At the end of the iteration they are executed in their order, in batches: in one transaction of a file, or by one script of a

@@ -1,4 +1,4 @@
-"""The ring of a sliding counter: what was taken in each of the last 64 parts of the window, and in the current one.
+"""The ring of a sliding counter: what was taken in each of the last 64 cells of the window, and in the current one.
 
 A window of `seconds` has 64 cells. The counter counts the current cell, which is not complete, and the 64 before it. So every
 span of `seconds` lies within what is counted, and never holds more than the limit. What is taken counts until its cell and 64

@@ -1,14 +1,14 @@
 """The way of operations to the right Redis server: one script, one pipelined connection, any number of operations in flight.
 
-1. An operation is an opaque payload. It is written at once, as EVALSHA, behind those that are in flight; there is no pool that could
-   be exhausted. Its reply is matched by order.
-2. A reply that is an error of the moment (the script is unknown, the keys are on another node, the server loads its data) stops further
-   writes. When all replies have arrived, the payloads without a result are sent again in their order: to the server that has the keys
-   now, and the first one with the source of the script where that is needed.
-3. A connection is lost when its server closes it, or sends nothing for `timeout` seconds while something is in flight. It is replaced
-   at once, once, and what was in flight is sent again: operations are idempotent. Where another server may take over (cluster,
-   sentinels), it is looked for, for `timeout` seconds more. Then all waiting operations fail with `StoreDown`, and further ones at once
-   for half a second (`Outage`).
+1. An operation is an opaque payload. It is written at once, as EVALSHA, behind those that are in flight. There is no pool that
+   could be exhausted. Its reply is matched by order.
+2. A temporary error (the script is unknown, the keys are on another node, the server loads its data) stops further writes. When all
+   replies have arrived, the payloads without a result are sent again in their order, to the server that has the keys now. The
+   first one has the source of the script where that is needed.
+3. A connection is lost when its server closes it, or sends nothing for `timeout` seconds while something is in flight. It is
+   replaced at once, once, and what was in flight is sent again: operations are idempotent. Where another server may take over
+   (cluster, sentinels), the link looks for it for `timeout` seconds more. Then all waiting operations fail with `StoreDown`, and
+   further ones fail at once for half a second (`Outage`).
 
 Slowness of our own process is not a failure of the server: see `progress`. For writes and failovers see `node`.
 """

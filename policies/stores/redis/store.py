@@ -1,9 +1,9 @@
 """The Redis store: counts in Redis or Valkey, for any number of machines.
 
 Operations of concurrent calls share one call of a script on the server, in one round trip. Windows follow the server's clock. An
-operation is sent with the windows that are current by the last time that the server returned, and sent again with the right
-ones if the server finds others. Durability is that of the server: with `appendfsync everysec` its crash may lose the last second;
-the crash of a sidecar loses nothing.
+operation is sent with the windows of the last time that the server returned. If the server finds others, it is sent again with
+these. Durability is that of the server: with `appendfsync everysec` its crash may lose the last second. The crash of a sidecar
+loses nothing.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ from .messages import (
 )
 from .script import keys_of, script_source
 
-MAX_ATTEMPTS = 3
+MAX_WINDOW_ATTEMPTS = 3
+"""Most times that an operation is sent, where its windows are not those of the server."""
 ACCOUNTS_PAGE_SIZE = 500
 OWNER_BYTES = 12
+"""Random bytes of the id of a process, or of an operation that must not be executed twice."""
 MAX_NOTE_CHARACTERS = 1_000
 
 _log = logging.getLogger("sidecar.store")
@@ -49,10 +51,10 @@ _log = logging.getLogger("sidecar.store")
 class RedisStore:
     """See `policies.api.store.Store`, `CorrectableStore`, `LimitRegistry` and `EntryStore`.
 
-    *url* is `redis://`, `rediss://` or `unix://`, with user, password and database. All keys begin with *prefix*, so that
-    several deployments can share one server. *timeout* is in seconds. *clock* replaces the server's, in seconds since
-    1970. Reservations are charged when their process has sent no heartbeat for *grace* seconds. *link* replaces the
-    connection.
+    *url* has a form of `connecting.url`. All keys begin with *prefix*, so that several deployments can share one server.
+    *timeout* is the silence in seconds after which the server counts as failed; see `ScriptLink`. *clock* replaces the
+    server's, in seconds since 1970. Reservations are charged when their process has sent no heartbeat for *grace* seconds.
+    *link* replaces the connection.
     """
 
     is_remote = True
@@ -89,7 +91,7 @@ class RedisStore:
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
-        for _ in range(MAX_ATTEMPTS):
+        for _ in range(MAX_WINDOW_ATTEMPTS):
             values = self._claims.of(claims, self._batches.estimated_time())
             now, result = await self._batches.submit(("reserve", call_id, part, ceiling, *values))
             if result[0] == RESULT_CALL_ENDED:
@@ -187,7 +189,7 @@ class RedisStore:
 
     async def _run_in_windows(self, claims: Sequence[Claim], *operation: Any) -> Any:
         """Return the result of *operation* on *claims*, sent again if their windows are not the current ones."""
-        for _ in range(MAX_ATTEMPTS):
+        for _ in range(MAX_WINDOW_ATTEMPTS):
             values = self._claims.of(claims, self._batches.estimated_time())
             _, result = await self._batches.submit((*operation, *values))
             if result[0] != RESULT_OTHER_WINDOW:

@@ -1,7 +1,7 @@
 """How long the link tries without success before the store counts as down.
 
-Time is counted as it was asked for: the length of each pause, and the deadline of each connection that was not made. So a process that
-is slow or suspended has no less time for its attempts.
+The time is the sum of the pauses and of the deadlines that have passed, not that of a clock. So a process that is slow or suspended
+has as many attempts as any other.
 """
 
 from __future__ import annotations

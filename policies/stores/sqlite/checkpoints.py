@@ -1,8 +1,8 @@
 """Move the WAL of a SQLite file into the file, in a thread: on a slow disk each checkpoint takes two `fsync`, 30 ms and more.
 
-A passive checkpoint blocks no writer, but under constant load the WAL would grow for ever. So a second one restarts the WAL:
-it locks the file for less than a millisecond, and writers try again, as for any lock. One small write follows in the thread, because
-the first write to a restarted WAL waits for the disk.
+A passive checkpoint blocks no writer, but under constant load the WAL would grow for ever. So a second one restarts the WAL. It
+locks the file for less than a millisecond, and writers try again, as for any lock. One small write follows in the thread,
+because the first write to a restarted WAL waits for the disk.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .connecting import connect
 TRANSACTIONS_PER_CHECKPOINT = 1_000
 """Transactions of this process after which the WAL, of two to four pages each, is moved into the file."""
 RESTART_ATTEMPTS = 5
+"""Attempts to restart the WAL while other connections read it or write to it; the next checkpoint tries again."""
 
 
 class Checkpoints:

@@ -1,7 +1,7 @@
 """Turn a file of an earlier version into the present one: what is spent stays spent.
 
 The migration needs the file for itself. A process of an earlier version that still has it open would not count together with
-this one, so the file is not migrated then, and this process does not start.
+this one. Then the file is not migrated, and this process does not start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A read that is left open between two transactions, so that the next one begins faster.
 
 The next transaction begins at a fifth of the cost, and only if no other connection has written meanwhile; otherwise it fails, the read
-is ended, and it begins anew. Measured: 13 µs of 45 µs per call. An open read keeps the WAL from being restarted, so it is ended
-after 64 transactions or 0.1 s, and none is left open while other processes use the file or a checkpoint is running.
+is ended, and it begins anew. Measured: 13 µs of 45 µs per call. An open read keeps the WAL from being restarted. So it is
+ended after 64 transactions or 0.1 s, and none is left open while other processes use the file or a checkpoint is running.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """One server in use: its pipeline, whether it has replicas, and the wait for them.
 
-A primary answers before its replicas have a write, so a failover may forget the last moments. Where the server has replicas, a WAIT
-follows the scripts of each write, and their results are held back until one replica has acknowledged them, for `wait_ms` at most.
+A primary answers before its replicas have a write, so a failover may forget the last moments. Where the server has replicas, a
+WAIT follows the scripts of each write. Their results are held back until one replica has acknowledged them, for `wait_ms` at most.
 What remains possible:
+
 - A primary that fails before the acknowledgement: the results were not given out, and the scripts are sent again to the new one.
-- Of several replicas another one is promoted than the one that acknowledged. Redis prefers the one that has most data, but does not
-  guarantee it.
+- Of several replicas another one is promoted than the one that acknowledged. Redis prefers the one that has most data, but does
+  not guarantee it.
 - Where sentinels decide, a failover begins while the primary is alive. Without an acknowledgement the sentinels are asked; the results
   are given out only if they do not replace the server.
-- No replica acknowledges in time, as in the first second after it has connected. The result is given out nevertheless, which is logged
-  once. For 0.5 to 10 seconds no more acknowledgements are awaited, so that calls are not slowed down. A failover in that time forgets what was counted in it: limits then admit that much
-  more, and settlements of lost reservations charge their own amounts.
+- No replica acknowledges in time, as in the first second after it has connected. The result is given out nevertheless, which is
+  logged once. For 0.5 to 10 seconds no more acknowledgements are awaited, so that calls are not slowed down. A failover in that
+  time forgets what was counted in it: limits admit that much more, and settlements of lost reservations charge their own amounts.
 - A primary and its replicas that lose their memory at the same time, without `appendonly yes`.
 """
 

@@ -19,7 +19,6 @@ from .topology import NoAddress, Servers, Topology
 
 CONNECTING_PART = 0.5
 """Part of the timeout that one connection gets where another server may take over meanwhile."""
-
 INSPECTION_SECONDS = 5.0
 """Time after which a server in use is asked again whether it has replicas."""
 
@@ -80,7 +79,7 @@ class Nodes:
             timeout=self._timeout,
             durability=self._durability,
             on_idle=self._on_idle,
-            on_write=self._look_after,
+            on_write=self._inspect_if_due,
         )
         try:
             if self._url.service or self._url.wait_ms:
@@ -127,18 +126,14 @@ class Nodes:
         except NoAddress as error:
             return isinstance(error, FailoverRunning)
 
-    def _look_after(self, node: Node) -> None:
-        """Inspect *node* in the background when it is due: has it replicas, and may it forget what was counted?"""
+    def _inspect_if_due(self, node: Node) -> None:
+        """Find out in a task whether *node* has replicas, every 5 seconds while it is used."""
         now = self._monotonic()
-        if now >= node.inspect_at:
+        if self._url.wait_ms and now >= node.inspect_at:
             node.inspect_at = now + INSPECTION_SECONDS
-            check = asyncio.get_running_loop().create_task(self._inspect(node))
+            check = asyncio.get_running_loop().create_task(node.inspect())
             self._checks.add(check)
             check.add_done_callback(self._checks.discard)
-
-    async def _inspect(self, node: Node) -> None:
-        if self._url.wait_ms:
-            await node.inspect()
 
     async def warnings(self) -> Sequence[str]:
         """Return what is wrong with the server that has the keys, by a connection of its own.

@@ -28,6 +28,7 @@ QUERY_SECONDS = 0.5
 MAX_ASKED_NODES = 8
 """Most nodes that are asked at the same time; the next time others are asked."""
 MAX_LEARNT_NODES = 128
+"""Most nodes that are remembered beside the configured ones."""
 UNKNOWN_HOSTS = ("", "?")
 """Hosts in answers of a cluster that mean the host which answered."""
 
