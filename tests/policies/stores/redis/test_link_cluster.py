@@ -99,14 +99,17 @@ async def test_user_without_cluster_commands(cluster: RedisCluster) -> None:
 
 @pytest.mark.parametrize("attack", [ClusterNode.kill, ClusterNode.suspend])
 async def test_promoted_node_is_found(cluster: RedisCluster, attack: object) -> None:
-    """When the owner of the keys is killed or suspended, traffic goes on at its replica, and every reply is one of its data."""
+    """When the owner of the keys is killed or suspended, traffic goes on at its replica, and every reply is one of its data.
+
+    The wait for the replica is the longest one: on a slow machine a shorter one ends before the replica has the data.
+    """
     assert callable(attack)
-    async with script_link(cluster.url(*cluster.nodes[:3])) as link:
+    async with script_link(f"{cluster.url(*cluster.nodes[:3])}?wait=1000") as link:
         traffic = Traffic(link)
         await traffic.more()
         slot = slot_of(link.prefix)
         owner = await asyncio.to_thread(cluster.owner, slot)
-        await asyncio.to_thread(cluster.replica_of, owner)
+        await asyncio.to_thread(owner.until_waits)
         attack(owner)
         await asyncio.to_thread(cluster.promoted, slot, owner)
         await asyncio.wait_for(traffic.more(), 5)
