@@ -22,11 +22,12 @@ def pair() -> Iterator[tuple[RedisNode, RedisNode]]:
     """Yield a primary and a replica that has its data."""
     with node_folder() as folder:
         ports = node_ports(2)
-        primary = RedisNode(ports[0], folder, "--repl-diskless-sync-delay", "0")
+        primary = RedisNode(ports[0], folder, "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
         replica = RedisNode(ports[1], folder, "--replicaof", "127.0.0.1", str(ports[0]))
         primary.start()
         replica.start()
-        primary.ask("SET", "written", 1)  # the first write reaches it up to a second after it is called online
+        waited(lambda: is_synchronized(replica, [primary]), "the replica does not get the data")
+        primary.ask("SET", "written", 1)  # the first write reaches it up to a second later
         waited(lambda: replica.ask("GET", "written"), "the replica does not get the data")
         yield primary, replica
         replica.stop()
