@@ -104,7 +104,11 @@ class CounterStore(ABC):
                 row = self._assign_counter(counter, now)
             if row is not None:
                 if counter.width and counter.cell != row.newest:
+                    was_later = row.newest > counter.cell
                     move_to(row, counter.cell)
+                    if was_later:  # kept even if the call is refused: it must be moved once, not each time that it is read
+                        row.ends = counter.ends
+                        self._row_changed(row)
                 counter.held = row.held
                 counter.used = row.spent + row.held
         return counters
