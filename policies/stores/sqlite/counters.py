@@ -35,6 +35,7 @@ _FROM_BOTH = (
 )
 _INSERT_PART = "INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _SELECT_CHARGED = "SELECT 1 FROM charged WHERE call = ? AND part = ?"
+_SELECT_ANY_CHARGED = "SELECT 1 FROM charged LIMIT 1"
 
 
 class CountersInFile(CounterStore):
@@ -50,11 +51,14 @@ class CountersInFile(CounterStore):
         self._reservations: dict[str, list[list[Taken]]] = {}
         """Cached reservations of this process: what each part took. Valid if as many running parts are deleted."""
 
+        self._has_charged: bool | None = None
+        """Whether the file has charged reservations; None if that is to be read. Those of this process come from others."""
+
     def _begin(self) -> None:
         """Drop what may be outdated, or is too much. Called first in each transaction."""
         database = self._database
         if not database.is_unchanged or len(self._rows) > MAX_CACHED_ROWS:
-            self._rows, self._changed = {}, {}
+            self._rows, self._changed, self._has_charged = {}, {}, None
         if database.is_reopened or len(self._reservations) > MAX_CACHED_ROWS:
             self._reservations = {}  # after an error, some of them may have been rolled back
 
@@ -134,8 +138,10 @@ class CountersInFile(CounterStore):
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
         execute = self._database.execute
-        if not self._database.is_unchanged and execute(_SELECT_CHARGED, (call_id, part)).fetchone():
-            return False  # only another process can have charged it
+        if self._has_charged is None:
+            self._has_charged = execute(_SELECT_ANY_CHARGED).fetchone() is not None
+        if self._has_charged and execute(_SELECT_CHARGED, (call_id, part)).fetchone():
+            return False
         row = (call_id, part, self._owner, ceiling, bytearray(encode_taken(taken)))
         if not execute(_INSERT_PART, row).rowcount:
             return False

@@ -58,7 +58,7 @@ def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[
 
 def keep_as_charged(execute: Execute, call: str) -> None:
     """Move the reservation of *call* to those that were charged."""
-    execute("INSERT INTO charged SELECT call, part, ceiling, took FROM hold WHERE call = ?", (call,))
+    execute("INSERT OR IGNORE INTO charged SELECT call, part, ceiling, took FROM hold WHERE call = ?", (call,))
     execute("DELETE FROM hold WHERE call = ?", (call,))
 
 
