@@ -106,7 +106,9 @@ class CounterStore(ABC):
                 if counter.width and counter.cell != row.newest:
                     was_later = row.newest > counter.cell
                     move_to(row, counter.cell)
-                    if was_later:  # kept even if the call is refused: it must be moved once, not each time that it is read
+                    if (
+                        was_later
+                    ):  # kept even if the call is refused: it must be moved once, not each time that it is read
                         row.ends = counter.ends
                         self._row_changed(row)
                 counter.held = row.held

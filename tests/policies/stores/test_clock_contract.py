@@ -65,7 +65,7 @@ async def test_full_sliding_limit_is_free_one_window_after_the_clock_was_ahead(
         await reserve(pair[0], f"ahead {call}", rate(3))
     clock.advance(-5 * HOUR_SECONDS)
     refused = 0
-    while (await reserve(pair[0], f"after {refused}", rate(3))).refused is not None and refused < 100:  # noqa: PLR2004
+    while (await reserve(pair[0], f"after {refused}", rate(3))).refused is not None and refused < 100:
         clock.advance(1)
         refused += 1
         await pair[1].heartbeat()
