@@ -15,7 +15,6 @@ from policies.stores.counting.rows import (
 from .counter_rows import add_to_group, find_row, group_size, row_from, select_counters, write_rows
 from .database import Database
 from .maintenance import (
-    CALLS_CHARGED_AT_ONCE,
     decode_taken,
     encode_taken,
     keep_as_charged,
@@ -75,7 +74,7 @@ class CountersInFile(CounterStore):
     def _charge_dead(self, last_seen: int) -> bool:
         """Charge the reservations of other processes without a heartbeat since *last_seen*, and keep them for a day.
 
-        Returns whether there may be more.
+        Returns whether there may be more: some were charged.
         """
         execute = self._database.execute
         calls = running_calls_of_dead(execute, self._owner, last_seen)
@@ -83,7 +82,7 @@ class CountersInFile(CounterStore):
             self._charge_reserved(taken)
             keep_as_charged(execute, call)
             self._queue_removal(last_seen + CHARGED_RETENTION_MICROSECONDS, call, CHARGED_START)
-        return len(calls) == CALLS_CHARGED_AT_ONCE
+        return bool(calls)
 
     def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:
         rows = self._rows

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from claims import budget, rate, reserve, totals
+from stored import query
 
 from policies.api.store import StoreDown
 from policies.stores.sqlite.store import SQLiteStore
@@ -48,6 +49,23 @@ async def test_reservations_of_a_dead_process_are_charged(tmp_path: Path, clock:
     assert await living.settle("1", {budget(1).key: 7}) is True
     assert await totals(living) == [(8, 0)]
     assert await living.settle("1", {budget(1).key: 7}) is False
+    await living.aclose()
+
+
+async def test_reservations_with_many_parts_are_charged_in_short_steps(tmp_path: Path, clock: FakeClock) -> None:
+    """One transaction charges 100 parts, not 100 calls: the reservation of a long stream has many parts."""
+    dead = SQLiteStore(tmp_path / "s.db", clock=clock)
+    for call in range(8):
+        for part in range(40):
+            await reserve(dead, f"{call}", budget(1_000, 1), part=part)
+    await dead.aclose()
+    clock.advance(31)
+    living = SQLiteStore(tmp_path / "s.db", clock=clock)
+    charged = []
+    for _ in range(5):
+        await living.heartbeat()
+        charged.append(query(tmp_path / "s.db", "SELECT spent FROM counter")[0][0])
+    assert charged == [80, 160, 240, 320, 320]
     await living.aclose()
 
 
