@@ -98,7 +98,7 @@ class CountersInFile(CounterStore):
 
     def _find_row(self, counter: str, start: int) -> CounterRow | None:
         row = self._rows.get((counter, start))
-        if row is None:
+        if row is None and start != CHARGED_START:  # the queue of removals has calls too
             row = find_row(self._database.execute, counter, start)
             if row is not None:
                 self._rows[counter, start] = row
