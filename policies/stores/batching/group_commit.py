@@ -179,6 +179,8 @@ def _is_wanted(future: asyncio.Future[Any]) -> bool:
 
 def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
     for each in operations:
+        if each.future.cancelled():
+            continue
         _set_exception(each.future, type(error)(*error.args, taken=error.taken))
         each.future.exception()  # marks it as retrieved, also where its caller is cancelled in the same iteration
 

@@ -164,6 +164,24 @@ async def test_growing_stream_of_a_suspended_process_goes_on(both: TwoProcesses,
     assert await both.totals() == [(PROMPT + 99, 0)]
 
 
+@pytest.mark.parametrize("part", [0, 1])
+async def test_repeated_part_of_a_charged_reservation_reserves_nothing(both: TwoProcesses, part: int) -> None:
+    """A part that is sent again after it was charged, also as a later operation of the process that wakes, is known."""
+    claim = budget(LIMIT, 50)
+    for at in range(part + 1):
+        await both.suspended.reserve("1", [claim], at, at)
+    await both.suspend()
+    await both.suspended.heartbeat()
+    grant = await both.suspended.reserve("1", [claim], 1_000, part)
+    repeated = await both.totals()
+    await both.suspend()
+    assert (await both.other.reserve("2", [budget(LIMIT, 1)])).refused is None
+    await both.suspended.settle("1", {claim.key: 10})
+
+    assert (grant.refused, grant.ceiling, repeated) == (None, part, [(50 * (part + 1), 0)])
+    assert await both.totals() == [(10, 1)]
+
+
 async def test_process_goes_on_before_its_first_heartbeat(both: TwoProcesses) -> None:
     """A process that wakes makes new reservations and settles old ones at once; those of new calls are not charged."""
     claim = budget(LIMIT, 50)
