@@ -42,6 +42,11 @@ def remove_owner(execute: Execute, owner: int) -> None:
     execute("DELETE FROM owner WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM hold WHERE owner = ?1)", (owner,))
 
 
+def has_dead_processes(execute: Execute, owner: int, last_seen: int) -> bool:
+    """Return whether a process, other than *owner*, has sent no heartbeat since *last_seen*."""
+    return execute("SELECT 1 FROM owner WHERE seen < ? AND id != ?", (last_seen, owner)).fetchone() is not None
+
+
 def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[tuple[str, list[Taken]]]:
     """Return calls of processes, other than *owner*, that sent no heartbeat since *last_seen*, and what they have reserved.
 
