@@ -16,7 +16,7 @@ from redis_script import ScriptRunner
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 
 from policies.api.claim import Claim
-from policies.api.store import StoreDown
+from policies.api.store import Grant, StoreDown
 from policies.api.window import Calendar, Sliding
 from policies.stores.redis.batches import MAX_PARTIAL_BATCHES_IN_FLIGHT, BatchLink
 from policies.stores.redis.script import KEY_NAMES, keys_of, script_source
@@ -325,3 +325,21 @@ async def test_no_span_exceeds_the_limit(opened: OpenStore, clock: FakeClock, st
         else:
             assert late + amount > limit
             assert clock.now < grant.standings[0].resets_at <= clock.now + window * 65 / 64 + 0.001
+
+
+@pytest.mark.parametrize("broken", [budget(10**6, name="\ud800"), budget(10**6, 2**70)], ids=["text", "number"])
+async def test_operation_that_cannot_be_sent_fails_alone(opened: OpenStore, broken: Claim) -> None:
+    """A claim that MessagePack cannot express fails its own call; calls that wait for the same batch are executed."""
+    store = opened()
+    await store.ping()
+    link = count_batches(store)
+    link.is_answering.clear()
+    calls: list[asyncio.Task[Any]] = []
+    for at, claim in enumerate([budget(10**6, 10)] * 20 + [broken]):
+        calls.append(asyncio.create_task(store.reserve(f"{at}", [claim])))
+        for _ in range(5):
+            await asyncio.sleep(0)  # some iterations of the event loop for each operation
+    link.is_answering.set()
+    *granted, failed = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+    assert all(isinstance(each, Grant) and each.refused is None for each in granted)
+    assert isinstance(failed, UnicodeEncodeError | OverflowError)
