@@ -239,6 +239,37 @@ async def test_lost_content_is_logged_once(
         assert await stores[0].settle(f"{lost} 0", {KEY: 1}) is False
 
 
+@pytest.mark.parametrize("name", ["h", "e"])
+async def test_evicted_reservations_begin_a_new_store(
+    opened: OpenStore, runner: ScriptRunner, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Without its reservations, or what expires, a store begins anew, and says so: no counter holds what can never be settled."""
+    store = opened()
+    await store.reserve("1", [budget(100, 60)])
+    await runner.client.delete(runner.key(name))
+    await store.reserve("2", [budget(100, 10)])
+    await store.heartbeat()
+    assert await store.settle("1", {KEY: 5}) is False
+    await store.reserve("3", [budget(100, 10)])
+    assert await totals(store) == [(0, 10)]
+    assert [each.levelno for each in caplog.records if "limits start anew" in each.getMessage()] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("name", ["w", "n", "k", "ke", "m", "x", "y"])
+async def test_other_evicted_keys_are_created_again(
+    opened: OpenStore, runner: ScriptRunner, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A lost key without which the counters are right forgets no spending, and exists again after a heartbeat."""
+    store = opened()
+    await store.reserve("1", [budget(100, 60)])
+    await runner.client.delete(runner.key(name))
+    await store.heartbeat()
+    assert await store.settle("1", {KEY: 5}) is True
+    assert await runner.client.exists(*keys_of(runner.prefix)) == len(KEY_NAMES)
+    assert await totals(store) == [(5, 0)]
+    assert caplog.records == []
+
+
 @pytest.fixture
 async def full(tmp_path: Path) -> AsyncIterator[tuple[RedisStore, Any]]:
     """Give a store with running calls on a server, and a client that can fill it."""
