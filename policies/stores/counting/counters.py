@@ -202,7 +202,8 @@ class CounterStore(ABC):
         row = self._find_row(counter, start)
         if row is not None:  # it may have been removed long after its window
             row.held -= held
-            row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
+            # What is returned of a charge must not become room beyond the limit if an operator has reset the counter meanwhile.
+            row.spent = min(max(row.spent + spent, min(row.spent, 0)), MAX_COUNTER_VALUE)
             self._row_changed(row)
 
     def _correct(self, claims: Sequence[Claim], amount: int | None, now: int) -> list[Standing]:

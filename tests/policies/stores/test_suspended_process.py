@@ -18,7 +18,7 @@ from growing import PROMPT, Gate, running
 from growing import budget as growing_budget
 from redis_server import with_own_prefix
 
-from policies.api.store import Store
+from policies.api.store import CorrectableStore, Store
 from policies.stores.opening import open_store
 from policies.testing import FakeClock, make_call, make_services
 
@@ -73,6 +73,19 @@ async def test_calls_of_a_suspended_process_cost_what_they_used(both: TwoProcess
 
     assert charged == [(CALLS * (PROMPT_TOKENS + CEILING), 0)]
     assert settled == await both.totals() == [(CALLS * USED, 0)]
+
+
+async def test_correction_after_a_reset_grants_nothing(both: TwoProcesses) -> None:
+    """What a late settlement or release returns is no room beyond the limit, if an operator has reset the counter meanwhile."""
+    claim = budget(1000, 60)
+    for call in ("settled", "released"):
+        await both.suspended.reserve(call, [claim])
+    await both.suspend()
+    assert isinstance(both.other, CorrectableStore)
+    await both.other.correct([budget(1000, 0)], None, "reset")
+    await both.suspended.settle("settled", {claim.key: 7})
+    await both.suspended.release("released")
+    assert await both.totals() == [(0, 0)]
 
 
 async def test_charge_counts_against_the_limit_until_it_is_corrected(both: TwoProcesses) -> None:
