@@ -74,6 +74,11 @@ class GroupCommit:
         self._busy_wait = 0.0
         """Seconds until the next attempt at a busy store; 0 if it is not busy."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the store was busy at the last attempt."""
+        return self._busy_wait > 0
+
     def should_queue(self) -> bool:
         """Return whether an operation should be queued, where none is queued and several calls are running."""
         if self._unqueued_left:
@@ -179,6 +184,8 @@ def _is_wanted(future: asyncio.Future[Any]) -> bool:
 
 def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
     for each in operations:
+        if each.future.cancelled():
+            continue
         _set_exception(each.future, type(error)(*error.args, taken=error.taken))
         each.future.exception()  # marks it as retrieved, also where its caller is cancelled in the same iteration
 
