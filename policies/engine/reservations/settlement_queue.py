@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .reservation import Reservation
 
 MAX_PENDING_SETTLEMENTS = 10_000
-"""Settlements that are queued; the oldest is dropped for a new one."""
+"""Settlements that are queued; the first of the queue is dropped for a new one."""
 MAX_CONCURRENT_SETTLEMENTS = 256
 """Queued settlements that are sent at the same time, so that group commit puts them into few round trips."""
 MAX_DELIVERY_SECONDS = 10.0
@@ -95,7 +95,7 @@ class SettlementQueue:
         self._services = services
         self.log = SettlementLog(services.log, services.monotonic)
         self.pending: deque[Settlement] = deque()
-        """Settlements that are queued and not being sent, the oldest first."""
+        """Settlements that are queued and not being sent; those that wait longest since their last attempt come first."""
         self.sending: dict[int, Settlement] = {}
         """Queued settlements that are being sent, or failed in the `catch_up` in progress, in the order of the queue."""
         self._numbers = itertools.count()
@@ -109,7 +109,7 @@ class SettlementQueue:
         return len(self.pending) + len(self.sending)
 
     def add(self, settlement: Settlement) -> None:
-        """Queue *settlement* for `catch_up`. A full queue drops its oldest settlement and logs it."""
+        """Queue *settlement* for `catch_up`. A full queue drops its first settlement and logs it."""
         if len(self) >= MAX_PENDING_SETTLEMENTS and self.pending:
             self.log.add(logging.ERROR, FULL_TEXT, self.pending.popleft().call_id)
         self.pending.append(settlement)
@@ -148,8 +148,9 @@ class SettlementQueue:
         """Send the queued settlements, oldest first, until the store fails again.
 
         The oldest is sent alone, because the store may still be down, then up to 256 at a time, in the order of the queue. What
-        fails is queued again in its place. A settlement that fails with another error than `StoreDown` is logged and
-        dropped. Several callers wait for the same task; their cancellation does not end it.
+        fails is queued again at the end: a settlement that the store never takes must not block the others. One that fails
+        with another error than `StoreDown` is logged and dropped. Several callers wait for the same task; their cancellation does
+        not end it.
         """
         self.begin_catch_up()
         if self._task is not None:
@@ -178,7 +179,7 @@ class SettlementQueue:
                     for _ in range(min(MAX_CONCURRENT_SETTLEMENTS, len(self.pending))):
                         group.create_task(self._send_until_empty())
         finally:
-            self.pending.extendleft(reversed(self.sending.values()))
+            self.pending.extend(self.sending.values())
             self.sending.clear()
             self._task = None
 
