@@ -68,7 +68,7 @@ class Settlement(msgspec.Struct, frozen=True):
         cls, hold: Reservation, charges: dict[str, int] | None, *, refund: bool, may_be_done: bool = False
     ) -> Settlement:
         """Return the settlement of *hold*. It does not keep the call, whose body may be large."""
-        debts = () if charges is None else hold.debts(charges, refund=refund)
+        debts = () if charges is None or hold.may_be_missing else hold.debts(charges, refund=refund)
         return cls(hold.store_id, charges, refund, debts, may_be_done)
 
     @property
