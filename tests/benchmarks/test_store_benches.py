@@ -116,14 +116,15 @@ def test_capacity_is_calculated(part: Any) -> None:
         "budgets": 1,
         "tenants": 9,
         "nodes": 64,
+        "at_once": 64,
         "server_us": 50.0,
         "network_bytes_per_call": 700,
     }
     row |= {"written_bytes_per_call": 400, "kept_bytes_per_tenant": 1_000, "held_bytes_per_call": 300}
-    others = [row | {"nodes": 1}, row | {"store": "sqlite"}]
+    one = row | {"nodes": 1, "at_once": 1, "held_bytes_per_call": 200}
     capacity = part("capacity")
 
-    assert capacity.rows_of([*others, row]) == [row]
+    assert capacity.rows_of([one, row | {"store": "sqlite"}, row]) == [row | {"held_bytes_per_call": 200}]
     found = capacity.capacity(row, 0.5, tenants=2_000, running=10)
     assert found == (1, 50.0, 10_000.0, 7e6, 4e6, 2e6, 3_000)
     assert capacity.cells(found, nodes=100)[:4] == ["1", "50.0 µs", "10,000", "100"]

@@ -9,9 +9,13 @@ from policies.stores.counting.ring import ring_from
 from policies.stores.counting.rows import NO_RING, SLIDING_START, CounterRow
 
 from .connecting import Execute
+from .file_keys import swapped
 
 COUNTER_COLUMNS = "key, start, ends, spent, held, oldest, newest, ring, crowd"
-"""The columns of a counter, in the order of the fields of `CounterRow`; `crowd` is its group of identities."""
+"""The columns of a counter, in the order of the fields of `CounterRow`; `crowd` is its group of identities.
+
+`key` is swapped, see `swapped`.
+"""
 SELECT_COUNTER = f"SELECT {COUNTER_COLUMNS} FROM counter WHERE key = ? AND start = ?"  # noqa: S608  # constants only
 _UPSERT_COUNTER = (
     f"INSERT INTO counter ({COUNTER_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"  # noqa: S608  # as above
@@ -26,7 +30,7 @@ PAGE_ROWS = 1_000
 
 def find_row(execute: Execute, key: str, start: int) -> CounterRow | None:
     """Return the row of a counter; None where there is none."""
-    found = execute(SELECT_COUNTER, (key, start)).fetchone()
+    found = execute(SELECT_COUNTER, (swapped(key), start)).fetchone()
     return None if found is None else row_from(found)
 
 
@@ -34,7 +38,15 @@ def row_from(columns: tuple[str, int, int, int, int, int, int, bytes, str]) -> C
     """Return a row from its columns."""
     key, start, ends, spent, held, oldest, newest, ring, group = columns
     return CounterRow(
-        key, start, ends, spent, held, oldest, newest, ring_from(ring) if start == SLIDING_START else NO_RING, group
+        swapped(key),
+        start,
+        ends,
+        spent,
+        held,
+        oldest,
+        newest,
+        ring_from(ring) if start == SLIDING_START else NO_RING,
+        group,
     )
 
 
@@ -52,7 +64,7 @@ def write_rows(execute_many: Execute, rows: Iterable[CounterRow]) -> None:
     execute_many(
         _UPSERT_COUNTER,
         [
-            (row.key, row.start, row.ends, row.spent, row.held, row.oldest, row.newest, row.ring, row.group)
+            (swapped(row.key), row.start, row.ends, row.spent, row.held, row.oldest, row.newest, row.ring, row.group)
             for row in rows
         ],
     )
@@ -73,5 +85,13 @@ def group_size(execute: Execute, group: str) -> int:
 
 
 def counters_after(execute: Execute, key: str, start: int) -> list[tuple[str, int, int, int, int]]:
-    """Return key, start, spent, held and end of the next counters after *key* and *start*: at most `PAGE_ROWS`."""
+    """Return key, start, spent, held and end of the next counters after *key* and *start*: at most `PAGE_ROWS`.
+
+    Keys are as the file has them, see `swapped`; "" is before all others.
+    """
     return execute(_OPEN_COUNTERS, (key, start, PAGE_ROWS)).fetchall()
+
+
+def remove_row(execute: Execute, key: str, start: int) -> None:
+    """Remove the row of a counter."""
+    execute("DELETE FROM counter WHERE key = ? AND start = ?", (swapped(key), start))

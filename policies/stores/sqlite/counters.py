@@ -12,8 +12,9 @@ from policies.stores.counting.rows import (
     Taken,
 )
 
-from .counter_rows import add_to_group, find_row, group_size, row_from, select_counters, write_rows
+from .counter_rows import add_to_group, find_row, group_size, remove_row, row_from, select_counters, write_rows
 from .database import Database
+from .file_keys import swapped
 from .maintenance import (
     CALLS_CHARGED_AT_ONCE,
     decode_taken,
@@ -23,7 +24,7 @@ from .maintenance import (
     taken_parts,
 )
 
-MAX_CACHED_ROWS = 4096
+MAX_CACHED_ROWS = 16384
 """Most counters that are cached, and most reservations."""
 REMOVED_AT_ONCE = 250
 """Unused counters that one transaction removes. Measured: 3 ms."""
@@ -85,7 +86,7 @@ class CountersInFile(CounterStore):
         rows = self._rows
         wanted: list[str | int] = []
         for counter in counters:
-            wanted += counter.claim_key, counter.start
+            wanted += swapped(counter.claim_key), counter.start
         for found in self._database.execute(select_counters(len(counters)), wanted).fetchall():
             row = row_from(found)
             rows[row.key, row.start] = row
@@ -112,7 +113,7 @@ class CountersInFile(CounterStore):
     def _remove_row(self, row: CounterRow) -> None:
         self._rows.pop((row.key, row.start), None)
         self._changed.pop((row.key, row.start), None)
-        self._database.execute("DELETE FROM counter WHERE key = ? AND start = ?", (row.key, row.start))
+        remove_row(self._database.execute, row.key, row.start)
         if row.group:
             add_to_group(self._database.execute, row.group, -1)
 

@@ -16,12 +16,12 @@ from policies.stores.counting.ring import add_to_ring, cell_width, empty_ring, e
 from policies.stores.counting.rows import SLIDING_START, CounterRow
 
 from .connecting import connect, create_tables, is_busy
+from .file_keys import swapped
 
 OLDEST_VERSION = 1
 """Files of this version and later ones are migrated. Version 1 had times in seconds, later ones in microseconds."""
 SECONDS_VERSION = 1
 OLD_TABLES = ("counter", "taking", "hold", "owner", "crowd", "tidied", "slide")
-_INSERT_COUNTER = "INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)"
 
 
 def migrate(path: Path, version: int, now: int) -> None:
@@ -72,9 +72,9 @@ def _migrate(file: sqlite3.Connection, found: int, now: int) -> None:
     ]
     rows += [_sliding_row(key, spent, groups.get((key, SLIDING_START), ""), now) for key, spent in sliding]
     file.executemany(
-        _INSERT_COUNTER,
+        "INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
         [
-            (row.key, row.start, row.ends, row.spent, row.oldest, row.newest, bytearray(row.ring), row.group)
+            (swapped(row.key), row.start, row.ends, row.spent, row.oldest, row.newest, bytearray(row.ring), row.group)
             for row in rows
         ],
     )

@@ -1,5 +1,5 @@
 -- Times are microseconds since 1970. The names of tables and columns are part of the file format.
--- Every counter. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent` the
+-- Every counter. `key` has the identity before the policy, so that the counters of one call are beside each other. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent` the
 -- total of its ring, `ends` when the newest cell expires, `oldest` and `newest` the numbers of the first cell that counts
 -- something and of the current one, `ring` what was taken in each cell. `held` is what is reserved, `crowd` the group whose
 -- identities are limited in number.

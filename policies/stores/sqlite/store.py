@@ -33,6 +33,7 @@ from .counter_rows import PAGE_ROWS, counters_after, find_row, group_size
 from .counters import CountersInFile
 from .database import Database
 from .entries import EntriesInFile
+from .file_keys import swapped
 from .maintenance import add_notice, last_notice, notices_after, record_heartbeat, remove_owner, replace_limits
 
 MAINTENANCE_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
@@ -106,7 +107,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
             with self._database.reading() as execute:
                 rows = counters_after(execute, *last)
             found += [
-                account(key, spent, held, ends / MICROSECONDS_PER_SECOND)
+                account(swapped(key), spent, held, ends / MICROSECONDS_PER_SECOND)
                 for key, start, spent, held, ends in rows
                 if start != SLIDING_START and start <= now < ends
             ]

@@ -120,7 +120,7 @@ def test_every_option_is_in_the_file() -> None:
         ("server = 3", "server: expected a table, found 3; write its keys below [server]"),
         ("[server]\ncors_origins = ['x']", "server.cors_origins[0]: 'x' is not an origin; write it like 'https://app.example.org' or 'http://localhost:5173', or '*' for any"),
         ("[store]\nurl = 'redis://h/x'", "store.url: invalid store URL 'redis://h/x'; the database must be a number: 'redis://HOST:PORT/0'"),
-        ("[store]\nurl = 'redis://h?db=3'", "store.url: invalid store URL 'redis://h'; remove the option 'db': the only one is 'prefix'"),
+        ("[store]\nurl = 'redis://h?db=3'", "store.url: invalid store URL 'redis://h'; remove the option 'db': there are only 'prefix' and 'wait'"),
         ("[store]\nurl = 'redis://:secret@h'", "store.url: the URL contains a password; keep passwords out of files: set the whole URL in the environment variable SIDECAR_STORE"),
         ("[[upstream]]\nmodel = 'x'", "upstream[0].base_url: required key is missing; set it to a string"),
         ("[[upstream]]\nbase_url = 'ftp://x'", "upstream[0].base_url: 'ftp://x' is not an http:// or https:// URL; write it like 'http://127.0.0.1:11434/v1'"),

@@ -90,7 +90,7 @@ class Pipeline:
 
     async def _write(self) -> None:
         try:
-            while True:
+            while not self.is_lost:
                 await self._has_unwritten.wait()
                 self._before_write()
                 commands = self._unwritten[:MAX_COMMANDS_PER_WRITE]

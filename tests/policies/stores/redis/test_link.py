@@ -76,19 +76,20 @@ async def test_order_is_kept_by_a_server_that_forgets_its_scripts(redis: RedisSe
 async def test_flushes_between_writes(redis: RedisServer) -> None:
     """Scripts that are forgotten again and again, while payloads are in flight, cost no payload and no order of a wave."""
     async with script_link(redis.url) as link:
-        flushing = asyncio.create_task(flush_often(redis.port))
+        is_over = asyncio.Event()
+        flushing = asyncio.create_task(flush_until(is_over, redis.port))
         for wave in range(40):
             payloads = [b"%d-%d" % (wave, at) for at in range(20)]
             assert await link.submit_all(payloads) == payloads
-        flushing.cancel()
-        await asyncio.gather(flushing, return_exceptions=True)
+        is_over.set()
+        await flushing
         assert sorted(await link.appended(redis.port)) == sorted(
             b"%d-%d" % (w, at) for w in range(40) for at in range(20)
         )
 
 
-async def flush_often(port: int) -> None:
-    while True:
+async def flush_until(is_over: asyncio.Event, port: int) -> None:
+    while not is_over.is_set():
         await command(port, "SCRIPT", "FLUSH")
         await asyncio.sleep(0.002)
 
