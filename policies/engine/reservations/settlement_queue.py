@@ -15,11 +15,11 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-import anyio
 import msgspec
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
+from policies.stores.batching.deadline import finish_within
 
 from .settlement_log import SettlementLog
 
@@ -33,7 +33,8 @@ MAX_PENDING_SETTLEMENTS = 10_000
 MAX_CONCURRENT_SETTLEMENTS = 256
 """Queued settlements that are sent at the same time, so that group commit puts them into few round trips."""
 MAX_DELIVERY_SECONDS = 10.0
-"""Time limit of one queued settlement, for stores that have no limit of their own."""
+"""Time limit of one queued settlement, for stores that have no limit of their own. Time in which this process stood still hardly
+counts."""
 MAX_CALL_DELAY_SECONDS = 1.0
 """Time since the start of a `catch_up` in which new calls wait for it. Later ones count what is queued as held."""
 
@@ -191,24 +192,24 @@ class SettlementQueue:
         """Send the oldest queued settlement; what fails stays in `sending`."""
         number = next(self._numbers)
         self.sending[number] = self.pending.popleft()
-        failure = StoreDown(f"no answer within {MAX_DELIVERY_SECONDS:g} s", taken=True)
-        with anyio.move_on_after(MAX_DELIVERY_SECONDS):
-            try:
-                await self._deliver(number)
-            except StoreDown as error:
-                failure = error
-            except asyncio.CancelledError:
-                self._keep(number, taken=True)
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                failure = StoreDown("the operation was cancelled", taken=True)  # by a library
-            except Exception as error:  # noqa: BLE001  # it must not block the other settlements
-                self.log.add(logging.ERROR, BROKEN_TEXT, self.sending.pop(number).call_id, cause=error)
-                return
-            else:
-                del self.sending[number]
-                return
+        try:
+            await finish_within(MAX_DELIVERY_SECONDS, self._deliver(number))
+        except StoreDown as error:
+            failure = error
+        except TimeoutError:
+            failure = StoreDown(f"no answer within {MAX_DELIVERY_SECONDS:g} s", taken=True)
+        except asyncio.CancelledError:
+            self._keep(number, taken=True)
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure = StoreDown("the operation was cancelled", taken=True)  # by a library
+        except Exception as error:  # noqa: BLE001  # it must not block the other settlements
+            self.log.add(logging.ERROR, BROKEN_TEXT, self.sending.pop(number).call_id, cause=error)
+            return
+        else:
+            del self.sending[number]
+            return
         self._keep(number, taken=failure.taken)
         self._report_outage(failure)
 

@@ -207,6 +207,21 @@ async def test_settlement_without_an_answer_has_a_time_limit(monkeypatch: pytest
     assert [(each.call_id, each.may_be_done) for each in queue.pending] == [("1", False), ("0", True)]
 
 
+async def test_time_for_which_this_process_stood_still_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was suspended while it sent settlements waits for their answers afterwards."""
+    loop, stood_still = asyncio.get_running_loop(), 0.0
+    time_of_loop = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time_of_loop() + stood_still)
+    store, queue = await queue_of(3)
+    task = asyncio.create_task(queue.catch_up())
+    await store.round_trip()
+    stood_still = 33.0
+    await settled_down()
+    assert len(await store.round_trip()) == 2
+    await asyncio.wait_for(task, 5)
+    assert (len(queue), store.counters.totals) == (0, (3 * 4, 0))
+
+
 @pytest.mark.parametrize("how", ["down", "no answer"])
 async def test_settlement_that_always_fails_does_not_block_the_others(
     how: str, monkeypatch: pytest.MonkeyPatch
