@@ -14,8 +14,8 @@ from policies.stores.counting.reading import CounterReads, read_standings
 from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
 from policies.stores.entries.in_memory import MemoryEntries
 
-REMOVED_PER_RESERVATION = 2
-"""Counters that a reservation looks at, and removes if they are over: more than it can add on average."""
+MORE_REMOVED_THAN_ADDED = 1
+"""A reservation looks at as many counters as it has claims, and at this many more, and removes those that are over."""
 
 
 class MemoryStore(CounterStore):
@@ -33,7 +33,7 @@ class MemoryStore(CounterStore):
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         now = self._now()
-        self._remove_unused(now, REMOVED_PER_RESERVATION)
+        self._remove_unused(now, len(claims) + MORE_REMOVED_THAN_ADDED)
         if part and self._recorded_ceiling(call_id, 0) is None:
             raise ReservationGone(call_id)
         return self._reserve(call_id, claims, ceiling, part, now)

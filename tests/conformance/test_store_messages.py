@@ -249,7 +249,7 @@ def test_warnings_at_start(tmp_path: Path, workers: str) -> None:
             assert set(statuses(served.port)) == {502}
             time.sleep(2.5)  # a heartbeat
             assert served.stop() == 0
-    prefix = f"sidecar: warning: store.url: 127.0.0.1:{server.port}/0: it "
+    prefix = f"sidecar: warning: store.url: 127.0.0.1:{server.port}: it "
     evicting, in_memory = store_lines(log)
     assert evicting.startswith(f"{prefix}may evict counters when its memory is full (maxmemory-policy volatile-lru)")
     assert in_memory.startswith(f"{prefix}keeps counters in memory only, without append-only file and snapshots")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from policies.api.claim import Claim
-from policies.api.store import Grant, Store
+from policies.api.store import Grant, ReservationGone, Store
 from policies.api.window import MAX_EXACT_LIMIT, Calendar, Sliding, Window
 from policies.testing import FakeClock
 
@@ -35,9 +35,10 @@ def claims(draw: st.DrawFn) -> Claim:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("reserve"), st.lists(claims(), min_size=1, max_size=4), st.integers(0, 10**6)),
+        st.tuples(st.just("part"), st.integers(0, 30), st.integers(0, 1_000)),
         st.tuples(st.just("settle"), st.integers(0, 30), st.integers(0, 500)),
         st.tuples(st.just("release"), st.integers(0, 30), st.just(0)),
-        st.tuples(st.just("wait"), st.sampled_from([0, 1, 20, 4_000, 8_000, 31_000]), st.just(0)),
+        st.tuples(st.just("wait"), st.sampled_from([0, 1, 20, 4_000, 8_000, 31_000, 61_000]), st.just(0)),
     ),
     max_size=30,
 )
@@ -47,11 +48,21 @@ async def played(store: Store, clock: FakeClock, steps: list[tuple[object, ...]]
     """Return all answers of *store* to *steps*."""
     answers: list[object] = []
     calls: list[list[Claim]] = []
+    parts: dict[str, int] = {}
     for step in steps:
         match step:
             case ("reserve", list(wanted), int(ceiling)):
                 grant: Grant = await store.reserve(f"c{len(calls)}", wanted, ceiling)
                 calls.append(wanted)
+                answers.append((grant.ceiling, grant.refused, grant.now, grant.standings))
+            case ("part", int(at), int(ceiling)) if calls:
+                call = f"c{at % len(calls)}"
+                parts[call] = parts.get(call, 0) + 1
+                try:
+                    grant = await store.reserve(call, calls[at % len(calls)], ceiling, parts[call])
+                except ReservationGone:
+                    continue
+                parts[call] -= grant.refused is not None
                 answers.append((grant.ceiling, grant.refused, grant.now, grant.standings))
             case ("settle", int(at), int(charge)) if calls:
                 await store.settle(f"c{at % len(calls)}", {claim.key: charge for claim in calls[at % len(calls)]})

@@ -80,6 +80,11 @@ class GroupCommit:
         self._attempted_at = 0.0
         """When operations were executed last, or when the first of the queue was queued, in the loop's time."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the store was busy at the last attempt."""
+        return self._busy_wait > 0
+
     def should_queue(self) -> bool:
         """Return whether an operation should be queued, where none is queued and several calls are running."""
         if self._unqueued_left:
@@ -197,6 +202,8 @@ def _moved(operations: Sequence[QueuedOperation], seconds: float, now: float) ->
 
 def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
     for each in operations:
+        if each.future.cancelled():
+            continue
         _set_exception(each.future, type(error)(*error.args, taken=error.taken))
         each.future.exception()  # marks it as retrieved, also where its caller is cancelled in the same iteration
 

@@ -104,7 +104,13 @@ class CounterStore(ABC):
                 row = self._assign_counter(counter, now)
             if row is not None:
                 if counter.width and counter.cell != row.newest:
+                    was_later = row.newest > counter.cell
                     move_to(row, counter.cell)
+                    if (
+                        was_later
+                    ):  # kept even if the call is refused: it must be moved once, not each time that it is read
+                        row.ends = counter.ends
+                        self._row_changed(row)
                 counter.held = row.held
                 counter.used = row.spent + row.held
         return counters
@@ -196,7 +202,8 @@ class CounterStore(ABC):
         row = self._find_row(counter, start)
         if row is not None:  # it may have been removed long after its window
             row.held -= held
-            row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
+            # What is returned of a charge must not become room beyond the limit if an operator has reset the counter meanwhile.
+            row.spent = min(max(row.spent + spent, min(row.spent, 0)), MAX_COUNTER_VALUE)
             self._row_changed(row)
 
     def _correct(self, claims: Sequence[Claim], amount: int | None, now: int) -> list[Standing]:
@@ -205,13 +212,17 @@ class CounterStore(ABC):
             msg = "only counters of calendar windows can be corrected"
             raise ValueError(msg)
         counters = self._claimed_counters(claims, now)
+        corrected = set[tuple[str, int]]()
         for counter in counters:
-            row = self._rows.get((counter.counter, counter.start))
+            at = counter.counter, counter.start
+            row = self._rows.get(at)
             if row is None:
-                row = CounterRow(counter.counter, counter.start, counter.ends, group=counter.joins_group)
+                row = CounterRow(*at, counter.ends, group=counter.joins_group)
                 self._add_row(row)
-            row.spent = 0 if amount is None else max(row.spent - amount, -MAX_COUNTER_VALUE)
-            self._row_changed(row)
+            if at not in corrected:
+                row.spent = 0 if amount is None else max(row.spent - amount, -MAX_COUNTER_VALUE)
+                self._row_changed(row)
+                corrected.add(at)
             counter.used = row.spent + row.held
         return standings_of(counters, now)
 

@@ -143,15 +143,27 @@ class Batches:
 
     def _send(self, operations: Sequence[QueuedOperation], sends: int) -> None:
         beats = abs(self.estimated_time() - self._beat_at) > BEAT_SECONDS
+        begin = self._begin(beats=beats)
         try:
-            reply = self._link.submit(
-                _encoder.encode([self._begin(beats=beats), *[each.arguments for each in operations]])
-            )
+            payload = _encoder.encode([begin, *[each.arguments for each in operations]])
+        except (TypeError, ValueError, OverflowError) as error:
+            self._send_each(operations, sends, error)
+            return
+        try:
+            reply = self._link.submit(payload)
         except StoreDown as error:
             _fail(operations, error)
             return
         self._in_flight.add(reply)
         reply.add_done_callback(functools.partial(self._receive, operations, sends))
+
+    def _send_each(self, operations: Sequence[QueuedOperation], sends: int, error: Exception) -> None:
+        """Send *operations* one by one: *error* says that one of them cannot be encoded. That one fails, as in other stores."""
+        if len(operations) > 1:
+            for each in operations:
+                self._send([each], sends)
+        elif not operations[0].future.done():
+            operations[0].future.set_exception(error)
 
     def _begin(self, *, beats: bool = False) -> Operation:
         now = None if self._clock is None else round(self._clock() * MICROSECONDS_PER_SECOND)

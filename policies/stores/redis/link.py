@@ -200,6 +200,9 @@ class ScriptLink:
                     self._active = node
                 else:
                     await node.pipeline.wait_until_idle()
+        except asyncio.CancelledError:  # the loop ends: callers, which cannot be cancelled, would wait for ever
+            self._give_up()
+            raise
         except Exception as error:  # noqa: BLE001  # also a fault of ours must not leave callers waiting
             self._trouble.cause = error
             self._give_up()

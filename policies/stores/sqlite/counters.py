@@ -16,7 +16,6 @@ from .counter_rows import add_to_group, find_row, group_size, remove_row, row_fr
 from .database import Database
 from .file_keys import swapped
 from .maintenance import (
-    CALLS_CHARGED_AT_ONCE,
     decode_taken,
     encode_taken,
     keep_as_charged,
@@ -36,6 +35,7 @@ _FROM_BOTH = (
 )
 _INSERT_PART = "INSERT INTO hold VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _SELECT_CHARGED = "SELECT 1 FROM charged WHERE call = ? AND part = ?"
+_SELECT_ANY_CHARGED = "SELECT 1 FROM charged LIMIT 1"
 
 
 class CountersInFile(CounterStore):
@@ -51,11 +51,14 @@ class CountersInFile(CounterStore):
         self._reservations: dict[str, list[list[Taken]]] = {}
         """Cached reservations of this process: what each part took. Valid if as many running parts are deleted."""
 
+        self._has_charged: bool | None = None
+        """Whether the file has charged reservations; None if that is to be read. Those of this process come from others."""
+
     def _begin(self) -> None:
         """Drop what may be outdated, or is too much. Called first in each transaction."""
         database = self._database
         if not database.is_unchanged or len(self._rows) > MAX_CACHED_ROWS:
-            self._rows, self._changed = {}, {}
+            self._rows, self._changed, self._has_charged = {}, {}, None
         if database.is_reopened or len(self._reservations) > MAX_CACHED_ROWS:
             self._reservations = {}  # after an error, some of them may have been rolled back
 
@@ -72,7 +75,7 @@ class CountersInFile(CounterStore):
     def _charge_dead(self, last_seen: int) -> bool:
         """Charge the reservations of other processes without a heartbeat since *last_seen*, and keep them for a day.
 
-        Returns whether there may be more.
+        Returns whether there may be more: some were charged.
         """
         execute = self._database.execute
         calls = running_calls_of_dead(execute, self._owner, last_seen)
@@ -80,7 +83,7 @@ class CountersInFile(CounterStore):
             self._charge_reserved(taken)
             keep_as_charged(execute, call)
             self._queue_removal(last_seen + CHARGED_RETENTION_MICROSECONDS, call, CHARGED_START)
-        return len(calls) == CALLS_CHARGED_AT_ONCE
+        return bool(calls)
 
     def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:
         rows = self._rows
@@ -95,7 +98,7 @@ class CountersInFile(CounterStore):
 
     def _find_row(self, counter: str, start: int) -> CounterRow | None:
         row = self._rows.get((counter, start))
-        if row is None:
+        if row is None and start != CHARGED_START:  # the queue of removals has calls too
             row = find_row(self._database.execute, counter, start)
             if row is not None:
                 self._rows[counter, start] = row
@@ -135,8 +138,10 @@ class CountersInFile(CounterStore):
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
         execute = self._database.execute
-        if not self._database.is_unchanged and execute(_SELECT_CHARGED, (call_id, part)).fetchone():
-            return False  # only another process can have charged it
+        if self._has_charged is None:
+            self._has_charged = execute(_SELECT_ANY_CHARGED).fetchone() is not None
+        if self._has_charged and execute(_SELECT_CHARGED, (call_id, part)).fetchone():
+            return False
         row = (call_id, part, self._owner, ceiling, bytearray(encode_taken(taken)))
         if not execute(_INSERT_PART, row).rowcount:
             return False

@@ -12,8 +12,8 @@ from policies.stores.counting.rows import Taken
 
 from .connecting import Execute
 
-CALLS_CHARGED_AT_ONCE = 100
-"""Most calls of dead processes that one transaction charges."""
+PARTS_CHARGED_AT_ONCE = 100
+"""Parts of reservations after which one transaction charges no further calls of dead processes; a long stream has many parts."""
 MAX_NOTICES = 100
 """Newest notices that are kept."""
 decode_taken = msgspec.msgpack.Decoder(list[Taken]).decode
@@ -42,23 +42,33 @@ def remove_owner(execute: Execute, owner: int) -> None:
     execute("DELETE FROM owner WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM hold WHERE owner = ?1)", (owner,))
 
 
+def has_dead_processes(execute: Execute, owner: int, last_seen: int) -> bool:
+    """Return whether a process, other than *owner*, has sent no heartbeat since *last_seen*."""
+    return execute("SELECT 1 FROM owner WHERE seen < ? AND id != ?", (last_seen, owner)).fetchone() is not None
+
+
 def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[tuple[str, list[Taken]]]:
     """Return calls of processes, other than *owner*, that sent no heartbeat since *last_seen*, and what they have reserved.
 
-    At most `CALLS_CHARGED_AT_ONCE`. Processes that have no running calls are removed.
+    At most as many as have `PARTS_CHARGED_AT_ONCE` parts, but at least one. Processes without running calls are removed.
     """
-    calls = "SELECT DISTINCT call FROM hold WHERE owner = ? LIMIT ?"
+    counted = "SELECT call, count(*) FROM hold WHERE owner = ? GROUP BY call LIMIT ?"
     for (dead,) in execute("SELECT id FROM owner WHERE seen < ? AND id != ?", (last_seen, owner)).fetchall():
-        found = execute(calls, (dead, CALLS_CHARGED_AT_ONCE)).fetchall()
-        if found:
-            return [(call, taken_parts(execute, "hold", call)) for (call,) in found]
+        calls, parts = list[str](), 0
+        for call, number in execute(counted, (dead, PARTS_CHARGED_AT_ONCE)).fetchall():
+            parts += number
+            if calls and parts > PARTS_CHARGED_AT_ONCE:
+                break
+            calls.append(call)
+        if calls:
+            return [(call, taken_parts(execute, "hold", call)) for call in calls]
         execute("DELETE FROM owner WHERE id = ?", (dead,))
     return []
 
 
 def keep_as_charged(execute: Execute, call: str) -> None:
     """Move the reservation of *call* to those that were charged."""
-    execute("INSERT INTO charged SELECT call, part, ceiling, took FROM hold WHERE call = ?", (call,))
+    execute("INSERT OR IGNORE INTO charged SELECT call, part, ceiling, took FROM hold WHERE call = ?", (call,))
     execute("DELETE FROM hold WHERE call = ?", (call,))
 
 

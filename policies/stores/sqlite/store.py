@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, StoreDown, account
 from policies.api.window import MICROSECONDS_PER_SECOND
@@ -34,7 +36,15 @@ from .counters import CountersInFile
 from .database import Database
 from .entries import EntriesInFile
 from .file_keys import swapped
-from .maintenance import add_notice, last_notice, notices_after, record_heartbeat, remove_owner, replace_limits
+from .maintenance import (
+    add_notice,
+    has_dead_processes,
+    last_notice,
+    notices_after,
+    record_heartbeat,
+    remove_owner,
+    replace_limits,
+)
 
 MAINTENANCE_INTERVAL_MICROSECONDS = MICROSECONDS_PER_SECOND
 """Longest time between two heartbeats of a process that reserves; `heartbeat` itself is called less often."""
@@ -99,10 +109,12 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         self._running.discard(call_id)
 
     async def accounts(self) -> Sequence[Account]:
-        """See `Store.accounts`. No lock is held for long: dead processes are charged in steps, and rows are read in pages."""
+        """See `Store.accounts`. Rows are read in pages. The lock is taken only if processes are dead: these are charged in steps."""
         now, found, last = self._now(), list[Account](), ("", -1)
-        while await self._run(self._charge_dead, (now - self._grace,)):
-            pass
+        with self._database.reading() as execute:
+            has_dead = has_dead_processes(execute, self._owner, now - self._grace)
+        while has_dead:
+            has_dead = await self._run(self._charge_dead, (now - self._grace,))
         while True:
             with self._database.reading() as execute:
                 rows = counters_after(execute, *last)
@@ -168,12 +180,12 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         submit = group.submit_uncancellable if must_run else group.submit
         try:
             if group.queued or (len(self._running) > alone and group.should_queue()):
-                result = await submit(function, arguments)
+                result = await _end_of(submit(function, arguments), shield=must_run and group.is_busy)
             else:
                 try:
                     result = self._execute_now(function, arguments)
                 except StoreBusy:
-                    result = await submit(function, arguments)
+                    result = await _end_of(submit(function, arguments), shield=must_run)
         except StoreDown as error:
             self._outage.begin(str(error))
             raise
@@ -230,3 +242,11 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         for notice in notices_after(execute, self._last_notice):
             self._last_notice = notice.id
             _log.warning("%s", notice.text)
+
+
+async def _end_of(future: asyncio.Future[Any], *, shield: bool) -> Any:
+    """Return the result of *future*. With *shield*, a cancellation waits outside: anyio repeats it in each iteration of the loop."""
+    if not shield:
+        return await future
+    with anyio.CancelScope(shield=True):
+        return await future

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
-from claims import DAY_SECONDS, budget, chosen_by_client, reserve
+from claims import DAY_SECONDS, budget, chosen_by_client, rate, reserve
+from redis_server import with_own_prefix
 
 from policies.api.store import Store
 from policies.api.window import Calendar
+from policies.stores.opening import open_store
 from policies.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +41,35 @@ async def test_clock_that_was_ahead_forgets_no_spending(
     assert grant.standings[0].used >= 60
     clock.now = grant.standings[0].resets_at + hours * HOUR_SECONDS
     assert (await reserve(store, "later", claim)).refused is None
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[list[Store]]:
+    """Give the stores of two processes on the same counters."""
+    url = with_own_prefix(request.getfixturevalue("redis").url) if request.param == "redis" else "sqlite:///s.db"
+    stores = [open_store(url, folder=tmp_path, clock=clock) for _ in range(2)]
+    yield stores
+    for each in stores:
+        await each.aclose()
+
+
+async def test_full_sliding_limit_is_free_one_window_after_the_clock_was_ahead(
+    pair: list[Store], clock: FakeClock
+) -> None:
+    """What was taken while the clock was ahead expires one window after it is right, though all calls until then are refused.
+
+    The other process writes meanwhile, so that nothing is remembered in memory alone.
+    """
+    clock.advance(5 * HOUR_SECONDS)
+    for call in range(3):
+        await reserve(pair[0], f"ahead {call}", rate(3))
+    clock.advance(-5 * HOUR_SECONDS)
+    refused = 0
+    while (await reserve(pair[0], f"after {refused}", rate(3))).refused is not None and refused < 100:
+        clock.advance(1)
+        refused += 1
+        await pair[1].heartbeat()
+    assert refused in (60, 61)
 
 
 @pytest.mark.parametrize(("days", "kept"), [(39, True), (41, False)])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from claims import budget, rate
+from claims import budget, chosen_by_client, rate, reserve
 from redis_server import with_own_prefix
 
 from policies.api.store import CorrectableStore, LimitRegistry, Store
@@ -82,6 +82,15 @@ async def test_refusal_counts_granted_room(store: Store) -> None:
         assert grant.refused == 0
         cases.append(grant.standings[0].case)
     assert cases == ["held", "never_fits"]
+
+
+async def test_counter_of_several_claims_is_corrected_once(store: Store) -> None:
+    """Identities that share an overflow counter correct it once, not each of them."""
+    own = correctable(store)
+    for name in "abcde":
+        await reserve(own, name, chosen_by_client(name, limit=100))
+    standings = await own.correct([chosen_by_client(name, limit=100) for name in "de"], 10, "granted")
+    assert [(each.spent, each.held) for each in standings] == [(-10, 20), (-10, 20)]
 
 
 async def test_sliding_window_is_not_corrected(store: Store) -> None:

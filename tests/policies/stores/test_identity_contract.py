@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from claims import DAY_SECONDS, budget, chosen_by_client, rate, reserve, totals
-from stored import Opened, query
+from stored import Opened, objects_of, query
 
 from policies.api.claim import Claim
 from policies.api.store import Store
 from policies.api.window import Calendar, Sliding
+from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -114,3 +115,16 @@ async def test_unused_counters_are_removed(opened: Opened, clock: FakeClock, tmp
         await store.heartbeat()
         assert query(tmp_path / "store.db", "SELECT count(*) FROM counter WHERE start >= 0") == [(41,)]
         assert query(tmp_path / "store.db", "SELECT count(*) FROM counter WHERE start < 0") == [(0,)]
+
+
+async def test_memory_does_not_grow_with_the_claims_of_a_call(clock: FakeClock) -> None:
+    """Calls that each add several counters to the memory store remove as many: after 4 days the minutes take no more room."""
+    store, kept = MemoryStore(clock=clock), list[int]()
+    for day in range(12):
+        for hour in range(24):
+            call = f"{day} {hour}"
+            await reserve(store, call, *[budget(100, name=f"b{at}", window="minute") for at in range(5)])
+            await store.settle(call, {})
+            clock.advance(3_600)
+        kept.append(objects_of(store))
+    assert kept[-1] <= kept[5] * 1.05

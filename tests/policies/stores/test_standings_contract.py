@@ -145,3 +145,13 @@ async def test_standing_predicts_the_next_reservation(
     assert (grant.refused is None) == (before.needed == 0) == (before.left >= asked)
     if grant.refused is not None:
         assert grant.standings[0] == before
+
+
+async def test_part_after_the_window_never_resets_in_the_past(store: Store, clock: FakeClock) -> None:
+    """A part that is counted in a window that has ended stands in a limit that resets now, not before."""
+    claim = budget(100, 10, window="minute")
+    await store.reserve("1", [claim])
+    clock.advance(90)
+    grant = await store.reserve("1", [claim], part=1)
+    assert [each.used for each in grant.standings] == [20]
+    assert [each.resets_at for each in grant.standings] == [grant.now]

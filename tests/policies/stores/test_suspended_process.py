@@ -18,7 +18,7 @@ from growing import PROMPT, Gate, running
 from growing import budget as growing_budget
 from redis_server import with_own_prefix
 
-from policies.api.store import Store
+from policies.api.store import CorrectableStore, Store
 from policies.stores.opening import open_store
 from policies.testing import FakeClock, make_call, make_services
 
@@ -73,6 +73,19 @@ async def test_calls_of_a_suspended_process_cost_what_they_used(both: TwoProcess
 
     assert charged == [(CALLS * (PROMPT_TOKENS + CEILING), 0)]
     assert settled == await both.totals() == [(CALLS * USED, 0)]
+
+
+async def test_correction_after_a_reset_grants_nothing(both: TwoProcesses) -> None:
+    """What a late settlement or release returns is no room beyond the limit, if an operator has reset the counter meanwhile."""
+    claim = budget(1000, 60)
+    for call in ("settled", "released"):
+        await both.suspended.reserve(call, [claim])
+    await both.suspend()
+    assert isinstance(both.other, CorrectableStore)
+    await both.other.correct([budget(1000, 0)], None, "reset")
+    await both.suspended.settle("settled", {claim.key: 7})
+    await both.suspended.release("released")
+    assert await both.totals() == [(0, 0)]
 
 
 async def test_charge_counts_against_the_limit_until_it_is_corrected(both: TwoProcesses) -> None:
@@ -162,6 +175,24 @@ async def test_growing_stream_of_a_suspended_process_goes_on(both: TwoProcesses,
     assert charged == [(PROMPT + 20, 0)]
     assert len(served.text) == 99
     assert await both.totals() == [(PROMPT + 99, 0)]
+
+
+@pytest.mark.parametrize("part", [0, 1])
+async def test_repeated_part_of_a_charged_reservation_reserves_nothing(both: TwoProcesses, part: int) -> None:
+    """A part that is sent again after it was charged, also as a later operation of the process that wakes, is known."""
+    claim = budget(LIMIT, 50)
+    for at in range(part + 1):
+        await both.suspended.reserve("1", [claim], at, at)
+    await both.suspend()
+    await both.suspended.heartbeat()
+    grant = await both.suspended.reserve("1", [claim], 1_000, part)
+    repeated = await both.totals()
+    await both.suspend()
+    assert (await both.other.reserve("2", [budget(LIMIT, 1)])).refused is None
+    await both.suspended.settle("1", {claim.key: 10})
+
+    assert (grant.refused, grant.ceiling, repeated) == (None, part, [(50 * (part + 1), 0)])
+    assert await both.totals() == [(10, 1)]
 
 
 async def test_process_goes_on_before_its_first_heartbeat(both: TwoProcesses) -> None:

@@ -18,23 +18,39 @@ function operations.take_over()
   return true
 end
 
--- Make the store ready. Argument: the id of its generation, if it has none. The counters have it too: if they are lost, it ends, and
--- what belongs to them is removed. Then settlements find no reservation, which their callers can report.
 -- All keys have a member "format", so that none is ever missing: while its slot moves to another node, a cluster executes no
 -- script of whose keys some exist and some do not.
-function operations.create(operation)
-  local generation = redis.call('HGET', keys.meta, 'generation')
-  if not generation or redis.call('HGET', keys.counters, 'generation') ~= generation then
-    generation = operation[2]
-    if redis.call('HGET', keys.holds, 'format') or redis.call('HGET', keys.groups, 'format') then
-      redis.call('UNLINK', keys.counters, keys.holds, keys.expiry, keys.groups)
-    end
-  end
+local function add_members(generation)
   redis.call('HSET', keys.meta, 'format', script.FORMAT, 'generation', generation)
   redis.call('HSET', keys.counters, 'generation', generation)
   for _, key in ipairs({keys.counters, keys.holds, keys.owners, keys.groups, keys.entries, KEYS[9], KEYS[10]}) do
     redis.call('HSET', key, 'format', script.FORMAT)
   end
   for _, key in ipairs({keys.expiry, keys.entry_ends}) do redis.call('ZADD', key, '+inf', 'format') end
+end
+
+-- Make the store ready. Argument: the id of its generation, if it has none. The counters have it too: if they are lost, it ends, and
+-- what belongs to them is removed. Then settlements find no reservation, which their callers can report.
+function operations.create(operation)
+  local generation = redis.call('HGET', keys.meta, 'generation')
+  if not generation or redis.call('HGET', keys.counters, 'generation') ~= generation then
+    if generation or redis.call('HGET', keys.holds, 'format') or redis.call('HGET', keys.groups, 'format') then
+      redis.call('UNLINK', keys.counters, keys.holds, keys.expiry, keys.groups)
+    end
+    generation = operation[2]
+  end
+  add_members(generation)
   return generation
+end
+
+-- A server that evicts keys may remove one of them alone. Without its reservations the counters would hold them until their windows
+-- end, and without what expires they would never be removed. So the generation ends, and the next operation makes the store anew.
+-- Any other key is only created again.
+function operations.replace_lost_keys()
+  local generation = redis.call('HGET', keys.counters, 'generation')
+  if not redis.call('HGET', keys.holds, 'format') or not redis.call('ZSCORE', keys.expiry, 'format') then
+    redis.call('HDEL', keys.counters, 'generation')
+  elseif redis.call('EXISTS', unpack(KEYS)) < #KEYS or redis.call('HGET', keys.meta, 'generation') ~= generation then
+    add_members(generation)
+  end
 end

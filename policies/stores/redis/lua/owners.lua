@@ -65,6 +65,7 @@ function operations.heartbeat(operation)
   -- The first write may free memory, so a full server allows the others.
   redis.call('HDEL', keys.owners, operation[3] and script.owner or '')
   if operation[3] then redis.call('HSET', keys.owners, script.owner, script.text(script.now)) end
+  operations.replace_lost_keys()
   charge_dead_owners(operation[2])
   operations.expire(MOST_EXPIRED)
   operations.expire_entries(MOST_EXPIRED)

@@ -24,10 +24,12 @@ end
 function operations.accounts(operation)
   local low = script.now + counters.retention(operation[2] == 1 and script.MINUTE or math.huge)
   local high = operation[2] == 1 and script.text(low + script.MINUTE) or '+inf'
-  local page = {'LIMIT', operation[3], operation[4]}
-  local fields = redis.call('ZRANGEBYSCORE', keys.expiry, '(' .. script.text(low), high, unpack(page))
+  -- By rank, because to skip members by LIMIT takes time for each of them.
+  local first = redis.call('ZCOUNT', keys.expiry, '-inf', script.text(low)) + operation[3]
+  local last = math.min(redis.call('ZCOUNT', keys.expiry, '-inf', high), first + operation[4]) - 1
+  if first > last then return {0} end
+  local fields = redis.call('ZRANGE', keys.expiry, first, last)
   local reply = {#fields}
-  if #fields == 0 then return reply end
   for at, value in ipairs(redis.call('HMGET', keys.counters, unpack(fields))) do
     local start, key = string.match(fields[at], '^(%d+):(.*)$')
     start = tonumber(start)

@@ -28,7 +28,8 @@ function reserve.move_to_first(claims, hold)
       counters.read({field})
       local counter = counters.known[field]
       if not counter.is_new then
-        claim.field, claim.key, claim.start, claim.ends, claim.max_identities = field, key, 0, counter.ends, 0
+        claim.field, claim.key, claim.start, claim.max_identities = field, key, 0, 0
+        claim.ends = math.max(counter.ends, script.now)  -- it may have ended; then waiting is over
         claim.is_moved = true
       end
     end

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +16,7 @@ from claims import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.stores.batching.group_commit import MAX_BATCH_OPERATIONS, StoreBusy
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock
 
@@ -161,6 +164,19 @@ async def test_closing_executes_queued_operations(busy: BusyStore) -> None:
     await busy.store.aclose()
     assert (await step).refused is None
     assert await busy.totals() == [(0, 10)]
+
+
+async def test_closing_a_locked_file_fails_all_operations_but_cancelled_ones(busy: BusyStore) -> None:
+    """Where the file is locked, closing fails what is queued, behind operations of cancelled callers too: none waits for ever."""
+    with contextlib.closing(sqlite3.connect(busy.path, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        steps = [asyncio.create_task(busy.store.reserve(f"{at}", [RATE])) for at in range(MAX_BATCH_OPERATIONS + 20)]
+        await asyncio.sleep(0)
+        steps[-10].cancel()
+        await busy.store.aclose()
+        results = await asyncio.wait_for(asyncio.gather(*steps, return_exceptions=True), 5)
+    kinds = [type(each) for each in results]
+    assert (kinds.count(StoreBusy), kinds.count(asyncio.CancelledError)) == (len(steps) - 1, 1)
 
 
 CALL = st.tuples(st.integers(1, 60), st.integers(0, 80), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9))

@@ -61,14 +61,6 @@ async def test_late_release_gives_the_charge_back(pair: tuple[RedisStore, RedisS
     assert (await other.standings([rate(5)]))[0].used == 0
 
 
-async def test_late_settlement_after_a_reset_grants_nothing(pair: tuple[RedisStore, RedisStore]) -> None:
-    """What a late settlement returns does not become room beyond the limit, if the counter was reset meanwhile."""
-    suspended, other = pair
-    await other.correct([budget(1000, 0)], None, "reset")
-    await suspended.settle("1", {KEY: 7})
-    assert await totals(other) == [(0, 0)]
-
-
 async def test_further_part_of_a_charged_reservation_is_held(pair: tuple[RedisStore, RedisStore]) -> None:
     """A part that a resumed process adds is reserved; the settlement charges all parts together."""
     suspended, other = pair

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -22,15 +23,23 @@ def pair() -> Iterator[tuple[RedisNode, RedisNode]]:
     """Yield a primary and a replica that has its data."""
     with node_folder() as folder:
         ports = node_ports(2)
-        primary = RedisNode(ports[0], folder, "--repl-diskless-sync-delay", "0")
+        primary = RedisNode(ports[0], folder, "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
         replica = RedisNode(ports[1], folder, "--replicaof", "127.0.0.1", str(ports[0]))
         primary.start()
         replica.start()
-        primary.ask("SET", "written", 1)  # the first write reaches it up to a second after it is called online
+        waited(lambda: is_synchronized(replica, [primary]), "the replica does not get the data")
+        primary.ask("SET", "written", 1)  # the first write reaches it up to a second later
         waited(lambda: replica.ask("GET", "written"), "the replica does not get the data")
         yield primary, replica
         replica.stop()
         primary.stop()
+
+
+def suspend(node: RedisNode) -> None:
+    """Suspend *node*, and return when its process has stopped."""
+    assert node.process is not None
+    node.suspend()
+    os.waitpid(node.process.pid, os.WUNTRACED)
 
 
 async def test_results_are_on_the_replica(pair: tuple[RedisNode, RedisNode]) -> None:
@@ -100,7 +109,7 @@ async def test_missing_acknowledgement_is_logged_once(
         script_link(f"{proxy.url}?wait=200", monotonic=lambda: now[0]) as link,
     ):
         await link.submit(b"0")
-        replica.suspend()
+        suspend(replica)
         with caplog.at_level(logging.WARNING, "sidecar.store"):
             for at in range(1, 60):
                 now[0] += 0.1
@@ -133,7 +142,7 @@ async def test_connection_lost_before_the_acknowledgement(pair: tuple[RedisNode,
     primary, replica = pair
     async with tcp_proxy(primary.port) as proxy, script_link(f"{proxy.url}?wait=1000", timeout=5.0) as link:
         await link.submit(b"1")
-        replica.suspend()
+        suspend(replica)
         waiting = link.submit(b"2")
         while b"2" not in await link.appended(primary.port):
             await asyncio.sleep(0)
@@ -151,7 +160,7 @@ async def test_primary_that_becomes_a_replica_meanwhile(pair: tuple[RedisNode, R
     primary, replica = pair
     async with script_link(f"{primary.url}?wait=1000", timeout=0.5) as link:
         await link.submit(b"1")
-        replica.suspend()
+        suspend(replica)
         waiting = link.submit(b"2")
         while b"2" not in await link.appended(primary.port):
             await asyncio.sleep(0)

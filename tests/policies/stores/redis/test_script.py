@@ -16,7 +16,7 @@ from redis_script import ScriptRunner
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 
 from policies.api.claim import Claim
-from policies.api.store import StoreDown
+from policies.api.store import Grant, StoreDown
 from policies.api.window import Calendar, Sliding
 from policies.stores.redis.batches import MAX_PARTIAL_BATCHES_IN_FLIGHT, BatchLink
 from policies.stores.redis.script import KEY_NAMES, keys_of, script_source
@@ -239,6 +239,37 @@ async def test_lost_content_is_logged_once(
         assert await stores[0].settle(f"{lost} 0", {KEY: 1}) is False
 
 
+@pytest.mark.parametrize("name", ["h", "e"])
+async def test_evicted_reservations_begin_a_new_store(
+    opened: OpenStore, runner: ScriptRunner, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Without its reservations, or what expires, a store begins anew, and says so: no counter holds what can never be settled."""
+    store = opened()
+    await store.reserve("1", [budget(100, 60)])
+    await runner.client.delete(runner.key(name))
+    await store.reserve("2", [budget(100, 10)])
+    await store.heartbeat()
+    assert await store.settle("1", {KEY: 5}) is False
+    await store.reserve("3", [budget(100, 10)])
+    assert await totals(store) == [(0, 10)]
+    assert [each.levelno for each in caplog.records if "limits start anew" in each.getMessage()] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("name", ["w", "n", "k", "ke", "m", "x", "y"])
+async def test_other_evicted_keys_are_created_again(
+    opened: OpenStore, runner: ScriptRunner, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A lost key without which the counters are right forgets no spending, and exists again after a heartbeat."""
+    store = opened()
+    await store.reserve("1", [budget(100, 60)])
+    await runner.client.delete(runner.key(name))
+    await store.heartbeat()
+    assert await store.settle("1", {KEY: 5}) is True
+    assert await runner.client.exists(*keys_of(runner.prefix)) == len(KEY_NAMES)
+    assert await totals(store) == [(5, 0)]
+    assert caplog.records == []
+
+
 @pytest.fixture
 async def full(tmp_path: Path) -> AsyncIterator[tuple[RedisStore, Any]]:
     """Give a store with running calls on a server, and a client that can fill it."""
@@ -325,3 +356,21 @@ async def test_no_span_exceeds_the_limit(opened: OpenStore, clock: FakeClock, st
         else:
             assert late + amount > limit
             assert clock.now < grant.standings[0].resets_at <= clock.now + window * 65 / 64 + 0.001
+
+
+@pytest.mark.parametrize("broken", [budget(10**6, name="\ud800"), budget(10**6, 2**70)], ids=["text", "number"])
+async def test_operation_that_cannot_be_sent_fails_alone(opened: OpenStore, broken: Claim) -> None:
+    """A claim that MessagePack cannot express fails its own call; calls that wait for the same batch are executed."""
+    store = opened()
+    await store.ping()
+    link = count_batches(store)
+    link.is_answering.clear()
+    calls: list[asyncio.Task[Any]] = []
+    for at, claim in enumerate([budget(10**6, 10)] * 20 + [broken]):
+        calls.append(asyncio.create_task(store.reserve(f"{at}", [claim])))
+        for _ in range(5):
+            await asyncio.sleep(0)  # some iterations of the event loop for each operation
+    link.is_answering.set()
+    *granted, failed = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+    assert all(isinstance(each, Grant) and each.refused is None for each in granted)
+    assert isinstance(failed, UnicodeEncodeError | OverflowError)

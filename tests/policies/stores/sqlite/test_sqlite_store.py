@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from claims import budget, rate, reserve, totals
+from claims import DAY_SECONDS, budget, rate, reserve, totals
+from stored import query
 
 from policies.api.store import StoreDown
 from policies.stores.sqlite.store import SQLiteStore
@@ -49,6 +50,41 @@ async def test_reservations_of_a_dead_process_are_charged(tmp_path: Path, clock:
     assert await totals(living) == [(8, 0)]
     assert await living.settle("1", {budget(1).key: 7}) is False
     await living.aclose()
+
+
+async def test_reservations_with_many_parts_are_charged_in_short_steps(tmp_path: Path, clock: FakeClock) -> None:
+    """One transaction charges 100 parts, not 100 calls: the reservation of a long stream has many parts."""
+    dead = SQLiteStore(tmp_path / "s.db", clock=clock)
+    for call in range(8):
+        for part in range(40):
+            await reserve(dead, f"{call}", budget(1_000, 1), part=part)
+    await dead.aclose()
+    clock.advance(31)
+    living = SQLiteStore(tmp_path / "s.db", clock=clock)
+    charged = []
+    for _ in range(5):
+        await living.heartbeat()
+        charged.append(query(tmp_path / "s.db", "SELECT spent FROM counter")[0][0])
+    assert charged == [80, 160, 240, 320, 320]
+    await living.aclose()
+
+
+async def test_charged_reservation_is_kept_for_a_day(tmp_path: Path, clock: FakeClock) -> None:
+    """A reservation that was charged is forgotten after a day; the store goes on, and a later settlement finds nothing."""
+    dead, living = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    await reserve(dead, "1", budget(100, 40, window="month"))
+    clock.advance(31)
+    await living.heartbeat()
+    clock.advance(DAY_SECONDS - 60)
+    await living.heartbeat()
+    assert query(tmp_path / "s.db", "SELECT call FROM charged") == [("1",)]
+    clock.advance(61)
+    await living.heartbeat()
+    assert query(tmp_path / "s.db", "SELECT call FROM charged") == []
+    assert await living.settle("1", {budget(1, window="month").key: 7}) is False
+    assert await totals(living) == [(40, 0)]
+    await living.aclose()
+    await dead.aclose()
 
 
 async def test_unusable_file_is_an_error_with_the_remedy(tmp_path: Path, clock: FakeClock) -> None:
