@@ -61,6 +61,9 @@ class Ledger:
                 self._settlements.add(Settlement(call.id, None))
             self._admit_without_store(hold, error)
             return
+        except BaseException:
+            hold.may_be_missing = True
+            raise
         call.standings = list(zip(claims, grant.standings, strict=True))
         if grant.refused is not None:
             claim, lease, _ = hold.claims[grant.refused]
@@ -199,15 +202,15 @@ class Ledger:
 
     def _admit_without_store(self, hold: Reservation, error: StoreDown) -> None:
         refusing = any(when_store_fails == "refuse" for _, _, when_store_fails in hold.claims)
-        if not isinstance(error, ReservationGone):  # the store has answered
-            self._report_down(error)
+        self._report_down(error)
         hold.claims = ()  # nothing is reserved, or its release is queued: refused calls must not fill the queue
         if refusing:
             msg = "The limits cannot be checked just now. Please try again in a moment."
             raise Rejection(503, "store_unavailable", msg, retry_after=1.0) from error
 
     def _report_down(self, error: StoreDown) -> None:
-        self._services.state_changed("store", "down", str(error))
+        if not isinstance(error, ReservationGone):  # the store has answered
+            self._services.state_changed("store", "down", str(error))
 
 
 def expected_answer(claims: Sequence[Claim]) -> int:

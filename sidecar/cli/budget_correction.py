@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,8 @@ COUNTERS_AT_ONCE = 200
 """Counters that are corrected in one operation of the store, which other calls wait for."""
 STORE_LOGGER = "sidecar.store"
 """Name under which all processes log the note of a correction."""
+NAME_BYTES = 3
+"""Random bytes that name a correction in its note."""
 CORRECTION_HEADER = ("budget", "for", "window", "limit", "spent before", "spent", "reserved", "left", "resets at")
 
 
@@ -80,8 +83,15 @@ def correct_and_print(settings: Settings, wanted: Correction) -> int:
     return code
 
 
-async def corrected_steps(settings: Settings, wanted: Correction) -> AsyncIterator[CorrectedStep]:
-    """Correct the counters of *wanted*, and yield each step when the store has executed it.
+def new_name() -> str:
+    """Return a random name for a correction."""
+    return secrets.token_hex(NAME_BYTES)
+
+
+async def corrected_steps(
+    settings: Settings, wanted: Correction, *, name: Callable[[], str] = new_name
+) -> AsyncIterator[CorrectedStep]:
+    """Correct the counters of *wanted*, and yield each step when the store has executed it. *name* names each step.
 
     All counters of a step are corrected, or none. What is reserved stays. Raises `StoreDown`, `StoreNotReadable`,
     `UnknownTenant` and `CorrectionRefused`.
@@ -94,7 +104,7 @@ async def corrected_steps(settings: Settings, wanted: Correction) -> AsyncIterat
         for budget, counters in selected_counters(settings, wanted, await store.accounts()):
             for step in _split(counters):
                 claims = [each.claim(settings, wanted.tenant) for each in step]
-                note = note_of(budget, step, wanted)
+                note = note_of(budget, step, wanted, name())
                 standings = await store.correct(claims, wanted.amount, note)
                 yield CorrectedStep(list(_corrected(step, standings, wanted.amount)), note)
 
@@ -113,16 +123,20 @@ def _corrected(
         yield CorrectedCounter(counter, before, standing)
 
 
-def note_of(budget: Budget, counters: Sequence[CounterToCorrect], wanted: Correction) -> str:
-    """Return the line that every process logs about the correction of *counters*, which are of one *budget*."""
+def note_of(budget: Budget, counters: Sequence[CounterToCorrect], wanted: Correction, name: str) -> str:
+    """Return the line that every process logs about the correction *name* of *counters*, which are of one *budget*.
+
+    No two lines are the same: the log counts a repeated line instead of writing it, and two grants of one amount add up.
+    """
     unit, amount = unit_of(budget), wanted.amount
     names = [f"{kind} {name!r}" for kind, name in counters[0].counts.items() if kind != "tenant"]
     many = f" in {len(counters)} counters" if len(counters) > 1 else ""
     who = ", ".join([f"budget {budget.name!r} of tenant {wanted.tenant!r}", *([] if many else names)])
+    by = f"by the command line (correction {name})"
     if amount is not None:
-        return f"{who} was granted {amount_text(unit, amount)}, by the command line"
+        return f"{who} was granted {amount_text(unit, amount)}, {by}"
     spent = sum(each.spent for each in counters)
-    return f"{who} was reset{many}: {number_text(unit, spent)} → {amount_text(unit, 0)}, by the command line"
+    return f"{who} was reset{many}: {number_text(unit, spent)} → {amount_text(unit, 0)}, {by}"
 
 
 def corrections_table(corrected: Sequence[CorrectedCounter]) -> str:

@@ -35,6 +35,8 @@ class Reservation(msgspec.Struct, eq=False):
     """The number of the next part in the store; 0 if the reservation must be registered again."""
     losses: int = 0
     """How often the store has lost the reservation."""
+    may_be_missing: bool = False
+    """Whether the store may never have made it, because `reserve` was cancelled or failed: then it cannot be lost either."""
     step: int = 0
     """Tokens by which the reservation of a stream without a ceiling grows at a time; 0 if it does not grow."""
     is_settled: bool = False

@@ -15,11 +15,11 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-import anyio
 import msgspec
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
+from policies.stores.batching.deadline import finish_within
 
 from .settlement_log import SettlementLog
 
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from .reservation import Reservation
 
 MAX_PENDING_SETTLEMENTS = 10_000
-"""Settlements that are queued; the oldest is dropped for a new one."""
+"""Settlements that are queued; the first of the queue is dropped for a new one."""
 MAX_CONCURRENT_SETTLEMENTS = 256
 """Queued settlements that are sent at the same time, so that group commit puts them into few round trips."""
 MAX_DELIVERY_SECONDS = 10.0
-"""Time limit of one queued settlement, for stores that have no limit of their own."""
+"""Time limit of one queued settlement, for stores that have no limit of their own. Time in which this process stood still hardly
+counts."""
 MAX_CALL_DELAY_SECONDS = 1.0
 """Time since the start of a `catch_up` in which new calls wait for it. Later ones count what is queued as held."""
 
@@ -68,7 +69,7 @@ class Settlement(msgspec.Struct, frozen=True):
         cls, hold: Reservation, charges: dict[str, int] | None, *, refund: bool, may_be_done: bool = False
     ) -> Settlement:
         """Return the settlement of *hold*. It does not keep the call, whose body may be large."""
-        debts = () if charges is None else hold.debts(charges, refund=refund)
+        debts = () if charges is None or hold.may_be_missing else hold.debts(charges, refund=refund)
         return cls(hold.store_id, charges, refund, debts, may_be_done)
 
     @property
@@ -95,7 +96,7 @@ class SettlementQueue:
         self._services = services
         self.log = SettlementLog(services.log, services.monotonic)
         self.pending: deque[Settlement] = deque()
-        """Settlements that are queued and not being sent, the oldest first."""
+        """Settlements that are queued and not being sent; those that wait longest since their last attempt come first."""
         self.sending: dict[int, Settlement] = {}
         """Queued settlements that are being sent, or failed in the `catch_up` in progress, in the order of the queue."""
         self._numbers = itertools.count()
@@ -109,7 +110,7 @@ class SettlementQueue:
         return len(self.pending) + len(self.sending)
 
     def add(self, settlement: Settlement) -> None:
-        """Queue *settlement* for `catch_up`. A full queue drops its oldest settlement and logs it."""
+        """Queue *settlement* for `catch_up`. A full queue drops its first settlement and logs it."""
         if len(self) >= MAX_PENDING_SETTLEMENTS and self.pending:
             self.log.add(logging.ERROR, FULL_TEXT, self.pending.popleft().call_id)
         self.pending.append(settlement)
@@ -148,8 +149,9 @@ class SettlementQueue:
         """Send the queued settlements, oldest first, until the store fails again.
 
         The oldest is sent alone, because the store may still be down, then up to 256 at a time, in the order of the queue. What
-        fails is queued again in its place. A settlement that fails with another error than `StoreDown` is logged and
-        dropped. Several callers wait for the same task; their cancellation does not end it.
+        fails is queued again at the end: a settlement that the store never takes must not block the others. One that fails
+        with another error than `StoreDown` is logged and dropped. Several callers wait for the same task; their cancellation does
+        not end it.
         """
         self.begin_catch_up()
         if self._task is not None:
@@ -178,7 +180,7 @@ class SettlementQueue:
                     for _ in range(min(MAX_CONCURRENT_SETTLEMENTS, len(self.pending))):
                         group.create_task(self._send_until_empty())
         finally:
-            self.pending.extendleft(reversed(self.sending.values()))
+            self.pending.extend(self.sending.values())
             self.sending.clear()
             self._task = None
 
@@ -190,24 +192,24 @@ class SettlementQueue:
         """Send the oldest queued settlement; what fails stays in `sending`."""
         number = next(self._numbers)
         self.sending[number] = self.pending.popleft()
-        failure = StoreDown(f"no answer within {MAX_DELIVERY_SECONDS:g} s", taken=True)
-        with anyio.move_on_after(MAX_DELIVERY_SECONDS):
-            try:
-                await self._deliver(number)
-            except StoreDown as error:
-                failure = error
-            except asyncio.CancelledError:
-                self._keep(number, taken=True)
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                failure = StoreDown("the operation was cancelled", taken=True)  # by a library
-            except Exception as error:  # noqa: BLE001  # it must not block the other settlements
-                self.log.add(logging.ERROR, BROKEN_TEXT, self.sending.pop(number).call_id, cause=error)
-                return
-            else:
-                del self.sending[number]
-                return
+        try:
+            await finish_within(MAX_DELIVERY_SECONDS, self._deliver(number))
+        except StoreDown as error:
+            failure = error
+        except TimeoutError:
+            failure = StoreDown(f"no answer within {MAX_DELIVERY_SECONDS:g} s", taken=True)
+        except asyncio.CancelledError:
+            self._keep(number, taken=True)
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure = StoreDown("the operation was cancelled", taken=True)  # by a library
+        except Exception as error:  # noqa: BLE001  # it must not block the other settlements
+            self.log.add(logging.ERROR, BROKEN_TEXT, self.sending.pop(number).call_id, cause=error)
+            return
+        else:
+            del self.sending[number]
+            return
         self._keep(number, taken=failure.taken)
         self._report_outage(failure)
 

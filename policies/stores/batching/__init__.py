@@ -1,1 +1,1 @@
-"""What SQLite and Redis stores share: group commit, and the outage of a store."""
+"""What SQLite and Redis stores share: group commit, deadlines, and the outage of a store."""

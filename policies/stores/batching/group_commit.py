@@ -10,7 +10,8 @@ If one operation raises an error of its own, each of its batch is executed again
 `should_queue` tells whether to queue: after an operation that was alone, the next ones do not wait for others.
 
 A store that is locked by another program raises `StoreBusy`. Then the queue is kept, and tried again until the store is free
-or the oldest operation has waited for `patience` seconds. The event loop runs on meanwhile.
+or the oldest operation has waited for `patience` seconds. The event loop runs on meanwhile. Time for which this process itself
+stood still counts little: it says nothing about the store.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ MAX_EXTRA_WAIT_SECONDS = 0.005
 """Time after which no further iteration is waited for."""
 MIN_BUSY_WAIT_SECONDS, MAX_BUSY_WAIT_SECONDS = 0.0005, 0.01
 """The first and the longest wait between two attempts at a busy store; each wait is twice the one before."""
+
+MAX_COUNTED_SECONDS = 0.1
+"""Most of the time between two attempts that counts as waiting; more means that this process stood still."""
 
 
 class StoreBusy(StoreDown):
@@ -73,6 +77,8 @@ class GroupCommit:
         self._last_length = self._iterations_left = 0
         self._busy_wait = 0.0
         """Seconds until the next attempt at a busy store; 0 if it is not busy."""
+        self._attempted_at = 0.0
+        """When operations were executed last, or when the first of the queue was queued, in the loop's time."""
 
     @property
     def is_busy(self) -> bool:
@@ -98,10 +104,12 @@ class GroupCommit:
         loop = future.get_loop()
         if self.queued and self.queued[-1].future.get_loop() is not loop:
             self.flush()  # that loop was stopped with operations in the queue, and may never run again
+        now = loop.time()
         if not self.queued:
             self._last_length, self._iterations_left = 0, self.extra_iterations
             loop.call_soon(self._end_iteration, loop)
-        self.queued.append(QueuedOperation(future, function, arguments, loop.time()))
+            self._attempted_at = now
+        self.queued.append(QueuedOperation(future, function, arguments, now))
         return future
 
     def _end_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,10 +155,15 @@ class GroupCommit:
             self._wait_for_busy(batch, error)
         else:
             self._busy_wait = 0.0
+            if self.queued:
+                self._attempted_at = self.queued[0].future.get_loop().time()
 
     def _wait_for_busy(self, batch: list[QueuedOperation], error: StoreBusy) -> None:
         """Keep *batch* at the head of the queue, except those operations that have waited for long enough."""
         now = batch[0].future.get_loop().time()
+        stood_still, self._attempted_at = now - self._attempted_at - MAX_COUNTED_SECONDS, now
+        if stood_still > 0:
+            batch, self.queued = _moved(batch, stood_still, now), _moved(self.queued, stood_still, now)
         waiting = [each for each in batch if now - each.queued_at < self._patience and not each.future.done()]
         _fail([each for each in batch if now - each.queued_at >= self._patience], error)
         self.queued = waiting + self.queued
@@ -180,6 +193,11 @@ class GroupCommit:
 def _is_wanted(future: asyncio.Future[Any]) -> bool:
     """Return whether an operation is still to be executed."""
     return not future.cancelled() and (isinstance(future, UncancellableFuture) or not future.get_loop().is_closed())
+
+
+def _moved(operations: Sequence[QueuedOperation], seconds: float, now: float) -> list[QueuedOperation]:
+    """Return *operations* as if they had been queued so many *seconds* later, at most *now*."""
+    return [each._replace(queued_at=min(each.queued_at + seconds, now)) for each in operations]
 
 
 def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -14,7 +15,24 @@ from growing import PROMPT, Gate, GatedUpstream, budget, finish_of, running
 from losing_store import Counters, LosingStore
 from settlements import hold_of
 
-from policies import Budget, Call, Ending, Outcome, Rate, RetryClassifier, StoreDown, UpstreamError, Usage
+from policies import (
+    Budget,
+    Calendar,
+    Call,
+    Claim,
+    ClaimLease,
+    Ending,
+    Grant,
+    Lease,
+    Outcome,
+    Policy,
+    Rate,
+    RetryClassifier,
+    StoreDown,
+    UpstreamError,
+    Usage,
+)
+from policies.api.store import ReservationGone
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
 from policies.engine.reservations import settlement_log
@@ -208,6 +226,57 @@ async def test_false_after_a_lost_answer_means_settled(*, executed: bool) -> Non
     await ledger.catch_up()
     assert store.counters.totals == (PROMPT + 1, 0)
     assert any(".lost" in step for step in store.steps) is not executed
+
+
+class PerDay(Policy, frozen=True):
+    """Counts requests in a calendar window."""
+
+    async def admit(self, call: Call) -> Lease:
+        return ClaimLease(self.claim(call, 1, limit=10, window=Calendar("day")))
+
+
+@pytest.mark.parametrize("failure", [asyncio.CancelledError(), ValueError("broken")], ids=repr)
+async def test_reservation_that_was_never_made_is_not_lost(
+    failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that is cancelled while its reservation waits is not charged as if the store had lost that."""
+
+    class Waiting(LosingStore):
+        async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
+            if ".lost" in call_id:
+                return await super().reserve(call_id, claims, ceiling, part)
+            raise failure
+
+    store = Waiting()
+    services = make_services(store=store)
+    ledger = Ledger(services)
+    with pytest.raises(type(failure)):
+        await Chain([PerDay(name="d")], ScriptedUpstream(["x"]), services, ledger=ledger).run(
+            make_call("hi", services=services), CollectingSink([])
+        )
+    await ledger.catch_up()
+    assert (store.counters.totals, ledger.pending_settlements) == ((0, 0), 0)
+    assert not any("had lost" in line for line in caplog.messages)
+
+
+async def test_store_that_keeps_losing_is_not_down() -> None:
+    """A store that loses a reservation again at once has answered: it is not reported as down."""
+
+    class Forgetful(LosingStore):
+        async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
+            if part:
+                raise ReservationGone(call_id)
+            return await super().reserve(call_id, claims, ceiling, part)
+
+    services = make_services(store=Forgetful())
+    reports: list[str] = []
+    services.state_changed = lambda *each: reports.append(" ".join(each))
+    ledger, hold = Ledger(services), hold_of("1", claims.budget(1_000, per_token=1))
+    hold.step = 20
+    await ledger.reserve(hold)
+    with pytest.raises(ReservationGone):
+        await ledger.grow(hold)
+    assert reports == []
 
 
 async def test_store_that_does_not_know_is_believed() -> None:

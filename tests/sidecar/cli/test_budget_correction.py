@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,9 @@ from policies.api.window import Calendar, Window
 from policies.stores.memory import MemoryStore
 from policies.testing import FakeClock, make_call
 from sidecar.cli import main as cli
+from sidecar.cli.budget_correction import STORE_LOGGER
+from sidecar.observers.entry_format import EntryFormat
+from sidecar.observers.log_handler import LineHandler
 
 NOW = 1_799_971_200.0 + 3_600  # 2027-01-15T01:00:00Z
 CONFIG_TEXT = (
@@ -139,7 +143,7 @@ def test_reset_clears_what_the_tenant_has_spent(commands: Commands) -> None:
         ["users", "acme, user ann", "day", "50", "30", "0", "0", "50", "2027-01-16 00:00 UTC"],
         ["users", "acme, user bob", "day", "50", "20", "0", "0", "50", "2027-01-16 00:00 UTC"],
     ]  # fmt: skip
-    assert commands.store.notes == [
+    assert [text for text, _ in map(named, commands.store.notes)] == [
         "budget 'daily' of tenant 'acme' was reset: 400 → 0 tokens, by the command line",
         "budget 'money' of tenant 'acme' was reset: $0.2 → $0, by the command line",
         "budget 'users' of tenant 'acme' was reset in 2 counters: 50 → 0 tokens, by the command line",
@@ -191,7 +195,29 @@ def test_grant_of_dollars(commands: Commands) -> None:
     assert [cell.strip() for cell in rows_of(out)[1][3:8]] == [
         "$0.250000", "$0.200000", "-$0.100001", "$0.000000", "$0.350001",
     ]  # fmt: skip
-    assert commands.store.notes == ["budget 'money' of tenant 'acme' was granted $0.300001, by the command line"]
+    assert [text for text, _ in map(named, commands.store.notes)] == [
+        "budget 'money' of tenant 'acme' was granted $0.300001, by the command line"
+    ]
+
+
+def named(note: str) -> tuple[str, str]:
+    """Return the text of *note*, and the random name of the correction."""
+    text, _, name = note.partition(" (correction ")
+    return text, name.removesuffix(")")
+
+
+def test_log_shows_each_of_two_equal_grants(commands: Commands) -> None:
+    """The log writes a repeated line once, so the notes of two grants of one amount differ."""
+    for _ in range(2):
+        commands.run("budget", "grant", "--tenant", "acme", "--policy", "daily", "--tokens", "7")
+    lines: list[bytes] = []
+    handler = LineHandler(lines.append, EntryFormat("text"))
+    for note in commands.store.notes:
+        handler.handle(logging.LogRecord(STORE_LOGGER, logging.WARNING, "", 0, "%s", (note,), None))
+    assert len(lines) == 2
+    assert {named(note)[0] for note in commands.store.notes} == {
+        "budget 'daily' of tenant 'acme' was granted 7 tokens, by the command line"
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .progress import finish_within
+from policies.stores.batching.deadline import finish_within
+
 from .url import Address, RedisUrl
 
 Reply: TypeAlias = Any

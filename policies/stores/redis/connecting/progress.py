@@ -1,35 +1,11 @@
-"""Deadlines that count only time in which the event loop ran, so that a slow or suspended process never blames the server.
-
-A deadline is divided into ticks. A tick ends by a timer of the event loop, and the loop polls its sockets between two timers of
-the same kind. After a suspension of any length one tick has passed, and the bytes that arrived meanwhile are read first.
-"""
+"""The timer of a silent server. It counts only time in which the event loop ran, as `finish_within` does."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
 
-Result = TypeVar("Result")
-TICKS_PER_DEADLINE = 10
-"""Ticks of a deadline."""
-
-
-async def finish_within(seconds: float, operation: Awaitable[Result]) -> Result:
-    """Return the result of *operation*, or cancel it after *seconds* and raise `TimeoutError`."""
-    task = asyncio.ensure_future(operation)
-    try:
-        for _ in range(TICKS_PER_DEADLINE):
-            await asyncio.wait({task}, timeout=seconds / TICKS_PER_DEADLINE)
-            if task.done():
-                return task.result()
-        raise TimeoutError
-    finally:
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(BaseException):  # the cause of the end is raised instead
-                await task
+from policies.stores.batching.deadline import TICKS_PER_DEADLINE
 
 
 class StallTimer:

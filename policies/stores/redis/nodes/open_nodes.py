@@ -8,8 +8,8 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
+from policies.stores.batching.deadline import finish_within
 from policies.stores.redis.connecting.connection import CannotConnect, asked, closed, connected
-from policies.stores.redis.connecting.progress import finish_within
 from policies.stores.redis.connecting.url import Address, RedisUrl
 from policies.stores.redis.nodes.server_advice import server_warnings
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 from redis.exceptions import AuthenticationError, RedisError
 
+from policies.stores.batching.deadline import finish_within
 from policies.stores.redis.connecting.connection import CannotConnect, Reply, asked, closed, connected
-from policies.stores.redis.connecting.progress import finish_within
 from policies.stores.redis.connecting.url import Address, RedisUrl
 
 from .topology import QUERY_SECONDS, NoAddress, best_of, views_of

@@ -18,9 +18,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
+from policies.stores.batching.deadline import finish_within
 from policies.stores.redis.connecting.connection import CannotConnect, Reply, asked, closed, connected
 from policies.stores.redis.connecting.failures import NamedFailure
-from policies.stores.redis.connecting.progress import finish_within
 from policies.stores.redis.connecting.url import Address, RedisUrl
 
 QUERY_SECONDS = 0.5

@@ -148,17 +148,17 @@ async def test_settlements_that_come_meanwhile_are_sent_too() -> None:
 
 
 async def test_one_operation_asks_a_store_that_is_down() -> None:
-    """While the store is down, one settlement is tried, and the order of the queue stays."""
+    """While the store is down, one settlement is tried; it is queued again at the end, and the order of the others stays."""
     store, queue = await queue_of(300)
     task = asyncio.create_task(queue.catch_up())
     assert await store.round_trip("down") == ["settle 0"]
     await asyncio.wait_for(task, 5)
-    assert [each.call_id for each in queue.pending] == [f"{at}" for at in range(300)]
+    assert [each.call_id for each in queue.pending] == [f"{at % 300}" for at in range(1, 301)]
     assert store.counters.totals == (0, 3000)
 
 
 async def test_failures_in_the_middle_are_queued_again_in_order() -> None:
-    """If the store fails in the middle, only what it did not take is queued again, in its old place."""
+    """If the store fails in the middle, only what it did not take is queued again, in the order of before."""
     store, queue = await queue_of(8)
     task = asyncio.create_task(queue.catch_up())
     await store.round_trip()
@@ -199,12 +199,54 @@ async def test_stop_queues_what_is_being_sent() -> None:
     assert [(each.call_id, each.may_be_done) for each in queue.pending] == [(f"{at}", True) for at in range(1, 6)]
 
 
-async def test_settlement_without_an_answer_does_not_block_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that never answers a settlement costs its time limit; it is queued again as possibly done."""
+async def test_settlement_without_an_answer_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settlement that the store never answers is queued again after the time limit, as possibly done."""
     monkeypatch.setattr(settlement_queue, "MAX_DELIVERY_SECONDS", 0.01)
     _, queue = await queue_of(2)
     await asyncio.wait_for(queue.catch_up(), 5)
-    assert [(each.call_id, each.may_be_done) for each in queue.pending] == [("0", True), ("1", False)]
+    assert [(each.call_id, each.may_be_done) for each in queue.pending] == [("1", False), ("0", True)]
+
+
+async def test_time_for_which_this_process_stood_still_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was suspended while it sent settlements waits for their answers afterwards."""
+    loop, stood_still = asyncio.get_running_loop(), 0.0
+    time_of_loop = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time_of_loop() + stood_still)
+    store, queue = await queue_of(3)
+    task = asyncio.create_task(queue.catch_up())
+    await store.round_trip()
+    stood_still = 33.0
+    await settled_down()
+    assert len(await store.round_trip()) == 2
+    await asyncio.wait_for(task, 5)
+    assert (len(queue), store.counters.totals) == (0, (3 * 4, 0))
+
+
+@pytest.mark.parametrize("how", ["down", "no answer"])
+async def test_settlement_that_always_fails_does_not_block_the_others(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that never takes one settlement, such as one with damaged data, gets all others."""
+    monkeypatch.setattr(settlement_queue, "MAX_DELIVERY_SECONDS", 0.01)
+
+    class Damaged(MemoryStore):
+        async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> bool | None:
+            if call_id != "damaged":
+                return await super().settle(call_id, charges, refund=refund)
+            if how == "down":
+                raise StoreDown("the script failed", taken=True)
+            await asyncio.Event().wait()
+            return None
+
+    store = Damaged(clock=FakeClock())
+    queue = SettlementQueue(make_services(store=store))
+    for call_id in ["damaged", *[f"{at}" for at in range(20)]]:
+        await store.reserve(call_id, [CLAIM])
+        queue.add(Settlement(call_id, FOUR))
+    for _ in range(2):
+        await asyncio.wait_for(queue.catch_up(), 5)
+    assert [each.call_id for each in queue.pending] == ["damaged"]
+    assert await totals(store) == [(20 * 4, 10)]
 
 
 async def test_new_call_waits_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,27 @@ async def test_patience_ends_and_is_remembered(tmp_path: Path, lock: sqlite3.Con
     await store.aclose()
 
 
+async def test_time_for_which_this_process_stood_still_is_no_patience(
+    tmp_path: Path, lock: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation does not fail because its own process was suspended or busy: it is tried again after that."""
+    loop, stood_still = asyncio.get_running_loop(), 0.0
+    time_of_loop = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time_of_loop() + stood_still)
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(), patience=5.0)
+    await reserve(store, "running", budget(100))
+    lock.execute("BEGIN IMMEDIATE")
+    waiting = [asyncio.create_task(store.reserve(f"{at}", [budget(100)])) for at in range(2)]
+    await turns(3)
+    for _ in range(3):
+        stood_still += 33.0
+        await turns(20)
+    assert not any(task.done() for task in waiting)
+    lock.execute("COMMIT")
+    assert [(await task).refused for task in waiting] == [None, None]
+    await store.aclose()
+
+
 async def test_file_that_is_locked_before_it_is_opened(tmp_path: Path, lock: sqlite3.Connection) -> None:
     """A program that has the file for itself when it is opened is waited for as well."""
     first = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
