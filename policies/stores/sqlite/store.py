@@ -92,6 +92,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         """See `Store.reserve`."""
         grant: Grant | None = await self._run(self._reserve_in_file, (call_id, claims, ceiling, part), alone=0)
         if grant is None:
+            self._running.discard(call_id)
             raise ReservationGone(call_id)
         if grant.refused is None:
             self._running.add(call_id)
