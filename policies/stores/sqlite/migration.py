@@ -25,7 +25,7 @@ OLD_TABLES = ("counter", "taking", "hold", "owner", "crowd", "tidied", "slide")
 
 
 def migrate(path: Path, version: int, now: int) -> None:
-    """Migrate the file at *path* to *version*, in one transaction; *now* is in microseconds. Takes about 2 s per million rows.
+    """Migrate the file at *path* to *version*, in one transaction; *now* is in microseconds. Takes about 8 s per million rows.
 
     Reservations are charged: their processes have ended. What a sliding window counts is counted as taken now. Raises
     `StoreBusy` while another process has the file open, and `sqlite3.Error`.
