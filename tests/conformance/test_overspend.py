@@ -97,6 +97,7 @@ async def check_overspend(
     ports: Sequence[int], store: Store, asked: Sequence[Connection], opened: asyncio.Event
 ) -> None:
     """Make all calls at once; check who is admitted, and that the limit holds at each moment."""
+    await store.accounts()  # connects, so that the reads below come during the calls
     watch = StoreWatch(store)
     calls = [asyncio.create_task(call(ports[at % len(ports)], CALL)) for at in range(CALLS)]
     await eventually(lambda: sum(task.done() for task in calls) + len(asked) >= CALLS)
