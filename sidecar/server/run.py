@@ -65,6 +65,8 @@ def run(settings: Settings) -> int:
         print(f"sidecar listening on {listener.address}\n{summary(settings)}", flush=True)
 
     with listener:
+        if start.stopped():  # the exit was raised where Python ignores exceptions, such as in a finalizer
+            return 0
         if settings.workers == 1:
             return serve(settings, listener, announce, store_check=check)
         workers = Workers(
