@@ -50,6 +50,7 @@ def test_file_with_our_name_in_the_working_directory(tmp_path: Path, name: str) 
     assert code == 0
 
 
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="a background job, which ignores SIGINT")
 @pytest.mark.parametrize("delay", [0.0, 0.2, 0.4, 0.6, 0.8])
 async def test_stop_of_the_process_group_while_workers_start(tmp_path: Path, delay: float) -> None:
     """Ctrl+C reaches the parent and its workers at once: at each moment of a start the program stops in order."""
