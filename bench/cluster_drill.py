@@ -1,4 +1,4 @@
-"""Break a Redis cluster under load, and audit what was counted. Prints one table; exit code 1 if a rule is broken.
+"""Stop and move the nodes of a Redis cluster under load, and audit the counters. Print a table; exit with 1 if a rule is broken.
 
 Three sidecars count in three masters with a replica each. In each round the master that owns the counters is killed,
 suspended and demoted, and its slot is moved to another master and back, while hundreds of calls run.

@@ -33,10 +33,7 @@ def running() -> Iterator[RedisCluster]:
 @pytest.fixture
 def cluster(running: RedisCluster) -> RedisCluster:
     """Return the cluster of all tests, with all nodes in order."""
-    for node in running.nodes:
-        if node.process is None:
-            node.start()
-    running.settled()
+    running.restore()
     return running
 
 

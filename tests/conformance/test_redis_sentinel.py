@@ -29,10 +29,7 @@ def running() -> Iterator[RedisSentinels]:
 @pytest.fixture
 def sentinels(running: RedisSentinels) -> RedisSentinels:
     """Return the servers of all tests, in order."""
-    for node in (*running.servers, *running.sentinels):
-        if node.process is None:
-            node.start()
-    running.settled()
+    running.restore()
     return running
 
 

@@ -119,6 +119,13 @@ class RedisCluster:
         self.replica_of(former).ask("CLUSTER", "FAILOVER")
         return former, self.promoted(slot, former)
 
+    def restore(self) -> None:
+        """Start the nodes that a test has ended, and wait until all are in order."""
+        for node in self.nodes:
+            if node.process is None:
+                node.start()
+        self.settled()
+
     def settled(self) -> None:
         """Wait until all nodes run, agree, and each replica has the data of its master."""
 

@@ -95,6 +95,13 @@ class RedisSentinels:
         waited(lambda: is_synchronized(former, self.servers), f"{former.address} did not become a replica")
         return former, new
 
+    def restore(self) -> None:
+        """Start the nodes that a test has ended, and wait until all are in order."""
+        for node in (*self.servers, *self.sentinels):
+            if node.process is None:
+                node.start()
+        self.settled()
+
     def settled(self) -> None:
         """Wait until all servers run and know each other, and the replica has the data of the primary."""
 

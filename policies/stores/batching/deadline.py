@@ -1,4 +1,4 @@
-"""Deadlines that count only time in which the event loop ran, so that a slow or suspended process never blames the server.
+"""Deadlines that count only time in which the event loop ran, so that a standstill of the process is no failure of the server.
 
 A deadline is divided into ticks. A tick ends by a timer of the event loop, and the loop polls its sockets between two timers of
 the same kind. After a suspension of any length one tick has passed, and the bytes that arrived meanwhile are read first.

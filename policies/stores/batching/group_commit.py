@@ -31,7 +31,6 @@ MAX_EXTRA_WAIT_SECONDS = 0.005
 """Time after which no further iteration is waited for."""
 MIN_BUSY_WAIT_SECONDS, MAX_BUSY_WAIT_SECONDS = 0.0005, 0.01
 """The first and the longest wait between two attempts at a busy store; each wait is twice the one before."""
-
 MAX_COUNTED_SECONDS = 0.1
 """Most of the time between two attempts that counts as waiting; more means that this process stood still."""
 
@@ -209,7 +208,6 @@ def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
 
 
 def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
-    with contextlib.suppress(
-        RuntimeError, asyncio.InvalidStateError
-    ):  # its loop is closed, or its caller was cancelled
+    # The loop of the future may be closed, and its caller may have been cancelled.
+    with contextlib.suppress(RuntimeError, asyncio.InvalidStateError):
         future.set_exception(error)

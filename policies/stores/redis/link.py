@@ -37,7 +37,7 @@ from policies.stores.redis.nodes.open_nodes import Nodes
 from policies.stores.redis.nodes.pipeline import MAX_COMMANDS_PER_WRITE, ConnectionLost
 from policies.stores.redis.nodes.topology import UNKNOWN_HOSTS, NoAddress
 
-from .trouble import Trouble
+from .retry_state import RetryState
 
 DEFAULT_TIMEOUT_SECONDS = 2.0
 MAX_WAITING_PAYLOADS, MAX_WAITING_BYTES = 10_000, 64 * 1024 * 1024
@@ -81,7 +81,7 @@ class ScriptLink:
         self._by_digest = _without_payload("EVALSHA", digest, keys)
         self._by_source = _without_payload("EVAL", source, keys)
         self._outage = Outage(monotonic)
-        self._trouble = Trouble(timeout, sleep)
+        self._retry_state = RetryState(timeout, sleep)
         self._queue: deque[Submission] = deque()
         """Payloads that are to be sent, in order. It is empty while `_active` is set."""
         self._held: list[Submission] = []
@@ -132,9 +132,9 @@ class ScriptLink:
 
     def _receive(self, node: Node, submission: Submission, reply: Reply) -> None:
         if not isinstance(reply, Exception):
-            if self._trouble.cause is not None or not self._outage.is_up:
+            if self._retry_state.cause is not None or not self._outage.is_up:
                 self._nodes.note_success()
-                self._trouble.end()
+                self._retry_state.end()
                 self._outage.end()
             self._finish(submission).set_result(reply)
             return
@@ -170,9 +170,9 @@ class ScriptLink:
         self._queue.extendleft(reversed(self._held))
         self._held.clear()
         if isinstance(cause, AskError | NoScriptError):
-            self._trouble.note_redirection(cause)
+            self._retry_state.note_redirection(cause)
         else:
-            self._trouble.note(cause)
+            self._retry_state.note(cause)
         if reaction_to(cause) is Reaction.LEAVE:
             self._nodes.close(node.address)
         self._start_recovery()
@@ -186,16 +186,16 @@ class ScriptLink:
         """Send the queue to the server that has the keys, or fail it."""
         try:
             while self._queue:
-                if self._trouble.is_over(can_move=self._nodes.can_move):
+                if self._retry_state.is_over(can_move=self._nodes.can_move):
                     self._give_up()
                     return
-                await self._trouble.pause()
+                await self._retry_state.pause()
                 ask_at = self._queue[0].ask_at
                 try:
                     node = await (self._nodes.owner() if ask_at is None else self._nodes.at(ask_at))
                 except (CannotConnect, NoAddress) as error:
                     self._queue[0].ask_at = None
-                    self._trouble.note(error)
+                    self._retry_state.note(error)
                     continue
                 if await self._send_queue(node, ask_at):
                     self._active = node
@@ -205,7 +205,7 @@ class ScriptLink:
             self._give_up()
             raise
         except Exception as error:  # noqa: BLE001  # also a fault of ours must not leave callers waiting
-            self._trouble.cause = error
+            self._retry_state.cause = error
             self._give_up()
         finally:
             self._recovery = None
@@ -233,8 +233,8 @@ class ScriptLink:
 
     def _give_up(self) -> None:
         """Fail all waiting operations."""
-        cause = describe_failure(self._trouble.cause or TimeoutError(), self._shown)
-        self._trouble.end()
+        cause = describe_failure(self._retry_state.cause or TimeoutError(), self._shown)
+        self._retry_state.end()
         self._outage.begin(cause)
         while self._queue:
             submission = self._queue.popleft()

@@ -23,7 +23,7 @@ from .maintenance import (
     taken_parts,
 )
 
-MAX_CACHED_ROWS = 16384
+MAX_CACHED_ROWS = 16_384
 """Most counters that are cached, and most reservations."""
 REMOVED_AT_ONCE = 250
 """Unused counters that one transaction removes. Measured: 3 ms."""
@@ -50,7 +50,6 @@ class CountersInFile(CounterStore):
         self._changed: dict[tuple[str, int], CounterRow] = {}
         self._reservations: dict[str, list[list[Taken]]] = {}
         """Cached reservations of this process: what each part took. Valid if as many running parts are deleted."""
-
         self._has_charged: bool | None = None
         """Whether the file has charged reservations; None if that is to be read. Those of this process come from others."""
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import resource
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +22,6 @@ from policies.testing import FakeClock, make_services
 pytestmark = pytest.mark.anyio
 
 KEY = budget(100).key
-
-
-@pytest.fixture
-async def busy(tmp_path: Path) -> AsyncIterator[BusyStore]:
-    """Give a store in which two calls are running."""
-    made = BusyStore(tmp_path)
-    await made.begin()
-    yield made
-    await made.store.aclose()
 
 
 async def test_operations_of_one_iteration_share_a_transaction(busy: BusyStore) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,15 +22,6 @@ from policies.testing import FakeClock
 pytestmark = pytest.mark.anyio
 
 KEY = budget(100).key
-
-
-@pytest.fixture
-async def busy(tmp_path: Path) -> AsyncIterator[BusyStore]:
-    """Give a store in which two calls are running."""
-    made = BusyStore(tmp_path)
-    await made.begin()
-    yield made
-    await made.store.aclose()
 
 
 async def test_cancelled_reservation_is_not_made(busy: BusyStore) -> None:

@@ -16,7 +16,7 @@ FREE_REDIRECTIONS = 2
 """Redirections and unknown scripts in a row without a pause. More mean that the nodes of a cluster do not agree yet."""
 
 
-class Trouble:
+class RetryState:
     """Attempts since the last success. *timeout* is how long to try, in seconds.
 
     A lost connection is replaced at once, once: the time begins after that.
