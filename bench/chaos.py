@@ -1,7 +1,7 @@
 """Run three sidecars on one SQLite file under load while processes are killed and suspended and the file is locked.
 
-Then audit each tenant: upstream produced at most what was spent, at most the limit was spent, nothing is reserved, and no span
-of the rate's window had too many calls. Faults are chosen at random from SEED: SIGKILL and a restart, SIGSTOP (at least once
+Then audit each tenant: produced <= spent <= limit, nothing is reserved, and no span of the rate's window has more calls than
+its limit. Faults are chosen at random from SEED: SIGKILL and a restart, SIGSTOP (at least once
 for 33 seconds, so that the process counts as dead) and SIGCONT, and a program that locks the file for 5 seconds. SECONDS is
 the duration of the load, CLIENTS the number of concurrent clients. The exit code is 1 if a rule is broken.
 
