@@ -12,6 +12,9 @@ from redis_nodes import RedisNode, is_synchronized, node_folder, node_ports, wai
 
 SLOT_COUNT = 16_384
 MIGRATE_TIMEOUT_MS = 1000
+DEMOTION_SECONDS = 6.0
+"""A replica gives up a failover that takes 5 seconds: its master was too busy, or the voters have voted for another node a moment ago."""
+MAX_DEMOTIONS = 10
 Step = Callable[[str], None]
 """Called between the steps of a migration with the name of the step that is done."""
 
@@ -101,14 +104,14 @@ class RedisCluster:
 
         return waited(found, f"{master.address} has no replica")
 
-    def promoted(self, slot: int, instead_of: ClusterNode) -> ClusterNode:
-        """Wait until another node than *instead_of* serves *slot*; return it."""
+    def promoted(self, slot: int, instead_of: ClusterNode, *, seconds: float = 30.0) -> ClusterNode:
+        """Wait at most *seconds* until another node than *instead_of* serves *slot*; return it. Raises `AssertionError`."""
 
         def found() -> ClusterNode | None:
             node = self._owner(slot)
             return None if node is instead_of else node
 
-        return waited(found, f"no replica of {instead_of.address} was promoted")
+        return waited(found, f"no replica of {instead_of.address} was promoted", seconds=seconds)
 
     def demote(self, slot: int) -> tuple[ClusterNode, ClusterNode]:
         """Let the owner of *slot* and its replica change places; return the former and the new owner.
@@ -116,8 +119,12 @@ class RedisCluster:
         The former one is not killed: it tells its clients that the slot has moved.
         """
         former = self.owner(slot)
-        self.replica_of(former).ask("CLUSTER", "FAILOVER")
-        return former, self.promoted(slot, former)
+        for _ in range(MAX_DEMOTIONS):
+            with suppress(RedisError):  # an election of its own has promoted the replica meanwhile
+                self.replica_of(former).ask("CLUSTER", "FAILOVER")
+            with suppress(AssertionError):
+                return former, self.promoted(slot, former, seconds=DEMOTION_SECONDS)
+        raise AssertionError(f"{former.address} was not demoted")
 
     def restore(self) -> None:
         """Start the nodes that a test has ended, and wait until all are in order."""
