@@ -9,6 +9,9 @@ import pytest
 from hypothesis import settings
 from redis_server import MISSING, SERVER, RedisServer, redis_server
 
+# Images of containers set this variable. Each of the hundreds of processes that tests start would then compile all modules
+# again, which more than doubles the CPU time of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
