@@ -113,7 +113,7 @@ async def test_refusal_of_a_proxy_is_a_connect_error(authority: trustme.CA, repl
 
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 O"], ids=["nothing", "half a reply"])
 @pytest.mark.parametrize("how", ["closes", "hangs", "is left"])
-async def test_silent_proxy_is_closed(part: bytes, how: str) -> None:
+async def test_silent_proxy_is_closed(authority: trustme.CA, part: bytes, how: str) -> None:
     """A proxy that closes is a `ConnectError`, one that hangs a `ConnectTimeout`; it is closed, also by a cancellation."""
 
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,7 +128,9 @@ async def test_silent_proxy_is_closed(part: bytes, how: str) -> None:
 
     asked, gone = asyncio.Event(), asyncio.Event()
     limit = 1.0 if how == "hangs" else TIMEOUT_SECONDS
-    async with serving(half) as port, transport(proxy=Proxy("127.0.0.1", port), connect=limit) as it:
+    # An own authority: loading those of the system may take longer than the limit, before the proxy is asked.
+    tls = client_tls(authority)
+    async with serving(half) as port, transport(proxy=Proxy("127.0.0.1", port), tls=tls, connect=limit) as it:
         sending = asyncio.create_task(ask(it, "https://far.example/v1"))
         if how == "is left":
             await asyncio.wait_for(asked.wait(), TIMEOUT_SECONDS)
