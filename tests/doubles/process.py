@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-EXIT_TIMEOUT_SECONDS = 30
+EXIT_TIMEOUT_SECONDS = 60
 """Seconds after which a process that should have ended fails its test."""
 
 
