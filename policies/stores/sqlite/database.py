@@ -52,8 +52,8 @@ class Database:
         """Whether a read is left open at the end of the transaction; set before it."""
         self._open_read: OpenRead | None = None
         self._data_version = -1
-        self._generation = ""
-        """The random identity of the file that was opened last."""
+        self.generation = ""
+        """The random identity of the file that was opened last; empty before that."""
 
     def __enter__(self) -> None:
         try:
@@ -170,9 +170,9 @@ class Database:
         except BaseException:
             file.close()
             raise
-        if self._generation not in ("", generation):
+        if self.generation not in ("", generation):
             _log.error("%s", replaced_file(self._path))
-        self._generation = generation
+        self.generation = generation
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
         self._inodes = _inodes(self._path)

@@ -142,6 +142,11 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         corrected: list[Standing] = await self._run(self._correct_in_file, (claims, amount, note))
         return corrected
 
+    @property
+    def generation(self) -> str:
+        """See `LimitRegistry.generation`."""
+        return self._database.generation
+
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
         """See `LimitRegistry.register_limits`."""
         before: dict[str, str] = await self._run(lambda: replace_limits(self._database.execute, limits), ())
