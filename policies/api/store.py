@@ -224,8 +224,15 @@ MAX_REGISTERED_LIMITS = 1_000
 class LimitRegistry(Protocol):
     """A store that remembers which limits were configured, so that a changed one can be reported. It may be missing."""
 
+    @property
+    def generation(self) -> str:
+        """Identifies the content of the store: another one means that it was lost, with the limits. Empty while unknown."""
+        ...
+
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
-        """Replace the limits that the store remembers by *limits*, and return those before. Called once, at start.
+        """Replace the limits that the store remembers by *limits*, and return those before.
+
+        Called at start, and again when `generation` has changed.
 
         Keys are names of policies, values describe what identifies their counters (unit, window, `by`). At most
         `MAX_REGISTERED_LIMITS` are kept. Raises `StoreDown`.

@@ -63,6 +63,11 @@ class MemoryStore(CounterStore):
         """See `CorrectableStore.correct`."""
         return self._correct(claims, amount, self._now())
 
+    @property
+    def generation(self) -> str:
+        """See `LimitRegistry.generation`. The memory of a process is never lost before its end."""
+        return "memory"
+
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
         """See `LimitRegistry.register_limits`. No earlier process has left limits or counters."""
         return limits

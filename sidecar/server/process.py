@@ -40,6 +40,7 @@ YOUNG_OBJECTS = 5_000
 CONTROL_BYTES = 16
 LOG_CLOSE_SECONDS = 2.0
 """Time that log lines in the queue get to be written when the process ends."""
+UVICORN_LOGGER = "uvicorn.error"
 
 log = logging.getLogger("sidecar")
 
@@ -57,6 +58,7 @@ def serve(
     *ready* is called when it serves. *control* is a worker's end of its parent's pipe, see `Workers`. *store_check* is what
     the check of the store at start has found and logged.
     """
+    logging.getLogger(UVICORN_LOGGER).addFilter(is_no_cancellation)
     log = ProcessLog(settings.log, worker=None if control is None else os.getpid())
     expect_store(log.states, store_check.fault, time.time())
     for upstream in settings.upstreams:
@@ -71,6 +73,11 @@ def serve(
         return CANNOT_START_CODE if error.code == STARTUP_FAILURE else 1
     finally:
         log.close(LOG_CLOSE_SECONDS)
+
+
+def is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Return whether *record* may be logged: uvicorn logs a request that it has cancelled itself with its traceback."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 async def _serve(

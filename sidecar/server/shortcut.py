@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,11 +74,28 @@ def past_router(
             if path not in routes or "{" in path:
                 await over_asgi(route, scope, receive, send)
                 return
-        elif scope["type"] == "lifespan" and (state := scope.get("state")) is not None:
-            state.update(server_state)
+        elif scope["type"] == "lifespan":
+            if (state := scope.get("state")) is not None:
+                state.update(server_state)
+            send = _without_cancellation(send)
         await litestar(scope, receive, send)
 
     return asgi
+
+
+def _without_cancellation(send: Send) -> Send:
+    """Return *send* for the lifespan, where Litestar reports a shutdown as failed, with its traceback, if it was cancelled.
+
+    A server that ends at once cancels all tasks; that is no failure, so the event has no message, which would be logged.
+    """
+
+    async def send_event(message: Any) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            message = {key: value for key, value in message.items() if key != "message"}
+        await send(message)
+
+    return send_event
 
 
 def _route_with_ids(routes: Mapping[str, DataRoute], path: str) -> DataRoute | None:

@@ -86,7 +86,8 @@ class Batches:
         self._preparing: asyncio.Task[None] | None = None
         self._incompatible: IncompatibleStore | None = None
         self._incompatible_until = 0.0
-        self._generation: str | None = None
+        self.generation: str | None = None
+        """The random identity of the content of the store; None while it is not known."""
         self._beat_at = 0.0
         """When a reservation recorded our heartbeat, in the server's time; 0 for never."""
 
@@ -109,7 +110,7 @@ class Batches:
 
     async def prepare(self) -> None:
         """Make the store ready, if it has not answered before, however long that takes. Raises `StoreDown`."""
-        if self._generation is None:
+        if self.generation is None:
             begun, *_ = await self._exchange()
             if len(begun) == 1:
                 await asyncio.shield(self._preparation())
@@ -206,10 +207,10 @@ class Batches:
         if has_beaten:
             self._beat_at = now
         self._clock_offset = now - self._monotonic()
-        if generation != self._generation:
-            if self._generation is not None:
+        if generation != self.generation:
+            if self.generation is not None:
                 _log.error("%s", lost_data(self._address))
-            self._generation, self._beat_at = generation, 0.0
+            self.generation, self._beat_at = generation, 0.0
         return now
 
     def _resend(self, operations: Sequence[QueuedOperation], sends: int) -> None:

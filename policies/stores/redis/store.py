@@ -134,6 +134,11 @@ class RedisStore:
         result = await self._run_in_windows(claims, "correct", correction, bounded, text)
         return standings_from(claims, result)
 
+    @property
+    def generation(self) -> str:
+        """See `LimitRegistry.generation`."""
+        return self._batches.generation or ""
+
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
         """See `LimitRegistry.register_limits`."""
         kept = dict(list(limits.items())[:MAX_REGISTERED_LIMITS])

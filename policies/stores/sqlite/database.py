@@ -16,7 +16,8 @@ from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import StoreBusy
 
 from .connecting import Execute, connect, create_tables, is_busy
-from .failures import deleted_journal, describe, foreign_file, other_version, replaced_file
+from .conversion import Conversion, ConvertedElsewhere
+from .failures import converted_elsewhere, deleted_journal, describe, foreign_file, other_version, replaced_file
 from .file_mode import create_private
 from .migration import OLDEST_VERSION, migrate
 from .open_read import OpenRead
@@ -35,12 +36,15 @@ class Database:
     In a transaction, `execute` runs a statement and `execute_many` one for each row. `is_unchanged` is True if certainly no
     other connection has written since the last transaction. `sqlite3.Error` becomes `StoreDown`, or `StoreBusy` if another
     connection is writing. After any other error the file is opened anew for the next transaction, and `is_reopened` is set
-    until it is reset. *now* returns the time in microseconds, for the migration of an older file. Without *checkpoints* the WAL
-    is not moved into the file: a `Checkpoints` does that.
+    until it is reset. A file of an earlier version is converted by a thread, and raises `FileConverting` meanwhile; *now*
+    returns the time in microseconds for that. Without *checkpoints* the WAL is not moved into the file: a `Checkpoints` does that.
     """
 
     def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True) -> None:
-        self._path, self._now, self._checkpoints = path, now, checkpoints
+        self._path, self._checkpoints = path, checkpoints
+        self._conversion = Conversion(
+            path, SCHEMA_VERSION, lambda is_cancelled: migrate(path, SCHEMA_VERSION, now(), is_cancelled)
+        )
         self._connection: sqlite3.Connection | None = None
         self._inodes: list[int] = []
         """The inodes of the open file and its journals."""
@@ -52,8 +56,8 @@ class Database:
         """Whether a read is left open at the end of the transaction; set before it."""
         self._open_read: OpenRead | None = None
         self._data_version = -1
-        self._generation = ""
-        """The random identity of the file that was opened last."""
+        self.generation = ""
+        """The random identity of the file that was opened last; empty before that."""
 
     def __enter__(self) -> None:
         try:
@@ -114,6 +118,8 @@ class Database:
 
     def _failed(self, error: sqlite3.Error) -> StoreDown:
         if is_busy(error) and (self._connection is None or not self._connection.in_transaction):
+            if self._connection is None and self._conversion.is_elsewhere():
+                return ConvertedElsewhere(converted_elsewhere(self._path))
             return StoreBusy(describe(error, self._path))
         self.close()
         return StoreDown(describe(error, self._path))
@@ -132,6 +138,11 @@ class Database:
             self.close()
             if inodes[0] == self._inodes[0]:
                 _log.error("%s", deleted_journal(self._path))
+
+    def close_for_good(self) -> None:
+        """Close the file, and end a conversion that runs."""
+        self.close()
+        self._conversion.cancel()
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
@@ -161,7 +172,7 @@ class Database:
                 file.execute("PRAGMA wal_autocheckpoint = 0")
             if 0 < version < SCHEMA_VERSION and version >= OLDEST_VERSION:
                 file.close()
-                migrate(self._path, SCHEMA_VERSION, self._now())
+                self._conversion.check()
                 self._open()
                 return
             if not version:
@@ -170,9 +181,9 @@ class Database:
         except BaseException:
             file.close()
             raise
-        if self._generation not in ("", generation):
+        if self.generation not in ("", generation):
             _log.error("%s", replaced_file(self._path))
-        self._generation = generation
+        self.generation = generation
         # One cursor for all statements: creating one costs more than some statements.
         cursor = file.cursor()
         self._inodes = _inodes(self._path)

@@ -42,6 +42,15 @@ SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
         "the file was written by another version ({found}, this one reads {known})",
         "use that version, or another file",
     ),
+    "converting": ("the file is being converted from the format of an earlier version", "wait until that is done"),
+    "converted_elsewhere": (
+        "another process converts the file from the format of an earlier version",
+        "wait until that is done",
+    ),
+    "in_use_by_earlier": (
+        "the file has the format of an earlier version, and another process has it open",
+        "stop all earlier sidecars, then start this one: it converts the file and keeps its counters",
+    ),
     "replaced": (
         "the file was deleted or replaced: limits start anew, what was spent before is forgotten",
         "keep the file, its -wal and its -shm in place while the sidecar runs",
@@ -120,6 +129,21 @@ def foreign_file(path: Path) -> str:
 def other_version(path: Path, found: int, known: int) -> str:
     """Return the message for a file whose schema has the version *found*, where this program reads up to *known*."""
     return _message("other_version", path, found=found, known=known)
+
+
+def converting_file(path: Path) -> str:
+    """Return the message for a file that this process is converting."""
+    return _message("converting", path)
+
+
+def converted_elsewhere(path: Path) -> str:
+    """Return the message for a file that another process is converting."""
+    return _message("converted_elsewhere", path)
+
+
+def in_use_by_earlier(path: Path) -> str:
+    """Return the message for a file of an earlier version that another process has open."""
+    return _message("in_use_by_earlier", path)
 
 
 def replaced_file(path: Path) -> str:

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from policies.stores.counting.reading import CounterReads, read_standings
 from policies.stores.counting.rows import SLIDING_START
 
 from .checkpoints import Checkpoints
+from .conversion import ConvertedElsewhere, FileConverting
 from .counter_rows import PAGE_ROWS, counters_after, find_row, group_size
 from .counters import CountersInFile
 from .database import Database
@@ -54,6 +55,9 @@ SHARED_FILE_EXTRA_ITERATIONS = 8
 """Extra event-loop iterations to wait for more operations to commit together, when other processes write the file."""
 BUSY_PATIENCE_SECONDS = 2.0
 """How long an operation waits for a file that another program has locked."""
+OTHER_CONVERSION_SECONDS = 600
+"""How long the start waits for the conversion of the file by another process."""
+OPENING_POLL_SECONDS = 0.05
 _log = logging.getLogger("sidecar.store")
 
 
@@ -74,6 +78,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         grace: float = 30.0,
         patience: float = BUSY_PATIENCE_SECONDS,
         resident: bool = False,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         # The owner's id is random, in whichever file: one that a file assigns could be given twice after it was deleted.
         super().__init__(clock, Database(path, self._now, checkpoints=not resident), secrets.randbits(62))
@@ -84,6 +89,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         """Whether other processes use the file."""
         self._checkpoints = Checkpoints(path) if resident else None
         self._outage = Outage(monotonic)
+        self._sleep, self._patience = sleep, patience
         self._group_commit = GroupCommit(self._execute_group, patience=patience)
         self._running: set[str] = set()
         """Calls that have a reservation. Where there are several, operations are queued for a group commit."""
@@ -111,6 +117,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`. Rows are read in pages. The lock is taken only if processes are dead: these are charged in steps."""
+        await self._converted()
         now, found, last = self._now(), list[Account](), ("", -1)
         with self._database.reading() as execute:
             has_dead = has_dead_processes(execute, self._owner, now - self._grace)
@@ -142,6 +149,11 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         corrected: list[Standing] = await self._run(self._correct_in_file, (claims, amount, note))
         return corrected
 
+    @property
+    def generation(self) -> str:
+        """See `LimitRegistry.generation`."""
+        return self._database.generation
+
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
         """See `LimitRegistry.register_limits`."""
         before: dict[str, str] = await self._run(lambda: replace_limits(self._database.execute, limits), ())
@@ -153,8 +165,34 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         await self._run(lambda: self._maintain(self._now()), ())
 
     async def ping(self) -> None:
-        """See `Store.ping`. It writes, so it notices a full disk."""
+        """See `Store.ping`. It writes, so it notices a full disk. The first one waits until an older file is converted."""
+        await self._converted()
         await self.heartbeat()
+
+    async def _converted(self) -> None:
+        """Wait until a file of an earlier version is converted, if this store has not been used before. Raises `StoreDown`.
+
+        A locked file, and one that another process converts, are waited for as long as `patience` and
+        `OTHER_CONVERSION_SECONDS` say.
+        """
+        locked_seconds = converting_seconds = 0.0
+        while not self._database.generation:
+            try:
+                with self._database.reading():
+                    return
+            except ConvertedElsewhere as error:
+                if converting_seconds >= OTHER_CONVERSION_SECONDS:
+                    raise
+                if not converting_seconds:
+                    _log.warning("%s (at most %d seconds)", error, OTHER_CONVERSION_SECONDS)
+                converting_seconds, locked_seconds = converting_seconds + OPENING_POLL_SECONDS, 0.0
+            except FileConverting:
+                locked_seconds = 0.0
+            except StoreBusy:
+                if locked_seconds >= self._patience:
+                    raise
+                locked_seconds += OPENING_POLL_SECONDS
+            await self._sleep(OPENING_POLL_SECONDS)
 
     async def aclose(self) -> None:
         """Execute queued operations and close the file. Open reservations are charged when the grace is over."""
@@ -166,7 +204,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
             if self._checkpoints is not None:
                 await self._checkpoints.aclose()
         finally:
-            self._database.close()
+            self._database.close_for_good()
 
     async def _run(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], *, alone: int = 1, must_run: bool = False

@@ -1,4 +1,7 @@
-"""Register the configured limits with the store, and log those that count otherwise than at the last start."""
+"""Register the configured limits with the store, and log those that count otherwise than at the last start.
+
+A store that loses its content also forgets the limits. Then they are registered again, so that a later change is found.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ CLOSE_SECONDS = 2.0
 
 
 class LimitRegistration:
-    """Compares the limits of all *chains* with those that the store remembers, once, in a task of the event loop.
+    """Compares the limits of all *chains* with those that the store remembers, in a task of the event loop.
 
+    It does so at start, and whenever the store has lost its content: that is looked at every *interval* seconds, without I/O.
     Each worker does so: the store replaces its list in one step, so only the first one sees a difference. While the store
     is down, it is tried again every *interval* seconds, as heartbeats are. A store that is no `LimitRegistry` is left alone.
     """
@@ -49,7 +53,7 @@ class LimitRegistration:
             self._task = asyncio.get_running_loop().create_task(self._run(self._services.store))
 
     async def aclose(self) -> None:
-        """Cancel the comparison, if it has not been made yet. Takes at most `CLOSE_SECONDS`."""
+        """End the task. Takes at most `CLOSE_SECONDS`."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
@@ -58,17 +62,22 @@ class LimitRegistration:
         log = self._services.log
         try:
             limits = await self._countings()
-            before = await self._registered(store, described(limits))
-            for change in limit_changes(before, limits):
-                log.log(LEVEL_NUMBERS[change.level], "%s", change.text)
+            while True:
+                before, generation = await self._registered(store, described(limits))
+                for change in limit_changes(before, limits):
+                    log.log(LEVEL_NUMBERS[change.level], "%s", change.text)
+                while store.generation == generation:
+                    await self._sleep(self._interval)
         except Exception as error:  # noqa: BLE001  # a policy or a store of the deployment must not end the process
             log.error("the limits could not be compared with those of the last start: %s", error_report(error))  # noqa: TRY400  # without values
 
-    async def _registered(self, store: LimitRegistry, limits: Mapping[str, str]) -> Mapping[str, str]:
+    async def _registered(self, store: LimitRegistry, limits: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+        """Register *limits*; return those before, and the generation of the store that has at least these."""
         while True:
             try:
                 await self._services.store.heartbeat()  # corrections from now on are logged
-                return await store.register_limits(limits)
+                generation = store.generation
+                return await store.register_limits(limits), generation
             except StoreDown:
                 await self._sleep(self._interval)
 

@@ -49,9 +49,10 @@ function operations.correct(operation)
 end
 
 -- Arguments: id, text. Replaces the remembered text, and returns the one before or false; the same if it is sent again.
+-- It is beside the counters, so that it is lost with them: then the generation changes, and all processes send it again.
 function operations.limits(operation)
-  local found = redis.call('HMGET', keys.meta, 'limits', 'limits_before', 'limits_id')
+  local found = redis.call('HMGET', keys.counters, 'limits', 'limits_before', 'limits_id')
   if found[3] == operation[2] then return found[2] ~= '' and found[2] end
-  redis.call('HSET', keys.meta, 'limits', operation[3], 'limits_before', found[1] or '', 'limits_id', operation[2])
+  redis.call('HSET', keys.counters, 'limits', operation[3], 'limits_before', found[1] or '', 'limits_id', operation[2])
   return found[1]
 end

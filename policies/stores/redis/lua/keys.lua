@@ -2,14 +2,14 @@
 -- cluster can move them to another node at any time:
 --
 --   c  a hash of counters. "START:KEY" is a calendar counter: see counters.lua. "s:KEY" is a sliding counter: see ring.lua.
---      Beside them "generation", and "period", the minute in which y or x was last emptied
+--      Beside them "generation", "period", the minute in which y or x was last emptied, limits, limits_before and limits_id
 --   h  a hash of reservations by call: see holds.lua
 --   x, y  hashes of the calls that have ended in this minute and in the one before: "1", or "0" if there was no reservation
 --   w  a hash of owners (processes) by the time of their last heartbeat
 --   e  a sorted set of what expires, by time: fields of c, and "d:CALL" for a reservation that was charged
 --   n  a hash of the number of counters in each group of identities
 --   k, ke  a hash of entries "end:value", and a sorted set of their keys by end
---   m  a hash of the rest: generation, sweep, passes, notice, notices, limits, limits_before, limits_id
+--   m  a hash of the rest: generation, sweep, passes, notice, notices
 --
 -- Each of them has a member "format", with the number of the format or, in a sorted set, no time.
 --

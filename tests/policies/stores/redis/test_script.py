@@ -259,14 +259,16 @@ async def test_evicted_reservations_begin_a_new_store(
 async def test_other_evicted_keys_are_created_again(
     opened: OpenStore, runner: ScriptRunner, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """A lost key without which the counters are right forgets no spending, and exists again after a heartbeat."""
+    """A lost key without which the counters are right forgets no spending and no limits, and exists after a heartbeat."""
     store = opened()
     await store.reserve("1", [budget(100, 60)])
+    await store.register_limits({"a": "1"})
     await runner.client.delete(runner.key(name))
     await store.heartbeat()
     assert await store.settle("1", {KEY: 5}) is True
     assert await runner.client.exists(*keys_of(runner.prefix)) == len(KEY_NAMES)
     assert await totals(store) == [(5, 0)]
+    assert await store.register_limits({"a": "1"}) == {"a": "1"}
     assert caplog.records == []
 
 

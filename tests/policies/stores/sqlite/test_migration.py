@@ -7,50 +7,18 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from claims import budget, chosen_by_client, rate, reserve, totals
+from claims import budget, rate, reserve, totals
+from old_files import DAY, NOW, RATE, USER, old_file
 from stored import query
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
+from policies.stores.sqlite.conversion import FileConverting
+from policies.stores.sqlite.migration import migrate
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
-
-SCHEMAS = Path(__file__).parent / "schemas"
-DAY_SECONDS = 86_400
-NOW = 1_799_971_200  # midnight
-MICROSECONDS = 1_000_000
-DAY, RATE, USER = budget(1_000), rate(10), chosen_by_client("u1", limit=1_000)
-
-
-def old_file(path: Path, version: int) -> None:
-    """Write a file as *version* of the program left it: 600 spent, 50 reserved, 7 requests in the last minute."""
-    file = sqlite3.connect(path)
-    file.executescript((SCHEMAS / f"version_{version}.sql").read_text())
-    scale = 1 if version == 1 else MICROSECONDS
-    start, ends = NOW * scale, (NOW + DAY_SECONDS) * scale
-    group = f"{USER.group_key}:{start}"
-    if version == 1:
-        file.execute("INSERT INTO counter VALUES (?, ?, ?, 600, 50)", (DAY.key, start, ends))
-        file.execute("INSERT INTO slide VALUES (?, 7, ?, 60)", (RATE.key, NOW + 5))
-        file.execute("INSERT INTO taking (key, first, last, amount) VALUES (?, ?, ?, 7)", (RATE.key, NOW, NOW + 5))
-    elif version == 2:
-        file.execute("INSERT INTO counter VALUES (?, ?, ?, 600, 50, 0, NULL)", (DAY.key, start, ends))
-        file.execute("INSERT INTO counter VALUES (?, ?, ?, 3, 0, 0, ?)", (USER.key, start, ends, group))
-        sliding = (RATE.key, (NOW + 65) * scale, (NOW + 5) * scale)
-        file.execute("INSERT INTO counter VALUES (?, -1, ?, 7, 0, ?, NULL)", sliding)
-    else:
-        file.execute("INSERT INTO counter VALUES (?, ?, ?, 600, 50, 0, x'', x'', NULL)", (DAY.key, start, ends))
-        file.execute("INSERT INTO counter VALUES (?, ?, ?, 3, 0, 0, x'', x'', ?)", (USER.key, start, ends, group))
-        sliding = (RATE.key, (NOW + 65) * scale, (NOW + 5) * scale)
-        file.execute("INSERT INTO counter VALUES (?, -1, ?, 7, 0, ?, x'', x'', NULL)", sliding)
-        file.execute("INSERT INTO crowd VALUES (?, 1)", (group,))
-    file.execute("INSERT INTO hold VALUES ('c', 0, 1, 0, x'')")
-    file.execute(f"PRAGMA user_version = {version}")
-    file.commit()
-    assert file.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
-    file.close()
 
 
 async def used(store: SQLiteStore, claim: Claim) -> int:
@@ -120,3 +88,70 @@ async def test_failed_conversion_changes_nothing(tmp_path: Path) -> None:
     await store.aclose()
     assert query(tmp_path / "s.db", "SELECT spent FROM counter WHERE spent = 600") == [(600,)]
     assert query(tmp_path / "s.db", "PRAGMA user_version") == [(3,)]
+
+
+async def test_conversion_runs_in_a_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Operations on an older file wait for its conversion without blocking the event loop, and two lines are logged."""
+    old_file(tmp_path / "s.db", 3)
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(NOW + 10.0))
+    with pytest.raises(FileConverting, match=r"/s\.db: the file is being converted .*; wait until that is done"):
+        await store.standings([DAY])
+    assert (await reserve(store, "1", budget(1_000))).standings[0].used == 660
+    await store.aclose()
+    assert [each.getMessage().partition("/s.db: ")[2][:25] for each in caplog.records] == [
+        "converting the file from ",
+        "the file was converted in",
+    ]
+
+
+async def test_conversion_that_is_cancelled_changes_nothing(tmp_path: Path) -> None:
+    """A conversion ends soon after it is cancelled, and leaves the file as it was; the next one converts it."""
+    path = tmp_path / "s.db"
+    old_file(path, 3)
+    file = sqlite3.connect(path)
+    rows = [(f"p\x1f{at}\x1ftokens\x1fday@UTC",) for at in range(20_000)]
+    file.executemany("INSERT INTO counter VALUES (?, 0, 1, 1, 0, 0, x'', x'', NULL)", rows)
+    file.commit()
+    file.close()
+    asked: list[bool] = []
+
+    def cancel() -> bool:
+        asked.append(True)
+        return True
+
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        migrate(path, 4, NOW * 1_000_000, cancel)
+    assert asked == [True]
+    assert query(path, "PRAGMA user_version") == [(3,)]
+    assert query(path, "SELECT count(*) FROM counter") == [(20_003,)]
+    migrate(path, 4, NOW * 1_000_000)
+    assert query(path, "SELECT count(*) FROM counter") == [(20_003,)]
+
+
+async def test_wait_for_another_process_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While another process converts the file, the first use waits and says so once; after ten minutes it fails."""
+    old_file(tmp_path / "s.db", 3)
+    waits = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 20_000:
+            raise AssertionError("it waits for ever")
+
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(NOW + 10.0), sleep=sleep)
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(
+        StoreDown, match="another process converts the file from the format of an earlier version; wait"
+    ):
+        await store.ping()
+    assert 600 <= sum(waits) < 601
+    (line,) = caplog.records
+    assert line.getMessage().endswith("wait until that is done (at most 600 seconds)")
+    other.close()
+    waits.clear()
+    store = SQLiteStore(tmp_path / "s.db", clock=FakeClock(NOW + 10.0))
+    await store.ping()
+    assert await used(store, DAY) == 650
+    await store.aclose()

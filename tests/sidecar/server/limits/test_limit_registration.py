@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 from api_keys import key
+from redis.asyncio import Redis
+from redis_server import MISSING, SERVER, redis_server
+from redis_server import RedisServer as Server
 from serving import settings_of, with_policies
 from wire import eventually
 
 from policies import Calendar, Call, Claim, ClaimLease, Lease, Policy
-from policies.api.store import MAX_REGISTERED_LIMITS, StoreDown
+from policies.api.store import MAX_REGISTERED_LIMITS, LimitRegistry, StoreDown
 from policies.stores.memory import MemoryStore
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock, make_services
@@ -27,6 +31,7 @@ from sidecar.server.gateway import Gateway
 
 pytestmark = pytest.mark.anyio
 
+NEEDS_REDIS = pytest.mark.skipif(SERVER is None, reason=MISSING)
 BUDGET = '[[policy]]\nuse = "budget"\ntokens = 500\n'
 
 
@@ -36,7 +41,12 @@ class RememberingStore(MemoryStore):
     def __init__(self, failures: int = 0) -> None:
         super().__init__(clock=FakeClock())
         self.limits: Mapping[str, str] = {}
+        self.content = "first"
         self.registered, self.failures = 0, failures
+
+    @property
+    def generation(self) -> str:
+        return self.content
 
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:
         if self.failures:
@@ -117,6 +127,67 @@ def registered(path: Path) -> list[tuple[str]]:
     with contextlib.closing(sqlite3.connect(path)) as connection, contextlib.suppress(sqlite3.Error):
         return connection.execute("SELECT name FROM configured").fetchall()
     return []
+
+
+async def flush(folder: Path, server: Server | None) -> None:
+    """Remove the content of the store, as an operator does."""
+    if server is None:
+        for each in folder.glob("s.db*"):
+            each.unlink()
+        return
+    client = Redis(port=server.port)
+    await client.flushall()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=NEEDS_REDIS)])
+async def test_limits_are_registered_again_in_a_store_that_lost_them(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that loses its content while processes run gets their limits again, so the next start finds a changed one.
+
+    No process logs a change for that: the new content has no limits before, or those of another process.
+    """
+    monkeypatch.setattr("sidecar.server.gateway.STORE_HEARTBEAT_SECONDS", 0.01)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(redis_server(tmp_path)) if kind == "redis" else None
+        store = f'[store]\nurl = "{"sqlite:///s.db" if server is None else server.url}"\n'
+        settings = settings_of(tmp_path, "http://h/v1", store + BUDGET)
+        with lines(caplog) as found:
+            gateways = [Gateway(settings) for _ in range(2)]
+            stores = [cast("LimitRegistry", each.policy_services.store) for each in gateways]
+            for _ in range(2):
+                await eventually(lambda: all(each.generation for each in stores))
+                first = [each.generation for each in stores]
+                await flush(tmp_path, server)
+                await eventually(lambda: all(each.generation not in ("", *first) for each in stores))  # noqa: B023  # used in this iteration
+                await asyncio.sleep(0.1)  # both processes look at it every 0.01 seconds
+            for gateway in gateways:
+                await gateway.close()
+        assert not [text for _, text in found if "limit" in text and "limits start anew" not in text]
+        with lines(caplog) as found:
+            gateway = Gateway(settings_of(tmp_path, "http://h/v1", store + BUDGET + 'window = "month"\n'))
+            await eventually(lambda: any("has changed its window" in each.getMessage() for each in caplog.records))
+            await gateway.close()
+
+
+async def test_limits_of_a_restored_store_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content that was replaced by that of other limits, such as a backup, is compared as at a start."""
+    monkeypatch.setattr("sidecar.server.gateway.STORE_HEARTBEAT_SECONDS", 0.001)
+    store = RememberingStore()
+    gateway = Gateway(settings_of(tmp_path, "http://h/v1", BUDGET), policy_services=make_services(store=store))
+    await eventually(lambda: store.registered == 1)
+    with lines(caplog) as found:
+        store.content, store.limits = "restored", {"budget": '[["tokens","week@UTC","tenant"]]'}
+        await eventually(lambda: store.registered == 2)
+        await asyncio.sleep(0.01)
+    await gateway.close()
+    assert store.registered == 2
+    ((level, text),) = found
+    assert level == "WARNING"
+    assert text.startswith("limit 'budget' has changed its window from week@UTC to day@UTC")
 
 
 class OnlyCounting:
