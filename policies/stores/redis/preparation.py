@@ -59,8 +59,8 @@ async def _wait_for_the_end_of_old_processes(
         if alive:
             names = ", ".join(name[:8] for name in alive[:MAX_NAMED_PROCESSES])
             msg = (
-                f"{address}: {len(alive)} processes of an older version of the sidecar use it (their ids begin with {names}), "
-                "and the two versions would count apart; stop them, then start this one: it converts what they have counted"
+                f"{address}: processes of an older version of the sidecar use it ({len(alive)} found: {names}), and the two versions "
+                "would count apart; stop them, then start this one: it converts what they have counted"
             )
             raise IncompatibleStore(msg)
 

@@ -104,7 +104,7 @@ async def test_living_process_of_format_1_is_named(runner: ScriptRunner) -> None
             await runner.client.zadd(runner.key("w"), {"abcdef0123456789" * 2: runner.now})
 
     with pytest.raises(
-        IncompatibleStore, match="ADDRESS: 1 processes of an older version .*abcdef01.*stop them"
+        IncompatibleStore, match=r"ADDRESS: processes of an older version .*\(1 found: abcdef01\).*stop them"
     ) as refused:
         await prepare(runner.execute, "ADDRESS", sleep=beat)
     assert isinstance(refused.value, StoreDown)
