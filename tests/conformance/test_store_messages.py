@@ -255,7 +255,9 @@ def test_server_with_a_newer_format_ends_the_start(tmp_path: Path) -> None:
         code, out, err = ran(*configured(tmp_path, server.url), folder=tmp_path)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
-    assert line.startswith(f"sidecar: store.url: 127.0.0.1:{server.port}/0: it has the storage format 3 of a newer version")
+    assert line.startswith(
+        f"sidecar: store.url: 127.0.0.1:{server.port}/0: it has the storage format 3 of a newer version"
+    )
 
 
 @needs_server
