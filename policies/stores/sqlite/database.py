@@ -16,7 +16,7 @@ from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import StoreBusy
 
 from .connecting import Execute, connect, create_tables, is_busy
-from .failures import deleted_journal, describe, foreign_file, other_version, replaced_file
+from .failures import deleted_journal, describe, earlier_version, foreign_file, other_version, replaced_file
 from .file_mode import create_private
 from .migration import OLDEST_VERSION, migrate
 from .open_read import OpenRead
@@ -36,11 +36,11 @@ class Database:
     other connection has written since the last transaction. `sqlite3.Error` becomes `StoreDown`, or `StoreBusy` if another
     connection is writing. After any other error the file is opened anew for the next transaction, and `is_reopened` is set
     until it is reset. *now* returns the time in microseconds, for the migration of an older file. Without *checkpoints* the WAL
-    is not moved into the file: a `Checkpoints` does that.
+    is not moved into the file: a `Checkpoints` does that. Without *converts* an older file is refused.
     """
 
-    def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True) -> None:
-        self._path, self._now, self._checkpoints = path, now, checkpoints
+    def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True, converts: bool = True) -> None:
+        self._path, self._now, self._checkpoints, self._converts = path, now, checkpoints, converts
         self._connection: sqlite3.Connection | None = None
         self._inodes: list[int] = []
         """The inodes of the open file and its journals."""
@@ -152,6 +152,9 @@ class Database:
         file = connect(self._path)
         try:
             version = self._version_of(file)  # before anything is written: the journal mode is stored in the file
+            is_earlier = OLDEST_VERSION <= version < SCHEMA_VERSION
+            if is_earlier and not self._converts:
+                raise StoreDown(earlier_version(self._path))
             # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
             file.execute("PRAGMA journal_mode = WAL")
@@ -159,7 +162,7 @@ class Database:
             file.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")
             if not self._checkpoints:
                 file.execute("PRAGMA wal_autocheckpoint = 0")
-            if 0 < version < SCHEMA_VERSION and version >= OLDEST_VERSION:
+            if is_earlier:
                 file.close()
                 migrate(self._path, SCHEMA_VERSION, self._now())
                 self._open()

@@ -42,6 +42,10 @@ SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
         "the file was written by another version ({found}, this one reads {known})",
         "use that version, or another file",
     ),
+    "earlier_version": (
+        "the file has the format of an earlier version",
+        "start this version of the sidecar, which converts it and keeps its counters",
+    ),
     "replaced": (
         "the file was deleted or replaced: limits start anew, what was spent before is forgotten",
         "keep the file, its -wal and its -shm in place while the sidecar runs",
@@ -120,6 +124,11 @@ def foreign_file(path: Path) -> str:
 def other_version(path: Path, found: int, known: int) -> str:
     """Return the message for a file whose schema has the version *found*, where this program reads up to *known*."""
     return _message("other_version", path, found=found, known=known)
+
+
+def earlier_version(path: Path) -> str:
+    """Return the message for a file of an earlier version, where it is not to be converted."""
+    return _message("earlier_version", path)
 
 
 def replaced_file(path: Path) -> str:

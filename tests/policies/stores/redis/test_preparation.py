@@ -125,6 +125,27 @@ async def test_processes_of_format_1_that_have_just_ended_are_converted(runner: 
     assert len((await runner.batch())[0]) == len(["time", "generation"]), "the store is ready"
 
 
+@pytest.mark.parametrize("has_processes", [True, False], ids=["killed", "stopped"])
+async def test_command_does_not_convert(runner: ScriptRunner, *, has_processes: bool) -> None:
+    """A command that opens a store of format 1 beside the sidecars leaves it as it is, and says at once what converts it."""
+    old = FormatOne(runner, last_heartbeat=runner.now - SECOND)
+    await old.calendar(budget(1).key, 0, DAY, spent=30, held=0)
+    if has_processes:
+        await old.process("a" * 32)
+    before = await keys_of_server(runner)
+    with pytest.raises(
+        IncompatibleStore, match="ADDRESS: it has the format of an earlier version; start this version of"
+    ):
+        await prepare(runner.execute, "ADDRESS", converts=False, sleep=no_sleep)
+    assert await keys_of_server(runner) == before
+
+
+async def test_command_makes_an_empty_store_ready(runner: ScriptRunner) -> None:
+    """A store without content has no earlier version: a command uses it."""
+    await prepare(runner.execute, "ADDRESS", converts=False, sleep=no_sleep)
+    assert len((await runner.batch())[0]) == len(["time", "generation"])
+
+
 async def test_older_version_fails_on_a_converted_store(opened: OpenStore, runner: ScriptRunner) -> None:
     """A process of the older version that is started later cannot record its heartbeat, so it does not count apart."""
     await opened().ping()
