@@ -78,9 +78,9 @@ class Database:
                 error = failed
             else:
                 return
-        self.close()
         if isinstance(error, sqlite3.Error):
-            raise StoreDown(describe(error, self._path)) from error
+            raise self._broken(error) from error
+        self.close()
 
     def _begin_after_open_read(self) -> bool:
         """Begin a transaction if a read is open and no other connection has written since; else end the read."""
@@ -115,6 +115,15 @@ class Database:
     def _failed(self, error: sqlite3.Error) -> StoreDown:
         if is_busy(error) and (self._connection is None or not self._connection.in_transaction):
             return StoreBusy(describe(error, self._path))
+        return self._broken(error)
+
+    def _broken(self, error: sqlite3.Error) -> StoreDown:
+        """Close the file after *error*, and return what to raise.
+
+        If it is no longer at its path, the error says nothing about the one that is: the operation is tried again in that one.
+        """
+        if self.close_if_replaced():
+            return StoreBusy(replaced_file(self._path))
         self.close()
         return StoreDown(describe(error, self._path))
 
@@ -123,15 +132,20 @@ class Database:
         """Whether the file is open."""
         return self._connection is not None
 
-    def close_if_replaced(self) -> None:
-        """Close a file that is no longer at its path, or whose journals are not: other processes would count apart from this one."""
+    def close_if_replaced(self) -> bool:
+        """Close a file that is no longer at its path, or whose journals are not: other processes would count apart from this one.
+
+        Returns whether it was closed.
+        """
         if self._connection is None:
-            return
+            return False
         inodes = _inodes(self._path)
-        if inodes != self._inodes:
-            self.close()
-            if inodes[0] == self._inodes[0]:
-                _log.error("%s", deleted_journal(self._path))
+        if inodes == self._inodes:
+            return False
+        self.close()
+        if inodes[0] == self._inodes[0]:
+            _log.error("%s", deleted_journal(self._path))
+        return True
 
     def close(self) -> None:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
