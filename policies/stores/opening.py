@@ -108,22 +108,30 @@ class StoreUrl(msgspec.Struct, frozen=True):
         return self.redacted
 
 
-def open_store(url: str, *, folder: Path, clock: Callable[[], float] | None = None, resident: bool = False) -> Store:
+def open_store(
+    url: str,
+    *,
+    folder: Path,
+    clock: Callable[[], float] | None = None,
+    resident: bool = False,
+    converts: bool = True,
+) -> Store:
     """Return the store at *url*, without I/O; a relative path is resolved against *folder*.
 
-    *clock* replaces the store's own, in seconds since 1970. *resident*: the event loop runs until the process ends.
+    *clock* replaces the store's own, in seconds since 1970. *resident*: the event loop runs until the process ends. Without
+    *converts* the content of an earlier version is not converted: the operations of a built-in store raise `StoreDown`.
     Raises ValueError, as "problem; remedy", for a wrong URL.
     """
     location = StoreUrl.parse(url)
     if location.scheme == "memory":
         return MemoryStore(clock=clock or time.time)
     if (path := location.file(folder)) is not None:
-        return SQLiteStore(path, clock=clock or time.time, resident=resident)
+        return SQLiteStore(path, clock=clock or time.time, resident=resident, converts=converts)
     if location.scheme not in REDIS_SCHEMES:
         return _opened(location, folder, clock)
     from policies.stores.redis.store import RedisStore  # noqa: PLC0415  # its client library takes 8 MB and 0.2 s to import
 
-    return RedisStore(url, prefix=RedisUrl.parse(url).prefix, clock=clock)
+    return RedisStore(url, prefix=RedisUrl.parse(url).prefix, clock=clock, converts=converts)
 
 
 def _opened(location: StoreUrl, folder: Path, clock: Callable[[], float] | None) -> Store:

@@ -20,7 +20,7 @@ class StoreNotReadable(Exception):
 
 @asynccontextmanager
 async def shared_store(settings: Settings) -> AsyncIterator[Store]:
-    """Open the store that running sidecars use, and close it at the end of the block; no file is created.
+    """Open the store that running sidecars use, and close it at the end of the block; no file is created, and none converted.
 
     Raises `StoreNotReadable` for a store in memory and for one that does not exist.
     """
@@ -40,7 +40,7 @@ async def shared_store(settings: Settings) -> AsyncIterator[Store]:
                 " of the sidecar with --config, and start the sidecar before"
             )
             raise StoreNotReadable(msg)
-        store = open_store(settings.store.url, folder=settings.folder)
+        store = open_store(settings.store.url, folder=settings.folder, converts=False)
     except ValueError as error:  # an installed store that cannot be loaded
         raise StoreNotReadable(str(error)) from error
     try:

@@ -33,14 +33,15 @@ HEALTHY_STORE = StoreCheck()
 async def check_store(settings: Settings) -> StoreCheck:
     """Ask the store whether it answers. Raises `ValueError`, and for a file the `StoreDown` or `OSError` of the store.
 
-    A remote store that does not answer may come back; until then `when_store_fails` of each policy decides.
+    A remote store that does not answer may come back; until then `when_store_fails` of each policy decides. A `StoreDown` that
+    is a `ValueError` too says that waiting does not help: another version uses the store.
     """
     store = open_store(settings.store.url, folder=settings.folder)
     try:
         await store.ping()
         return StoreCheck(warnings=tuple(await store.warnings()) if isinstance(store, AdvisedStore) else ())
     except (StoreDown, OSError) as error:
-        if settings.store.location.file(settings.folder) is not None:
+        if isinstance(error, ValueError) or settings.store.location.file(settings.folder) is not None:
             raise
         return StoreCheck(fault=str(error))
     finally:

@@ -111,9 +111,9 @@ class StoreState:
             return False
         self._causes.clear()
         self._answered = 0
-        most, self._most_pending = self._most_pending, 0
-        sent = max(0, most - self._pending())
-        self._states.changed(STORE_SUBJECT, "up", level="info", more={"settlements_sent": sent})
+        # A catch-up has just begun to send them: how many have been sent by now is chance.
+        queued, self._most_pending = max(self._most_pending, self._pending()), 0
+        self._states.changed(STORE_SUBJECT, "up", level="info", more={"settlements_queued": queued})
         return True
 
 

@@ -6,15 +6,17 @@ import http.client
 import json
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 from broken_files import PAGE_BYTES, fill, mounted, overwrite
 from process import program, ran
-from redis_server import MISSING, SERVER, free_port, redis_server
+from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 
 needs_server = pytest.mark.skipif(SERVER is None, reason=MISSING)
 
@@ -203,6 +205,59 @@ def test_unreachable_server_at_start(tmp_path: Path, workers: str) -> None:
     assert f'ERROR state subject=store state=down cause="{cause}" meanwhile="{MEANWHILE}"' in down
     assert all("INFO state subject=store state=up was=down was_seconds=" in up for up in ups)
     assert len(store_lines(log)) == 1 + int(workers)
+
+
+@contextmanager
+def heartbeats_of_format_1(server: RedisServer) -> Iterator[None]:
+    """Send the heartbeats of a process of the format before this one while the block lasts."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        with redis.Redis(port=server.port) as client:
+            while not ended.wait(POLL_SECONDS):
+                client.zadd("{sidecar}:w", {"abcdef01" * 4: time.time_ns() // 1000})
+
+    with redis.Redis(port=server.port) as client:
+        client.zadd("{sidecar}:w", {"abcdef01" * 4: time.time_ns() // 1000})
+        client.zadd("{sidecar}:a", {"0:counter": 0})
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@needs_server
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_server_in_use_by_an_older_version_ends_the_start(tmp_path: Path, workers: str) -> None:
+    """While processes of an older version count in Redis, this one does not start: exit code 2 and one line with the remedy.
+
+    It started, and refused all calls until it was started again: the error is a `StoreDown` too.
+    """
+    with redis_server(tmp_path, "--appendonly", "yes") as server, heartbeats_of_format_1(server):
+        code, out, err = ran(*configured(tmp_path, server.url), "--workers", workers, folder=tmp_path)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith(
+        f"sidecar: store.url: 127.0.0.1:{server.port}/0: processes of an older version of the sidecar use it (1 found: abcdef01)"
+    )
+    assert "; stop them, then start this one" in line
+
+
+@needs_server
+def test_server_with_a_newer_format_ends_the_start(tmp_path: Path) -> None:
+    """The format of a newer version ends the start in the same way."""
+    with redis_server(tmp_path, "--appendonly", "yes") as server:
+        with redis.Redis(port=server.port) as client:
+            client.hset("{sidecar}:m", "format", "3")
+        code, out, err = ran(*configured(tmp_path, server.url), folder=tmp_path)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith(
+        f"sidecar: store.url: 127.0.0.1:{server.port}/0: it has the storage format 3 of a newer version"
+    )
 
 
 @needs_server

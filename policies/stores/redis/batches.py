@@ -61,7 +61,7 @@ class Batches:
     """Executes operations by *link*, on behalf of *owner*.
 
     *address* is that of the server, for messages. *clock* replaces the server's; *monotonic* measures time. Operations wait for
-    *patience* seconds while the store is converted, then they fail.
+    *patience* seconds while the store is converted, then they fail. Without *converts* they fail at once instead.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class Batches:
         monotonic: Callable[[], float],
         offset: float,
         patience: float,
+        converts: bool = True,
     ) -> None:
         self._link, self._owner, self._address = link, owner, address
-        self._clock, self._monotonic, self._patience = clock, monotonic, patience
+        self._clock, self._monotonic, self._patience, self._converts = clock, monotonic, patience, converts
         self._clock_offset = offset
         """The server's clock minus ours, in seconds."""
         self._group = GroupCommit(self._execute)
@@ -252,7 +253,7 @@ class Batches:
             return (await self._exchange(*operations))[1:]
 
         try:
-            await prepare(execute, self._address)
+            await prepare(execute, self._address, converts=self._converts)
         except IncompatibleStore as error:
             self._incompatible, self._incompatible_until = error, self._monotonic() + INCOMPATIBLE_SECONDS
             raise

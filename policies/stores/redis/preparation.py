@@ -29,9 +29,16 @@ ExecuteOperations = Callable[..., Awaitable[Sequence[Any]]]
 
 
 async def prepare(
-    execute: ExecuteOperations, address: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    execute: ExecuteOperations,
+    address: str,
+    *,
+    converts: bool = True,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Make the store at *address* ready. Raises `IncompatibleStore`, or `StoreDown`. It may be cancelled, and repeated."""
+    """Make the store at *address* ready. Raises `IncompatibleStore`, or `StoreDown`. It may be cancelled, and repeated.
+
+    Without *converts* format 1 is refused.
+    """
     (found,) = await execute(("inspect",))
     known = found[0]
     if known and known != STORAGE_FORMAT:
@@ -39,6 +46,12 @@ async def prepare(
         msg = (
             f"{address}: it has the storage format {known} of {relation} version, and this version knows format {STORAGE_FORMAT}; "
             "update this sidecar, or give it a prefix of its own"
+        )
+        raise IncompatibleStore(msg)
+    if not converts and len(found) > len(("format",)):
+        msg = (
+            f"{address}: it has the format of an earlier version; start this version of the sidecar, which converts it and keeps "
+            "its counters"
         )
         raise IncompatibleStore(msg)
     if not known:
@@ -59,8 +72,8 @@ async def _wait_for_the_end_of_old_processes(
         if alive:
             names = ", ".join(name[:8] for name in alive[:MAX_NAMED_PROCESSES])
             msg = (
-                f"{address}: {len(alive)} processes of an older version of the sidecar use it (their ids begin with {names}), "
-                "and the two versions would count apart; stop them, then start this one: it converts what they have counted"
+                f"{address}: processes of an older version of the sidecar use it ({len(alive)} found: {names}), and the two versions "
+                "would count apart; stop them, then start this one: it converts what they have counted"
             )
             raise IncompatibleStore(msg)
 

@@ -54,7 +54,7 @@ class RedisStore:
     *url* has a form of `connecting.url`. All keys begin with *prefix*, so that several deployments can share one server.
     *timeout* is the silence in seconds after which the server counts as failed; see `ScriptLink`. *clock* replaces the
     server's, in seconds since 1970. Reservations are charged when their process has sent no heartbeat for *grace* seconds.
-    *link* replaces the connection.
+    Without *converts* the content of an earlier version is not converted, and refused. *link* replaces the connection.
     """
 
     is_remote = True
@@ -69,6 +69,7 @@ class RedisStore:
         monotonic: Callable[[], float] = time.monotonic,
         grace: float = 30.0,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        converts: bool = True,
         link: BatchLink | None = None,
     ) -> None:
         self._grace = round(grace * MICROSECONDS_PER_SECOND)
@@ -87,6 +88,7 @@ class RedisStore:
             monotonic=monotonic,
             offset=time.time() - monotonic(),
             patience=timeout,
+            converts=converts,
         )
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:

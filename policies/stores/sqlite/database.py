@@ -17,7 +17,15 @@ from policies.stores.batching.group_commit import StoreBusy
 
 from .connecting import Execute, connect, create_tables, is_busy
 from .conversion import Conversion, ConvertedElsewhere
-from .failures import converted_elsewhere, deleted_journal, describe, foreign_file, other_version, replaced_file
+from .failures import (
+    converted_elsewhere,
+    deleted_journal,
+    describe,
+    earlier_version,
+    foreign_file,
+    other_version,
+    replaced_file,
+)
 from .file_mode import create_private
 from .migration import OLDEST_VERSION, migrate
 from .open_read import OpenRead
@@ -37,11 +45,12 @@ class Database:
     other connection has written since the last transaction. `sqlite3.Error` becomes `StoreDown`, or `StoreBusy` if another
     connection is writing. After any other error the file is opened anew for the next transaction, and `is_reopened` is set
     until it is reset. A file of an earlier version is converted by a thread, and raises `FileConverting` meanwhile; *now*
-    returns the time in microseconds for that. Without *checkpoints* the WAL is not moved into the file: a `Checkpoints` does that.
+    returns the time in microseconds for that. Without *converts* such a file is refused. Without *checkpoints* the WAL is not
+    moved into the file: a `Checkpoints` does that.
     """
 
-    def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True) -> None:
-        self._path, self._checkpoints = path, checkpoints
+    def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True, converts: bool = True) -> None:
+        self._path, self._checkpoints, self._converts = path, checkpoints, converts
         self._conversion = Conversion(
             path, SCHEMA_VERSION, lambda is_cancelled: migrate(path, SCHEMA_VERSION, now(), is_cancelled)
         )
@@ -82,9 +91,9 @@ class Database:
                 error = failed
             else:
                 return
-        self.close()
         if isinstance(error, sqlite3.Error):
-            raise StoreDown(describe(error, self._path)) from error
+            raise self._broken(error) from error
+        self.close()
 
     def _begin_after_open_read(self) -> bool:
         """Begin a transaction if a read is open and no other connection has written since; else end the read."""
@@ -121,6 +130,15 @@ class Database:
             if self._connection is None and self._conversion.is_elsewhere():
                 return ConvertedElsewhere(converted_elsewhere(self._path))
             return StoreBusy(describe(error, self._path))
+        return self._broken(error)
+
+    def _broken(self, error: sqlite3.Error) -> StoreDown:
+        """Close the file after *error*, and return what to raise.
+
+        If it is no longer at its path, the error says nothing about the one that is: the operation is tried again in that one.
+        """
+        if self.close_if_replaced():
+            return StoreBusy(replaced_file(self._path))
         self.close()
         return StoreDown(describe(error, self._path))
 
@@ -129,15 +147,20 @@ class Database:
         """Whether the file is open."""
         return self._connection is not None
 
-    def close_if_replaced(self) -> None:
-        """Close a file that is no longer at its path, or whose journals are not: other processes would count apart from this one."""
+    def close_if_replaced(self) -> bool:
+        """Close a file that is no longer at its path, or whose journals are not: other processes would count apart from this one.
+
+        Returns whether it was closed.
+        """
         if self._connection is None:
-            return
+            return False
         inodes = _inodes(self._path)
-        if inodes != self._inodes:
-            self.close()
-            if inodes[0] == self._inodes[0]:
-                _log.error("%s", deleted_journal(self._path))
+        if inodes == self._inodes:
+            return False
+        self.close()
+        if inodes[0] == self._inodes[0]:
+            _log.error("%s", deleted_journal(self._path))
+        return True
 
     def close_for_good(self) -> None:
         """Close the file, and end a conversion that runs."""
@@ -163,6 +186,9 @@ class Database:
         file = connect(self._path)
         try:
             version = self._version_of(file)  # before anything is written: the journal mode is stored in the file
+            is_earlier = OLDEST_VERSION <= version < SCHEMA_VERSION
+            if is_earlier and not self._converts:
+                raise StoreDown(earlier_version(self._path))
             # An operation writes two whole pages to the WAL: small pages cost less, and most rows still fit.
             file.execute("PRAGMA page_size = 2048")
             file.execute("PRAGMA journal_mode = WAL")
@@ -170,7 +196,7 @@ class Database:
             file.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")
             if not self._checkpoints:
                 file.execute("PRAGMA wal_autocheckpoint = 0")
-            if 0 < version < SCHEMA_VERSION and version >= OLDEST_VERSION:
+            if is_earlier:
                 file.close()
                 self._conversion.check()
                 self._open()

@@ -51,6 +51,10 @@ SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
         "the file has the format of an earlier version, and another process has it open",
         "stop all earlier sidecars, then start this one: it converts the file and keeps its counters",
     ),
+    "earlier_version": (
+        "the file has the format of an earlier version",
+        "start this version of the sidecar, which converts it and keeps its counters",
+    ),
     "replaced": (
         "the file was deleted or replaced: limits start anew, what was spent before is forgotten",
         "keep the file, its -wal and its -shm in place while the sidecar runs",
@@ -144,6 +148,11 @@ def converted_elsewhere(path: Path) -> str:
 def in_use_by_earlier(path: Path) -> str:
     """Return the message for a file of an earlier version that another process has open."""
     return _message("in_use_by_earlier", path)
+
+
+def earlier_version(path: Path) -> str:
+    """Return the message for a file of an earlier version, where it is not to be converted."""
+    return _message("earlier_version", path)
 
 
 def replaced_file(path: Path) -> str:

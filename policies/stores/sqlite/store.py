@@ -66,7 +66,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
 
     With *resident*, the event loop runs as long as the process: then the WAL is moved into the file by a thread. *grace* and
     *patience* are seconds; the latter bounds the wait for a file that another program has locked. *clock* is in seconds since
-    1970, *monotonic* in seconds.
+    1970, *monotonic* in seconds. Without *converts* a file of an earlier version is not converted, and refused.
     """
 
     def __init__(
@@ -79,9 +79,12 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         patience: float = BUSY_PATIENCE_SECONDS,
         resident: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        converts: bool = True,
     ) -> None:
         # The owner's id is random, in whichever file: one that a file assigns could be given twice after it was deleted.
-        super().__init__(clock, Database(path, self._now, checkpoints=not resident), secrets.randbits(62))
+        super().__init__(
+            clock, Database(path, self._now, checkpoints=not resident, converts=converts), secrets.randbits(62)
+        )
         self._grace = round(grace * MICROSECONDS_PER_SECOND)
         self._maintained_at = self._maintenance_interval = 0
         self._last_notice = -1

@@ -106,17 +106,28 @@ def test_outage_is_one_line() -> None:
     """However many operations and heartbeats fail, an outage is one line, and its end is one, with time and settlements."""
     log = Log()
     for _ in range(50):
-        log.pending += 1
         log.state.failed("a: gone")
         log.state.heartbeat_failed("a: gone")
+        log.pending += 1
     log.now += 12.5
-    log.pending = 2
     assert log.state.heartbeat_answered()
     assert not log.state.heartbeat_answered()
     down, up = log.lines
     assert (down["level"], down["state"], down["was"], down["cause"]) == ("error", "down", "up", "a: gone")
     assert down["meanwhile"] == "refused"
-    assert (up["level"], up["was"], up["was_seconds"], up["settlements_sent"]) == ("info", "down", 12.5, 48)
+    assert (up["level"], up["was"], up["was_seconds"], up["settlements_queued"]) == ("info", "down", 12.5, 50)
+
+
+def test_settlements_that_were_sent_before_the_end_of_an_outage_count() -> None:
+    """A call may have sent the queue before the heartbeat that ends the outage; the line names what was queued, and the next none."""
+    log = Log()
+    log.pending = 3
+    log.state.heartbeat_failed("a: gone")
+    log.pending = 0
+    assert log.state.heartbeat_answered()
+    log.state.heartbeat_failed("a: gone")
+    assert [log.state.heartbeat_answered() for _ in range(2)] == [False, True]
+    assert [line["settlements_queued"] for line in log.lines if line["state"] == "up"] == [3, 0]
 
 
 def test_failure_of_a_call_alone_is_over() -> None:

@@ -48,7 +48,7 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
     "needless_password": ("it has no password", "remove the password from SIDECAR_STORE"),
     "no_permission": (
         "its ACL does not permit this user the operation ({text})",
-        "permit scripts, INFO and the commands on hashes and sorted sets, for keys that begin with {{PREFIX}}",
+        "permit +eval +evalsha +info +@hash +@sortedset +exists +scan +select +time +type +unlink, for the keys of the prefix",
     ),
     "foreign": (
         "keys of the prefix hold data of another program ({text})",

@@ -1,11 +1,13 @@
 -- The format of the store, and its generation. These operations and those of conversion.lua run before the store is ready.
 operations.before_ready = {inspect = true, take_over = true, convert = true, create = true}
 
--- Return the format or false; then, if there is none, the time, and owner and last heartbeat of the processes of format 1.
+-- Return the format or false; then, if the store has format 1, the time, and owner and last heartbeat of its processes.
 function operations.inspect()
   local format = redis.call('HGET', keys.meta, 'format')
-  if format or redis.call('TYPE', keys.owners).ok ~= 'zset' then return {format} end
-  return {false, script.now, unpack(redis.call('ZRANGE', keys.owners, -100, -1, 'WITHSCORES'))}
+  if format then return {format} end
+  local has_owners = redis.call('TYPE', keys.owners).ok == 'zset'
+  if not has_owners and redis.call('EXISTS', string.sub(keys.meta, 1, -2) .. 'a') == 0 then return {false} end
+  return {false, script.now, unpack(has_owners and redis.call('ZRANGE', keys.owners, -100, -1, 'WITHSCORES') or {})}
 end
 
 -- Begin the conversion: processes of format 1 that still run fail from now on, because their keys have other types.

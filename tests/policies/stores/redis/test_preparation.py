@@ -104,7 +104,7 @@ async def test_living_process_of_format_1_is_named(runner: ScriptRunner) -> None
             await runner.client.zadd(runner.key("w"), {"abcdef0123456789" * 2: runner.now})
 
     with pytest.raises(
-        IncompatibleStore, match="ADDRESS: 1 processes of an older version .*abcdef01.*stop them"
+        IncompatibleStore, match=r"ADDRESS: processes of an older version .*\(1 found: abcdef01\).*stop them"
     ) as refused:
         await prepare(runner.execute, "ADDRESS", sleep=beat)
     assert isinstance(refused.value, StoreDown)
@@ -123,6 +123,27 @@ async def test_processes_of_format_1_that_have_just_ended_are_converted(runner: 
     await prepare(runner.execute, "ADDRESS", sleep=sleep)
     assert sum(waited) == HEARTBEAT_SECONDS
     assert len((await runner.batch())[0]) == len(["time", "generation"]), "the store is ready"
+
+
+@pytest.mark.parametrize("has_processes", [True, False], ids=["killed", "stopped"])
+async def test_command_does_not_convert(runner: ScriptRunner, *, has_processes: bool) -> None:
+    """A command that opens a store of format 1 beside the sidecars leaves it as it is, and says at once what converts it."""
+    old = FormatOne(runner, last_heartbeat=runner.now - SECOND)
+    await old.calendar(budget(1).key, 0, DAY, spent=30, held=0)
+    if has_processes:
+        await old.process("a" * 32)
+    before = await keys_of_server(runner)
+    with pytest.raises(
+        IncompatibleStore, match="ADDRESS: it has the format of an earlier version; start this version of"
+    ):
+        await prepare(runner.execute, "ADDRESS", converts=False, sleep=no_sleep)
+    assert await keys_of_server(runner) == before
+
+
+async def test_command_makes_an_empty_store_ready(runner: ScriptRunner) -> None:
+    """A store without content has no earlier version: a command uses it."""
+    await prepare(runner.execute, "ADDRESS", converts=False, sleep=no_sleep)
+    assert len((await runner.batch())[0]) == len(["time", "generation"])
 
 
 async def test_older_version_fails_on_a_converted_store(opened: OpenStore, runner: ScriptRunner) -> None:

@@ -288,6 +288,29 @@ async def test_damage_during_operation(tmp_path: Path) -> None:
     assert DAMAGED in str(down.value)
 
 
+@pytest.mark.parametrize("deleted", [("", "-wal", "-shm"), ("",)], ids=["all", "file alone"])
+async def test_error_of_a_deleted_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, deleted: tuple[str, ...]
+) -> None:
+    """An error of a file that is no longer at its path is not reported: the operation is executed in the one that is.
+
+    The journals of a deleted file may be shared with the file that another process has made in its place.
+    """
+    path = await used_file(tmp_path)
+    store = SQLiteStore(path, clock=FakeClock())
+    await store.ping()
+    for suffix in deleted:
+        path.with_name(path.name + suffix).rename(tmp_path / f"old{suffix}")
+    overwrite(tmp_path / "old", PAGE_BYTES, (tmp_path / "old").stat().st_size - PAGE_BYTES)
+    for at in range(100):
+        await store.reserve(f"new {at}", [tenant_budget(at)])
+    accounts = await store.accounts()
+    await store.aclose()
+    assert len(accounts) >= 99, "the call before the error may have used the deleted file"
+    (line,) = caplog.records
+    assert line.getMessage() == replaced_file(path)
+
+
 async def test_missing_tables(tmp_path: Path) -> None:
     """Tables that another program has removed are named with SQLite's own words, and the remedy is that of a damaged file."""
     path = tmp_path / "s.db"

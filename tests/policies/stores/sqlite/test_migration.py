@@ -13,6 +13,7 @@ from stored import query
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
+from policies.stores.opening import open_store
 from policies.stores.sqlite.conversion import FileConverting
 from policies.stores.sqlite.migration import migrate
 from policies.stores.sqlite.store import SQLiteStore
@@ -62,6 +63,20 @@ async def test_file_in_use_by_an_earlier_version_is_left_alone(tmp_path: Path) -
     await store.ping()
     assert await used(store, DAY) == 651
     await store.aclose()
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+async def test_command_does_not_convert(tmp_path: Path, version: int) -> None:
+    """A command that opens an older file beside the sidecars leaves it as it is: the earlier version can go on with it."""
+    old_file(tmp_path / "s.db", version)
+    before = (tmp_path / "s.db").read_bytes()
+    store = open_store("sqlite:///s.db", folder=tmp_path, converts=False)
+    with pytest.raises(
+        StoreDown, match="the format of an earlier version; start this version of the sidecar, which converts"
+    ):
+        await store.accounts()
+    await store.aclose()
+    assert (tmp_path / "s.db").read_bytes() == before
 
 
 async def test_processes_that_convert_at_once(tmp_path: Path) -> None:
