@@ -12,6 +12,7 @@ from policies.stores.counting.rows import (
     Taken,
 )
 
+from .connecting import reading_own_rows
 from .counter_rows import add_to_group, find_row, group_size, remove_row, row_from, select_counters, write_rows
 from .database import Database
 from .file_keys import swapped
@@ -77,11 +78,12 @@ class CountersInFile(CounterStore):
         Returns whether there may be more: some were charged.
         """
         execute = self._database.execute
-        calls = running_calls_of_dead(execute, self._owner, last_seen)
-        for call, taken in calls:
-            self._charge_reserved(taken)
-            keep_as_charged(execute, call)
-            self._queue_removal(last_seen + CHARGED_RETENTION_MICROSECONDS, call, CHARGED_START)
+        with reading_own_rows():
+            calls = running_calls_of_dead(execute, self._owner, last_seen)
+            for call, taken in calls:
+                self._charge_reserved(taken)
+                keep_as_charged(execute, call)
+                self._queue_removal(last_seen + CHARGED_RETENTION_MICROSECONDS, call, CHARGED_START)
         return bool(calls)
 
     def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:

@@ -31,6 +31,7 @@ from policies.stores.counting.reading import CounterReads, read_standings
 from policies.stores.counting.rows import SLIDING_START
 
 from .checkpoints import Checkpoints
+from .connecting import reading_own_rows
 from .conversion import ConvertedElsewhere, FileConverting
 from .counter_rows import PAGE_ROWS, counters_after, find_row, group_size
 from .counters import CountersInFile
@@ -127,13 +128,13 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         while has_dead:
             has_dead = await self._run(self._charge_dead, (now - self._grace,))
         while True:
-            with self._database.reading() as execute:
+            with self._database.reading() as execute, reading_own_rows():
                 rows = counters_after(execute, *last)
-            found += [
-                account(swapped(key), spent, held, ends / MICROSECONDS_PER_SECOND)
-                for key, start, spent, held, ends in rows
-                if start != SLIDING_START and start <= now < ends
-            ]
+                found += [
+                    account(swapped(key), spent, held, ends / MICROSECONDS_PER_SECOND)
+                    for key, start, spent, held, ends in rows
+                    if start != SLIDING_START and start <= now < ends
+                ]
             if len(rows) < PAGE_ROWS:
                 return found
             last = rows[-1][0], rows[-1][1]
@@ -268,6 +269,10 @@ class SQLiteStore(CountersInFile, EntriesInFile):
 
     def _maintain(self, now: int) -> None:
         """Record a heartbeat, charge the reservations of dead processes, remove unused counters, and log notices."""
+        with reading_own_rows():
+            self._maintain_rows(now)
+
+    def _maintain_rows(self, now: int) -> None:
         execute = self._database.execute
         self._maintained_at, self._database.is_reopened = now, False
         has_backlog = self._charge_dead(now - self._grace)

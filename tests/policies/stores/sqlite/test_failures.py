@@ -288,6 +288,32 @@ async def test_damage_during_operation(tmp_path: Path) -> None:
     assert DAMAGED in str(down.value)
 
 
+UNREADABLE = {
+    "reservation of a dead process": "INSERT INTO owner VALUES (5, 1); INSERT INTO hold VALUES ('dead', 0, 5, 0, x'c1')",
+    "counter to remove": "INSERT INTO removal VALUES (5, 'nonsense', 7)",
+    "counter to report": "UPDATE counter SET ends = 4611686018427387904 WHERE start > 0;"
+    " UPDATE counter SET key = replace(key, char(31), '')",
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+async def test_values_that_are_not_of_this_program(tmp_path: Path, what: str) -> None:
+    """A row whose values mean nothing is a damaged file too, at each operation that meets it: SQLite has no checksums.
+
+    It was an exception of its own, and each call failed with an internal error and a traceback.
+    """
+    path = await used_file(tmp_path)
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(UNREADABLE[what])
+    store = SQLiteStore(path, clock=FakeClock(), monotonic=(monotonic := FakeClock()))
+    operations = [store.accounts] if "report" in what else [store.ping, store.accounts, store.heartbeat]
+    for each in operations[: 1 if "remove" in what else None]:
+        with pytest.raises(StoreDown, match=DAMAGED):
+            await each()
+        monotonic.advance(1.0)
+    await store.aclose()
+
+
 @pytest.mark.parametrize("deleted", [("", "-wal", "-shm"), ("",)], ids=["all", "file alone"])
 async def test_error_of_a_deleted_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, deleted: tuple[str, ...]
