@@ -97,6 +97,29 @@ def garbage(path: Path) -> None:
     path.write_bytes(b"not a database" * 1000)
 
 
+def other_counters(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE counter (name)")
+
+
+def pipe(path: Path) -> None:
+    """Make a pipe that may only be read: opening it would wait for a writer."""
+    os.mkfifo(path, 0o400)
+
+
+def pipe_as_wal(path: Path) -> None:
+    pipe(path.with_name("s.db-wal"))
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def looping(path: Path) -> None:
+    path.symlink_to(path)
+
+
+NO_REGULAR_FILE = "it, or its -wal, -shm or -journal file, is a pipe, a socket, a device or a folder; name another file"
 MOVE_AWAY = "stop all processes that use it, then move it and its -wal and -shm files away (counting starts anew), or restore a copy"
 
 
@@ -109,8 +132,14 @@ MOVE_AWAY = "stop all processes that use it, then move it and its -wal and -shm 
         ("s.db", truncated, f"the file is damaged; {MOVE_AWAY}"),
         ("s.db", garbage, "the file is not a database; name another file, or move this one away"),
         ("s.db", Path.mkdir, "it is a folder; name a file"),
+        ("s.db", other_counters, "the file holds the tables of another program; name another file"),
+        ("s.db", pipe, NO_REGULAR_FILE),
+        ("s.db", pipe_as_wal, NO_REGULAR_FILE),
+        ("s.db", device, NO_REGULAR_FILE),
+        ("s.db", looping, "its path has a loop of symbolic links; correct the links"),
+        (f"{'x' * 300}.db", None, "its name is too long; name a file with a shorter name"),
     ],
-    ids=["no folder", "foreign", "newer", "damaged", "no database", "folder"],
+    ids=lambda value: value.__name__ if callable(value) else None,
 )
 def test_unusable_file_ends_the_start(
     tmp_path: Path, name: str, make: Callable[[Path], object] | None, message: str

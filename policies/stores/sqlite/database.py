@@ -25,6 +25,7 @@ from .failures import (
     foreign_file,
     other_version,
     replaced_file,
+    unusable_path,
 )
 from .file_mode import create_private
 from .migration import OLDEST_VERSION, migrate
@@ -182,6 +183,8 @@ class Database:
                 connection.close()
 
     def _open(self) -> None:
+        if (fault := unusable_path(self._path)) is not None:
+            raise StoreDown(fault)
         create_private(self._path)
         file = connect(self._path)
         try:
@@ -230,7 +233,7 @@ class Database:
         (version,) = file.execute("PRAGMA user_version").fetchone()
         statement = "SELECT count(*), count(*) FILTER (WHERE name = 'counter') FROM sqlite_schema"
         tables, own_tables = file.execute(statement).fetchone()
-        if tables and not own_tables:
+        if tables and not (own_tables and version):  # both are written in one transaction
             raise StoreDown(foreign_file(self._path))
         if version > SCHEMA_VERSION or version < 0:
             raise StoreDown(other_version(self._path, version, SCHEMA_VERSION))

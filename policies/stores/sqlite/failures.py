@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sqlite3
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,12 @@ SQLITE_FAILURES: Mapping[str, tuple[str, str]] = {
         "let the sidecar's user read, write and enter that folder",
     ),
     "is_folder": ("it is a folder", "name a file"),
+    "no_regular_file": (
+        "it, or its -wal, -shm or -journal file, is a pipe, a socket, a device or a folder",
+        "name another file, or move that away",
+    ),
+    "link_loop": ("its path has a loop of symbolic links", "correct the links"),
+    "long_name": ("its name is too long", "name a file with a shorter name"),
     "no_permission": (
         "no permission to read and write the file",
         "let the sidecar's user read and write it and its -wal and -shm files",
@@ -92,7 +99,8 @@ _FAILURES_BY_RESULT_CODE = {
     sqlite3.SQLITE_IOERR_CORRUPTFS: "damaged",
 }
 """Failures by their extended result code, or by the primary one in its lower 8 bits, where the path does not matter."""
-_FILE_SUFFIXES = ("", "-wal", "-shm")
+_FILE_SUFFIXES = ("", "-wal", "-shm", "-journal")
+_PATH_FAILURES: Mapping[int, str] = {errno.ELOOP: "link_loop", errno.ENAMETOOLONG: "long_name"}
 _NO_SUCH_NAME = re.compile("^no such |has no column named")
 """The texts of the generic `SQLITE_ERROR` for a table or column that is missing."""
 _WRITE_ERROR_CODES = {
@@ -123,6 +131,24 @@ def _message(failure: str, path: Path, **values: object) -> str:
     cause, remedy = SQLITE_FAILURES[failure]
     parts = {"folder": path.parent, **values}
     return f"{path}: {cause.format_map(parts)}; {remedy.format_map(parts)}"
+
+
+def unusable_path(path: Path) -> str | None:
+    """Return the message for a path that must not be opened, or None. Takes a few system calls.
+
+    Opening a pipe may block for ever, and SQLite would write to an empty device as if it were a new file.
+    """
+    for suffix in _FILE_SUFFIXES:
+        try:
+            mode = os.stat(f"{path}{suffix}").st_mode  # noqa: PTH116  # `Path` takes longer, and may raise ValueError
+        except OSError as error:
+            if (failure := _PATH_FAILURES.get(error.errno or 0)) is not None:
+                return _message(failure, path)
+        else:
+            if not stat.S_ISREG(mode):
+                is_folder = not suffix and stat.S_ISDIR(mode)
+                return _message("is_folder" if is_folder else "no_regular_file", path)
+    return None
 
 
 def foreign_file(path: Path) -> str:
