@@ -6,9 +6,10 @@ Nothing waits in the event loop: as long as the file is being converted, opening
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,6 +19,10 @@ from .failures import converting_file
 
 CANCEL_SECONDS = 1.0
 """Longest wait for the end of a conversion that is cancelled. The last step is not interrupted: it may go on until the process ends."""
+OTHER_CONVERSION_SECONDS = 600
+"""How long a start waits for the conversion of the file by another process."""
+CONVERSION_POLL_SECONDS = 0.05
+_log = logging.getLogger("sidecar.store")
 
 
 class FileConverting(StoreBusy):
@@ -68,6 +73,35 @@ class Conversion:
             self._execute(lambda: self._is_cancelled)
         except BaseException as error:  # noqa: BLE001  # it is raised by `check`
             self._error = error
+
+
+async def wait_until_converted(
+    open_file: Callable[[], None], sleep: Callable[[float], Awaitable[None]], patience: float
+) -> None:
+    """Call *open_file* until the file is converted. Raises `StoreDown`.
+
+    A file that another process converts is waited for as long as `OTHER_CONVERSION_SECONDS` say, one that is locked otherwise
+    for *patience* seconds.
+    """
+    locked_seconds = converting_seconds = 0.0
+    while True:
+        try:
+            open_file()
+        except ConvertedElsewhere as error:
+            if converting_seconds >= OTHER_CONVERSION_SECONDS:
+                raise
+            if not converting_seconds:
+                _log.warning("%s (at most %d seconds)", error, OTHER_CONVERSION_SECONDS)
+            converting_seconds, locked_seconds = converting_seconds + CONVERSION_POLL_SECONDS, 0.0
+        except FileConverting:
+            locked_seconds = 0.0
+        except StoreBusy:
+            if locked_seconds >= patience:
+                raise
+            locked_seconds += CONVERSION_POLL_SECONDS
+        else:
+            return
+        await sleep(CONVERSION_POLL_SECONDS)
 
 
 def version_of_locked(path: Path) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import StoreBusy
 
+from .checkpoints import MAX_JOURNAL_BYTES
 from .connecting import Execute, connect, create_tables, is_busy
 from .conversion import Conversion, ConvertedElsewhere
 from .failures import (
@@ -32,8 +33,6 @@ from .migration import OLDEST_VERSION, migrate
 from .open_read import OpenRead
 
 SCHEMA_VERSION = 4
-MAX_JOURNAL_BYTES = 8_388_608
-"""Size to which SQLite cuts a larger WAL when it restarts it."""
 OPEN_FILE_SUFFIXES = ("", "-wal", "-shm")
 """Ends of the names of the files that stay the same while the database is open."""
 _log = logging.getLogger("sidecar.store")
@@ -52,6 +51,7 @@ class Database:
 
     def __init__(self, path: Path, now: Callable[[], int], *, checkpoints: bool = True, converts: bool = True) -> None:
         self._path, self._checkpoints, self._converts = path, checkpoints, converts
+        self._wal = path.with_name(f"{path.name}-wal")
         self._conversion = Conversion(
             path, SCHEMA_VERSION, lambda is_cancelled: migrate(path, SCHEMA_VERSION, now(), is_cancelled)
         )
@@ -109,6 +109,11 @@ class Database:
             return False
         return True
 
+    def open(self) -> None:
+        """Open the file, if it is not open. Raises `StoreDown`."""
+        with self.reading():
+            pass
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[Execute]:
         """Give `execute` for statements that only read, in one snapshot of the file; writers are not waited for."""
@@ -142,6 +147,18 @@ class Database:
             return StoreBusy(replaced_file(self._path))
         self.close()
         return StoreDown(describe(error, self._path))
+
+    @property
+    def changed_rows(self) -> int:
+        """How many rows the present connection has changed."""
+        return 0 if self._connection is None else self._connection.total_changes
+
+    def wal_bytes(self) -> int:
+        """Return the size of the WAL, 0 if there is none. It does not shrink before the WAL is restarted."""
+        try:
+            return self._wal.stat().st_size
+        except OSError:
+            return 0
 
     @property
     def is_open(self) -> bool:
