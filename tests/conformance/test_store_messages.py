@@ -187,6 +187,26 @@ def test_disk_that_fills_up(tmp_path: Path) -> None:
     assert len(store_lines(log)) == 2
 
 
+def test_file_that_becomes_a_pipe(tmp_path: Path) -> None:
+    """A pipe in place of the file, which would block whoever opens it, is one line; the program goes on, and recovers."""
+    log, path = tmp_path / "log", tmp_path / "s.db"
+    with program(*configured(tmp_path, "sqlite:///s.db"), folder=tmp_path, log=log) as served:
+        assert set(statuses(served.port)) == {502}
+        for each in tmp_path.glob("s.db*"):
+            each.unlink()
+        pipe(path)
+        down = line_after(log, 0)
+        assert set(statuses(served.port)) == {503}
+        assert len(store_lines(log)) == 1
+        path.unlink()
+        after = "".join(line_after(log, at) for at in (1, 2))
+        assert set(statuses(served.port)) == {502}
+        assert served.stop() == 0
+    assert f'state=down was=up cause="{path}: {NO_REGULAR_FILE}' in down
+    assert "limits start anew" in after
+    assert "state=up was=down" in after
+
+
 def test_file_that_is_damaged_while_it_runs(tmp_path: Path) -> None:
     """A file whose pages are overwritten while the program runs is one line with the remedy; the program goes on."""
     log, path = tmp_path / "log", tmp_path / "s.db"
