@@ -39,6 +39,7 @@ MOST_WAL_MB = 32.0
 HEARTBEATS, CALLS, CALLS_AT_ONCE = 60, 2_000, 4
 REMOVAL_SECONDS = float(os.environ.get("REMOVAL_SECONDS", "60"))
 """Longest removal of expired counters."""
+CALLS_PER_COUNT, UNCHANGED_COUNTS = 400, 4
 PAUSE_SECONDS = 0.002
 """Between two attempts to take the lock, and between two heartbeats."""
 SPIN_SECONDS = 0.0002
@@ -225,22 +226,22 @@ async def calls(store: Store, age: str) -> None:
 
 
 async def remove_expired(store: Store, path: Path) -> int:
-    """Make calls until no counter is due for removal, or the time is over; return how many were removed."""
-    file = sqlite3.connect(path)
-    count = "SELECT count(*) FROM removal WHERE at < ?"
-    due = time.time() * 1e6
-    before: int = file.execute(count, (due,)).fetchone()[0]
-    ends = time.monotonic() + REMOVAL_SECONDS
-    at, left = 0, before
-    while left and time.monotonic() < ends:
-        for _ in range(CALLS_AT_ONCE * 10):
-            at += 1
-            await store.reserve(f"removing {at}", claims_of("open", f"open-{at % 1000:07}"))
-            await store.release(f"removing {at}")
-            await asyncio.sleep(PAUSE_SECONDS)
-        left = file.execute(count, (due,)).fetchone()[0]
-    file.close()
-    return before - left
+    """Make calls until no more counters are removed, or the time is over; return how many rows were removed."""
+    count = "SELECT count(*) FROM counter"
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        counts: list[int] = [file.execute(count).fetchone()[0]]
+        ends = time.monotonic() + REMOVAL_SECONDS
+        at = 0
+        while len(counts) < UNCHANGED_COUNTS or counts[-1] < counts[-UNCHANGED_COUNTS]:
+            for _ in range(CALLS_PER_COUNT):
+                at += 1
+                await store.reserve(f"removing {at}", claims_of("open", f"open-{at % 1000:07}"))
+                await store.release(f"removing {at}")
+                await asyncio.sleep(PAUSE_SECONDS)
+            counts.append(file.execute(count).fetchone()[0])
+            if time.monotonic() > ends:
+                break
+    return counts[0] - counts[-1]
 
 
 def run_usage(folder: Path) -> str:
@@ -291,7 +292,7 @@ async def measure(path: Path) -> bool:
         sampler.report(f"sidecar usage ({size})", began)
         began = time.monotonic()
         removed = await remove_expired(store, path)
-        sampler.report(f"removal of {removed:,} counters", began, counts=False)
+        sampler.report(f"removal of {removed:,} rows", began, counts=False)
         await store.aclose()
         print(f"longest wait for the lock: {sampler.longest:.1f} ms, at most {MOST_WAIT_MS:.0f}")
         print(f"largest WAL: {sampler.wal_mb:.1f} MB, at most {MOST_WAL_MB:.0f}")

@@ -92,7 +92,7 @@ async def test_removal_of_many_counters_keeps_the_journal_small(
         await asyncio.sleep(0.001)  # the checkpoint's thread needs a moment, as between network reads
         largest = max(largest, wal.stat().st_size)
         if at % 50 == 0:
-            ((left,),) = query(tmp_path / "s.db", "SELECT count(*) FROM removal")
+            ((left,),) = query(tmp_path / "s.db", "SELECT count(*) FROM counter")
             if left <= 1:
                 break
     await store.aclose()
