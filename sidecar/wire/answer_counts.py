@@ -139,6 +139,11 @@ class AnswerCounts(AnswerState, kw_only=True, eq=False):
                 self.all_finished = len(seen) == len(finished) >= self.answers
         return tokens
 
+    def _add_pieces(self, number: int) -> None:
+        """Count *number* pieces of one token each, at least one."""
+        self.outputs += number
+        self.has_output = True
+
     def _count_others(self, choices: Sequence[Choice], payload: bytes, *, many: bool = False) -> None:
         """Count the output of *choices*, those of *payload*, in fields that `Delta` does not have; see `other_outputs`."""
         if choices[0].finish_reason and payload.find(b'"delta":{}') >= 0 and payload.count(b'"delta"') == 1:

@@ -57,6 +57,15 @@ def tokens_of(choice: Choice) -> int:
     return tokens
 
 
+def is_short_text(delta: Delta | None) -> bool:
+    """Whether *delta*, a piece of a stream, has a short text and no other output, as nearly every piece has: one token."""
+    if delta is None or not (content := delta.content) or len(content) > SHORT_PIECE or not content.isascii():
+        return False
+    if delta.reasoning or delta.reasoning_content or delta.refusal:
+        return False
+    return delta.tool_calls is None and delta.function_call is None and delta.audio is None
+
+
 def _tool_tokens(part: Delta, size: int) -> int:
     pieces = ((part.tool_calls, size), (part.function_call, size), (part.audio, TOOL_PIECE_BYTES_PER_TOKEN))
     return sum(1 + len(bytes(raw)) // per_token for raw, per_token in pieces if raw is not None and has_content(raw))
