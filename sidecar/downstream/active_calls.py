@@ -75,7 +75,7 @@ class ActiveCall(CallControl):
         self._repeat = self._loop.call_later(REPEAT_SECONDS, self._deliver)
 
     def __enter__(self) -> None:
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._loop)
         assert task is not None  # for the type: a coroutine runs in a task
         self._uncancelled_before = task.cancelling()
         if self.left or self.error is not None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from policies.api.call import Call
 from policies.api.rejection import Rejection
 from policies.api.upstream import UpstreamError
 from policies.engine.chain import Chain
+from policies.engine.due_queue import DueQueue
 from policies.engine.error_report import error_report
 from sidecar.config.access import Forbidden
 from sidecar.wire.operations.chat_completions import CHAT_COMPLETIONS
@@ -79,9 +82,12 @@ class Route(ABC):
         )
         self._scoped = idempotency_names(self._forwardable) if settings.keys else ()
         """Headers whose values are scoped by tenant: with keys, all tenants share the sidecar's account at an upstream."""
+        server = settings.server
+        self._deadlines = _deadline_queue(server.deadline, services.loop)
+        self._chat_deadlines = _deadline_queue(server.chat_deadline, services.loop)
         self._refusals: RefusalForm = OperationRefusals(self.operation)
         if self.path == CHAT_PATH:
-            self._refusals = ChatNestRefusals(as_events=services.settings.server.chat_refusals == "event")
+            self._refusals = ChatNestRefusals(as_events=server.chat_refusals == "event")
 
     async def __call__(self, scope: Scope, connection: ClientConnection) -> None:
         """Serve the request of *scope* (ASGI) to its end: it is answered, settled, closed and recorded also if it fails."""
@@ -203,16 +209,15 @@ class Route(ABC):
         trail.control = response.control = active = ActiveCall(response, services.loop)
         services.active_calls.add(active)
         services.heartbeats.watch(response)
-        timer: asyncio.TimerHandle | None = None
+        deadlines = self._chat_deadlines if response.sends_start_event else self._deadlines
         try:
             connection.watch(active.client_left)
             disconnected_before = active.left
             if disconnected_before:
                 return
-            server = services.settings.server
-            if seconds := server.chat_deadline if response.sends_start_event else server.deadline:
-                call.deadline = services.policy_services.monotonic() + seconds
-                timer = services.loop.call_later(seconds, _pass_deadline, active, seconds)
+            if deadlines is not None:
+                call.deadline = services.policy_services.monotonic() + deadlines.seconds
+                deadlines.add(active, services.loop.time())
             with active:
                 active.error = await self._outcome(call, chain, response, active) or active.error
             await active.absorb_late_cancel()
@@ -227,8 +232,8 @@ class Route(ABC):
                 response.fail(trail.error)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            if deadlines is not None:
+                deadlines.remove(active)
             services.active_calls.remove(active)
             services.heartbeats.forget(response)
             connection.unwatch()
@@ -260,9 +265,14 @@ class Route(ABC):
         return None
 
 
-def _pass_deadline(active: ActiveCall, seconds: float) -> None:
-    """Cancel a call that has run for *seconds*, its whole time."""
-    active.cancel_with(deadline_passed(seconds))
+def _deadline_queue(seconds: float, loop: asyncio.AbstractEventLoop) -> DueQueue[ActiveCall] | None:
+    """Return the queue that cancels calls which have run for *seconds*, their whole time; None for 0, no deadline."""
+    if not seconds:
+        return None
+    call_at = partial(loop.call_at, context=Context())
+    return DueQueue(
+        seconds, lambda active: active.cancel_with(deadline_passed(seconds)), clock=loop.time, call_at=call_at
+    )
 
 
 def _client_error(

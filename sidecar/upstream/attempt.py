@@ -122,7 +122,7 @@ class Attempt:
         limits = upstream.settings
         # A server that does not stream sends its head together with its whole answer.
         head_limit = limits.head if streams else limits.whole
-        timeout = self._timeout = ProgressTimeout(head_limit)
+        timeout = self._timeout = ProgressTimeout(head_limit, upstream.timers)
         for left in range(repeats, -1, -1):
             if call.is_large:
                 await asyncio.sleep(0)  # measuring and encoding a large prompt take an iteration each

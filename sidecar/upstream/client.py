@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
@@ -28,6 +29,7 @@ from .circuit_breaker import Breaker
 from .dialect import Dialect, RequestStyle
 from .listed_model import ListedModel, first_model
 from .missing_route import MissingRoute, missing_route
+from .progress_timeout import ProgressTimers
 from .request_targets import LIST_ROUTE, RequestTargets
 from .routing.answer_names import echo_of
 from .routing.model_listing import ModelListing
@@ -88,6 +90,11 @@ class UpstreamClient:
         """Its models, which are read only where routing needs them."""
         self.asked = httpx.Request("POST", targets.chat_url)
         """The request that exceptions of the OpenAI SDK name."""
+
+    @cached_property
+    def timers(self) -> ProgressTimers:
+        """The timers of its answers, in the event loop that runs when they are first used."""
+        return ProgressTimers()
 
     def request_body(self, call: Call, model: str, style: RequestStyle, *, streams: bool) -> bytes:
         """Return the body of a request for *call*, written in *style*; *streams*: the answer is to be a stream."""

@@ -1,4 +1,4 @@
-"""Limit the time an upstream may take between two outputs, with one timer for a whole answer.
+"""Limit the time an upstream may take between two outputs, with one timer for all answers.
 
 Only output and the end of a choice are progress; pings, comments and empty pieces are not. Before the first output,
 keep-alive bytes extend the wait: a server that sends them has the request in its queue or reads its prompt. After it they
@@ -10,7 +10,11 @@ client is served, does not count. Measured: 8.1 µs per answer, against 9.0 µs 
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING
+
+from policies.engine.due_queue import DueQueue
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,11 +24,30 @@ MAX_EXTENSION = 12
 """Upper limit of an extended wait, as a multiple of the original one: an hour with the defaults, like a call's deadline."""
 
 
+class ProgressTimers:
+    """The timers of all answers of one upstream in the running event loop: one for each of its few first limits."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._by_limit: dict[float, DueQueue[ProgressTimeout]] = {}
+
+    def of(self, limit: float) -> DueQueue[ProgressTimeout]:
+        """Return the timer for answers that wait *limit* seconds first."""
+        found = self._by_limit.get(limit)
+        if found is None:
+            loop = self.loop
+            call_at = partial(loop.call_at, context=Context())
+            found = DueQueue(limit, ProgressTimeout.fired, clock=loop.time, call_at=call_at)
+            self._by_limit[limit] = found
+        return found
+
+
 class ProgressTimeout:
     """Raises `TimeoutError` from a read that takes too long: `with timeout:` around each read, `reset` after progress.
 
     *limit* is in seconds.  Entering and leaving read the clock and set no timer.  Progress under the same limit, inside
-    `with`, may also be noted by `since = now()`, which costs no Python call for each token.
+    `with`, may also be noted by `since = now()`, which costs no Python call for each token.  Its first timer is one of
+    *timers*; a timer of its own is set only where another limit is shorter, and where the first has fired.
     """
 
     __slots__ = (
@@ -32,9 +55,11 @@ class ProgressTimeout:
         "_before",
         "_begun",
         "_expired",
-        "_handle",
+        "_first_timer",
+        "_is_stopped",
         "_left",
         "_loop",
+        "_own_timer",
         "_task",
         "limit",
         "now",
@@ -42,20 +67,30 @@ class ProgressTimeout:
         "waiting",
     )
 
-    def __init__(self, limit: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
+    def __init__(self, limit: float, timers: ProgressTimers | None = None) -> None:
+        timers = timers or ProgressTimers()
+        self._loop = loop = timers.loop
+        task = asyncio.current_task(loop)
         assert task is not None  # for the type: a coroutine runs in a task
         self._task, self._before = task, task.cancelling()
-        self.now, self.limit, self.since = self._loop.time, limit, self._loop.time()
-        self._begun = self._left = self.since
-        self.waiting = self._expired = False
-        self._at = self.since + limit
-        self._handle = self._loop.call_at(self._at, self._fired)
+        self.now, self.limit = loop.time, limit
+        self.since = self._begun = self._left = now = loop.time()
+        self.waiting = self._expired = self._is_stopped = False
+        self._at = now + limit
+        self._own_timer: asyncio.TimerHandle | None = None
+        self._first_timer = timers.of(limit)
+        self._first_timer.add(self, now)
 
     def _arm(self, at: float) -> None:
+        self._cancel()
         self._at = at
-        self._handle = self._loop.call_at(at, self._fired)
+        self._own_timer = self._loop.call_at(at, self.fired)
+
+    def _cancel(self) -> None:
+        if self._own_timer is None:
+            self._first_timer.remove(self)
+        else:
+            self._own_timer.cancel()
 
     def reset(self, limit: float) -> None:
         """Start a new wait of up to *limit* seconds until the next call."""
@@ -64,7 +99,6 @@ class ProgressTimeout:
         self._begun = self.since = self._left
         self.limit = limit
         if self.since + limit < self._at:  # a timer that fires too early is set again
-            self._handle.cancel()
             self._arm(self.since + limit)
 
     def extend(self) -> None:
@@ -74,9 +108,11 @@ class ProgressTimeout:
 
     def stop(self) -> None:
         """Cancel the timer. Called once, when the answer has ended."""
-        self._handle.cancel()
+        self._is_stopped = True
+        self._cancel()
 
-    def _fired(self) -> None:
+    def fired(self) -> None:
+        """End the wait if it is due, else set the timer again. Called by the timer."""
         now = self.now()
         end = self.since + self.limit if self.waiting else now + self.limit - (self._left - self.since)
         if end > now:
@@ -88,7 +124,7 @@ class ProgressTimeout:
             self._arm(now + self.limit)
 
     def __enter__(self) -> None:
-        assert not self._handle.cancelled()  # without its timer it would wait forever
+        assert not self._is_stopped  # without its timer it would wait forever
         self.since += self.now() - self._left
         self.waiting = True
 
