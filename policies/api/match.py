@@ -64,6 +64,10 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.model == "*" or _any_fits(call, self.model)
         )
 
+    def covers_path(self, path: str) -> bool:
+        """Whether calls of *path* may match."""
+        return self.path == "*" or _fits(path, self.path)
+
 
 class PatternSet:
     """Shell patterns, compiled into one regular expression: a name is matched once, however many patterns there are.

@@ -125,10 +125,10 @@ class Chain:
         await self._members.stop()
 
     async def _admit(self, run: CallState, admitted: Admitted | None) -> None:
-        call = run.call
+        call, path = run.call, run.call.path
         claiming: list[tuple[Member, Lease]] = []
         not_covered: list[Member] = []
-        for member in self._members.admitting:
+        for member in self._members.admitting_at(path):
             if call.is_large:
                 await anyio.lowlevel.checkpoint()
             if member.match is not None and not member.match.covers(call):
@@ -137,8 +137,9 @@ class Chain:
                 keep(run, member, lease, claiming)
             elif member.must_claim and call.has_completion:
                 raise HookMisuse(member.has_no_limit(None))
-        if not_covered:
-            await self._admit_late(run, not_covered, claiming)
+        if not_covered or call.path != path:
+            waiting = not_covered if call.path == path else self._members.not_admitted(path, not_covered)
+            await self._admit_late(run, waiting, claiming)
         if call.is_large:
             await anyio.lowlevel.checkpoint()
         if claiming and not call.operation.is_free and (claims := claims_of(call, claiming)):
@@ -251,7 +252,14 @@ class Chain:
             raise cancelled
 
     def _learn(self, run: CallState, usage: Usage) -> None:
-        size, call = run.call.size, run.call
-        if size is None or not usage.input or run.attempts != 1 or call.hidden_prompt_tokens or call.prompt_turns != 1:
+        size, call, tokens = run.call.size, run.call, self._services.tokens
+        if (
+            size is None
+            or size.bytes < tokens.MIN_LEARNT_BYTES
+            or not usage.input
+            or run.attempts != 1
+            or call.hidden_prompt_tokens
+            or call.prompt_turns != 1
+        ):
             return
-        self._services.tokens.learn(call.model, size, usage.input, tenant=call.tenant)
+        tokens.learn(call.model, size, usage.input, tenant=call.tenant)

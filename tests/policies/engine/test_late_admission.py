@@ -48,3 +48,25 @@ async def test_each_policy_admits_once() -> None:
     await serve(policies, call)
 
     assert (call.model, seen) == ("a", ["start", "a", "b"])
+
+
+class Move(Policy, frozen=True):
+    """Sets the path of a call to `to`."""
+
+    to: str
+
+    async def admit(self, call: Call) -> None:
+        call.path = self.to
+
+
+async def test_limit_of_another_path_applies_after_a_rewrite() -> None:
+    """A limit for one path admits a call that a policy has moved there, in the order of the file."""
+    policies = [
+        Budget(name="chat", tokens=100_000, match=Match(path="/api/chat")),
+        Budget(name="images", tokens=100_000, match=Match(path="/v1/images")),
+        Budget(name="all", tokens=100_000, match=Match(path=["/api/*"], model="*")),
+        Move(name="move", to="/api/chat"),
+    ]
+    call = make_call("hi")
+    await serve(policies, call)
+    assert [claim.policy for claim, _ in call.standings] == ["chat", "all"]
