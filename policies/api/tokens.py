@@ -33,9 +33,9 @@ class Size(msgspec.Struct, frozen=True):
     token_ids: int = 0
 
 
-def _valid_ratio(learnt: tuple[float, float] | None, now: float) -> float:
+def _valid_ratio(learnt: tuple[float, float], now: float) -> float:
     """Return the bytes per token that were *learnt*, unless too long ago."""
-    return BYTES_PER_TOKEN if learnt is None or learnt[1] < now - REMEMBER_SECONDS else learnt[0]
+    return BYTES_PER_TOKEN if learnt[1] < now - REMEMBER_SECONDS else learnt[0]
 
 
 class Estimator:
@@ -70,7 +70,7 @@ class Estimator:
         frames = MESSAGE_TOKENS * size.messages + PART_TOKENS * size.parts + size.token_ids
         own = self._learnt.get(tenant)
         known = None if own is None else own.get(model)
-        ratio = _valid_ratio(known, self._clock())
+        ratio = BYTES_PER_TOKEN if known is None else _valid_ratio(known, self._clock())
         return -int(-size.bytes // ratio) + frames + media * size.media
 
     def learn(self, model: str, size: Size, reported: int, *, tenant: str = "") -> None:
@@ -88,7 +88,7 @@ class Estimator:
                 self._drop_oldest(tenant)
             self._count += 1
             own = self._learnt.setdefault(tenant, {})
-        before = _valid_ratio(known, now)
+        before = BYTES_PER_TOKEN if known is None else _valid_ratio(known, now)
         seen = min(self.MAX_BYTES_PER_TOKEN, max(self.MIN_BYTES_PER_TOKEN, size.bytes / tokens))
         own[model] = seen * 0.1 + before * 0.9, now
 

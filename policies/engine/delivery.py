@@ -34,7 +34,6 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
     last: Batch | None = None
     paused = False
     growth, next_step, newest = run.growth, Next.GO_ON, None
-    flush_held = partial(_flush_held, run, filters, sink)
     finished_at: int | None = None  # the tokens that were read when the answer was found to have finished
 
     def write(batch: Batch) -> bool:
@@ -66,7 +65,9 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 if stream.has_finished and finished_at is None:
                     finished_at = newest.outputs
                 is_over = newest.outputs == finished_at
-                if not is_over and not await _may_go_on(growth, newest.outputs, next_step, flush_held):
+                if not is_over and not await _may_go_on(
+                    growth, newest.outputs, next_step, partial(_flush_held, run, filters, sink)
+                ):
                     return _cut_off(run, stream, newest, filters)
                 next_step = Next.GO_ON
             elif not paused:
@@ -76,7 +77,7 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
                 await sink.drain()
     except (UpstreamError, anyio.get_cancelled_exc_class()):
         if last is None:
-            flush_held()
+            _flush_held(run, filters, sink)
         raise
 
 

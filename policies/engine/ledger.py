@@ -176,7 +176,7 @@ class Ledger:
                 # A claim without a charge is charged what was reserved.
                 self._services.log.error("policy %r: charge failed: %s", claim.policy, error_report(error))  # noqa: TRY400
         if charges:
-            self.durations.add(outcome.seconds)
+            self.durations.add(outcome.ended_at - outcome.started_at)
         await self._settlements.send(hold, charges, refund=usage.exact)
 
     def _charge(self, hold: Reservation, lease: Lease, claim: Claim, usage: Usage) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+import msgspec
 
 from sidecar.wire.limit_headers import Header
 
@@ -20,7 +22,7 @@ Send: TypeAlias = Callable[[Any], Awaitable[None]]
 OnDisconnect: TypeAlias = Callable[[], None]
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The status and headers of a response. Names are in lower case; values have no line breaks."""
 
     status: int

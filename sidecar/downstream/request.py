@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AsyncExitStack
 from itertools import count
 from secrets import token_hex
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -143,7 +143,7 @@ on the wire. Measured with 60 bodies of 16 kB that inflate to 16 MB, sent at onc
 """
 
 
-class IncomingRequest(NamedTuple):
+class IncomingRequest(msgspec.Struct, frozen=True, eq=False):
     """One request as it came, its id, and what its key gives access to."""
 
     scope: Scope

@@ -193,7 +193,9 @@ class Breaker:
                 circuit.end_probe(epoch, now, has_result=False)
 
     def _count_answer(self, group: CircuitGroup, tenant: str, epoch: int, now: float) -> None:
-        own, shared = self._circuit(group, tenant, now), group.shared
+        # As `_circuit`, but without its call: this is counted twice per attempt.
+        own = group.tenants.entries.get(tenant) or self._placed(group, tenant, now, fails=False)
+        shared = group.shared
         group.used_at = own.used_at = now
         if epoch >= shared.changed and epoch >= own.changed:
             own.attempts.add(now)

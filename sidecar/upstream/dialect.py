@@ -188,7 +188,6 @@ class Dialect:
 
 def _adds(call: Call, style: RequestStyle) -> bool:
     """Whether to add a ceiling field: not if the client sent `max_tokens` or the field that the server obeys."""
-    own = (MAX_TOKENS_FIELD, style.limit_field)
-    if not operation_of(call).renames_ceiling:
+    if style.alone or call.max_tokens is None or not operation_of(call).renames_ceiling:
         return False
-    return call.max_tokens is not None and not style.alone and all(call.body.get(field) is None for field in own)
+    return call.body.get(MAX_TOKENS_FIELD) is None and call.body.get(style.limit_field) is None

@@ -8,7 +8,8 @@ sidecar's own key (`x-ratelimit-*`), which is shared by all clients.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from .limit_headers import Header
 
@@ -24,22 +25,22 @@ TIMING_NAMES = (
 )
 """Passed on under their own names: OpenAI; gateways on Envoy such as those of OpenAI, Azure and Mistral; Fireworks."""
 
+_NAME_OF = itemgetter(0)
 _PASSED_NAMES = frozenset((*REQUEST_ID_NAMES, *TIMING_NAMES))
 _PLAIN_ID = re.compile(rb"(?=.{1,128}\Z)[A-Za-z0-9._:/|@+~-]+={0,2}")
 """UUIDs, words with a prefix, base64; nothing that escapes could be in."""
 _NUMBER_OR_DATE = re.compile(rb"[0-9.-]{1,32}")
 
 
-def passed_headers(fields: Iterable[Header], holds_secret: Callable[[str], bool]) -> Sequence[Header]:
+def passed_headers(fields: Sequence[Header], holds_secret: Callable[[str], bool]) -> Sequence[Header]:
     """Return the headers for the client of an answer with the header *fields*, names in lower case; once per attempt.
 
     The first value of a repeated header counts.  Times that are not a number are dropped.  So are request ids of more than
     128 characters, with other characters than identifiers have, or for which *holds_secret* is true.
     """
-    found = [field for field in fields if field[0] in _PASSED_NAMES]
-    if not found:
+    if _PASSED_NAMES.isdisjoint(map(_NAME_OF, fields)):
         return ()
-    values = dict(reversed(found))
+    values = {name: value for name, value in reversed(fields) if name in _PASSED_NAMES}
     headers = []
     for name in REQUEST_ID_NAMES:
         if (

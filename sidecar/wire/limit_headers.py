@@ -49,7 +49,8 @@ def limit_headers(standings: Sequence[tuple[Claim, Standing]], now: float) -> li
     numbers: tuple[int, ...] = ()
     for claim, standing in standings:
         limits += ((claim.policy, standing.limit, claim.window, claim.unit),)
-        numbers += max(0, standing.limit - standing.used), max(0, math.ceil(standing.resets_at - now))
+        left, seconds = standing.limit - standing.used, math.ceil(standing.resets_at - now)
+        numbers += max(0, left), max(0, seconds)
     policies, states, of_rates, units = _template(limits)
     headers = [] if of_rates is None else [policies, (b"ratelimit", states % of_rates(numbers))]
     for names, members in units:

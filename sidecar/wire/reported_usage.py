@@ -88,8 +88,9 @@ class Report(msgspec.Struct, eq=False, gc=False):
             if output < read - self.excess:
                 output = max(output, read)
         prompt = self.prompt or max(0, self.total - output)
-        cached = min(prompt, self.cached)
-        return Usage(prompt, output, cached, 0 if prompt else 1, written=min(prompt - cached, self.written))
+        cached = min(prompt, self.cached) if self.cached else 0
+        written = min(prompt - cached, self.written) if self.written else 0
+        return Usage(prompt, output, cached, 0 if prompt else 1, written=written)
 
 
 def least_tokens_of(choice: Choice) -> int:

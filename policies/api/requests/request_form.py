@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from .parts import Message
 
 
-class Prompt(NamedTuple):
+class Prompt(msgspec.Struct, frozen=True, gc=False):
     """The prompt of a request: its messages, the number of token ids, and how many prompts are answered separately.
 
     A prompt that is a string, or a list of them, has one message without a role for each. Token ids that the sidecar has not

@@ -183,14 +183,17 @@ class RequestCycle(RequestResponseCycle, ClientConnection):
                 self.keep_alive = self._can_keep_alive()
             self.status, self.response_started, self.waiting_for_100_continue = head.status, True, False
             fields = [*self.default_headers, *head.headers]
-            start = b"\r\n".join((STATUS_LINES[head.status], *map(b": ".join, fields)))
-            if not start.count(b"\n") == start.count(b"\r") == len(fields):
+            lines = [STATUS_LINES[head.status], *map(b": ".join, fields)]
+            # Joining twice and searching takes half of the time of counting; `in` takes twice as long: it tries an integer first.
+            together = b"".join(lines)
+            if together.find(b"\n") >= 0 or together.find(b"\r") >= 0:
                 msg = "a response header contains a line break"
                 raise ValueError(msg)
-            closes = CONNECTION_LINE in start  # the only value that the sidecar sends is `close`
+            start = b"\r\n".join(lines)
+            closes = start.find(CONNECTION_LINE) >= 0  # the only value that the sidecar sends is `close`
             self.keep_alive = self.keep_alive and not closes
             self.chunked_encoding = (
-                LENGTH_LINE not in start
+                start.find(LENGTH_LINE) < 0
                 and self.scope["http_version"] != "1.0"
                 and head.status not in BODILESS_STATUSES
             )

@@ -32,6 +32,7 @@ REUSE_DELAY = 0.01
 """Seconds before a connection whose reading was paused is reused: unread bytes or an end behind the response show up first."""
 MAX_HEADER_FIELDS = 512
 MAX_FIELD_BYTES = 65_536
+CHUNKED_CODING = b"chunked"
 FIRST_STATUS, SWITCHING_PROTOCOLS, FIRST_FINAL_STATUS = 100, 101, 200
 
 Callback: TypeAlias = "Callable[[Connection], None]"
@@ -239,7 +240,9 @@ class Connection(RequestWriter, asyncio.Protocol):
         if coding:
             # RFC 9112, 6.3: the length is ignored, and the connection is closed: its next bytes may be smuggled.
             self.should_close = self.should_close or has_length
-            self._until_close = coding.rpartition(b",")[2].strip().lower() != b"chunked"
+            self._until_close = (
+                coding != CHUNKED_CODING and coding.rpartition(b",")[2].strip().lower() != CHUNKED_CODING
+            )
         else:
             self._until_close = not has_length
 

@@ -143,14 +143,17 @@ def _decode(raw: bytes) -> Generator[None, None, object]:
 
 
 def _decoded(raw: bytes) -> object:
-    digits = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(MAX_DIGITS)
     try:
-        return decode_values(raw)
+        if len(raw) <= MAX_DIGITS:  # no number in it is too long
+            return decode_values(raw)
+        digits = sys.get_int_max_str_digits()
+        sys.set_int_max_str_digits(MAX_DIGITS)
+        try:
+            return decode_values(raw)
+        finally:
+            sys.set_int_max_str_digits(digits)
     except RecursionError:
         raise _too_deep() from None
-    finally:
-        sys.set_int_max_str_digits(digits)
 
 
 def _too_deep() -> BadRequest:
