@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .sink import BatchSink
 
 
+_GO_ON = Next.GO_ON  # a look-up in the class of an enumeration calls its metaclass
+
+
 async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, sink: BatchSink) -> Batch:
     """Write the batches of *stream* to *sink*, through *filters*; return the last one unwritten.
 
@@ -33,7 +36,7 @@ async def deliver(run: CallState, stream: Stream, filters: EventFilters | None, 
     """
     last: Batch | None = None
     paused = False
-    growth, next_step, newest = run.growth, Next.GO_ON, None
+    growth, next_step, newest = run.growth, _GO_ON, None
     finished_at: int | None = None  # the tokens that were read when the answer was found to have finished
 
     def write(batch: Batch) -> bool:

@@ -155,7 +155,7 @@ class Ledger:
         if not hold.claims:
             return
         hold.is_settled = True
-        if outcome.ending is Ending.REJECTED and not outcome.attempts:
+        if not outcome.attempts and outcome.ending is Ending.REJECTED:
             await self._settlements.send(hold, None)
             return
         charges: dict[str, int] = {}
