@@ -1,15 +1,14 @@
 """The script that executes a batch of operations on the server, and its keys: storage format 2.
 
 It is one script, in several files. A server runs all of it in each call, so creating its functions costs as much as what they do.
-Therefore those of `SCRIPT_PARTS` are compiled into a function each, which creates the functions of its files when an operation needs
-them; and the tables of functions are created with the size that they will have.
+Therefore files whose functions a batch does not need are skipped, and the tables of functions are created with the size that they will
+have.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
 from importlib import resources
 
 STORAGE_FORMAT = "2"
@@ -17,15 +16,15 @@ KEY_NAMES = ("c", "h", "w", "e", "n", "k", "ke", "m", "x", "y")
 """The keys of format 2, in the order of `KEYS` in the script; `keys.lua` documents them."""
 MAX_OPERATIONS_PER_CALL = 64
 """Most operations that one call of the script executes, so that it never blocks the server for long."""
-KEYS_FILE, FIRST_FILES, LAST_FILE = "keys", ("counters", "holds"), "dispatch"
-SCRIPT_PARTS = {
-    "ring": ("ring",),
-    "reserving": ("fitting", "reserve"),
-    "settling": ("settle",),
-    "errors": ("errors",),
-    "rare": ("expiry", "entries", "corrections", "owners", "reports", "format", "conversion"),
-}
-"""Files by the name of their part. A part is loaded once; loading it again does nothing."""
+SCRIPT_PARTS = (
+    ("do", "keys begin counters holds"),
+    ("if reserves or has_others then", "ring fitting reserve"),
+    ("if settles or has_others then", "settle"),
+    ("function script.load_seldom()\nif counters.create then return end", "expiry ring_seldom fitting_seldom"),
+    ("if has_others then\nscript.load_seldom()", "entries corrections owners reports format conversion"),
+    ("do", "dispatch"),
+)
+"""The files of the script in their order, and under which condition the functions of each part are created."""
 _TABLE_MEMBER = re.compile(r"^(?:function )?(\w+)\.(\w+)(?:\(.*\)|, .* =| =)", re.MULTILINE)
 """A function or a constant that a file puts into a table."""
 
@@ -38,27 +37,16 @@ def keys_of(prefix: str) -> list[str]:
 @functools.cache
 def script_source() -> str:
     """Return the source of the script."""
-    lines = [_source(KEYS_FILE), f"local parts = {_table(['none', *SCRIPT_PARTS])}", *_module(FIRST_FILES)]
-    lines.append("function parts.none() end")
-    for part, names in SCRIPT_PARTS.items():
-        lines += [f"function parts.{part}()", f"parts.{part} = parts.none", *_module(names), "end"]
-    return "\n".join([*lines, _source(LAST_FILE)])
+    lines: list[str] = []
+    for condition, names in SCRIPT_PARTS:
+        sources = [_with_table(name) for name in names.split()]
+        lines += sources if condition == "do" else [condition, *sources, "end"]
+    return "\n".join(lines)
 
 
-def _module(names: Sequence[str]) -> list[str]:
-    """Return the sources of files, each after the creation of the table that is named like it, if there is one."""
-    lines = []
-    for name in names:
-        source = _source(name)
-        members = [member for table, member in _TABLE_MEMBER.findall(source) if table == name]
-        lines += [f"{name} = {_table(members)}"] * bool(members) + [source]
-    return lines
-
-
-def _table(names: Sequence[str]) -> str:
-    """Return a table with room for members of these names."""
-    return "{" + ", ".join(f"{name} = false" for name in dict.fromkeys(names)) + "}"
-
-
-def _source(name: str) -> str:
-    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+def _with_table(name: str) -> str:
+    """Return the source of a file, after the creation of the table that is named like it, with room for all of its members."""
+    source = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+    members = dict.fromkeys(member for table, member in _TABLE_MEMBER.findall(source) if table == name)
+    table = ", ".join(f"{member} = false" for member in members)
+    return f"{name} = {{{table}}}\n{source}" if members else source

@@ -44,7 +44,7 @@ function convert.s(counter_key)
   local counter = counters.known[field]
   ring.advance(counter, length)
   if counter.is_new then counters.create(counter, nil, '') end
-  ring.add(counter, total)
+  ring.add(counter, counter.newest, total)
   counters.mark_changed(counter)
 end
 

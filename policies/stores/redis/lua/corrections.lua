@@ -1,6 +1,4 @@
 -- What an operator changes: corrections of counters with notices for all processes, and the configured limits.
-parts.reserving()
-parts.settling()
 local MOST_NOTICES = 100
 
 -- Return the number of the last notice, and the notices after number `seen`; none if that is -1.
@@ -28,11 +26,11 @@ end
 -- Subtract an amount from what the counters of calendar claims have spent, or set that to 0.
 -- Arguments: id of the correction, amount or nil, text of the notice, claims. Result: as of `standings`.
 function operations.correct(operation)
-  local claims, done = fitting.named_claims(operation, 5), 'correct:' .. operation[2]
-  if not fitting.are_current(claims) then return {reserve.OTHER_WINDOW} end
-  fitting.find_counters(claims, reserve.make_room)
-  if not holds.ending(done) then
-    settle.record_ending(done, '1')
+  local claims, correction = fitting.find_claims(operation, 5, true), 'correct:' .. operation[2]
+  if not claims then return {reserve.OTHER_WINDOW} end
+  local _, ending = holds.read(correction)
+  if not ending then
+    settle.record_ending(correction, '1')
     local corrected = {}
     for _, claim in ipairs(claims) do
       local counter = claim.counter

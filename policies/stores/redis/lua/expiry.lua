@@ -24,13 +24,14 @@ local function remove_hold(call)
 end
 
 local function remove_counter(field)
-  local value = redis.call('HGET', keys.counters, field)
-  if not value then return end
-  local counter = counters.decode(field, value)
+  local is_used = counters.known[field]
+  counters.read({field})
+  local counter = counters.known[field]
+  if counter.is_new then return end
   local due = counters.expires_at(counter)
-  if counters.known[field] then
+  if is_used then
     due = math.max(due, script.now + script.SECOND)  -- an operation of this script may change it
-  elseif due <= script.now and not counter.is_sliding and counter.held ~= 0 then
+  elseif due <= script.now and counter.held ~= 0 then
     due = script.now + HELD_RETENTION
   end
   if due > script.now then
@@ -38,6 +39,7 @@ local function remove_counter(field)
     return
   end
   redis.call('HDEL', keys.counters, field)
+  counters.known[field] = nil
   local group = counter.group
   if group ~= '' and redis.call('HINCRBY', keys.groups, group, -1) <= 0 then redis.call('HDEL', keys.groups, group) end
 end

@@ -1,18 +1,13 @@
 -- Reservations, and the calls that have ended. A reservation is MessagePack [owner, part, part, ...]. A part is [number, ceiling,
--- whether it was charged], followed by four elements for each claim: field of the counter, cell of a sliding counter or 0, amount,
+-- whether it was charged], followed by four elements for each claim: field of the counter, cell of a sliding counter or false, amount,
 -- and key of the claim where the counter has another, else false. The owner is "" if all parts were charged, because the process had
 -- no heartbeat.
 holds.FIRST_ENTRY, holds.ENTRY = 4, 4
 
+-- Return the reservation of a call; or nil, and how it ended: '1', '0' if it was settled without a reservation, or false if it has not
+-- ended in the last minute.
 function holds.read(call)
   local value = redis.call('HGET', keys.holds, call)
-  return value and cmsgpack.unpack(value)
-end
-
--- The key of the claim of the entry at `at`.
-function holds.key_of(part, at) return part[at + 3] or counters.key_of(part[at]) end
-
--- How a call ended: '1', '0' if it was settled without a reservation, or false if it has not ended in the last minute.
-function holds.ending(call)
-  return redis.call('HGET', KEYS[9], call) or redis.call('HGET', KEYS[10], call)
+  if value then return cmsgpack.unpack(value) end
+  return nil, redis.call('HGET', KEYS[9], call) or redis.call('HGET', KEYS[10], call)
 end

@@ -13,8 +13,8 @@
 --
 -- Each of them has a member "format", with the number of the format or, in a sorted set, no time.
 --
--- A script creates its functions in each call, which costs as much as what they do. So each file puts them into one of these few
--- tables, and most files are parts that are loaded when they are needed: see script.py.
+-- A server runs the whole script in each call, and to create a function costs as much as to call one. So each file puts its functions
+-- into one of these few tables, and files that a batch does not need are skipped: see script.py.
 local counters, ring, fitting, holds, reserve, settle
 
 local keys = {

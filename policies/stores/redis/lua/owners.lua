@@ -1,6 +1,5 @@
 -- Heartbeats of the processes, and the reservations of those that died. They are charged in full, because their calls may have
 -- cost that much. They are kept for a day, so that a process that was only suspended can correct that.
-parts.settling()
 local MOST_EXPIRED, MOST_CHARGED, HOLD_RETENTION = 100, 200, 86400 * script.SECOND
 
 local function charge_hold(call, hold)
@@ -12,7 +11,7 @@ local function charge_hold(call, hold)
   for index = 2, #hold do
     local part = hold[index]
     for at = holds.FIRST_ENTRY, part[3] and 0 or #part, holds.ENTRY do
-      if not counters.is_sliding(part[at]) then settle.charge(part, at, part[at + 2]) end
+      if not part[at + 1] then settle.charge(part, at, part[at + 2]) end
     end
     part[3] = true
   end

@@ -1,19 +1,17 @@
 -- Reports, which change nothing.
-parts.reserving()
 
 -- Arguments: claims, as in reserve.lua. Result: 0, then used, held and resets_at of each.
 function operations.standings(operation)
-  local claims, reply = fitting.named_claims(operation, 2), {0}
-  if not fitting.are_current(claims) then return {reserve.OTHER_WINDOW} end
-  fitting.find_counters(claims)
+  local claims, reply = fitting.find_claims(operation, 2), {0}
+  if not claims then return {reserve.OTHER_WINDOW} end
   for _, claim in ipairs(claims) do
-    local used, resets = fitting.used(claim), claim.ends
+    local used, resets = claim.counter.spent + claim.counter.held, claim.ends
     if claim.is_sliding and used + claim.base > claim.limit then
       resets = ring.fits_at(claim.counter, claim.base, claim.limit)
     elseif claim.is_sliding then
       resets = ring.resets_at(claim.counter)
     end
-    for _, each in ipairs({used, claim.counter.held or 0, resets}) do table.insert(reply, each) end
+    for _, each in ipairs({used, claim.counter.held, resets}) do table.insert(reply, each) end
   end
   return reply
 end
@@ -28,16 +26,18 @@ function operations.accounts(operation)
   local first = redis.call('ZCOUNT', keys.expiry, '-inf', script.text(low)) + operation[3]
   local last = math.min(redis.call('ZCOUNT', keys.expiry, '-inf', high), first + operation[4]) - 1
   if first > last then return {0} end
-  local fields = redis.call('ZRANGE', keys.expiry, first, last)
-  local reply = {#fields}
-  for at, value in ipairs(redis.call('HMGET', keys.counters, unpack(fields))) do
-    local start, key = string.match(fields[at], '^(%d+):(.*)$')
-    start = tonumber(start)
-    if value and start and start <= script.now then
-      local counter = counters.decode(fields[at], value)
-      if counter.ends > script.now and (counter.ends - start <= script.MINUTE) == (operation[2] == 1) then
-        for _, each in ipairs({key, counter.spent, counter.held, counter.ends}) do table.insert(reply, each) end
-      end
+  local found, fields = redis.call('ZRANGE', keys.expiry, first, last), {}
+  for _, member in ipairs(found) do
+    if string.find(member, '^%d+:') then fields[#fields + 1] = member end
+  end
+  counters.read(fields)
+  local reply, is_minute = {#found}, operation[2] == 1
+  for _, field in ipairs(fields) do
+    local start, key = string.match(field, '^(%d+):(.*)$')
+    local counter, began = counters.known[field], tonumber(start)
+    local is_open = began <= script.now and script.now < counter.ends
+    if is_open and (counter.ends - began <= script.MINUTE) == is_minute then
+      for _, each in ipairs({key, counter.spent, counter.held, counter.ends}) do table.insert(reply, each) end
     end
   end
   return reply

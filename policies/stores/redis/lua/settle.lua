@@ -28,21 +28,23 @@ end
 
 -- Charge all parts of a reservation, or give them back if there are no `charges`. The charge of a claim fills its parts one after
 -- the other, each up to its amount; an excess is charged to the first part.
-function settle.end_parts(ended, charges, refund)
+function settle.end_parts(parts, charges, refund)
   local fields, reserved, rest = {}, {}, {}
-  for _, part in ipairs(ended) do
+  for _, part in ipairs(parts) do
     for at = holds.FIRST_ENTRY, #part, holds.ENTRY do
-      local is_sliding = counters.is_sliding(part[at])
+      local is_sliding = part[at + 1]
       if not is_sliding or not charges then fields[#fields + 1] = part[at] end  -- a charge leaves sliding counters as they are
-      part[at + 3] = not is_sliding and holds.key_of(part, at)
-      if not is_sliding then reserved[part[at + 3]] = (reserved[part[at + 3]] or 0) + part[at + 2] end
+      if not is_sliding then
+        local key = part[at + 3] or counters.key_of(part[at])
+        part[at + 3], reserved[key] = key, (reserved[key] or 0) + part[at + 2]
+      end
     end
   end
   counters.read(fields)
-  for _, part in ipairs(ended) do
+  for _, part in ipairs(parts) do
     for at = holds.FIRST_ENTRY, #part, holds.ENTRY do
-      local amount, key, excess = part[at + 2], part[at + 3], 0
-      if key then
+      local cell, amount, key, excess = part[at + 1], part[at + 2], part[at + 3], 0
+      if not cell then
         if not rest[key] then
           local held = reserved[key]
           local cost = charges and (charges[key] or held) or 0
@@ -53,35 +55,30 @@ function settle.end_parts(ended, charges, refund)
         rest[key] = rest[key] - share
         settle.charge(part, at, share + excess)
       elseif not charges and not counters.known[part[at]].is_new then
-        ring.give_back(counters.known[part[at]], part[at + 1], amount)
+        ring.give_back(counters.known[part[at]], cell, amount)
         counters.mark_changed(counters.known[part[at]])
       end
     end
   end
 end
 
-function settle.finish(call, charges, refund)
-  local hold = holds.read(call)
+-- Arguments: call, whether what was reserved beyond the charge is given back, then key of the claim and amount of each charge.
+-- `release` has the argument call alone: it gives everything back.
+function operations.settle(operation)
+  local call, charges = operation[2], operation[1] == 'settle' and {}
+  for at = 4, #operation, 2 do charges[operation[at]] = operation[at + 1] end
+  local hold, ending = holds.read(call)
   redis.call('HDEL', keys.holds, call)  -- the first write: it frees memory, so a full server allows the others
   script.has_written = true
   if not hold then
-    local ending = holds.ending(call)
     if not ending then settle.record_ending(call, charges and '0' or '1') end
     return ending == '1' and 'ended' or 'unknown'
   end
   table.remove(hold, 1)
   if #hold > 1 then table.sort(hold, function(one, other) return one[1] < other[1] end) end
-  settle.end_parts(hold, charges, refund)
+  settle.end_parts(hold, charges, operation[3])
   settle.record_ending(call, '1')
   return 'settled'
 end
 
--- Arguments: call, whether what was reserved beyond the charge is given back, then key of the claim and amount of each charge.
-function operations.settle(operation)
-  local charges = {}
-  for at = 4, #operation, 2 do charges[operation[at]] = operation[at + 1] end
-  return settle.finish(operation[2], charges, operation[3])
-end
-
--- Argument: call.
-function operations.release(operation) return settle.finish(operation[2]) end
+operations.release = operations.settle
