@@ -1,7 +1,7 @@
 """What a store URL means, and which store it opens.
 
 Built in are `memory://` (one process), `sqlite:///FILE` (the processes of one machine) and the forms of
-`policies.stores.redis.connecting.url` (any number of machines). An installed package adds a scheme by an entry point of the group
+`policies.stores.redis.servers.url` (any number of machines). An installed package adds a scheme by an entry point of the group
 `chatnest_sidecar.stores`: its name is the scheme, its object a `StoreFactory`.
 """
 
@@ -17,8 +17,8 @@ from typing import Protocol
 import msgspec
 
 from policies.api.store import Store
-from policies.stores.redis.connecting.url import URL_SCHEMES as REDIS_SCHEMES
-from policies.stores.redis.connecting.url import RedisUrl
+from policies.stores.redis.servers.url import URL_SCHEMES as REDIS_SCHEMES
+from policies.stores.redis.servers.url import RedisUrl
 from policies.stores.sqlite.store import SQLiteStore
 
 from .memory import MemoryStore

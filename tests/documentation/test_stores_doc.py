@@ -16,8 +16,8 @@ from places import ROOT
 from policies import Budget, Rate
 from policies.api.store import Store
 from policies.stores.opening import STORE_GROUP, open_store
-from policies.stores.redis.connecting.failures import REDIS_FAILURES
-from policies.stores.redis.nodes.server_advice import SERVER_WARNINGS
+from policies.stores.redis.servers.failures import REDIS_FAILURES
+from policies.stores.redis.servers.server_advice import SERVER_WARNINGS
 from policies.stores.sqlite.failures import SQLITE_FAILURES
 from policies.stores.sqlite.file_system import NETWORK_WARNING
 from policies.testing import FakeClock, make_call, make_services, serve

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from policies.stores.redis.connecting.url import RedisUrl
 from policies.stores.redis.link import ScriptLink
+from policies.stores.redis.servers.url import RedisUrl
 
 APPEND_ONCE = """
 redis.call('HSET', KEYS[1], 'format', '1')

@@ -17,12 +17,12 @@ import msgspec
 from policies.api.store import StoreDown
 from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.batching.group_commit import GroupCommit, QueuedOperation
-from policies.stores.redis.connecting.failures import lost_data
 
 from .errors import IncompatibleStore, operation_failed
 from .messages import Operation
 from .preparation import prepare
 from .script import MAX_OPERATIONS_PER_CALL
+from .servers.failures import lost_data
 
 MAX_PARTIAL_BATCHES_IN_FLIGHT = 8
 """Batches in flight beyond which only full ones are sent. So batches grow when the server is slower than its clients, and a batch

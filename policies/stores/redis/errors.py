@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from policies.api.store import StoreDown
-from policies.stores.redis.connecting.failures import describe_failure
+
+from .servers.failures import describe_failure
 
 REFUSED_BEFORE_WRITING = "OOM"
 """Code of an error that the first write of an operation raises: it was not executed."""

@@ -28,16 +28,16 @@ from redis.exceptions import AskError, NoScriptError
 from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import UncancellableFuture
 from policies.stores.batching.outage import Outage
-from policies.stores.redis.connecting.connection import CannotConnect, Reply, encoded
-from policies.stores.redis.connecting.failures import describe_failure
-from policies.stores.redis.connecting.faults import Reaction, reaction_to
-from policies.stores.redis.connecting.url import Address, RedisUrl
-from policies.stores.redis.nodes.node import Node
-from policies.stores.redis.nodes.open_nodes import Nodes
-from policies.stores.redis.nodes.pipeline import MAX_COMMANDS_PER_WRITE, ConnectionLost
-from policies.stores.redis.nodes.topology import UNKNOWN_HOSTS, NoAddress
 
 from .retry_state import RetryState
+from .servers.connection import CannotConnect, Reply, encoded
+from .servers.failures import describe_failure
+from .servers.faults import Reaction, reaction_to
+from .servers.node import Node
+from .servers.nodes import Nodes
+from .servers.pipeline import MAX_COMMANDS_PER_WRITE, ConnectionLost
+from .servers.topology import UNKNOWN_HOSTS, NoAddress
+from .servers.url import Address, RedisUrl
 
 DEFAULT_TIMEOUT_SECONDS = 2.0
 MAX_WAITING_PAYLOADS, MAX_WAITING_BYTES = 10_000, 64 * 1024 * 1024

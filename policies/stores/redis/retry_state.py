@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from policies.stores.redis.connecting.connection import CannotConnect
-from policies.stores.redis.nodes.pipeline import ConnectionLost
+from .servers.connection import CannotConnect
+from .servers.pipeline import ConnectionLost
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.01, 0.2
 FREE_REDIRECTIONS = 2

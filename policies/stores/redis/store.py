@@ -22,7 +22,6 @@ from policies.api.store import MAX_REGISTERED_LIMITS, Account, Grant, Reservatio
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.entries.bounds import EXPIRED_PER_OPERATION, MAX_SHARED_ENTRIES, check_entries, check_keys
-from policies.stores.redis.connecting.url import RedisUrl
 
 from .batches import Batches, BatchLink
 from .link import DEFAULT_TIMEOUT_SECONDS, ScriptLink
@@ -37,6 +36,7 @@ from .messages import (
     standings_from,
 )
 from .script import keys_of, script_source
+from .servers.url import RedisUrl
 
 MAX_WINDOW_ATTEMPTS = 3
 """Most times that an operation is sent, where its windows are not those of the server."""
@@ -51,7 +51,7 @@ _log = logging.getLogger("sidecar.store")
 class RedisStore:
     """See `policies.api.store.Store`, `CorrectableStore`, `LimitRegistry` and `EntryStore`.
 
-    *url* has a form of `connecting.url`. All keys begin with *prefix*, so that several deployments can share one server.
+    *url* has a form of `url`. All keys begin with *prefix*, so that several deployments can share one server.
     *timeout* is the silence in seconds after which the server counts as failed; see `ScriptLink`. *clock* replaces the
     server's, in seconds since 1970. Reservations are charged when their process has sent no heartbeat for *grace* seconds.
     Without *converts* the content of an earlier version is not converted, and refused. *link* replaces the connection.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.stores.redis.connecting.url import DEFAULT_WAIT_MS, Address, RedisUrl
+from policies.stores.redis.servers.url import DEFAULT_WAIT_MS, Address, RedisUrl
 
 
 @pytest.mark.parametrize(

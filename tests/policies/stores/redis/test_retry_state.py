@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import NoScriptError
 
-from policies.stores.redis.connecting.connection import CannotConnect
-from policies.stores.redis.nodes.pipeline import ConnectionLost
 from policies.stores.redis.retry_state import FREE_REDIRECTIONS, RetryState
+from policies.stores.redis.servers.connection import CannotConnect
+from policies.stores.redis.servers.pipeline import ConnectionLost
 
 pytestmark = pytest.mark.anyio
 

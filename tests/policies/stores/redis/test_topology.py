@@ -9,10 +9,10 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, ResponseError
 
-from policies.stores.redis.connecting.connection import CannotConnect
-from policies.stores.redis.connecting.url import Address, RedisUrl
-from policies.stores.redis.nodes.sentinel import FailoverRunning, Sentinels, SentinelView
-from policies.stores.redis.nodes.topology import MAX_ASKED_NODES, MAX_LEARNT_NODES, NoAddress, Servers
+from policies.stores.redis.servers.connection import CannotConnect
+from policies.stores.redis.servers.sentinel import FailoverRunning, Sentinels, SentinelView
+from policies.stores.redis.servers.topology import MAX_ASKED_NODES, MAX_LEARNT_NODES, NoAddress, Servers
+from policies.stores.redis.servers.url import Address, RedisUrl
 
 pytestmark = pytest.mark.anyio
 

@@ -9,13 +9,13 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from policies.stores.batching.deadline import finish_within
-from policies.stores.redis.connecting.connection import CannotConnect, asked, closed, connected
-from policies.stores.redis.connecting.url import Address, RedisUrl
-from policies.stores.redis.nodes.server_advice import server_warnings
 
+from .connection import CannotConnect, asked, closed, connected
 from .node import Durability, Node
 from .sentinel import FailoverRunning, Sentinels
+from .server_advice import server_warnings
 from .topology import NoAddress, Servers, Topology
+from .url import Address, RedisUrl
 
 CONNECTING_PART = 0.5
 """Part of the timeout that one connection gets where another server may take over meanwhile."""

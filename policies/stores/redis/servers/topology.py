@@ -19,9 +19,10 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
 from policies.stores.batching.deadline import finish_within
-from policies.stores.redis.connecting.connection import CannotConnect, Reply, asked, closed, connected
-from policies.stores.redis.connecting.failures import NamedFailure
-from policies.stores.redis.connecting.url import Address, RedisUrl
+
+from .connection import CannotConnect, Reply, asked, closed, connected
+from .failures import NamedFailure
+from .url import Address, RedisUrl
 
 QUERY_SECONDS = 0.5
 """Time that a node or a sentinel gets to say where the keys are, connecting included."""

@@ -16,10 +16,10 @@ import msgspec
 from redis.exceptions import AuthenticationError, RedisError
 
 from policies.stores.batching.deadline import finish_within
-from policies.stores.redis.connecting.connection import CannotConnect, Reply, asked, closed, connected
-from policies.stores.redis.connecting.url import Address, RedisUrl
 
+from .connection import CannotConnect, Reply, asked, closed, connected
 from .topology import QUERY_SECONDS, NoAddress, best_of, views_of
+from .url import Address, RedisUrl
 
 FAILOVER_FLAG = b"failover_in_progress"
 

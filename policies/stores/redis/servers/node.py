@@ -25,11 +25,10 @@ from functools import partial
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from policies.stores.redis.connecting.connection import Reply, encoded
-from policies.stores.redis.connecting.url import Address
-from policies.stores.redis.nodes.server_advice import facts_of
-
+from .connection import Reply, encoded
 from .pipeline import ConnectionLost, Pipeline
+from .server_advice import facts_of
+from .url import Address
 
 FIRST_PAUSE_WITHOUT_REPLICA_SECONDS, LONGEST_PAUSE_WITHOUT_REPLICA_SECONDS = 0.5, 10.0
 """Time without WAIT after a missing acknowledgement. It is twice the one before if the next one is missing too."""

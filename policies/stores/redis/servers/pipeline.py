@@ -13,9 +13,9 @@ from collections.abc import Callable
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from policies.stores.redis.connecting.connection import Reply, closed, encoded, next_reply
-from policies.stores.redis.connecting.progress import StallTimer
-from policies.stores.redis.connecting.url import Address
+from .connection import Reply, closed, encoded, next_reply
+from .progress import StallTimer
+from .url import Address
 
 MAX_COMMANDS_PER_WRITE = 256
 """Most commands that are written at once, so that no step of the event loop takes long."""

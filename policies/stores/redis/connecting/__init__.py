@@ -1,1 +1,0 @@
-"""Connections to Redis servers: addresses, errors, deadlines."""

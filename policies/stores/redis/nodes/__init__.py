@@ -1,1 +1,0 @@
-"""Redis servers in use: which one has the keys, what is in flight, and how the server fares."""

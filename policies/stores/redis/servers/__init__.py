@@ -1,0 +1,1 @@
+"""Redis servers: their URL, the connections to them, which one has the keys, and what their errors mean."""
