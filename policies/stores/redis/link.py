@@ -23,16 +23,16 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha1
 
-from redis.exceptions import AskError, NoScriptError
+from redis.exceptions import AskError, MovedError, NoScriptError
 
 from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import UncancellableFuture
 from policies.stores.batching.outage import Outage
 
 from .retry_state import RetryState
+from .servers.classification import Reaction, reaction_to
 from .servers.connection import CannotConnect, Reply, encoded
 from .servers.failures import describe_failure
-from .servers.faults import Reaction, reaction_to
 from .servers.node import Node
 from .servers.nodes import Nodes
 from .servers.pipeline import MAX_COMMANDS_PER_WRITE, ConnectionLost
@@ -138,25 +138,26 @@ class ScriptLink:
                 self._outage.end()
             self._finish(submission).set_result(reply)
             return
-        reaction = Reaction.LEAVE if isinstance(reply, ConnectionLost) else reaction_to(reply)
-        if reaction in (Reaction.REFUSE, Reaction.FAIL):
-            error = StoreDown(describe_failure(reply, self._shown), taken=reaction is Reaction.FAIL)
-            if reaction is Reaction.REFUSE:
-                self._outage.begin(str(error))
-            _fail(self._finish(submission), error)
-            return
+        if not isinstance(reply, ConnectionLost | NoScriptError | AskError):
+            reaction = reaction_to(reply)
+            if reaction in (Reaction.REFUSE, Reaction.FAIL):
+                error = StoreDown(describe_failure(reply, self._shown), taken=reaction is Reaction.FAIL)
+                if reaction is Reaction.REFUSE:
+                    self._outage.begin(str(error))
+                _fail(self._finish(submission), error)
+                return
         submission.is_written |= isinstance(reply, ConnectionLost)
         self._held.append(submission)
         self._held_for, self._active = (node, reply), None
-        if reaction is Reaction.SEND_SOURCE:
+        if isinstance(reply, NoScriptError):
             node.lacks_script = True
         elif isinstance(reply, AskError):  # and `MovedError`, its subclass
             address = Address(node.address.host if reply.host in UNKNOWN_HOSTS else reply.host, reply.port)
-            if reaction is Reaction.ASK:
-                submission.ask_at = address
-            else:
+            if isinstance(reply, MovedError):
                 self._nodes.note_move(address)
-        elif reaction is Reaction.LEAVE:
+            else:
+                submission.ask_at = address
+        elif _must_leave(reply):
             self._nodes.note_failure(node.address)
 
     def _on_idle(self) -> None:
@@ -173,7 +174,7 @@ class ScriptLink:
             self._retry_state.note_redirection(cause)
         else:
             self._retry_state.note(cause)
-        if reaction_to(cause) is Reaction.LEAVE:
+        if _must_leave(cause):
             self._nodes.close(node.address)
         self._start_recovery()
 
@@ -263,6 +264,11 @@ class ScriptLink:
 def _without_payload(command: str, script: str, keys: Sequence[str]) -> bytes:
     """Return the start of a command, up to its last argument."""
     return encoded(command, script, len(keys), *keys, b"").removesuffix(b"$0\r\n\r\n")
+
+
+def _must_leave(error: Exception) -> bool:
+    """Return whether another server may have the keys, after *error* of one that was thought to have them."""
+    return isinstance(error, ConnectionLost) or reaction_to(error) is Reaction.LEAVE
 
 
 def _fail(future: asyncio.Future[bytes], error: StoreDown) -> None:

@@ -1,28 +1,17 @@
 """What a failure of Redis means, and what to do about it, as one line for the log.
 
-The error code decides, which is the first word of an error reply (redis.io/docs/latest/develop/reference/protocol-spec,
-"Simple errors"; the codes are in `createSharedObjects` of src/server.c). `ERR` has many causes, so its sentences are
-searched. Failures without a reply are told apart by the errors of the operating system. Passwords never appear: only the
-address that the caller gives, and the text of the error reply.
+Passwords never appear: only the address that the caller gives, and the text of the error reply.
 """
 
 from __future__ import annotations
 
-import errno
 import re
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from redis.exceptions import AuthenticationError, InvalidResponse
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from .classification import failure_of
 
 MAX_TEXT_CHARACTERS = 300
 """Characters that are kept of a server's own text."""
-MAX_CAUSES = 8
-"""Exceptions of a chain of causes that are examined."""
-
 
 _SEE_THAT_IT_RUNS = "see that it runs and can be reached"
 _ITS_LOG = "see the log of the server"
@@ -68,6 +57,10 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
         "stop that script with SCRIPT KILL; no other program should run long ones",
     ),
     "cluster_down": ("the cluster does not serve all keys ({text})", "start its missing nodes; see CLUSTER INFO"),
+    "slot_moves": (
+        "the cluster moves its keys to another node ({text})",
+        "wait until they have moved; see CLUSTER INFO",
+    ),
     "cluster_unreachable": ("no node of the cluster answers ({text})", "see that its nodes run and can be reached"),
     "not_a_cluster": (
         "the servers of the URL are not a cluster",
@@ -95,82 +88,8 @@ REDIS_FAILURES: Mapping[str, tuple[str, str]] = {
     "unknown": ("{text}", _SEE_THAT_IT_RUNS),
 }
 """Cause and remedy of each failure, by name. `{text}` stands for the error's own words."""
-_FAILURES_BY_CODE: Mapping[str, str] = {
-    "NOAUTH": "no_password",
-    "WRONGPASS": "wrong_password",
-    "NOPERM": "no_permission",
-    "WRONGTYPE": "foreign",
-    "OOM": "no_memory",
-    "READONLY": "replica",
-    "MISCONF": "cannot_persist",
-    "NOREPLICAS": "too_few_replicas",
-    "MASTERDOWN": "primary_lost",
-    "LOADING": "loading",
-    "BUSY": "script_runs",
-    "CLUSTERDOWN": "cluster_down",
-    "TRYAGAIN": "cluster_down",
-    "CROSSSLOT": "cluster_down",
-    "MOVED": "cluster_down",
-    "ASK": "cluster_down",
-    "DENIED": "protected",
-    "-DENIED": "protected",
-}
-"""Failures by the code of the error reply."""
-_FAILURES_BY_SENTENCE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), name)
-    for pattern, name in (
-        (
-            "authentication required|must be called with the client already authenticated|: unauthenticated ",
-            "no_password",
-        ),
-        ("without any password configured|no password is set", "needless_password"),
-        ("invalid password|invalid username-password|wrong number of arguments for 'auth'", "wrong_password"),
-        ("no permissions? to|can't run this command|acl failure in script", "no_permission"),
-        ("wrong kind of value|not a valid float|is not an integer", "foreign"),
-        ("used memory > 'maxmemory'", "no_memory"),
-        ("read only replica|read only slave", "replica"),
-        ("stop-writes-on-bgsave-error|writing to the aof", "cannot_persist"),
-        ("not enough good (replicas|slaves)", "too_few_replicas"),
-        ("link with master is down", "primary_lost"),
-        ("loading the dataset", "loading"),
-        ("busy running a script", "script_runs"),
-        ("hash slot not served|cluster is down", "cluster_down"),
-        ("select is not allowed in cluster mode", "cluster_database"),
-        ("db index is out of range|invalid db index", "no_database"),
-        ("max number of clients|max number of connections", "too_many_clients"),
-        ("protected mode", "protected"),
-        ("unknown command|unknown redis command|unknown subcommand", "too_old"),
-        ("user_script|error (compiling|running) script", "script_failed"),
-        ("closed by server|connection closed|connection lost|connection reset|broken pipe", "closed"),
-        ("timeout|timed out", "timeout"),
-    )
-)
-"""Failures by what the sentence contains. They are needed for `ERR`, and for codes that the client library removes."""
-_FAILURES_BY_ERRNO: Mapping[int, str] = {
-    errno.ECONNREFUSED: "refused",
-    errno.ECONNRESET: "closed",
-    errno.EPIPE: "closed",
-    errno.ETIMEDOUT: "timeout",
-    errno.EHOSTUNREACH: "no_route",
-    errno.ENETUNREACH: "no_route",
-    errno.ENETDOWN: "no_route",
-    errno.EADDRNOTAVAIL: "no_route",
-    errno.ENOENT: "no_socket",
-    errno.EACCES: "socket_closed",
-    errno.EMFILE: "no_descriptors",
-    errno.ENFILE: "no_descriptors",
-}
-_ERROR_CODE = re.compile(r"-?([A-Z]{2,20})\b")
 _APPENDED_TEXT = re.compile(r" script: [0-9a-f]{40}.*$|, on @user_script.*$|,? with args beginning with.*$", re.DOTALL)
 """What Redis appends to an error: the name of the script, and arguments, which hold identities of clients."""
-
-
-class NamedFailure(Exception):
-    """A failure that this program has found itself: *failure* is its name in `REDIS_FAILURES`, *text* says more."""
-
-    def __init__(self, failure: str, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
 
 
 def describe_failure(error: BaseException | str, address: str) -> str:
@@ -189,55 +108,6 @@ def lost_data(address: str) -> str:
 def _message(failure: str, address: str, text: str) -> str:
     cause, remedy = REDIS_FAILURES[failure]
     return f"{address}: {cause.format(text=text)}; {remedy.format(text=text)}"
-
-
-def failure_of(error: BaseException | str) -> str:
-    """Return the name of the failure that *error* is, one of `REDIS_FAILURES`."""
-    if isinstance(error, str):
-        return _of_reply(error, "") or "unknown"
-    found = next(filter(None, map(_of_exception, _causes(error))), None)
-    return found or _of_reply(str(error), "") or "unknown"
-
-
-def _of_exception(error: BaseException) -> str | None:
-    if isinstance(error, NamedFailure):
-        return error.failure
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return "certificate"
-    if isinstance(error, ssl.SSLError):
-        return "no_tls"
-    if isinstance(error, socket.gaierror):
-        return "unknown_host"
-    if isinstance(error, InvalidResponse):
-        return "not_redis"
-    if isinstance(error, TimeoutError | RedisTimeoutError):
-        return "timeout"
-    if isinstance(error, OSError):
-        return _FAILURES_BY_ERRNO.get(error.errno or 0)
-    if type(error) is RedisConnectionError and str(error).startswith("Error "):
-        return None  # it quotes the host, and its cause tells more
-    if (found := _of_reply(str(error), getattr(error, "status_code", None) or "")) is not None:
-        return found
-    return "wrong_password" if isinstance(error, AuthenticationError) else None
-
-
-def _of_reply(text: str, code: str) -> str | None:
-    """Return the failure of an error reply with *text*; *code* is its first word, if the client library has removed it."""
-    if not code and (found := _ERROR_CODE.match(text)) is not None:
-        code = found[1]
-    if code in _FAILURES_BY_CODE:
-        return _FAILURES_BY_CODE[code]
-    return next((name for pattern, name in _FAILURES_BY_SENTENCE if pattern.search(text)), None)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and the exceptions from which it was raised, at most `MAX_CAUSES`."""
-    each: BaseException | None = error
-    for _ in range(MAX_CAUSES):
-        if each is None:
-            return
-        yield each
-        each = each.__cause__ or each.__context__
 
 
 def _text(error: BaseException | str) -> str:

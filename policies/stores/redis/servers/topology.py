@@ -20,8 +20,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from policies.stores.batching.deadline import finish_within
 
+from .classification import NamedFailure
 from .connection import CannotConnect, Reply, asked, closed, connected
-from .failures import NamedFailure
 from .url import Address, RedisUrl
 
 QUERY_SECONDS = 0.5

@@ -25,7 +25,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 
 from policies.api.store import StoreDown
-from policies.stores.redis.servers.failures import REDIS_FAILURES, describe_failure, failure_of, lost_data
+from policies.stores.redis.servers.classification import failure_of
+from policies.stores.redis.servers.failures import REDIS_FAILURES, describe_failure, lost_data
 from policies.stores.redis.servers.server_advice import SERVER_WARNINGS, advice
 from policies.stores.redis.store import RedisStore
 
