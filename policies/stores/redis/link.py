@@ -10,7 +10,7 @@
    (cluster, sentinels), the link looks for it for `timeout` seconds more. Then all waiting operations fail with `StoreDown`, and
    further ones fail at once for half a second (`Outage`).
 
-Slowness of our own process is not a failure of the server: see `progress`. For writes and failovers see `node`.
+Slowness of our own process is not a failure of the server: see `pipeline`. For writes and failovers see `replication`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from policies.stores.batching.outage import Outage
 
 from .retry_state import RetryState
 from .servers.classification import Reaction, reaction_to
-from .servers.connection import CannotConnect, Reply, encoded
+from .servers.connection import CannotConnect, ConnectionLost, Reply, encoded
 from .servers.failures import describe_failure
 from .servers.node import Node
 from .servers.nodes import Nodes
-from .servers.pipeline import MAX_COMMANDS_PER_WRITE, ConnectionLost
+from .servers.pipeline import MAX_COMMANDS_PER_WRITE
 from .servers.topology import UNKNOWN_HOSTS, NoAddress
 from .servers.url import Address, RedisUrl
 
@@ -164,7 +164,6 @@ class ScriptLink:
         """Put back what was sent without a result, when no reply is expected any more."""
         if self._active is not None and self._active.pipeline.is_lost:
             self._active = None
-        self._nodes.drop_lost()
         if self._held_for is None or not self._held_for[0].pipeline.is_idle:
             return  # it was another node that became idle
         (node, cause), self._held_for = self._held_for, None
@@ -175,7 +174,7 @@ class ScriptLink:
         else:
             self._retry_state.note(cause)
         if _must_leave(cause):
-            self._nodes.close(node.address)
+            node.pipeline.close()
         self._start_recovery()
 
     def _start_recovery(self) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from .servers.connection import CannotConnect
-from .servers.pipeline import ConnectionLost
+from .servers.connection import CannotConnect, ConnectionLost
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.01, 0.2
 FREE_REDIRECTIONS = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -18,6 +19,8 @@ from .url import Address, RedisUrl
 
 Reply: TypeAlias = Any
 """A reply of a server: bytes, int, None, or a list of replies."""
+Receiver: TypeAlias = Callable[[Reply], None]
+"""Gets the reply to one command, or an error."""
 UNSENT_SECONDS = 10
 """Time after which the kernel closes a connection whose peer does not acknowledge data (Linux)."""
 _KEEPALIVE_OPTIONS = {
@@ -43,6 +46,14 @@ class CannotConnect(Exception):
         self.seconds, self.is_temporary = seconds, isinstance(cause, BusyLoadingError)
 
 
+class ConnectionLost(Exception):
+    """The connection ended before the reply: the command may have been executed. *is_stalled*: the server was silent."""
+
+    def __init__(self, message: str, *, is_stalled: bool = False) -> None:
+        super().__init__(message)
+        self.is_stalled = is_stalled
+
+
 async def connected(url: RedisUrl, address: Address, seconds: float) -> AbstractConnection:
     """Return a connection to the server at *address*, with the credentials and the database of *url*.
 
@@ -63,20 +74,16 @@ async def connected(url: RedisUrl, address: Address, seconds: float) -> Abstract
     return connection
 
 
-def library_settings(url: RedisUrl) -> dict[str, Any]:
-    """Return the arguments of the library for any server. The deadlines are ours, so it gets none."""
-    return {
+def _new_connection(url: RedisUrl, address: Address) -> AbstractConnection:
+    settings: dict[str, Any] = {
         "username": url.username,
         "password": url.password,
+        "db": url.database,
         "protocol": 2,  # Redis 5 has no other
-        "socket_timeout": None,
+        "socket_timeout": None,  # the deadlines are ours
         "socket_connect_timeout": None,
         "retry": Retry(NoBackoff(), 0),
     }
-
-
-def _new_connection(url: RedisUrl, address: Address) -> AbstractConnection:
-    settings = library_settings(url) | {"db": url.database}
     if url.is_socket:
         return UnixDomainSocketConnection(path=address.host, **settings)
     kind = SSLConnection if url.is_encrypted else Connection
@@ -96,13 +103,23 @@ def encoded(*command: str | int | bytes) -> bytes:
     return b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)])
 
 
-async def asked(connection: AbstractConnection, *command: str | int) -> Reply:
-    """Return the reply to *command* on a connection without others in flight. Errors of the server are returned too.
+async def replies_of(url: RedisUrl, address: Address, seconds: float, *commands: Sequence[str]) -> list[Reply]:
+    """Return the replies of the server at *address* to *commands*, by a connection of its own. Errors of the server are returned too.
 
-    Raises `redis.exceptions.ConnectionError` if the connection is lost.
+    Raises `CannotConnect`, after twice *seconds* at the latest.
     """
-    await connection.send_packed_command(encoded(*command), check_health=False)
-    return await next_reply(connection)
+    connection = await connected(url, address, seconds)
+
+    async def ask() -> list[Reply]:
+        await connection.send_packed_command(b"".join(encoded(*each) for each in commands), check_health=False)
+        return [await next_reply(connection) for _ in commands]
+
+    try:
+        return await finish_within(seconds, ask())
+    except (RedisError, OSError) as error:  # and `TimeoutError`, which is an OSError
+        raise CannotConnect(error) from error
+    finally:
+        await closed(connection)
 
 
 async def next_reply(connection: AbstractConnection) -> Reply:

@@ -13,28 +13,21 @@ from collections.abc import Callable
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from .connection import Reply, closed, encoded, next_reply
-from .progress import StallTimer
+from policies.stores.batching.deadline import TICKS_PER_DEADLINE
+
+from .connection import ConnectionLost, Receiver, Reply, closed, encoded, next_reply
 from .url import Address
 
 MAX_COMMANDS_PER_WRITE = 256
 """Most commands that are written at once, so that no step of the event loop takes long."""
 
 
-class ConnectionLost(Exception):
-    """The connection ended before the reply: the command may have been executed. *is_stalled*: the server was silent."""
-
-    def __init__(self, message: str, *, is_stalled: bool = False) -> None:
-        super().__init__(message)
-        self.is_stalled = is_stalled
-
-
 class Pipeline:
     """A connection to the server at *address*, which owns *connection*.
 
-    It is lost when its peer closes it, or when no reply has arrived for *timeout* seconds while one is expected.
-    *before_write* is called before each write and may add commands. *on_idle* is called when no reply is expected any more,
-    also after a loss.
+    It is lost when its peer closes it, or when no reply has arrived for *timeout* seconds while one is expected. Only time in which the
+    event loop ran counts, as in `finish_within`. *before_write* is called before each write and may add commands. *on_idle* is called
+    when no reply is expected any more, also after a loss.
     """
 
     def __init__(
@@ -47,36 +40,35 @@ class Pipeline:
     ) -> None:
         self.address, self._connection = address, connection
         self._timeout, self._before_write, self._on_idle = timeout, before_write, on_idle
-        self._receivers: deque[Callable[[Reply], None]] = deque()
+        self._receivers: deque[Receiver] = deque()
         self._unwritten: list[bytes] = []
         self._has_unwritten = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
-        self._timer = StallTimer(timeout, lambda: bool(self._receivers), self._stall)
         self.is_lost = False
+        self._silent_ticks = 0
+        """Ticks since the last reply, while one is expected."""
+        self._tick_timer: asyncio.TimerHandle | None = None
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
         self._closing: asyncio.Task[None] | None = None
 
-    def send(self, command: bytes, receiver: Callable[[Reply], None]) -> None:
+    def send(self, command: bytes, receiver: Receiver) -> None:
         """Write the encoded *command* soon. It must not be called once the connection is lost."""
         if not self._receivers:
-            self._timer.start()
+            self._silent_ticks = 0
+            if self._tick_timer is None:
+                self._start_tick()
             self._is_idle.clear()
         self._receivers.append(receiver)
         self._unwritten.append(command)
         self._has_unwritten.set()
 
-    async def ask(self, *command: str | int) -> Reply:
+    async def ask(self, *command: str) -> Reply:
         """Return the reply to *command*; errors of the server and `ConnectionLost` are returned too."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-        def receive(reply: Reply) -> None:
-            if not future.done():
-                future.set_result(reply)
-
         if self.is_lost:
             return ConnectionLost("the connection is closed")
-        self.send(encoded(*command), receive)
+        self.send(encoded(*command), lambda reply: None if future.done() else future.set_result(reply))
         return await future
 
     @property
@@ -105,19 +97,29 @@ class Pipeline:
         try:
             while not self.is_lost:
                 reply = await next_reply(self._connection)
-                self._timer.note_progress()
+                self._silent_ticks = 0
                 if not self._receivers:
-                    raise ConnectionLost(f"{self.address} answered without being asked")
+                    self._lose(ConnectionLost(f"{self.address} answered without being asked"))
+                    return
                 self._receivers.popleft()(reply)
                 if not self._receivers:
                     self._end_wait()
         except (RedisError, OSError) as error:
             self._lose(ConnectionLost(f"{self.address} closed the connection: {error}"))
-        except ConnectionLost as error:
-            self._lose(error)
 
-    def _stall(self) -> None:
-        self._lose(ConnectionLost(f"{self.address} did not answer for {self._timeout:g} seconds", is_stalled=True))
+    def _start_tick(self) -> None:
+        self._tick_timer = asyncio.get_running_loop().call_later(self._timeout / TICKS_PER_DEADLINE, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_timer = None
+        if not self._receivers:
+            return
+        self._silent_ticks += 1
+        if self._silent_ticks > TICKS_PER_DEADLINE:  # the first tick may have begun before the first command
+            message = f"{self.address} did not answer for {self._timeout:g} seconds"
+            self._lose(ConnectionLost(message, is_stalled=True))
+        else:
+            self._start_tick()
 
     def close(self) -> None:
         """Close the connection; what is in flight is lost."""
@@ -127,7 +129,8 @@ class Pipeline:
         if self.is_lost:
             return
         self.is_lost = True
-        self._timer.stop()
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()

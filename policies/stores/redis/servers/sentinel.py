@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError
 
 from policies.stores.batching.deadline import finish_within
 
-from .connection import CannotConnect, Reply, asked, closed, connected
+from .connection import CannotConnect, Reply, replies_of
 from .topology import QUERY_SECONDS, NoAddress, best_of, views_of
 from .url import Address, RedisUrl
 
@@ -76,14 +76,8 @@ class Sentinels:
 
 
 async def _ask_sentinel(url: RedisUrl, node: Address) -> SentinelView:
-    connection = await connected(url, node, QUERY_SECONDS)
-    try:
-        named = await asked(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.service)
-        state = await asked(connection, "SENTINEL", "MASTER", url.service)
-    except (RedisError, OSError) as error:
-        raise CannotConnect(error) from error
-    finally:
-        await closed(connection)
+    commands = (("SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.service), ("SENTINEL", "MASTER", url.service))
+    named, state = await replies_of(url, node, QUERY_SECONDS, *commands)
     for reply in (named, state):
         if isinstance(reply, Exception):
             raise CannotConnect(reply) from reply

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
 
-from redis.exceptions import ResponseError
+from .connection import Reply, replies_of
+from .url import Address, RedisUrl
 
 NO_EVICTION = "noeviction"
 SERVER_WARNINGS: Mapping[str, str] = {
@@ -37,39 +37,19 @@ SERVER_WARNINGS: Mapping[str, str] = {
 }
 """All warnings, by name."""
 
-
 _WRITE_STATUSES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
-_INFO_SECTIONS = ("memory", "persistence", "stats", "replication")
 
 
-class Ask(Protocol):
-    """Sends one command to the server and returns its reply. Errors of the server may be returned or raised.
+async def server_warnings(url: RedisUrl, address: Address, seconds: float) -> list[str]:
+    """Return a line for each danger on the server at *address*, as `ADDRESS: problem; remedy`. It gets *seconds* for its answer.
 
-    Raises the error of a connection that fails.
+    Raises `CannotConnect`.
     """
-
-    async def __call__(self, *command: str) -> Any:
-        """See the class."""
-        ...
-
-
-async def server_warnings(ask: Ask, address: str) -> list[str]:
-    """Return a line for each danger, as `ADDRESS: problem; remedy`. Sends five commands; those that are refused are skipped.
-
-    Raises the error of a connection that fails.
-    """
-    facts: dict[str, str] = {}
-    for section in _INFO_SECTIONS:
-        facts |= await _fields(ask, "INFO", section) or {}
-    if not facts:
-        return [f"{address}: {SERVER_WARNINGS['hidden']}"]
-    config = await _fields(ask, "CONFIG", "GET", "save")
-    found = advice(facts, None if config is None else config.get("save"))
-    failed = ", ".join(_failed(facts))
-    return [
-        f"{address}: {SERVER_WARNINGS[name].format(policy=facts.get('maxmemory_policy'), failed=failed)}"
-        for name in found
-    ]
+    info, config = await replies_of(url, address, seconds, ("INFO",), ("CONFIG", "GET", "save"))
+    facts = facts_of(info)
+    found = advice(facts, config[1].decode() if isinstance(config, list) and config else None) if facts else ["hidden"]
+    known = {"policy": facts.get("maxmemory_policy"), "failed": ", ".join(_failed(facts))}
+    return [f"{address}: {SERVER_WARNINGS[name].format_map(known)}" for name in found]
 
 
 def advice(facts: Mapping[str, str], save: str | None) -> list[str]:
@@ -95,28 +75,9 @@ def _failed(facts: Mapping[str, str]) -> list[str]:
     return [name for name in _WRITE_STATUSES if facts.get(name, "ok") != "ok"]
 
 
-async def _fields(ask: Ask, *command: str) -> dict[str, str] | None:
-    """Return the reply to *command* as fields, whether the client has parsed it or not; None if it is refused."""
-    try:
-        reply = await ask(*command)
-    except ResponseError:
-        return None
-    if isinstance(reply, Exception):
-        return None
-    if isinstance(reply, Mapping):
-        return {_text(name): _text(value) for name, value in reply.items()}
-    if isinstance(reply, list):
-        return {_text(name): _text(value) for name, value in zip(reply[::2], reply[1::2], strict=False)}
-    return facts_of(reply)
-
-
-def facts_of(reply: object) -> dict[str, str]:
+def facts_of(reply: Reply) -> dict[str, str]:
     """Return the fields of a reply to INFO; none for an error."""
-    if not isinstance(reply, bytes | str):
+    if not isinstance(reply, bytes):
         return {}
-    lines = (line.partition(":") for line in _text(reply).splitlines())
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
     return {name: value for name, colon, value in lines if colon}
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -13,15 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from policies.stores.batching.deadline import finish_within
-
 from .classification import NamedFailure
-from .connection import CannotConnect, Reply, asked, closed, connected
+from .connection import Reply, replies_of
 from .url import Address, RedisUrl
 
 QUERY_SECONDS = 0.5
@@ -74,7 +73,7 @@ class Servers:
         self._learnt: dict[Address, None] = {}
         self._next: deque[Address] = deque(url.nodes)
         """The nodes in the order in which they are asked."""
-        self._ask = ask or (lambda address: _slots_of(url, address))
+        self._ask = ask or partial(_slots_of, url)
         self.can_move = len(url.nodes) > 1
 
     def moved(self, address: Address) -> None:
@@ -161,13 +160,8 @@ async def views_of(asking: Mapping[Address, Coroutine[Any, Any, Said]]) -> dict[
 
 async def _slots_of(url: RedisUrl, address: Address) -> Reply:
     """Return the reply of a node to CLUSTER SLOTS. Raises `CannotConnect`."""
-    connection = await connected(url, address, QUERY_SECONDS)
-    try:
-        return await finish_within(QUERY_SECONDS, asked(connection, "CLUSTER", "SLOTS"))
-    except (RedisError, OSError) as error:
-        raise CannotConnect(error) from error
-    finally:
-        await closed(connection)
+    (reply,) = await replies_of(url, address, QUERY_SECONDS, ("CLUSTER", "SLOTS"))
+    return reply
 
 
 def _address(server: Sequence[Reply], node: Address) -> Address:

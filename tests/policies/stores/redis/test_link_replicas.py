@@ -132,7 +132,7 @@ async def test_missing_acknowledgement_is_logged_once(
 async def test_user_that_may_not_wait(pair: tuple[RedisNode, RedisNode], caplog: pytest.LogCaptureFixture) -> None:
     """Where the user may not use WAIT, calls go on, and the log has one line."""
     primary, _ = pair
-    rights = ("reset", "on", ">p", "~*", "nocommands", "+eval", "+evalsha", "+hset", "+hsetnx", "+rpush", "+role")
+    rights = ("reset", "on", ">p", "~*", "nocommands", "+eval", "+evalsha", "+hset", "+hsetnx", "+rpush", "+info")
     await command(primary.port, "ACL", "SETUSER", "me", *rights)
     async with script_link(primary.url.replace("://", "://me:p@")) as link:
         for at in range(20):

@@ -6,8 +6,7 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from policies.stores.redis.retry_state import FREE_REDIRECTIONS, RetryState
-from policies.stores.redis.servers.connection import CannotConnect
-from policies.stores.redis.servers.pipeline import ConnectionLost
+from policies.stores.redis.servers.connection import CannotConnect, ConnectionLost
 
 pytestmark = pytest.mark.anyio
 
