@@ -136,7 +136,7 @@ class GroupCommit:
             self._execute_first(MAX_BATCH_OPERATIONS)
             if self._busy_wait:
                 self._busy_wait = 0.0
-                _fail(self.queued, StoreBusy("the store is locked"))
+                fail_operations(self.queued, StoreBusy("the store is locked"))
                 self.queued = []
 
     def _execute_first(self, number: int) -> None:
@@ -164,7 +164,7 @@ class GroupCommit:
         if stood_still > 0:
             batch, self.queued = _moved(batch, stood_still, now), _moved(self.queued, stood_still, now)
         waiting = [each for each in batch if now - each.queued_at < self._patience and not each.future.done()]
-        _fail([each for each in batch if now - each.queued_at >= self._patience], error)
+        fail_operations([each for each in batch if now - each.queued_at >= self._patience], error)
         self.queued = waiting + self.queued
         self._busy_wait = min(max(2 * self._busy_wait, MIN_BUSY_WAIT_SECONDS), MAX_BUSY_WAIT_SECONDS)
 
@@ -174,7 +174,7 @@ class GroupCommit:
         except StoreBusy:
             raise
         except StoreDown as error:
-            _fail(batch, error)
+            fail_operations(batch, error)
         except Exception as error:  # noqa: BLE001  # it is raised in the caller of the operation
             if len(batch) == 1:
                 _set_exception(batch[0].future, error)
@@ -199,7 +199,8 @@ def _moved(operations: Sequence[QueuedOperation], seconds: float, now: float) ->
     return [each._replace(queued_at=min(each.queued_at + seconds, now)) for each in operations]
 
 
-def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
+def fail_operations(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
+    """Raise a copy of *error* in the callers of *operations*."""
     for each in operations:
         if each.future.cancelled():
             continue

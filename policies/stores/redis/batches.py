@@ -16,13 +16,12 @@ import msgspec
 
 from policies.api.store import StoreDown
 from policies.api.window import MICROSECONDS_PER_SECOND
-from policies.stores.batching.group_commit import GroupCommit, QueuedOperation
+from policies.stores.batching.group_commit import GroupCommit, QueuedOperation, fail_operations
 
-from .errors import IncompatibleStore, operation_failed
 from .messages import Operation
-from .preparation import prepare
+from .preparation import IncompatibleStore, prepare
 from .script import MAX_OPERATIONS_PER_CALL
-from .servers.failures import lost_data
+from .servers.failures import describe_failure, lost_data
 
 MAX_PARTIAL_BATCHES_IN_FLIGHT = 8
 """Batches in flight beyond which only full ones are sent. So batches grow when the server is slower than its clients, and a batch
@@ -33,6 +32,9 @@ MAX_BATCH_SENDS = 3
 """Most times that a batch is sent to a store that loses its content again and again."""
 INCOMPATIBLE_SECONDS = 5.0
 """Time for which an incompatible store is not looked at again."""
+
+REFUSED_BEFORE_WRITING = "OOM"
+"""Code of an error that the first write of an operation raises: it was not executed."""
 
 _log = logging.getLogger("sidecar.store")
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
@@ -85,8 +87,8 @@ class Batches:
         self._in_flight: set[asyncio.Future[bytes]] = set()
         self._resending: set[asyncio.Task[None]] = set()
         self._preparing: asyncio.Task[None] | None = None
-        self._incompatible: IncompatibleStore | None = None
-        self._incompatible_until = 0.0
+        self._prepare_again_at = 0.0
+        """Until when an incompatible store is not looked at again."""
         self.generation: str | None = None
         """The random identity of the content of the store; None while it is not known."""
         self._beat_at = 0.0
@@ -95,13 +97,14 @@ class Batches:
     def submit(self, operation: Operation) -> asyncio.Future[Any]:
         """Queue *operation* for the next batch. The result is the server's time in seconds, and that of the operation.
 
-        It raises `StoreDown`. A cancelled operation may be executed nevertheless.
+        It raises `StoreDown`. A cancelled operation may be executed nevertheless. Raises TypeError, ValueError or OverflowError for
+        an operation that MessagePack cannot express.
         """
-        group = self._group
+        arguments, group = (msgspec.Raw(_encoder.encode(operation)),), self._group
         if group.queued or self._waiting or self._in_flight or group.should_queue():
-            return group.submit(None, operation)
+            return group.submit(None, arguments)
         loop = asyncio.get_running_loop()  # it would be alone in its batch: then waiting for others is a waste
-        alone = QueuedOperation(loop.create_future(), None, operation, loop.time())
+        alone = QueuedOperation(loop.create_future(), None, arguments, loop.time())
         self._send([alone], MAX_BATCH_SENDS)
         return alone.future
 
@@ -144,28 +147,10 @@ class Batches:
                 self._send(batch, MAX_BATCH_SENDS)
 
     def _send(self, operations: Sequence[QueuedOperation], sends: int) -> None:
-        beats = abs(self.estimated_time() - self._beat_at) > BEAT_SECONDS
-        begin = self._begin(beats=beats)
-        try:
-            payload = _encoder.encode([begin, *[each.arguments for each in operations]])
-        except (TypeError, ValueError, OverflowError) as error:
-            self._send_each(operations, sends, error)
-            return
-        try:
-            reply = self._link.submit(payload)
-        except StoreDown as error:
-            _fail(operations, error)
-            return
+        begin = self._begin(beats=abs(self.estimated_time() - self._beat_at) > BEAT_SECONDS)
+        reply = self._link.submit(_encoder.encode([begin, *[each.arguments[0] for each in operations]]))
         self._in_flight.add(reply)
         reply.add_done_callback(functools.partial(self._receive, operations, sends))
-
-    def _send_each(self, operations: Sequence[QueuedOperation], sends: int, error: Exception) -> None:
-        """Send *operations* one by one: *error* says that one of them cannot be encoded. That one fails, as in other stores."""
-        if len(operations) > 1:
-            for each in operations:
-                self._send([each], sends)
-        elif not operations[0].future.done():
-            operations[0].future.set_exception(error)
 
     def _begin(self, *, beats: bool = False) -> Operation:
         now = None if self._clock is None else round(self._clock() * MICROSECONDS_PER_SECOND)
@@ -177,29 +162,34 @@ class Batches:
         results: Sequence[Any] = _decoder.decode(reply)
         for each in results:
             if isinstance(each, dict):
-                raise operation_failed(self._address, each["error"])
+                raise self._failure(each)
         return results
+
+    def _failure(self, result: dict[str, str]) -> StoreDown:
+        """Return the error of an operation that failed with *result*."""
+        text = result["error"]
+        return StoreDown(describe_failure(text, self._address), taken=REFUSED_BEFORE_WRITING not in text)
 
     def _receive(self, operations: Sequence[QueuedOperation], sends: int, reply: asyncio.Future[bytes]) -> None:
         self._in_flight.discard(reply)
         self._send_waiting()
         try:
             begun, *results = _decoder.decode(reply.result())
-            if isinstance(begun, dict):
-                raise operation_failed(self._address, begun["error"])
             if len(begun) == 1:
                 self._resend(operations, sends - 1)
                 return
             now = self._note(begun)
             for operation, result in zip(operations, results, strict=True):
                 if type(result) is dict:
-                    _fail([operation], operation_failed(self._address, result["error"]))
+                    fail_operations([operation], self._failure(result))
                 elif not operation.future.done():
                     operation.future.set_result((now, result))
         except StoreDown as error:
-            _fail(operations, error)
+            fail_operations(operations, error)
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001  # whatever it is: nothing may wait for ever
-            _fail(operations, StoreDown(f"{self._address}: no valid reply ({type(error).__name__})", taken=True))
+            fail_operations(
+                operations, StoreDown(f"{self._address}: no valid reply ({type(error).__name__})", taken=True)
+            )
 
     def _note(self, begun: Sequence[Any]) -> float:
         """Remember what the result of `begin` says, and return the time of the store in seconds."""
@@ -229,16 +219,16 @@ class Batches:
                 raise StoreDown(f"{self._address}: its content is being checked or converted; wait some seconds")
             preparation.result()
         except StoreDown as error:
-            _fail(operations, error)
+            fail_operations(operations, error)
         except asyncio.CancelledError:
-            _fail(operations, StoreDown(f"{self._address}: the store was closed"))
+            fail_operations(operations, StoreDown(f"{self._address}: the store was closed"))
             raise
         else:
             self._send(operations, sends)
 
     def _preparation(self) -> asyncio.Task[None]:
         """Return the task that makes the store ready, which all operations share."""
-        if self._preparing is None or self._preparing.done():
+        if self._preparing is None or (self._preparing.done() and self._monotonic() >= self._prepare_again_at):
             self._preparing = asyncio.get_running_loop().create_task(self._prepare())
             self._preparing.add_done_callback(
                 lambda task: task.cancelled() or task.exception()
@@ -246,21 +236,11 @@ class Batches:
         return self._preparing
 
     async def _prepare(self) -> None:
-        if self._incompatible is not None and self._monotonic() < self._incompatible_until:
-            raise self._incompatible
-
         async def execute(*operations: Operation) -> Sequence[Any]:
             return (await self._exchange(*operations))[1:]
 
         try:
             await prepare(execute, self._address, converts=self._converts)
-        except IncompatibleStore as error:
-            self._incompatible, self._incompatible_until = error, self._monotonic() + INCOMPATIBLE_SECONDS
+        except IncompatibleStore:
+            self._prepare_again_at = self._monotonic() + INCOMPATIBLE_SECONDS
             raise
-
-
-def _fail(operations: Sequence[QueuedOperation], error: StoreDown) -> None:
-    for each in operations:
-        if not each.future.done():
-            each.future.set_exception(type(error)(*error.args, taken=error.taken))
-            each.future.exception()  # marks it as retrieved, also where its caller is cancelled in the same iteration

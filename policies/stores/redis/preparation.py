@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from policies.api.store import StoreDown
 from policies.api.window import MICROSECONDS_PER_SECOND
 
-from .errors import IncompatibleStore
 from .script import STORAGE_FORMAT
 
 HEARTBEAT_SECONDS, POLL_SECONDS = 6.0, 0.5
@@ -26,6 +26,13 @@ GENERATION_BYTES = 8
 
 ExecuteOperations = Callable[..., Awaitable[Sequence[Any]]]
 """Executes operations in one batch and returns their results."""
+
+
+class IncompatibleStore(StoreDown, ValueError):
+    """The store has another format, or processes of another version use it. It is not changed.
+
+    As a ValueError it ends a sidecar that starts: waiting does not help.
+    """
 
 
 async def prepare(

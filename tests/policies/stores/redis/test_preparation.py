@@ -13,8 +13,7 @@ from redis_server import MISSING, SERVER
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
 from policies.api.window import Sliding
-from policies.stores.redis.errors import IncompatibleStore
-from policies.stores.redis.preparation import HEARTBEAT_SECONDS, prepare
+from policies.stores.redis.preparation import HEARTBEAT_SECONDS, IncompatibleStore, prepare
 from policies.stores.redis.script import KEY_NAMES
 from policies.stores.redis.store import RedisStore
 
