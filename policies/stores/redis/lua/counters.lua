@@ -18,7 +18,7 @@ function counters.read(fields)
   local values = redis.call('HMGET', keys.counters, unpack(missing))
   for at = 1, #missing do
     local field, value = missing[at], values[at]
-    if string.byte(field) == 115 then  -- 's'
+    if string.byte(field) == script.SLIDING then
       known[field] = ring.decode(field, value)
     else
       local counter = {field = field, is_new = not value, group = '', spent = 0, held = 0, ends = 0, claims = false, is_changed = false}

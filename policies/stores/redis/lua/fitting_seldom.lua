@@ -35,7 +35,7 @@ end
 function fitting.move_to_first_part(claims, hold)
   local first, taken = fitting.part(hold, 0), {}
   for at = holds.FIRST_ENTRY, first and #first or 0, holds.ENTRY do
-    if not first[at + 1] then taken[first[at + 3] or counters.key_of(first[at])] = first[at] end
+    if string.byte(first[at]) ~= script.SLIDING then taken[first[at + 3] or counters.key_of(first[at])] = first[at] end
   end
   for _, claim in ipairs(claims) do
     local key = counters.key_of(claim.field)

@@ -1,5 +1,5 @@
 -- Reservations, and the calls that have ended. A reservation is MessagePack [owner, part, part, ...]. A part is [number, ceiling,
--- whether it was charged], followed by four elements for each claim: field of the counter, cell of a sliding counter or false, amount,
+-- whether it was charged], followed by four elements for each claim: field of the counter, cell of a sliding counter or 0, amount,
 -- and key of the claim where the counter has another, else false. The owner is "" if all parts were charged, because the process had
 -- no heartbeat.
 holds.FIRST_ENTRY, holds.ENTRY = 4, 4

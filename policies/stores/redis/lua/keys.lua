@@ -23,9 +23,9 @@ local keys = {
 }
 
 -- The state of this call: time, process that sent it, whether to record its heartbeat, whether that was done,
--- and whether a counter may be written on a full server; and constants.
+-- and whether a counter may be written on a full server; and constants. The fields of sliding counters begin with 's', which is 115.
 local script = {
-  FORMAT = '2', LARGEST = 9007199254740991, SECOND = 1000000, MINUTE = 60000000, now = 0, owner = '', period = 0, beats = false,
+  FORMAT = '2', SLIDING = 115, LARGEST = 9007199254740991, SECOND = 1000000, MINUTE = 60000000, now = 0, owner = '', period = 0, beats = false,
   has_beaten = false, has_written = false
 }
 

@@ -25,7 +25,7 @@ function reserve.take(call, hold, part, granted, claims)
   for index = 1, #claims do
     local claim = claims[index]
     claim.amount = claim.base + fitting.rounded_up(claim.per_token * granted, claim.scale)
-    taken[at], taken[at + 1] = claim.field, claim.is_sliding and claim.counter.newest
+    taken[at], taken[at + 1] = claim.field, claim.counter.newest or 0
     taken[at + 2], taken[at + 3] = claim.amount, claim.key or false
     at = at + holds.ENTRY
   end

@@ -32,7 +32,7 @@ function settle.end_parts(parts, charges, refund)
   local fields, reserved, rest = {}, {}, {}
   for _, part in ipairs(parts) do
     for at = holds.FIRST_ENTRY, #part, holds.ENTRY do
-      local is_sliding = part[at + 1]
+      local is_sliding = string.byte(part[at]) == script.SLIDING
       if not is_sliding or not charges then fields[#fields + 1] = part[at] end  -- a charge leaves sliding counters as they are
       if not is_sliding then
         local key = part[at + 3] or counters.key_of(part[at])
@@ -43,8 +43,8 @@ function settle.end_parts(parts, charges, refund)
   counters.read(fields)
   for _, part in ipairs(parts) do
     for at = holds.FIRST_ENTRY, #part, holds.ENTRY do
-      local cell, amount, key, excess = part[at + 1], part[at + 2], part[at + 3], 0
-      if not cell then
+      local amount, key, excess = part[at + 2], part[at + 3], 0
+      if string.byte(part[at]) ~= script.SLIDING then
         if not rest[key] then
           local held = reserved[key]
           local cost = charges and (charges[key] or held) or 0
@@ -55,7 +55,7 @@ function settle.end_parts(parts, charges, refund)
         rest[key] = rest[key] - share
         settle.charge(part, at, share + excess)
       elseif not charges and not counters.known[part[at]].is_new then
-        ring.give_back(counters.known[part[at]], cell, amount)
+        ring.give_back(counters.known[part[at]], part[at + 1], amount)
         counters.mark_changed(counters.known[part[at]])
       end
     end
