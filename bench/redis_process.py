@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +32,17 @@ class RedisUsage(NamedTuple):
 
 
 @contextlib.contextmanager
-def redis_process(folder: Path, core: int | None = OTHERS) -> Iterator[RedisProcess | None]:
-    """Run Redis or Valkey on *core* with an append-only file that is never rewritten; None if it is not installed."""
+def redis_process(folder: Path, core: int | None = OTHERS, prefix: Sequence[str] = ()) -> Iterator[RedisProcess | None]:
+    """Run Redis or Valkey on *core* with an append-only file that is never rewritten; None if it is not installed.
+
+    *prefix* is what its command line begins with, such as a profiler.
+    """
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         yield None
         return
     port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
+    command = [*prefix, program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
     command += ["--auto-aof-rewrite-percentage", "0", "--dir", str(folder)]
     with started(command, core, folder, quiet=True) as (pid, _):
         reachable(port, pid=pid)

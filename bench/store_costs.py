@@ -62,17 +62,24 @@ class Case(NamedTuple):
 
 
 def child(
-    program: str, store: str, more: Sequence[str], *, code: Path | None = None, prefix: Sequence[str] = ()
+    program: str,
+    store: str,
+    more: Sequence[str],
+    *,
+    code: Path | None = None,
+    prefix: Sequence[str] = (),
+    server_prefix: Sequence[str] = (),
 ) -> tuple[dict[str, Any], str]:
     """Run *program* for *store* in an empty folder; return what it printed as JSON, and its error output.
 
-    *code* is the checkout whose stores it uses, None for this one.
+    *code* is the checkout whose stores it uses, None for this one. *prefix* and *server_prefix* precede the commands of the program and
+    of its Redis server.
     """
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         url, server = {"memory": "memory://", "sqlite": SQLITE_URL}.get(store, ""), list[str]()
         if not url:
-            running = stack.enter_context(redis_process(folder, OTHERS))
+            running = stack.enter_context(redis_process(folder, OTHERS, server_prefix))
             assert running is not None
             url, server = running.url, ["--server", f"{running.pid},{running.port}"]
         command = [*prefix, sys.executable, str(BENCH_FOLDER / program), url, "--folder", str(folder), *server, *more]
@@ -157,15 +164,20 @@ def refusal_cells(row: dict[str, Any]) -> list[str]:
     return [row["store"], f"{row['limit']:,}", *times, f"{row['ratio']:.2f}", f"{row['highest_ratio']:.2f}"]
 
 
-def instructions(case: Case, given: argparse.Namespace) -> int:
-    """Return the instructions of a call in the client, by the difference between a short and a long run under valgrind."""
+def instructions(case: Case, given: argparse.Namespace, code: Path | None, *, of_server: bool = False) -> int:
+    """Return the instructions of a call in the client, or in its Redis server, under valgrind.
+
+    It is the difference between a short and a long run.
+    """
     counted, few = list[int](), int(given.calls)
     for calls in (few, 3 * few):
         more = [*case.arguments, f"--calls={calls}", "--rounds=1"]
-        prefix = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-        _, errors = child("store_case.py", case.store, more, prefix=prefix)
-        found = re.search(r"Collected : (\d+)", errors)
-        assert found is not None, errors
+        with tempfile.NamedTemporaryFile() as file:
+            prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={file.name}"]
+            measured = {"server_prefix": prefix} if of_server else {"prefix": prefix}
+            child("store_case.py", case.store, more, code=code, **measured)
+            found = re.search(r"^totals: (\d+)", Path(file.name).read_text(), re.MULTILINE)
+        assert found is not None
         counted.append(int(found[1]))
     return (counted[1] - counted[0]) // (2 * few)
 
@@ -219,9 +231,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=10, help="blocks of 30 refusals per round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="of each case (%(default)s)")
     parser.add_argument("--runs", type=int, default=1, help="processes that measure each case (%(default)s)")
-    parser.add_argument(
-        "--instructions", action="store_true", help="count instructions of the client with valgrind instead"
-    )
+    parser.add_argument("--instructions", action="store_true", help="count instructions with valgrind instead")
     parser.add_argument("--before", type=Path, help="also measure the stores of this checkout, alternately")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     given = parser.parse_args()
@@ -235,9 +245,11 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     given = parsed()
     if given.instructions:
-        print_head((*COST_COLUMNS[:5], "instructions"))
-        for case in cases(given):
-            print(table_line([*map(str, case), f"{instructions(case, given):,}"]), flush=True)
+        print_head((*COST_COLUMNS[:5], "client", "server"))
+        for case, (name, code) in itertools.product(cases(given), checkouts(given).items()):
+            counted = [f"{instructions(case, given, code):,}"]
+            counted.append(f"{instructions(case, given, code, of_server=True):,}" if case.store == "redis" else "-")
+            print(table_line([case.store + name, *map(str, case[1:]), *counted]), flush=True)
         return
     costs, refusals = list[dict[str, Any]](), list[dict[str, Any]]()
     print_head(COST_COLUMNS)
