@@ -25,7 +25,8 @@ from typing import NamedTuple
 from cluster_load import BROKEN, PROBE, UNLIMITED, Counts, Load, Tenant
 from process import Program, program
 from processes import many_files
-from redis_cluster import ClusterNode, RedisCluster, redis_cluster, slot_of
+from redis_cluster import RedisCluster, redis_cluster, slot_of
+from redis_cluster_node import ClusterNode
 from redis_server import MISSING, SERVER
 from wire import upstream
 
@@ -33,7 +34,7 @@ from policies.api.store import Account
 from policies.stores.opening import open_store
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-CLIENTS, SIDECARS, NODE_TIMEOUT_MS = 240, 3, 750
+CLIENTS, SIDECARS = 240, 3
 MAX_RECOVERY_SECONDS = 2.0
 ABANDONED_SECONDS = 20.0
 """Seconds after which a sidecar that admits no call is taken for lost."""
@@ -86,6 +87,7 @@ class Drill:
     ) -> None:
         owner = await asyncio.to_thread(self._cluster.owner, self._slot)
         await asyncio.to_thread(self._cluster.replica_of, owner)
+        await asyncio.to_thread(owner.until_waits, SIDECARS)
         before, began = self._counts.statuses.copy(), time.monotonic()
         await asyncio.to_thread(attack, owner)
         await asyncio.to_thread(self._cluster.promoted, self._slot, owner)
@@ -236,7 +238,7 @@ def main() -> None:
         print(MISSING)
         sys.exit(0)
     many_files()
-    with tempfile.TemporaryDirectory() as name, redis_cluster(node_timeout_ms=NODE_TIMEOUT_MS) as cluster:
+    with tempfile.TemporaryDirectory() as name, redis_cluster() as cluster:
         masters = cluster.nodes[:3]
         url = cluster.url(cluster.owner(slot_of())) if given.one_node else cluster.url(*masters)
         print(

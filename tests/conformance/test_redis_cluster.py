@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from wire import HEAD, Connection, sse, token, upstream
 
 from policies.api.store import Store
 from policies.stores.opening import open_store
+from policies.stores.redis.connecting.url import MAX_WAIT_MS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
 
@@ -44,8 +46,12 @@ def prefix() -> str:
 
 @pytest.fixture
 async def store(cluster: RedisCluster, prefix: str) -> AsyncIterator[Store]:
-    """Yield a store that is configured with three nodes of the cluster."""
-    opened = open_store(f"{cluster.url(*cluster.nodes[:3])}?prefix={prefix}", folder=Path(), clock=lambda: NOW)
+    """Yield a store that is configured with three nodes of the cluster.
+
+    It waits for replicas as long as it can: a busy replica that acknowledges too late makes a failover forget writes.
+    """
+    url = f"{cluster.url(*cluster.nodes[:3])}?prefix={prefix}&wait={MAX_WAIT_MS}"
+    opened = open_store(url, folder=Path(), clock=lambda: NOW)
     yield opened
     await opened.aclose()
 
@@ -60,7 +66,7 @@ async def test_calls_continue_after_the_owner_is_killed(cluster: RedisCluster, s
             owner.kill()
             await asyncio.to_thread(cluster.promoted, slot, owner)
             await callers.more()
-            owner.start()
+            owner.revive()
             await asyncio.to_thread(cluster.settled)
 
 
@@ -71,11 +77,9 @@ async def test_calls_continue_after_the_owner_is_suspended(cluster: RedisCluster
         owner = await asyncio.to_thread(cluster.owner, slot)
         await asyncio.to_thread(owner.until_waits)
         owner.suspend()
-        try:
-            await asyncio.to_thread(cluster.promoted, slot, owner)
-            await callers.more()
-        finally:
-            owner.resume()
+        await asyncio.to_thread(cluster.promoted, slot, owner)
+        await callers.more()
+        owner.resume()
         await asyncio.to_thread(cluster.settled)
         await callers.more()
 
@@ -111,9 +115,8 @@ async def test_any_configured_node_is_enough_at_start(cluster: RedisCluster, pre
     living = next(node for node in cluster.nodes if node not in (owner, away))
     away.kill()
     store = open_store(f"{cluster.url(away, living)}?prefix={prefix}", folder=Path(), clock=lambda: NOW)
-    async with calling(store):
+    async with aclosing(store), calling(store):
         pass
-    await store.aclose()
 
 
 async def test_stream_is_settled_after_a_failover(cluster: RedisCluster, prefix: str, tmp_path: Path) -> None:

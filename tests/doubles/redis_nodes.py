@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import os
 import re
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,11 +18,13 @@ from redis.exceptions import RedisError
 from redis_server import RedisServer
 
 Found = TypeVar("Found")
-ASK_TIMEOUT_SECONDS = 2.0
-FIRST_PORT, LAST_PORT, BUS_OFFSET = 12_000, 21_999, 10_000
-"""Ports of nodes and, above them, of their cluster buses. Both are below the ports that Linux gives to outgoing connections,
-so that a killed node finds its port free when it starts again."""
-POLL_SECONDS = 0.01
+REPLICATION_OPTIONS = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+ASK_TIMEOUT_SECONDS = 5.0
+WAITED_SECONDS = 90.0
+"""How long to wait for what servers do by themselves, such as elections. They give up and try again, and the machine may be busy."""
+POLL_SECONDS = 0.03
+ACKNOWLEDGED_WAITS, ACKNOWLEDGED_SECONDS = 4, 0.4
+"""So many WAIT commands in a row within this time were acknowledged: after a missing acknowledgement a client pauses for longer."""
 
 
 class RedisNode(RedisServer):
@@ -43,12 +44,16 @@ class RedisNode(RedisServer):
     def kill(self) -> None:
         """End it by SIGKILL."""
         self.stop()
+
+    def stop(self) -> None:
+        super().stop()
         self.is_suspended = False
 
     def suspend(self) -> None:
-        """Stop its process by SIGSTOP: its connections stay open, and it answers nothing."""
+        """Stop its process by SIGSTOP, and return when it has stopped: its connections stay open, and it answers nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
         self.is_suspended = True
 
     def resume(self) -> None:
@@ -56,6 +61,14 @@ class RedisNode(RedisServer):
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
         self.is_suspended = False
+
+    def revive(self) -> None:
+        """Start or continue it, if it does not run."""
+        if self.is_suspended:
+            self.resume()
+        if not self.is_alive:
+            self.stop()
+            self.start()
 
     def ask(self, *command: str | bytes | int) -> Any:
         """Return the reply to *command*, sent on a connection of its own. Raises `RedisError`."""
@@ -83,10 +96,28 @@ class RedisNode(RedisServer):
         calls = re.match(r"calls=(\d+)", self.facts("INFO", "commandstats").get("cmdstat_wait", ""))
         return int(calls[1]) if calls else 0
 
-    def until_waits(self) -> None:
-        """Wait until its clients wait for a replica; it takes them a moment to notice a new one."""
-        before = self.wait_count
-        waited(lambda: self.wait_count > before + 1, f"no client of {self.address} waits for its replica")
+    @property
+    def waiting_clients(self) -> set[str]:
+        """The ids of the connections whose last command was WAIT."""
+        return {line.split()[0] for line in self.lines("CLIENT", "LIST") if " cmd=wait " in line}
+
+    def until_waits(self, clients: int = 1) -> None:
+        """Wait until so many clients wait for a replica that acknowledges. It takes them some seconds to notice a new one.
+
+        A server that is killed before forgets writes, which no client can prevent.
+        """
+        before, since, waiting = self.wait_count, time.monotonic(), set[str]()
+
+        def is_acknowledged() -> bool:
+            nonlocal before, since, waiting
+            waiting |= self.waiting_clients
+            count, now = self.wait_count, time.monotonic()
+            if now - since > ACKNOWLEDGED_SECONDS:
+                before, since, waiting = count, now, set()
+            return count >= before + ACKNOWLEDGED_WAITS * clients and len(waiting) >= clients
+
+        text = f"the clients of {self.address} do not wait for its replica"
+        waited(is_acknowledged, text, seen=lambda: (self.wait_count, self.lines("CLIENT", "LIST")))
 
     @property
     def primary_port(self) -> int | None:
@@ -118,31 +149,29 @@ def is_synchronized(replica: RedisNode, nodes: Sequence[RedisNode]) -> bool:
     return any(node.port == port and node.is_alive and node.feeds(replica) for node in nodes)
 
 
-def waited(found: Callable[[], Found | None], text: str, *, seconds: float = 30.0) -> Found:
+def waited(
+    found: Callable[[], Found | None],
+    text: str,
+    *,
+    seconds: float = WAITED_SECONDS,
+    seen: Callable[[], object] | None = None,
+) -> Found:
     """Return the first result of *found* that is not None or False. Errors of servers count as None.
 
-    Raises `AssertionError` with *text* after *seconds*.
+    Raises `AssertionError` after *seconds*, with *text*, what *seen* returns then, and the last error.
     """
+    last: Exception | None = None
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with suppress(RedisError, OSError):
+        try:
             if (result := found()) not in (None, False):
                 return result
+        except (RedisError, OSError) as error:
+            last = error
         time.sleep(POLL_SECONDS)
-    raise AssertionError(text)
-
-
-def node_ports(count: int) -> list[int]:
-    """Return *count* ports; nothing listens on them, nor on those of their cluster buses."""
-    chosen: list[int] = []
-    candidates = random.sample(range(FIRST_PORT, LAST_PORT + 1), LAST_PORT + 1 - FIRST_PORT)
-    while len(chosen) < count:
-        port = candidates.pop()
-        with suppress(OSError), socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + BUS_OFFSET))
-            chosen.append(port)
-    return chosen
+    with suppress(RedisError, OSError):
+        text = text if seen is None else f"{text}; seen: {seen()}"
+    raise AssertionError(f"{text} (waited for {seconds:g} s; last error: {last!r})")
 
 
 @contextmanager

@@ -34,9 +34,7 @@ class TestedLink(ScriptLink):
 
     async def appended(self, port: int) -> list[bytes]:
         """Return the payloads that were executed on the server at *port*, in order."""
-        client: Any = Redis(port=port)
-        found: list[bytes] = await client.lrange(self.keys[1], 0, -1)
-        await client.aclose()
+        found: list[bytes] = await command(port, "LRANGE", self.keys[1], 0, -1)
         return found
 
     async def submit_all(self, payloads: Sequence[bytes]) -> list[bytes | BaseException]:

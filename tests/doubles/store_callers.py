@@ -15,7 +15,8 @@ Result = TypeVar("Result")
 RESERVED, CHARGED = 10, 7
 """Tokens that each call reserves, and that it is charged."""
 BUDGET = Claim(policy="b", identity="t", unit="tokens", limit=10**9, window=Calendar("month"), base=RESERVED)
-MAX_ATTEMPTS, ATTEMPT_PAUSE_SECONDS = 400, 0.05
+MAX_ATTEMPTS, ATTEMPT_PAUSE_SECONDS = 1_200, 0.05
+"""A minute and more: servers may give up an election and begin another one."""
 CALLERS = 8
 
 
@@ -37,10 +38,10 @@ class Callers:
         self.store = store
         self.admitted = self.settled = 0
         self.loop = asyncio.get_running_loop()
+        self.tasks = [asyncio.create_task(self._run(str(at))) for at in range(CALLERS)]
         self._ending = False
 
-    async def run(self, name: str) -> None:
-        """Make calls until the end."""
+    async def _run(self, name: str) -> None:
         number = 0
         while not self._ending:
             number += 1
@@ -57,8 +58,11 @@ class Callers:
         for _ in range(MAX_ATTEMPTS):
             if self.settled >= until:
                 return
+            for task in self.tasks:
+                if task.done():
+                    task.result()  # raises its failure
             await asyncio.sleep(ATTEMPT_PAUSE_SECONDS)
-        raise AssertionError("the store takes no more calls")
+        raise AssertionError(f"the store takes no more calls: {self.settled} are settled instead of {until}")
 
     def wait_for_more(self) -> None:
         """Do what `more` does, in another thread than that of the event loop."""
@@ -73,16 +77,15 @@ class Callers:
 async def calling(store: Store) -> AsyncIterator[Callers]:
     """Run `CALLERS` callers of *store* during the block, and check the counter at its end: each call is charged once."""
     callers = Callers(store)
-    tasks = [asyncio.create_task(callers.run(str(at))) for at in range(CALLERS)]
     try:
         await callers.more()
         yield callers
         callers.end()
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*callers.tasks)
         (account,) = await until_taken(store.accounts)
         found, expected = (account.spent, account.reserved), (CHARGED * callers.settled, 0)
         assert found == expected, f"(spent, reserved) is {found} and should be {expected}"
     finally:
-        for task in tasks:
+        for task in callers.tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*callers.tasks, return_exceptions=True)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
-from redis_cluster import ClusterNode, RedisCluster, redis_cluster, slot_of
-from redis_server import MISSING, SERVER, free_port
+from redis_cluster import RedisCluster, redis_cluster, slot_of
+from redis_cluster_node import ClusterNode
+from redis_nodes import WAITED_SECONDS, node_folder
+from redis_server import MISSING, SERVER, free_port, redis_server
 from script_links import TestedLink, command, script_link
+from store_callers import ATTEMPT_PAUSE_SECONDS, MAX_ATTEMPTS
 
 from policies.api.store import StoreDown
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
+
+MAX_RECOVERY_SECONDS = 20.0
+"""From the promotion of a replica to the first executed payloads: about a second, or more on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +46,41 @@ class Traffic:
     async def _run(self) -> None:
         for number in range(10**6):
             payloads = [b"%d-%d" % (number, at) for at in range(5)]
-            for _ in range(2_000):
+            for _ in range(MAX_ATTEMPTS):
                 results = await self._link.submit_all(payloads)
                 if all(isinstance(each, bytes) for each in results):
                     break
-                assert all(isinstance(each, bytes | StoreDown) for each in results)
+                assert all(isinstance(each, bytes | StoreDown) for each in results), results
                 self.failures += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(ATTEMPT_PAUSE_SECONDS)
             assert results == payloads
             self.taken += payloads
 
     async def more(self, count: int = 100) -> None:
         """Wait until *count* more payloads are executed."""
         until = len(self.taken) + count
-        while len(self.taken) < until:
+        for _ in range(MAX_ATTEMPTS):
+            if len(self.taken) >= until:
+                return
             assert not self._task.done(), self._task.exception()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(ATTEMPT_PAUSE_SECONDS)
+        raise AssertionError(f"{len(self.taken)} of {until} payloads are executed; {self.failures} groups failed")
 
     async def stop(self) -> None:
+        """Submit no more payloads; those that are not executed are not in `taken`."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def traffic_through(link: TestedLink) -> AsyncIterator[Traffic]:
+    """Yield traffic that has begun; stop it at the end."""
+    traffic = Traffic(link)
+    try:
+        await traffic.more()
+        yield traffic
+    finally:
+        await traffic.stop()
 
 
 async def appended(cluster: RedisCluster, link: TestedLink) -> list[bytes]:
@@ -102,18 +124,16 @@ async def test_promoted_node_is_found(cluster: RedisCluster, attack: object) -> 
     """
     assert callable(attack)
     async with script_link(f"{cluster.url(*cluster.nodes[:3])}?wait=1000") as link:
-        traffic = Traffic(link)
-        await traffic.more()
-        slot = slot_of(link.prefix)
-        owner = await asyncio.to_thread(cluster.owner, slot)
-        await asyncio.to_thread(owner.until_waits)
-        attack(owner)
-        await asyncio.to_thread(cluster.promoted, slot, owner)
-        await asyncio.wait_for(traffic.more(), 5)
-        (owner.start if owner.process is None else owner.resume)()
-        await asyncio.to_thread(cluster.settled)
-        await traffic.more()
-        await traffic.stop()
+        async with traffic_through(link) as traffic:
+            slot = slot_of(link.prefix)
+            owner = await asyncio.to_thread(cluster.owner, slot)
+            await asyncio.to_thread(owner.until_waits)
+            attack(owner)
+            await asyncio.to_thread(cluster.promoted, slot, owner)
+            await asyncio.wait_for(traffic.more(), MAX_RECOVERY_SECONDS)
+            owner.revive()
+            await asyncio.to_thread(cluster.settled)
+            await traffic.more()
         executed = await appended(cluster, link)
         assert set(traffic.taken) <= set(executed)
         assert len(executed) == len(set(executed))
@@ -134,32 +154,27 @@ async def test_only_the_first_node_is_configured(cluster: RedisCluster) -> None:
         assert await link.submit(b"3") == b"3"
         owner.kill()
         await asyncio.to_thread(cluster.promoted, slot_of(prefix), owner)
-        traffic = Traffic(link)
-        await asyncio.wait_for(traffic.more(), 10)
-        await traffic.stop()
-        owner.start()
-        await asyncio.to_thread(cluster.settled)
+        async with asyncio.timeout(MAX_RECOVERY_SECONDS), traffic_through(link):
+            pass
 
 
 async def test_slot_that_moves_under_traffic(cluster: RedisCluster) -> None:
     """While the slot of the keys moves to another node and back, all payloads are executed once, and none is refused."""
     async with script_link(cluster.url(*cluster.nodes[:3])) as link:
-        slot = slot_of(link.prefix)
-        traffic = Traffic(link)
-        await traffic.more()
-        home = await asyncio.to_thread(cluster.owner, slot)
-        other = await asyncio.to_thread(cluster.other_master, slot)
-        loop = asyncio.get_running_loop()
-        for target in (other, home, other):
+        async with traffic_through(link) as traffic:
+            slot = slot_of(link.prefix)
+            home = await asyncio.to_thread(cluster.owner, slot)
+            other = await asyncio.to_thread(cluster.other_master, slot)
+            loop = asyncio.get_running_loop()
 
             def wait_at(step: str) -> None:
                 if step in ("importing", "migrating", "all moved", "target knows"):
-                    asyncio.run_coroutine_threadsafe(traffic.more(20), loop).result(20)
+                    asyncio.run_coroutine_threadsafe(traffic.more(20), loop).result()
 
-            await asyncio.to_thread(cluster.migrate, slot, target, wait_at)
-            await asyncio.to_thread(cluster.settled)
-        await traffic.more()
-        await traffic.stop()
+            for target in (other, home, other):
+                await asyncio.to_thread(cluster.migrate, slot, target, wait_at)
+                await asyncio.to_thread(cluster.settled)
+            await traffic.more()
         executed = await appended(cluster, link)
         assert executed[: len(traffic.taken)] == traffic.taken
         assert traffic.failures == 0
@@ -182,7 +197,7 @@ async def test_many_payloads_while_the_slot_moves(cluster: RedisCluster) -> None
 
         def at_step(step: str) -> None:
             if step == "all moved":
-                asyncio.run_coroutine_threadsafe(submit(step), loop).result(20)
+                asyncio.run_coroutine_threadsafe(submit(step), loop).result(WAITED_SECONDS)
 
         await asyncio.to_thread(cluster.migrate, slot, target, at_step)
         await asyncio.to_thread(cluster.settled)
@@ -202,22 +217,13 @@ async def test_cluster_that_is_down_is_store_down(cluster: RedisCluster) -> None
             await link.submit(b"2")
         owner.resume()
         replica.resume()
-        await asyncio.to_thread(cluster.settled)
-        traffic = Traffic(link)
-        await traffic.more(20)
-        await traffic.stop()
+        async with traffic_through(link):
+            pass
 
 
-async def test_servers_that_are_no_cluster_are_refused(cluster: RedisCluster) -> None:
+async def test_servers_that_are_no_cluster_are_refused() -> None:
     """A list of servers that do not know each other is refused with a remedy: each would count for itself."""
-    from redis_nodes import RedisNode, node_folder, node_ports
-
-    with node_folder() as folder:
-        servers = [RedisNode(port, folder) for port in node_ports(2)]
-        for server in servers:
-            server.start()
-        async with script_link(f"redis://{servers[0].address},{servers[1].address}/0") as link:
+    with node_folder() as folder, redis_server(folder) as one, redis_server(folder) as other:
+        async with script_link(f"redis://127.0.0.1:{one.port},127.0.0.1:{other.port}/0", timeout=0.3) as link:
             with pytest.raises(StoreDown, match="the servers of the URL are not a cluster; name one of them"):
                 await link.submit(b"1")
-        for server in servers:
-            server.stop()

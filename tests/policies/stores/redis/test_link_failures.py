@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 from script_links import TestedLink, command, script_link
+from store_callers import ATTEMPT_PAUSE_SECONDS, MAX_ATTEMPTS, until_taken
 from tcp_proxy import tcp_proxy
 from wire import eventually
 
@@ -25,12 +27,7 @@ def numbered(count: int) -> list[bytes]:
 
 async def submit_until_taken(link: TestedLink, payload: bytes) -> bytes:
     """Submit *payload* again until it is executed; the number of attempts is bounded."""
-    for _ in range(200):
-        try:
-            return await link.submit(payload)
-        except StoreDown:
-            await asyncio.sleep(0.05)
-    raise AssertionError("the store stays down")
+    return await until_taken(lambda: link.submit(payload))
 
 
 async def test_cut_connection_is_replaced_at_once(redis: RedisServer) -> None:
@@ -185,19 +182,31 @@ async def test_server_that_loads_its_data(tmp_path: Path) -> None:
             await reloading
 
 
-async def test_server_in_a_long_script(redis: RedisServer) -> None:
+async def test_server_in_a_long_script(tmp_path: Path) -> None:
     """A server that runs a script of another client for too long (BUSY) is waited for."""
-    await command(redis.port, "CONFIG", "SET", "busy-reply-threshold", 10)
-    async with script_link(redis.url, timeout=5.0) as link:
-        await link.submit(b"1")
-        busy = asyncio.create_task(command(redis.port, "EVAL", "while true do end", 0))
-        await asyncio.sleep(0.1)
-        waiting = [link.submit(each) for each in numbered(5)]
-        await asyncio.sleep(0.1)
-        await command(redis.port, "SCRIPT", "KILL")
-        assert await asyncio.gather(*waiting) == numbered(5)
-        await asyncio.gather(busy, return_exceptions=True)
-    await command(redis.port, "CONFIG", "SET", "busy-reply-threshold", 5000)
+    with redis_server(tmp_path, "--busy-reply-threshold", "10") as server:
+        async with tcp_proxy(server.port) as proxy, script_link(proxy.url, timeout=5.0) as link:
+            await link.submit(b"1")
+            busy = asyncio.create_task(command(server.port, "EVAL", "while true do end", 0))
+            await until_busy(server.port)
+            sent = proxy.requests.count(b"EVALSHA")
+            waiting = [link.submit(each) for each in numbered(5)]
+            await eventually(lambda: proxy.requests.count(b"EVALSHA") > sent + len(waiting))  # some are sent again
+            await command(server.port, "SCRIPT", "KILL")
+            assert await asyncio.gather(*waiting) == numbered(5)
+            await asyncio.gather(busy, return_exceptions=True)
+
+
+async def until_busy(port: int) -> None:
+    """Wait until the server at *port* refuses commands because of a long script; the number of attempts is bounded."""
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            await command(port, "PING")
+        except ResponseError as error:
+            assert str(error).startswith("BUSY"), error  # noqa: PT017  # the rest of the test needs it
+            return
+        await asyncio.sleep(ATTEMPT_PAUSE_SECONDS)
+    raise AssertionError("the script does not run")
 
 
 async def test_full_server_refuses_and_recovers(tmp_path: Path) -> None:
