@@ -12,7 +12,7 @@ import pytest
 from process import Program, program
 from redis_server import with_own_prefix
 from scripts import head_only
-from wire import HEAD, Client, Connection, sse, token, upstream
+from wire import HEAD, Client, Connection, eventually, sse, token, upstream
 
 from policies.api.store import Account
 from policies.stores.opening import open_store
@@ -70,10 +70,11 @@ async def calls(port: int, chance: random.Random, killed: asyncio.Event) -> int:
     return ended
 
 
-async def killed_under_load(running: Program, chance: random.Random) -> int:
-    """Kill the server at a random moment of its load; return how many calls succeeded."""
+async def killed_under_load(running: Program, chance: random.Random, source: CountingUpstream) -> int:
+    """Kill the server at a random moment of its load, the first one when it has begun; return how many calls succeeded."""
     killed = asyncio.Event()
     loads = [asyncio.create_task(calls(running.port, chance, killed)) for _ in range(CLIENTS)]
+    await eventually(lambda: source.produced > 0)
     await asyncio.sleep(chance.uniform(0.0, 0.4))  # the random moment
     running.popen.kill()
     running.popen.wait()
@@ -107,7 +108,7 @@ async def test_killed_process_loses_no_charge(request: pytest.FixtureRequest, tm
         for _ in range(ROUNDS):
             serve = ("serve", "--config", "s.toml", "--upstream", up.url, "--port", "0")
             with program(*serve, folder=tmp_path) as running:
-                ended += await killed_under_load(running, chance)
+                ended += await killed_under_load(running, chance, source)
     account = await account_after_the_grace(url, tmp_path)
 
     print(
