@@ -1,8 +1,10 @@
 """Which server has the keys, where sentinels decide it: they watch a primary and promote a replica when it fails.
 
-All sentinels are asked at the same time. The primary that most of them name is used, if it says itself that it is one. The sentinel
-that leads a failover knows first: as soon as it names another primary, that one is used; until then there is none. The library's
-`Sentinel.discover_master` is not used: it names the former primary until the failover has ended for all replicas.
+All sentinels are asked at the same time. The newest configuration counts, which has the highest epoch, also while only one of them
+knows it: a failover has ended for its leader before the others hear of it. Of equally new ones most sentinels decide. The server is
+used if it says itself that it is a primary. The sentinel that leads a failover knows first: as soon as it names another primary, that
+one is used; until then there is none. The library's `Sentinel.discover_master` is not used: it names the former primary until the
+failover has ended for all replicas.
 See https://redis.io/docs/latest/develop/reference/sentinel-clients/.
 """
 
@@ -29,11 +31,15 @@ class FailoverRunning(NoAddress):
 
 
 class SentinelView(NamedTuple):
-    """What a sentinel says: the primary that clients should use, the one that it watches, and whether it leads a failover."""
+    """What a sentinel says: the primary that clients should use, the one that it watches, and whether it leads a failover.
+
+    `named` is older than the others, which come in one reply. `epoch` is that of the configuration.
+    """
 
     named: Address
     watched: Address
     leads_failover: bool
+    epoch: int = 0
 
 
 class Sentinels:
@@ -58,7 +64,11 @@ class Sentinels:
                     raise FailoverRunning("failover", str(view.watched))
                 return view.named
         if views:
-            return best_of(Counter(view.named for view in views), avoid)
+            votes = Counter(view.watched for view in views)
+            newest = max(view.epoch for view in views)
+            return best_of(
+                Counter({view.watched: votes[view.watched] for view in views if view.epoch == newest}), avoid
+            )
         causes = "; ".join(dict.fromkeys(str(answer) or "no answer in time" for answer in answers.values()))
         raise NoAddress("no_primary", f"{len(answers)} were asked for {self._url.service!r}: {causes}")
 
@@ -85,7 +95,8 @@ async def _ask_sentinel(url: RedisUrl, node: Address) -> SentinelView:
         raise CannotConnect(f"{node} knows no such name")
     fields = dict(zip(state[::2], state[1::2], strict=False))
     watched = _address_of(fields.get(b"ip", named[0]), fields.get(b"port", named[1]))
-    return SentinelView(_address_of(*named), watched, FAILOVER_FLAG in fields.get(b"flags", b"").split(b","))
+    leads = FAILOVER_FLAG in fields.get(b"flags", b"").split(b",")
+    return SentinelView(_address_of(*named), watched, leads, int(fields.get(b"config-epoch", 0)))
 
 
 def _address_of(host: Reply, port: Reply) -> Address:

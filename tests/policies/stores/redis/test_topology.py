@@ -146,8 +146,8 @@ def sentinels(**views: SentinelView) -> Sentinels:
     return Sentinels(RedisUrl.parse("redis+sentinel://a:7000,b:7000,c:7000/name"), Watching(**views).ask)
 
 
-def view(named: Address, *, watched: Address | None = None, leads: bool = False) -> SentinelView:
-    return SentinelView(named, watched or named, leads)
+def view(named: Address, *, watched: Address | None = None, leads: bool = False, epoch: int = 1) -> SentinelView:
+    return SentinelView(named, watched or named, leads, epoch)
 
 
 async def test_majority_of_sentinels() -> None:
@@ -162,6 +162,21 @@ async def test_sentinel_that_leads_a_failover() -> None:
     with pytest.raises(FailoverRunning, match="a:7000"):
         await sentinels(a=view(A), b=view(A, leads=True), c=view(A)).find(None)
     assert await sentinels(a=view(A), b=view(D, watched=A, leads=True), c=view(A)).find(None) == D
+
+
+async def test_newest_configuration_of_sentinels() -> None:
+    """After a failover the promoted server is used while only one sentinel knows it, also if it failed just now.
+
+    What the former primary executes is lost, so a WAIT without an acknowledgement there must not count as a success.
+    """
+    found = sentinels(a=view(A), b=view(A), c=view(B, epoch=2))
+    assert await found.find(None) == B
+    assert await found.find(B) == B
+
+
+async def test_failover_that_ends_between_two_questions() -> None:
+    """The address beside the flags of a sentinel counts: it was asked for the other one before."""
+    assert await sentinels(a=view(A, watched=B, epoch=2)).find(None) == B
 
 
 async def test_no_sentinel_answers() -> None:
