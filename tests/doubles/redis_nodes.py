@@ -30,6 +30,15 @@ ACKNOWLEDGED_WAITS, ACKNOWLEDGED_SECONDS = 4, 0.4
 class RedisNode(RedisServer):
     """A server without persistence. It keeps its port and its configuration when it is killed and started again."""
 
+    def __init__(self, port: int, folder: Path, *options: str) -> None:
+        self._synced = folder / f"{port}.rdb"
+        super().__init__(port, folder, "--dbfilename", self._synced.name, *options)
+
+    def start(self) -> None:
+        """Start it without data: a replica leaves what it got from its primary in a file."""
+        self._synced.unlink(missing_ok=True)
+        super().start()
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
