@@ -14,7 +14,7 @@ from store_callers import calling
 
 from policies.api.store import Store
 from policies.stores.opening import open_store
-from policies.stores.redis.connecting.url import MAX_WAIT_MS
+from policies.stores.redis.servers.url import MAX_WAIT_MS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
 
