@@ -132,8 +132,7 @@ class Ledger:
         while True:
             try:
                 if not hold.next_part and (debts := hold.claims_to_register()):
-                    await self._store.reserve(hold.store_id, debts)
-                    hold.next_part = 1
+                    hold.registered(debts, await self._store.reserve(hold.store_id, debts))
                 grant = await self._store.reserve(hold.store_id, claims, ceiling, hold.next_part)
             except ReservationGone:
                 if was_lost or hold.is_settled:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, account
 from policies.api.window import MICROSECONDS_PER_SECOND
-from policies.stores.counting.counters import CounterStore, Removed
+from policies.stores.counting.counters import CounterStore
+from policies.stores.counting.groups import GroupClock
 from policies.stores.counting.reading import CounterReads, read_standings
+from policies.stores.counting.row_access import Removed
 from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
 from policies.stores.entries.in_memory import MemoryEntries
 
@@ -26,6 +28,7 @@ class MemoryStore(CounterStore):
         self._reservations: dict[str, dict[int, tuple[int, Sequence[Taken]]]] = {}
         """By call and part: the ceiling, and what was taken."""
         self._group_sizes: Counter[str] = Counter()
+        self._kept_group_clock = GroupClock()
         self._due: list[tuple[int, str, int]] = []
         """A heap: when a counter is to be looked at, its key and start."""
         self.entries = MemoryEntries(clock)
@@ -57,7 +60,8 @@ class MemoryStore(CounterStore):
 
     async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
         """See `Store.standings`."""
-        return read_standings(claims, self._now(), self._windows.at, CounterReads(self._find_row, self._group_size))
+        reads = CounterReads(self._find_row, self._group_size, self._group_clock)
+        return read_standings(claims, self._now(), self._windows.at, reads)
 
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
         """See `CorrectableStore.correct`."""
@@ -125,6 +129,12 @@ class MemoryStore(CounterStore):
 
     def _group_size(self, group: str) -> int:
         return self._group_sizes[group]
+
+    def _group_clock(self) -> GroupClock:
+        return self._kept_group_clock
+
+    def _set_group_clock(self, group_clock: GroupClock) -> None:
+        self._kept_group_clock = group_clock
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
         parts = self._reservations.setdefault(call_id, {})

@@ -7,48 +7,50 @@ MICROSECONDS = 1_000_000
 
 
 class RingModel:
-    """What a window of *seconds* counts. Times are in seconds since 1970."""
+    """What a window of *seconds* counts, by call. Times are in seconds since 1970."""
 
     def __init__(self, seconds: float) -> None:
         self.width = -(-round(seconds * MICROSECONDS) // CELLS)
-        self._amounts: dict[int, int] = {}
-        """What counts, by cell."""
-        self._calls: dict[str, tuple[int, int]] = {}
+        self._taken: dict[str, tuple[int, int]] = {}
+        """The cell and the amount of each call that counts."""
+        self._newest = 0
+        self._movable: set[str] = set()
+        """Calls since which the clock was not set back: only they can be given back."""
 
     def _move(self, now: float) -> int:
         cell = round(now * MICROSECONDS) // self.width
-        later = sum(amount for at, amount in self._amounts.items() if at > cell)
-        self._amounts = {at: amount for at, amount in self._amounts.items() if cell - CELLS <= at <= cell and amount}
-        if later:
-            self._amounts[cell] = self._amounts.get(cell, 0) + later
+        if cell < self._newest:
+            self._movable.clear()
+        self._newest = cell
+        self._taken = {
+            call: (min(at, cell), amount) for call, (at, amount) in self._taken.items() if at >= cell - CELLS and amount
+        }
         return cell
 
     def add(self, call: str, now: float, amount: int = 1) -> None:
         """Count the *amount* that *call* takes."""
-        cell = self._move(now)
-        self._amounts[cell] = self._amounts.get(cell, 0) + amount
-        self._calls[call] = cell, amount
+        self._taken[call] = self._move(now), amount
+        self._movable.add(call)
 
     def remove(self, call: str) -> None:
-        """Return what *call* took, if its cell still counts it. What was moved, because the clock was set back, stays."""
-        cell, amount = self._calls.pop(call, (0, 0))
-        if cell in self._amounts:
-            self._amounts[cell] -= min(amount, self._amounts[cell])
+        """Return what *call* took, if it still counts, unless the clock was set back meanwhile."""
+        if call in self._movable:
+            self._taken.pop(call, None)
 
     def used(self, now: float) -> int:
         """Return what counts at *now*."""
         self._move(now)
-        return sum(self._amounts.values())
+        return sum(amount for _, amount in self._taken.values())
 
     def first_expiry(self, now: float) -> float:
         """Return when the first cell that counts something expires; *now* where nothing counts."""
         self._move(now)
-        return self._ends(min(self._amounts)) if self.used(now) else now
+        return self._ends(min(at for at, _ in self._taken.values())) if self.used(now) else now
 
     def fits_at(self, now: float, room: int) -> float:
         """Return when at most *room* is left; where *room* is negative, when nothing is."""
         left, found = self.used(now), now
-        for at, amount in sorted(self._amounts.items()):
+        for at, amount in sorted(self._taken.values()):
             if left <= max(room, 0):
                 break
             left, found = left - amount, self._ends(at)

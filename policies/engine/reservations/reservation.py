@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,6 +11,7 @@ import msgspec
 from policies.api.claim import Calendar, Claim
 from policies.api.lease import Lease
 from policies.api.policy import StoreFailure
+from policies.api.store import Grant, Standing
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE, charge_for
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Reservation(msgspec.Struct, eq=False):
     """Whether the store may never have made it, because `reserve` was cancelled or failed: then it cannot be lost either."""
     step: int = 0
     """Tokens by which the reservation of a stream without a ceiling grows at a time; 0 if it does not grow."""
+    later_ends: dict[str, float] = {}
+    """When the windows end in which it was reserved again; see `window_ends`."""
     is_settled: bool = False
     """Whether the settlement has begun: nothing more may be reserved."""
     cost_usd: float | None = None
@@ -64,6 +67,16 @@ class Reservation(msgspec.Struct, eq=False):
         owed = {key: charge_for(key, amount, charges, refund=refund) for key, amount in reserved.items()}
         return tuple(debt for debt in self._debts(owed) if isinstance(debt.window, Calendar))
 
+    @property
+    def window_ends(self) -> dict[str, float]:
+        """When the windows of its calendar claims end, by their keys, in seconds since 1970 on the clock of the store."""
+        return _ends_of(self.call.standings) | self.later_ends
+
+    def registered(self, claims: Sequence[Claim], grant: Grant) -> None:
+        """Note that *claims*, which the store had lost, were reserved again by *grant*."""
+        self.later_ends |= _ends_of(zip(claims, grant.standings, strict=True))
+        self.next_part = 1
+
     def mark_as_lost(self) -> None:
         """Note that the store has lost the reservation: it gets another id, and must be registered again."""
         self.losses, self.next_part = self.losses + 1, 0
@@ -86,6 +99,10 @@ class Reservation(msgspec.Struct, eq=False):
                     claim, base=amount, per_token=0, floor=0, answer=0, limit=MAX_COUNTER_VALUE
                 )
         return list(found.values())
+
+
+def _ends_of(standings: Iterable[tuple[Claim, Standing]]) -> dict[str, float]:
+    return {claim.key: standing.resets_at for claim, standing in standings if isinstance(claim.window, Calendar)}
 
 
 def claims_of_leased(leased: Sequence[LeasedClaim]) -> list[Claim]:

@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +42,7 @@ MAX_CALL_DELAY_SECONDS = 1.0
 MAX_CHARGES_AT_ONCE = 2
 """Attempts to charge one settlement: with the reservation of the call, and with one of its own."""
 LOST_TEXT = "the store had lost its reservation; charged without it"
+ENDED_TEXT = "the store had lost its reservation, whose windows have ended; not charged"
 NOT_CHARGED_TEXT = "the store loses its reservations; it could not be charged"
 FULL_TEXT = "its settlement is dropped, the queue is full: its reservation counts until this process ends"
 BROKEN_TEXT = "its settlement is dropped: its reservation counts until this process ends"
@@ -57,6 +59,8 @@ class Settlement(msgspec.Struct, frozen=True):
     refund: bool = True
     debts: tuple[Claim, ...] = ()
     """What is charged if the store has lost the reservation: claims that always fit."""
+    window_ends: Mapping[str, float] = {}
+    """When the windows of the reservation end, by the keys of its claims."""
     may_be_done: bool = False
     """Whether an earlier attempt may have been executed."""
     losses: int = 0
@@ -70,7 +74,7 @@ class Settlement(msgspec.Struct, frozen=True):
     ) -> Settlement:
         """Return the settlement of *hold*. It does not keep the call, whose body may be large."""
         debts = () if charges is None or hold.may_be_missing else hold.debts(charges, refund=refund)
-        return cls(hold.store_id, charges, refund, debts, may_be_done)
+        return cls(hold.store_id, charges, refund, debts, hold.window_ends, may_be_done)
 
     @property
     def store_id(self) -> str:
@@ -86,7 +90,23 @@ class Settlement(msgspec.Struct, frozen=True):
     def with_own_reservation(self) -> Settlement:
         """The same charge by a reservation of its own. Its id makes a repeated attempt idempotent."""
         charges = {claim.key: claim.base for claim in self.debts}
-        return Settlement(self.call_id, charges, debts=self.debts, losses=self.losses + 1, is_reserved=False)
+        losses, ends = self.losses + 1, self.window_ends
+        return Settlement(self.call_id, charges, debts=self.debts, window_ends=ends, losses=losses, is_reserved=False)
+
+    def reserved_at(self, now: float) -> Settlement:
+        """Return it after its own reservation was made at *now*, in seconds since 1970.
+
+        A claim whose window has ended since the call reserved is charged 0: that of now must not count it, and no other does.
+        """
+        ended = {key for key, ends in self.window_ends.items() if 0 < ends <= now}
+        charges = {claim.key: 0 if claim.key in ended else claim.base for claim in self.debts}
+        return msgspec.structs.replace(self, charges=charges, is_reserved=True)
+
+    @property
+    def charged_debts(self) -> list[Claim]:
+        """The debts that are charged to a window."""
+        charges = self.charges or {}
+        return [claim for claim in self.debts if charges.get(claim.key)]
 
 
 class SettlementQueue:
@@ -228,12 +248,13 @@ class SettlementQueue:
             return
         for _ in range(MAX_CHARGES_AT_ONCE):
             if not settlement.is_reserved:
-                await store.reserve(settlement.store_id, settlement.debts)
-                settlement = self.sending[number] = msgspec.structs.replace(settlement, is_reserved=True)
+                grant = await store.reserve(settlement.store_id, settlement.debts)
+                settlement = self.sending[number] = settlement.reserved_at(grant.now)
             is_known = await store.settle(settlement.store_id, settlement.charges or {}, refund=settlement.refund)
             if is_known is not False or not settlement.can_be_lost:
                 if settlement.losses:
-                    self.log.add(logging.WARNING, LOST_TEXT, settlement.call_id, settlement.debts)
+                    debts = settlement.charged_debts
+                    self.log.add(logging.WARNING, LOST_TEXT if debts else ENDED_TEXT, settlement.call_id, debts)
                 return
             settlement = self.sending[number] = settlement.with_own_reservation
         self.log.add(logging.ERROR, NOT_CHARGED_TEXT, settlement.call_id, settlement.debts)

@@ -6,18 +6,19 @@ the start `SLIDING_START`, and a ring: what was counted in each cell of its wind
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 from policies.api.claim import Claim, counter_key
 from policies.api.store import Grant, Standing
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 
 from .arithmetic import MAX_COUNTER_VALUE, charge_for, fitting_ceiling, longest_refusal, split_charge
+from .groups import GroupClock
 from .reading import fits_at, standings_of
-from .ring import add_to_ring, cell_width, empty_ring, expires_at, move_to, subtract_from_ring
+from .ring import add_to_ring, cell_width, cell_width_of, empty_ring, expires_at, move_to, subtract_from_ring
+from .row_access import CounterRows
 from .rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
 from .window_cache import WindowCache
 
@@ -29,22 +30,16 @@ REQUEUE_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
 _COUNTER_KEY = attrgetter("counter")
 
 
-class Removed(NamedTuple):
-    """What a reservation took, in the order of its parts. The first `charged` of it was charged already."""
-
-    taken: Sequence[Taken]
-    charged: int = 0
-
-
-class CounterStore(ABC):
+class CounterStore(CounterRows):
     """The counting of one store. Its methods are parts of one operation; none of them waits."""
 
     is_remote = False
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], first_mark: int = 1) -> None:
+        super().__init__()
         self._clock, self._windows = clock, WindowCache()
-        self._rows: dict[tuple[str, int], CounterRow] = {}
-        """The counters in memory, by key and start."""
+        self._marks = itertools.count(first_mark)
+        """New marks of sliding counters. Processes that share counters begin with different ones."""
 
     def _now(self) -> int:
         return round(self._clock() * MICROSECONDS_PER_SECOND)
@@ -62,10 +57,10 @@ class CounterStore(ABC):
             return Grant(recorded, standings_of(counters, now), seconds)
         taken: list[Taken] = []
         for each in counters:  # a comprehension is a function call of its own
-            taken.append((each.claim_key, each.counter, each.start, each.cell, each.claim.needs(granted)))  # noqa: PERF401
+            taken.append((each.claim_key, each.counter, each.start, each.cell, each.claim.needs(granted), each.mark))  # noqa: PERF401
         if not self._record_part(call_id, part, granted, taken):
             return Grant(self._recorded_ceiling(call_id, part) or 0, standings_of(counters, now), seconds)
-        for claimed, (_, counter, start, _, amount) in zip(counters, taken, strict=True):
+        for claimed, (_, counter, start, _, amount, _) in zip(counters, taken, strict=True):
             if amount or start != SLIDING_START:
                 self._add_reserved(claimed, amount)
             for each in (claimed,) if distinct else [each for each in counters if each.counter == counter]:
@@ -96,28 +91,39 @@ class CounterStore(ABC):
             counters.append(ClaimedCounter(claim, key, key, start, ends, cell, width, row))
         if first:
             self._move_to_first(counters, first)
+        mark = 0
         if missing:
             self._load_rows([each for each in counters if each.row is None])
+            mark = next(self._marks)
         for counter in counters:
             row = counter.row
             if row is None and counter.claim.max_identities:
                 row = self._assign_counter(counter, now)
             if row is not None:
-                if counter.width and counter.cell != row.newest:
-                    was_later = row.newest > counter.cell
-                    move_to(row, counter.cell)
-                    if (
-                        was_later
-                    ):  # kept even if the call is refused: it must be moved once, not each time that it is read
-                        row.ends = counter.ends
-                        self._row_changed(row)
+                if counter.width:
+                    if counter.cell < row.newest:
+                        self._set_back(row, counter.cell, counter.ends)
+                    elif counter.cell > row.newest:
+                        move_to(row, counter.cell)
+                    counter.mark = row.mark
                 counter.held = row.held
                 counter.used = row.spent + row.held
+            elif counter.width:
+                counter.mark = mark
         return counters
+
+    def _set_back(self, row: CounterRow, cell: int, ends: int) -> None:
+        """Move a ring to *cell*, which is before its current one; *ends* is when what that counts expires.
+
+        The row is kept even if the call is refused: it must be moved once, not each time that it is read.
+        """
+        move_to(row, cell)
+        row.ends, row.mark = ends, next(self._marks)
+        self._row_changed(row)
 
     def _move_to_first(self, counters: Sequence[ClaimedCounter], first: Sequence[Taken]) -> None:
         """Point calendar *counters* at the counter and the window that the *first* part of the reservation took from."""
-        taken = {key: (counter, start) for key, counter, start, _, _ in first if start != SLIDING_START}
+        taken = {key: (counter, start) for key, counter, start, _, _, _ in first if start != SLIDING_START}
         for each in counters:
             at = taken.get(each.claim_key)
             if at is None or (row := self._find_row(*at)) is None:
@@ -127,8 +133,9 @@ class CounterStore(ABC):
     def _assign_counter(self, counter: ClaimedCounter, now: int) -> CounterRow | None:
         """Give an identity without a counter one of its own, or the overflow counter of its group; return its row."""
         claim, start = counter.claim, counter.start
-        group = claim.group_key if start == SLIDING_START else f"{claim.group_key}:{start}"
-        overflow = self._find_row(claim.overflow_key, start) if start == SLIDING_START else None
+        is_sliding = start == SLIDING_START
+        group = self._current_group_clock(now).group_of(claim) if is_sliding else f"{claim.group_key}:{start}"
+        overflow = self._find_row(claim.overflow_key, start) if is_sliding else None
         # An identity in the overflow counter stays there until that is empty; otherwise it would get a fresh limit.
         in_use = overflow is not None and overflow.spent > 0 and overflow.ends > now
         if not in_use and not self._is_group_full(group, claim.max_identities, now):
@@ -137,6 +144,14 @@ class CounterStore(ABC):
         counter.counter = claim.overflow_key
         counter.row = self._find_row(counter.counter, start)
         return counter.row
+
+    def _current_group_clock(self, now: int) -> GroupClock:
+        """Return the clock of the groups as of *now*, after it was kept if it has changed."""
+        known = self._group_clock()
+        found = known.at(now)
+        if found is not known:
+            self._set_group_clock(found)
+        return found
 
     def _is_group_full(self, group: str, max_identities: int, now: int) -> bool:
         """Return whether a group of identities has *max_identities* counters in use."""
@@ -153,7 +168,7 @@ class CounterStore(ABC):
             group = counter.joins_group if counter.row is None else counter.row.group
             row = CounterRow(*at, counter.ends, group=group)
             if counter.width:
-                row.ring, row.newest = empty_ring(), counter.cell
+                row.ring, row.newest, row.mark = empty_ring(), counter.cell, counter.mark
             self._add_row(row)
         counter.row = row
         if counter.width:
@@ -168,43 +183,60 @@ class CounterStore(ABC):
         if removed is None:
             return False
         calendar = []
-        for at, (key, counter, start, _, amount) in enumerate(removed.taken):
+        for at, (key, counter, start, _, amount, mark) in enumerate(removed.taken):
             if start != SLIDING_START:
-                calendar.append((key, (counter, start, at < removed.charged), amount))
+                calendar.append((key, (counter, start, mark if at < removed.charged else None), amount))
         if len(calendar) == 1 and not removed.charged:
             ((key, (counter, start, _), amount),) = calendar
             self._charge(counter, start, amount, charge_for(key, amount, charges, refund=refund))
             return True
-        for (counter, start, is_charged), amount, share in split_charge(calendar, charges, refund=refund):
-            self._charge(counter, start, 0 if is_charged else amount, share - amount if is_charged else share)
+        for (counter, start, charged), amount, share in split_charge(calendar, charges, refund=refund):
+            if charged is None:
+                self._charge(counter, start, amount, share)
+            else:
+                self._correct_charge(counter, start, charged, share - amount)
         return True
 
     def _release(self, call_id: str) -> None:
         removed = self._remove_reservation(call_id)
-        for at, (_, counter, start, cell, amount) in enumerate(() if removed is None else removed.taken):
+        for at, (_, counter, start, cell, amount, mark) in enumerate(() if removed is None else removed.taken):
             if start == SLIDING_START:
                 row = self._find_row(counter, start) if amount else None
-                if row is not None and subtract_from_ring(row, cell, amount):
+                if row is not None and row.mark == mark and subtract_from_ring(row, cell, amount):
                     self._row_changed(row)
             elif removed is not None and at < removed.charged:
-                self._charge(counter, start, 0, -amount)
+                self._correct_charge(counter, start, mark, -amount)
             else:
                 self._charge(counter, start, amount, 0)
 
-    def _charge_reserved(self, taken: Iterable[Taken]) -> None:
-        """Charge in full what was *taken* by a reservation whose process is dead."""
-        for _, counter, start, _, amount in taken:
+    def _charge_reserved(self, taken: Iterable[Taken]) -> list[Taken]:
+        """Charge in full what was *taken* by a reservation whose process is dead; return it with the marks of its counters."""
+        charged = []
+        for each in taken:
+            key, counter, start, cell, amount, mark = each
             if start != SLIDING_START:
-                self._charge(counter, start, amount, amount)
+                row = self._charge(counter, start, amount, amount)
+                mark = 0 if row is None else row.mark
+            charged.append((key, counter, start, cell, amount, mark))
+        return charged
 
-    def _charge(self, counter: str, start: int, held: int, spent: int) -> None:
-        """Turn *held*, reserved in a calendar counter, into *spent*."""
+    def _charge(self, counter: str, start: int, held: int, spent: int) -> CounterRow | None:
+        """Turn *held*, reserved in a calendar counter, into *spent*. Returns its row; None if that was removed."""
         row = self._find_row(counter, start)
         if row is not None:  # it may have been removed long after its window
             row.held -= held
-            # What is returned of a charge must not become room beyond the limit if an operator has reset the counter meanwhile.
-            row.spent = min(max(row.spent + spent, min(row.spent, 0)), MAX_COUNTER_VALUE)
+            row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
             self._row_changed(row)
+        return row
+
+    def _correct_charge(self, counter: str, start: int, mark: int, amount: int) -> None:
+        """Add *amount* to what a calendar counter has spent, whose mark was *mark* when the call was charged.
+
+        If an operator has reset it since, the charge is gone: then nothing is returned of it.
+        """
+        row = self._find_row(counter, start)
+        if row is not None and (amount > 0 or row.mark == mark):
+            self._charge(counter, start, 0, amount)
 
     def _correct(self, claims: Sequence[Claim], amount: int | None, now: int) -> list[Standing]:
         """See `CorrectableStore.correct`."""
@@ -220,7 +252,10 @@ class CounterStore(ABC):
                 row = CounterRow(*at, counter.ends, group=counter.joins_group)
                 self._add_row(row)
             if at not in corrected:
-                row.spent = 0 if amount is None else max(row.spent - amount, -MAX_COUNTER_VALUE)
+                if amount is None:
+                    row.spent, row.mark = 0, row.mark + 1
+                else:
+                    row.spent = max(row.spent - amount, -MAX_COUNTER_VALUE)
                 self._row_changed(row)
                 corrected.add(at)
             counter.used = row.spent + row.held
@@ -235,54 +270,12 @@ class CounterStore(ABC):
                 continue
             if row.removable_at <= now and not row.held:
                 self._remove_row(row)
-            else:
-                self._queue_removal(max(row.removable_at, now + REQUEUE_MICROSECONDS if row.held else 0), key, start)
+                continue
+            if start == SLIDING_START:
+                width = cell_width_of(key)
+                if row.newest > now // width:
+                    self._set_back(row, now // width, expires_at(now // width, width))
+                if row.group:
+                    self._current_group_clock(now)
+            self._queue_removal(max(row.removable_at, now + REQUEUE_MICROSECONDS if row.held else 0), key, start)
         return len(due)
-
-    @abstractmethod
-    def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:
-        """Set the row of each of *counters*, which are not in memory; leave None where there is none."""
-
-    @abstractmethod
-    def _find_row(self, counter: str, start: int) -> CounterRow | None:
-        """Return the row of a counter; None where there is none."""
-
-    @abstractmethod
-    def _add_row(self, row: CounterRow) -> None:
-        """Add a new counter: to the counters in memory, to its group, and to the queue of those to be removed."""
-
-    @abstractmethod
-    def _row_changed(self, row: CounterRow) -> None:
-        """Note that *row* must be kept as it is now."""
-
-    @abstractmethod
-    def _remove_row(self, row: CounterRow) -> None:
-        """Remove a counter, also from its group."""
-
-    @abstractmethod
-    def _queue_removal(self, due: int, key: str, start: int) -> None:
-        """Have a counter looked at again at *due*."""
-
-    @abstractmethod
-    def _take_due(self, now: int, number: int) -> Sequence[tuple[str, int]]:
-        """Take the first *number* counters that are due from the queue, and return their keys and starts."""
-
-    @abstractmethod
-    def _group_size(self, group: str) -> int:
-        """Return how many counters a group of identities has."""
-
-    @abstractmethod
-    def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
-        """Record a part of a reservation; return False if it is recorded already."""
-
-    @abstractmethod
-    def _first_part(self, call_id: str) -> Sequence[Taken]:
-        """Return what the first part of a reservation took; nothing where there is no reservation."""
-
-    @abstractmethod
-    def _recorded_ceiling(self, call_id: str, part: int) -> int | None:
-        """Return the ceiling of a part of a reservation; None where there is no such part."""
-
-    @abstractmethod
-    def _remove_reservation(self, call_id: str) -> Removed | None:
-        """Remove a reservation and return what it took; None where there is none."""

@@ -16,6 +16,7 @@ from policies.api.store import Standing
 from policies.api.window import MICROSECONDS_PER_SECOND, Calendar, Sliding
 
 from .arithmetic import RefusedClaim
+from .groups import GroupClock
 from .ring import cell_width, expires_at, fits_in_ring_at, move_to
 from .rows import SLIDING_START, ClaimedCounter, CounterRow
 
@@ -30,6 +31,8 @@ class CounterReads(NamedTuple):
     """Returns the row of a counter, by its key and the start of its window; None where there is none."""
     group_size: Callable[[str], int]
     """Returns how many counters a group of identities has."""
+    group_clock: Callable[[], GroupClock]
+    """Returns the clock of the groups."""
 
 
 def standings_of(counters: Sequence[ClaimedCounter], now: int, refused: RefusedClaim | None = None) -> list[Standing]:
@@ -71,14 +74,13 @@ def _standing(claim: Claim, now: int, window_at: WindowAt, reads: CounterReads) 
     window, cell, width = claim.window, 0, 0
     if isinstance(window, Sliding):
         width = cell_width(window)
-        cell, start, group = now // width, SLIDING_START, claim.group_key
+        cell, start = now // width, SLIDING_START
         ends = expires_at(cell, width)
     else:
         start, ends = window_at(window, now)
-        group = f"{claim.group_key}:{start}"
     row = reads.find_row(claim.key, start)
     if row is None and claim.max_identities:
-        row = _shared_row(claim, start, group, now, reads)
+        row = _shared_row(claim, start, now, reads)
     counter = ClaimedCounter(claim, claim.key, claim.key, start, ends, cell, width, row)
     if row is not None:
         if width and row.newest != cell:
@@ -91,8 +93,10 @@ def _standing(claim: Claim, now: int, window_at: WindowAt, reads: CounterReads) 
     return standings_of([counter], now, refused)[0]
 
 
-def _shared_row(claim: Claim, start: int, group: str, now: int, reads: CounterReads) -> CounterRow | None:
+def _shared_row(claim: Claim, start: int, now: int, reads: CounterReads) -> CounterRow | None:
     """Return the overflow counter if a call of a new identity would be counted there. See `CounterStore`."""
     shared = reads.find_row(claim.overflow_key, start)
-    stays = start == SLIDING_START and shared is not None and shared.spent > 0 and shared.ends > now
+    is_sliding = start == SLIDING_START
+    stays = is_sliding and shared is not None and shared.spent > 0 and shared.ends > now
+    group = reads.group_clock().at(now).group_of(claim) if is_sliding else f"{claim.group_key}:{start}"
     return shared if stays or reads.group_size(group) >= claim.max_identities else None

@@ -6,6 +6,7 @@ further ones are over: at most 1/64 of the window longer than `seconds`. A ring 
 
 Cells are numbered from 1970 on; times are whole microseconds. If the clock was set back, cells are later than the current one:
 what they count is moved into the current cell. It was taken before now, so it expires one window from now at the latest.
+Then the mark of the counter changes, because a cell may count what other calls take later: nothing from before is given back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 from array import array
 from typing import TYPE_CHECKING
 
+from policies.api.claim import KEY_SEPARATOR
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ RING_SLOTS = WINDOW_CELLS + 1
 def cell_width(window: Sliding) -> int:
     """Return the length of a cell of *window* in microseconds, rounded up."""
     return max(1, -(-round(window.seconds * MICROSECONDS_PER_SECOND) // WINDOW_CELLS))
+
+
+def cell_width_of(key: str) -> int:
+    """Return the length of a cell of the sliding counter *key*, in microseconds."""
+    return cell_width(Sliding(float(key.rpartition(KEY_SEPARATOR)[2].removeprefix("sliding@"))))
 
 
 def empty_ring() -> array[int]:
@@ -86,10 +93,7 @@ def _add_to_slot(row: CounterRow, at: int, amount: int) -> None:
 
 
 def subtract_from_ring(row: CounterRow, cell: int, amount: int) -> bool:
-    """Subtract *amount* from what *cell* counts; return False if there is nothing to subtract.
-
-    That has expired, or was moved to another cell because the clock was set back: then it counts until it expires.
-    """
+    """Subtract *amount* from what *cell* counts, unless that has expired; return whether something was subtracted."""
     if not row.newest - WINDOW_CELLS <= cell <= row.newest:
         return False
     at = cell % RING_SLOTS

@@ -20,7 +20,7 @@ SCRIPT_PARTS = (
     ("do", "keys begin counters holds"),
     ("if reserves or has_others then", "ring fitting reserve"),
     ("if settles or has_others then", "settle"),
-    ("function script.load_seldom()\nif counters.create then return end", "expiry ring_seldom fitting_seldom"),
+    ("function script.load_seldom()\nif counters.create then return end", "expiry groups ring_seldom fitting_seldom"),
     ("if has_others then\nscript.load_seldom()", "entries corrections owners reports format conversion"),
     ("do", "dispatch"),
 )

@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+from policies.stores.counting.groups import GroupClock
 from policies.stores.counting.ring import ring_from
 from policies.stores.counting.rows import NO_RING, SLIDING_START, CounterRow
 
 from .connecting import Execute
 from .file_keys import swapped
 
-COUNTER_COLUMNS = "key, start, ends, spent, held, oldest, newest, ring, crowd"
+COUNTER_COLUMNS = "key, start, ends, spent, held, oldest, newest, ring, crowd, mark"
 """The columns of a counter, in the order of the fields of `CounterRow`; `crowd` is its group of identities.
 
 `key` is swapped, see `swapped`.
 """
 SELECT_COUNTER = f"SELECT {COUNTER_COLUMNS} FROM counter WHERE key = ? AND start = ?"  # noqa: S608  # constants only
 _UPSERT_COUNTER = (
-    f"INSERT INTO counter ({COUNTER_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"  # noqa: S608  # as above
-    " ON CONFLICT DO UPDATE SET ends = ?3, spent = ?4, held = ?5, oldest = ?6, newest = ?7, ring = ?8"
+    f"INSERT INTO counter ({COUNTER_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"  # noqa: S608  # as above
+    " ON CONFLICT DO UPDATE SET ends = ?3, spent = ?4, held = ?5, oldest = ?6, newest = ?7, ring = ?8, mark = ?10"
 )
 _OPEN_COUNTERS = (
     "SELECT key, start, spent, held, ends FROM counter WHERE (key, start) > (?, ?) ORDER BY key, start LIMIT ?"
@@ -34,9 +35,9 @@ def find_row(execute: Execute, key: str, start: int) -> CounterRow | None:
     return None if found is None else row_from(found)
 
 
-def row_from(columns: tuple[str, int, int, int, int, int, int, bytes, str]) -> CounterRow:
+def row_from(columns: tuple[str, int, int, int, int, int, int, bytes, str, int]) -> CounterRow:
     """Return a row from its columns."""
-    key, start, ends, spent, held, oldest, newest, ring, group = columns
+    key, start, ends, spent, held, oldest, newest, ring, group, mark = columns
     return CounterRow(
         swapped(key),
         start,
@@ -47,6 +48,7 @@ def row_from(columns: tuple[str, int, int, int, int, int, int, bytes, str]) -> C
         newest,
         ring_from(ring) if start == SLIDING_START else NO_RING,
         group,
+        mark,
     )
 
 
@@ -64,7 +66,18 @@ def write_rows(execute_many: Execute, rows: Iterable[CounterRow]) -> None:
     execute_many(
         _UPSERT_COUNTER,
         [
-            (swapped(row.key), row.start, row.ends, row.spent, row.held, row.oldest, row.newest, row.ring, row.group)
+            (
+                swapped(row.key),
+                row.start,
+                row.ends,
+                row.spent,
+                row.held,
+                row.oldest,
+                row.newest,
+                row.ring,
+                row.group,
+                row.mark,
+            )
             for row in rows
         ],
     )
@@ -82,6 +95,11 @@ def group_size(execute: Execute, group: str) -> int:
     row = execute("SELECT counters FROM crowd WHERE key = ?", (group,)).fetchone()
     size: int = 0 if row is None else row[0]
     return size
+
+
+def group_clock(execute: Execute) -> GroupClock:
+    """Return the clock of the groups."""
+    return GroupClock(*execute("SELECT latest, setbacks FROM group_clock").fetchone())
 
 
 def counters_after(execute: Execute, key: str, start: int) -> list[tuple[str, int, int, int, int]]:

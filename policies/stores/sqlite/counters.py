@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 
-from policies.stores.counting.counters import CounterStore, Removed
+from policies.stores.counting.counters import CounterStore
+from policies.stores.counting.groups import GroupClock
+from policies.stores.counting.row_access import Removed
 from policies.stores.counting.rows import (
     CHARGED_RETENTION_MICROSECONDS,
     ClaimedCounter,
@@ -13,7 +16,16 @@ from policies.stores.counting.rows import (
 )
 
 from .connecting import reading_own_rows
-from .counter_rows import add_to_group, find_row, group_size, remove_row, row_from, select_counters, write_rows
+from .counter_rows import (
+    add_to_group,
+    find_row,
+    group_clock,
+    group_size,
+    remove_row,
+    row_from,
+    select_counters,
+    write_rows,
+)
 from .database import Database
 from .file_keys import swapped
 from .maintenance import (
@@ -26,6 +38,8 @@ from .maintenance import (
 
 MAX_CACHED_ROWS = 16_384
 """Most counters that are cached, and most reservations."""
+MARK_BITS = 30
+"""Random bits of the first mark of a process."""
 REMOVED_AT_ONCE = 250
 """Unused counters that one transaction removes. Measured: 3 ms."""
 CHARGED_START = -2
@@ -46,7 +60,7 @@ class CountersInFile(CounterStore):
     """
 
     def __init__(self, clock: Callable[[], float], database: Database, owner: int) -> None:
-        super().__init__(clock)
+        super().__init__(clock, first_mark=secrets.randbits(MARK_BITS))
         self._database, self._owner = database, owner
         self._changed: dict[tuple[str, int], CounterRow] = {}
         self._reservations: dict[str, list[list[Taken]]] = {}
@@ -77,14 +91,13 @@ class CountersInFile(CounterStore):
 
         Returns whether there may be more: some were charged.
         """
-        execute = self._database.execute
+        execute, has_charged = self._database.execute, False
         with reading_own_rows():
-            calls = running_calls_of_dead(execute, self._owner, last_seen)
-            for call, taken in calls:
-                self._charge_reserved(taken)
-                keep_as_charged(execute, call)
+            for call in running_calls_of_dead(execute, self._owner, last_seen):
+                keep_as_charged(execute, call, self._charge_reserved)
                 self._queue_removal(last_seen + CHARGED_RETENTION_MICROSECONDS, call, CHARGED_START)
-        return bool(calls)
+                has_charged = True
+        return has_charged
 
     def _load_rows(self, counters: Sequence[ClaimedCounter]) -> None:
         rows = self._rows
@@ -136,6 +149,12 @@ class CountersInFile(CounterStore):
 
     def _group_size(self, group: str) -> int:
         return group_size(self._database.execute, group)
+
+    def _group_clock(self) -> GroupClock:
+        return group_clock(self._database.execute)
+
+    def _set_group_clock(self, group_clock: GroupClock) -> None:
+        self._database.execute("UPDATE group_clock SET latest = ?, setbacks = ?", group_clock)
 
     def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
         execute = self._database.execute

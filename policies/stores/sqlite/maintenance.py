@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -47,8 +47,8 @@ def has_dead_processes(execute: Execute, owner: int, last_seen: int) -> bool:
     return execute("SELECT 1 FROM owner WHERE seen < ? AND id != ?", (last_seen, owner)).fetchone() is not None
 
 
-def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[tuple[str, list[Taken]]]:
-    """Return calls of processes, other than *owner*, that sent no heartbeat since *last_seen*, and what they have reserved.
+def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[str]:
+    """Return calls of processes, other than *owner*, that sent no heartbeat since *last_seen*.
 
     At most as many as have `PARTS_CHARGED_AT_ONCE` parts, but at least one. Processes without running calls are removed.
     """
@@ -61,14 +61,16 @@ def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[
                 break
             calls.append(call)
         if calls:
-            return [(call, taken_parts(execute, "hold", call)) for call in calls]
+            return calls
         execute("DELETE FROM owner WHERE id = ?", (dead,))
     return []
 
 
-def keep_as_charged(execute: Execute, call: str) -> None:
-    """Move the reservation of *call* to those that were charged."""
-    execute("INSERT OR IGNORE INTO charged SELECT call, part, ceiling, took FROM hold WHERE call = ?", (call,))
+def keep_as_charged(execute: Execute, call: str, charge: Callable[[list[Taken]], list[Taken]]) -> None:
+    """Move the reservation of *call* to those that were charged. *charge* charges what a part has taken, and returns it."""
+    for part, ceiling, took in execute("SELECT part, ceiling, took FROM hold WHERE call = ?", (call,)).fetchall():
+        row = (call, part, ceiling, bytearray(encode_taken(charge(decode_taken(took)))))
+        execute("INSERT OR IGNORE INTO charged VALUES (?, ?, ?, ?)", row)
     execute("DELETE FROM hold WHERE call = ?", (call,))
 
 

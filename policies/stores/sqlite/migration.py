@@ -47,7 +47,7 @@ _OLD_COUNTERS = (
 _COPY_COUNTERS = """
 INSERT OR REPLACE INTO counter SELECT swapped(key), start, iif(start = -1, sliding(0, key, spent), ends), spent, 0,
     iif(start = -1, sliding(1, key, spent), 0), iif(start = -1, sliding(2, key, spent), 0),
-    iif(start = -1, sliding(3, key, spent), x''), crowd
+    iif(start = -1, sliding(3, key, spent), x''), crowd, 0
 FROM ({old}) ORDER BY 1, 2
 """
 _QUEUE_REMOVALS = "INSERT OR IGNORE INTO removal SELECT removable_at(start, iif(start = -1, sliding(0, key, spent), ends)), key, start FROM ({old})"

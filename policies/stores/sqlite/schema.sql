@@ -2,7 +2,7 @@
 -- Every counter. `key` has the identity before the policy, so that the counters of one call are beside each other. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent` the
 -- total of its ring, `ends` when the newest cell expires, `oldest` and `newest` the numbers of the first cell that counts
 -- something and of the current one, `ring` what was taken in each cell. `held` is what is reserved, `crowd` the group whose
--- identities are limited in number.
+-- identities are limited in number. `mark` changes when a calendar counter is reset, or the cells of a sliding one were moved.
 CREATE TABLE counter (
     key TEXT NOT NULL,
     start INTEGER NOT NULL,
@@ -13,6 +13,7 @@ CREATE TABLE counter (
     newest INTEGER NOT NULL,
     ring BLOB NOT NULL,
     crowd TEXT NOT NULL,
+    mark INTEGER NOT NULL,
     PRIMARY KEY (key, start)
 ) WITHOUT ROWID;
 
@@ -24,7 +25,7 @@ CREATE TABLE removal (
     PRIMARY KEY (at, key, start)
 ) WITHOUT ROWID;
 
--- The reservations of running calls. `took` is MessagePack: [key, counter, start, cell, amount] for each claim.
+-- The reservations of running calls. `took` is MessagePack: [key, counter, start, cell, amount, mark] for each claim.
 CREATE TABLE hold (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,
@@ -34,7 +35,8 @@ CREATE TABLE hold (
     PRIMARY KEY (call, part)
 ) WITHOUT ROWID;
 
--- Reservations that were charged because their process sent no heartbeat: a late settlement corrects that.
+-- Reservations that were charged because their process sent no heartbeat: a late settlement corrects that. The marks of calendar
+-- counters are those at the charge.
 CREATE TABLE charged (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,
@@ -54,6 +56,14 @@ CREATE TABLE crowd (
     key TEXT PRIMARY KEY,
     counters INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- When a sliding counter of a group was made or looked at last, and how often the clock was set back: then the groups of sliding
+-- counters get new names.
+CREATE TABLE group_clock (
+    latest INTEGER NOT NULL,
+    setbacks INTEGER NOT NULL
+);
+INSERT INTO group_clock VALUES (0, 0);
 
 -- Small values that expire at `ends`. `number` orders them by age: it grows with each new one.
 CREATE TABLE IF NOT EXISTS entry (

@@ -33,7 +33,7 @@ from policies.stores.counting.rows import SLIDING_START
 from .checkpoints import MAX_JOURNAL_BYTES, Checkpoints
 from .connecting import reading_own_rows
 from .conversion import wait_until_converted
-from .counter_rows import PAGE_ROWS, counters_after, find_row, group_size
+from .counter_rows import PAGE_ROWS, counters_after, find_row, group_clock, group_size
 from .counters import CountersInFile
 from .database import Database
 from .entries import EntriesInFile
@@ -143,7 +143,9 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         """See `Store.standings`. It takes no lock that a writer holds or waits for."""
         with self._database.reading() as execute:
             reads = CounterReads(
-                lambda key, start: find_row(execute, key, start), lambda group: group_size(execute, group)
+                lambda key, start: find_row(execute, key, start),
+                lambda group: group_size(execute, group),
+                lambda: group_clock(execute),
             )
             return read_standings(claims, self._now(), self._windows.at, reads)
 

@@ -88,6 +88,39 @@ async def test_correction_after_a_reset_grants_nothing(both: TwoProcesses) -> No
     assert await both.totals() == [(0, 0)]
 
 
+@pytest.mark.parametrize(("charge", "granted", "spent"), [(7, 0, 50), (7, 30, 20), (75, 0, 65), (60, 0, 50)])
+async def test_correction_after_a_reset_changes_nothing_that_was_counted_since(
+    both: TwoProcesses, charge: int, granted: int, spent: int
+) -> None:
+    """A charge that a reset has removed is not returned from what others spent since, nor from a grant; an excess is charged."""
+    claim = budget(1000, 60)
+    for call in ("settled", "released"):
+        await both.suspended.reserve(call, [claim])
+    await both.suspend()
+    assert isinstance(both.other, CorrectableStore)
+    await both.other.correct([claim], None, "reset")
+    await both.other.reserve("since", [budget(1000, 50)])
+    await both.other.settle("since", {claim.key: 50})
+    if granted:
+        await both.other.correct([claim], granted, "granted")
+    await both.suspended.settle("settled", {claim.key: charge})
+    await both.suspended.release("released")
+    assert await both.totals() == [(spent, 0)]
+
+
+async def test_charge_after_a_reset_is_corrected(both: TwoProcesses) -> None:
+    """A reservation that was charged after the reset is corrected in full, also below what was granted since."""
+    claim = budget(1000, 60)
+    await both.suspended.reserve("1", [claim])
+    assert isinstance(both.other, CorrectableStore)
+    await both.other.correct([claim], None, "reset")
+    await both.suspend()
+    await both.other.correct([claim], 40, "granted")
+    assert await both.totals() == [(20, 0)]
+    await both.suspended.settle("1", {claim.key: 7})
+    assert await both.totals() == [(-33, 0)]
+
+
 async def test_charge_counts_against_the_limit_until_it_is_corrected(both: TwoProcesses) -> None:
     """While the reservation is charged, the other process has only the rest; afterwards it has what was not used."""
     claim = budget(100, 80)

@@ -38,6 +38,9 @@ function operations.correct(operation)
         corrected[counter] = true
         if counter.is_new then counters.create(counter, claim.ends, claim.joins or '') end
         counter.spent = operation[3] and math.max(counter.spent - operation[3], -script.LARGEST) or 0
+        if not operation[3] then
+          counter.group = string.gsub(counter.group, '%z%d+$', '') .. '\0' .. settle.resets_of(counter) + 1
+        end
         counters.mark_changed(counter)
       end
     end

@@ -1,5 +1,6 @@
 -- The counters that this call has read, by their field. They are written once, at its end. The stored form of a calendar counter
--- is the doubles spent, held and end, and the name of its group. Sliding counters, whose fields begin with "s", have rings: ring.lua.
+-- is the doubles spent, held and end, and the name of its group; and after that "\0" and the number of its resets, if there were any.
+-- Sliding counters, whose fields begin with "s", have rings: ring.lua.
 counters.known, counters.changed, counters.FORMAT, counters.BYTES = {}, {}, '<ddd', 24
 
 -- The key of the claim that a field is named by.

@@ -30,7 +30,7 @@ function fitting.find_claims(operation, first, writes, hold)
     local claim = claims[at]
     if claim.max_identities > 0 and counters.known[claim.field].is_new then
       script.load_seldom()
-      fitting.assign(claim, writes)
+      groups.assign(claim, writes)
     end
     local counter = counters.known[claim.field]
     claim.counter = counter

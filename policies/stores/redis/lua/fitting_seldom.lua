@@ -1,28 +1,4 @@
--- What most calls do not need: groups of identities, further parts of a reservation, and refusals.
-
--- Point a claim without a counter at a new one of its group, or at the overflow counter that the rest of the group shares. An
--- identity in a sliding overflow counter stays there until that is empty, because a new counter would give it a fresh limit.
--- If the group is full, and this operation `writes`, counters that have expired are removed to make room.
-function fitting.assign(claim, writes)
-  local stays = false
-  if claim.is_sliding then
-    counters.read({claim.overflow})
-    local overflow = counters.known[claim.overflow]
-    ring.advance(overflow, claim.ends)
-    stays = overflow.spent > 0
-  end
-  local is_full = tonumber(redis.call('HGET', keys.groups, claim.group) or 0) >= claim.max_identities
-  if is_full and not stays and writes then
-    operations.expire(20)
-    is_full = tonumber(redis.call('HGET', keys.groups, claim.group) or 0) >= claim.max_identities
-  end
-  if is_full or stays then
-    claim.key, claim.field = counters.key_of(claim.field), claim.overflow
-    counters.read({claim.field})
-  else
-    claim.joins = claim.group
-  end
-end
+-- What most calls do not need: further parts of a reservation, and refusals.
 
 -- The part of a reservation with a number.
 function fitting.part(hold, number)

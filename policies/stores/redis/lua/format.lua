@@ -1,4 +1,6 @@
 -- The format of the store, and its generation. These operations and those of conversion.lua run before the store is ready.
+local LOST_GROUPS = 'the numbers of identities were evicted or lost: as many more get counters of their own until those of before are over; '
+  .. 'set maxmemory-policy noeviction, and give the server more memory'
 operations.before_ready = {inspect = true, take_over = true, convert = true, create = true}
 
 -- Return the format or false; then, if the store has format 1, the time, and owner and last heartbeat of its processes.
@@ -47,11 +49,17 @@ end
 
 -- A server that evicts keys may remove one of them alone. Without its reservations the counters would hold them until their windows
 -- end, and without what expires they would never be removed. So the generation ends, and the next operation makes the store anew.
--- Any other key is only created again.
+-- Any other key is only created again. Without the sizes of groups all groups get new names: their counters are used on.
 function operations.replace_lost_keys()
   local generation = redis.call('HGET', keys.counters, 'generation')
   if not redis.call('HGET', keys.holds, 'format') or not redis.call('ZSCORE', keys.expiry, 'format') then
     redis.call('HDEL', keys.counters, 'generation')
+    return
+  end
+  if not redis.call('HGET', keys.groups, 'format') then
+    redis.call('HSET', keys.groups, 'lost', script.text(script.now))
+    add_members(generation)
+    add_notice(LOST_GROUPS)
   elseif redis.call('EXISTS', unpack(KEYS)) < #KEYS or redis.call('HGET', keys.meta, 'generation') ~= generation then
     add_members(generation)
   end

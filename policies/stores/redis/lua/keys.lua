@@ -2,12 +2,13 @@
 -- cluster can move them to another node at any time:
 --
 --   c  a hash of counters. "START:KEY" is a calendar counter: see counters.lua. "s:KEY" is a sliding counter: see ring.lua.
---      Beside them "generation", "period", the minute in which y or x was last emptied, limits, limits_before and limits_id
+--      Beside them "generation", "period", the minute in which y or x was last emptied, limits, limits_before and limits_id,
+--      and "marks", the last mark of a ring
 --   h  a hash of reservations by call: see holds.lua
 --   x, y  hashes of the calls that have ended in this minute and in the one before: "1", or "0" if there was no reservation
 --   w  a hash of owners (processes) by the time of their last heartbeat
 --   e  a sorted set of what expires, by time: fields of c, and "d:CALL" for a reservation that was charged
---   n  a hash of the number of counters in each group of identities
+--   n  a hash of the number of counters in each group of identities. Beside them "latest", "setbacks" and "lost": see groups.lua
 --   k, ke  a hash of entries "end:value", and a sorted set of their keys by end
 --   m  a hash of the rest: generation, sweep, passes, notice, notices
 --
@@ -15,7 +16,7 @@
 --
 -- A server runs the whole script in each call, and to create a function costs as much as to call one. So each file puts its functions
 -- into one of these few tables, and files that a batch does not need are skipped: see script.py.
-local counters, ring, fitting, holds, reserve, settle
+local counters, ring, fitting, holds, reserve, settle, groups
 
 local keys = {
   counters = KEYS[1], holds = KEYS[2], owners = KEYS[3], expiry = KEYS[4], groups = KEYS[5], entries = KEYS[6],

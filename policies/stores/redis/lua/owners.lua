@@ -11,7 +11,10 @@ local function charge_hold(call, hold)
   for index = 2, #hold do
     local part = hold[index]
     for at = holds.FIRST_ENTRY, part[3] and 0 or #part, holds.ENTRY do
-      if string.byte(part[at]) ~= script.SLIDING then settle.charge(part, at, part[at + 2]) end
+      if string.byte(part[at]) ~= script.SLIDING then
+        settle.charge(part, at, part[at + 2])
+        part[at + 1] = settle.resets_of(counters.known[part[at]])
+      end
     end
     part[3] = true
   end

@@ -24,9 +24,13 @@ function reserve.take(call, hold, part, granted, claims)
   local taken, at, has_new = {part, granted, false}, holds.FIRST_ENTRY, false
   for index = 1, #claims do
     local claim = claims[index]
+    if claim.is_sliding and claim.counter.mark == 0 then
+      script.load_seldom()
+      counters.give_mark(claim.counter)
+    end
     claim.amount = claim.base + fitting.rounded_up(claim.per_token * granted, claim.scale)
     taken[at], taken[at + 1] = claim.field, claim.counter.newest or 0
-    taken[at + 2], taken[at + 3] = claim.amount, claim.key or false
+    taken[at + 2], taken[at + 3] = claim.amount, claim.is_sliding and claim.counter.mark or claim.key or false
     at = at + holds.ENTRY
   end
   hold = hold or {}

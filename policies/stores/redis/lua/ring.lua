@@ -1,18 +1,20 @@
 -- The ring of a sliding counter. Time is divided into cells of 1/64 of the window, and what was taken in a cell counts until
 -- 65 cells after its start. So no span of the window holds more than the limit, and room returns 1/64 of the window late.
 --
--- The stored form is the doubles newest, oldest, total and width, the number of bytes of a cell, 65 cells, and the name of the
--- group. Cell j is in slot j % 65. Cells before `oldest` and after `newest` are 0. The number of bytes grows with the amounts.
+-- The stored form is the doubles newest, oldest, total and width, the number of bytes of a cell, the mark, 65 cells, and the name
+-- of the group. Cell j is in slot j % 65. Cells before `oldest` and after `newest` are 0. The number of bytes grows with the amounts.
+-- The mark changes when the clock was set back: then a cell may count what other calls take later, so what was taken before is not
+-- given back. Two counters that have the same name one after the other have different marks.
 -- The total is `spent`, and `held` is 0, so that it can be read like a calendar counter.
-ring.CELLS, ring.SLOTS, ring.HEADER, ring.HEADER_BYTES = 64, 65, '<ddddB', 33
+ring.CELLS, ring.SLOTS, ring.HEADER, ring.HEADER_BYTES = 64, 65, '<ddddBI4', 37
 
 function ring.decode(field, value)
   local counter = {
     field = field, is_sliding = true, is_new = not value, group = '', spent = 0, held = 0, newest = 0, oldest = 0, width = 0, size = 2,
-    format = '', cells = '', claims = false, is_changed = false
+    mark = 0, format = '', cells = '', claims = false, is_changed = false
   }
   if value then
-    counter.newest, counter.oldest, counter.spent, counter.width, counter.size = struct.unpack(ring.HEADER, value)
+    counter.newest, counter.oldest, counter.spent, counter.width, counter.size, counter.mark = struct.unpack(ring.HEADER, value)
     local cells_end = ring.HEADER_BYTES + ring.SLOTS * counter.size
     counter.format = counter.size == 8 and '<d' or '<I' .. counter.size
     counter.cells = string.sub(value, ring.HEADER_BYTES + 1, cells_end)
@@ -22,7 +24,7 @@ function ring.decode(field, value)
 end
 
 function ring.encode(counter)
-  local header = struct.pack(ring.HEADER, counter.newest, counter.oldest, counter.spent, counter.width, counter.size)
+  local header = struct.pack(ring.HEADER, counter.newest, counter.oldest, counter.spent, counter.width, counter.size, counter.mark)
   return header .. counter.cells .. counter.group
 end
 
@@ -61,6 +63,7 @@ end
 function ring.advance(counter, length)
   counter.width = math.ceil(length / ring.CELLS)
   local current = math.floor(script.now / counter.width)
+  if counter.newest > current then counter.mark = (counter.mark + 1) % 4294967296 end
   if counter.spent > 0 and counter.newest > current then
     local later = ring.clear(counter, math.max(counter.oldest, current + 1), counter.newest)
     ring.add(counter, current, later)

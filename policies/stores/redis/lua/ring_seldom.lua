@@ -8,9 +8,9 @@ function ring.widen(counter, amount)
   counter.size, counter.format, counter.cells = size, format, table.concat(cells)
 end
 
--- Subtract an amount from its cell, unless that has expired. What was moved to another cell stays counted.
-function ring.give_back(counter, cell, amount)
-  if counter.spent == 0 or cell < counter.oldest or cell > counter.newest then return end
+-- Subtract an amount that was taken under a mark from its cell, unless that has expired.
+function ring.give_back(counter, cell, amount, mark)
+  if counter.mark ~= mark or counter.spent == 0 or cell < counter.oldest or cell > counter.newest then return end
   ring.add(counter, cell, -math.min(amount, ring.amount_of(counter, cell)))
 end
 

@@ -12,13 +12,16 @@ function settle.record_ending(call, how)
   redis.call('HSET', ended, call, how)
 end
 
+-- How often an operator has reset a calendar counter.
+function settle.resets_of(counter) return tonumber(string.match(counter.group, '%z(%d+)$') or 0) end
+
 -- Replace what the entry of a part at `at` has reserved by what it is charged. A counter that was removed is not created again.
 function settle.charge(part, at, spent)
   local counter, amount = counters.known[part[at]], part[at + 2]
   if counter.is_new then return end
   if part[3] then
-    -- An operator may have reset the counter meanwhile; then what is returned must not become room beyond the limit.
-    counter.spent = math.max(counter.spent + spent - amount, math.min(counter.spent, 0))
+    -- If an operator has reset the counter since, the charge is gone: then nothing is returned of it.
+    if spent > amount or settle.resets_of(counter) == part[at + 1] then counter.spent = counter.spent + spent - amount end
   else
     counter.held, counter.spent = counter.held - amount, counter.spent + spent
   end
@@ -55,7 +58,7 @@ function settle.end_parts(parts, charges, refund)
         rest[key] = rest[key] - share
         settle.charge(part, at, share + excess)
       elseif not charges and not counters.known[part[at]].is_new then
-        ring.give_back(counters.known[part[at]], part[at + 1], amount)
+        ring.give_back(counters.known[part[at]], part[at + 1], amount, key)
         counters.mark_changed(counters.known[part[at]])
       end
     end

@@ -74,10 +74,10 @@ async def test_sliding_window_by_the_clock_of_the_server(redis: RedisServer) -> 
     for _ in range(POLLS):
         await store.heartbeat()
         counters = set(await client.hkeys(f"{{{prefix}}}:c"))
-        if counters == {"format", "generation", "period"}:
+        if counters == {"format", "generation", "period", "marks"}:
             break
         await asyncio.sleep(POLL_SECONDS)
-    assert counters == {"format", "generation", "period"}
+    assert counters == {"format", "generation", "period", "marks"}
     assert await client.zrange(f"{{{prefix}}}:e", 0, -1) == await client.hkeys(f"{{{prefix}}}:h") == ["format"]
     await client.aclose()
     await store.aclose()

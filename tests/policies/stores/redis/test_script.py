@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claims import budget, chosen_by_client, rate, reserve, totals
+from claims import PER_DAY, budget, chosen_by_client, rate, reserve, totals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_script import ScriptRunner
@@ -17,7 +17,7 @@ from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
 
 from policies.api.claim import Claim
 from policies.api.store import Grant, StoreDown
-from policies.api.window import Calendar, Sliding
+from policies.api.window import Calendar, Sliding, Window
 from policies.stores.redis.batches import MAX_PARTIAL_BATCHES_IN_FLIGHT, BatchLink
 from policies.stores.redis.script import KEY_NAMES, keys_of, script_source
 from policies.stores.redis.store import RedisStore
@@ -202,10 +202,9 @@ async def test_unused_sliding_counters_are_removed(opened: OpenStore, clock: Fak
     clock.advance(62)
     for _ in range(2):
         await store.heartbeat()
-    assert set(await runner.client.hkeys(runner.key("c"))) == {b"format", b"generation", b"period"}
-    assert (
-        await runner.client.zrange(runner.key("e"), 0, -1) == await runner.client.hkeys(runner.key("n")) == [b"format"]
-    )
+    assert set(await runner.client.hkeys(runner.key("c"))) == {b"format", b"generation", b"period", b"marks"}
+    assert await runner.client.zrange(runner.key("e"), 0, -1) == [b"format"]
+    assert set(await runner.client.hkeys(runner.key("n"))) == {b"format", b"latest", b"setbacks"}
 
 
 async def test_counter_in_use_stays_in_the_queue(opened: OpenStore, clock: FakeClock, runner: ScriptRunner) -> None:
@@ -270,6 +269,35 @@ async def test_other_evicted_keys_are_created_again(
     assert await totals(store) == [(5, 0)]
     assert await store.register_limits({"a": "1"}) == {"a": "1"}
     assert caplog.records == []
+
+
+async def test_evicted_sizes_of_groups_are_said(
+    opened: OpenStore, runner: ScriptRunner, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the sizes of groups no spending is forgotten; each process says once that more identities get counters."""
+    stores = [opened(), opened()]
+    for store in stores:
+        await store.heartbeat()
+    windows: list[Window] = [PER_DAY, Sliding(60.0)]
+    for name in "abcd":
+        await stores[0].reserve(name, [chosen_by_client(name, window=window) for window in windows])
+    await runner.client.delete(runner.key("n"))
+    for store in stores * 2:
+        await store.heartbeat()
+    said = [each.getMessage() for each in caplog.records]
+    assert len(said) == 2
+    assert all(each.startswith("the numbers of identities were evicted or lost: ") for each in said)
+    found = await stores[0].standings([chosen_by_client("a", window=window) for window in windows])
+    assert [each.used for each in found] == [10, 10], "a counter keeps what it counts"
+    for window in windows:
+        names = [
+            await stores[0].reserve(f"{window} {name}", [chosen_by_client(name, window=window)]) for name in "efghi"
+        ]
+        assert [each.refused for each in names[-2:]] == [0, 0], "groups are bounded again"
+    clock.advance(62)
+    await stores[0].heartbeat()
+    sizes = await runner.client.hgetall(runner.key("n"))
+    assert [size for name, size in sizes.items() if b"sliding@" in name] == []
 
 
 @pytest.fixture

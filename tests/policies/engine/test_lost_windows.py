@@ -1,0 +1,62 @@
+"""A call whose reservation the store has lost is charged in the windows of its reservation, as far as they are open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+from growing import PROMPT, Gate, GatedUpstream, budget
+from losing_store import LosingStore
+
+from policies import Claim, Grant
+from policies.engine.chain import Chain
+from policies.engine.ledger import Ledger
+from policies.testing import CollectingSink, FakeClock, make_call, make_services
+
+pytestmark = pytest.mark.anyio
+
+LOST = "call a: the store had lost its reservation"
+
+
+class MinuteStore(LosingStore):
+    """A store that loses its reservations, whose windows are minutes of *clock*."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
+        """See `Store.reserve`."""
+        grant, now = await super().reserve(call_id, claims, ceiling, part), self._clock.now
+        standings = [msgspec.structs.replace(each, resets_at=now // 60 * 60 + 60) for each in grant.standings]
+        return msgspec.structs.replace(grant, standings=standings, now=now)
+
+
+@pytest.mark.parametrize("max_tokens", [50, None], ids=["ceiling", "growing"])
+@pytest.mark.parametrize("seconds", [10.0, 70.0, -3_600.0])
+async def test_lost_call_is_charged_while_its_window_is_open(
+    caplog: pytest.LogCaptureFixture, seconds: float, max_tokens: int | None
+) -> None:
+    """A later window does not pay for a call that began before it; one after the clock was set back does."""
+    clock = FakeClock(1_800_000_000.0)
+    store, gate = MinuteStore(clock), Gate()
+    services = make_services(store=store)
+    ledger = Ledger(services)
+    chain = Chain([budget(1_000)], GatedUpstream(["x", gate, "x"]), services, ledger=ledger)
+    call = make_call("hi", services=services, id="a", body={"max_tokens": max_tokens} if max_tokens else {})
+    async with anyio.create_task_group() as group:
+        group.start_soon(chain.run, call, CollectingSink([]))
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        store.counters.flush()
+        clock.advance(seconds)
+        gate.opened.set()
+    await ledger.catch_up()
+
+    is_open = seconds < 60
+    assert store.counters.totals == ((PROMPT + 2, 0) if is_open else (0, 0))
+    ending = f"; charged without it: {PROMPT + 2} tokens" if is_open else ", whose windows have ended; not charged"
+    assert [record.getMessage() for record in caplog.records] == [LOST + ending]
