@@ -125,21 +125,10 @@ class Chain:
         await self._members.stop()
 
     async def _admit(self, run: CallState, admitted: Admitted | None) -> None:
-        call, path = run.call, run.call.path
+        call = run.call
         claiming: list[tuple[Member, Lease]] = []
-        not_covered: list[Member] = []
-        for member in self._members.admitting_at(path):
-            if call.is_large:
-                await anyio.lowlevel.checkpoint()
-            if member.match is not None and not member.match.covers(call):
-                not_covered.append(member)
-            elif (lease := await member.running.admit(call)) is not None:
-                keep(run, member, lease, claiming)
-            elif member.must_claim and call.has_completion:
-                raise HookMisuse(member.has_no_limit(None))
-        if not_covered or call.path != path:
-            waiting = not_covered if call.path == path else self._members.not_admitted(path, not_covered)
-            await self._admit_late(run, waiting, claiming)
+        if not_covered := await self._admit_in_order(run, claiming):
+            await self._admit_late(run, not_covered, claiming)
         if call.is_large:
             await anyio.lowlevel.checkpoint()
         if claiming and not call.operation.is_free and (claims := claims_of(call, claiming)):
@@ -152,6 +141,29 @@ class Chain:
         for member in self._members.entering:
             if member.covers(call) and (lease := await member.running.enter(call)) is not None:
                 keep_entered(run, member, lease)
+
+    async def _admit_in_order(self, run: CallState, claiming: list[tuple[Member, Lease]]) -> list[Member]:
+        """Let the policies admit the call that apply to it at their turn; return the others that may apply later."""
+        call, path = run.call, run.call.path
+        not_covered: list[Member] = []
+        members, is_moved = self._members.admitting_at(path), False
+        while members:
+            for member in members:
+                if call.is_large:
+                    await anyio.lowlevel.checkpoint()
+                if member.match is not None and not member.match.covers(call):
+                    not_covered.append(member)
+                elif (lease := await member.running.admit(call)) is not None:
+                    keep(run, member, lease, claiming)
+                elif member.must_claim and call.has_completion:
+                    raise HookMisuse(member.has_no_limit(None))
+                if call.path is not path and not is_moved:  # then others may apply from here on, in their order
+                    is_moved = True
+                    not_covered, members = self._members.after_move(member, path, not_covered)
+                    break
+            else:
+                break
+        return not_covered
 
     @staticmethod
     async def _admit_late(run: CallState, waiting: list[Member], claiming: list[tuple[Member, Lease]]) -> None:

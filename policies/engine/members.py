@@ -125,10 +125,16 @@ class Members:
             self._admitting_by_path[path] = found
         return found
 
-    def not_admitted(self, path: str, not_covered: Sequence[Member]) -> list[Member]:
-        """Return those of `admitting` that were left out for a call of *path*, and those that were *not_covered*, in order."""
-        asked = self.admitting_at(path)
-        return [each for each in self.admitting if each in not_covered or each not in asked]
+    def after_move(
+        self, member: Member, path: str, not_covered: Sequence[Member]
+    ) -> tuple[list[Member], Sequence[Member]]:
+        """Return those before *member*, which has moved a call away from *path*, that have not admitted it, and all after it.
+
+        Both are in the order of the chain. *not_covered* are those that were asked and did not apply.
+        """
+        asked, after = self.admitting_at(path), self.admitting.index(member) + 1
+        waiting = [each for each in self.admitting[:after] if each in not_covered or each not in asked]
+        return waiting, self.admitting[after:]
 
     def limits_for(self, call: Call) -> Iterator[ListedLimits]:
         """Yield the limits of each policy that overrides `limits_for`, for calls like *call*. Raises `HookMisuse`."""

@@ -70,3 +70,29 @@ async def test_limit_of_another_path_applies_after_a_rewrite() -> None:
     call = make_call("hi")
     await serve(policies, call)
     assert [claim.policy for claim, _ in call.standings] == ["chat", "all"]
+
+
+class Note(Policy, frozen=True):
+    """Notes its name where it admits."""
+
+    seen: list[str]
+
+    async def admit(self, call: Call) -> None:
+        self.seen.append(self.name)
+
+
+async def test_policies_behind_a_rewrite_of_the_path_keep_their_order() -> None:
+    """Policies that follow the one which moves a call admit it in the order of the file; only those before it are late."""
+    seen: list[str] = []
+    policies = [
+        Note(name="early chat", seen=seen, match=Match(path="/api/chat")),
+        Note(name="early model", seen=seen, match=Match(path="/api/chat", model="none")),
+        Move(name="move", to="/api/chat"),
+        Note(name="chat", seen=seen, match=Match(path="/api/chat")),
+        Note(name="old path", seen=seen, match=Match(path="/v1/*")),
+        Move(name="back", to="/v1/chat/completions", match=Match(path="/api/chat")),
+        Note(name="new path", seen=seen, match=Match(path="/v1/*")),
+        Note(name="all", seen=seen),
+    ]
+    await serve(policies, make_call("hi"))
+    assert seen == ["chat", "new path", "all", "old path"]
