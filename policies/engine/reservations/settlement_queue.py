@@ -42,7 +42,7 @@ MAX_CALL_DELAY_SECONDS = 1.0
 MAX_CHARGES_AT_ONCE = 2
 """Attempts to charge one settlement: with the reservation of the call, and with one of its own."""
 LOST_TEXT = "the store had lost its reservation; charged without it"
-ENDED_TEXT = "the store had lost its reservation, whose windows have ended; not charged"
+ENDED_TEXT = "the store had lost its reservation, whose window has ended; not charged"
 NOT_CHARGED_TEXT = "the store loses its reservations; it could not be charged"
 FULL_TEXT = "its settlement is dropped, the queue is full: its reservation counts until this process ends"
 BROKEN_TEXT = "its settlement is dropped: its reservation counts until this process ends"
@@ -102,11 +102,10 @@ class Settlement(msgspec.Struct, frozen=True):
         charges = {claim.key: 0 if claim.key in ended else claim.base for claim in self.debts}
         return msgspec.structs.replace(self, charges=charges, is_reserved=True)
 
-    @property
-    def charged_debts(self) -> list[Claim]:
-        """The debts that are charged to a window."""
+    def debts_that_are(self, *, charged: bool) -> list[Claim]:
+        """Return the debts that are *charged* to a window, or those whose windows have ended."""
         charges = self.charges or {}
-        return [claim for claim in self.debts if charges.get(claim.key)]
+        return [claim for claim in self.debts if bool(charges.get(claim.key)) is charged]
 
 
 class SettlementQueue:
@@ -253,11 +252,16 @@ class SettlementQueue:
             is_known = await store.settle(settlement.store_id, settlement.charges or {}, refund=settlement.refund)
             if is_known is not False or not settlement.can_be_lost:
                 if settlement.losses:
-                    debts = settlement.charged_debts
-                    self.log.add(logging.WARNING, LOST_TEXT if debts else ENDED_TEXT, settlement.call_id, debts)
+                    self._log_loss(settlement)
                 return
             settlement = self.sending[number] = settlement.with_own_reservation
         self.log.add(logging.ERROR, NOT_CHARGED_TEXT, settlement.call_id, settlement.debts)
+
+    def _log_loss(self, settlement: Settlement) -> None:
+        """Log what was charged by a reservation of its own, and what was not because its window has ended."""
+        for text, is_charged in ((LOST_TEXT, True), (ENDED_TEXT, False)):
+            if debts := settlement.debts_that_are(charged=is_charged):
+                self.log.add(logging.WARNING, text, settlement.call_id, debts)
 
     def _report_outage(self, error: StoreDown) -> None:
         self._services.state_changed("store", "down", str(error))

@@ -11,7 +11,7 @@ import pytest
 from growing import PROMPT, Gate, GatedUpstream, budget
 from losing_store import LosingStore
 
-from policies import Claim, Grant
+from policies import Budget, Calendar, Claim, Grant
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
 from policies.testing import CollectingSink, FakeClock, make_call, make_services
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 LOST = "call a: the store had lost its reservation"
 
 
-class MinuteStore(LosingStore):
-    """A store that loses its reservations, whose windows are minutes of *clock*."""
+class WindowStore(LosingStore):
+    """A store that loses its reservations, whose windows are minutes and days of *clock*."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
@@ -31,21 +31,21 @@ class MinuteStore(LosingStore):
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         grant, now = await super().reserve(call_id, claims, ceiling, part), self._clock.now
-        standings = [msgspec.structs.replace(each, resets_at=now // 60 * 60 + 60) for each in grant.standings]
+        lengths = [60.0 if claim.window == Calendar("minute") else 86_400.0 for claim in claims]
+        standings = [
+            msgspec.structs.replace(each, resets_at=now // length * length + length)
+            for each, length in zip(grant.standings, lengths, strict=True)
+        ]
         return msgspec.structs.replace(grant, standings=standings, now=now)
 
 
-@pytest.mark.parametrize("max_tokens", [50, None], ids=["ceiling", "growing"])
-@pytest.mark.parametrize("seconds", [10.0, 70.0, -3_600.0])
-async def test_lost_call_is_charged_while_its_window_is_open(
-    caplog: pytest.LogCaptureFixture, seconds: float, max_tokens: int | None
-) -> None:
-    """A later window does not pay for a call that began before it; one after the clock was set back does."""
+async def charged_after(seconds: float, *policies: Budget, max_tokens: int | None = 50) -> tuple[int, int]:
+    """Return what is spent and reserved after a call whose reservation is lost, and that ends after *seconds*."""
     clock = FakeClock(1_800_000_000.0)
-    store, gate = MinuteStore(clock), Gate()
+    store, gate = WindowStore(clock), Gate()
     services = make_services(store=store)
     ledger = Ledger(services)
-    chain = Chain([budget(1_000)], GatedUpstream(["x", gate, "x"]), services, ledger=ledger)
+    chain = Chain(list(policies), GatedUpstream(["x", gate, "x"]), services, ledger=ledger)
     call = make_call("hi", services=services, id="a", body={"max_tokens": max_tokens} if max_tokens else {})
     async with anyio.create_task_group() as group:
         group.start_soon(chain.run, call, CollectingSink([]))
@@ -55,8 +55,27 @@ async def test_lost_call_is_charged_while_its_window_is_open(
         clock.advance(seconds)
         gate.opened.set()
     await ledger.catch_up()
+    return store.counters.totals
 
+
+@pytest.mark.parametrize("max_tokens", [50, None], ids=["ceiling", "growing"])
+@pytest.mark.parametrize("seconds", [10.0, 70.0, -3_600.0])
+async def test_lost_call_is_charged_while_its_window_is_open(
+    caplog: pytest.LogCaptureFixture, seconds: float, max_tokens: int | None
+) -> None:
+    """A later window does not pay for a call that began before it; one after the clock was set back does."""
+    totals = await charged_after(seconds, budget(1_000, window="minute"), max_tokens=max_tokens)
     is_open = seconds < 60
-    assert store.counters.totals == ((PROMPT + 2, 0) if is_open else (0, 0))
-    ending = f"; charged without it: {PROMPT + 2} tokens" if is_open else ", whose windows have ended; not charged"
-    assert [record.getMessage() for record in caplog.records] == [LOST + ending]
+    assert totals == ((PROMPT + 2, 0) if is_open else (0, 0))
+    ending = "; charged without it: " if is_open else ", whose window has ended; not charged: "
+    assert [record.getMessage() for record in caplog.records] == [f"{LOST}{ending}{PROMPT + 2} tokens"]
+
+
+async def test_both_parts_of_a_lost_call_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Of two windows the open one is charged, and the log says what is charged and what is not."""
+    policies = budget(1_000, window="minute"), Budget(name="daily", tokens=1_000)
+    assert await charged_after(70.0, *policies) == (PROMPT + 2, 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{LOST}; charged without it: {PROMPT + 2} tokens",
+        f"{LOST}, whose window has ended; not charged: {PROMPT + 2} tokens",
+    ]
