@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
 from policies.stores.batching.deadline import finish_within
 
+from .classification import NamedFailure, failure_of
 from .url import Address, RedisUrl
 
 Reply: TypeAlias = Any
@@ -35,22 +36,22 @@ _KEEPALIVE_OPTIONS = {
 }
 
 
-class CannotConnect(Exception):
+class CannotConnect(NamedFailure):
     """There is no connection to a server. No operation was sent.
 
-    `seconds` is the deadline that has passed, 0 where the server refused. `is_temporary`: it loads its data.
+    *seconds* is the deadline that has passed, 0 where the server refused. `is_temporary`: it loads its data.
     """
 
-    def __init__(self, cause: Exception | str, *, seconds: float = 0.0) -> None:
-        super().__init__(str(cause))
-        self.seconds, self.is_temporary = seconds, isinstance(cause, BusyLoadingError)
+    def __init__(self, failure: str, text: str, *, seconds: float = 0.0) -> None:
+        super().__init__(failure, text)
+        self.seconds, self.is_temporary = seconds, failure == "loading"
 
 
-class ConnectionLost(Exception):
+class ConnectionLost(NamedFailure):
     """The connection ended before the reply: the command may have been executed. *is_stalled*: the server was silent."""
 
-    def __init__(self, message: str, *, is_stalled: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, failure: str, text: str, *, is_stalled: bool = False) -> None:
+        super().__init__(failure, text)
         self.is_stalled = is_stalled
 
 
@@ -64,10 +65,10 @@ async def connected(url: RedisUrl, address: Address, seconds: float) -> Abstract
         await finish_within(seconds, connection.connect())  # type: ignore[no-untyped-call]  # of the library
     except TimeoutError as error:
         await closed(connection)
-        raise CannotConnect(f"{address} did not answer for {seconds:g} seconds", seconds=seconds) from error
+        raise CannotConnect("timeout", f"{address} did not answer for {seconds:g} seconds", seconds=seconds) from error
     except (RedisError, OSError) as error:
         await closed(connection)
-        raise CannotConnect(error) from error
+        raise CannotConnect(failure_of(error), str(error)) from error
     except BaseException:
         await closed(connection)
         raise
@@ -117,7 +118,7 @@ async def replies_of(url: RedisUrl, address: Address, seconds: float, *commands:
     try:
         return await finish_within(seconds, ask())
     except (RedisError, OSError) as error:  # and `TimeoutError`, which is an OSError
-        raise CannotConnect(error) from error
+        raise CannotConnect(failure_of(error), str(error)) from error
     finally:
         await closed(connection)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
@@ -15,6 +16,7 @@ from .replication import HeldResults, Replication
 from .server_advice import facts_of
 from .url import Address
 
+Answer = TypeVar("Answer")
 INSPECTION_SECONDS = 5.0
 """Time after which a server in use is asked again whether it has replicas."""
 DEMOTION_PHRASES = ("WAIT cannot be used with replica instances", "UNBLOCKED")
@@ -45,7 +47,7 @@ class Node:
         """Whether the next script must be sent with its source."""
         self._unfollowed: HeldResults | None = None
         """The results of scripts that are sent and not followed by a WAIT yet."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def inspect(self) -> None:
         """Find out whether it is a primary, and how many replicas it has. Where its user may not ask, none are assumed."""
@@ -76,7 +78,7 @@ class Node:
     def _acknowledge(self, held: HeldResults, reply: Reply) -> None:
         """Give out results after *reply*, that to WAIT, or report the loss of the server."""
         if isinstance(reply, ResponseError) and any(phrase in str(reply) for phrase in DEMOTION_PHRASES):
-            reply = ConnectionLost(f"{self.address} is a replica now")
+            reply = ConnectionLost("replica", f"{self.address} is a replica now")
         if isinstance(reply, ConnectionLost):
             self._lose(held, reply)
         elif isinstance(reply, int) and reply > 0:
@@ -88,28 +90,32 @@ class Node:
             if self._replication.is_replaced is None:
                 held.give_out()
             else:
-                self._start(self._decide(held, self._replication.is_replaced))
+                question = self._start(self._replication.is_replaced(self.address))
+                question.add_done_callback(partial(self._decide, held))
 
-    async def _decide(self, held: HeldResults, is_replaced: Callable[[Address], Awaitable[bool]]) -> None:
-        """Give out results that no replica has acknowledged, unless the server is being replaced."""
-        is_lost = True
-        try:
-            is_lost = await is_replaced(self.address) or self.pipeline.is_lost
-        finally:
-            if is_lost:
-                self._lose(held, ConnectionLost(f"{self.address} is being replaced, or closed the connection"))
-            else:
-                held.give_out()
+    def _decide(self, held: HeldResults, question: asyncio.Task[bool]) -> None:
+        """Give out results that no replica has acknowledged, unless *question* says that the server is being replaced.
+
+        It is a callback, so that it is called also for a question that was cancelled before it began.
+        """
+        is_replaced = question.cancelled() or question.exception() is not None or question.result()
+        if self.pipeline.is_lost:
+            self._lose(held, ConnectionLost("closed", f"{self.address} closed the connection"))
+        elif is_replaced:
+            self._lose(held, ConnectionLost("failover", str(self.address)))
+        else:
+            held.give_out()
 
     def _lose(self, held: HeldResults, lost: ConnectionLost) -> None:
         held.give_out(lost)
         self.pipeline.close()
         self._on_idle()  # also where the pipeline was idle or lost before
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def aclose(self) -> None:
         """Close the connection; what is in flight is lost."""

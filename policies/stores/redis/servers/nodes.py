@@ -81,12 +81,13 @@ class Nodes:
             if self._url.service or self._url.wait_ms:
                 await finish_within(seconds, node.inspect())
             if node.pipeline.is_lost:
-                raise CannotConnect(f"{address} closed the connection")
+                raise CannotConnect("closed", f"{address} closed the connection")
             if self._url.service and not node.is_primary:
-                raise CannotConnect(f"{address} is a replica")
+                raise CannotConnect("replica", f"{address} is a replica")
         except TimeoutError as error:
             node.pipeline.close()
-            raise CannotConnect(f"{address} did not answer for {seconds:g} seconds", seconds=seconds) from error
+            message = f"{address} did not answer for {seconds:g} seconds"
+            raise CannotConnect("timeout", message, seconds=seconds) from error
         except BaseException:
             node.pipeline.close()
             raise

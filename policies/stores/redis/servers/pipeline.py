@@ -15,11 +15,14 @@ from redis.exceptions import RedisError
 
 from policies.stores.batching.deadline import TICKS_PER_DEADLINE
 
+from .classification import failure_of
 from .connection import ConnectionLost, Receiver, Reply, closed, encoded, next_reply
 from .url import Address
 
 MAX_COMMANDS_PER_WRITE = 256
 """Most commands that are written at once, so that no step of the event loop takes long."""
+FAILURES_IN_USE = ("timeout", "no_route", "not_redis")
+"""Failures that end a connection which was in use, beside that its peer closes it: a TLS handshake, for example, does not."""
 
 
 class Pipeline:
@@ -67,7 +70,7 @@ class Pipeline:
         """Return the reply to *command*; errors of the server and `ConnectionLost` are returned too."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if self.is_lost:
-            return ConnectionLost("the connection is closed")
+            return ConnectionLost("closed", f"{self.address} closed the connection")
         self.send(encoded(*command), lambda reply: None if future.done() else future.set_result(reply))
         return await future
 
@@ -91,7 +94,7 @@ class Pipeline:
                     self._has_unwritten.clear()
                 await self._connection.send_packed_command(b"".join(commands), check_health=False)
         except (RedisError, OSError) as error:
-            self._lose(ConnectionLost(f"{self.address} closed the connection: {error}"))
+            self._lose(_loss_by(error))
 
     async def _read(self) -> None:
         try:
@@ -99,13 +102,13 @@ class Pipeline:
                 reply = await next_reply(self._connection)
                 self._silent_ticks = 0
                 if not self._receivers:
-                    self._lose(ConnectionLost(f"{self.address} answered without being asked"))
+                    self._lose(ConnectionLost("not_redis", "it answered without being asked"))
                     return
                 self._receivers.popleft()(reply)
                 if not self._receivers:
                     self._end_wait()
         except (RedisError, OSError) as error:
-            self._lose(ConnectionLost(f"{self.address} closed the connection: {error}"))
+            self._lose(_loss_by(error))
 
     def _start_tick(self) -> None:
         self._tick_timer = asyncio.get_running_loop().call_later(self._timeout / TICKS_PER_DEADLINE, self._tick)
@@ -117,13 +120,13 @@ class Pipeline:
         self._silent_ticks += 1
         if self._silent_ticks > TICKS_PER_DEADLINE:  # the first tick may have begun before the first command
             message = f"{self.address} did not answer for {self._timeout:g} seconds"
-            self._lose(ConnectionLost(message, is_stalled=True))
+            self._lose(ConnectionLost("timeout", message, is_stalled=True))
         else:
             self._start_tick()
 
     def close(self) -> None:
         """Close the connection; what is in flight is lost."""
-        self._lose(ConnectionLost("the connection was closed"))
+        self._lose(ConnectionLost("closed", f"the connection to {self.address} was closed"))
 
     def _lose(self, error: ConnectionLost) -> None:
         if self.is_lost:
@@ -148,3 +151,9 @@ class Pipeline:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._closing is not None:
             await self._closing
+
+
+def _loss_by(error: Exception) -> ConnectionLost:
+    """Return the loss of a connection by *error*. Its peer has closed it, unless the error is known to say otherwise."""
+    failure = failure_of(error)
+    return ConnectionLost(failure if failure in FAILURES_IN_USE else "closed", str(error))

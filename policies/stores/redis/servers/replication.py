@@ -18,7 +18,8 @@ What remains possible:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from .connection import ConnectionLost, Receiver, Reply
 from .url import Address
@@ -39,7 +40,7 @@ class Replication:
         self,
         wait_ms: int,
         monotonic: Callable[[], float],
-        is_replaced: Callable[[Address], Awaitable[bool]] | None = None,
+        is_replaced: Callable[[Address], Coroutine[Any, Any, bool]] | None = None,
     ) -> None:
         self.wait_ms, self._monotonic, self.is_replaced = wait_ms, monotonic, is_replaced
         self._resume_at = self._pause = 0.0

@@ -19,6 +19,7 @@ from redis.exceptions import AuthenticationError
 
 from policies.stores.batching.deadline import finish_within
 
+from .classification import failure_of
 from .connection import CannotConnect, Reply, replies_of
 from .topology import QUERY_SECONDS, NoAddress, best_of, views_of
 from .url import Address, RedisUrl
@@ -90,9 +91,9 @@ async def _ask_sentinel(url: RedisUrl, node: Address) -> SentinelView:
     named, state = await replies_of(url, node, QUERY_SECONDS, *commands)
     for reply in (named, state):
         if isinstance(reply, Exception):
-            raise CannotConnect(reply) from reply
+            raise CannotConnect(failure_of(reply), str(reply)) from reply
     if named is None:
-        raise CannotConnect(f"{node} knows no such name")
+        raise CannotConnect("no_primary", f"{node} knows no such name")
     fields = dict(zip(state[::2], state[1::2], strict=False))
     watched = _address_of(fields.get(b"ip", named[0]), fields.get(b"port", named[1]))
     leads = FAILOVER_FLAG in fields.get(b"flags", b"").split(b",")

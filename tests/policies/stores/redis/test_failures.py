@@ -90,6 +90,17 @@ async def test_unreachable_server(tmp_path: Path) -> None:
     assert missing == "no_socket"
 
 
+async def test_words_in_a_path_are_no_failure(tmp_path: Path) -> None:
+    """The error of the system decides, not a word of the address that the client library quotes beside it."""
+    for name in ("timeout", "connection closed"):
+        store = RedisStore(f"unix://{tmp_path}/{name}.sock".replace(" ", "%20"))
+        with pytest.raises(
+            StoreDown, match=": the Unix socket does not exist; see that it runs, and that the path is right$"
+        ):
+            await store.ping()
+        await store.aclose()
+
+
 async def failed(url: str) -> BaseException:
     """Return the exception of the client library for *url*."""
     client: Any = Redis.from_url(url)

@@ -58,7 +58,7 @@ async def test_second_loss_is_store_down(redis: RedisServer) -> None:
     async with tcp_proxy(redis.port) as proxy, script_link(f"{proxy.url}?wait=0") as link:
         await link.submit(b"first")
         proxy.loses_replies = 1_000
-        with pytest.raises(StoreDown, match=f"127.0.0.1:{proxy.port}/0: ") as down:
+        with pytest.raises(StoreDown, match=f"^127.0.0.1:{proxy.port}/0: it closed the connection; see that") as down:
             await link.submit(b"second")
         assert down.value.taken
         connections = proxy.connections
@@ -68,6 +68,29 @@ async def test_second_loss_is_store_down(redis: RedisServer) -> None:
         assert proxy.connections == connections
         proxy.loses_replies = 0
         assert await submit_until_taken(link, b"fourth") == b"fourth"
+
+
+@pytest.mark.parametrize("command", [b"\nINFO", b"\nEVALSHA"], ids=["INFO", "EVALSHA"])
+@pytest.mark.parametrize(("closes", "cause"), [(True, "it closed the connection"), (False, "no answer in time")])
+async def test_cause_of_an_outage_has_the_same_words_in_each_phase(command: bytes, *, closes: bool, cause: str) -> None:
+    """A server that ends or leaves without an answer what it is asked, from some command on, has one cause, and its address once."""
+    answering: set[asyncio.Task[Any] | None] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
+        while command not in (data := await reader.read(65_536)) and data:
+            writer.write(b"$0\r\n\r\n" if b"\nINFO" in data else b"+OK\r\n" * data.count(b"*"))
+        if not closes:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with script_link(f"redis://127.0.0.1:{port}/0", timeout=0.3) as link:
+        with pytest.raises(StoreDown, match=f"^127.0.0.1:{port}/0: {cause}; see that it runs and can be reached"):
+            await link.submit(b"1")
+    server.close()
+    await asyncio.gather(*filter(None, answering), return_exceptions=True)
 
 
 async def test_connection_that_ends_while_idle_costs_nothing(redis: RedisServer) -> None:
@@ -88,7 +111,7 @@ async def test_silent_server_is_store_down(redis: RedisServer) -> None:
         proxy.swallow()
         results = await link.submit_all(numbered(100))
         assert all(isinstance(each, StoreDown) and each.taken for each in results)
-        assert "no answer in time" in str(results[0])
+        assert str(results[0]).startswith(f"127.0.0.1:{proxy.port}/0: no answer in time; see that it runs")
         connections = proxy.connections
         results = await link.submit_all(numbered(100))
         assert all(isinstance(each, StoreDown) and not each.taken for each in results)

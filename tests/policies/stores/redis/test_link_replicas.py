@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis_nodes import REPLICATION_OPTIONS, RedisNode, is_synchronized, node_folder, waited
@@ -13,6 +14,10 @@ from script_links import command, script_link
 from tcp_proxy import tcp_proxy
 
 from policies.api.store import StoreDown
+from policies.stores.redis.servers.connection import ConnectionLost, Reply
+from policies.stores.redis.servers.node import Node
+from policies.stores.redis.servers.replication import HeldResults, Replication
+from policies.stores.redis.servers.url import Address
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
 
@@ -170,3 +175,36 @@ async def test_primary_that_becomes_a_replica_meanwhile(pair: tuple[RedisNode, R
             await waiting
         assert down.value.taken
         replica.resume()
+
+
+class SilentConnection:
+    """Takes all commands and answers none."""
+
+    async def send_packed_command(self, *_: object, **__: object) -> None:
+        pass
+
+    async def read_response(self, **_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def disconnect(self, **_: object) -> None:
+        pass
+
+
+async def test_held_results_are_lost_with_the_node() -> None:
+    """A result without an acknowledgement is given out as lost, also if the node is closed before the sentinels are asked."""
+
+    async def is_replaced(address: Address) -> bool:
+        return False
+
+    replication = Replication(10, lambda: 0.0, is_replaced)
+    connection: Any = SilentConnection()
+    node = Node(
+        connection, Address("h", 1), timeout=1.0, replication=replication, monotonic=lambda: 0.0, on_idle=lambda: None
+    )
+    received: list[Reply] = []
+    held = HeldResults()
+    held.is_waiting = True
+    held.receive(received.append, b"result")
+    node._acknowledge(held, 0)
+    await node.aclose()
+    assert [type(each) for each in received] == [ConnectionLost]

@@ -25,8 +25,8 @@ class Pauses:
 async def test_server_that_answers_late_is_used() -> None:
     """A promoted server that asks for the source of the script when the time is over gets it; many such answers end it."""
     state = RetryState(2.0, Pauses().sleep)
-    state.note(ConnectionLost("lost"))
-    state.note(CannotConnect("no answer", seconds=2.0))
+    state.note(ConnectionLost("closed", "lost"))
+    state.note(CannotConnect("timeout", "no answer", seconds=2.0))
     assert state.is_over(can_move=True)
     for _ in range(FREE_REDIRECTIONS):
         state.note_redirection(NoScriptError("No matching script."))
@@ -37,7 +37,7 @@ async def test_server_that_answers_late_is_used() -> None:
 
 async def test_redirection_is_not_the_cause_of_an_outage() -> None:
     """The cause of an outage is the failure before a redirection, unless there was none."""
-    state, lost = RetryState(2.0, Pauses().sleep), ConnectionLost("lost")
+    state, lost = RetryState(2.0, Pauses().sleep), ConnectionLost("closed", "lost")
     state.note(lost)
     state.note_redirection(NoScriptError("No matching script."))
     assert state.cause is lost
@@ -52,7 +52,7 @@ async def test_refused_connection(*, can_move: bool, is_over: bool) -> None:
     pauses = Pauses()
     state = RetryState(2.0, pauses.sleep)
     for _ in range(3):
-        state.note(CannotConnect("refused"))
+        state.note(CannotConnect("refused", "refused"))
         assert state.is_over(can_move=can_move) == is_over
         await state.pause()
     assert pauses.seconds == [0.01, 0.02, 0.04]

@@ -39,7 +39,7 @@ class Cluster:
 
     async def ask(self, address: Address) -> Any:
         self.asked.append(address)
-        reply = self.replies.get(address.host, CannotConnect("no such node"))
+        reply = self.replies.get(address.host, CannotConnect("refused", "no such node"))
         if reply is None:
             await asyncio.Event().wait()
         if isinstance(reply, CannotConnect):
@@ -138,7 +138,7 @@ class Watching:
 
     async def ask(self, address: Address) -> SentinelView:
         if address.host not in self.views:
-            raise CannotConnect("no such sentinel")
+            raise CannotConnect("refused", "no such sentinel")
         return self.views[address.host]
 
 
