@@ -111,3 +111,15 @@ async def test_groups_have_room_again_after_the_clock_was_ahead(store: Store, cl
     clock.advance(-50 * HOUR_SECONDS)
     for name in "efg":
         assert (await reserve(store, f"now {name}", chosen_by_client(name, window=Calendar("day")))).refused is None
+
+
+async def test_sliding_window_may_hold_its_limit_once_more_after_a_clock_that_was_ahead(
+    store: Store, clock: FakeClock
+) -> None:
+    """What was over by the wrong clock is forgotten, also by a refused call; the limit is taken once more, and no more."""
+    await reserve(store, "before", rate(5, base=5))
+    clock.advance(62)
+    assert (await reserve(store, "ahead", rate(5), budget(1, 2))).refused == 1
+    clock.advance(-61)
+    assert (await reserve(store, "after", rate(5, base=5))).refused is None
+    assert (await reserve(store, "more", rate(5))).refused == 0
