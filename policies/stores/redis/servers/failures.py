@@ -6,7 +6,7 @@ Passwords never appear: only the address that the caller gives, and the text of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .classification import failure_of
 
@@ -98,6 +98,12 @@ def describe_failure(error: BaseException | str, address: str) -> str:
     *address* names the server, without password.
     """
     return _message(failure_of(error), address, _text(error))
+
+
+def causes_of(errors: Iterable[BaseException]) -> str:
+    """Return the causes of *errors* of several servers, each once, in an order of their own: an outage has one message."""
+    found = {REDIS_FAILURES[failure_of(each)][0].format(text=_text(each)) for each in errors}
+    return "; ".join(sorted(found))
 
 
 def lost_data(address: str) -> str:

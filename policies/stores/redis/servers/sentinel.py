@@ -21,6 +21,7 @@ from policies.stores.batching.deadline import finish_within
 
 from .classification import failure_of
 from .connection import CannotConnect, Reply, replies_of
+from .failures import causes_of
 from .topology import QUERY_SECONDS, NoAddress, best_of, views_of
 from .url import Address, RedisUrl
 
@@ -70,7 +71,7 @@ class Sentinels:
             return best_of(
                 Counter({view.watched: votes[view.watched] for view in views if view.epoch == newest}), avoid
             )
-        causes = "; ".join(dict.fromkeys(str(answer) or "no answer in time" for answer in answers.values()))
+        causes = causes_of(answer for answer in answers.values() if isinstance(answer, Exception))
         raise NoAddress("no_primary", f"{len(answers)} were asked for {self._url.service!r}: {causes}")
 
     async def _view_of(self, node: Address) -> SentinelView:
@@ -93,7 +94,7 @@ async def _ask_sentinel(url: RedisUrl, node: Address) -> SentinelView:
         if isinstance(reply, Exception):
             raise CannotConnect(failure_of(reply), str(reply)) from reply
     if named is None:
-        raise CannotConnect("no_primary", f"{node} knows no such name")
+        raise CannotConnect("unknown", "it knows no such name")
     fields = dict(zip(state[::2], state[1::2], strict=False))
     watched = _address_of(fields.get(b"ip", named[0]), fields.get(b"port", named[1]))
     leads = FAILOVER_FLAG in fields.get(b"flags", b"").split(b",")

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from .classification import NamedFailure
 from .connection import Reply, replies_of
+from .failures import causes_of
 from .url import Address, RedisUrl
 
 QUERY_SECONDS = 0.5
@@ -100,7 +101,8 @@ class Servers:
             )  # its user may not use CLUSTER; a script that is sent there is answered by MOVED
         if None in views.values():
             raise NoAddress("cluster_down", f"no node serves the slot {self._slot} of the keys")
-        raise NoAddress("cluster_unreachable", f"{len(nodes)} were asked: {next(iter(views.values()))}")
+        causes = causes_of(view for view in views.values() if isinstance(view, Exception))
+        raise NoAddress("cluster_unreachable", f"{len(nodes)} were asked: {causes}")
 
     async def _view_of(self, node: Address) -> View:
         """Return the owner of the slot as *node* knows it, and learn all nodes that it names."""

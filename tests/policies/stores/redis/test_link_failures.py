@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,18 @@ async def test_unreachable_server_is_refused_at_once() -> None:
             await link.submit(b"1")
         assert not down.value.taken
         assert "secret" not in str(down.value)
+
+
+@pytest.mark.parametrize("url", ["redis://{}/0", "redis+sentinel://{}/name/0"], ids=["cluster", "sentinels"])
+async def test_outage_of_several_servers_has_one_cause(url: str) -> None:
+    """Servers that are all gone are one cause, in whichever order they fail: the log has a line for each cause."""
+    ports, clock = [free_port() for _ in range(4)], count()
+    async with script_link(
+        url.format(",".join(f"127.0.0.1:{port}" for port in ports)), timeout=0.05, monotonic=lambda: float(next(clock))
+    ) as link:
+        causes = {str(result) for _ in range(8) for result in await link.submit_all([b"1"])}
+    assert len(causes) == 1
+    assert "(4 were asked" in causes.pop()
 
 
 async def test_restarted_server(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class Watching:
 
     async def ask(self, address: Address) -> SentinelView:
         if address.host not in self.views:
-            raise CannotConnect("refused", "no such sentinel")
+            raise CannotConnect("unknown", "no such sentinel")
         return self.views[address.host]
 
 
