@@ -253,11 +253,11 @@ class ScriptLink:
     async def aclose(self) -> None:
         """Close all connections. Operations without a result fail; callers have awaited them before."""
         self._is_closed = True
-        await self._nodes.aclose()
-        self._give_up()
-        if self._recovery is not None:
+        if self._recovery is not None:  # it may connect meanwhile
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
+        await self._nodes.aclose()
+        self._give_up()
 
 
 def _without_payload(command: str, script: str, keys: Sequence[str]) -> bytes:

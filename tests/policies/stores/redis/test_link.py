@@ -6,6 +6,7 @@ import asyncio
 import time
 from hashlib import sha1
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -262,3 +263,38 @@ async def test_server_error_has_no_traceback_of_others(redis: RedisServer) -> No
         first, second = await link.submit_all([b"1", b"2"])
         assert first is not second
         assert not isinstance(first, ResponseError)
+
+
+class LateNodes:
+    """Find their only node while they are being closed."""
+
+    can_move = False
+
+    def __init__(self) -> None:
+        self.pipeline, self.lacks_script, self.sent = self, False, list[bytes]()
+        self.is_lost = False
+        self._closing = asyncio.Event()
+
+    async def owner(self) -> LateNodes:
+        await self._closing.wait()
+        return self
+
+    def send_script(self, command: bytes, receiver: object) -> None:
+        self.sent.append(command)
+
+    async def aclose(self) -> None:
+        self._closing.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+async def test_nothing_is_sent_by_a_link_that_is_being_closed() -> None:
+    """A connection that is being made when the link is closed is given up, and its operations fail."""
+    nodes: Any = LateNodes()
+    async with script_link("redis://127.0.0.1:1/0") as link:
+        link._nodes = nodes
+        waiting = link.submit(b"1")
+        await asyncio.sleep(0)
+    assert nodes.sent == []
+    with pytest.raises(StoreDown):
+        await waiting
