@@ -3,8 +3,9 @@
 All sentinels are asked at the same time. The newest configuration counts, which has the highest epoch, also while only one of them
 knows it: a failover has ended for its leader before the others hear of it. Of equally new ones most sentinels decide. The server is
 used if it says itself that it is a primary. The sentinel that leads a failover knows first: as soon as it names another primary, that
-one is used; until then there is none. The library's `Sentinel.discover_master` is not used: it names the former primary until the
-failover has ended for all replicas.
+one is used; until then there is none. A sentinel that wanted to lead and was not elected says the same until it hears of the new
+configuration; it has an older one then, which does not count. The library's `Sentinel.discover_master` is not used: it names the
+former primary until the failover has ended for all replicas.
 See https://redis.io/docs/latest/develop/reference/sentinel-clients/.
 """
 
@@ -60,17 +61,15 @@ class Sentinels:
         """See `Topology`. Raises `FailoverRunning` too."""
         answers = await views_of({node: finish_within(QUERY_SECONDS, self._ask(node)) for node in self._url.nodes})
         views = [answer for answer in answers.values() if isinstance(answer, SentinelView)]
-        for view in views:
-            if view.leads_failover:
-                if view.named == view.watched:
-                    raise FailoverRunning("failover", str(view.watched))
-                return view.named
         if views:
+            newest = [view for view in views if view.epoch == max(each.epoch for each in views)]
+            for view in newest:
+                if view.leads_failover:
+                    if view.named == view.watched:
+                        raise FailoverRunning("failover", str(view.watched))
+                    return view.named
             votes = Counter(view.watched for view in views)
-            newest = max(view.epoch for view in views)
-            return best_of(
-                Counter({view.watched: votes[view.watched] for view in views if view.epoch == newest}), avoid
-            )
+            return best_of(Counter({view.watched: votes[view.watched] for view in newest}), avoid)
         causes = causes_of(answer for answer in answers.values() if isinstance(answer, Exception))
         raise NoAddress("no_primary", f"{len(answers)} were asked for {self._url.service!r}: {causes}")
 

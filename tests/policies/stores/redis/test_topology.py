@@ -174,6 +174,13 @@ async def test_newest_configuration_of_sentinels() -> None:
     assert await found.find(B) == B
 
 
+async def test_sentinel_that_was_not_elected() -> None:
+    """A sentinel that wanted to lead the failover, and has not heard yet that another one has ended it, delays nothing."""
+    assert await sentinels(a=view(A, leads=True), b=view(B, epoch=2), c=view(A)).find(None) == B
+    promoted = view(B, watched=A, leads=True, epoch=2)
+    assert await sentinels(a=view(A, leads=True), b=promoted, c=view(A)).find(None) == B
+
+
 async def test_failover_that_ends_between_two_questions() -> None:
     """The address beside the flags of a sentinel counts: it was asked for the other one before."""
     assert await sentinels(a=view(A, watched=B, epoch=2)).find(None) == B
