@@ -4,10 +4,11 @@ A process of its own takes the lock of the file every few milliseconds and recor
 heartbeats that remove what has expired, and serves calls, and `sidecar usage` reads all counters. `idle` is the wait while
 nothing else uses the file: the noise of the machine. The exit code is 1 if a wait exceeds 20 ms, those of calls apart:
 there the disk decides, because the first write to a restarted WAL is synchronised while it holds the lock. It is also 1 if the WAL
-grows beyond 32 MB. After the phases above the expired counters are removed by calls, as fast as they can be.
+grows beyond 32 MB. After these phases, calls remove the expired counters as fast as they can.
 
 The rows are copies of those that a store has written itself, so that any version of its schema can be filled. ROWS is the
-number of counters; FILE keeps the file there, and uses one that exists (also one of an older version).
+number of counters; FILE keeps the file there, and uses one that exists (also one of an older version). REMOVAL_SECONDS is the
+longest time of that removal.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from lock_waits import MOST_WAIT_MS, sampling
 from process import environment
 
 from policies.api.claim import Claim
@@ -34,16 +35,13 @@ from policies.stores.opening import open_store
 
 ROWS = int(os.environ.get("ROWS", "1000000"))
 FILE = os.environ.get("FILE", "")
-MOST_WAIT_MS = 20.0
 MOST_WAL_MB = 32.0
 HEARTBEATS, CALLS, CALLS_AT_ONCE = 60, 2_000, 4
 REMOVAL_SECONDS = float(os.environ.get("REMOVAL_SECONDS", "60"))
 """Longest removal of expired counters."""
 CALLS_PER_COUNT, UNCHANGED_COUNTS = 400, 4
 PAUSE_SECONDS = 0.002
-"""Between two attempts to take the lock, and between two heartbeats."""
-SPIN_SECONDS = 0.0002
-"""Between two attempts while the file is locked: SQLite itself would wait in larger steps."""
+"""Between two heartbeats, and between some of the calls."""
 TEMPLATE = "0000000"
 """The number in the names of the rows that are copied."""
 DAY_SECONDS = 86_400.0
@@ -118,90 +116,6 @@ def _renamed(row: tuple[Any, ...], number: int) -> tuple[Any, ...]:
         else value
         for value in row
     )
-
-
-class Waits(NamedTuple):
-    """The waits for the lock, in milliseconds."""
-
-    number: int
-    longest: float
-    over: int
-    wal_mb: float
-    """The largest size of the WAL meanwhile."""
-
-
-def sample_waits(path: str) -> None:
-    """Take the lock of *path* again and again until stdin is closed; print a line of JSON for each line of stdin."""
-    file = sqlite3.connect(path, timeout=0, isolation_level=None)
-    os.set_blocking(0, False)
-    waits: list[float] = []
-    wal, largest = Path(f"{path}-wal"), 0
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            largest = max(largest, wal.stat().st_size)
-        try:
-            line = os.read(0, 1)
-        except BlockingIOError:
-            pass
-        else:
-            if not line:
-                return
-            over = sum(each > MOST_WAIT_MS for each in waits)
-            print(json.dumps([len(waits), max(waits, default=0.0), over, largest / 1e6]), flush=True)
-            waits.clear()
-            largest = 0
-        waits.append(_wait(file))
-        time.sleep(PAUSE_SECONDS)
-
-
-def _wait(file: sqlite3.Connection) -> float:
-    began = time.perf_counter()
-    while True:
-        try:
-            file.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            time.sleep(SPIN_SECONDS)
-        else:
-            waited = time.perf_counter() - began
-            file.execute("ROLLBACK")
-            return waited * 1000
-
-
-class Sampler:
-    """The process that takes the lock."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.longest = self.wal_mb = 0.0
-
-    def waits(self) -> Waits:
-        """Return the waits since the last call."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return Waits(*json.loads(self._process.stdout.readline()))
-
-    def report(self, name: str, began: float, *, counts: bool = True) -> None:
-        """Print the line of one phase, which began at *began* (monotonic seconds); without *counts* its waits may be longer."""
-        seconds = time.monotonic() - began
-        waits = self.waits()
-        columns = f"{seconds:8.2f} {waits.number:8,} {waits.longest:11.1f} {waits.over:8} {waits.wal_mb:8.1f}"
-        print(f"{name:34} {columns}", flush=True)
-        self.wal_mb = max(self.wal_mb, waits.wal_mb)
-        if counts:
-            self.longest = max(self.longest, waits.longest)
-
-
-@contextlib.contextmanager
-def sampling(path: Path) -> Iterator[Sampler]:
-    """Run the process that takes the lock while the block lasts."""
-    command = [sys.executable, __file__, "--sample", str(path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield Sampler(process)
-    finally:
-        process.communicate()
 
 
 async def heartbeats(store: Store) -> float:
@@ -300,9 +214,6 @@ async def measure(path: Path) -> bool:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--sample"]:
-        sample_waits(sys.argv[2])
-        return 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         path = Path(FILE).absolute() if FILE else Path(name) / "s.db"
         if not path.exists():
