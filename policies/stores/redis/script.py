@@ -20,8 +20,8 @@ SCRIPT_PARTS = (
     ("do", "keys begin counters holds"),
     ("if reserves or has_others then", "ring fitting reserve"),
     ("if settles or has_others then", "settle"),
-    ("function script.load_seldom()\nif counters.create then return end", "expiry groups ring_seldom fitting_seldom"),
-    ("if has_others then\nscript.load_seldom()", "entries corrections owners reports format conversion"),
+    ("function script.load_rare()\nif counters.create then return end", "expiry groups ring_rare fitting_rare"),
+    ("if has_others then\nscript.load_rare()", "entries corrections owners reports format conversion"),
     ("do", "dispatch"),
 )
 """The files of the script in their order, and under which condition the functions of each part are created."""

@@ -50,7 +50,7 @@ function operations.correct(operation)
 end
 
 -- Arguments: id, text. Replaces the remembered text, and returns the one before or false; the same if it is sent again.
--- It is beside the counters, so that it is lost with them: then the generation changes, and all processes send it again.
+-- It is stored with the counters, so that it is lost with them: then the generation changes, and all processes send it again.
 function operations.limits(operation)
   local found = redis.call('HMGET', keys.counters, 'limits', 'limits_before', 'limits_id')
   if found[3] == operation[2] then return found[2] ~= '' and found[2] end

@@ -29,7 +29,7 @@ function fitting.find_claims(operation, first, writes, hold)
   for at = 1, #claims do
     local claim = claims[at]
     if claim.max_identities > 0 and counters.known[claim.field].is_new then
-      script.load_seldom()
+      script.load_rare()
       groups.assign(claim, writes)
     end
     local counter = counters.known[claim.field]
@@ -51,7 +51,7 @@ function fitting.ceiling(claims, ceiling, is_distinct)
     local claim = claims[at]
     local counter, base, per_token = claim.counter, claim.base, claim.per_token
     if not is_distinct then
-      script.load_seldom()
+      script.load_rare()
       base, per_token = fitting.needs_together(claims, claim)
     end
     local left = claim.limit - counter.spent - counter.held - base

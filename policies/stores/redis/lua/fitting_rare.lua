@@ -1,4 +1,4 @@
--- What most calls do not need: further parts of a reservation, and refusals.
+-- Functions that most calls do not need: further parts of a reservation, claims on one counter, and refusals.
 
 -- The part of a reservation with a number.
 function fitting.part(hold, number)

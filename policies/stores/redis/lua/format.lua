@@ -1,5 +1,5 @@
 -- The format of the store, and its generation. These operations and those of conversion.lua run before the store is ready.
-local LOST_GROUPS = 'the numbers of identities were evicted or lost: as many more get counters of their own until those of before are over; '
+local LOST_GROUPS = 'the numbers of identities were evicted or lost: groups may have twice as many counters until the earlier ones expire; '
   .. 'set maxmemory-policy noeviction, and give the server more memory'
 operations.before_ready = {inspect = true, take_over = true, convert = true, create = true}
 
@@ -49,7 +49,7 @@ end
 
 -- A server that evicts keys may remove one of them alone. Without its reservations the counters would hold them until their windows
 -- end, and without what expires they would never be removed. So the generation ends, and the next operation makes the store anew.
--- Any other key is only created again. Without the sizes of groups all groups get new names: their counters are used on.
+-- Any other key is only created again. Without the sizes of groups all groups get new names, and keep their counters.
 function operations.replace_lost_keys()
   local generation = redis.call('HGET', keys.counters, 'generation')
   if not redis.call('HGET', keys.holds, 'format') or not redis.call('ZSCORE', keys.expiry, 'format') then

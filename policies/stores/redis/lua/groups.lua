@@ -2,7 +2,7 @@
 
 -- The name under which the counters of the group of a claim are counted, and how many it has. All groups get new names if their
 -- sizes were lost, and those of sliding counters also if the clock was set back: if `latest`, when one of these counters was made or
--- looked at, is later than now. Then the counters of before hold no places; they are used on, and removed when they are over.
+-- looked at, is later than now. Then earlier counters do not count towards the size. They stay in use, and are removed when they expire.
 function groups.named(claim, writes)
   local found = redis.call('HMGET', keys.groups, claim.group, 'lost', 'latest', 'setbacks')
   local name, latest, setbacks = claim.group, tonumber(found[3] or 0), tonumber(found[4] or 0)

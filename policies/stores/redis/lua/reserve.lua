@@ -25,7 +25,7 @@ function reserve.take(call, hold, part, granted, claims)
   for index = 1, #claims do
     local claim = claims[index]
     if claim.is_sliding and claim.counter.mark == 0 then
-      script.load_seldom()
+      script.load_rare()
       counters.give_mark(claim.counter)
     end
     claim.amount = claim.base + fitting.rounded_up(claim.per_token * granted, claim.scale)
@@ -47,7 +47,7 @@ function reserve.take(call, hold, part, granted, claims)
     local counter, amount = claim.counter, claim.amount
     if amount > 0 or not claim.is_sliding then
       if counter.is_new then
-        script.load_seldom()
+        script.load_rare()
         counters.create(counter, claim.ends, claim.joins or '')
         has_new = true
       end
@@ -62,14 +62,14 @@ function operations.reserve(operation)
   local call, part, ceiling = operation[2], operation[3], operation[4]
   local hold, ending = holds.read(call)
   if not hold and (part > 0 or ending) then return {reserve.CALL_ENDED} end
-  if hold then script.load_seldom() end
+  if hold then script.load_rare() end
   local claims, is_distinct = fitting.find_claims(operation, 5, true, part > 0 and hold)
   if not claims then return {reserve.OTHER_WINDOW} end
   local known = hold and fitting.part(hold, part)
   if known then return reserve.answer(claims, known[2]) end
   local granted = fitting.ceiling(claims, ceiling, is_distinct)
   if not granted then
-    script.load_seldom()
+    script.load_rare()
     return reserve.answer(claims, ceiling, fitting.longest_refusal(claims, ceiling))
   end
   if reserve.take(call, hold, part, granted, claims) then

@@ -36,7 +36,7 @@ end
 function ring.add(counter, cell, amount)
   local sum = ring.amount_of(counter, cell) + amount
   if sum >= 65536 and counter.size == 2 or sum >= 4294967296 and counter.size == 4 then
-    script.load_seldom()
+    script.load_rare()
     ring.widen(counter, sum)
   end
   local at, size, cells = cell % ring.SLOTS * counter.size, counter.size, counter.cells

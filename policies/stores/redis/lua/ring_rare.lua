@@ -1,4 +1,4 @@
--- What most calls do not need of a ring.
+-- Functions of a ring that most calls do not need.
 
 -- Use more bytes for each cell, because `amount` needs them.
 function ring.widen(counter, amount)

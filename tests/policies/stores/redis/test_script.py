@@ -271,10 +271,10 @@ async def test_other_evicted_keys_are_created_again(
     assert caplog.records == []
 
 
-async def test_evicted_sizes_of_groups_are_said(
+async def test_evicted_sizes_of_groups_are_logged(
     opened: OpenStore, runner: ScriptRunner, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without the sizes of groups no spending is forgotten; each process says once that more identities get counters."""
+    """Without the sizes of groups no spending is forgotten; each process logs once that more identities get counters."""
     stores = [opened(), opened()]
     for store in stores:
         await store.heartbeat()
@@ -284,9 +284,9 @@ async def test_evicted_sizes_of_groups_are_said(
     await runner.client.delete(runner.key("n"))
     for store in stores * 2:
         await store.heartbeat()
-    said = [each.getMessage() for each in caplog.records]
-    assert len(said) == 2
-    assert all(each.startswith("the numbers of identities were evicted or lost: ") for each in said)
+    logged = [each.getMessage() for each in caplog.records]
+    assert len(logged) == 2
+    assert all(each.startswith("the numbers of identities were evicted or lost: ") for each in logged)
     found = await stores[0].standings([chosen_by_client("a", window=window) for window in windows])
     assert [each.used for each in found] == [10, 10], "a counter keeps what it counts"
     for window in windows:
