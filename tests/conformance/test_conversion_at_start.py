@@ -54,7 +54,7 @@ def starting(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         popen.communicate()
 
 
-async def said(folder: Path, waiting: subprocess.Popen[bytes]) -> None:
+async def until_logged(folder: Path, waiting: subprocess.Popen[bytes]) -> None:
     """Wait until the process *waiting* has logged that it waits. A busy test process would delay its start."""
     for _ in range(POLLS):
         if WAITING in (folder / "log").read_text():
@@ -69,7 +69,7 @@ async def test_start_waits_for_the_conversion_by_another_process(tmp_path: Path)
     old_file(tmp_path / "s.db", 3)
     with starting(tmp_path) as popen:
         with converting(tmp_path / "s.db", popen):
-            await said(tmp_path, popen)
+            await until_logged(tmp_path, popen)
             await asyncio.sleep(LONGER_THAN_FOR_A_LOCK_SECONDS)
             assert popen.poll() is None
         assert popen.stdout is not None
@@ -90,7 +90,7 @@ async def test_signal_ends_the_wait_at_once(tmp_path: Path, number: signal.Signa
         pytest.skip("a background job, which ignores SIGINT")
     old_file(tmp_path / "s.db", 3)
     with starting(tmp_path) as popen, converting(tmp_path / "s.db", popen):
-        await said(tmp_path, popen)
+        await until_logged(tmp_path, popen)
         popen.send_signal(number)
         assert await asyncio.to_thread(popen.wait, EXIT_TIMEOUT_SECONDS) == 0
     assert len((tmp_path / "log").read_text().splitlines()) == 1

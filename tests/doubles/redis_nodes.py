@@ -24,7 +24,7 @@ WAITED_SECONDS = 90.0
 """How long to wait for what servers do by themselves, such as elections. They give up and try again, and the machine may be busy."""
 POLL_SECONDS = 0.03
 ACKNOWLEDGED_WAITS, ACKNOWLEDGED_SECONDS = 4, 0.4
-"""So many WAIT commands in a row within this time were acknowledged: after a missing acknowledgement a client pauses for longer."""
+"""A client that sends this many WAIT commands within this time gets acknowledgements: without one it pauses for longer."""
 
 
 class RedisNode(RedisServer):

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from redis.asyncio import Redis
+from store_callers import until_taken
 
 from policies.stores.redis.link import ScriptLink
 from policies.stores.redis.servers.url import RedisUrl
@@ -36,6 +37,10 @@ class TestedLink(ScriptLink):
         """Return the payloads that were executed on the server at *port*, in order."""
         found: list[bytes] = await command(port, "LRANGE", self.keys[1], 0, -1)
         return found
+
+    async def submit_until_taken(self, payload: bytes) -> bytes:
+        """Submit *payload* again until it is executed; the number of attempts is bounded."""
+        return await until_taken(lambda: self.submit(payload))
 
     async def submit_all(self, payloads: Sequence[bytes]) -> list[bytes | BaseException]:
         """Submit *payloads* at once; return their results and errors."""

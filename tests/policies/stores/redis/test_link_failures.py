@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 from redis_server import MISSING, SERVER, RedisServer, free_port, redis_server
-from script_links import TestedLink, command, script_link
-from store_callers import ATTEMPT_PAUSE_SECONDS, MAX_ATTEMPTS, until_taken
+from script_links import command, script_link
+from store_callers import ATTEMPT_PAUSE_SECONDS, MAX_ATTEMPTS
 from tcp_proxy import tcp_proxy
 from wire import eventually
 
@@ -24,11 +24,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSI
 
 def numbered(count: int) -> list[bytes]:
     return [b"%d" % at for at in range(count)]
-
-
-async def submit_until_taken(link: TestedLink, payload: bytes) -> bytes:
-    """Submit *payload* again until it is executed; the number of attempts is bounded."""
-    return await until_taken(lambda: link.submit(payload))
 
 
 async def test_cut_connection_is_replaced_at_once(redis: RedisServer) -> None:
@@ -68,7 +63,7 @@ async def test_second_loss_is_store_down(redis: RedisServer) -> None:
         assert not down.value.taken
         assert proxy.connections == connections
         proxy.loses_replies = 0
-        assert await submit_until_taken(link, b"fourth") == b"fourth"
+        assert await link.submit_until_taken(b"fourth") == b"fourth"
 
 
 @pytest.mark.parametrize("command", [b"\nINFO", b"\nEVALSHA"], ids=["INFO", "EVALSHA"])
@@ -118,7 +113,7 @@ async def test_silent_server_is_store_down(redis: RedisServer) -> None:
         assert all(isinstance(each, StoreDown) and not each.taken for each in results)
         assert proxy.connections == connections
         proxy.resume()
-        assert await submit_until_taken(link, b"last") == b"last"
+        assert await link.submit_until_taken(b"last") == b"last"
         assert await link.submit_all(numbered(100)) == numbered(100)
 
 
@@ -149,7 +144,7 @@ async def test_suspended_server(tmp_path: Path) -> None:
                 await link.submit(b"second")
             assert down.value.taken
             server.process.send_signal(signal.SIGCONT)
-            assert await submit_until_taken(link, b"third") == b"third"
+            assert await link.submit_until_taken(b"third") == b"third"
             assert await link.appended(server.port) in ([b"first", b"third"], [b"first", b"second", b"third"])
 
 
@@ -255,7 +250,7 @@ async def test_full_server_refuses_and_recovers(tmp_path: Path) -> None:
                 await link.submit(b"2")
             assert not down.value.taken
             await command(server.port, "CONFIG", "SET", "maxmemory", 0)
-            assert await submit_until_taken(link, b"3") == b"3"
+            assert await link.submit_until_taken(b"3") == b"3"
             assert await link.appended(server.port) == [b"1", b"3"]
 
 

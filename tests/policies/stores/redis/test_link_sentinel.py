@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 from redis_sentinel import SERVICE, RedisSentinels, redis_sentinels
 from redis_server import MISSING, SERVER, free_port
-from script_links import TestedLink, script_link
-from store_callers import until_taken
+from script_links import script_link
 
 from policies.api.store import StoreDown
 
@@ -32,29 +31,25 @@ def sentinels(running: RedisSentinels) -> RedisSentinels:
     return running
 
 
-async def submit_until_taken(link: TestedLink, payload: bytes) -> bytes:
-    return await until_taken(lambda: link.submit(payload))
-
-
 async def test_primary_that_is_killed(sentinels: RedisSentinels) -> None:
     """When the primary is killed, payloads are executed by the promoted replica, which has all that was answered."""
     async with script_link(f"{sentinels.url}?wait=1000") as link:
-        await submit_until_taken(link, b"first")
+        await link.submit_until_taken(b"first")
         payloads = [b"%d" % at for at in range(100)]
         assert await link.submit_all(payloads) == payloads
         primary = await asyncio.to_thread(lambda: sentinels.primary)
         primary.kill()
         promoted = await asyncio.to_thread(sentinels.promoted, primary)
-        assert await asyncio.wait_for(submit_until_taken(link, b"last"), MAX_RECOVERY_SECONDS) == b"last"
+        assert await asyncio.wait_for(link.submit_until_taken(b"last"), MAX_RECOVERY_SECONDS) == b"last"
         assert await link.appended(promoted.port) == [b"first", *payloads, b"last"]
 
 
 async def test_demoted_primary_is_left(sentinels: RedisSentinels) -> None:
     """A primary that has become a replica is left for the new one."""
     async with script_link(f"{sentinels.url}?wait=1000") as link:
-        await submit_until_taken(link, b"1")
+        await link.submit_until_taken(b"1")
         _, new = await asyncio.to_thread(sentinels.demote)
-        assert await submit_until_taken(link, b"2") == b"2"
+        assert await link.submit_until_taken(b"2") == b"2"
         assert await link.appended(new.port) == [b"1", b"2"]
 
 
@@ -64,7 +59,7 @@ async def test_sentinels_that_do_not_answer_are_skipped(sentinels: RedisSentinel
     try:
         url = f"redis+sentinel://127.0.0.1:{free_port()},{sentinels.sentinels[0].address},{sentinels.sentinels[1].address}"
         async with script_link(f"{url}/{SERVICE}") as link:
-            assert await submit_until_taken(link, b"1") == b"1"
+            assert await link.submit_until_taken(b"1") == b"1"
     finally:
         sentinels.sentinels[0].resume()
 
@@ -83,4 +78,4 @@ async def test_password_of_the_servers_alone(sentinels: RedisSentinels) -> None:
     for server in sentinels.servers:
         server.ask("ACL", "SETUSER", "me", "reset", "on", ">secret", "~*", "+@all")
     async with script_link(sentinels.url.replace("://", "://me:secret@")) as link:
-        assert await submit_until_taken(link, b"1") == b"1"
+        assert await link.submit_until_taken(b"1") == b"1"
