@@ -101,3 +101,16 @@ def test_pattern_set_may_be_large() -> None:
     assert longest_match("vendor-2999-x", patterns) == "vendor-2999-*"
     assert longest_match("vendor-2999-" + "x" * 100_000, patterns) == "vendor-2999-*"
     assert not matches_any("vendor-3000-x", patterns)
+
+
+@pytest.mark.parametrize(
+    ("path", "covered"),
+    [("*", True), ("/v1/*", True), (["/api/chat", "/v1/chat/*"], True), ("/api/chat", False), (["/api/*", "/v1/images"], False)],
+)  # fmt: skip
+def test_match_covers_the_path_of_its_calls(path: str | list[str], covered: bool) -> None:  # noqa: FBT001  # a column of the table
+    """A match that covers a call covers its path; one that does not cover the path covers no call of it."""
+    call = make_call("hi")
+    assert call.path == "/v1/chat/completions"
+    match = Match(path=path)
+    assert (match.covers_path(call.path), match.covers(call)) == (covered, covered)
+    assert Match(path=path, model="other").covers_path(call.path) is covered, "other conditions do not count"

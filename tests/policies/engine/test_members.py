@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from policies import Call, Chain, HookError, Lease, Policy, Rate, RunningPolicy
+from policies import Call, Chain, HookError, Lease, Match, Policy, Rate, RunningPolicy
 from policies.api.services import Services
+from policies.engine.members import MAX_REMEMBERED_PATHS, Members
 from policies.testing import ScriptedUpstream, make_call, make_services, serve
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +105,23 @@ class PerProfile(Policy, frozen=True):
         slots = services.shared(f"{self.name}.slots", lambda: Slots(self.log))
         self.seen.append(slots)
         return PerChain(self.log, slots, self.limit)
+
+
+def test_policies_of_a_path_are_remembered_for_few_paths() -> None:
+    """The policies that may apply to a path are found once. Beyond the bound, what is remembered is forgotten."""
+    policies = [Rate(name=name, requests=1, match=Match(path=path)) for name, path in (("a", "/0"), ("b", "/[01]"))]
+    members = Members(policies, make_services())
+    found = members.admitting_at("/0")
+    assert [[each.name for each in members.admitting_at(path)] for path in ("/0", "/1", "/2")] == [
+        ["a", "b"],
+        ["b"],
+        [],
+    ]
+    assert members.admitting_at("/0") is found
+    for at in range(MAX_REMEMBERED_PATHS):
+        members.admitting_at(f"/other/{at}")
+    assert members.admitting_at("/0") == found
+    assert members.admitting_at("/0") is not found
 
 
 async def test_policy_may_run_for_each_chain() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from pathlib import Path
 
 import pytest
 from scripts import endless
 from serving import CHAT, events, settings_of, sidecar, with_policies
-from wire import Connection, upstream
+from wire import TIMEOUT_SECONDS, Connection, eventually, upstream
 
 from policies import Call, Event, Lease, Policy
+from sidecar.downstream.active_calls import ActiveCall
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +36,25 @@ async def test_deadline_ends_a_chat_nest_answer(tmp_path: Path) -> None:
     for answer in (events(body), events(chat_on_v1)):
         assert answer[1] == ("token", '"a"')
         assert json.loads(answer[-1][1])["code"] == "upstream_timeout"
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_ended_call_is_not_kept_until_its_deadline(tmp_path: Path, path: str) -> None:
+    """A call that has ended leaves the queue of deadlines: its objects are freed long before its deadline."""
+    text = "[server]\ndeadline = 600\nchat_deadline = 600\n"
+    async with upstream(endless) as up, sidecar(settings_of(tmp_path, up.url, text)) as served:
+        client = await served.client()
+        await client.post(path, CHAT if path == "/api/chat" else SLOW)
+        await client.until(b'"a"')
+        assert sum(type(each) is ActiveCall for each in gc.get_objects()) == 1
+        client.close()
+        await asyncio.wait_for(up.requests[0].gone.wait(), TIMEOUT_SECONDS)
+
+        def is_freed() -> bool:
+            gc.collect()
+            return not any(type(each) is ActiveCall for each in gc.get_objects())
+
+        await eventually(is_freed)
 
 
 class Footer(Policy, frozen=True):

@@ -14,7 +14,7 @@ from serving import CHAT, events, settings_of, sidecar
 from wire import HEAD, Connection, Script, sse, token, upstream
 
 from sidecar.config.upstream import ResolvedUpstream, UpstreamSettings
-from sidecar.upstream.progress_timeout import ProgressTimeout
+from sidecar.upstream.progress_timeout import ProgressTimeout, ProgressTimers
 
 pytestmark = pytest.mark.anyio
 
@@ -189,6 +189,21 @@ async def test_progress_timeout_keeps_cancellations() -> None:
         asyncio.get_running_loop().call_later(at, task.cancel)
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_answers_with_the_same_first_limit_share_a_timer() -> None:
+    """An answer leaves the shared timer when it ends, or when a later limit is shorter: the timer keeps no object of it."""
+    timers = ProgressTimers()
+    first, second, third = (ProgressTimeout(60.0, timers) for _ in range(3))
+    other = ProgressTimeout(30.0, timers)
+    assert (len(timers.of(60.0)), len(timers.of(30.0))) == (3, 1)
+    first.stop()
+    second.reset(30.0)
+    third.reset(90.0)
+    assert (len(timers.of(60.0)), len(timers.of(30.0))) == (1, 1)
+    for each in (second, third, other):
+        each.stop()
+    assert (len(timers.of(60.0)), len(timers.of(30.0))) == (0, 0)
 
 
 def test_every_limit_is_settable() -> None:
