@@ -14,7 +14,7 @@ from documents import blocks, modules, rows
 from places import ROOT
 
 from policies import Budget, Rate
-from policies.api.store import Store
+from policies.api.store import AdvisedStore, CorrectableStore, EntryStore, LimitRegistry, Store
 from policies.stores.opening import STORE_GROUP, open_store
 from policies.stores.redis.servers.failures import REDIS_FAILURES
 from policies.stores.redis.servers.server_advice import SERVER_WARNINGS
@@ -72,6 +72,19 @@ def test_table_has_the_contract() -> None:
     """The table of the members of `Store` has each of them, and no other."""
     named = [row[0].strip("`") for row in rows(DOCUMENT.read_text(), "| member of `Store` | meaning |")]
     assert named == [name for name in vars(Store) if not name.startswith("_")]
+
+
+def test_tables_have_the_optional_protocols() -> None:
+    """The tables of the protocols that may be missing have each of their members, and no other."""
+    text = DOCUMENT.read_text()
+    protocol, named = "", list[tuple[str, str]]()
+    for first, member, *_ in rows(text, "| protocol | member | meaning |"):
+        protocol = first.strip("`") or protocol
+        named.append((protocol, member.strip("`")))
+    named += [("EntryStore", row[0].strip("`")) for row in rows(text, "| member of `EntryStore` | meaning |")]
+    protocols = (CorrectableStore, LimitRegistry, AdvisedStore, EntryStore)
+    members = [(each.__name__, name) for each in protocols for name in vars(each) if not name.startswith("_")]
+    assert sorted(named) == sorted(members)
 
 
 def shown(template: str) -> str:
