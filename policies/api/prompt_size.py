@@ -69,7 +69,7 @@ def size_of(call: Call) -> Size:
     """
     size = parts = media = files = 0
     prompt, form = call.prompt, call.operation
-    rest: list[Message] = []  # `list[Message]()` takes 1 µs: it makes the alias, and fails to note it on the list
+    rest: list[Message] = []  # `list[Message]()` takes 1 µs: it creates the alias, and tries to set it on the list
     messages, prompt_fields = prompt.messages, form.prompt_fields
     count = len(messages)
     if count > MAX_READ_ITEMS:

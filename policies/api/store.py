@@ -226,7 +226,7 @@ class LimitRegistry(Protocol):
 
     @property
     def generation(self) -> str:
-        """Identifies the content of the store: another one means that it was lost, with the limits. Empty while unknown."""
+        """Id of the content of the store: it changes when the content was lost, with the limits. Empty while unknown."""
         ...
 
     async def register_limits(self, limits: Mapping[str, str]) -> Mapping[str, str]:

@@ -35,9 +35,9 @@ class LeaseKind(NamedTuple):
 
 
 _KINDS_WITHOUT_ATTRIBUTES: dict[type, LeaseKind] = {}
-"""The kinds that were found to be correct, of classes whose objects cannot have attributes of the names of hooks.
+"""Checked kinds of classes whose objects cannot have attributes with the names of hooks, so their objects need no check.
 
-Nothing of such an object needs to be checked. Measured: 0.35 µs instead of 0.6 µs for each lease.
+Measured: 0.35 µs instead of 0.6 µs for each lease.
 """
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 MAX_REMEMBERED_PATHS = 256
-"""Paths whose policies are remembered."""
+"""Most paths whose policies are remembered: policies may set any path."""
 
 
 class Member(msgspec.Struct, frozen=True, eq=False):
@@ -113,9 +113,9 @@ class Members:
         return Member(match, policy.match.covers, running, policy.when_store_fails, must_claim, policy.name)
 
     def admitting_at(self, path: str) -> Sequence[Member]:
-        """Return those of `admitting` that may apply to a call of *path*. Remembered: there are few paths.
+        """Return those of `admitting` that may apply to a call of *path*.
 
-        Measured: matching two policies with another path takes 3 µs of a call.
+        The result is remembered. Measured: to match two policies of another path takes 3 µs of a call.
         """
         found = self._admitting_by_path.get(path)
         if found is None:

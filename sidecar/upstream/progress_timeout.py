@@ -25,7 +25,7 @@ MAX_EXTENSION = 12
 
 
 class ProgressTimers:
-    """The timers of all answers of one upstream in the running event loop: one for each of its few first limits."""
+    """Timers that the answers of one upstream share, in the running event loop: one for each first limit, of which there are few."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -46,8 +46,8 @@ class ProgressTimeout:
     """Raises `TimeoutError` from a read that takes too long: `with timeout:` around each read, `reset` after progress.
 
     *limit* is in seconds.  Entering and leaving read the clock and set no timer.  Progress under the same limit, inside
-    `with`, may also be noted by `since = now()`, which costs no Python call for each token.  Its first timer is one of
-    *timers*; a timer of its own is set only where another limit is shorter, and where the first has fired.
+    `with`, may also be noted by `since = now()`, which costs no Python call for each token.  The first wait uses one
+    of the shared *timers*. A timer of its own is set only for a later limit that is shorter, and after the shared one has fired.
     """
 
     __slots__ = (

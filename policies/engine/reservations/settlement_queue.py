@@ -94,9 +94,9 @@ class Settlement(msgspec.Struct, frozen=True):
         return Settlement(self.call_id, charges, debts=self.debts, window_ends=ends, losses=losses, is_reserved=False)
 
     def reserved_at(self, now: float) -> Settlement:
-        """Return it after its own reservation was made at *now*, in seconds since 1970.
+        """Return this settlement after its own reservation was made at *now*, in seconds since 1970.
 
-        A claim whose window has ended since the call reserved is charged 0: that of now must not count it, and no other does.
+        A claim whose window has ended since the call reserved is charged 0: the current window must not count it.
         """
         ended = {key for key, ends in self.window_ends.items() if 0 < ends <= now}
         charges = {claim.key: 0 if claim.key in ended else claim.base for claim in self.debts}

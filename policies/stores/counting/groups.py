@@ -2,8 +2,8 @@
 
 The group of a calendar counter has the start of its window in its name. A sliding counter leaves its group when it is removed,
 which is late if it was made while the clock was ahead. So a store keeps the latest time at which one was made or looked at. If that
-is later than now, the clock was set back, and the group gets another name: the counters of before hold no places in it. They
-are used on, and removed when they are over.
+is later than now, the clock was set back, and the group gets another name. Earlier counters do not count towards its size. They
+stay in use, and are removed when they expire.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from policies.api.claim import Claim
 from policies.api.window import MICROSECONDS_PER_SECOND
 
 TOLERANCE_MICROSECONDS = MICROSECONDS_PER_SECOND
-"""Time by which the latest time may be later than now; it is written again after as long, so that this is rare."""
+"""How much later than now the latest time may be. It is written again only when it is older than that, so writes are rare."""
 
 
 class GroupClock(NamedTuple):
@@ -24,7 +24,7 @@ class GroupClock(NamedTuple):
     setbacks: int = 0
 
     def at(self, now: int) -> GroupClock:
-        """Return it for *now*; itself if nothing is to be written."""
+        """Return the clock for *now*; the same object if it need not be written."""
         if self.latest > now + TOLERANCE_MICROSECONDS:
             return GroupClock(now, self.setbacks + 1)
         return GroupClock(now, self.setbacks) if now > self.latest + TOLERANCE_MICROSECONDS else self

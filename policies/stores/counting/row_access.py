@@ -46,7 +46,7 @@ class CounterRows(ABC):
 
     @abstractmethod
     def _queue_removal(self, due: int, key: str, start: int) -> None:
-        """Have a counter looked at again at *due*."""
+        """Queue a counter to be examined again at *due*."""
 
     @abstractmethod
     def _take_due(self, now: int, number: int) -> Sequence[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Batches of operations on their way to the server and back.
+"""Send batches of operations to the server, and interpret the replies.
 
 Operations of one event-loop iteration become one call of the script (group commit). Many calls are in flight at once. Each
 reply has the time of the server and the generation of the store. A store that is not ready is prepared, and its batch sent again.
@@ -41,7 +41,7 @@ _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
 
 class BatchLink(Protocol):
-    """The way of batches to the server."""
+    """Sends batches to the server."""
 
     def submit(self, payload: bytes) -> asyncio.Future[bytes]:
         """Execute the script with *payload* as its only argument, after those that were submitted before.
@@ -186,7 +186,7 @@ class Batches:
                     operation.future.set_result((now, result))
         except StoreDown as error:
             fail_operations(operations, error)
-        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001  # whatever it is: nothing may wait for ever
+        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001  # no caller may wait for ever, whatever failed
             fail_operations(
                 operations, StoreDown(f"{self._address}: no valid reply ({type(error).__name__})", taken=True)
             )
@@ -232,7 +232,7 @@ class Batches:
             self._preparing = asyncio.get_running_loop().create_task(self._prepare())
             self._preparing.add_done_callback(
                 lambda task: task.cancelled() or task.exception()
-            )  # it has been retrieved
+            )  # marks its exception as retrieved
         return self._preparing
 
     async def _prepare(self) -> None:

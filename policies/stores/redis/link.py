@@ -1,4 +1,4 @@
-"""The way of operations to the right Redis server: one script, one pipelined connection, any number of operations in flight.
+"""Send operations to the Redis server that has the keys: one script, one pipelined connection, any number in flight.
 
 1. An operation is an opaque payload. It is written at once, as EVALSHA, behind those that are in flight. There is no pool that
    could be exhausted. Its reply is matched by order.
@@ -45,7 +45,7 @@ MAX_WAITING_PAYLOADS, MAX_WAITING_BYTES = 10_000, 64 * 1024 * 1024
 
 
 class Submission:
-    """A payload on its way. `is_written`: it may have been executed. `ask_at`: the node for its next attempt alone."""
+    """A payload without a result yet. `is_written`: it may have been executed. `ask_at`: the node for its next attempt alone."""
 
     __slots__ = ("ask_at", "future", "is_written", "payload")
 

@@ -29,7 +29,7 @@ CLOSE_SECONDS = 2.0
 class LimitRegistration:
     """Compares the limits of all *chains* with those that the store remembers, in a task of the event loop.
 
-    It does so at start, and whenever the store has lost its content: that is looked at every *interval* seconds, without I/O.
+    It does so at start, and again when the store has lost its content: it compares `generation` every *interval* seconds, without I/O.
     Each worker does so: the store replaces its list in one step, so only the first one sees a difference. While the store
     is down, it is tried again every *interval* seconds, as heartbeats are. A store that is no `LimitRegistry` is left alone.
     """
@@ -72,7 +72,10 @@ class LimitRegistration:
             log.error("the limits could not be compared with those of the last start: %s", error_report(error))  # noqa: TRY400  # without values
 
     async def _registered(self, store: LimitRegistry, limits: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
-        """Register *limits*; return those before, and the generation of the store that has at least these."""
+        """Register *limits*; return the limits before, and the generation of the store before the registration.
+
+        If the content is lost between the two, the generation differs afterwards, and the limits are registered again.
+        """
         while True:
             try:
                 await self._services.store.heartbeat()  # corrections from now on are logged

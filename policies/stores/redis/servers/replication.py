@@ -85,7 +85,7 @@ class HeldResults:
             receiver(reply)
 
     def give_out(self, lost: ConnectionLost | None = None) -> None:
-        """Give the results to their receivers, or instead of each that the server was *lost*."""
+        """Give the results to their receivers; if the server was *lost*, give them that error instead."""
         held, self._held = self._held, []
         for receiver, reply in held:
             receiver(lost or reply)

@@ -1,9 +1,9 @@
 """Which server has the keys, where sentinels decide it: they watch a primary and promote a replica when it fails.
 
-All sentinels are asked at the same time. The newest configuration counts, which has the highest epoch, also while only one of them
-knows it: a failover has ended for its leader before the others hear of it. Of equally new ones most sentinels decide. The server is
-used if it says itself that it is a primary. The sentinel that leads a failover knows first: as soon as it names another primary, that
-one is used; until then there is none. A sentinel that wanted to lead and was not elected says the same until it hears of the new
+All sentinels are asked at the same time. The configuration with the highest epoch counts, also if only one sentinel has it: a failover
+ends for its leader before the others learn of it. Among configurations of the same epoch the majority counts. The server is used if
+its own INFO says that it is a primary. The sentinel that leads a failover knows first: as soon as it names another primary, that
+one is used; until then there is none. A sentinel that wanted to lead and was not elected says the same until it learns of the new
 configuration; it has an older one then, which does not count. The library's `Sentinel.discover_master` is not used: it names the
 former primary until the failover has ended for all replicas.
 See https://redis.io/docs/latest/develop/reference/sentinel-clients/.

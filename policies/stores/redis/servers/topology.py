@@ -35,7 +35,7 @@ UNKNOWN_HOSTS = ("", "?")
 
 View: TypeAlias = Address | RedisError | None
 """What a node says: who has the keys, that it refuses to say, or that no server has them."""
-Said = TypeVar("Said")
+Answered = TypeVar("Answered")
 
 
 class NoAddress(NamedFailure):
@@ -137,10 +137,10 @@ def best_of(votes: Counter[Address], avoid: Address | None) -> Address:
     return max(votes, key=lambda address: (address != avoid, votes[address]))
 
 
-async def views_of(asking: Mapping[Address, Coroutine[Any, Any, Said]]) -> dict[Address, Said | Exception]:
+async def views_of(asking: Mapping[Address, Coroutine[Any, Any, Answered]]) -> dict[Address, Answered | Exception]:
     """Return what each node says, or why it does not answer. More than half of the same addresses are enough."""
     tasks = {asyncio.ensure_future(coroutine): node for node, coroutine in asking.items()}
-    views: dict[Address, Said | Exception] = {}
+    views: dict[Address, Answered | Exception] = {}
     waiting = set(tasks)
     try:
         while waiting:
@@ -148,7 +148,7 @@ async def views_of(asking: Mapping[Address, Coroutine[Any, Any, Said]]) -> dict[
             for task in done:
                 try:
                     views[tasks[task]] = task.result()
-                except Exception as error:  # noqa: BLE001  # also what a foreign server makes of our questions
+                except Exception as error:  # noqa: BLE001  # a server of another kind may answer anything
                     views[tasks[task]] = error
             owners = Counter(view for view in views.values() if isinstance(view, Address))
             if owners and max(owners.values()) * 2 > len(tasks):
