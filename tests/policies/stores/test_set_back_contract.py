@@ -14,6 +14,8 @@ pytestmark = pytest.mark.anyio
 
 HOUR_SECONDS = 3_600
 WINDOW_SECONDS = 60.0
+OTHER_COUNTERS = 300
+"""More than a store removes at once."""
 AHEAD = pytest.mark.parametrize("hours", [5, 50])
 
 
@@ -64,6 +66,40 @@ async def test_counters_that_were_used_while_the_clock_was_ahead_hold_no_places(
     await store.heartbeat()
     clock.advance(WINDOW_SECONDS + 2)
     await store.heartbeat()
+    assert await admitted(store, "defgh", "after") == "defg"
+
+
+async def remove_expired(store: Store, clock: FakeClock, name: str) -> None:
+    """Make calls and send heartbeats until the store has examined each of the other counters that has expired."""
+    for at in range(OTHER_COUNTERS):
+        assert (await reserve(store, f"{name} {at}", rate(10**6, name="busy"))).refused is None
+    for _ in range(5):
+        await store.heartbeat()
+        clock.advance(0.1)
+
+
+@AHEAD
+@pytest.mark.parametrize("examined", [True, False], ids=["examined meanwhile", "not examined"])
+async def test_counters_that_all_were_used_while_the_clock_was_ahead_hold_no_places(
+    store: Store, clock: FakeClock, hours: int, *, examined: bool
+) -> None:
+    """The same holds if none of a full group is removed while the clock is ahead, because others are removed before.
+
+    Then the group has no new counter meanwhile. The store notices the wrong clock when it examines what has expired.
+    """
+    for first in range(0, OTHER_COUNTERS, 20):
+        others = [rate(1, name=f"other {at}") for at in range(first, first + 20)]
+        await reserve(store, f"others {first}", *others)
+    clock.advance(1)
+    assert await admitted(store, "abc", "before", limit=100) == "abc"
+    clock.advance(hours * HOUR_SECONDS)
+    assert await admitted(store, "abc", "ahead", limit=100) == "abc"
+    if examined:
+        await remove_expired(store, clock, "ahead")
+    clock.advance(-hours * HOUR_SECONDS)
+    for name in ("right", "later"):
+        clock.advance(WINDOW_SECONDS + 2)
+        await remove_expired(store, clock, name)
     assert await admitted(store, "defgh", "after") == "defg"
 
 

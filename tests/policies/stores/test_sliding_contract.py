@@ -47,6 +47,17 @@ async def test_refused_calls_are_not_counted(store: Store, clock: FakeClock) -> 
     assert (await reserve(store, "c", rate(1))).refused is None
 
 
+async def test_release_of_an_expired_request_frees_nothing(store: Store, clock: FakeClock) -> None:
+    """A call that is released after its window frees nothing of a later call, which took from the same slot of the ring."""
+    for call in ("early", "middle", "late"):
+        assert (await reserve(store, call, rate(3))).refused is None
+        clock.advance(65 * CELL_SECONDS / 2)
+    clock.advance(-65 * CELL_SECONDS / 2)
+    await store.release("early")
+    (standing,) = await store.standings([rate(3)])
+    assert standing.used == 2
+
+
 @pytest.mark.parametrize("hours", [5, 50])
 async def test_clock_that_was_ahead_locks_no_limit(store: Store, clock: FakeClock, hours: int) -> None:
     """What was taken while the clock was ahead expires one window after the clock is right again, and counts until then."""
