@@ -14,7 +14,7 @@ from losing_store import LosingStore
 from policies import Budget, Calendar, Claim, Grant
 from policies.engine.chain import Chain
 from policies.engine.ledger import Ledger
-from policies.testing import CollectingSink, FakeClock, make_call, make_services
+from policies.testing import CollectingSink, FakeClock, Step, make_call, make_services
 
 pytestmark = pytest.mark.anyio
 
@@ -79,3 +79,27 @@ async def test_both_parts_of_a_lost_call_are_logged(caplog: pytest.LogCaptureFix
         f"{LOST}; charged without it: {PROMPT + 2} tokens",
         f"{LOST}, whose window has ended; not charged: {PROMPT + 2} tokens",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "spent"), [(10.0, PROMPT + 22), (70.0, 0)])
+async def test_stream_is_charged_in_the_window_of_its_second_reservation(seconds: float, spent: int) -> None:
+    """A stream that has reserved again in a later window, and is lost again, is charged in that window while it is open."""
+    clock = FakeClock(1_800_000_000.0)
+    store, first, second = MinuteStore(clock), Gate(), Gate()
+    services = make_services(store=store)
+    ledger = Ledger(services)
+    script: list[Step] = [*["x"] * 9, first, *["x"] * 12, second, "x"]
+    chain = Chain([budget(1_000)], GatedUpstream(script), services, ledger=ledger)
+    async with anyio.create_task_group() as group:
+        group.start_soon(chain.run, make_call("hi", services=services), CollectingSink([]))
+        for gate, after in ((first, 70.0), (second, seconds)):
+            await gate.reached.wait()
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            store.counters.flush()
+            clock.advance(after)
+            gate.opened.set()
+    await ledger.catch_up()
+
+    assert any(".again1" in step for step in store.steps)
+    assert store.counters.totals == (spent, 0)
