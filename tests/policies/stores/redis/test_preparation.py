@@ -8,14 +8,16 @@ import msgspec
 import pytest
 from claims import budget, chosen_by_client, rate
 from redis_script import FormatOne, ScriptRunner
-from redis_server import MISSING, SERVER
+from redis_server import MISSING, SERVER, RedisServer
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
 from policies.api.window import Sliding
-from policies.stores.redis.preparation import HEARTBEAT_SECONDS, IncompatibleStore, prepare
+from policies.stores.redis.batches import INCOMPATIBLE_SECONDS
+from policies.stores.redis.preparation import HEARTBEAT_SECONDS, ExecuteOperations, IncompatibleStore, prepare
 from policies.stores.redis.script import KEY_NAMES
 from policies.stores.redis.store import RedisStore
+from policies.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSING)]
 
@@ -163,6 +165,28 @@ async def test_other_formats_are_refused(opened: OpenStore, runner: ScriptRunner
         with pytest.raises(IncompatibleStore, match=f"{text}, and this version knows format 2"):
             await operation
     assert await keys_of_server(runner) == {"m"}
+
+
+async def test_incompatible_store_is_not_examined_by_each_call(
+    redis: RedisServer, prefix: str, runner: ScriptRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of another format is examined again after five seconds; until then calls fail without that."""
+    examined: list[str] = []
+
+    async def counted(execute: ExecuteOperations, address: str, *, converts: bool = True) -> None:
+        examined.append(address)
+        await prepare(execute, address, converts=converts)
+
+    monkeypatch.setattr("policies.stores.redis.batches.prepare", counted)
+    await runner.client.hset(runner.key("m"), "format", "9")
+    store = RedisStore(redis.url, prefix=prefix, monotonic=(monotonic := FakeClock()))
+    for seconds, count in ((0.0, 1), (INCOMPATIBLE_SECONDS - 0.1, 1), (0.1, 2)):
+        monotonic.advance(seconds)
+        for call in range(3):
+            with pytest.raises(StoreDown, match="storage format 9 of a newer version"):
+                await store.reserve(f"{call}", [budget(1)])
+        assert len(examined) == count
+    await store.aclose()
 
 
 async def test_foreign_keys_are_refused(opened: OpenStore, runner: ScriptRunner) -> None:
