@@ -78,6 +78,34 @@ def test_cut_stream_is_complete_only_behind_its_end(pieces: list[bytes], cut: in
     assert len(raw) <= cut + len(b"\n\n")
 
 
+def test_usage_beside_a_short_piece_counts() -> None:
+    """A report in a chunk of text is read, and what is read after it is added, also if all chunks came at once."""
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16}}
+    texts = [sse(delta(content=each)) for each in "abcdef"]
+    reading, _ = read(b"".join([*texts[:4], sse(delta(content="x") | usage), *texts[4:]]))
+    assert reading.usage == Usage(9, 9)
+
+
+def test_choices_behind_a_short_one_count() -> None:
+    """All choices of a chunk are read, also if the first one is a short piece of a choice that is known."""
+    second = {"index": 1, "delta": {"content": "y"}, "finish_reason": None}
+    texts = b"".join(sse(delta(content=each)) for each in "abcd")
+    reading, batches = read(texts + sse({"choices": [*delta(content="x")["choices"], second]}))
+    assert reading.usage.output == 6
+    assert [event.text for batch in batches for event in batch.events] == [*"abcdxy"]
+
+
+@pytest.mark.parametrize("name", [b"", b"event: error\n"], ids=["field", "event"])
+def test_error_beside_a_short_piece_is_a_failure(name: bytes) -> None:
+    """An error beside text, in its field or by the name of its event, ends the stream behind the text before it."""
+    error = {} if name else {"error": {"message": "x"}}
+    texts = [sse(delta(content=each)) for each in "abcd"]
+    reading, batches = read(b"".join([*texts, name + sse(delta(content="e") | error), *texts]))
+    assert reading.failure is not None
+    assert b"".join(batch.raw for batch in batches).startswith(b"".join(texts))
+    assert 4 <= reading.usage.output <= 5
+
+
 def test_events_are_held_until_output() -> None:
     """A role alone is not output: events are held until the first output, then returned in order."""
     first = sse(ROLE) + sse({"choices": [], "prompt_filter_results": []})

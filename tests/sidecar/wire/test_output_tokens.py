@@ -14,7 +14,7 @@ from sidecar.wire.sse_reader import Frame
 
 TEXTS = st.none() | st.sampled_from(["", "a", "a longer piece of text", "ä", " tok12"])
 RAWS = st.none() | st.just(msgspec.Raw(b'[{"function":{"arguments":"{}"}}]'))
-DELTAS = st.builds(
+DELTAS = st.builds(Delta, content=TEXTS) | st.builds(
     Delta,
     content=TEXTS,
     reasoning=TEXTS,
@@ -24,6 +24,7 @@ DELTAS = st.builds(
     function_call=RAWS,
     audio=RAWS,
 )
+"""Pieces of text alone, as nearly all are, and pieces with anything else."""
 
 
 def shown(batches: list[Batch | None]) -> tuple[bytes, list[tuple[object, ...]]]:
@@ -44,13 +45,25 @@ def test_short_text_is_one_token(delta: Delta) -> None:
         assert not any((delta.reasoning, delta.reasoning_content, delta.refusal, delta.has_tool))
 
 
-@given(st.lists(DELTAS, max_size=8), st.integers(0, 8), st.sampled_from([None, "", "stop", "length", "error"]))
-def test_pieces_count_alike_in_one_read_and_in_several(deltas: list[Delta], at: int, finish: str | None) -> None:
-    """Reading pieces one by one, or all at once, gives the same counts, bytes and events."""
+@given(
+    st.lists(DELTAS, max_size=8),
+    st.integers(0, 8),
+    st.sampled_from([None, "", "stop", "length", "error"]),
+    st.integers(0, 8),
+    st.integers(0, 12),
+)
+def test_pieces_count_alike_in_one_read_and_in_several(
+    deltas: list[Delta], at: int, finish: str | None, reported_at: int, reported: int
+) -> None:
+    """Reading pieces one by one, or all at once, gives the same counts, bytes, events and usage."""
     choices = [
         Choice(delta=delta, finish_reason=finish if number == at else None) for number, delta in enumerate(deltas)
     ]
-    payloads = [msgspec.json.encode({"choices": [choice], "usage": None}) for choice in choices]
+    usage = {"prompt_tokens": 3, "completion_tokens": reported, "total_tokens": 3 + reported}
+    payloads = [
+        msgspec.json.encode({"choices": [choice], "usage": usage if number == reported_at else None})
+        for number, choice in enumerate(choices)
+    ]
     frames = [*(Frame(b"data: " + each + b"\n\n", each) for each in payloads), Frame(b"data: [DONE]\n\n", b"[DONE]")]
     whole, single = AnswerReader(), AnswerReader()
     together = [whole.take(frames)]
