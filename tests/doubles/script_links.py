@@ -23,6 +23,18 @@ return ARGV[1]
 """
 
 
+class Pauses:
+    """Sleeps for a link, and adds up for how long: that does not depend on how busy the machine is."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for *seconds*."""
+        self.seconds += seconds
+        await asyncio.sleep(seconds)
+
+
 class TestedLink(ScriptLink):
     """A link with keys of its own."""
 

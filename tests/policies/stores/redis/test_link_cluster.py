@@ -12,7 +12,7 @@ from redis_cluster import RedisCluster, redis_cluster, slot_of
 from redis_cluster_node import ClusterNode
 from redis_nodes import WAITED_SECONDS, node_folder
 from redis_server import MISSING, SERVER, free_port, redis_server
-from script_links import TestedLink, command, script_link
+from script_links import Pauses, TestedLink, command, script_link
 from store_callers import ATTEMPT_PAUSE_SECONDS, MAX_ATTEMPTS
 
 from policies.api.store import StoreDown
@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(SERVER is None, reason=MISSI
 
 MAX_RECOVERY_SECONDS = 20.0
 """From the promotion of a replica to the first executed payloads: about a second, or more on a busy machine."""
+MAX_PAUSES_SECONDS = 2.0
+"""Most time for which the link pauses between attempts meanwhile."""
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +125,17 @@ async def test_promoted_node_is_found(cluster: RedisCluster, attack: object) -> 
     The wait for the replica is the longest one: on a slow machine a shorter one ends before the replica has the data.
     """
     assert callable(attack)
-    async with script_link(f"{cluster.url(*cluster.nodes[:3])}?wait=1000") as link:
+    pauses = Pauses()
+    async with script_link(f"{cluster.url(*cluster.nodes[:3])}?wait=1000", sleep=pauses.sleep) as link:
         async with traffic_through(link) as traffic:
             slot = slot_of(link.prefix)
             owner = await asyncio.to_thread(cluster.owner, slot)
             await asyncio.to_thread(owner.until_waits)
             attack(owner)
             await asyncio.to_thread(cluster.promoted, slot, owner)
+            pauses.seconds = 0.0
             await asyncio.wait_for(traffic.more(), MAX_RECOVERY_SECONDS)
+            assert pauses.seconds <= MAX_PAUSES_SECONDS
             owner.revive()
             await asyncio.to_thread(cluster.settled)
             await traffic.more()
