@@ -85,11 +85,11 @@ async def test_both_parts_of_a_lost_call_are_logged(caplog: pytest.LogCaptureFix
 async def test_stream_is_charged_in_the_window_of_its_second_reservation(seconds: float, spent: int) -> None:
     """A stream that has reserved again in a later window, and is lost again, is charged in that window while it is open."""
     clock = FakeClock(1_800_000_000.0)
-    store, first, second = MinuteStore(clock), Gate(), Gate()
+    store, first, second = WindowStore(clock), Gate(), Gate()
     services = make_services(store=store)
     ledger = Ledger(services)
     script: list[Step] = [*["x"] * 9, first, *["x"] * 12, second, "x"]
-    chain = Chain([budget(1_000)], GatedUpstream(script), services, ledger=ledger)
+    chain = Chain([budget(1_000, window="minute")], GatedUpstream(script), services, ledger=ledger)
     async with anyio.create_task_group() as group:
         group.start_soon(chain.run, make_call("hi", services=services), CollectingSink([]))
         for gate, after in ((first, 70.0), (second, seconds)):
