@@ -64,7 +64,7 @@ class CountersInFile(CounterStore):
         self._database, self._owner = database, owner
         self._changed: dict[tuple[str, int], CounterRow] = {}
         self._reservations: dict[str, list[list[Taken]]] = {}
-        """Cached reservations of this process: what each part took. Valid if as many running parts are deleted."""
+        """Cached reservations of this process: what each of their parts took. Valid until another connection writes."""
         self._has_charged: bool | None = None
         """Whether the file has charged reservations; None if that is to be read. Those of this process come from others."""
 
@@ -73,8 +73,8 @@ class CountersInFile(CounterStore):
         database = self._database
         if not database.is_unchanged or len(self._rows) > MAX_CACHED_ROWS:
             self._rows, self._changed, self._has_charged = {}, {}, None
-        if database.is_reopened or len(self._reservations) > MAX_CACHED_ROWS:
-            self._reservations = {}  # after an error, some of them may have been rolled back
+        if not database.is_unchanged or len(self._reservations) > MAX_CACHED_ROWS:
+            self._reservations = {}  # another process may have ended them, or added parts
 
     def _write_changed(self) -> None:
         """Write the rows that have changed. Called last in each transaction."""
@@ -180,17 +180,12 @@ class CountersInFile(CounterStore):
 
     def _remove_reservation(self, call_id: str) -> Removed | None:
         execute = self._database.execute
-        cached, deleted = self._reservations.pop(call_id, None), 0
+        cached = self._reservations.pop(call_id, None)
         if cached is not None:
-            deleted = execute("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount
-            if deleted == len(cached):
-                return Removed(cached[0] if deleted == 1 else [each for part in cached for each in part])
-            running = [each for part in cached[len(cached) - deleted :] for each in part]
-        else:
-            running = taken_parts(execute, "hold", call_id)
-            deleted = execute("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount
+            execute("DELETE FROM hold WHERE call = ?", (call_id,))
+            return Removed(cached[0] if len(cached) == 1 else [each for part in cached for each in part])
         # All parts of a reservation are charged together, so those that were come before those that are running.
-        charged = taken_parts(execute, "charged", call_id)
-        if not execute("DELETE FROM charged WHERE call = ?", (call_id,)).rowcount and not deleted:
-            return None
-        return Removed([*charged, *running], len(charged))
+        running, charged = taken_parts(execute, "hold", call_id), taken_parts(execute, "charged", call_id)
+        is_running = execute("DELETE FROM hold WHERE call = ?", (call_id,)).rowcount > 0
+        is_charged = execute("DELETE FROM charged WHERE call = ?", (call_id,)).rowcount > 0
+        return Removed([*charged, *running], len(charged)) if is_running or is_charged else None

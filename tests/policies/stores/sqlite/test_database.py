@@ -71,6 +71,35 @@ def test_two_processes_answer_like_one(steps: list[tuple[object, ...]], whose: l
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("change", ["part added", "made again", "charged"])
+@pytest.mark.parametrize("ends", ["release", "settle"])
+async def test_reservation_that_another_process_changed(tmp_path: Path, change: str, ends: str) -> None:
+    """A process ends a reservation as the file has it, not as it was when this process made it: nothing stays reserved."""
+    clock = FakeClock()
+    first, second = (SQLiteStore(tmp_path / "s.db", clock=clock, grace=30.0) for _ in range(2))
+    for store in (first, second):
+        await store.heartbeat()
+    claim = budget(LIMIT, 5)
+    await first.reserve("1", [claim])
+    if change == "part added":
+        await second.reserve("1", [budget(LIMIT, 7)], part=1)
+    elif change == "made again":
+        await second.release("1")
+        await second.reserve("1", [budget(LIMIT, 7)])
+    else:
+        clock.advance(60)
+        await second.heartbeat()
+        await first.reserve("1", [budget(LIMIT, 7)], part=1)
+    if ends == "release":
+        await first.release("1")
+    else:
+        assert await first.settle("1", {claim.key: 0})
+    (account,) = await first.accounts()
+    for store in (first, second):
+        await store.aclose()
+    assert (account.spent, account.reserved) == (0, 0)
+
+
 async def test_journal_stays_small(tmp_path: Path) -> None:
     """However many operations follow each other, SQLite can restart the WAL: no read is open for long."""
     store, claim = SQLiteStore(tmp_path / "s.db", clock=FakeClock()), budget(LIMIT, 1)
