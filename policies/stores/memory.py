@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from policies.api.claim import Claim
 from policies.api.store import Account, Grant, ReservationGone, Standing, account
 from policies.api.window import MICROSECONDS_PER_SECOND
+from policies.stores.counting.claimed import ClaimedCounter
 from policies.stores.counting.counters import CounterStore
 from policies.stores.counting.groups import GroupClock
 from policies.stores.counting.reading import CounterReads, read_standings
 from policies.stores.counting.row_access import Removed
-from policies.stores.counting.rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
+from policies.stores.counting.rows import SLIDING_START, CounterRow, Taken
 from policies.stores.entries.in_memory import MemoryEntries
 
 MORE_REMOVED_THAN_ADDED = 1
@@ -36,7 +37,8 @@ class MemoryStore(CounterStore):
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
         now = self._now()
-        self._remove_unused(now, len(claims) + MORE_REMOVED_THAN_ADDED)
+        if self._due and self._due[0][0] * MICROSECONDS_PER_SECOND <= now:
+            self._remove_unused(now, len(claims) + MORE_REMOVED_THAN_ADDED)
         if part and self._recorded_ceiling(call_id, 0) is None:
             raise ReservationGone(call_id)
         return self._reserve(call_id, claims, ceiling, part, now)
@@ -51,9 +53,9 @@ class MemoryStore(CounterStore):
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`."""
-        now = self._now()
+        now = self._clock()
         return [
-            account(key, row.spent, row.held, row.ends / MICROSECONDS_PER_SECOND)
+            account(key, row.spent, row.held, float(row.ends))
             for (key, start), row in self._rows.items()
             if start != SLIDING_START and start <= now < row.ends
         ]
@@ -61,7 +63,7 @@ class MemoryStore(CounterStore):
     async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
         """See `Store.standings`."""
         reads = CounterReads(self._find_row, self._group_size, self._group_clock)
-        return read_standings(claims, self._now(), self._windows.at, reads)
+        return read_standings(claims, self._now(), self._limits, reads)
 
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
         """See `CorrectableStore.correct`."""
@@ -103,29 +105,33 @@ class MemoryStore(CounterStore):
     def _find_row(self, counter: str, start: int) -> CounterRow | None:
         return self._rows.get((counter, start))
 
-    def _add_row(self, row: CounterRow) -> None:
-        self._rows[row.key, row.start] = row
+    def _add_row(self, key: str, row: CounterRow) -> None:
+        self._rows[key, row.start] = row
         self._group_sizes[row.group] += 1
-        self._queue_removal(row.removable_at, row.key, row.start)
+        heapq.heappush(self._due, (row.removable_at, key, row.start))
 
-    def _row_changed(self, row: CounterRow) -> None:
+    def _row_changed(self, key: str, start: int) -> None:
         pass  # it is changed in place
 
-    def _remove_row(self, row: CounterRow) -> None:
-        del self._rows[row.key, row.start]
+    def _remove_unused(self, now: int, number: int) -> int:
+        seconds, due = now // MICROSECONDS_PER_SECOND, self._due
+        for looked_at in range(number):
+            if not due or due[0][0] > seconds:
+                return looked_at
+            _, key, start = heapq.heappop(due)
+            row = self._rows[key, start]
+            due_at = self._next_due(key, row, now)
+            if due_at > seconds:
+                heapq.heappush(due, (due_at, key, start))
+            else:
+                self._remove_row(key, row)
+        return number
+
+    def _remove_row(self, key: str, row: CounterRow) -> None:
+        del self._rows[key, row.start]
         self._group_sizes[row.group] -= 1
         if not self._group_sizes[row.group]:
             del self._group_sizes[row.group]
-
-    def _queue_removal(self, due: int, key: str, start: int) -> None:
-        heapq.heappush(self._due, (due, key, start))
-
-    def _take_due(self, now: int, number: int) -> Sequence[tuple[str, int]]:
-        due, found = self._due, list[tuple[str, int]]()
-        while due and due[0][0] <= now and len(found) < number:
-            _, key, start = heapq.heappop(due)
-            found.append((key, start))
-        return found
 
     def _group_size(self, group: str) -> int:
         return self._group_sizes[group]
@@ -136,7 +142,9 @@ class MemoryStore(CounterStore):
     def _set_group_clock(self, group_clock: GroupClock) -> None:
         self._kept_group_clock = group_clock
 
-    def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
+    def _record_part(
+        self, call_id: str, part: int, ceiling: int, taken: list[Taken], _: Sequence[ClaimedCounter]
+    ) -> bool:
         parts = self._reservations.setdefault(call_id, {})
         return parts.setdefault(part, (ceiling, taken))[1] is taken
 
@@ -151,4 +159,6 @@ class MemoryStore(CounterStore):
         parts = self._reservations.pop(call_id, None)
         if parts is None:
             return None
+        if len(parts) == 1:
+            return Removed(parts[0][1])
         return Removed([each for _, (_, taken) in sorted(parts.items()) for each in taken])

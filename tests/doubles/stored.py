@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from policies.api.store import Store
+from policies.stores.counting.rows import CounterRow
+from policies.stores.sqlite.documents import counters_after
 
 FRAME_HEADER_BYTES = 24
 
@@ -34,9 +36,18 @@ def query(path: Path, statement: str) -> list[Any]:
         connection.close()
 
 
-def ring_bytes_in_file(path: Path) -> int:
-    """Return how many bytes the sliding counters of a SQLite store have."""
-    size: int = query(path, "SELECT coalesce(sum(length(ring)), 0) FROM counter")[0][0]
+def counters_in_file(path: Path) -> list[tuple[str, CounterRow]]:
+    """Return the counters of a SQLite store and their keys."""
+    connection = sqlite3.connect(path)
+    try:
+        return counters_after(connection.execute, ("", -2)).counters
+    finally:
+        connection.close()
+
+
+def counter_bytes_in_file(path: Path) -> int:
+    """Return how many bytes the counters of a SQLite store have."""
+    size: int = query(path, "SELECT coalesce(sum(length(counters)), 0) FROM counter")[0][0]
     return size
 
 

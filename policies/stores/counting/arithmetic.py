@@ -9,7 +9,7 @@ from policies.api.claim import TOKEN_SCALES
 from policies.api.store import CASES_BY_DURATION, refusal_case
 
 if TYPE_CHECKING:
-    from .rows import ClaimedCounter
+    from .claimed import ClaimedCounter
 
 CounterT = TypeVar("CounterT")
 
@@ -77,7 +77,9 @@ def charge_for(claim_key: str, reserved: int, charges: Mapping[str, int], *, ref
 
     Without *refund* it is at least *reserved*.
     """
-    wanted = min(max(0, charges.get(claim_key, reserved)), MAX_COUNTER_VALUE)
+    wanted = charges.get(claim_key, reserved)
+    if not 0 <= wanted <= MAX_COUNTER_VALUE:
+        wanted = 0 if wanted < 0 else MAX_COUNTER_VALUE
     return wanted if refund else max(wanted, reserved)
 
 

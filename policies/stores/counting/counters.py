@@ -1,7 +1,7 @@
 """Counting logic shared by the memory and the SQLite store. Subclasses provide access to the rows.
 
-Times are whole microseconds. A calendar counter is identified by its key and the start of its window. A sliding counter has
-the start `SLIDING_START`, and a ring: what was counted in each cell of its window (see `ring.py`).
+A calendar counter is identified by its key and the start of its window, in seconds. A sliding counter has the start
+`SLIDING_START`, and a ring: what was counted in each cell of its window (see `ring.py`). Other times are whole microseconds.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
-from policies.api.claim import Claim, counter_key
+from policies.api.claim import Claim
 from policies.api.store import Grant, Standing
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 
 from .arithmetic import MAX_COUNTER_VALUE, charge_for, fitting_ceiling, longest_refusal, split_charge
-from .groups import GroupClock
+from .claimed import ClaimedCounter, claimed_counter, is_in_use
+from .groups import GroupClock, calendar_group
+from .limits import Limits, cell_width_of, expires_at
 from .reading import fits_at, standings_of
-from .ring import add_to_ring, cell_width, cell_width_of, empty_ring, expires_at, move_to, subtract_from_ring
+from .ring import add_to_ring, move_to, subtract_from_ring
 from .row_access import CounterRows
-from .rows import SLIDING_START, ClaimedCounter, CounterRow, Taken
-from .window_cache import WindowCache
+from .rows import SLIDING_START, CounterRow, Taken, seconds_up
 
 REMOVED_WHERE_GROUP_IS_FULL = 16
 """Counters that are looked at, and removed if they are over, before an identity goes to the overflow counter."""
-REQUEUE_MICROSECONDS = 3_600 * MICROSECONDS_PER_SECOND
-"""When a counter is looked at again that is over but has reservations."""
 
 _COUNTER_KEY = attrgetter("counter")
 
@@ -37,7 +36,7 @@ class CounterStore(CounterRows):
 
     def __init__(self, clock: Callable[[], float], first_mark: int = 1) -> None:
         super().__init__()
-        self._clock, self._windows = clock, WindowCache()
+        self._clock, self._limits = clock, Limits()
         self._marks = itertools.count(first_mark)
         """New marks of sliding counters. Processes that share counters begin with different ones."""
 
@@ -58,16 +57,16 @@ class CounterStore(CounterRows):
         taken: list[Taken] = []
         for each in counters:  # a comprehension is a function call of its own
             taken.append((each.claim_key, each.counter, each.start, each.cell, each.claim.needs(granted), each.mark))  # noqa: PERF401
-        if not self._record_part(call_id, part, granted, taken):
+        if not self._record_part(call_id, part, granted, taken, counters):
             return Grant(self._recorded_ceiling(call_id, part) or 0, standings_of(counters, now), seconds)
-        for claimed, (_, counter, start, _, amount, _) in zip(counters, taken, strict=True):
+        for claimed, (_, _, start, _, amount, _) in zip(counters, taken, strict=True):
             if amount or start != SLIDING_START:
                 self._add_reserved(claimed, amount)
-            for each in (claimed,) if distinct else [each for each in counters if each.counter == counter]:
-                each.row = claimed.row
-                each.used += amount
-                if start != SLIDING_START:
-                    each.held += amount
+        if not distinct:
+            for each in counters:
+                each.row = row = self._rows.get((each.counter, each.start))
+                if row is not None:
+                    each.held, each.used = row.held, row.spent + row.held
         return Grant(granted, standings_of(counters, now), seconds)
 
     def _claimed_counters(
@@ -75,20 +74,14 @@ class CounterStore(CounterRows):
     ) -> Sequence[ClaimedCounter]:
         """Return the counter of each of *claims*. Those that the *first* part took from are counted where it was."""
         counters: list[ClaimedCounter] = []
-        rows, missing = self._rows, False
+        rows, limits, missing = self._rows, self._limits, False
         for claim in claims:
-            window = claim.window
-            key = counter_key(claim.policy, claim.identity, claim.unit, window)
-            cell = width = 0
-            if isinstance(window, Sliding):
-                width = cell_width(window)
-                cell, start = now // width, SLIDING_START
-                ends = expires_at(cell, width)
-            else:
-                start, ends = self._windows.at(window, now)
-            row = rows.get((key, start))
-            missing = missing or row is None
-            counters.append(ClaimedCounter(claim, key, key, start, ends, cell, width, row))
+            limit = limits.get((claim.policy, claim.unit, claim.window)) or limits.of(claim)
+            counter = claimed_counter(claim, limit, now)
+            counter.row = row = rows.get((counter.counter, counter.start))
+            if row is None:
+                missing = True
+            counters.append(counter)
         if first:
             self._move_to_first(counters, first)
         mark = 0
@@ -100,26 +93,25 @@ class CounterStore(CounterRows):
             if row is None and counter.claim.max_identities:
                 row = self._assign_counter(counter, now)
             if row is not None:
-                if counter.width:
+                if counter.limit.width:
                     if counter.cell < row.newest:
-                        self._set_back(row, counter.cell, counter.ends)
+                        self._set_back(counter.counter, row, counter.cell, counter.ends)
                     elif counter.cell > row.newest:
                         move_to(row, counter.cell)
                     counter.mark = row.mark
-                counter.held = row.held
-                counter.used = row.spent + row.held
-            elif counter.width:
+                counter.held, counter.used = row.held, row.spent + row.held
+            elif counter.limit.width:
                 counter.mark = mark
         return counters
 
-    def _set_back(self, row: CounterRow, cell: int, ends: int) -> None:
-        """Move a ring to *cell*, which is before its current one; *ends* is when what that counts expires.
+    def _set_back(self, key: str, row: CounterRow, cell: int, ends: int) -> None:
+        """Move a ring to *cell*, which is before its current one; *ends* is when what that counts expires, in microseconds.
 
         The row is kept even if the call is refused: it must be moved once, not each time that it is read.
         """
         move_to(row, cell)
-        row.ends, row.mark = ends, next(self._marks)
-        self._row_changed(row)
+        row.ends, row.mark = seconds_up(ends), next(self._marks)
+        self._row_changed(key, row.start)
 
     def _move_to_first(self, counters: Sequence[ClaimedCounter], first: Sequence[Taken]) -> None:
         """Point calendar *counters* at the counter and the window that the *first* part of the reservation took from."""
@@ -128,21 +120,20 @@ class CounterStore(CounterRows):
             at = taken.get(each.claim_key)
             if at is None or (row := self._find_row(*at)) is None:
                 continue
-            (each.counter, each.start), each.row, each.ends = at, row, row.ends
+            (each.counter, each.start), each.row, each.ends = at, row, row.ends * MICROSECONDS_PER_SECOND
 
     def _assign_counter(self, counter: ClaimedCounter, now: int) -> CounterRow | None:
         """Give an identity without a counter one of its own, or the overflow counter of its group; return its row."""
         claim, start = counter.claim, counter.start
         is_sliding = start == SLIDING_START
-        group = self._current_group_clock(now).group_of(claim) if is_sliding else f"{claim.group_key}:{start}"
-        overflow = self._find_row(claim.overflow_key, start) if is_sliding else None
+        group = self._current_group_clock(now).group_of(claim) if is_sliding else calendar_group(claim, start)
         # An identity in the overflow counter stays there until that is empty; otherwise it would get a fresh limit.
-        in_use = overflow is not None and overflow.spent > 0 and overflow.ends > now
+        in_use = is_sliding and is_in_use(self._find_row(claim.overflow_key, start), counter.limit.width, now)
         if not in_use and not self._is_group_full(group, claim.max_identities, now):
             counter.joins_group = group
             return None
         counter.counter = claim.overflow_key
-        counter.row = self._find_row(counter.counter, start)
+        counter.row = self._find_row(claim.overflow_key, start)  # it may have been removed just now
         return counter.row
 
     def _current_group_clock(self, now: int) -> GroupClock:
@@ -162,34 +153,40 @@ class CounterStore(CounterRows):
 
     def _add_reserved(self, counter: ClaimedCounter, amount: int) -> None:
         """Reserve *amount* in a counter, which may be new: in a sliding one it counts as spent."""
-        at = counter.counter, counter.start
-        row = self._rows.get(at)  # not `counter.row`: that may have been removed since, or another claim has made it
+        key, start = counter.counter, counter.start
+        row = self._rows.get(
+            (key, start)
+        )  # not `counter.row`: that may have been removed since, or another claim has made it
         if row is None:
-            group = counter.joins_group if counter.row is None else counter.row.group
-            row = CounterRow(*at, counter.ends, group=group)
-            if counter.width:
-                row.ring, row.newest, row.mark = empty_ring(), counter.cell, counter.mark
-            self._add_row(row)
-        counter.row = row
-        if counter.width:
+            row = self._new_row(counter)
+        if start == SLIDING_START:
             add_to_ring(row, amount)
-            row.ends = counter.ends
+            row.ends = -(-counter.ends // MICROSECONDS_PER_SECOND)
         else:
             row.held += amount
-        self._row_changed(row)
+        counter.row, counter.held, counter.used = row, row.held, row.spent + row.held
+        self._row_changed(key, start)
+
+    def _new_row(self, counter: ClaimedCounter) -> CounterRow:
+        group = counter.joins_group if counter.row is None else counter.row.group
+        row = CounterRow(0, counter.start, seconds_up(counter.ends), 0, 0, group, counter.mark, counter.cell)
+        self._add_row(counter.counter, row)
+        return row
 
     def _settle(self, call_id: str, charges: Mapping[str, int], refund: bool = True) -> bool:  # noqa: FBT001, FBT002  # positional in the queue of operations
         removed = self._remove_reservation(call_id)
         if removed is None:
             return False
-        calendar = []
-        for at, (key, counter, start, _, amount, mark) in enumerate(removed.taken):
-            if start != SLIDING_START:
-                calendar.append((key, (counter, start, mark if at < removed.charged else None), amount))
-        if len(calendar) == 1 and not removed.charged:
-            ((key, (counter, start, _), amount),) = calendar
-            self._charge(counter, start, amount, charge_for(key, amount, charges, refund=refund))
+        if removed.is_simple:
+            for key, counter, start, _, amount, _ in removed.taken:
+                if start != SLIDING_START:
+                    self._charge(counter, start, amount, charge_for(key, amount, charges, refund=refund))
             return True
+        calendar = [
+            (key, (counter, start, mark if at < removed.charged else None), amount)
+            for at, (key, counter, start, _, amount, mark) in enumerate(removed.taken)
+            if start != SLIDING_START
+        ]
         for (counter, start, charged), amount, share in split_charge(calendar, charges, refund=refund):
             if charged is None:
                 self._charge(counter, start, amount, share)
@@ -203,7 +200,7 @@ class CounterStore(CounterRows):
             if start == SLIDING_START:
                 row = self._find_row(counter, start) if amount else None
                 if row is not None and row.mark == mark and subtract_from_ring(row, cell, amount):
-                    self._row_changed(row)
+                    self._row_changed(counter, start)
             elif removed is not None and at < removed.charged:
                 self._correct_charge(counter, start, mark, -amount)
             else:
@@ -222,11 +219,11 @@ class CounterStore(CounterRows):
 
     def _charge(self, counter: str, start: int, held: int, spent: int) -> CounterRow | None:
         """Turn *held*, reserved in a calendar counter, into *spent*. Returns its row; None if that was removed."""
-        row = self._find_row(counter, start)
+        row = self._rows.get((counter, start)) or self._find_row(counter, start)
         if row is not None:  # it may have been removed long after its window
             row.held -= held
             row.spent = min(row.spent + spent, MAX_COUNTER_VALUE)
-            self._row_changed(row)
+            self._row_changed(counter, start)
         return row
 
     def _correct_charge(self, counter: str, start: int, mark: int, amount: int) -> None:
@@ -247,35 +244,24 @@ class CounterStore(CounterRows):
         corrected = set[tuple[str, int]]()
         for counter in counters:
             at = counter.counter, counter.start
-            row = self._rows.get(at)
-            if row is None:
-                row = CounterRow(*at, counter.ends, group=counter.joins_group)
-                self._add_row(row)
+            row = self._rows.get(at) or self._new_row(counter)
             if at not in corrected:
                 if amount is None:
                     row.spent, row.mark = 0, row.mark + 1
                 else:
                     row.spent = max(row.spent - amount, -MAX_COUNTER_VALUE)
-                self._row_changed(row)
+                self._row_changed(*at)
                 corrected.add(at)
             counter.used = row.spent + row.held
         return standings_of(counters, now)
 
-    def _remove_unused(self, now: int, number: int) -> int:
-        """Look at the first *number* counters that are due, remove those that are over, and return how many were due."""
-        due = self._take_due(now, number)
-        for key, start in due:
-            row = self._find_row(key, start)
-            if row is None:
-                continue
-            if row.removable_at <= now and not row.held:
-                self._remove_row(row)
-                continue
-            if start == SLIDING_START:
-                width = cell_width_of(key)
-                if row.newest > now // width:
-                    self._set_back(row, now // width, expires_at(now // width, width))
-                if row.group:
-                    self._current_group_clock(now)
-            self._queue_removal(max(row.removable_at, now + REQUEUE_MICROSECONDS if row.held else 0), key, start)
-        return len(due)
+    def _next_due(self, key: str, row: CounterRow, now: int) -> int:
+        """Return when a counter that is due is to be looked at again, in seconds; not later than *now* if it is over."""
+        seconds = now // MICROSECONDS_PER_SECOND
+        if row.due_after(seconds) > seconds and row.start == SLIDING_START:
+            width = cell_width_of(key)
+            if row.newest > now // width:
+                self._set_back(key, row, now // width, expires_at(now // width, width))
+            if row.group:
+                self._current_group_clock(now)
+        return row.due_after(seconds)

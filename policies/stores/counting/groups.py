@@ -32,3 +32,8 @@ class GroupClock(NamedTuple):
     def group_of(self, claim: Claim) -> str:
         """Return the name of the group of *claim*, whose window is a sliding one."""
         return f"{claim.group_key}:{self.setbacks}" if self.setbacks else claim.group_key
+
+
+def calendar_group(claim: Claim, start: int) -> str:
+    """Return the name of the group of *claim*, whose window is a calendar one and has begun at *start*, in seconds."""
+    return f"{claim.group_key}:{start}"

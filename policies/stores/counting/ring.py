@@ -2,7 +2,8 @@
 
 A window of `seconds` has 64 cells. The counter counts the current cell, which is not complete, and the 64 before it. So every
 span of `seconds` lies within what is counted, and never holds more than the limit. What is taken counts until its cell and 64
-further ones are over: at most 1/64 of the window longer than `seconds`. A ring has a constant size, whatever it counts.
+further ones are over: at most 1/64 of the window longer than `seconds`. A ring has at most 65 numbers, whatever it counts: from
+the first cell that counts something to the last one.
 
 Cells are numbered from 1970 on; times are whole microseconds. If the clock was set back, cells are later than the current one:
 what they count is moved into the current cell. It was taken before now, so it expires one window from now at the latest.
@@ -11,110 +12,73 @@ Then the mark of the counter changes, because a cell may count what other calls 
 
 from __future__ import annotations
 
-import functools
-from array import array
-from typing import TYPE_CHECKING
-
-from policies.api.claim import KEY_SEPARATOR
-from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
-
-if TYPE_CHECKING:
-    from .rows import CounterRow
-
-WINDOW_CELLS = 64
-"""Complete cells of a window."""
-RING_SLOTS = WINDOW_CELLS + 1
-"""Cells of a ring: the complete ones, and the current one."""
-
-
-@functools.lru_cache(1024)
-def cell_width(window: Sliding) -> int:
-    """Return the length of a cell of *window* in microseconds, rounded up."""
-    return max(1, -(-round(window.seconds * MICROSECONDS_PER_SECOND) // WINDOW_CELLS))
-
-
-def cell_width_of(key: str) -> int:
-    """Return the length of a cell of the sliding counter *key*, in microseconds."""
-    return cell_width(Sliding(float(key.rpartition(KEY_SEPARATOR)[2].removeprefix("sliding@"))))
-
-
-def empty_ring() -> array[int]:
-    """Return a ring that counts nothing: 65 numbers of 4 bytes."""
-    return array("I", bytes(4 * RING_SLOTS))
-
-
-def ring_from(packed: bytes) -> array[int]:
-    """Return the ring whose bytes are *packed*: 65 numbers of 4 bytes, or of 8 where one does not fit into 4."""
-    return array("I" if len(packed) == 4 * RING_SLOTS else "Q", packed)
+from .limits import WINDOW_CELLS, expires_at
+from .rows import CounterRow
 
 
 def move_to(row: CounterRow, cell: int) -> None:
     """Make *cell* the current one of *row*: drop what has expired, and move what is later than *cell* into it."""
-    ring, newest = row.ring, row.newest
-    if cell > newest + WINDOW_CELLS:
-        row.ring, row.spent = empty_ring(), 0
-    elif cell > newest:
-        for each in range(newest + 1, cell + 1):
-            at = each % RING_SLOTS
-            if ring[at]:
-                row.spent -= ring[at]
-                ring[at] = 0
-    else:
-        _move_back(row, cell)
-    row.newest = cell
-    if not row.spent:
+    row.newest, cells = cell, row.cells
+    if not cells:
+        return
+    expired = cell - WINDOW_CELLS - row.oldest
+    if expired > 0:
+        row.spent -= sum(cells[:expired])
+        del cells[:expired]
+        row.oldest += expired
+        _drop_empty(row, cells)
+    later = row.oldest + len(cells) - 1 - cell
+    if not cells or later <= 0:
+        return
+    moved = sum(cells[-later:])
+    del cells[-later:]
+    if not cells:
         row.oldest = cell
-    elif row.oldest < cell - WINDOW_CELLS or row.oldest > cell:
-        row.oldest = next(each for each in range(cell - WINDOW_CELLS, cell + 1) if row.ring[each % RING_SLOTS])
+        cells.append(moved)
+    else:
+        cells[-1] += moved
 
 
-def _move_back(row: CounterRow, cell: int) -> None:
-    later = 0
-    for each in range(max(cell + 1, row.newest - WINDOW_CELLS), row.newest + 1):
-        later += row.ring[each % RING_SLOTS]
-        row.ring[each % RING_SLOTS] = 0
-    _add_to_slot(row, cell % RING_SLOTS, later)
+def _drop_empty(row: CounterRow, cells: list[int]) -> None:
+    """Drop the cells of *row* before the first that counts something."""
+    empty = next((at for at, amount in enumerate(cells) if amount), len(cells))
+    del cells[:empty]
+    row.oldest += empty
 
 
 def add_to_ring(row: CounterRow, amount: int) -> None:
     """Count *amount* in the current cell of *row*, after `move_to`."""
-    if not row.spent:
-        row.oldest = row.newest
     row.spent += amount
-    _add_to_slot(row, row.newest % RING_SLOTS, amount)
-
-
-def _add_to_slot(row: CounterRow, at: int, amount: int) -> None:
-    try:
-        row.ring[at] += amount
-    except OverflowError:
-        row.ring = array("Q", row.ring)
-        row.ring[at] += amount
+    cell, cells = row.newest, row.cells
+    if not cells:
+        row.oldest, row.cells = cell, [amount]
+        return
+    missing = cell - row.oldest - len(cells)
+    if missing < 0:
+        cells[-1] += amount
+        return
+    if missing:
+        cells += [0] * missing
+    cells.append(amount)
 
 
 def subtract_from_ring(row: CounterRow, cell: int, amount: int) -> bool:
     """Subtract *amount* from what *cell* counts, unless that has expired; return whether something was subtracted."""
-    if not row.newest - WINDOW_CELLS <= cell <= row.newest:
+    cells, at = row.cells, cell - row.oldest
+    if not cells or not 0 <= at < len(cells):
         return False
-    at = cell % RING_SLOTS
-    given = min(amount, row.ring[at])
-    row.ring[at] -= given
+    given = min(amount, cells[at])
+    cells[at] -= given
     row.spent -= given
-    if row.spent and cell == row.oldest and not row.ring[at]:
-        row.oldest = next(each for each in range(cell, row.newest + 1) if row.ring[each % RING_SLOTS])
+    if not cells[0]:
+        _drop_empty(row, cells)
     return given > 0
-
-
-def expires_at(cell: int, width: int) -> int:
-    """Return when what *cell* counts expires, in microseconds."""
-    return (cell + RING_SLOTS) * width
 
 
 def fits_in_ring_at(row: CounterRow, width: int, room: int) -> int:
     """Return when at most *room* is left of what *row* counts; where *room* is negative, when nothing is. After `move_to`."""
-    left, found = row.spent, row.newest
-    for cell in range(row.oldest, row.newest + 1):
-        amount = row.ring[cell % RING_SLOTS]
+    left, found = row.spent, row.oldest
+    for cell, amount in enumerate(row.cells or (), row.oldest):
         if amount:
             left, found = left - amount, cell
             if left <= room:

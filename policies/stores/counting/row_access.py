@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
+from .claimed import ClaimedCounter
 from .groups import GroupClock
-from .rows import ClaimedCounter, CounterRow, Taken
+from .rows import CounterRow, Taken
+
+_CLAIM_KEY = itemgetter(0)
 
 
 class Removed(NamedTuple):
@@ -15,6 +19,11 @@ class Removed(NamedTuple):
 
     taken: Sequence[Taken]
     charged: int = 0
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether each claim took once, and nothing was charged."""
+        return not self.charged and len(set(map(_CLAIM_KEY, self.taken))) == len(self.taken)
 
 
 class CounterRows(ABC):
@@ -33,24 +42,16 @@ class CounterRows(ABC):
         """Return the row of a counter; None where there is none."""
 
     @abstractmethod
-    def _add_row(self, row: CounterRow) -> None:
-        """Add a new counter: to the counters in memory, to its group, and to the queue of those to be removed."""
+    def _add_row(self, key: str, row: CounterRow) -> None:
+        """Add a new counter: to the counters in memory, to its group, and to those that are to be removed."""
 
     @abstractmethod
-    def _row_changed(self, row: CounterRow) -> None:
-        """Note that *row* must be kept as it is now."""
+    def _row_changed(self, key: str, start: int) -> None:
+        """Note that the row of a counter in memory must be kept as it is now."""
 
     @abstractmethod
-    def _remove_row(self, row: CounterRow) -> None:
-        """Remove a counter, also from its group."""
-
-    @abstractmethod
-    def _queue_removal(self, due: int, key: str, start: int) -> None:
-        """Queue a counter to be examined again at *due*."""
-
-    @abstractmethod
-    def _take_due(self, now: int, number: int) -> Sequence[tuple[str, int]]:
-        """Take the first *number* counters that are due from the queue, and return their keys and starts."""
+    def _remove_unused(self, now: int, number: int) -> int:
+        """Look at about *number* counters that are due, remove those that are over, and return how many were looked at."""
 
     @abstractmethod
     def _group_size(self, group: str) -> int:
@@ -65,8 +66,10 @@ class CounterRows(ABC):
         """Replace the clock of the groups."""
 
     @abstractmethod
-    def _record_part(self, call_id: str, part: int, ceiling: int, taken: list[Taken]) -> bool:
-        """Record a part of a reservation; return False if it is recorded already."""
+    def _record_part(
+        self, call_id: str, part: int, ceiling: int, taken: list[Taken], counters: Sequence[ClaimedCounter]
+    ) -> bool:
+        """Record a part of a reservation, which took *taken* from *counters*; return False if it is recorded already."""
 
     @abstractmethod
     def _first_part(self, call_id: str) -> Sequence[Taken]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from .connecting import connect
 
 ROWS_PER_CHECKPOINT = 3_000
-"""Rows that this process has changed since its last checkpoint, of which each takes one page of the WAL or less."""
+"""Rows that this process has changed since its last checkpoint. Each takes one page of the WAL, a new one or a removed one up to two."""
 MAX_JOURNAL_BYTES = 8_388_608
 """Size to which SQLite cuts a larger WAL when it restarts it."""
 MAX_WAL_PAGES = 2_048

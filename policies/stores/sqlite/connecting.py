@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import quote
-
-import msgspec
-
-Execute: TypeAlias = Callable[..., sqlite3.Cursor]
-"""Executes one statement; the result is valid until the next one."""
 
 
 def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
@@ -31,21 +23,6 @@ def create_tables(file: sqlite3.Connection) -> None:
     """Create the tables in the open transaction of *file*."""
     for statement in resources.files(__package__).joinpath("schema.sql").read_text("utf-8").split(";"):
         file.execute(statement)
-
-
-class UnreadableRow(sqlite3.DatabaseError):
-    """The file holds values that this program does not write. SQLite has no checksums, so it returns damaged ones as they are."""
-
-    sqlite_errorcode, sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
-
-
-@contextlib.contextmanager
-def reading_own_rows() -> Iterator[None]:
-    """Raise `UnreadableRow` where the block, which gets no values from callers, cannot use those of the file."""
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, msgspec.MsgspecError) as error:
-        raise UnreadableRow(type(error).__name__) from error
 
 
 def is_busy(error: sqlite3.Error) -> bool:

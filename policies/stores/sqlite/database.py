@@ -16,8 +16,9 @@ from policies.api.store import StoreDown
 from policies.stores.batching.group_commit import StoreBusy
 
 from .checkpoints import MAX_JOURNAL_BYTES
-from .connecting import Execute, connect, create_tables, is_busy
+from .connecting import connect, create_tables, is_busy
 from .conversion import Conversion, ConvertedElsewhere
+from .documents import Execute
 from .failures import (
     converted_elsewhere,
     deleted_journal,
@@ -64,7 +65,7 @@ class Database:
         self.is_unchanged = False
         self.leaves_read_open = False
         """Whether a read is left open at the end of the transaction; set before it."""
-        self._open_read: OpenRead | None = None
+        self._open_read = OpenRead(None)
         self._data_version = -1
         self.generation = ""
         """The random identity of the file that was opened last; empty before that."""
@@ -73,9 +74,16 @@ class Database:
         try:
             if self._connection is None:
                 self._open()
-            elif self._begin_after_open_read():
-                self.is_unchanged = True
-                return
+            elif self._open_read.transactions_left:
+                try:
+                    self.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    self._open_read.end()
+                    if not is_busy(error):
+                        raise
+                else:
+                    self.is_unchanged = True
+                    return
             self.execute("BEGIN IMMEDIATE")
             (version,) = self.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error as error:
@@ -85,8 +93,11 @@ class Database:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             try:
-                if self._open_read is not None:
-                    self._open_read.before_commit(leave_open=self.leaves_read_open)
+                open_read = self._open_read
+                if self.leaves_read_open and open_read.transactions_left > 1:
+                    open_read.transactions_left -= 1
+                else:
+                    open_read.before_commit(leave_open=self.leaves_read_open)
                 self.execute("COMMIT")
             except sqlite3.Error as failed:
                 error = failed
@@ -95,19 +106,6 @@ class Database:
         if isinstance(error, sqlite3.Error):
             raise self._broken(error) from error
         self.close()
-
-    def _begin_after_open_read(self) -> bool:
-        """Begin a transaction if a read is open and no other connection has written since; else end the read."""
-        if self._open_read is None or not self._open_read.transactions_left:
-            return False
-        try:
-            self.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            self._open_read.end()
-            if not is_busy(error):
-                raise
-            return False
-        return True
 
     def open(self) -> None:
         """Open the file, if it is not open. Raises `StoreDown`."""
@@ -120,8 +118,7 @@ class Database:
         try:
             if self._connection is None:
                 self._open()
-            if self._open_read is not None:
-                self._open_read.end()
+            self._open_read.end()
             self.execute("BEGIN")
             yield self.execute
             self.execute("COMMIT")
@@ -189,11 +186,9 @@ class Database:
         """Close the file and roll back what is not committed. The next transaction opens it again."""
         connection, self._connection, self.execute, self.execute_many = self._connection, None, _not_open, _not_open
         self.is_unchanged = False
-        open_read, self._open_read = self._open_read, None
         if connection is not None:
-            if open_read is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    open_read.end()
+            with contextlib.suppress(sqlite3.Error):
+                self._open_read.end()
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()  # a cursor that is still referenced would keep the file locked
             with contextlib.suppress(sqlite3.Error):

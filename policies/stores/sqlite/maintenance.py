@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
-
-import msgspec
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from policies.api.store import MAX_REGISTERED_LIMITS
-from policies.stores.counting.rows import Taken
+from policies.stores.counting.groups import GroupClock
+from policies.stores.counting.reading import CounterReads
 
-from .connecting import Execute
+from .documents import Execute, find_row, reading_own_rows
 
 PARTS_CHARGED_AT_ONCE = 100
 """Parts of reservations after which one transaction charges no further calls of dead processes; a long stream has many parts."""
+CHARGED_REMOVED_AT_ONCE = 250
 MAX_NOTICES = 100
 """Newest notices that are kept."""
-decode_taken = msgspec.msgpack.Decoder(list[Taken]).decode
-encode_taken = msgspec.msgpack.Encoder().encode
 
 
 class Notice(NamedTuple):
@@ -66,18 +64,51 @@ def running_calls_of_dead(execute: Execute, owner: int, last_seen: int) -> list[
     return []
 
 
-def keep_as_charged(execute: Execute, call: str, charge: Callable[[list[Taken]], list[Taken]]) -> None:
-    """Move the reservation of *call* to those that were charged. *charge* charges what a part has taken, and returns it."""
-    for part, ceiling, took in execute("SELECT part, ceiling, took FROM hold WHERE call = ?", (call,)).fetchall():
-        row = (call, part, ceiling, bytearray(encode_taken(charge(decode_taken(took)))))
-        execute("INSERT OR IGNORE INTO charged VALUES (?, ?, ?, ?)", row)
+def parts_of(execute: Execute, call: str) -> list[tuple[int, int, bytes]]:
+    """Return the parts of the running reservation of *call*: number, ceiling, and what it took."""
+    return execute("SELECT part, ceiling, took FROM hold WHERE call = ? ORDER BY part", (call,)).fetchall()
+
+
+def keep_as_charged(execute: Execute, call: str, due: int, parts: Iterable[tuple[int, int, bytes]]) -> None:
+    """Move the reservation of *call* to those that were charged, until *due*, in seconds. *parts* have the marks of the charge."""
+    for part, ceiling, took in parts:
+        execute("INSERT OR IGNORE INTO charged VALUES (?, ?, ?, ?, ?)", (call, part, ceiling, bytearray(took), due))
     execute("DELETE FROM hold WHERE call = ?", (call,))
 
 
-def taken_parts(execute: Execute, table: Literal["hold", "charged"], call: str) -> list[Taken]:
-    """Return what the parts of *call* in *table* took, in their order."""
-    rows = execute(f"SELECT took FROM {table} WHERE call = ? ORDER BY part", (call,)).fetchall()  # noqa: S608  # two names
-    return [each for (took,) in rows for each in decode_taken(took)]
+def remove_old_charged(execute: Execute, seconds: int) -> None:
+    """Remove some of the charged reservations that are due at *seconds*."""
+    old = "SELECT call, part FROM charged WHERE due <= ? LIMIT ?"
+    execute(f"DELETE FROM charged WHERE (call, part) IN ({old})", (seconds, CHARGED_REMOVED_AT_ONCE))  # noqa: S608  # a constant
+
+
+def add_to_group(execute: Execute, group: str, number: int) -> None:
+    """Add *number* to the counters that a group of identities has."""
+    execute("INSERT INTO crowd VALUES (?1, ?2) ON CONFLICT DO UPDATE SET counters = counters + ?2", (group, number))
+    if number < 0:
+        execute("DELETE FROM crowd WHERE key = ? AND counters <= 0", (group,))
+
+
+def group_size(execute: Execute, group: str) -> int:
+    """Return how many counters a group of identities has."""
+    row = execute("SELECT counters FROM crowd WHERE key = ?", (group,)).fetchone()
+    size: int = 0 if row is None else row[0]
+    return size
+
+
+def group_clock(execute: Execute) -> GroupClock:
+    """Return the clock of the groups."""
+    with reading_own_rows():
+        return GroupClock(*execute("SELECT latest, setbacks FROM group_clock").fetchone())
+
+
+def counter_reads(execute: Execute) -> CounterReads:
+    """Return how *execute* reads counters."""
+    return CounterReads(
+        lambda key, start: find_row(execute, key, start),
+        lambda group: group_size(execute, group),
+        lambda: group_clock(execute),
+    )
 
 
 def notices_after(execute: Execute, last: int) -> list[Notice]:

@@ -3,35 +3,44 @@
 The migration needs the file for itself. A process of an earlier version that still has it open would not count together with
 this one. Then the file is not migrated, and this process does not start.
 
-All counters are copied by a few statements in the order of their new keys, so that each page is written once.
+Counters are read in the order of the new rows, and written some thousand at a time, so that memory is bounded and each page is
+written once.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeAlias
 
-from policies.api.claim import KEY_SEPARATOR, Sliding
+from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.batching.group_commit import StoreBusy
-from policies.stores.counting.ring import add_to_ring, cell_width, empty_ring, expires_at
-from policies.stores.counting.rows import SLIDING_START, CounterRow
+from policies.stores.counting.limits import cell_width_of, expires_at
+from policies.stores.counting.ring import add_to_ring
+from policies.stores.counting.rows import SLIDING_START, CounterRow, seconds_up
 
 from .connecting import connect, create_tables, is_busy
+from .documents import Document, Names, reading_own_rows, split_key, write_documents
 from .failures import in_use_by_earlier
-from .file_keys import swapped
 
 OLDEST_VERSION = 1
 """Files of this version and later ones are migrated. Version 1 had times in seconds, later ones in microseconds."""
 SECONDS_VERSION = 1
-OLD_TABLES = ("taking", "hold", "owner", "crowd", "tidied", "slide")
+OLD_TABLES = ("taking", "hold", "owner", "crowd", "tidied")
 CACHE_KIB = 65_536
 """Memory for pages that are not written yet."""
 OPERATIONS_PER_CHECK = 100_000
 """Operations of SQLite's virtual machine between two calls of *is_cancelled*: some milliseconds."""
+IDENTITIES_AT_ONCE = 500
+"""Identities whose counters are written together; *is_cancelled* is called before that."""
+OldCounter: TypeAlias = tuple[str, str, int, int, int, str]
+"""The identity of a counter, its key, the start and end of its window, what it has spent, and its group, "" for none."""
 _log = logging.getLogger("sidecar.store")
 _IN_MICROSECONDS = {
     SECONDS_VERSION: (
@@ -44,18 +53,11 @@ _OLD_COUNTERS = (
     "SELECT key, start, ends, max(0, spent + held) AS spent, coalesce(crowd, '') AS crowd FROM old_counter"
     " WHERE start >= 0 OR (start = -1 AND spent > 0)"
 )
-_COPY_COUNTERS = """
-INSERT OR REPLACE INTO counter SELECT swapped(key), start, iif(start = -1, sliding(0, key, spent), ends), spent, 0,
-    iif(start = -1, sliding(1, key, spent), 0), iif(start = -1, sliding(2, key, spent), 0),
-    iif(start = -1, sliding(3, key, spent), x''), crowd, 0
-FROM ({old}) ORDER BY 1, 2
-"""
-_QUEUE_REMOVALS = "INSERT OR IGNORE INTO removal SELECT removable_at(start, iif(start = -1, sliding(0, key, spent), ends)), key, start FROM ({old})"
-_COUNT_GROUPS = "INSERT INTO crowd SELECT crowd, count(*) FROM ({old}) WHERE crowd != '' GROUP BY crowd"
+_BY_IDENTITY = "SELECT identity(key), key, start, ends, spent, crowd FROM ({old}) ORDER BY 1, start"
 
 
 def migrate(path: Path, version: int, now: int, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-    """Migrate the file at *path* to *version*, in one transaction; *now* is in microseconds. Takes about 5 s per million rows.
+    """Migrate the file at *path* to *version*, in one transaction; *now* is in microseconds. Takes about 6 s per million rows.
 
     Reservations are charged: their processes have ended. What a sliding window counts is counted as taken now. Raises
     `StoreBusy` while another process has the file open, and `sqlite3.Error`, also where *is_cancelled* returns True.
@@ -73,7 +75,8 @@ def migrate(path: Path, version: int, now: int, is_cancelled: Callable[[], bool]
             _log.warning("%s: converting the file from format %d, that of an earlier version", path, found)
             began = time.monotonic()
             file.set_progress_handler(is_cancelled, OPERATIONS_PER_CHECK)
-            _migrate(file, found, now)
+            with reading_own_rows():
+                _migrate(file, found, now, is_cancelled)
             file.set_progress_handler(None, 0)
             file.execute(f"PRAGMA user_version = {version}")
             _log.warning("%s: the file was converted in %.1f seconds", path, time.monotonic() - began)
@@ -90,36 +93,51 @@ def migrate(path: Path, version: int, now: int, is_cancelled: Callable[[], bool]
         file.close()
 
 
-def _migrate(file: sqlite3.Connection, found: int, now: int) -> None:
-    file.create_function("swapped", 1, swapped.__wrapped__, deterministic=True)
-    file.create_function("removable_at", 2, _removable_at, deterministic=True)
-    file.create_function("sliding", 3, functools.partial(_sliding_column, now), deterministic=True)
+def _migrate(file: sqlite3.Connection, found: int, now: int, is_cancelled: Callable[[], bool]) -> None:
+    file.create_function("identity", 1, _identity, deterministic=True)
     file.execute("ALTER TABLE counter RENAME TO old_counter")
-    old = _IN_MICROSECONDS.get(found, _OLD_COUNTERS)
     for table in OLD_TABLES:
-        if table != "slide":
-            file.execute(f"DROP TABLE IF EXISTS {table}")
+        file.execute(f"DROP TABLE IF EXISTS {table}")
     create_tables(file)
-    for statement in (_COPY_COUNTERS, _QUEUE_REMOVALS, _COUNT_GROUPS):
-        file.execute(statement.format(old=old))
+    counters = file.execute(_BY_IDENTITY.format(old=_IN_MICROSECONDS.get(found, _OLD_COUNTERS)))
+    names, sizes = Names(), Counter[str]()
+    documents = _documents(counters, lambda name: names.number(file.execute, name), now)
+    while batch := list(itertools.islice(documents, IDENTITIES_AT_ONCE)):
+        if is_cancelled():
+            raise sqlite3.OperationalError("interrupted")  # as SQLite does
+        write_documents(file.executemany, itertools.chain.from_iterable(batch))
+        sizes.update(row.group for each in batch for document in each for row in document.rows.values() if row.group)
+    file.executemany("INSERT INTO crowd VALUES (?, ?)", sizes.items())
     file.execute("DROP TABLE IF EXISTS slide")
     file.execute("DROP TABLE old_counter")
 
 
-@functools.lru_cache(1024)
-def _removable_at(start: int, ends: int) -> int:
-    return CounterRow("", start, ends).removable_at
+def _identity(key: str) -> str:
+    return split_key(key)[0]
 
 
-def _sliding_column(now: int, column: int, key: str, spent: int) -> int | bytes:
-    """Return a column of a sliding counter that has counted *spent* in the current cell: `ends`, `oldest`, `newest`, `ring`."""
-    return _sliding_columns(now, key.rpartition(KEY_SEPARATOR)[2], spent)[column]
+def _documents(counters: Iterable[OldCounter], number: Callable[[str], int], now: int) -> Iterator[list[Document]]:
+    """Yield the documents of each identity. *counters* are ordered by their identities and starts."""
+    for identity, found in itertools.groupby(counters, itemgetter(0)):
+        newest, displaced = Document(identity, SLIDING_START, {}), dict[int, Document]()
+        for _, key, start, ends, spent, group in found:
+            if start == SLIDING_START:
+                row = _sliding_row(key, spent, now)
+                row.group = group
+            else:
+                row = CounterRow(0, start // MICROSECONDS_PER_SECOND, seconds_up(ends), spent)
+                row.group = group and f"{group.removesuffix(f':{start}')}:{row.start}"
+            row.number = number(split_key(key)[1])
+            if (earlier := newest.rows.get(row.number)) is not None:
+                displaced.setdefault(earlier.start, Document(identity, earlier.start, {})).add(earlier)
+            newest.add(row)
+        yield [newest, *displaced.values()]
 
 
-@functools.lru_cache(1024)
-def _sliding_columns(now: int, window: str, spent: int) -> tuple[int, int, int, bytes]:
-    width = cell_width(Sliding(float(window.removeprefix("sliding@"))))
+def _sliding_row(key: str, spent: int, now: int) -> CounterRow:
+    """Return a sliding counter that has counted *spent* in the current cell."""
+    width = cell_width_of(key)
     cell = now // width
-    row = CounterRow("", SLIDING_START, expires_at(cell, width), newest=cell, ring=empty_ring())
+    row = CounterRow(0, SLIDING_START, seconds_up(expires_at(cell, width)), newest=cell)
     add_to_ring(row, spent)
-    return row.ends, row.oldest, row.newest, bytes(row.ring)
+    return row

@@ -17,7 +17,7 @@ MAX_READ_TRANSACTIONS, MAX_READ_SECONDS = 64, 0.1
 class OpenRead:
     """The read of one connection, whose second cursor is *reader*."""
 
-    def __init__(self, reader: sqlite3.Cursor) -> None:
+    def __init__(self, reader: sqlite3.Cursor | None) -> None:
         self._reader = reader
         self.transactions_left = 0
         """Transactions for which the read stays open; 0 where none is open."""
@@ -25,7 +25,7 @@ class OpenRead:
 
     def before_commit(self, *, leave_open: bool) -> None:
         """Open or end the read, in a transaction that is about to be committed."""
-        if not leave_open:
+        if not leave_open or self._reader is None:
             self.end()
         elif not self.transactions_left:
             self._reader.execute("SELECT id FROM generation")  # one row that is not fetched yet keeps the read open
@@ -42,4 +42,5 @@ class OpenRead:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._reader.fetchall()
+            if self._reader is not None:
+                self._reader.fetchall()

@@ -1,31 +1,24 @@
--- Times are microseconds since 1970. The names of tables and columns are part of the file format.
--- Every counter. `key` has the identity before the policy, so that the counters of one call are beside each other. A calendar counter has a row for each window (`start`). A sliding counter has one row: `start` is -1, `spent` the
--- total of its ring, `ends` when the newest cell expires, `oldest` and `newest` the numbers of the first cell that counts
--- something and of the current one, `ring` what was taken in each cell. `held` is what is reserved, `crowd` the group whose
--- identities are limited in number. `mark` changes when a calendar counter is reset, or the cells of a sliding one were moved.
+-- Times are microseconds since 1970, or seconds where that is said. The names of tables and columns are part of the file format.
+-- The counters of each identity. `start` is -1 for its sliding counters and the newest window of each calendar counter, else the start of
+-- windows that newer ones have displaced, in seconds. `due` is when to look for counters that are over, in seconds.
+-- `counters` is MessagePack: the fields of `CounterRow` for each, without the last ones where they have their defaults.
 CREATE TABLE counter (
-    key TEXT NOT NULL,
+    identity TEXT NOT NULL,
     start INTEGER NOT NULL,
-    ends INTEGER NOT NULL,
-    spent INTEGER NOT NULL,
-    held INTEGER NOT NULL,
-    oldest INTEGER NOT NULL,
-    newest INTEGER NOT NULL,
-    ring BLOB NOT NULL,
-    crowd TEXT NOT NULL,
-    mark INTEGER NOT NULL,
-    PRIMARY KEY (key, start)
+    due INTEGER NOT NULL,
+    counters BLOB NOT NULL,
+    PRIMARY KEY (identity, start)
 ) WITHOUT ROWID;
+CREATE INDEX counter_due ON counter (due);
 
--- When each counter is looked at, and removed if it is over. `start` -2: a charged reservation, `key` is the call.
-CREATE TABLE removal (
-    at INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    start INTEGER NOT NULL,
-    PRIMARY KEY (at, key, start)
-) WITHOUT ROWID;
+-- Numbers of the names that counters have in common: policy, unit and window.
+CREATE TABLE name (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+);
 
--- The reservations of running calls. `took` is MessagePack: [key, counter, start, cell, amount, mark] for each claim.
+-- The reservations of running calls. `took` is MessagePack: an identity, then for each of its claims [number of the name, start,
+-- cell, amount, mark] and, if it is another one, the key of the counter.
 CREATE TABLE hold (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,
@@ -35,15 +28,17 @@ CREATE TABLE hold (
     PRIMARY KEY (call, part)
 ) WITHOUT ROWID;
 
--- Reservations that were charged because their process sent no heartbeat: a late settlement corrects that. The marks of calendar
--- counters are those at the charge.
+-- Reservations that were charged because their process sent no heartbeat: until `due`, in seconds, a late settlement corrects that.
+-- The marks of calendar counters are those at the charge.
 CREATE TABLE charged (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,
     ceiling INTEGER NOT NULL,
     took BLOB NOT NULL,
+    due INTEGER NOT NULL,
     PRIMARY KEY (call, part)
 ) WITHOUT ROWID;
+CREATE INDEX charged_due ON charged (due);
 
 -- The processes that have reservations, and the time of their last heartbeat.
 CREATE TABLE owner (

@@ -27,19 +27,18 @@ from policies.api.store import Account, Grant, ReservationGone, Standing, StoreD
 from policies.api.window import MICROSECONDS_PER_SECOND
 from policies.stores.batching.group_commit import GroupCommit, QueuedOperation, StoreBusy
 from policies.stores.batching.outage import Outage
-from policies.stores.counting.reading import CounterReads, read_standings
+from policies.stores.counting.reading import read_standings
 from policies.stores.counting.rows import SLIDING_START
 
 from .checkpoints import MAX_JOURNAL_BYTES, Checkpoints
-from .connecting import reading_own_rows
 from .conversion import wait_until_converted
-from .counter_rows import PAGE_ROWS, counters_after, find_row, group_clock, group_size
 from .counters import CountersInFile
 from .database import Database
+from .documents import counters_after, reading_own_rows
 from .entries import EntriesInFile
-from .file_keys import swapped
 from .maintenance import (
     add_notice,
+    counter_reads,
     has_dead_processes,
     last_notice,
     notices_after,
@@ -121,33 +120,29 @@ class SQLiteStore(CountersInFile, EntriesInFile):
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`. Rows are read in pages. The lock is taken only if processes are dead: these are charged in steps."""
         await self._converted()
-        now, found, last = self._now(), list[Account](), ("", -1)
+        now, found, place = self._clock(), list[Account](), ("", SLIDING_START - 1)
+        last_seen = self._now() - self._grace
         with self._database.reading() as execute:
-            has_dead = has_dead_processes(execute, self._owner, now - self._grace)
+            has_dead = has_dead_processes(execute, self._owner, last_seen)
         while has_dead:
-            has_dead = await self._run(self._charge_dead, (now - self._grace,))
+            has_dead = await self._run(self._charge_dead, (last_seen,))
         while True:
             with self._database.reading() as execute, reading_own_rows():
-                rows = counters_after(execute, *last)
+                page = counters_after(execute, place)
                 found += [
-                    account(swapped(key), spent, held, ends / MICROSECONDS_PER_SECOND)
-                    for key, start, spent, held, ends in rows
-                    if start != SLIDING_START and start <= now < ends
+                    account(key, row.spent, row.held, float(row.ends))
+                    for key, row in page.counters
+                    if row.start != SLIDING_START and row.start <= now < row.ends
                 ]
-            if len(rows) < PAGE_ROWS:
+            if page.place is None:
                 return found
-            last = rows[-1][0], rows[-1][1]
+            place = page.place
             await asyncio.sleep(0)
 
     async def standings(self, claims: Sequence[Claim]) -> Sequence[Standing]:
         """See `Store.standings`. It takes no lock that a writer holds or waits for."""
         with self._database.reading() as execute:
-            reads = CounterReads(
-                lambda key, start: find_row(execute, key, start),
-                lambda group: group_size(execute, group),
-                lambda: group_clock(execute),
-            )
-            return read_standings(claims, self._now(), self._windows.at, reads)
+            return read_standings(claims, self._now(), self._limits, counter_reads(execute))
 
     async def correct(self, claims: Sequence[Claim], amount: int | None, note: str) -> Sequence[Standing]:
         """See `CorrectableStore.correct`."""
@@ -204,12 +199,14 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         submit = group.submit_uncancellable if must_run else group.submit
         try:
             if group.queued or (len(self._running) > alone and group.should_queue()):
-                result = await _end_of(submit(function, arguments), shield=must_run and group.is_busy)
+                future = submit(function, arguments)
+                result = await (_shielded(future) if must_run and group.is_busy else future)
             else:
                 try:
                     result = self._execute_now(function, arguments)
                 except StoreBusy:
-                    result = await _end_of(submit(function, arguments), shield=must_run)
+                    future = submit(function, arguments)
+                    result = await (_shielded(future) if must_run else future)
         except StoreDown as error:
             self._outage.begin(str(error))
             raise
@@ -218,21 +215,20 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         return result
 
     def _execute_now(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        checkpoints = self._checkpoints
+        database, checkpoints = self._database, self._checkpoints
         if checkpoints is not None:
-            self._database.leaves_read_open = not self._is_shared and not checkpoints.is_running
-        with self._database:
+            database.leaves_read_open = not self._is_shared and not checkpoints.is_running
+        with database:
             self._begin()
             result = function(*arguments)
-            self._write_changed()
+            if self._changed:
+                self._write_changed()
         if checkpoints is not None:
             checkpoints.note_changes(self._database.changed_rows)
         return result
 
     def _execute_group(self, group: Sequence[QueuedOperation]) -> list[Any]:
-        results: list[Any] = self._execute_now(
-            lambda: [function(*arguments) for _, function, arguments, _ in group], ()
-        )
+        results: list[Any] = self._execute_now(lambda: [each.function(*each.arguments) for each in group], ())
         return results
 
     def _reserve_in_file(self, call_id: str, claims: Sequence[Claim], ceiling: int, part: int) -> Grant | None:
@@ -285,9 +281,7 @@ class SQLiteStore(CountersInFile, EntriesInFile):
             _log.warning("%s", notice.text)
 
 
-async def _end_of(future: asyncio.Future[Any], *, shield: bool) -> Any:
-    """Return the result of *future*. With *shield*, a cancellation waits outside: anyio repeats it in each iteration of the loop."""
-    if not shield:
-        return await future
+async def _shielded(future: asyncio.Future[Any]) -> Any:
+    """Return the result of *future*; a cancellation waits outside: anyio repeats it in each iteration of the loop."""
     with anyio.CancelScope(shield=True):
         return await future

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from redis_server import with_own_prefix
-from stored import Opened, objects_of, ring_bytes_in_file, ring_bytes_in_redis
+from stored import Opened, counter_bytes_in_file, objects_of, ring_bytes_in_redis
 
 from policies.api.store import Store
 from policies.stores.opening import open_store
@@ -33,7 +33,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeCloc
     async def kept() -> int:
         if request.param == "redis":
             return await ring_bytes_in_redis(server, prefix)
-        return ring_bytes_in_file(tmp_path / "store.db") if request.param == "sqlite" else objects_of(store)
+        return counter_bytes_in_file(tmp_path / "store.db") if request.param == "sqlite" else objects_of(store)
 
     yield Opened(store, request.param, kept)
     await store.aclose()

@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import signal
-import sqlite3
 from pathlib import Path
 
 import pytest
 from process import program, ran
 from scripts import endless, silent
 from serving import CHAT, events, settings_of, sidecar
+from stored import counters_in_file
 from wire import Client, Connection, eventually, token, until_unchanged, upstream
 
 from sidecar.downstream.client_errors import draining
@@ -121,11 +121,9 @@ async def test_sigterm_ends_streams_and_settles_them(tmp_path: Path, workers: st
                 assert b'"code":"draining"' in end
             for client in clients:
                 client.close()
-    file = sqlite3.connect(tmp_path / "sidecar.db")
-    ((spent, held),) = file.execute("SELECT spent, held FROM counter WHERE start >= 0")
-    file.close()
-    assert held == 0
-    assert 6 * 5 < spent < 6 * 200
+    (budget,) = [row for _, row in counters_in_file(tmp_path / "sidecar.db") if row.start >= 0]
+    assert budget.held == 0
+    assert 6 * 5 < budget.spent < 6 * 200
 
 
 async def test_sigkill_loses_no_charge(tmp_path: Path) -> None:

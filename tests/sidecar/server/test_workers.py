@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 from places import DOUBLES
 from process import EXIT_TIMEOUT_SECONDS, Program, environment, has_ended, program
 from serving import CHAT
+from stored import counters_in_file
 from wire import Client, eventually
 
 pytestmark = pytest.mark.anyio
@@ -231,7 +231,5 @@ async def test_signal_while_starting_ends_the_process(tmp_path: Path, workers: s
 
 def held_and_spent(folder: Path) -> tuple[int, int]:
     """Return what all counters of the budget hold and have spent."""
-    file = sqlite3.connect(folder / "sidecar.db")
-    ((held, spent),) = file.execute("SELECT sum(held), sum(spent) FROM counter WHERE start >= 0")
-    file.close()
-    return int(held), int(spent)
+    rows = [row for _, row in counters_in_file(folder / "sidecar.db") if row.start >= 0]
+    return sum(row.held for row in rows), sum(row.spent for row in rows)

@@ -290,9 +290,12 @@ async def test_damage_during_operation(tmp_path: Path) -> None:
 
 UNREADABLE = {
     "reservation of a dead process": "INSERT INTO owner VALUES (5, 1); INSERT INTO hold VALUES ('dead', 0, 5, 0, x'c1')",
-    "counter to remove": "INSERT INTO removal VALUES (5, 'nonsense', 7)",
-    "counter to report": "UPDATE counter SET ends = 4611686018427387904 WHERE start > 0;"
-    " UPDATE counter SET key = replace(key, char(31), '')",
+    "name of a dead process's reservation": "INSERT INTO owner VALUES (5, 1);"
+    " INSERT INTO hold VALUES ('dead', 0, 5, 0, x'92a1789409000001')",
+    "counter to remove": "UPDATE counter SET due = 5, counters = x'c1'",
+    "counter to report": "UPDATE counter SET counters = x'c1'",
+    "name to report": "UPDATE name SET name = replace(name, char(31), '')",
+    "number to report": "UPDATE name SET number = number + 1",
 }
 
 
@@ -311,6 +314,22 @@ async def test_values_that_are_not_of_this_program(tmp_path: Path, what: str) ->
         with pytest.raises(StoreDown, match=DAMAGED):
             await each()
         monotonic.advance(1.0)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("counters", ["c1", "91a0", "80"])
+async def test_unreadable_counter_of_one_tenant(tmp_path: Path, counters: str) -> None:
+    """Calls and reports of a tenant whose counters cannot be read name the damage; those of other tenants go on."""
+    path = await used_file(tmp_path)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(f"UPDATE counter SET counters = x'{counters}' WHERE identity = 'tenant 7'")  # noqa: S608  # constants
+        file.commit()
+    store = SQLiteStore(path, clock=FakeClock(), monotonic=(monotonic := FakeClock()))
+    for each in (store.reserve("1", [tenant_budget(7)]), store.standings([tenant_budget(7)])):
+        with pytest.raises(StoreDown, match=DAMAGED):
+            await each
+        monotonic.advance(1.0)
+    assert (await store.reserve("2", [tenant_budget(8)])).refused is None
     await store.aclose()
 
 
