@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 from policies.api.store import StoreDown
 
 MAX_BATCH_OPERATIONS = 128
-"""Most operations that are executed together, so that no step of the event loop and no lock takes long."""
+"""Most operations that are executed together."""
+MAX_BATCH_CLAIMS = 640
+"""Most claims of operations that are executed together, so that no step of the event loop and no lock takes long."""
 MAX_UNQUEUED_OPERATIONS = 63
 """Most operations that are executed at once before one is queued again, to see whether others come with it."""
 MAX_EXTRA_WAIT_SECONDS = 0.005
@@ -48,12 +50,16 @@ class UncancellableFuture(asyncio.Future[Any]):
 
 
 class QueuedOperation(NamedTuple):
-    """The future of an operation's result, what executes it, its arguments, and when it was queued, in the loop's time."""
+    """The future of an operation's result, what executes it, its arguments, when it was queued, and its claims.
+
+    `queued_at` is in the loop's time. `claims` is the number of counters that it reads and writes.
+    """
 
     future: asyncio.Future[Any]
     function: Any
     arguments: tuple[Any, ...]
     queued_at: float
+    claims: int = 1
 
 
 class GroupCommit:
@@ -91,15 +97,17 @@ class GroupCommit:
             return False
         return True
 
-    def submit(self, function: Any, arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def submit(self, function: Any, arguments: tuple[Any, ...], claims: int = 1) -> asyncio.Future[Any]:
         """Queue an operation; it is not executed if its future is cancelled before."""
-        return self._queue(asyncio.get_running_loop().create_future(), function, arguments)
+        return self._queue(asyncio.get_running_loop().create_future(), function, arguments, claims)
 
-    def submit_uncancellable(self, function: Any, arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def submit_uncancellable(self, function: Any, arguments: tuple[Any, ...], claims: int = 1) -> asyncio.Future[Any]:
         """Queue an operation that is executed even if its caller is cancelled; the cancellation is delivered afterwards."""
-        return self._queue(UncancellableFuture(loop=asyncio.get_running_loop()), function, arguments)
+        return self._queue(UncancellableFuture(loop=asyncio.get_running_loop()), function, arguments, claims)
 
-    def _queue(self, future: asyncio.Future[Any], function: Any, arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def _queue(
+        self, future: asyncio.Future[Any], function: Any, arguments: tuple[Any, ...], claims: int
+    ) -> asyncio.Future[Any]:
         loop = future.get_loop()
         if self.queued and self.queued[-1].future.get_loop() is not loop:
             self.flush()  # that loop was stopped with operations in the queue, and may never run again
@@ -108,7 +116,7 @@ class GroupCommit:
             self._last_length, self._iterations_left = 0, self.extra_iterations
             loop.call_soon(self._end_iteration, loop)
             self._attempted_at = now
-        self.queued.append(QueuedOperation(future, function, arguments, now))
+        self.queued.append(QueuedOperation(future, function, arguments, now, claims))
         return future
 
     def _end_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -119,7 +127,7 @@ class GroupCommit:
             self._last_length, self._iterations_left = len(self.queued), self._iterations_left - 1
             loop.call_soon(self._end_iteration, loop)
             return
-        self._execute_first(MAX_BATCH_OPERATIONS)
+        self._execute_first()
         if self.queued:
             wait = self._busy_wait
             if wait:
@@ -133,14 +141,15 @@ class GroupCommit:
         Where the store is busy, they fail with `StoreBusy`.
         """
         while self.queued:
-            self._execute_first(MAX_BATCH_OPERATIONS)
+            self._execute_first()
             if self._busy_wait:
                 self._busy_wait = 0.0
                 fail_operations(self.queued, StoreBusy("the store is locked"))
                 self.queued = []
 
-    def _execute_first(self, number: int) -> None:
-        """Execute the first *number* operations of the queue, or keep them there if the store is busy."""
+    def _execute_first(self) -> None:
+        """Execute the first operations of the queue, or keep them there if the store is busy."""
+        number = _batch_length(self.queued)
         batch, self.queued = self.queued[:number], self.queued[number:]
         if not self._busy_wait:
             self._unqueued_limit = min(2 * self._unqueued_limit + 1, MAX_UNQUEUED_OPERATIONS) if len(batch) == 1 else 0
@@ -187,6 +196,16 @@ class GroupCommit:
             for operation, result in zip(batch, results, strict=True):
                 with contextlib.suppress(RuntimeError):  # its loop is closed
                     operation.future.set_result(result)
+
+
+def _batch_length(operations: Sequence[QueuedOperation]) -> int:
+    """Return how many of the first *operations* are executed together: one at least."""
+    claims = 0
+    for at, each in enumerate(operations[:MAX_BATCH_OPERATIONS]):
+        claims += each.claims
+        if at and claims > MAX_BATCH_CLAIMS:
+            return at
+    return MAX_BATCH_OPERATIONS
 
 
 def _is_wanted(future: asyncio.Future[Any]) -> bool:

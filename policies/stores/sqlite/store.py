@@ -93,29 +93,31 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         self._outage = Outage(monotonic)
         self._sleep, self._patience = sleep, patience
         self._group_commit = GroupCommit(self._execute_group, patience=patience)
-        self._running: set[str] = set()
-        """Calls that have a reservation. Where there are several, operations are queued for a group commit."""
+        self._running: dict[str, int] = {}
+        """Calls that have a reservation, and their claims. Where there are several, operations are queued for a group commit."""
 
     async def reserve(self, call_id: str, claims: Sequence[Claim], ceiling: int = 0, part: int = 0) -> Grant:
         """See `Store.reserve`."""
-        grant: Grant | None = await self._run(self._reserve_in_file, (call_id, claims, ceiling, part), alone=0)
+        arguments, number = (call_id, claims, ceiling, part), len(claims)
+        grant: Grant | None = await self._run(self._reserve_in_file, arguments, alone=0, claims=number)
         if grant is None:
-            self._running.discard(call_id)
+            self._running.pop(call_id, None)
             raise ReservationGone(call_id)
         if grant.refused is None:
-            self._running.add(call_id)
+            self._running[call_id] = number if not part else number + self._running.get(call_id, 0)
         return grant
 
     async def settle(self, call_id: str, charges: Mapping[str, int], *, refund: bool = True) -> bool:
         """See `Store.settle`."""
-        settled: bool = await self._run(self._settle, (call_id, charges, refund), must_run=True)
-        self._running.discard(call_id)
+        claims = self._running.get(call_id, 1)
+        settled: bool = await self._run(self._settle, (call_id, charges, refund), must_run=True, claims=claims)
+        self._running.pop(call_id, None)
         return settled
 
     async def release(self, call_id: str) -> None:
         """See `Store.release`."""
-        await self._run(self._release, (call_id,), must_run=True)
-        self._running.discard(call_id)
+        await self._run(self._release, (call_id,), must_run=True, claims=self._running.get(call_id, 1))
+        self._running.pop(call_id, None)
 
     async def accounts(self) -> Sequence[Account]:
         """See `Store.accounts`. Rows are read in pages. The lock is taken only if processes are dead: these are charged in steps."""
@@ -187,11 +189,17 @@ class SQLiteStore(CountersInFile, EntriesInFile):
             self._database.close_for_good()
 
     async def _run(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...], *, alone: int = 1, must_run: bool = False
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        alone: int = 1,
+        must_run: bool = False,
+        claims: int = 1,
     ) -> Any:
         """Execute *function* in a transaction: now, or with others if more than *alone* calls are running.
 
-        With *must_run* it is executed even if the caller is cancelled. Raises `StoreDown`.
+        With *must_run* it is executed even if the caller is cancelled. *claims* is the number of its counters. Raises `StoreDown`.
         """
         if not self._outage.is_up:
             self._outage.check()
@@ -199,13 +207,13 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         submit = group.submit_uncancellable if must_run else group.submit
         try:
             if group.queued or (len(self._running) > alone and group.should_queue()):
-                future = submit(function, arguments)
+                future = submit(function, arguments, claims)
                 result = await (_shielded(future) if must_run and group.is_busy else future)
             else:
                 try:
                     result = self._execute_now(function, arguments)
                 except StoreBusy:
-                    future = submit(function, arguments)
+                    future = submit(function, arguments, claims)
                     result = await (_shielded(future) if must_run else future)
         except StoreDown as error:
             self._outage.begin(str(error))

@@ -39,6 +39,17 @@ async def test_operations_of_one_iteration_share_a_transaction(busy: BusyStore) 
     assert await busy.totals() == [(50, 40)]
 
 
+async def test_batch_is_bounded_by_its_claims(busy: BusyStore) -> None:
+    """Calls with many limits are committed in batches of 640 claims, so that no step of the event loop takes long."""
+    claims = [budget(1_000_000, name=f"b{at}") for at in range(20)]
+    await asyncio.gather(busy.store.reserve("running", [budget(100)]), busy.store.release("unknown"))
+    busy.transactions.reset()
+    await asyncio.gather(*[busy.store.reserve(f"{at}", claims) for at in range(80)])
+    assert busy.transactions.count() == 3
+    await asyncio.gather(*[busy.store.settle(f"{at}", {}) for at in range(80)])
+    assert busy.transactions.count() == 6
+
+
 async def test_operations_of_a_lone_call_do_not_wait(tmp_path: Path) -> None:
     """The operations of a call that runs alone are executed at once, without an event-loop iteration."""
     store = SQLiteStore(tmp_path / "s.db", clock=FakeClock())
