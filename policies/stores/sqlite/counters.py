@@ -144,8 +144,8 @@ class CountersInFile(CounterStore):
             document = self._documents[identity, start] = Document(identity, start, {})
             found = execute(SELECT_DOCUMENT, (identity, start)).fetchone()
             if found is not None:
-                document.due = document.stored_due = found[0]
                 with reading_own_rows():
+                    document.due = document.stored_due = int(found[0])
                     for row in decode_rows(found[1]):
                         document.rows[row.number] = row
                         at = self._names.key(execute, row.number, identity), row.start

@@ -20,7 +20,7 @@ from broken_files import (
     result_in_child,
     without_rights,
 )
-from claims import budget
+from claims import budget, rate
 
 from policies.api.claim import Claim
 from policies.api.store import StoreDown
@@ -314,6 +314,18 @@ async def test_values_that_are_not_of_this_program(tmp_path: Path, what: str) ->
         with pytest.raises(StoreDown, match=DAMAGED):
             await each()
         monotonic.advance(1.0)
+    await store.aclose()
+
+
+async def test_unreadable_time_of_a_counter(tmp_path: Path) -> None:
+    """A call whose counters are in a row with a damaged time names the damage."""
+    path = await used_file(tmp_path)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE counter SET due = 'late'")
+        file.commit()
+    store = SQLiteStore(path, clock=FakeClock())
+    with pytest.raises(StoreDown, match=DAMAGED):
+        await store.reserve("1", [msgspec.structs.replace(rate(5), identity="tenant 7")])
     await store.aclose()
 
 
