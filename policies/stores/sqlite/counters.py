@@ -222,6 +222,8 @@ class CountersInFile(CounterStore):
             self._reservations[call_id] = [taken]
         elif len(parts := self._reservations.get(call_id, [])) == part:
             parts.append(taken)
+        else:
+            self._reservations.pop(call_id, None)  # it lacks a part that the file has
         return True
 
     def _may_be_charged(self) -> bool:

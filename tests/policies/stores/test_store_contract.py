@@ -83,6 +83,15 @@ async def test_parts_add_to_one_reservation(store: Store) -> None:
     assert await totals(store) == [(55, 0)]
 
 
+async def test_parts_may_leave_out_numbers(store: Store) -> None:
+    """A part whose number does not follow that of the last one is ended with the others."""
+    for part in (0, 2, 1, 5):
+        await reserve(store, "1", budget(100, 10), part=part)
+    assert await totals(store) == [(0, 40)]
+    await store.settle("1", {budget(1).key: 35})
+    assert await totals(store) == [(35, 0)]
+
+
 async def test_charge_without_refund_is_at_least_the_reservation(store: Store) -> None:
     """Without a refund a reservation is charged at least in full; a claim without a charge is charged what it reserved."""
     await reserve(store, "1", budget(100, 40))
