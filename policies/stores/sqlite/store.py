@@ -120,9 +120,12 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         self._running.pop(call_id, None)
 
     async def accounts(self) -> Sequence[Account]:
-        """See `Store.accounts`. Rows are read in pages. The lock is taken only if processes are dead: these are charged in steps."""
+        """See `Store.accounts`. Rows are read in pages. The lock is taken only if processes are dead: these are charged in steps.
+
+        Between two pages, a window that ends may move into a later row: it is reported once.
+        """
         await self._converted()
-        now, found, place = self._clock(), list[Account](), ("", SLIDING_START - 1)
+        now, found, place = self._clock(), dict[str, Account](), ("", SLIDING_START - 1)
         last_seen = self._now() - self._grace
         with self._database.reading() as execute:
             has_dead = has_dead_processes(execute, self._owner, last_seen)
@@ -131,13 +134,13 @@ class SQLiteStore(CountersInFile, EntriesInFile):
         while True:
             with self._database.reading() as execute, reading_own_rows():
                 page = counters_after(execute, place)
-                found += [
-                    account(key, row.spent, row.held, float(row.ends))
+                found |= {
+                    key: account(key, row.spent, row.held, float(row.ends))
                     for key, row in page.counters
                     if row.start != SLIDING_START and row.start <= now < row.ends
-                ]
+                }
             if page.place is None:
-                return found
+                return list(found.values())
             place = page.place
             await asyncio.sleep(0)
 

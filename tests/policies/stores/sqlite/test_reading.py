@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
-from claims import chosen_by_client, rate, reserve
+from claims import budget, chosen_by_client, rate, reserve
 from stored import CommittedTransactions
 
 from policies.api.store import StoreDown
+from policies.stores.sqlite.documents import PAGE_DOCUMENTS
 from policies.stores.sqlite.store import SQLiteStore
 from policies.testing import FakeClock
 
@@ -62,6 +65,23 @@ async def test_reading_sees_what_other_processes_wrote(tmp_path: Path) -> None:
     assert (await reserve(one, "4", rate(9))).standings[0].used == 4
     await one.aclose()
     await two.aclose()
+
+
+async def test_window_that_ends_during_a_report_is_reported_once(tmp_path: Path) -> None:
+    """A counter that moves behind the place of the report, because its window ends meanwhile, is not in it twice."""
+    clock = FakeClock()
+    store, other = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    last = [msgspec.structs.replace(budget(100), identity=f"{at:05}") for at in range(PAGE_DOCUMENTS)]
+    for at, claim in enumerate(last):
+        await reserve(store, f"{at}", claim)
+    report = asyncio.ensure_future(store.accounts())
+    await asyncio.sleep(0)
+    assert not report.done(), "the first page ends at the last counter"
+    clock.advance(86_400)
+    await reserve(other, "next", last[-1])
+    assert [each.identity for each in await report] == [claim.identity for claim in last]
+    await store.aclose()
+    await other.aclose()
 
 
 async def test_reading_a_broken_file_is_store_down(tmp_path: Path) -> None:
