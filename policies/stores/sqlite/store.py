@@ -2,8 +2,9 @@
 
 Each operation is one short transaction, executed on the event loop: a hop to a thread costs more than the transaction
 itself. Nothing waits there: while another process writes, operations are queued and tried again. Where several calls are
-running, the operations of one event-loop iteration share a transaction (`group_commit.py`). An operation reads all counters of its
-call in one statement, counts in Python, and writes at the end what has changed. Rows are cached until another process writes.
+running, the operations of one event-loop iteration share a transaction (`group_commit.py`). An operation reads the rows of the
+identities of its call (`documents.py`) and counts in Python; the transaction writes at its end the rows that have changed. Rows
+are cached until another process writes.
 
 Each process is an owner of reservations. Those of an owner that has sent no heartbeat for `grace` seconds are charged in
 full, and kept for a day: if the process was only suspended, its settlement corrects the charge.
