@@ -14,6 +14,7 @@ from .documents import Execute, find_row, reading_own_rows
 PARTS_CHARGED_AT_ONCE = 100
 """Parts of reservations after which one transaction charges no further calls of dead processes; a long stream has many parts."""
 CHARGED_REMOVED_AT_ONCE = 250
+"""Parts that are due whose reservations one transaction removes."""
 MAX_NOTICES = 100
 """Newest notices that are kept."""
 
@@ -77,9 +78,9 @@ def keep_as_charged(execute: Execute, call: str, due: int, parts: Iterable[tuple
 
 
 def remove_old_charged(execute: Execute, seconds: int) -> None:
-    """Remove some of the charged reservations that are due at *seconds*."""
-    old = "SELECT call, part FROM charged WHERE due <= ? LIMIT ?"
-    execute(f"DELETE FROM charged WHERE (call, part) IN ({old})", (seconds, CHARGED_REMOVED_AT_ONCE))  # noqa: S608  # a constant
+    """Remove some of the charged reservations of which a part is due at *seconds*, with all of their parts."""
+    old = "SELECT call FROM charged WHERE due <= ? LIMIT ?"
+    execute(f"DELETE FROM charged WHERE call IN ({old})", (seconds, CHARGED_REMOVED_AT_ONCE))  # noqa: S608  # a constant
 
 
 def add_to_group(execute: Execute, group: str, number: int) -> None:

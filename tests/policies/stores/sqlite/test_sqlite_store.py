@@ -87,6 +87,32 @@ async def test_charged_reservation_is_kept_for_a_day(tmp_path: Path, clock: Fake
     await dead.aclose()
 
 
+@pytest.mark.parametrize(("parts", "charged_again"), [(300, 0), (2, 2)], ids=["long", "charged twice"])
+async def test_charged_reservation_is_forgotten_as_a_whole(
+    tmp_path: Path, clock: FakeClock, parts: int, charged_again: int
+) -> None:
+    """After a day no part of a charged reservation is left, which a settlement would take for all of it and charge twice.
+
+    That holds for one of more parts than are removed at once, and for one that was charged twice, as its process stopped twice.
+    """
+    suspended, living = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    for part in range(parts):
+        await reserve(suspended, "1", budget(10_000, 10, window="month"), part=part)
+    clock.advance(31)
+    await living.heartbeat()
+    for part in range(parts, parts + charged_again):
+        await reserve(suspended, "1", budget(10_000, 10, window="month"), part=part)
+    clock.advance(31)
+    await living.heartbeat()
+    clock.advance(DAY_SECONDS - 60)
+    await living.heartbeat()
+    reserved = 10 * (parts + charged_again)
+    assert await suspended.settle("1", {budget(1, window="month").key: reserved}) is False
+    assert await totals(living) == [(reserved, 0)]
+    await living.aclose()
+    await suspended.aclose()
+
+
 async def test_unusable_file_is_an_error_with_the_remedy(tmp_path: Path, clock: FakeClock) -> None:
     """A file of another kind or version, and a missing folder, are errors that name the remedy."""
     (tmp_path / "text.db").write_text("hello " * 1000)
