@@ -10,7 +10,8 @@ from policies.api.store import Account, Grant, Standing, account
 from policies.api.window import MICROSECONDS_PER_SECOND, Sliding
 from policies.stores.counting.arithmetic import MAX_COUNTER_VALUE
 from policies.stores.counting.rows import SLIDING_START
-from policies.stores.counting.window_cache import WindowCache
+
+from .window_cache import WindowCache
 
 Operation: TypeAlias = tuple[Any, ...]
 """The name of an operation and its arguments; each file of the script documents its operations."""

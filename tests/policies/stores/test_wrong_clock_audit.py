@@ -14,8 +14,8 @@ from redis_server import RedisServer, with_own_prefix
 
 from policies.api.claim import Calendar, Claim, Sliding
 from policies.api.store import Store
-from policies.stores.counting.window_cache import WindowCache
 from policies.stores.opening import open_store
+from policies.stores.redis.window_cache import WindowCache
 from policies.testing import FakeClock
 
 HOUR_SECONDS, LIMIT = 3_600.0, 10**6
