@@ -78,8 +78,11 @@ def keep_as_charged(execute: Execute, call: str, due: int, parts: Iterable[tuple
 
 
 def remove_old_charged(execute: Execute, seconds: int) -> None:
-    """Remove some of the charged reservations of which a part is due at *seconds*, with all of their parts."""
-    old = "SELECT call FROM charged WHERE due <= ? LIMIT ?"
+    """Remove some of the charged reservations of which a part is due at *seconds*, with all of their parts.
+
+    Those that have running parts too are kept: a settlement would take these for the whole reservation.
+    """
+    old = "SELECT call FROM charged WHERE due <= ? AND call NOT IN (SELECT call FROM hold) LIMIT ?"
     execute(f"DELETE FROM charged WHERE call IN ({old})", (seconds, CHARGED_REMOVED_AT_ONCE))  # noqa: S608  # a constant
 
 

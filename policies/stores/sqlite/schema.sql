@@ -29,7 +29,7 @@ CREATE TABLE hold (
 ) WITHOUT ROWID;
 
 -- Reservations that were charged because their process sent no heartbeat: until `due`, in seconds, a late settlement corrects that.
--- The marks of calendar counters are those at the charge.
+-- Those of a call that has a part in `hold` too are kept until it ends. The marks of calendar counters are those at the charge.
 CREATE TABLE charged (
     call TEXT NOT NULL,
     part INTEGER NOT NULL,

@@ -113,6 +113,24 @@ async def test_charged_reservation_is_forgotten_as_a_whole(
     await suspended.aclose()
 
 
+async def test_charged_parts_of_a_call_that_goes_on_are_kept(tmp_path: Path, clock: FakeClock) -> None:
+    """A call that took more after it was charged, and runs for a day, settles all that it took, not the later part alone."""
+    suspended, living = (SQLiteStore(tmp_path / "s.db", clock=clock) for _ in range(2))
+    await reserve(suspended, "1", budget(1_000, 40, window="month"))
+    clock.advance(31)
+    await living.heartbeat()
+    await reserve(suspended, "1", budget(1_000, 10, window="month"), part=1)
+    for _ in range(2):
+        clock.advance(DAY_SECONDS)
+        await suspended.heartbeat()
+        await living.heartbeat()
+    assert await suspended.settle("1", {budget(1, window="month").key: 45}) is True
+    assert await totals(living) == [(45, 0)]
+    assert query(tmp_path / "s.db", "SELECT call FROM charged") == []
+    await living.aclose()
+    await suspended.aclose()
+
+
 async def test_unusable_file_is_an_error_with_the_remedy(tmp_path: Path, clock: FakeClock) -> None:
     """A file of another kind or version, and a missing folder, are errors that name the remedy."""
     (tmp_path / "text.db").write_text("hello " * 1000)
