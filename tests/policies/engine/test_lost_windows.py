@@ -39,6 +39,16 @@ class WindowStore(LosingStore):
         return msgspec.structs.replace(grant, standings=standings, now=now)
 
 
+async def lose(store: WindowStore, clock: FakeClock, gate: Gate, seconds: float) -> None:
+    """Lose all reservations while the calls wait at *gate*, move the clock by *seconds*, and let the calls go on."""
+    await gate.reached.wait()
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    store.counters.flush()
+    clock.advance(seconds)
+    gate.opened.set()
+
+
 async def charged_after(seconds: float, *policies: Budget, max_tokens: int | None = 50) -> tuple[int, int]:
     """Return what is spent and reserved after a call whose reservation is lost, and that ends after *seconds*."""
     clock = FakeClock(1_800_000_000.0)
@@ -49,11 +59,7 @@ async def charged_after(seconds: float, *policies: Budget, max_tokens: int | Non
     call = make_call("hi", services=services, id="a", body={"max_tokens": max_tokens} if max_tokens else {})
     async with anyio.create_task_group() as group:
         group.start_soon(chain.run, call, CollectingSink([]))
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
-        store.counters.flush()
-        clock.advance(seconds)
-        gate.opened.set()
+        await lose(store, clock, gate, seconds)
     await ledger.catch_up()
     return store.counters.totals
 
@@ -93,12 +99,7 @@ async def test_stream_is_charged_in_the_window_of_its_second_reservation(seconds
     async with anyio.create_task_group() as group:
         group.start_soon(chain.run, make_call("hi", services=services), CollectingSink([]))
         for gate, after in ((first, 70.0), (second, seconds)):
-            await gate.reached.wait()
-            for _ in range(20):
-                await anyio.lowlevel.checkpoint()
-            store.counters.flush()
-            clock.advance(after)
-            gate.opened.set()
+            await lose(store, clock, gate, after)
     await ledger.catch_up()
 
     assert any(".again1" in step for step in store.steps)
