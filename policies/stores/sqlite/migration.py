@@ -57,7 +57,7 @@ _BY_IDENTITY = "SELECT identity(key), key, start, ends, spent, crowd FROM ({old}
 
 
 def migrate(path: Path, version: int, now: int, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-    """Migrate the file at *path* to *version*, in one transaction; *now* is in microseconds. Takes about 6 s per million rows.
+    """Migrate the file at *path* to *version*, in one transaction; *now* is in microseconds. Takes about 9 s per million rows.
 
     Reservations are charged: their processes have ended. What a sliding window counts is counted as taken now. Raises
     `StoreBusy` while another process has the file open, and `sqlite3.Error`, also where *is_cancelled* returns True.
